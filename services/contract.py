@@ -294,14 +294,25 @@ class LTMResponse(WireModel):
         return json.dumps(self.model_dump(exclude=absent))
 
 
+M = TypeVar("M", bound=WireModel)
+
+
+def parse_as(model: type[M], raw: bytes) -> M:
+    """The message in `raw`, in the shape of `model`; its lengths are for the caller to judge.
+
+    Raises:
+        InvalidMessage: and its subclasses, saying what is wrong.
+    """
+    return _validated(model, _load_object(raw))
+
+
 def parse_update(raw: bytes, max_content_chars: int) -> MemoryUpdateMessage:
     """The event in `raw`.
 
     Raises:
         InvalidMessage: and its subclasses, saying what is wrong.
     """
-    payload = _load_object(raw)
-    update = _validated(MemoryUpdateMessage, payload)
+    update = parse_as(MemoryUpdateMessage, raw)
     _check_length("content", update.content, max_content_chars)
     return update
 
@@ -348,9 +359,6 @@ def _load_object(raw: bytes) -> dict[str, Any]:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number")
-
-
-M = TypeVar("M", bound=WireModel)
 
 
 def _validated(model: type[M], payload: dict[str, Any], within: str = "") -> M:

@@ -49,5 +49,6 @@ def configure_logging(level: str, process: str) -> None:
     )
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     # Mem0 and its clients write contents and addresses at info.
+    logging.getLogger("mem0.utils.spacy_models").setLevel(logging.ERROR)  # we rank words ourselves, without spaCy
     for noisy in ("mem0", "httpx", "httpx2", "openai", "psycopg.pool"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -1,0 +1,59 @@
+"""A work loop that outlives its messages and its servers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import dramatiq
+import redis
+import structlog
+
+from services.health import Pulse
+
+LONGEST_PAUSE_S = 5.0
+
+log = structlog.get_logger()
+
+
+class Loop(threading.Thread):
+    """Calls `turn` until it is stopped.
+
+    A lost server is logged once when it goes and once when it is back; between tries it waits 0.1 s, doubling to 5 s.
+
+    Args:
+        turn: serves what has arrived, waiting up to a second for it.
+        connect: called before the first turn, and again after a lost connection.
+    """
+
+    def __init__(self, name: str, turn: Callable[[], None], connect: Callable[[], None] = lambda: None) -> None:
+        super().__init__(name=name, daemon=True)
+        self._turn = turn
+        self._connect = connect
+        self._stopped = threading.Event()
+        self.pulse = Pulse()
+        self.failures = 0
+
+    def run(self) -> None:
+        connected, pause = False, 0.0
+        while not self._stopped.wait(pause):
+            try:
+                if not connected:
+                    self._connect()
+                self._turn()
+                if pause:
+                    log.info("connection_back", loop=self.name)
+                connected, pause = True, 0.0
+            except (redis.ConnectionError, redis.TimeoutError, dramatiq.BrokerConnectionError) as error:
+                if not pause:
+                    log.warning("connection_lost", loop=self.name, reason=type(error).__name__)
+                connected, pause = False, min(max(0.1, pause * 2), LONGEST_PAUSE_S)
+            except Exception:
+                # One message must not end the loop that serves all the others.
+                self.failures += 1
+                log.exception("turn_failed", loop=self.name, failures=self.failures)
+            self.pulse.mark()
+
+    def stop(self) -> None:
+        """End after the turn in hand."""
+        self._stopped.set()

@@ -1,0 +1,65 @@
+"""An actor's outcome -> a response on the channel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dramatiq
+import redis
+import structlog
+from dramatiq.middleware import Middleware
+
+from services.contract import LTMRequest, LTMResponse
+from services.errors import KeepsakeError
+
+log = structlog.get_logger()
+
+
+class Responses(Middleware):
+    """Publishes what the actor of a request returned, or why it failed.
+
+    An actor of a request takes the argument `request` and returns the fields of its response. A failure is answered
+    when it is final, so this middleware stands before Retries, whose verdict it then sees.
+
+    Args:
+        client: connects to the pipeline's Redis.
+        channel: where askers listen.
+    """
+
+    def __init__(self, client: redis.Redis, channel: str) -> None:
+        self._client = client
+        self._channel = channel
+
+    def after_process_message(
+        self,
+        broker: dramatiq.Broker,
+        message: dramatiq.MessageProxy,
+        *,
+        result: Any = None,
+        exception: BaseException | None = None,
+    ) -> None:
+        raw = message.kwargs.get("request")
+        if raw is None or (exception is not None and not message.failed):
+            return
+        # The adapter has validated it; validating again would answer nobody if it failed.
+        request = LTMRequest.model_construct(**raw)
+        if exception is None:
+            response = LTMResponse(request_id=request.request_id, user_id=request.user_id, success=True, **result)
+        else:
+            response = failure(request.request_id, request.user_id, exception)
+        self.publish(response)
+
+    def publish(self, response: LTMResponse) -> None:
+        """Publish one response. A Redis that is away takes the asker with it: logged, nothing to retry for."""
+        try:
+            self._client.publish(self._channel, response.to_wire())
+        except redis.RedisError:
+            log.warning("response_not_published", request_id=response.request_id, exc_info=True)
+            return
+        log.info("responded", request_id=response.request_id, user_id=response.user_id, success=response.success)
+
+
+def failure(request_id: str, user_id: str, error: BaseException) -> LTMResponse:
+    """The response that says why a request failed; what is not ours to explain is `internal`."""
+    wire = error.wire if isinstance(error, KeepsakeError) else f"internal: {type(error).__name__}"
+    return LTMResponse(request_id=request_id, user_id=user_id, success=False, error=wire)

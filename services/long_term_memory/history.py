@@ -1,0 +1,101 @@
+"""Mem0's history of memories and its last messages, kept in PostgreSQL instead of one SQLite file a process."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from psycopg.rows import dict_row
+from psycopg_pool import ConnectionPool
+
+_COLUMNS = (
+    "id",
+    "memory_id",
+    "old_memory",
+    "new_memory",
+    "event",
+    "created_at",
+    "updated_at",
+    "is_deleted",
+    "actor_id",
+    "role",
+)
+_INSERT = f"INSERT INTO memory_history ({', '.join(_COLUMNS)}) VALUES ({', '.join(f'%({c})s' for c in _COLUMNS)})"  # noqa: S608 - constants
+
+#: Messages Mem0 looks back on when it extracts facts; its own SQLite store keeps as many.
+LAST_MESSAGES = 10
+
+
+class PostgresHistory:
+    """What Mem0 calls on its `SQLiteManager`, on the pool that the memories use."""
+
+    def __init__(self, pool: ConnectionPool) -> None:
+        self._pool = pool
+
+    def add_history(
+        self,
+        memory_id: str,
+        old_memory: str | None,
+        new_memory: str | None,
+        event: str,
+        **details: Any,
+    ) -> None:
+        """Keep one change of a memory."""
+        self.batch_add_history(
+            [{"memory_id": memory_id, "old_memory": old_memory, "new_memory": new_memory, "event": event, **details}]
+        )
+
+    def batch_add_history(self, records: Sequence[dict[str, Any]]) -> None:
+        """Keep many changes in one transaction."""
+        rows = [
+            {**dict.fromkeys(_COLUMNS), **record, "id": uuid.uuid4(), "is_deleted": bool(record.get("is_deleted"))}
+            for record in records
+        ]
+        with self._pool.connection() as connection, connection.cursor() as cursor:
+            cursor.executemany(_INSERT, rows)
+
+    def get_history(self, memory_id: str) -> list[dict[str, Any]]:
+        """Every change of a memory, oldest first."""
+        with self._pool.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
+            rows = cursor.execute(
+                f"SELECT id::text AS id, {', '.join(_COLUMNS[1:])} FROM memory_history"  # noqa: S608 - constants
+                " WHERE memory_id = %s ORDER BY number",
+                (memory_id,),
+            )
+            return rows.fetchall()
+
+    def save_messages(self, messages: Sequence[dict[str, Any]], session_scope: str) -> None:
+        """Append messages to a scope and drop all but its last ones."""
+        now = datetime.now(UTC).isoformat()
+        with self._pool.connection() as connection, connection.cursor() as cursor:
+            cursor.executemany(
+                "INSERT INTO last_messages (session_scope, role, content, name, created_at)"
+                " VALUES (%s, %s, %s, %s, %s)",
+                [(session_scope, m.get("role"), m.get("content"), m.get("name"), now) for m in messages],
+            )
+            cursor.execute(
+                "DELETE FROM last_messages WHERE session_scope = %(scope)s AND number <= ("
+                " SELECT number FROM last_messages WHERE session_scope = %(scope)s"
+                " ORDER BY number DESC OFFSET %(kept)s LIMIT 1)",
+                {"scope": session_scope, "kept": LAST_MESSAGES},
+            )
+
+    def get_last_messages(self, session_scope: str, limit: int = LAST_MESSAGES) -> list[dict[str, Any]]:
+        """The last messages of a scope, oldest first."""
+        with self._pool.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
+            rows = cursor.execute(
+                "SELECT role, content, name, created_at FROM last_messages"
+                " WHERE session_scope = %s ORDER BY number DESC LIMIT %s",
+                (session_scope, limit),
+            )
+            return rows.fetchall()[::-1]
+
+    def reset(self) -> None:
+        """Forget all of it."""
+        with self._pool.connection() as connection:
+            connection.execute("TRUNCATE memory_history, last_messages")
+
+    def close(self) -> None:
+        """Nothing to close: the pool belongs to whoever opened it."""

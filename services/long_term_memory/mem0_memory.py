@@ -1,0 +1,66 @@
+"""Mem0, made to use our embedder, store and history. The one place that reaches inside it.
+
+Mem0 builds all of its parts itself, from provider names, and always wants an LLM and a SQLite file. `Mem0Memory` sets
+the same attributes to parts that it is given; tests/unit/test_mem0.py fails when Mem0 comes to use others.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mem0.configs.base import MemoryConfig
+from mem0.embeddings.base import EmbeddingBase
+from mem0.llms.base import LLMBase
+from mem0.memory.main import Memory
+from mem0.utils.factory import LlmFactory
+from mem0.vector_stores.base import VectorStoreBase
+
+from services.errors import InvalidSetting
+from services.long_term_memory.embedders import base_url_option
+from services.long_term_memory.history import PostgresHistory
+from services.settings import Settings
+
+
+class Mem0Memory(Memory):  # type: ignore[misc]  # Mem0 has no types
+    """Mem0's `Memory` on parts that are handed in.
+
+    Args:
+        llm: extracts facts on `add(infer=True)`; None where messages are only ever kept as they were said.
+    """
+
+    def __init__(
+        self, embedder: EmbeddingBase, store: VectorStoreBase, history: PostgresHistory, llm: LLMBase | None
+    ) -> None:
+        self.config = MemoryConfig()
+        self.embedding_model = embedder
+        self.vector_store = store
+        self.llm = llm
+        self.db = history
+        self.collection_name = "memories"
+        self.api_version = self.config.version
+        self.custom_instructions = None
+        self.reranker = None
+        self._entity_store = None
+
+
+def build_llm(settings: Settings) -> LLMBase | None:
+    """The LLM that extracts facts, or None where the settings name none.
+
+    Raises:
+        InvalidSetting: there is no such provider, or it takes no base URL.
+    """
+    provider = settings.ltm_llm_provider
+    if provider is None:
+        return None
+    if provider not in LlmFactory.provider_to_class:
+        allowed = ", ".join(sorted(LlmFactory.provider_to_class))
+        raise InvalidSetting(f"LTM_LLM_PROVIDER is {provider!r}; allowed: {allowed}")
+    config: dict[str, Any] = {}
+    if settings.ltm_llm_model:
+        config["model"] = settings.ltm_llm_model
+    if settings.ltm_llm_api_key:
+        config["api_key"] = settings.ltm_llm_api_key.get_secret_value()
+    if settings.ltm_llm_base_url:
+        _, config_class = LlmFactory.provider_to_class[provider]
+        config[base_url_option("LTM_LLM_BASE_URL", provider, config_class)] = settings.ltm_llm_base_url
+    return LlmFactory.create(provider, config)

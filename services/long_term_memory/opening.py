@@ -1,0 +1,103 @@
+"""Opens the long-term memory from the settings: pool, schema, embedder, LLM, warm."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import structlog
+from mem0.vector_stores.pgvector import PGVector
+from psycopg_pool import ConnectionPool
+
+from services.errors import Unavailable
+from services.long_term_memory.database import database_errors, open_pool
+from services.long_term_memory.embedders import build_embedder
+from services.long_term_memory.history import PostgresHistory
+from services.long_term_memory.mem0_memory import Mem0Memory, build_llm
+from services.long_term_memory.memory_service import MemoryService
+from services.long_term_memory.migrations import migrate
+from services.long_term_memory.profile_service import ProfileService
+from services.settings import Settings
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class LongTermMemory:
+    """The services that one process has open."""
+
+    memories: MemoryService
+    profiles: ProfileService
+    pool: ConnectionPool
+
+    def answers(self) -> bool:
+        """Whether the database answers just now."""
+        try:
+            with database_errors(), self.pool.connection(timeout=2) as connection:
+                connection.execute("SELECT 1")
+        except Unavailable:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self.pool.close()
+
+
+def open_long_term_memory(settings: Settings, connections: int) -> LongTermMemory:
+    """Open everything and warm it, so that the first search is as fast as the hundredth.
+
+    Args:
+        connections: how many threads will use it at once.
+
+    Raises:
+        InvalidSetting: an embedder or LLM that does not exist.
+        EmbeddingDimensionMismatch: the table was filled by another embedder.
+        Unavailable: the database does not answer.
+    """
+    embedder = build_embedder(settings)
+    llm = build_llm(settings)
+    # Asking the embedder is the only way to know the size of its vectors, and it warms it.
+    dimensions = len(embedder.embed("Where were we?", "search"))
+    pool = open_pool(settings.database_url.get_secret_value(), connections + 1)
+    try:
+        with database_errors(), pool.connection() as connection:
+            migrate(connection, dimensions)
+        store = PGVector(
+            dbname=None,
+            collection_name="memories",
+            embedding_model_dims=dimensions,
+            user=None,
+            password=None,
+            host=None,
+            port=None,
+            diskann=False,
+            hnsw=False,
+            connection_pool=pool,
+        )
+        memories = MemoryService(Mem0Memory(embedder, store, PostgresHistory(pool), llm))
+        memories.search("ltm:warm-up", "Where were we?", 1)
+    except BaseException:
+        pool.close()
+        raise
+    return LongTermMemory(memories, ProfileService(pool), pool)
+
+
+def wait_and_open(settings: Settings, connections: int, patience_s: float = 60.0) -> LongTermMemory:
+    """`open_long_term_memory`, waiting for a database that is still on its way up.
+
+    Raises:
+        Unavailable: it did not come within `patience_s`; and what `open_long_term_memory` raises.
+    """
+    give_up = time.monotonic() + patience_s
+    said = False
+    while True:
+        try:
+            return open_long_term_memory(settings, connections)
+        except Unavailable as error:
+            if time.monotonic() >= give_up:
+                raise
+            if not said:
+                log.warning("database_awaited", reason=str(error))
+                said = True
+            time.sleep(0.2)

@@ -1,0 +1,45 @@
+"""The actors of memories: parse, one service call, return."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import dramatiq
+
+from services.contract import AddData, LTMRequest, MemoryUpdateMessage, SearchData
+from tasks import routes
+
+if TYPE_CHECKING:
+    from tasks.resources import Resources
+
+
+def declare(broker: dramatiq.Broker, resources: Resources) -> None:
+    """Declare `memory.index`, `memory.search` and `memory.add` on the broker."""
+    index, search, add = routes.INDEX, routes.BY_TYPE["search"], routes.BY_TYPE["add"]
+
+    @dramatiq.actor(
+        broker=broker,
+        actor_name=index.actor,
+        queue_name=index.queue,
+        max_retries=10,
+        min_backoff=1_000,
+        max_backoff=60_000,
+    )
+    def memory_index(update: dict[str, Any]) -> None:
+        resources.memories.index(MemoryUpdateMessage.model_validate(update))
+
+    # Whoever asked has gone on by the time a retry could answer.
+    @dramatiq.actor(broker=broker, actor_name=search.actor, queue_name=search.queue, max_retries=0)
+    def memory_search(request: dict[str, Any], received_at: float) -> dict[str, Any]:
+        asked = LTMRequest.model_validate(request)
+        data = SearchData.model_validate(asked.data)
+        return {"memories": resources.memories.search(asked.user_id, data.query, data.limit)}
+
+    @dramatiq.actor(
+        broker=broker, actor_name=add.actor, queue_name=add.queue, max_retries=5, min_backoff=500, max_backoff=10_000
+    )
+    def memory_add(request: dict[str, Any], received_at: float) -> dict[str, Any]:
+        asked = LTMRequest.model_validate(request)
+        data = AddData.model_validate(asked.data)
+        memory = resources.memories.add(asked.user_id, data.content, data.metadata, asked.request_id, received_at)
+        return {"memories": [memory]}

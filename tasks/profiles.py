@@ -1,0 +1,47 @@
+"""The actors of profiles: parse, one service call, return."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import dramatiq
+
+from services.contract import LTMRequest, ProfileUpdateData
+from services.errors import MessageTooLarge, ProfileConflict
+from tasks import routes
+
+if TYPE_CHECKING:
+    from services.long_term_memory.profile_service import Profile
+    from tasks.resources import Resources
+
+
+def declare(broker: dramatiq.Broker, resources: Resources) -> None:
+    """Declare `profile.get` and `profile.update` on the broker."""
+    get, update = routes.BY_TYPE["profile_get"], routes.BY_TYPE["profile_update"]
+
+    @dramatiq.actor(broker=broker, actor_name=get.actor, queue_name=get.queue, max_retries=0)
+    def profile_get(request: dict[str, Any], received_at: float) -> dict[str, Any]:
+        return _in_response(resources.profiles.get(LTMRequest.model_validate(request).user_id))
+
+    @dramatiq.actor(
+        broker=broker,
+        actor_name=update.actor,
+        queue_name=update.queue,
+        max_retries=5,
+        min_backoff=500,
+        max_backoff=10_000,
+        throws=(ProfileConflict, MessageTooLarge),
+    )
+    def profile_update(request: dict[str, Any], received_at: float) -> dict[str, Any]:
+        asked = LTMRequest.model_validate(request)
+        data = ProfileUpdateData.model_validate(asked.data)
+        profile = resources.profiles.update(asked.user_id, data.updates, data.expected_version, asked.request_id)
+        return _in_response(profile)
+
+
+def _in_response(profile: Profile) -> dict[str, Any]:
+    return {
+        "user_profile": profile.values,
+        "profile_version": profile.version,
+        "profile_updated_at": profile.updated_at and profile.updated_at.timestamp(),
+    }

@@ -1,0 +1,75 @@
+"""Opens what a worker process needs, once, and closes it at shutdown."""
+
+from __future__ import annotations
+
+import dramatiq
+import redis
+import structlog
+from dramatiq.middleware import Middleware, MiddlewareError
+
+from services.errors import KeepsakeError
+from services.health import Heart
+from services.long_term_memory.memory_service import MemoryService
+from services.long_term_memory.opening import LongTermMemory, wait_and_open
+from services.long_term_memory.profile_service import ProfileService
+from services.settings import Settings
+
+log = structlog.get_logger()
+
+
+class WorkerCannotStart(MiddlewareError):
+    """Dramatiq goes on after any other exception here, and a misconfigured worker would start all the same."""
+
+
+class Resources(Middleware):
+    """The services of one worker process, and its sign of life.
+
+    Args:
+        process: the name under which `ltm status` and compose know this process.
+    """
+
+    def __init__(self, settings: Settings, process: str) -> None:
+        self._settings = settings
+        self._process = process
+        self._open: LongTermMemory | None = None
+        self._heart: Heart | None = None
+
+    @property
+    def memories(self) -> MemoryService:
+        """The memory service; only while the worker runs."""
+        return self._opened.memories
+
+    @property
+    def profiles(self) -> ProfileService:
+        """The profile service; only while the worker runs."""
+        return self._opened.profiles
+
+    @property
+    def _opened(self) -> LongTermMemory:
+        if self._open is None:
+            raise RuntimeError("the worker has not booted, or has shut down")
+        return self._open
+
+    def before_worker_boot(self, _: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        try:
+            self._open = wait_and_open(self._settings, connections=worker.worker_threads)
+        except KeepsakeError as error:
+            log.critical("worker_cannot_start", code=error.code, reason=str(error))
+            raise WorkerCannotStart(str(error)) from None
+
+    def after_worker_boot(self, _: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        client = redis.Redis.from_url(self._settings.redis_url.get_secret_value(), socket_timeout=2)
+        self._heart = Heart(client, self._process, [self._opened.answers, lambda: _threads_live(worker)])
+        self._heart.start()
+        log.info("worker_ready", queues=sorted(worker.consumer_whitelist or ()))
+
+    def after_worker_shutdown(self, _: dramatiq.Broker, __: dramatiq.Worker) -> None:
+        if self._heart:
+            self._heart.stop()
+        if self._open:
+            self._open.close()
+            self._open = None
+
+
+def _threads_live(worker: dramatiq.Worker) -> bool:
+    return all(thread.is_alive() for thread in [*worker.workers, *worker.consumers.values()])

@@ -1,0 +1,47 @@
+"""Which actor serves what, on which queue. The adapters address actors by these names and never import them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from dramatiq import Message
+
+from services.contract import (
+    INDEX_QUEUE,
+    INTERACTIVE_QUEUE,
+    WRITES_QUEUE,
+    LTMRequest,
+    MemoryUpdateMessage,
+    RequestType,
+)
+
+
+class Route(NamedTuple):
+    """An actor's name and its queue."""
+
+    actor: str
+    queue: str
+
+
+INDEX = Route("memory.index", INDEX_QUEUE)
+BY_TYPE: dict[RequestType, Route] = {
+    "search": Route("memory.search", INTERACTIVE_QUEUE),
+    "add": Route("memory.add", WRITES_QUEUE),
+    "profile_get": Route("profile.get", INTERACTIVE_QUEUE),
+    "profile_update": Route("profile.update", WRITES_QUEUE),
+}
+
+
+def request_message(request: LTMRequest, received_at: float) -> Message[Any]:
+    """The actor message for a request that arrived at `received_at`, in seconds since 1970."""
+    kwargs = {"request": request.model_dump(), "received_at": received_at}
+    return _message(BY_TYPE[request.type], kwargs)
+
+
+def index_message(update: MemoryUpdateMessage) -> Message[Any]:
+    """The actor message that indexes one event."""
+    return _message(INDEX, {"update": update.model_dump()})
+
+
+def _message(route: Route, kwargs: dict[str, Any]) -> Message[Any]:
+    return Message(queue_name=route.queue, actor_name=route.actor, args=(), kwargs=kwargs, options={})
