@@ -22,6 +22,7 @@ from pydantic import (
     Field,
     ValidationError,
     field_serializer,
+    field_validator,
     model_validator,
 )
 
@@ -114,12 +115,16 @@ def parse_timestamp(value: Any) -> float:
         except ValueError:
             value = float(value)  # "1712345678" is common out there
         else:
-            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    # Seconds pass 10^11 in the year 5138; milliseconds passed it in 1973.
-    seconds = float(value) / 1000 if abs(value) >= 1e11 else float(value)
+            return _in_range((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+    # Seconds pass 10^11 in the year 5138; milliseconds passed it in 1973. The bound comes first: JSON has integers that
+    # no float can hold.
+    return _in_range(value / 1000 if 1e11 <= abs(value) < 1e18 else value)
+
+
+def _in_range(seconds: float) -> float:
     if not -6.2e10 < seconds < 2.5e11:  # NaN fails this too
         raise ValueError("timestamp out of range")
-    return seconds
+    return float(seconds)
 
 
 def _not_blank(text: str) -> str:
@@ -150,6 +155,14 @@ def _object_or_empty(value: Any) -> Any:
 
 
 Id = Annotated[str, BeforeValidator(_readable_id), AfterValidator(_not_blank), AfterValidator(_short_enough)]
+# Other people's ids that are only kept: cleaned like a text, because they are never answered with.
+KeptId = Annotated[
+    str,
+    BeforeValidator(_readable_id),
+    BeforeValidator(clean),
+    AfterValidator(_not_blank),
+    AfterValidator(_short_enough),
+]
 Text = Annotated[str, BeforeValidator(clean), AfterValidator(_not_blank)]
 JSONObject = Annotated[dict[str, Any], BeforeValidator(_object_or_empty), AfterValidator(clean)]
 Limit = Annotated[int, BeforeValidator(_limit), Field(ge=1, le=MAX_LIMIT)]
@@ -176,8 +189,8 @@ class MemoryUpdateMessage(WireModel):
     source: Source
     timestamp: Timestamp = Field(default_factory=time.time)
     meta: JSONObject = Field(default_factory=dict)
-    message_id: Id | None = None
-    task_id: Id | None = None
+    message_id: KeptId | None = None
+    task_id: KeptId | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -197,12 +210,34 @@ class MemoryUpdateMessage(WireModel):
         return json_number(seconds)
 
 
+class SearchFilters(WireModel):
+    """Which memories a search may return; a filter nobody knows is refused, for ignoring it would return too much."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    session_id: Annotated[str, BeforeValidator(_readable_id)] | None = None
+    source: Source | None = None
+    since: Timestamp | None = None
+    until: Timestamp | None = None
+
+
 class SearchData(WireModel):
     """`data` of a search."""
 
     query: Text
     limit: Limit = 5
+    min_score: Annotated[float, Field(ge=0, le=1)] | None = None
+    filters: SearchFilters = SearchFilters()
+    exclude_session: Annotated[str, BeforeValidator(_readable_id)] | None = None
+    recency_half_life_days: Annotated[float, Field(gt=0, le=36_500)] | None = None
+    explain: bool = False
+    timings: bool = False
     deadline_ms: Deadline | None = None
+
+    @field_validator("filters", mode="before")
+    @classmethod
+    def _null_filters(cls, filters: Any) -> Any:
+        return SearchFilters() if filters is None else filters
 
 
 class AddData(WireModel):
@@ -274,8 +309,15 @@ class Memory(WireModel):
         return json_number(seconds)
 
 
+_SOMETIMES = ("profile_version", "profile_updated_at", "partial", "timings")
+
+
 class LTMResponse(WireModel):
-    """One response on `ltm_responses`. The profile's version and time come along on profile responses alone."""
+    """One response on `ltm_responses`: six fields always, and some only where they have something to say.
+
+    The profile's version and time come with profiles; `partial` with a search that ran out of time and looked at words
+    alone; `timings` with one that asked for them: moments in seconds since 1970, durations in ms.
+    """
 
     request_id: str
     user_id: str
@@ -285,11 +327,12 @@ class LTMResponse(WireModel):
     error: str | None = None
     profile_version: int | None = None
     profile_updated_at: float | None = None
+    partial: bool | None = None
+    timings: dict[str, float] | None = None
 
     def to_wire(self) -> str:
-        """The response as JSON: the six fields always, the profile's version and time where there are any."""
-        optional = {"profile_version", "profile_updated_at"}
-        absent = {name for name in optional if getattr(self, name) is None}
+        """The response as JSON."""
+        absent = {name for name in _SOMETIMES if getattr(self, name) is None}
         # ASCII-only JSON carries every id there is, lone surrogates included.
         return json.dumps(self.model_dump(exclude=absent))
 

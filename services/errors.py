@@ -65,6 +65,12 @@ class Unavailable(KeepsakeError):
     code = "unavailable"
 
 
+class Expired(KeepsakeError):
+    """The search's time was up before its turn came: whoever asked has gone on."""
+
+    code = "expired"
+
+
 class EmbeddingDimensionMismatch(KeepsakeError):
     """The embedder's vectors do not fit the table: another embedder filled it."""
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import dramatiq
 
 from services.contract import AddData, LTMRequest, MemoryUpdateMessage, SearchData
+from services.errors import Expired
 from tasks import routes
 
 if TYPE_CHECKING:
@@ -29,16 +31,23 @@ def declare(broker: dramatiq.Broker, resources: Resources) -> None:
         resources.memories.index(MemoryUpdateMessage.model_validate(update))
 
     # Whoever asked has gone on by the time a retry could answer.
-    @dramatiq.actor(broker=broker, actor_name=search.actor, queue_name=search.queue, max_retries=0)
-    def memory_search(request: dict[str, Any], received_at: float) -> dict[str, Any]:
+    @dramatiq.actor(broker=broker, actor_name=search.actor, queue_name=search.queue, max_retries=0, throws=(Expired,))
+    def memory_search(request: dict[str, Any], received_at: float, enqueued_at: float) -> dict[str, Any]:
+        started_at = time.time()
         asked = LTMRequest.model_validate(request)
         data = SearchData.model_validate(asked.data)
-        return {"memories": resources.memories.search(asked.user_id, data.query, data.limit)}
+        budget_ms = data.deadline_ms or resources.settings.ltm_search_budget_ms
+        found = resources.memories.search(asked.user_id, data, now=received_at, deadline=received_at + budget_ms / 1000)
+        response: dict[str, Any] = {"memories": found, "partial": found.partial or None}
+        if data.timings:
+            moments = {"received_at": received_at, "enqueued_at": enqueued_at, "started_at": started_at}
+            response["timings"] = {**moments, **found.timings, "responded_at": time.time()}
+        return response
 
     @dramatiq.actor(
         broker=broker, actor_name=add.actor, queue_name=add.queue, max_retries=5, min_backoff=500, max_backoff=10_000
     )
-    def memory_add(request: dict[str, Any], received_at: float) -> dict[str, Any]:
+    def memory_add(request: dict[str, Any], received_at: float, enqueued_at: float) -> dict[str, Any]:
         asked = LTMRequest.model_validate(request)
         data = AddData.model_validate(asked.data)
         memory = resources.memories.add(asked.user_id, data.content, data.metadata, asked.request_id, received_at)

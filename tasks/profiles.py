@@ -20,7 +20,7 @@ def declare(broker: dramatiq.Broker, resources: Resources) -> None:
     get, update = routes.BY_TYPE["profile_get"], routes.BY_TYPE["profile_update"]
 
     @dramatiq.actor(broker=broker, actor_name=get.actor, queue_name=get.queue, max_retries=0)
-    def profile_get(request: dict[str, Any], received_at: float) -> dict[str, Any]:
+    def profile_get(request: dict[str, Any], received_at: float, enqueued_at: float) -> dict[str, Any]:
         return _in_response(resources.profiles.get(LTMRequest.model_validate(request).user_id))
 
     @dramatiq.actor(
@@ -32,7 +32,7 @@ def declare(broker: dramatiq.Broker, resources: Resources) -> None:
         max_backoff=10_000,
         throws=(ProfileConflict, MessageTooLarge),
     )
-    def profile_update(request: dict[str, Any], received_at: float) -> dict[str, Any]:
+    def profile_update(request: dict[str, Any], received_at: float, enqueued_at: float) -> dict[str, Any]:
         asked = LTMRequest.model_validate(request)
         data = ProfileUpdateData.model_validate(asked.data)
         profile = resources.profiles.update(asked.user_id, data.updates, data.expected_version, asked.request_id)

@@ -29,7 +29,7 @@ class Resources(Middleware):
     """
 
     def __init__(self, settings: Settings, process: str) -> None:
-        self._settings = settings
+        self.settings = settings
         self._process = process
         self._open: LongTermMemory | None = None
         self._heart: Heart | None = None
@@ -52,13 +52,17 @@ class Resources(Middleware):
 
     def before_worker_boot(self, _: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         try:
-            self._open = wait_and_open(self._settings, connections=worker.worker_threads)
+            self._open = wait_and_open(self.settings, connections=worker.worker_threads)
         except KeepsakeError as error:
             log.critical("worker_cannot_start", code=error.code, reason=str(error))
             raise WorkerCannotStart(str(error)) from None
+        except Exception as error:
+            # Not to outlive it: Dramatiq would, with a worker that answers nothing.
+            log.critical("worker_cannot_start", exc_info=True)
+            raise WorkerCannotStart(type(error).__name__) from error
 
     def after_worker_boot(self, _: dramatiq.Broker, worker: dramatiq.Worker) -> None:
-        client = redis.Redis.from_url(self._settings.redis_url.get_secret_value(), socket_timeout=2)
+        client = redis.Redis.from_url(self.settings.redis_url.get_secret_value(), socket_timeout=2)
         self._heart = Heart(client, self._process, [self._opened.answers, lambda: _threads_live(worker)])
         self._heart.start()
         log.info("worker_ready", queues=sorted(worker.consumer_whitelist or ()))

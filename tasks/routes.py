@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, NamedTuple
 
 from dramatiq import Message
@@ -34,7 +35,7 @@ BY_TYPE: dict[RequestType, Route] = {
 
 def request_message(request: LTMRequest, received_at: float) -> Message[Any]:
     """The actor message for a request that arrived at `received_at`, in seconds since 1970."""
-    kwargs = {"request": request.model_dump(), "received_at": received_at}
+    kwargs = {"request": request.model_dump(), "received_at": received_at, "enqueued_at": time.time()}
     return _message(BY_TYPE[request.type], kwargs)
 
 

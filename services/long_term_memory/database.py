@@ -37,6 +37,7 @@ def open_pool(database_url: str, size: int) -> ConnectionPool:
         timeout=5,
         open=False,
         kwargs={
+            "autocommit": True,  # a search is statements that each stand alone; BEGIN and COMMIT would double its hops
             "application_name": "keepsake",
             "connect_timeout": 3,
             "options": f"-c statement_timeout={STATEMENT_TIMEOUT_MS}",

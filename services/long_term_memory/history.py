@@ -53,7 +53,7 @@ class PostgresHistory:
             {**dict.fromkeys(_COLUMNS), **record, "id": uuid.uuid4(), "is_deleted": bool(record.get("is_deleted"))}
             for record in records
         ]
-        with self._pool.connection() as connection, connection.cursor() as cursor:
+        with self._pool.connection() as connection, connection.transaction(), connection.cursor() as cursor:
             cursor.executemany(_INSERT, rows)
 
     def get_history(self, memory_id: str) -> list[dict[str, Any]]:
@@ -69,7 +69,7 @@ class PostgresHistory:
     def save_messages(self, messages: Sequence[dict[str, Any]], session_scope: str) -> None:
         """Append messages to a scope and drop all but its last ones."""
         now = datetime.now(UTC).isoformat()
-        with self._pool.connection() as connection, connection.cursor() as cursor:
+        with self._pool.connection() as connection, connection.transaction(), connection.cursor() as cursor:
             cursor.executemany(
                 "INSERT INTO last_messages (session_scope, role, content, name, created_at)"
                 " VALUES (%s, %s, %s, %s, %s)",

@@ -2,25 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import math
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
+from hashlib import sha256
 from typing import Any
 
+import numpy as np
 import openai
 from mem0.exceptions import LLMError
+from numpy.typing import NDArray
 
-from services.contract import Memory, MemoryUpdateMessage, encode_user_id
-from services.errors import Unavailable
+from services.contract import Memory, MemoryUpdateMessage, SearchData, encode_user_id
+from services.errors import Expired, Unavailable
+from services.long_term_memory import ranking
 from services.long_term_memory.database import database_errors
 from services.long_term_memory.mem0_memory import Mem0Memory
+from services.long_term_memory.recall import recall
+from services.long_term_memory.store import MemoryStore
+
+#: Query vectors kept in a process: 1.5 kB each of multilingual-e5-small's.
+QUERIES_KEPT = 4_096
+
+
+#: How much longer than usual an embedding is granted before a search with a deadline does without.
+HEADROOM = 1.5
+
+
+class Found(list[Memory]):
+    """What a search found, best first.
+
+    Args:
+        partial: time was short, and only words were looked at.
+        timings: milliseconds by stage: embed_ms, database_ms, rank_ms.
+    """
+
+    def __init__(self, memories: Iterable[Memory], *, partial: bool, timings: dict[str, float]) -> None:
+        super().__init__(memories)
+        self.partial = partial
+        self.timings = timings
+
+
+class _Stopwatch:
+    """Adds up milliseconds by stage."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._begun = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.laps[stage] = self.laps.get(stage, 0.0) + (now - self._begun) * 1000
+        self._begun = now
+
+
+@dataclass(frozen=True, slots=True)
+class _Utterance:
+    """One memory on its way to the store."""
+
+    id: str
+    content: str
+    payload: dict[str, Any]
 
 
 class MemoryService:
-    """Index, add and search memories of one user at a time, on Mem0."""
+    """Index, add and search memories of one user at a time, on Mem0 and its store.
 
-    def __init__(self, mem0: Mem0Memory) -> None:
+    Args:
+        weights: of the ranking; None for its own.
+    """
+
+    def __init__(self, mem0: Mem0Memory, store: MemoryStore, weights: ranking.Weights | None = None) -> None:
         self._mem0 = mem0
+        self._store = store
+        self._weights = weights or ranking.Weights()
+        # Users repeat themselves, and the embedding is nine tenths of a search.
+        self._embed_query = lru_cache(maxsize=QUERIES_KEPT)(self._embed)
+        self._embedding_takes = 0.0
 
     def index(self, update: MemoryUpdateMessage) -> list[str]:
         """Keep what was said: as it was said, or as the facts that the LLM finds in it.
@@ -31,18 +95,31 @@ class MemoryService:
         Raises:
             Unavailable: the database, the embedder or the LLM does not answer.
         """
+        if self._mem0.llm is None:
+            return self.index_many([update])
         role = "assistant" if update.source == "ai" else "user"
-        details = {"source": update.source, "session_id": update.session_id, "message_id": update.message_id}
-        added = self._add(
-            update.user_id,
-            [{"role": role, "content": update.content}],
-            _payload(update.timestamp, details, update.meta),
-            infer=self._mem0.llm is not None,
-        )
-        return [memory["id"] for memory in added]
+        with database_errors(), _provider_errors():
+            added = self._mem0.add(
+                [{"role": role, "content": update.content}],
+                user_id=encode_user_id(update.user_id),
+                metadata=_of_update(update).payload,
+            )
+        return [memory["id"] for memory in added["results"]]
+
+    def index_many(self, updates: Sequence[MemoryUpdateMessage]) -> list[str]:
+        """Keep many messages as they were said, embedded and stored together.
+
+        The same message twice is one memory: by its message_id where it has one, else by all that it says.
+
+        Raises:
+            Unavailable: the database or the embedder does not answer.
+        """
+        utterances = [_of_update(update) for update in updates]
+        self._keep(utterances)
+        return [utterance.id for utterance in utterances]
 
     def add(self, user_id: str, content: str, metadata: dict[str, Any], request_id: str, timestamp: float) -> Memory:
-        """Keep one memory on request, always as it is worded.
+        """Keep one memory on request, always as it is worded; the same request twice is one memory.
 
         Args:
             metadata: anything; `session_id` in it says which session the memory belongs to.
@@ -52,49 +129,153 @@ class MemoryService:
             Unavailable: the database or the embedder does not answer.
         """
         session = metadata.get("session_id")
-        details = {"source": "user", "session_id": None if session is None else str(session), "request_id": request_id}
-        payload = _payload(timestamp, details, metadata)
-        (added,) = self._add(user_id, [{"role": "user", "content": content}], payload, infer=False)
-        return _memory(added["id"], content, None, payload)
+        key = encode_user_id(user_id)
+        known = {"source": "user", "session_id": None if session is None else str(session), "request_id": request_id}
+        payload = _payload(key, "user", timestamp, known, metadata)
+        utterance = _Utterance(_identity(key, "request", request_id, content), content, payload)
+        self._keep([utterance])
+        return _memory(utterance.id, {**payload, "data": content}, None)
 
-    def search(self, user_id: str, query: str, limit: int) -> list[Memory]:
-        """The user's memories that answer `query` best, best first, never anyone else's.
+    def search(
+        self,
+        user_id: str,
+        search: SearchData | str,
+        limit: int | None = None,
+        *,
+        now: float | None = None,
+        deadline: float | None = None,
+    ) -> Found:
+        """The user's memories that answer best, best first, never anyone else's; none where none does.
+
+        A search with no time left for its embedding ranks by words alone.
 
         Args:
-            limit: how many at the most, 1 to 100.
+            search: the request's data, or just the query.
+            limit: how many at the most, where `search` does not say.
+            now: when it was asked, in seconds since 1970.
+            deadline: when the answer is no longer wanted, in seconds since 1970.
 
         Raises:
+            Expired: the deadline has passed.
             Unavailable: the database or the embedder does not answer.
         """
+        if isinstance(search, str):
+            search = SearchData(query=search, **({} if limit is None else {"limit": limit}))
+        begun = time.time()
+        left = math.inf if deadline is None else deadline - begun
+        if left <= 0:
+            raise Expired(f"the search came to its turn {-left * 1000:.0f} ms after its deadline")
+        key = encode_user_id(user_id)
+        clock = _Stopwatch()
         with database_errors(), _provider_errors():
-            found = self._mem0.search(query, filters={"user_id": encode_user_id(user_id)}, top_k=limit)
-        return [_memory(m["id"], m["memory"], m["score"], m.get("metadata") or {}) for m in found["results"]]
+            vector = self._embed_query(search.query) if left > self._embedding_takes else None
+            clock.lap("embed_ms")
+            conversation = self._store.conversation(key, vector)
+            clock.lap("database_ms")
+            ranked = recall(conversation, search, begun if now is None else now, self._weights)
+            least = ranking.DEFAULT_MIN_SCORE if search.min_score is None else search.min_score
+            shown = int((ranked.score >= least).sum())  # scores fall in order
+            numbers = conversation.number[ranked.rows[:shown]].tolist()
+            clock.lap("rank_ms")
+            kept = self._store.payloads(key, numbers) if numbers else {}
+            clock.lap("database_ms")
+        memories = [
+            _memory(
+                kept[number].id,
+                kept[number].payload,
+                float(ranked.score[place]),
+                _parts(ranked, place) if search.explain else None,
+            )
+            for place, number in enumerate(numbers)
+            if number in kept  # it may have been deleted in between
+        ]
+        return Found(memories, partial=vector is None, timings=clock.laps)
 
-    def _add(
-        self, user_id: str, messages: list[dict[str, str]], payload: dict[str, Any], *, infer: bool
-    ) -> list[dict[str, Any]]:
+    def _embed(self, query: str) -> NDArray[np.float32]:
+        begun = time.perf_counter()
+        vector = np.asarray(self._mem0.embedding_model.embed(query, "search"), np.float32)
+        # A moving average of the last few, with room for one that takes longer.
+        self._embedding_takes += 0.2 * (HEADROOM * (time.perf_counter() - begun) - self._embedding_takes)
+        return vector
+
+    def _keep(self, utterances: Sequence[_Utterance]) -> None:
+        """What Mem0's `add(infer=False)` does for one message at a time, for many, and once for the same one."""
+        if not utterances:
+            return
         with database_errors(), _provider_errors():
-            added = self._mem0.add(messages, user_id=encode_user_id(user_id), metadata=payload, infer=infer)
-        return list(added["results"])
+            contents = [utterance.content for utterance in utterances]
+            vectors = self._mem0.embedding_model.embed_batch(contents, "add")
+            payloads = [{**utterance.payload, "data": utterance.content} for utterance in utterances]
+            new = self._store.insert(vectors, payloads, [utterance.id for utterance in utterances])
+            self._mem0.db.batch_add_history(
+                [
+                    {
+                        "memory_id": utterance.id,
+                        "new_memory": utterance.content,
+                        "event": "ADD",
+                        "created_at": utterance.payload["created_at"],
+                        "updated_at": utterance.payload["updated_at"],
+                        "role": utterance.payload["role"],
+                    }
+                    for utterance in utterances
+                    if utterance.id in new
+                ]
+            )
 
 
-def _payload(timestamp: float, details: dict[str, Any], meta: dict[str, Any]) -> dict[str, Any]:
-    """Mem0's metadata for one memory. What others sent stays in a drawer of its own, where it overwrites nothing."""
-    known = {name: value for name, value in details.items() if value is not None}
+def _of_update(update: MemoryUpdateMessage) -> _Utterance:
+    key = encode_user_id(update.user_id)
+    role = "assistant" if update.source == "ai" else "user"
+    known = {"source": update.source, "session_id": update.session_id, "message_id": update.message_id}
+    payload = _payload(key, role, update.timestamp, known, update.meta)
+    said = ("message", update.message_id) if update.message_id else (update.source, update.content, update.timestamp)
+    return _Utterance(_identity(key, *said), update.content, payload)
+
+
+def _identity(user_key: str, *event: object) -> str:
+    """The memory's id, made of the event it keeps: stored again, at once or after a crash, it is there already.
+
+    A version 8 UUID (RFC 9562) of the SHA-256 of user and event as JSON, so no two events share one.
+    """
+    digest = bytearray(sha256(json.dumps([user_key, *event]).encode()).digest()[:16])
+    digest[6] = digest[6] & 0x0F | 0x80
+    digest[8] = digest[8] & 0x3F | 0x80
+    return str(uuid.UUID(bytes=bytes(digest)))
+
+
+def _payload(user_key: str, role: str, timestamp: float, known: dict[str, Any], meta: dict[str, Any]) -> dict[str, Any]:
+    """Mem0's payload of one memory. What others sent stays in a drawer of its own, where it overwrites nothing."""
     created_at = datetime.fromtimestamp(timestamp, UTC).isoformat()
-    return {**known, "timestamp": timestamp, "created_at": created_at, "meta": meta}
+    return {
+        **{name: value for name, value in known.items() if value is not None},
+        "user_id": user_key,
+        "role": role,
+        "timestamp": timestamp,
+        "created_at": created_at,
+        "updated_at": created_at,
+        "meta": meta,
+    }
 
 
-def _memory(memory_id: str, content: str, score: float | None, payload: dict[str, Any]) -> Memory:
+def _memory(
+    memory_id: str, payload: dict[str, Any], score: float | None, parts: dict[str, float] | None = None
+) -> Memory:
     known = {name: payload[name] for name in ("session_id", "message_id", "request_id") if name in payload}
+    explained = {} if parts is None else {"score_parts": parts}
     return Memory(
         id=memory_id,
-        content=content,
-        score=score,
+        content=payload["data"],
+        score=None if score is None else round(score, 4),
         source=payload["source"],
         timestamp=payload["timestamp"],
-        metadata={**payload["meta"], **known},
+        metadata={**payload["meta"], **known, **explained},
     )
+
+
+def _parts(ranked: ranking.Ranking, place: int) -> dict[str, float]:
+    return {
+        name: round(float(getattr(ranked, name)[place]), 3) for name in ("meaning", "words", "session", "utterance")
+    }
 
 
 @contextmanager

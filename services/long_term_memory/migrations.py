@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from typing import NamedTuple
+
 from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
 from services.errors import EmbeddingDimensionMismatch
+from services.long_term_memory.store import insert_memories, memory_row
 
 #: Any number will do as long as every Keepsake takes the same one: "keepsake" in ASCII.
 ADVISORY_LOCK = 0x6B656570_73616B65
 
+
+class Migration(NamedTuple):
+    """One step: statements, and what SQL alone cannot say."""
+
+    schema: str
+    then: Callable[[Connection[TupleRow]], None] | None = None
+
+
+def _move_mem0_rows(connection: Connection[TupleRow]) -> None:
+    """Carry what Mem0's own store held over into columns."""
+    with connection.cursor("mem0_rows") as old, connection.cursor() as new:
+        for memory_id, vector, payload in old.execute("SELECT id::text, vector::text, payload FROM memories_of_mem0"):
+            insert_memories(new, [memory_row(memory_id, json.loads(vector), payload)])
+    connection.execute("DROP TABLE memories_of_mem0")
+
+
 #: A step that has been released is never edited: append another one. `{dimensions}` is the embedder's.
-MIGRATIONS: tuple[str, ...] = (
-    """
+MIGRATIONS: tuple[Migration, ...] = (
+    Migration("""
     CREATE EXTENSION IF NOT EXISTS vector;
 
     -- The shape of Mem0's own pgvector store, without its HNSW index: filtered afterwards it finds next to nothing of
@@ -59,7 +80,47 @@ MIGRATIONS: tuple[str, ...] = (
         changed_at timestamptz NOT NULL,
         PRIMARY KEY (user_id, version)
     );
+    """),
+    Migration(
+        """
+    CREATE TABLE users (number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, user_id text NOT NULL UNIQUE);
+
+    DROP INDEX memories_of_user;
+    ALTER TABLE memories RENAME TO memories_of_mem0;
+    ALTER INDEX memories_pkey RENAME TO memories_of_mem0_pkey;
+
+    CREATE TABLE memories (
+        number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        id uuid NOT NULL UNIQUE,
+        user_number bigint NOT NULL REFERENCES users,
+        session bigint NOT NULL,
+        said_at timestamptz NOT NULL,
+        source text NOT NULL CHECK (source IN ('user', 'ai')),
+        content text NOT NULL,
+        payload jsonb NOT NULL,
+        terms bytea NOT NULL,
+        asks smallint NOT NULL,
+        script smallint NOT NULL,
+        speaker bigint NOT NULL,
+        fingerprint bigint NOT NULL,
+        vector halfvec({dimensions}) NOT NULL
+    ) WITH (
+        toast_tuple_target = 8160,  -- vectors stay beside their rows, where a scan finds them
+        -- Searches read the index alone where the pages are known to be visible to all; vacuum is what knows.
+        autovacuum_vacuum_insert_scale_factor = 0.01,
+        autovacuum_vacuum_scale_factor = 0.02
+    );
+
+    -- What a search reads, in the order of the conversation: its place in this index is a memory's position in its
+    -- session. An index row holds 2,704 bytes: larger vectors than these stay in the table.
+    DO $$ BEGIN
+        EXECUTE 'CREATE INDEX memories_of_user ON memories (user_number, session, said_at, number)'
+            ' INCLUDE (source, asks, script, speaker, fingerprint, terms'
+            || CASE WHEN {dimensions} <= 480 THEN ', vector)' ELSE ')' END;
+    END $$;
     """,
+        then=_move_mem0_rows,
+    ),
 )
 
 
@@ -81,7 +142,9 @@ def migrate(connection: Connection[TupleRow], dimensions: int) -> None:
         row = connection.execute("SELECT coalesce(max(version), 0) FROM schema_migrations").fetchone()
         applied = row[0] if row else 0
         for version, step in enumerate(MIGRATIONS[applied:], start=applied + 1):
-            connection.execute(sql.SQL(step).format(dimensions=sql.Literal(dimensions)))
+            connection.execute(sql.SQL(step.schema).format(dimensions=sql.Literal(dimensions)))
+            if step.then:
+                step.then(connection)
             connection.execute("INSERT INTO schema_migrations (version) VALUES (%s)", (version,))
     _check_dimensions(connection, dimensions)
 

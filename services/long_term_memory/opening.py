@@ -6,10 +6,11 @@ import time
 from dataclasses import dataclass
 
 import structlog
-from mem0.vector_stores.pgvector import PGVector
+from mem0.embeddings.base import EmbeddingBase
 from psycopg_pool import ConnectionPool
 
 from services.errors import Unavailable
+from services.long_term_memory import ranking
 from services.long_term_memory.database import database_errors, open_pool
 from services.long_term_memory.embedders import build_embedder
 from services.long_term_memory.history import PostgresHistory
@@ -17,6 +18,7 @@ from services.long_term_memory.mem0_memory import Mem0Memory, build_llm
 from services.long_term_memory.memory_service import MemoryService
 from services.long_term_memory.migrations import migrate
 from services.long_term_memory.profile_service import ProfileService
+from services.long_term_memory.store import MemoryStore
 from services.settings import Settings
 
 log = structlog.get_logger()
@@ -28,6 +30,7 @@ class LongTermMemory:
 
     memories: MemoryService
     profiles: ProfileService
+    embedder: EmbeddingBase
     pool: ConnectionPool
 
     def answers(self) -> bool:
@@ -44,11 +47,14 @@ class LongTermMemory:
         self.pool.close()
 
 
-def open_long_term_memory(settings: Settings, connections: int) -> LongTermMemory:
+def open_long_term_memory(
+    settings: Settings, connections: int, weights: ranking.Weights | None = None
+) -> LongTermMemory:
     """Open everything and warm it, so that the first search is as fast as the hundredth.
 
     Args:
         connections: how many threads will use it at once.
+        weights: of the ranking; None for its own.
 
     Raises:
         InvalidSetting: an embedder or LLM that does not exist.
@@ -63,24 +69,13 @@ def open_long_term_memory(settings: Settings, connections: int) -> LongTermMemor
     try:
         with database_errors(), pool.connection() as connection:
             migrate(connection, dimensions)
-        store = PGVector(
-            dbname=None,
-            collection_name="memories",
-            embedding_model_dims=dimensions,
-            user=None,
-            password=None,
-            host=None,
-            port=None,
-            diskann=False,
-            hnsw=False,
-            connection_pool=pool,
-        )
-        memories = MemoryService(Mem0Memory(embedder, store, PostgresHistory(pool), llm))
+        store = MemoryStore(pool)
+        memories = MemoryService(Mem0Memory(embedder, store, PostgresHistory(pool), llm), store, weights)
         memories.search("ltm:warm-up", "Where were we?", 1)
     except BaseException:
         pool.close()
         raise
-    return LongTermMemory(memories, ProfileService(pool), pool)
+    return LongTermMemory(memories, ProfileService(pool), embedder, pool)
 
 
 def wait_and_open(settings: Settings, connections: int, patience_s: float = 60.0) -> LongTermMemory:

@@ -73,7 +73,7 @@ class ProfileService:
             Unavailable: the database does not answer.
         """
         key = encode_user_id(user_id)
-        with database_errors(), self._pool.connection() as connection:
+        with database_errors(), self._pool.connection() as connection, connection.transaction():
             # The row exists before it is locked, so two first patches at once queue up like any others.
             connection.execute(
                 "INSERT INTO profiles VALUES (%s, '{}', 0, clock_timestamp()) ON CONFLICT DO NOTHING", (key,)

@@ -1,0 +1,201 @@
+"""The database part of a search at scale: `python -m bench.scale --memories N --users M --heavy K [--json PATH]`.
+
+Fills the real table by binary COPY with random clustered unit vectors, users' rows interleaved as they would arrive,
+then measures side by side for a normal user and for one with K memories: recall@10 of the nearest by meaning against
+brute force, and the time of the database part, for our store and for Mem0's own pgvector store with the same vectors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psycopg
+from mem0.vector_stores.pgvector import PGVector
+from numpy.typing import NDArray
+from psycopg_pool import ConnectionPool
+
+from bench.common import mean, quantile, scratch_database, show, timed, track, write_json
+from services.long_term_memory.migrations import migrate
+from services.long_term_memory.store import MemoryStore, hashed, hashed_terms
+
+DIMENSIONS = 384
+CLUSTERS = 1_000
+SESSION_TURNS = 25
+CONTENT = "I went to the market with Anna yesterday and we bought far too many peaches again."
+PAYLOAD = '{"role": "user", "meta": {"session_id": "s"}, "source": "user", "timestamp": 1712345678.5, "created_at": "2024-04-05T19:34:38.500000+00:00", "updated_at": "2024-04-05T19:34:38.500000+00:00", "message_id": "0123456789abcdef0123456789abcdef"}'  # noqa: E501 - one payload as it is stored
+SIGNATURE = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
+HEAVY_USER = 0
+PROBES = 40
+
+
+def vectors(count: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Unit vectors around random centres: texts are about something."""
+    centres = rng.standard_normal((CLUSTERS, DIMENSIONS), np.float32)
+    found = centres[rng.integers(CLUSTERS, size=count)] + rng.standard_normal((count, DIMENSIONS), np.float32)
+    found /= np.linalg.norm(found, axis=1, keepdims=True)
+    return found
+
+
+def _field(value: bytes) -> bytes:
+    return struct.pack(">i", len(value)) + value
+
+
+def _halfvec(vector: NDArray[np.float32]) -> bytes:
+    return struct.pack(">HH", DIMENSIONS, 0) + vector.astype(">f2").tobytes()
+
+
+def _ours(owners: NDArray[np.int64], points: NDArray[np.float32]) -> Iterator[bytes]:
+    places: dict[int, int] = {}
+    terms = hashed_terms(CONTENT.split()).tobytes()
+    constant = [
+        b"user",
+        CONTENT.encode(),
+        b"\1" + PAYLOAD.encode(),
+        terms,
+        *[struct.pack(">h", 0)] * 2,
+        struct.pack(">q", 0),
+    ]
+    for number, owner in enumerate(track(owners.tolist(), "ours")):
+        place = places[owner] = places.get(owner, -1) + 1
+        fields = [
+            os.urandom(16),
+            struct.pack(">q", owner + 1),
+            struct.pack(">q", hashed(f"s{place // SESSION_TURNS}")),
+            struct.pack(">q", 765_000_000_000_000 + 1_000_000 * number),
+            *constant,
+            struct.pack(">q", number + 1),
+            _halfvec(points[number]),
+        ]
+        yield struct.pack(">h", len(fields)) + b"".join(map(_field, fields))
+
+
+def _mem0(owners: NDArray[np.int64], points: NDArray[np.float32]) -> Iterator[bytes]:
+    for number, owner in enumerate(track(owners.tolist(), "Mem0's")):
+        payload = f'{{"user_id": "u{owner}", "data": "{CONTENT}", {PAYLOAD[1:]}'
+        vector = struct.pack(">HH", DIMENSIONS, 0) + points[number].astype(">f4").tobytes()
+        yield struct.pack(">h", 3) + b"".join(map(_field, (os.urandom(16), vector, b"\1" + payload.encode())))
+
+
+def _copy(connection: psycopg.Connection[Any], into: str, rows: Iterator[bytes]) -> None:
+    with connection.cursor() as cursor, cursor.copy(f"COPY {into} FROM STDIN (FORMAT binary)") as copy:
+        copy.write(SIGNATURE)
+        for row in rows:
+            copy.write(row)
+        copy.write(struct.pack(">h", -1))
+
+
+def fill(
+    url: str, pool: ConnectionPool, owners: NDArray[np.int64], points: NDArray[np.float32]
+) -> tuple[MemoryStore, PGVector]:
+    """Both stores with the same vectors, vacuumed and analyzed."""
+    mem0 = PGVector(None, "mem0_as_shipped", DIMENSIONS, None, None, None, None, False, True, connection_pool=pool)
+    with psycopg.connect(url, autocommit=True) as connection:
+        migrate(connection, DIMENSIONS)
+        connection.execute(
+            "INSERT INTO users (user_id) SELECT 'u' || n FROM generate_series(0, %s) n ORDER BY n",
+            (int(owners.max()),),
+        )
+        columns = "id, user_number, session, said_at, source, content, payload, terms"
+        columns += ", asks, script, speaker, fingerprint, vector"
+        _copy(connection, f"memories ({columns})", _ours(owners, points))
+        # Its index is built after the rows, which is kinder to it than one row at a time.
+        connection.execute("SET maintenance_work_mem = '4GB'")
+        connection.execute(
+            f"CREATE TABLE mem0_as_shipped (id uuid PRIMARY KEY, vector vector({DIMENSIONS}), payload jsonb)"
+        )
+        _copy(connection, "mem0_as_shipped (id, vector, payload)", _mem0(owners, points))
+        _, ms = timed(
+            lambda: connection.execute("CREATE INDEX ON mem0_as_shipped USING hnsw (vector vector_cosine_ops)")
+        )
+        print(f"Mem0's HNSW index took {ms / 1000:.0f} s to build")
+        connection.execute("VACUUM ANALYZE memories")
+        connection.execute("VACUUM ANALYZE mem0_as_shipped")
+    return MemoryStore(pool), mem0
+
+
+def measure(
+    store: MemoryStore, mem0: PGVector, user: int, owners: NDArray[np.int64], points: NDArray[np.float32]
+) -> dict[str, dict[str, float]]:
+    """Recall and time for one user, by store."""
+    own = np.flatnonzero(owners == user)
+    rng = np.random.default_rng(user)
+    recalls: dict[str, list[float]] = {"ours": [], "Mem0 as shipped": []}
+    times: dict[str, list[float]] = {name: [] for name in recalls}
+    for _ in range(PROBES):
+        query = points[rng.choice(own)] + 0.5 * rng.standard_normal(DIMENSIONS).astype(np.float32) / np.sqrt(DIMENSIONS)
+        query = query / np.linalg.norm(query)
+        # Against what is stored: half-precision cannot tell two nearly equal distances apart.
+        nearest = set((own[np.argsort(-(points[own] @ query))[:10]] + 1).tolist())
+        vector: Sequence[float] = query.tolist()
+        found, ms = timed(lambda: store.conversation(f"u{user}", vector))  # noqa: B023 - called at once
+        times["ours"].append(ms)
+        best = found.fingerprint[np.argsort(-found.cosine)[:10]]
+        recalls["ours"].append(len(nearest & set(best.tolist())) / len(nearest))
+        # What Mem0's search asks of its store for ten results.
+        hits, ms = timed(lambda: mem0.search("", vector, top_k=60, filters={"user_id": f"u{user}"}))  # noqa: B023
+        times["Mem0 as shipped"].append(ms)
+        similar = sorted(hits, key=lambda hit: -hit.score)[:10]
+        wanted = {round(float(points[n - 1] @ query), 4) for n in nearest}
+        recalls["Mem0 as shipped"].append(sum(round(hit.score, 4) in wanted for hit in similar) / len(nearest))
+    return {
+        name: {
+            "memories": len(own),
+            "recall@10": mean(recalls[name]),
+            "ms_median": quantile(times[name], 0.5),
+            "ms_p95": quantile(times[name], 0.95),
+        }
+        for name in recalls
+    }
+
+
+def sizes(url: str, rows: int) -> dict[str, dict[str, float]]:
+    """Bytes a memory, of tables and of their indexes."""
+    with psycopg.connect(url) as connection:
+        return {
+            name: {
+                "table bytes a memory": _one(connection, f"SELECT pg_table_size('{table}')") / rows,
+                "index bytes a memory": _one(connection, f"SELECT pg_indexes_size('{table}')") / rows,
+            }
+            for name, table in (("ours", "memories"), ("Mem0 as shipped", "mem0_as_shipped"))
+        }
+
+
+def _one(connection: psycopg.Connection[Any], query: str) -> int:
+    row = connection.execute(query).fetchone()
+    return int(row[0]) if row else 0
+
+
+def main() -> None:
+    """Fill, measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--memories", type=int, default=100_000)
+    parser.add_argument("--users", type=int, default=1_000)
+    parser.add_argument("--heavy", type=int, default=5_000, help="memories of one heavy user, of all")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    given = parser.parse_args()
+    rng = np.random.default_rng(7)
+    points = vectors(given.memories, rng)
+    owners = np.where(np.arange(given.memories) < given.heavy, HEAVY_USER, rng.integers(1, given.users, given.memories))
+    rng.shuffle(owners)
+    with scratch_database() as url, ConnectionPool(url, min_size=1, max_size=2) as pool:
+        store, mem0 = fill(url, pool, owners, points)
+        figures: dict[str, Any] = {
+            "normal": measure(store, mem0, 1, owners, points),
+            "heavy": measure(store, mem0, HEAVY_USER, owners, points),
+            "sizes": sizes(url, given.memories),
+        }
+    title = f"{given.memories} memories of {given.users} users"
+    for kind in ("normal", "heavy"):
+        show(f"{title}: a {kind} user", figures[kind], 2)
+    show(title, figures["sizes"], 0)
+    write_json(given.json, figures)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+import pytest
+
+from services.long_term_memory.speech import Asks, asks, fingerprint, said, speaker
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Where did I put the key?",
+        "In May, what did Anna buy?",
+        "what's my sister's name",
+        "does the landlady allow pets",
+        "Anna: What is it? Where is it? [photo: a box]",
+        "我对什么过敏来着",
+        "我家猫叫什么名字？",
+        "お元気ですか？",
+    ],
+)
+def test_it_only_asks(text: str) -> None:
+    assert asks(text) is Asks.ONLY
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I lost my job, what should I do?",
+        "My sister comes on Friday. Can you suggest a restaurant?",
+        "Did I tell you that my sister moved to Paris?",
+        "我跟阿凯吵架了,怎么办?",
+    ],
+)
+def test_it_tells_before_it_asks(text: str) -> None:
+    assert asks(text) is Asks.AT_THE_END
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "When I was young I lived in Rome",
+        "What a day!",
+        "Which is nice",
+        "我不知道他什么时候来",
+        "Why? Because. I left.",
+    ],
+)
+def test_it_tells(text: str) -> None:
+    assert asks(text) is Asks.NOTHING
+
+
+def test_who_speaks_is_read_before_the_colon() -> None:
+    assert speaker("Anna Lee: hello") == "anna lee"
+    assert speaker("小王：在吗") == "小王"
+    assert speaker("meet at 10:30") == speaker("https://example.org") == speaker("hello") == ""
+    assert said("Anna: hello [photo: a cat]") == "hello"
+
+
+def test_copies_share_a_fingerprint_and_other_texts_do_not() -> None:
+    assert fingerprint("I love tea!!") == fingerprint("i love  TEA 😊")
+    assert fingerprint("I paid 50") != fingerprint("I paid 60")
+    assert fingerprint("👍") != fingerprint("😢")
