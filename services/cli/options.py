@@ -1,0 +1,22 @@
+"""Options that several commands share, and what they are made into."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from services.stack.data_directory import DataDirectory
+from services.stack.locate import FoundStack, find_stack
+
+DEFAULT_DATA_DIRECTORY = Path(".ltm")
+
+DataDir = Annotated[Path, typer.Option(help="Where the stack keeps its data; REDIS_URL, when set, wins.")]
+Timeout = Annotated[float, typer.Option(min=0.1, max=600, help="Seconds to wait for the response.")]
+
+
+def found_stack(data_dir: Path) -> FoundStack:
+    """The running stack; see `find_stack`."""
+    return find_stack(DataDirectory(data_dir), os.environ)

@@ -1,0 +1,77 @@
+"""`ltm status`: what answers, and what waits in the queues."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated
+
+import redis
+import typer
+
+from services.cli.options import DEFAULT_DATA_DIRECTORY, DataDir, found_stack
+from services.cli.output import Output
+from services.long_term_memory.database import reachable
+from services.settings import mask_url
+from services.stack.locate import FoundStack
+from services.stack.processes import ADAPTERS, POSTGRES, REDIS, SERVICES, WORKER, check_names
+from services.stack.readiness import Readiness, queue_depths
+from services.stack.wire import WireClient, connect
+
+TIMEOUT_S = 2.0
+
+
+def status(
+    name: Annotated[str | None, typer.Argument(help="Check this server or process alone.")] = None,
+    data_dir: DataDir = DEFAULT_DATA_DIRECTORY,
+) -> None:
+    """Tell of each server and process whether it answers, and how deep the queues are; exit 1 if anything is down."""
+    check_names([name] if name else [])
+    stack = found_stack(data_dir)
+    client = connect(stack.redis_url, TIMEOUT_S)
+    database_url = stack.settings.database_url.get_secret_value()
+    readiness = Readiness(client, partial(reachable, database_url, TIMEOUT_S))
+    output = Output()
+    if name:
+        answers = readiness.answers(name)
+        output.line(f"{name:<26} {'answers' if answers else 'DOWN'}", None if answers else "bold red")
+        raise typer.Exit(0 if answers else 1)
+
+    addresses = {REDIS: mask_url(stack.redis_url), POSTGRES: mask_url(database_url)}
+    down = False
+    for each in (REDIS, POSTGRES, *SERVICES):
+        if each in stack.without and each in SERVICES:
+            output.line(f"{each:<26} left out", "dim")
+        elif each == POSTGRES and not stack.database_known:
+            output.line(f"{each:<26} not checked: DATABASE_URL is not set", "dim")
+        else:
+            answers = readiness.answers(each)
+            down |= not answers
+            text = f"{each:<26} {'answers' if answers else 'DOWN':<8} {addresses.get(each, '')}"
+            output.line(text.rstrip(), "green" if answers else "bold red")
+    if not {WORKER, ADAPTERS} & set(stack.without):
+        problem = WireClient(client, stack.settings).probe(TIMEOUT_S)
+        down |= problem is not None
+        output.line(f"{'a search over the wire':<26} {problem or 'answered'}", "bold red" if problem else "green")
+    _show_queues(stack, client, output)
+    raise typer.Exit(1 if down else 0)
+
+
+def _show_queues(stack: FoundStack, client: redis.Redis, output: Output) -> None:
+    settings = stack.settings
+    try:
+        for queue in (settings.user_input_queue, settings.ltm_requests_queue):
+            output.line(f"queue {queue:<20} waiting {client.llen(queue)}")
+    except redis.RedisError as error:
+        output.line(f"the queues cannot be read: {error}", "bold red")
+        return
+    broker_url = settings.broker.get_secret_value()
+    if not broker_url.startswith("redis"):
+        output.line(f"the workers' queues are on {mask_url(broker_url)} and not read here", "dim")
+        return
+    try:
+        depths = queue_depths(connect(broker_url, TIMEOUT_S))
+    except redis.RedisError as error:
+        output.line(f"the workers' queues cannot be read: {error}", "bold red")
+        return
+    for queue, numbers in depths.items():
+        output.line(f"queue {queue:<20} " + "  ".join(f"{kind} {number}" for kind, number in numbers.items()))

