@@ -1,0 +1,83 @@
+"""`python -m services.chat_ai`: the chat service, until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from contextlib import AsyncExitStack
+
+import structlog
+from openai import AsyncOpenAI
+
+from services.chat_ai.ltm_client import LTMClient
+from services.chat_ai.replies import REPLY_SECONDS, OpenAIReplier, QuotingReplier, Replier
+from services.chat_ai.service import ChatService
+from services.errors import InvalidSetting
+from services.logs import configure_logging
+from services.running import Link, alive, connect, stop_on_signals
+from services.settings import Settings, load_settings
+
+NAME = "chat-ai"
+
+
+async def run(settings: Settings, stop: asyncio.Event) -> None:
+    """Reply until `stop`."""
+    log = structlog.get_logger()
+    url = settings.redis_url.get_secret_value()
+    async with AsyncExitStack() as opened:
+        client = await opened.enter_async_context(connect(url))
+        ltm = await opened.enter_async_context(
+            LTMClient(
+                url,
+                requests_queue=settings.ltm_requests_queue,
+                responses_channel=settings.ltm_responses_channel,
+                search_timeout_ms=settings.ltm_search_timeout_ms,
+                enabled=settings.enable_ltm,
+            )
+        )
+        service = ChatService(
+            client,
+            ltm,
+            await _replier(settings, opened),
+            updates_channel=settings.memory_updates_channel,
+            ai_channel=settings.ai_responses_channel,
+            memory_limit=settings.chat_memory_limit,
+            history_messages=settings.chat_history_messages,
+            prompt_max_chars=settings.chat_prompt_max_chars,
+            max_content_chars=settings.ltm_max_content_chars,
+        )
+        link = Link(settings.memory_updates_channel, stop)
+        log.info("started", remembers=settings.enable_ltm)
+        try:
+            async with alive(client, NAME, [link.working]):
+                await service.run(link, stop)
+        finally:
+            log.info("stopped", **service.counts)
+
+
+async def _replier(settings: Settings, opened: AsyncExitStack) -> Replier:
+    built_in = QuotingReplier()
+    if settings.chat_base_url is None and settings.openai_api_key is None:
+        return built_in
+    # Endpoints of one's own often want no key; the library insists on one.
+    key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else "none"
+    client = AsyncOpenAI(base_url=settings.chat_base_url, api_key=key, timeout=REPLY_SECONDS, max_retries=1)
+    return OpenAIReplier(await opened.enter_async_context(client), settings.chat_model, fallback=built_in)
+
+
+def main() -> None:
+    """Read the settings and run."""
+    try:
+        settings = load_settings()
+    except InvalidSetting as error:
+        sys.exit(str(error))
+    configure_logging(settings.log_level, NAME)
+
+    async def until_signalled() -> None:
+        await run(settings, stop_on_signals())
+
+    asyncio.run(until_signalled())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""The chat service: for each message of a user it remembers, replies and publishes the reply."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from services.chat_ai.lanes import Lanes
+from services.chat_ai.ltm_client import LTMClient
+from services.chat_ai.prompt import build_prompt, shorten
+from services.chat_ai.replies import Replier
+from services.contract import (
+    Memory,
+    MemoryUpdateMessage,
+    conversation_key,
+    json_number,
+    parse_update,
+)
+from services.errors import InvalidMessage
+from services.running import Link, listen
+
+FINISH_SECONDS = 5.0
+#: The longest reply, and what of how many memories goes along with it: the whole stays far below the contract's limit.
+REPLY_CHARS = 32_768
+SHOWN_MEMORIES = 20
+SHOWN_CHARS = 1_000
+#: Messages that may have come in since the one being answered.
+_NEWER = 50
+
+log = structlog.get_logger()
+
+
+class ChatService:
+    """Replies to users.
+
+    Args:
+        memory_limit: how many memories are asked for before a reply.
+        history_messages, prompt_max_chars: what of the conversation and how much altogether goes into a prompt.
+        max_content_chars: longer messages are not answered, and longer replies are cut.
+    """
+
+    def __init__(
+        self,
+        client: Redis,
+        ltm: LTMClient,
+        replier: Replier,
+        *,
+        updates_channel: str,
+        ai_channel: str,
+        memory_limit: int,
+        history_messages: int,
+        prompt_max_chars: int,
+        max_content_chars: int,
+    ) -> None:
+        self._client = client
+        self._ltm = ltm
+        self._replier = replier
+        self._updates_channel = updates_channel
+        self._ai_channel = ai_channel
+        self._memory_limit = memory_limit
+        self._history_messages = history_messages
+        self._prompt_max_chars = prompt_max_chars
+        self._max_content_chars = max_content_chars
+        self._lanes = Lanes(self._answer)
+        #: What happened how often: replied, failed, history_failed, dropped, unreadable, abandoned.
+        self.counts: Counter[str] = Counter()
+
+    async def run(self, link: Link, stop: asyncio.Event) -> None:
+        """Reply until `stop`; then finish what is in hand, for 5 s at most."""
+        await listen(self._client, self._updates_channel, self._take, link, stop)
+        if abandoned := await self._lanes.finish(FINISH_SECONDS):
+            self.counts["abandoned"] += abandoned
+            log.warning("replies_abandoned", messages=abandoned)
+
+    async def _take(self, raw: bytes) -> None:
+        try:
+            message = parse_update(raw, self._max_content_chars)
+        except InvalidMessage as error:
+            # The adapters read the same channel and keep such an event in the stream of the rejected.
+            self.counts["unreadable"] += 1
+            log.debug("event_unreadable", reason=error.wire)
+            return
+        if message.source != "user":
+            return
+        if not self._lanes.offer(message):
+            self.counts["dropped"] += 1
+            if self.counts["dropped"] % 100 == 1:  # a flood of messages must not become a flood of lines
+                log.warning("message_dropped", user_id=message.user_id, dropped=self.counts["dropped"])
+
+    async def _answer(self, message: MemoryUpdateMessage) -> None:
+        try:
+            await self.answer(message)
+        except Exception:
+            self.counts["failed"] += 1
+            log.exception("reply_failed", user_id=message.user_id, message_id=message.message_id)
+
+    async def answer(self, message: MemoryUpdateMessage) -> None:
+        """Reply to one message and publish the reply.
+
+        Raises:
+            RedisError: the reply could not be published.
+        """
+        began = time.monotonic()
+        found, history = await asyncio.gather(
+            self._ltm.search(message.user_id, message.content, limit=self._memory_limit), self._history(message)
+        )
+        searched = time.monotonic()
+        prompt = build_prompt(message, history, found, self._prompt_max_chars)
+        text = await self._replier.reply(message, prompt)
+        reply = {
+            "user_id": message.user_id,
+            "text": shorten(text, min(self._max_content_chars, REPLY_CHARS)),
+            "original_message_id": message.message_id,
+            "timestamp": json_number(time.time()),
+            "memories": _shown(prompt.memories),
+        }
+        await self._client.publish(self._ai_channel, json.dumps(reply))
+        self.counts["replied"] += 1
+        log.info(
+            "replied",
+            user_id=message.user_id,
+            message_id=message.message_id,
+            memories=len(prompt.memories),
+            asked_ms=round((searched - began) * 1000),
+            total_ms=round((time.monotonic() - began) * 1000),
+        )
+
+    async def _history(self, message: MemoryUpdateMessage) -> list[MemoryUpdateMessage]:
+        """The last messages before `message`, newest last; none where the conversation cannot be read."""
+        if not self._history_messages:
+            return []
+        try:
+            entries = await self._client.lrange(
+                conversation_key(message.user_id), -(self._history_messages + _NEWER), -1
+            )
+        except (RedisError, OSError) as error:
+            self.counts["history_failed"] += 1
+            log.warning("history_failed", user_id=message.user_id, error=repr(error))
+            return []
+        past: list[MemoryUpdateMessage] = []
+        for entry in (entry for entry in entries if isinstance(entry, bytes)):
+            try:
+                stored = parse_update(entry, self._max_content_chars)
+            except InvalidMessage:
+                continue
+            if message.message_id is not None and stored.message_id == message.message_id:
+                break
+            past.append(stored)
+        return past[-self._history_messages :]
+
+
+def _shown(memories: Sequence[Memory]) -> list[dict[str, object]]:
+    """What of the memories goes along with the reply, for people to look at."""
+    return [
+        {"id": memory.id, "content": shorten(memory.content, SHOWN_CHARS), "score": memory.score}
+        for memory in memories[:SHOWN_MEMORIES]
+    ]

@@ -1,0 +1,66 @@
+"""`python -m services.memory`: the memory service, until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable
+
+import structlog
+
+from services.errors import InvalidSetting
+from services.logs import configure_logging
+from services.memory.conversations import Conversations
+from services.memory.service import MemoryService
+from services.running import Link, alive, connect, stop_on_signals
+from services.settings import Settings, load_settings
+
+NAME = "memory"
+
+
+async def run(settings: Settings, stop: asyncio.Event) -> None:
+    """Serve both loops until `stop`."""
+    log = structlog.get_logger()
+    async with connect(settings.redis_url.get_secret_value()) as client:
+        service = MemoryService(
+            client,
+            Conversations(client, max_messages=settings.memory_max_messages, ttl_hours=settings.memory_ttl_hours),
+            input_queue=settings.user_input_queue,
+            ai_channel=settings.ai_responses_channel,
+            updates_channel=settings.memory_updates_channel if settings.enable_ltm_publish else None,
+            max_content_chars=settings.ltm_max_content_chars,
+        )
+        inputs, replies = Link(settings.user_input_queue, stop), Link(settings.ai_responses_channel, stop)
+        log.info("started", publishes=settings.enable_ltm_publish)
+        try:
+            async with alive(client, NAME, [inputs.working, replies.working]), asyncio.TaskGroup() as loops:
+                loops.create_task(_then(stop, service.take_inputs(inputs, stop)))
+                loops.create_task(_then(stop, service.take_ai_responses(replies, stop)))
+        finally:
+            log.info("stopped", **service.counts)
+
+
+async def _then(stop: asyncio.Event, loop: Awaitable[None]) -> None:
+    """A loop that fails takes the other one with it: the process ends, and whoever watches it starts it again."""
+    try:
+        await loop
+    finally:
+        stop.set()
+
+
+def main() -> None:
+    """Read the settings and run."""
+    try:
+        settings = load_settings()
+    except InvalidSetting as error:
+        sys.exit(str(error))
+    configure_logging(settings.log_level, NAME)
+
+    async def until_signalled() -> None:
+        await run(settings, stop_on_signals())
+
+    asyncio.run(until_signalled())
+
+
+if __name__ == "__main__":
+    main()
