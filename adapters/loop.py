@@ -20,6 +20,7 @@ class Loop(threading.Thread):
     """Calls `turn` until it is stopped.
 
     A lost server is logged once when it goes and once when it is back; between tries it waits 0.1 s, doubling to 5 s.
+    It waits the same between turns that fail for other reasons one after another, after the first of them.
 
     Args:
         turn: serves what has arrived, waiting up to a second for it.
@@ -35,25 +36,31 @@ class Loop(threading.Thread):
         self.failures = 0
 
     def run(self) -> None:
-        connected, pause = False, 0.0
+        connected, lost, failed, pause = False, False, False, 0.0
         while not self._stopped.wait(pause):
             try:
                 if not connected:
                     self._connect()
                 self._turn()
-                if pause:
+                if lost:
                     log.info("connection_back", loop=self.name)
-                connected, pause = True, 0.0
+                connected, lost, failed, pause = True, False, False, 0.0
             except (redis.ConnectionError, redis.TimeoutError, dramatiq.BrokerConnectionError) as error:
-                if not pause:
+                if not lost:
                     log.warning("connection_lost", loop=self.name, reason=type(error).__name__)
-                connected, pause = False, min(max(0.1, pause * 2), LONGEST_PAUSE_S)
+                connected, lost, pause = False, True, _longer(pause)
             except Exception:
-                # One message must not end the loop that serves all the others.
+                # One message must not end the loop that serves all the others, nor hold it up; a turn that fails
+                # every time must not fill a core and the log.
                 self.failures += 1
                 log.exception("turn_failed", loop=self.name, failures=self.failures)
+                failed, pause = True, _longer(pause) if failed else pause
             self.pulse.mark()
 
     def stop(self) -> None:
         """End after the turn in hand."""
         self._stopped.set()
+
+
+def _longer(pause: float) -> float:
+    return min(max(0.1, pause * 2), LONGEST_PAUSE_S)

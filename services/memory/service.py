@@ -61,12 +61,9 @@ class MemoryService:
             try:
                 await self._serve_remainder(link, stop)
                 while not stop.is_set():
-                    # Redis times a blocked client by the clock on the wall, which may be set back; this side does not.
-                    # What it moved without our hearing of it is served as remainder.
-                    async with asyncio.timeout(TURN_SECONDS + 1):
-                        raw = await self._client.blmove(
-                            self._input_queue, self._processing, TURN_SECONDS, src="RIGHT", dest="LEFT"
-                        )
+                    raw = await self._client.blmove(
+                        self._input_queue, self._processing, TURN_SECONDS, src="RIGHT", dest="LEFT"
+                    )
                     link.up()
                     if isinstance(raw, bytes):
                         await self.take_input(raw)

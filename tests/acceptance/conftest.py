@@ -1,0 +1,135 @@
+"""The whole stack as a user starts it: `ltm up` in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.settings import Settings
+from tests.support import wait_until
+
+LTM = str(Path(sys.executable).parent / "ltm")
+READY_WITHIN_S = 90.0
+ENDED_WITHIN_S = 10.0
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A running `ltm up`.
+
+    Args:
+        ready: what its ready file said.
+        output: the file that holds what it printed.
+    """
+
+    process: subprocess.Popen[bytes]
+    ready: dict[str, Any]
+    output: Path
+
+    @property
+    def redis_url(self) -> str:
+        return str(self.ready["redis_url"])
+
+    @property
+    def database_url(self) -> str:
+        return str(self.ready["database_url"])
+
+    @property
+    def pids(self) -> dict[str, int]:
+        return dict(self.ready["pids"])
+
+    def printed(self) -> str:
+        return self.output.read_text()
+
+    def end(self, number: signal.Signals) -> int:
+        """Send the signal to `ltm up` alone; its exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(timeout=ENDED_WITHIN_S)
+
+
+Up = Callable[..., Stack]
+
+
+def clean_environment(**variables: str) -> dict[str, str]:
+    """This environment without any setting of ours, and with `variables`."""
+    ours = {name.upper() for name in Settings.model_fields}
+    return {**{name: value for name, value in os.environ.items() if name not in ours}, **variables}
+
+
+def run_ltm(*arguments: str, stdin: str | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run one `ltm` command to its end."""
+    return subprocess.run(
+        [LTM, *arguments],
+        env=clean_environment(**variables),
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def start_ltm_up(directory: Path, *arguments: str, **variables: str) -> Stack:
+    """Start `ltm up` and wait until its ready file is there."""
+    ready, output = directory / "ready.json", directory / "output"
+    with output.open("wb") as file:
+        process = subprocess.Popen(
+            [LTM, "up", "--ready-file", str(ready), *arguments],
+            env=clean_environment(**variables),
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        wait_until(lambda: ready.exists() or process.poll() is not None, READY_WITHIN_S, "the ready file")
+        assert process.poll() is None, output.read_text()
+    except BaseException:
+        process.terminate()
+        process.wait(timeout=ENDED_WITHIN_S)
+        print(output.read_text())
+        raise
+    return Stack(process, json.loads(ready.read_text()), output)
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    """One `ltm up --ephemeral` for all tests that only talk to it."""
+    with tempfile.TemporaryDirectory(prefix="ltm-test-") as directory:
+        stack = start_ltm_up(Path(directory), "--ephemeral")
+        yield stack
+        stack.end(signal.SIGTERM)
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """An empty directory that PostgreSQL's user can be let through when root tests, as pytest's own cannot."""
+    directory = Path(tempfile.mkdtemp(prefix="ltm-test-"))
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture
+def up(place: Path) -> Iterator[Up]:
+    """Starts stacks of the test's own, which end with it."""
+    stacks: list[Stack] = []
+
+    def start(*arguments: str, **variables: str) -> Stack:
+        stacks.append(start_ltm_up(place, *arguments, **variables))
+        return stacks[-1]
+
+    yield start
+    for each in stacks:
+        if each.process.poll() is None:
+            each.end(signal.SIGTERM)

@@ -1,0 +1,146 @@
+"""The commands, against a running stack."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import uuid
+
+import psutil
+import pytest
+
+from services.stack.processes import NAMES, SERVICES
+from tests.acceptance.conftest import Stack, run_ltm
+from tests.support import wait_until
+
+
+@pytest.fixture
+def user() -> str:
+    return f"user-{uuid.uuid4().hex[:8]}"
+
+
+def ltm(stack: Stack, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    return run_ltm(*arguments, stdin=stdin, REDIS_URL=stack.redis_url, DATABASE_URL=stack.database_url)
+
+
+def test_up_tells_of_each_process_once_and_then_where_all_is(stack: Stack) -> None:
+    lines = stack.printed().splitlines()
+
+    answered = [line.split()[0] for line in lines if " answers " in line]
+    assert sorted(answered) == sorted(NAMES)
+    assert lines.index(next(line for line in lines if line.startswith("Keepsake is up"))) == len(NAMES)
+    assert f"  Redis       {stack.redis_url}" in lines
+
+
+def test_the_ready_file_tells_the_pid_of_each_process(stack: Stack) -> None:
+    assert sorted(stack.pids) == sorted(NAMES)
+    assert all(psutil.Process(pid).ppid() == stack.process.pid for pid in stack.pids.values())
+
+
+def test_the_demo_shows_every_step_of_every_turn_in_both_languages(stack: Stack) -> None:
+    result = ltm(stack, "demo")
+
+    assert result.returncode == 0, result.stdout + result.stderr
+    turns = re.split(r"^user> ", result.stdout, flags=re.MULTILINE)[1:]
+    for step in ("stored", "indexed", "searched", "found", "replied"):
+        assert all(re.search(rf"^  {step}  ", turn, re.MULTILINE) for turn in turns), step
+    chinese = [turn for turn in turns if re.match(r"[\u4e00-\u9fff]", turn)]
+    assert len(chinese) >= 3
+    assert len(turns) - len(chinese) >= 3
+    assert len(re.findall(r"^  remembered  ", result.stdout, re.MULTILINE)) == 4
+
+
+def test_a_demo_without_a_stack_names_the_step_that_failed(stack: Stack) -> None:
+    # Given nobody at the other end of the list
+    result = run_ltm("demo", REDIS_URL="redis://127.0.0.1:1/0")
+
+    assert result.returncode == 1
+    assert "step 'connected'" in result.stderr
+
+
+def test_status_is_fine_when_all_is(stack: Stack) -> None:
+    result = ltm(stack, "status")
+
+    assert result.returncode == 0, result.stdout
+    assert [line.split()[0] for line in result.stdout.splitlines()[: len(NAMES)]] == list(NAMES)
+    assert "DOWN" not in result.stdout
+    assert re.search(r"^queue index +waiting \d+ +working \d+ +delayed \d+ +dead \d+$", result.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_status_of_one_process_is_its_health_check(stack: Stack, name: str) -> None:
+    assert ltm(stack, "status", name).returncode == 0
+
+
+def test_status_without_redis_is_a_failure_in_words() -> None:
+    result = run_ltm("status", REDIS_URL="redis://127.0.0.1:1/0")
+
+    assert result.returncode == 1
+    assert re.search(r"^redis +DOWN", result.stdout, re.MULTILINE)
+    assert result.stderr == ""
+
+
+def test_what_was_added_is_found(stack: Stack, user: str) -> None:
+    added = ltm(stack, "add", user, "I play the cello.")
+    found = ltm(stack, "search", user, "which instrument do I play?")
+
+    assert added.returncode == 0, added.stderr
+    assert "I play the cello." in added.stdout
+    assert re.fullmatch(r"-?\d\.\d\d  \d{4}-\d\d-\d\d  user  I play the cello\.\n", found.stdout)
+
+
+def test_a_search_can_be_printed_as_it_came(stack: Stack, user: str) -> None:
+    response = json.loads(ltm(stack, "search", user, "anything?", "--json").stdout)
+
+    assert (response["user_id"], response["success"], response["memories"]) == (user, True, [])
+
+
+def test_a_profile_is_changed_and_shown(stack: Stack, user: str) -> None:
+    ltm(stack, "profile", user, "--set", 'name="安娜"', "--set", "age=30")
+    ltm(stack, "profile", user, "--set", "age=null")
+
+    result = ltm(stack, "profile", user)
+
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout) == {"name": "安娜"}
+    assert "安娜" in result.stdout
+
+
+def test_an_error_response_is_one_line_and_a_failure(stack: Stack) -> None:
+    result = ltm(stack, "add", " ", "no user")
+
+    assert result.returncode == 1
+    assert result.stderr.startswith("ltm: invalid_request: user_id")
+
+
+def test_chat_remembers_across_sessions(stack: Stack, user: str) -> None:
+    first = ltm(stack, "chat", "--user", user, stdin="My dog is called Biscuit.\n/memories\n/quit\nnever said\n")
+    wait_until(lambda: "Biscuit" in ltm(stack, "search", user, "dog").stdout, 20, "the message to be indexed")
+
+    second = ltm(stack, "chat", "--user", user, stdin="What is my dog called?\n/memories\n")
+
+    assert first.returncode == 0, first.stdout
+    assert first.stdout.count("bot> ") == 1
+    assert "none were used" in first.stdout
+    reply, memories = second.stdout.split("bot> ")[1].split("\n", 1)
+    assert "Biscuit" in reply + memories
+    assert re.search(r"^  \d\.\d\d .* My dog is called Biscuit\.$", second.stdout, re.MULTILINE)
+
+
+def test_a_process_that_is_killed_comes_back_and_up_says_so(stack: Stack) -> None:
+    # Given a worker of a Dramatiq master, which ends when its worker dies
+    master = psutil.Process(stack.pids["long-term-memory-writer"])
+    worker = next(child for child in master.children() if child.cmdline()[1:3] == master.cmdline()[1:3])
+
+    os.kill(worker.pid, signal.SIGKILL)
+
+    def greeted_again() -> bool:
+        return len(re.findall(r"^long-term-memory-writer +answers", stack.printed(), re.MULTILINE)) == 2
+
+    wait_until(greeted_again, 60, "the writer to answer again")
+    assert '"name": "long-term-memory-writer"' in stack.printed()
+    assert "process_died_and_is_restarted" in stack.printed()
+    assert all(ltm(stack, "status", name).returncode == 0 for name in SERVICES)

@@ -1,0 +1,427 @@
+"""docker-compose.yml and the image, as far as both can be shown without a Docker engine.
+
+Each service's own command runs natively, in its own environment, on local servers.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+import venv
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import redis
+import yaml
+
+from services.contract import REQUESTS_QUEUE
+from services.settings import Settings
+from services.stack.embedded_postgres import binaries, postgres_spec
+from services.stack.embedded_valkey import valkey_spec
+from services.stack.processes import NAMES, SERVICES, service_specs
+from services.stack.sockets import free_port
+from services.stack.supervisor import Supervisor
+from tests.support import wait_until
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
+
+HEALTHY_WITHIN_S = 60.0
+REMEMBERED_WITHIN_S = 20.0
+REPLIED_WITHIN_S = 20.0
+END_OF_WATCH = "end of watch"
+
+
+def interpolated(value: Any) -> Any:
+    """The value with compose's `${NAME:-default}` as they are where no variable is set."""
+    match value:
+        case str():
+            return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value)
+        case dict():
+            return {key: interpolated(item) for key, item in value.items()}
+        case list():
+            return [interpolated(item) for item in value]
+    return value
+
+
+def instructions() -> list[tuple[str, str]]:
+    """The Dockerfile's instructions and their arguments."""
+    lines = [line for line in DOCKERFILE.splitlines() if line.strip() and not line.startswith("#")]
+    joined = "\n".join(lines).replace("\\\n", " ")
+    return [(word, rest.strip()) for word, _, rest in (line.partition(" ") for line in joined.splitlines())]
+
+
+def of_kind(kind: str) -> list[str]:
+    return [rest for word, rest in instructions() if word == kind]
+
+
+def copied() -> list[str]:
+    """What the Dockerfile copies out of the context."""
+    return [source for arguments in of_kind("COPY") for source in arguments.split()[:-1]]
+
+
+def image_environment() -> dict[str, str]:
+    return dict(pair.split("=", 1) for arguments in of_kind("ENV") for pair in shlex.split(arguments))
+
+
+SERVICE_OF: dict[str, Any] = interpolated(COMPOSE["services"])
+OURS = {name: service for name, service in SERVICE_OF.items() if name in SERVICES}
+
+
+# --- The files
+
+
+def test_every_process_of_the_stack_is_a_service_under_the_same_name() -> None:
+    assert set(SERVICE_OF) == set(NAMES)
+
+
+def test_every_service_runs_what_ltm_up_runs() -> None:
+    def gist(argv: list[str]) -> tuple[str, ...]:
+        """The command without its interpreter, and a worker's by its queues alone."""
+        words = [word for word in argv if word not in ("python", sys.executable, "-m")]
+        return (words[0], *words[words.index("--queues") :]) if words[0] == "dramatiq" else tuple(words)
+
+    assert {name: gist(service["command"]) for name, service in OURS.items()} == {
+        spec.name: gist(list(spec.argv)) for spec in service_specs()
+    }
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_service_of_ours_may_do_no_more_than_it_needs(name: str) -> None:
+    service = OURS[name]
+
+    assert service["image"] == SERVICE_OF["memory"]["image"]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["restart"] == "unless-stopped"
+    assert service["environment"]["LTM_PROCESS_NAME"] == name
+    assert service["environment"]["OMP_NUM_THREADS"] == "1"
+    assert not {"ports", "volumes", "depends_on", "privileged", "user"} & set(service)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_setting_reaches_a_service_of_ours(name: str) -> None:
+    assert {field.upper() for field in Settings.model_fields} <= set(OURS[name]["environment"])
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_worker_is_given_longer_to_stop_than_it_takes(name: str) -> None:
+    command = OURS[name]["command"]
+    if "--worker-shutdown-timeout" in command:
+        timeout_ms = int(command[command.index("--worker-shutdown-timeout") + 1])
+        assert timeout_ms < 1000 * stop_grace_s(name)
+
+
+def test_one_service_alone_builds_the_image() -> None:
+    # Compose builds in parallel, and two builds cannot both write one tag: "already exists".
+    builds = [service["build"] for service in SERVICE_OF.values() if "build" in service]
+
+    assert builds == [{"context": ".", "dockerfile": "deploy/Dockerfile"}]
+
+
+def test_what_is_published_is_published_on_the_loopback() -> None:
+    ports = [port for service in SERVICE_OF.values() for port in service.get("ports", [])]
+
+    assert ports
+    assert all(str(port).startswith("127.0.0.1:") for port in ports)
+
+
+@pytest.mark.parametrize("name", SERVICE_OF)
+def test_a_health_check_is_a_command_without_a_shell(name: str) -> None:
+    check = SERVICE_OF[name]["healthcheck"]["test"]
+
+    assert isinstance(check, list)
+    assert check[0] == "CMD"
+    if name in OURS:
+        assert check[1:] == ["ltm", "status", name]
+
+
+def test_the_servers_keep_their_data_and_are_not_root() -> None:
+    for name, directory in (("redis", "/data"), ("postgres", "/var/lib/postgresql/data")):
+        assert SERVICE_OF[name]["volumes"] == [f"{name}:{directory}"]
+        assert SERVICE_OF[name]["user"] == name
+    assert set(COMPOSE["volumes"]) == {"redis", "postgres"}
+    assert "--appendonly" in SERVICE_OF["redis"]["command"]
+
+
+def test_the_image_is_not_root() -> None:
+    user, group = of_kind("USER")[-1].split(":")
+
+    assert int(user) > 0
+    assert int(group) > 0
+
+
+def test_what_the_image_copies_is_there_and_is_not_ignored() -> None:
+    patterns = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and line[0] != "#"]
+    for source in copied():
+        assert (ROOT / source).exists(), source
+        ignored = False
+        for pattern in patterns:
+            if fnmatch.fnmatch(source, pattern.removeprefix("!")):
+                ignored = not pattern.startswith("!")
+        assert not ignored, source
+
+
+def test_the_image_builds_from_what_it_copies(tmp_path: Path) -> None:
+    # Given the build's context, and a fresh environment that sees the installed libraries
+    context = tmp_path / "app"
+    context.mkdir()
+    for source in copied():
+        if (ROOT / source).is_dir():
+            shutil.copytree(ROOT / source, context / source, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / source, context / source)
+    project = tomllib.loads((context / "pyproject.toml").read_text())["project"]
+    assert (context / project["readme"]).exists()  # setuptools reads it
+    venv.create(tmp_path / "venv")
+    (libraries,) = BIN.parent.glob("lib/python*/site-packages")
+    (fresh,) = (tmp_path / "venv").glob("lib/python*/site-packages")
+    (fresh / "libraries.pth").write_text(str(libraries))
+    # In place of pip, which would fetch the setuptools that the project wants: all that `--editable .` does for imports
+    pip = tmp_path / "venv" / "bin" / "pip"
+    pip.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/pip\npwd > {fresh}/keepsake.pth\n')
+    pip.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}/venv/bin:/usr/bin:/bin"}
+
+    # When the layer of the code is made
+    _, libraries_layer, code_layer = of_kind("RUN")
+    subprocess.run(code_layer, shell=True, check=True, cwd=context, env=environment)
+
+    # I expect every module that is run to be there, from the copy, with nothing left to compile
+    assert {"--no-index", "--no-deps", "--editable", "."} <= set((tmp_path / "pip").read_text().split())
+    assert project["scripts"] == {"ltm": "services.cli:main"}
+    assert {service["command"][0] for service in OURS.values()} == {"dramatiq", "python"}
+    assert json.loads(of_kind("CMD")[-1])[0] == "ltm"
+    run = ["services.cli", "tasks.worker", "adapters.__main__", "services.memory.__main__", "services.chat_ai.__main__"]
+    script = f"import importlib.util as u; print(*(u.find_spec(m).origin for m in {[*run, 'dramatiq']}), sep='\\n')"
+    found = subprocess.run(
+        ["python", "-c", script], check=True, cwd=tmp_path, env=environment, capture_output=True, text=True
+    ).stdout.split()
+    assert [Path(origin).is_relative_to(context) for origin in found] == [True] * len(run) + [False]
+    assert len([*context.rglob("*.pyc")]) == len([*context.rglob("*.py")])
+    subprocess.run(["python", "-m", "dramatiq", "--version"], check=True, env=environment, capture_output=True)
+    subprocess.run(["python", "-c", "import services.cli"], check=True, cwd=tmp_path, env=environment)
+
+    # And the layer below to install what the project asks for, pinned
+    assert "--constraint constraints.txt" in libraries_layer
+    listing = libraries_layer.split("&&")[0]
+    subprocess.run(listing, shell=True, check=True, cwd=context, env=environment)
+    assert (context / "requirements.txt").read_text().split() == project["dependencies"]
+
+
+# --- The services
+
+
+class Host:
+    """This machine in Docker's place: starts services of the compose file on local servers.
+
+    Args:
+        home: for data and logs.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.addresses = {"redis:6379": f"127.0.0.1:{free_port()}", "postgres:5432": f"127.0.0.1:{free_port()}"}
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._servers: Supervisor | None = None
+        for directory in ("valkey", "logs", "work", "tmp"):
+            (home / directory).mkdir()
+
+    @property
+    def redis_url(self) -> str:
+        return f"redis://{self.addresses['redis:6379']}/0"
+
+    def environment(self, name: str) -> dict[str, str]:
+        """What the container would be given, and nothing else, with addresses and directories of this machine."""
+        given = {**image_environment(), **{k: v for k, v in OURS[name]["environment"].items() if v is not None}}
+        mapping = {rf"(?<=[/@]){theirs}\b": ours for theirs, ours in self.addresses.items()}
+        for pattern, local in {**mapping, r"^/tmp\b": str(self.home / "tmp")}.items():
+            given = {variable: re.sub(pattern, local, value) for variable, value in given.items()}
+        return {"PATH": f"{BIN}:{os.defpath}", **given}
+
+    def start_servers(self) -> None:
+        redis_port, postgres_port = (int(address.partition(":")[2]) for address in self.addresses.values())
+        postgres = self.home / "postgres"
+        specs = [
+            valkey_spec(self.home / "valkey", redis_port, ephemeral=True),
+            postgres_spec(postgres, postgres, postgres_port, ephemeral=True),
+        ]
+        self._servers = Supervisor(specs, dict(os.environ), self.home, self.home / "logs", lambda _: None)
+        self._servers.tend()
+
+    def start(self, name: str) -> None:
+        """Run the service's own command."""
+        with (self.home / "logs" / f"{name}.log").open("wb") as output:
+            self.processes[name] = subprocess.Popen(
+                OURS[name]["command"],
+                env=self.environment(name),
+                cwd=self.home / "work",
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def healthy(self, name: str) -> bool:
+        """The verdict of the service's own health check."""
+        check = OURS[name]["healthcheck"]["test"][1:]
+        code = subprocess.run(
+            check, env=self.environment(name), cwd=self.home / "work", capture_output=True, timeout=30, check=False
+        ).returncode
+        assert code in (0, 1), f"{check} exits with {code}"
+        return code == 0
+
+    def stop(self, name: str) -> int:
+        """What `docker stop` does: SIGTERM to the service's first process alone, and its time to end."""
+        process = self.processes.pop(name)
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(timeout=stop_grace_s(name))
+        _, left = psutil.wait_procs(family, timeout=1)
+        assert left == []
+        return code
+
+    def close(self) -> None:
+        for name, process in self.processes.items():
+            print(f"--- {name}", *(self.home / "logs" / f"{name}.log").read_text().splitlines()[-20:], sep="\n")
+            family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+            process.kill()
+            process.wait()
+            for member in family:
+                member.kill()
+        if self._servers is not None:
+            self._servers.stop()
+
+
+def stop_grace_s(name: str) -> int:
+    grace = str(OURS[name]["stop_grace_period"])
+    assert grace.endswith("s")
+    return int(grace[:-1])
+
+
+@pytest.fixture
+def host(place: Path) -> Iterator[Host]:
+    host = Host(place)
+    yield host
+    host.close()
+
+
+def say(client: redis.Redis, user_id: str, content: str, session: str) -> None:
+    message = {
+        "task_id": f"task-{session}",
+        "type": "text",
+        "user_id": user_id,
+        "content": content,
+        "source": "mic",
+        "meta": {"session_id": session},
+    }
+    client.lpush("user_input_queue", json.dumps(message))
+
+
+def search(client: redis.Redis, user_id: str, query: str) -> list[str]:
+    """The contents that a search of the test's own finds."""
+    with client.pubsub() as responses:  # type: ignore[no-untyped-call]
+        responses.subscribe("ltm_responses")
+        request_id = f"req-of-the-test-{time.monotonic_ns()}"
+        request = {"request_id": request_id, "type": "search", "user_id": user_id, "data": {"query": query}}
+        client.lpush("ltm_requests", json.dumps(request))
+        response = wait_until(lambda: next_from(responses, "request_id", request_id), 10, "a response to the test")
+    return [memory["content"] for memory in response["memories"]]
+
+
+def next_from(subscription: Any, field: str, value: Any) -> dict[str, Any]:
+    """The next published object if that is the one whose `field` is `value`; empty otherwise."""
+    message = subscription.get_message(ignore_subscribe_messages=True, timeout=0.1)
+    payload: dict[str, Any] = json.loads(message["data"]) if message else {}
+    return payload if payload.get(field) == value else {}
+
+
+def emitted(monitor: Any) -> list[dict[str, Any]]:
+    """The requests that were pushed while the monitor watched, oldest first."""
+    requests = []
+    while END_OF_WATCH not in (command := str(monitor.next_command()["command"])):
+        if command.startswith(f"LPUSH {REQUESTS_QUEUE} "):
+            requests.append(json.loads(command[command.index("{") :]))
+    return requests
+
+
+def test_the_services_carry_a_conversation(host: Host) -> None:
+    # Given every service, started in no good order: the servers come last
+    for name in OURS:
+        host.start(name)
+    assert not any(host.healthy(name) for name in OURS), "healthy without a server"
+    host.start_servers()
+
+    # I expect every health check to pass
+    for name in OURS:
+        wait_until(partial(host.healthy, name), HEALTHY_WITHIN_S, f"the health of {name}")
+
+    with redis.Redis.from_url(host.redis_url, socket_timeout=10, decode_responses=True) as client:
+        # When a user says something, and asks about it in another session
+        fact, question = "My cat is called Mochi and is afraid of thunder.", "What is my cat afraid of?"
+        say(client, "anna", fact, "monday")
+        wait_until(lambda: fact in search(client, "anna", question), REMEMBERED_WITHIN_S, "the memory")
+        with client.monitor() as monitor, client.pubsub() as answers:
+            answers.subscribe("ltm_responses", "ai_responses")
+            say(client, "anna", question, "tuesday")
+
+            # I expect a response to the search that the chat service makes, and a reply
+            response = wait_until(lambda: next_from(answers, "user_id", "anna"), REPLIED_WITHIN_S, "the response")
+            reply = wait_until(lambda: next_from(answers, "user_id", "anna"), REPLIED_WITHIN_S, "the reply")
+            client.echo(END_OF_WATCH)
+            requests = emitted(monitor)
+
+    # The search was emitted, once, before the reply
+    assert [(r["type"], r["user_id"], r["data"]["query"]) for r in requests] == [("search", "anna", question)]
+    assert response["request_id"] == requests[0]["request_id"]
+    assert response["success"] is True
+    # Its response was consumed: the reply quotes what it holds
+    assert fact in [memory["content"] for memory in response["memories"]]
+    assert fact in reply["text"]
+    assert {memory["id"] for memory in reply["memories"]} <= {memory["id"] for memory in response["memories"]}
+
+    # Stopped as Docker stops it, each ends by itself, in good order and in time, and is no longer healthy
+    for name in OURS:
+        assert host.stop(name) == 0, name
+        assert not host.healthy(name)
+    # The root file system may be read-only: all that was written is in /tmp
+    assert list((host.home / "work").iterdir()) == []
+
+
+def test_a_service_that_runs_but_no_longer_works_is_unhealthy(host: Host) -> None:
+    host.start_servers()
+    host.start("memory")
+    wait_until(lambda: host.healthy("memory"), HEALTHY_WITHIN_S, "the health of memory")
+
+    host.processes["memory"].send_signal(signal.SIGSTOP)
+
+    wait_until(lambda: not host.healthy("memory"), 20, "the end of its health")
+
+
+def test_postgres_is_healthy_once_it_takes_connections(host: Host) -> None:
+    check = SERVICE_OF["postgres"]["healthcheck"]["test"][1:]
+    port = host.addresses["postgres:5432"].partition(":")[2]
+
+    def healthy() -> bool:
+        environment = {"PATH": str(binaries()), "PGPORT": port}
+        return subprocess.run(check, env=environment, timeout=10, check=False).returncode == 0
+
+    assert not healthy()
+    host.start_servers()
+    wait_until(healthy, HEALTHY_WITHIN_S, "the health of postgres")

@@ -1,0 +1,158 @@
+"""How `ltm up` starts, ends, fails, and comes back after it was killed."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+
+from services.stack.processes import NAMES, SERVICES
+from tests.acceptance.conftest import ENDED_WITHIN_S, LTM, Stack, Up, clean_environment, run_ltm
+from tests.support import wait_until
+
+
+def family(stack: Stack) -> list[psutil.Process]:
+    """`ltm up`'s children and theirs; a copy of each that knows its start."""
+    return psutil.Process(stack.process.pid).children(recursive=True)
+
+
+def works(process: psutil.Process) -> bool:
+    # An orphan waits as a zombie until this machine's init looks after it.
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def without(*names: str) -> list[str]:
+    return [word for name in names for word in ("--without", name)]
+
+
+def test_ctrl_c_ends_everything_in_time_and_leaves_nothing(up: Up, place: Path) -> None:
+    # Given what `make run` starts, in a temporary directory
+    stack = up("--ephemeral", "--demo")
+    wait_until(lambda: "The demo passed" in stack.printed(), 60, "the demo to pass")
+    processes = family(stack)
+    data = Path(str(re.search(r"logs +(/.*)/logs", stack.printed())[1]))  # type: ignore[index]
+    assert data.exists()
+
+    began = time.monotonic()
+    code = stack.end(signal.SIGINT)
+
+    assert code == 0, stack.printed()
+    assert time.monotonic() - began < ENDED_WITHIN_S
+    assert [process for process in processes if works(process)] == []
+    assert not data.exists()
+    assert not (place / "ready.json").exists()
+
+
+def test_a_killed_up_is_followed_by_a_clean_start_with_the_data_kept(up: Up, place: Path) -> None:
+    # Given a stack that was told something, and in which everything is left running by a kill of `ltm up` alone
+    first = up("--data-dir", "data")
+    data = str(place / "data")
+    assert run_ltm("add", "anna", "I play the cello.", "--data-dir", data).returncode == 0
+    assert run_ltm("profile", "anna", "--set", "age=30", "--data-dir", data).returncode == 0
+    left_over = family(first)
+    first.process.kill()
+    first.process.wait()
+    assert any(map(works, left_over))
+
+    # When another is started on the same data directory
+    (place / "ready.json").unlink()
+    second = up("--data-dir", "data")
+
+    # I expect it to have ended what was left, and to know what was said
+    assert "ended what a killed `ltm up` had left running: " in second.printed()
+    assert [process for process in left_over if works(process)] == []
+    assert "cello" in run_ltm("search", "anna", "instrument", "--data-dir", data).stdout
+    assert json.loads(run_ltm("profile", "anna", "--data-dir", data).stdout) == {"age": 30}
+
+    # And a third on a directory in use to be refused
+    third = run_ltm("up", "--data-dir", data)
+    assert third.returncode == 1
+    assert f"is in use by another `ltm up` (pid {second.process.pid})" in third.stderr
+
+
+def test_what_a_killed_temporary_stack_left_is_swept_by_the_next(up: Up, place: Path) -> None:
+    # Given one that nobody can find any more
+    first = up("--ephemeral", *without(*SERVICES))
+    data = Path(str(re.search(r"logs +(/.*)/logs", first.printed())[1]))  # type: ignore[index]
+    left_over = family(first)
+    first.process.kill()
+    first.process.wait()
+    (place / "ready.json").unlink()
+
+    up("--ephemeral", *without(*SERVICES))
+
+    assert [process for process in left_over if works(process)] == []
+    assert not data.exists()
+
+
+def test_a_process_that_keeps_dying_stops_everything_with_its_last_lines(place: Path) -> None:
+    # Given a data directory whose cluster no PostgreSQL can read
+    cluster = place / "data" / "postgres" / "data"
+    cluster.mkdir(parents=True)
+    (cluster / "PG_VERSION").write_text("9\n")
+
+    result = run_ltm("up", "--data-dir", str(place / "data"), *without(*SERVICES))
+
+    assert result.returncode == 1
+    assert "ltm: postgres died 5 times within a minute" in result.stderr
+    assert "postgresql.conf" in result.stderr.split("its last lines")[1]
+    assert not (place / "data" / "stack.json").exists()
+
+
+def test_a_taken_port_is_one_clear_line(place: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1])
+
+        result = run_ltm("up", "--ephemeral", "--redis-port", port)
+
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"ltm: port {port} on 127.0.0.1 cannot be used")
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_wrong_setting_is_one_clear_line_and_nothing_is_started(place: Path) -> None:
+    result = run_ltm("up", "--data-dir", str(place / "data"), LTM_SEARCH_TIMEOUT_MS="soon")
+
+    assert result.returncode == 2
+    assert result.stderr.startswith("ltm: LTM_SEARCH_TIMEOUT_MS is 'soon'; allowed: ")
+    assert result.stderr.count("\n") == 1
+    assert not (place / "data").exists()
+
+
+def test_given_servers_are_used_and_nothing_embedded_is_started(stack: Stack, up: Up) -> None:
+    other = up("--ephemeral", *without(*SERVICES), REDIS_URL=stack.redis_url, DATABASE_URL=stack.database_url)
+
+    assert other.ready == {"redis_url": stack.redis_url, "database_url": stack.database_url, "pids": {}}
+    assert family(other) == []
+
+
+def test_what_is_left_out_is_not_started_nor_missed(up: Up, place: Path) -> None:
+    # Given a pipeline with a memory and a chat service of its own
+    stack = up("--data-dir", "data", *without("memory", "chat-ai"))
+
+    status = run_ltm("status", "--data-dir", str(place / "data"))
+
+    assert sorted(stack.pids) == sorted(set(NAMES) - {"memory", "chat-ai"})
+    assert status.returncode == 0, status.stdout
+    assert re.search(r"^chat-ai +left out$", status.stdout, re.MULTILINE)
+
+
+def test_a_stop_while_everything_still_starts_ends_it_too(place: Path) -> None:
+    process = subprocess.Popen([LTM, "up", "--data-dir", str(place / "data")], env=clean_environment())
+    record = place / "data" / "stack.json"
+    wait_until(lambda: record.exists() and len(json.loads(record.read_text())["processes"]) == len(NAMES), 20, "starts")
+    processes = psutil.Process(process.pid).children(recursive=True)
+
+    process.send_signal(signal.SIGTERM)
+
+    assert process.wait(timeout=ENDED_WITHIN_S) == 0
+    assert [each for each in processes if works(each)] == []

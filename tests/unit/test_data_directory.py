@@ -1,0 +1,135 @@
+"""The data directory: one owner, and no trace of an owner that was killed."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from services.errors import StackError
+from services.stack import process_tree
+from services.stack.data_directory import DataDirectory, StackRecord
+from services.stack.process_tree import ProcessId, identify
+from tests.support import wait_until
+
+SLEEPS = "import time; print('ready', flush=True); time.sleep(600)"
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> DataDirectory:
+    directory = DataDirectory(tmp_path / "data")
+    directory.create()
+    return directory
+
+
+@pytest.fixture
+def leftover() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that an earlier `ltm up` might have left, of the name `memory`."""
+    environment = {**os.environ, "LTM_PROCESS_NAME": "memory"}
+    process = subprocess.Popen([sys.executable, "-c", SLEEPS], env=environment, start_new_session=True)
+    yield process
+    process.kill()
+    process.wait()
+
+
+def record(**processes: ProcessId) -> StackRecord:
+    return StackRecord(redis_url="redis://:secret@h:1/0", database_url="postgresql://h/k", processes=processes)
+
+
+def test_a_record_is_read_as_it_was_written(directory: DataDirectory) -> None:
+    written = record(memory=ProcessId(pid=1, create_time=2.5))
+
+    directory.write(written)
+
+    assert directory.read() == written
+
+
+def test_a_record_is_for_its_owner_alone(directory: DataDirectory) -> None:
+    # since its addresses may hold passwords
+    directory.write(record())
+
+    assert stat.S_IMODE((directory.path / "stack.json").stat().st_mode) == 0o600
+
+
+def test_without_a_record_nothing_runs(directory: DataDirectory) -> None:
+    assert directory.read() is None
+
+
+def test_a_record_that_makes_no_sense_blocks_no_start(directory: DataDirectory) -> None:
+    (directory.path / "stack.json").write_text('{"redis')
+
+    assert directory.end_leftovers() == []
+
+
+def test_a_second_owner_is_told_who_the_first_is(directory: DataDirectory) -> None:
+    with directory.owned(), pytest.raises(StackError, match=rf"another `ltm up` \(pid {os.getpid()}\)"):
+        DataDirectory(directory.path).owned().__enter__()
+
+
+def test_the_directory_is_free_again_after_its_owner(directory: DataDirectory) -> None:
+    with directory.owned():
+        pass
+
+    with directory.owned():
+        pass
+
+
+def test_a_process_of_the_stack_does_not_keep_the_lock(directory: DataDirectory) -> None:
+    with directory.owned():
+        child = subprocess.Popen([sys.executable, "-c", SLEEPS], stdout=subprocess.PIPE)
+        assert child.stdout
+        child.stdout.readline()
+
+    with directory.owned(), child:
+        child.kill()
+
+
+def test_a_place_that_cannot_be_written_is_an_error_in_words(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(StackError, match="cannot use the data directory"):
+        DataDirectory(tmp_path / "file" / "data").create()
+
+
+def test_leftovers_are_ended_and_named(directory: DataDirectory, leftover: subprocess.Popen[bytes]) -> None:
+    identity = identify(leftover.pid)
+    directory.write(record(memory=identity))
+
+    assert directory.end_leftovers() == ["memory"]
+    assert process_tree.find(identity) is None
+    assert directory.read() is None
+
+
+def test_a_stranger_with_the_pid_of_a_leftover_is_left_alone(
+    directory: DataDirectory, leftover: subprocess.Popen[bytes]
+) -> None:
+    directory.write(record(memory=ProcessId(pid=leftover.pid, create_time=identify(leftover.pid).create_time - 3_600)))
+
+    assert directory.end_leftovers() == []
+    assert leftover.poll() is None
+
+
+def test_the_workers_of_a_master_that_is_gone_are_leftovers_too(directory: DataDirectory) -> None:
+    # Given a master that started a worker and was killed
+    master = f"""
+import subprocess, sys, time
+print(subprocess.Popen([sys.executable, "-c", {SLEEPS!r}]).pid, flush=True)
+time.sleep(600)
+"""
+    environment = {**os.environ, "LTM_PROCESS_NAME": "memory"}
+    with subprocess.Popen(
+        [sys.executable, "-c", master], env=environment, stdout=subprocess.PIPE, start_new_session=True
+    ) as process:
+        assert process.stdout
+        worker = identify(int(process.stdout.readline()))
+        directory.write(record(memory=identify(process.pid)))
+        process.kill()
+
+    # I expect the worker to be found and ended
+    assert directory.end_leftovers() == ["memory"]
+    wait_until(lambda: process_tree.find(worker) is None, 5, "the end of the worker")

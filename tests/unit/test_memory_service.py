@@ -1,0 +1,329 @@
+"""The memory service message by message, on a fake Redis; its loops are tested on a real one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import fakeredis
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from services.contract import REJECTED_STREAM, conversation_key, parse_update
+from services.memory.conversations import Conversations
+from services.memory.service import MemoryService
+
+PROCESSING = "user_input_queue:processing"
+
+
+class Rig:
+    """A memory service, its Redis, and what it published."""
+
+    def __init__(self, *, max_messages: int = 200, publishes: bool = True, max_content_chars: int = 100) -> None:
+        self.redis: Redis = fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer())
+        self.service = MemoryService(
+            self.redis,
+            Conversations(self.redis, max_messages=max_messages, ttl_hours=24),
+            input_queue="user_input_queue",
+            ai_channel="ai_responses",
+            updates_channel="memory_updates" if publishes else None,
+            max_content_chars=max_content_chars,
+        )
+
+    async def say(self, raw: bytes | None = None, **fields: Any) -> None:
+        """Have the service take one message that BLMOVE has just put into its hands."""
+        raw = json.dumps(fields).encode() if raw is None else raw
+        await self.redis.lpush(PROCESSING, raw)
+        await self.service.take_input(raw)
+
+    async def reply(self, **fields: Any) -> None:
+        await self.service.take_ai_response(json.dumps(fields).encode())
+
+    async def conversation(self, user_id: str = "u1") -> list[dict[str, Any]]:
+        return [json.loads(entry) for entry in await self.redis.lrange(conversation_key(user_id), 0, -1)]
+
+    async def rejected(self) -> list[dict[bytes, bytes]]:
+        entries: Any = await self.redis.xrange(REJECTED_STREAM)
+        return [fields for _, fields in entries]
+
+
+def on_rig(story: Callable[[Rig], Awaitable[None]], **options: Any) -> None:
+    async def tell() -> None:
+        rig = Rig(**options)
+        try:
+            await story(rig)
+        finally:
+            await rig.redis.aclose()
+
+    asyncio.run(tell())
+
+
+def test_a_stored_message_is_published_in_the_contracts_form() -> None:
+    """Given that a user says something, I expect the stored entry on memory_updates, as the contract has it."""
+
+    async def story(rig: Rig) -> None:
+        async with rig.redis.pubsub() as pubsub:
+            await pubsub.subscribe("memory_updates")
+            await pubsub.get_message(timeout=1)
+            await rig.say(
+                task_id="t1", type="text", user_id="u1", content="hello", source="mic", meta={"session_id": "s1"}
+            )
+            published = await pubsub.get_message(timeout=1)
+
+        [entry] = await rig.conversation()
+        assert published is not None
+        assert json.loads(published["data"]) == entry
+        update = parse_update(published["data"], 100)
+        assert (update.user_id, update.content, update.source, update.task_id) == ("u1", "hello", "user", "t1")
+        assert update.meta == {"session_id": "s1", "origin": "mic"}
+        assert rig.service.counts == {"stored": 1, "published": 1}
+
+    on_rig(story)
+
+
+def test_a_stored_message_leaves_the_list_of_messages_in_hand() -> None:
+    """Given that a message was stored, I expect that a restart does not find it in hand again."""
+
+    async def story(rig: Rig) -> None:
+        await rig.say(user_id="u1", content="hello")
+        assert await rig.redis.llen(PROCESSING) == 0
+
+    on_rig(story)
+
+
+def test_two_messages_of_one_millisecond_have_ids_of_their_own() -> None:
+    """Given that a user says the same thing twice at the same time, I expect two messages."""
+
+    async def story(rig: Rig) -> None:
+        for _ in range(2):
+            await rig.say(user_id="u1", content="again", timestamp=1_712_345_678)
+        first, second = await rig.conversation()
+        assert first.pop("message_id") != second.pop("message_id")
+        assert first == second
+
+    on_rig(story)
+
+
+def test_the_smallest_message_is_enough() -> None:
+    """Given only a user and a content, nulls elsewhere and a field nobody knows, I expect it stored as of now."""
+
+    async def story(rig: Rig) -> None:
+        await rig.say(user_id=7, content="hi", type=None, meta=None, timestamp=None, task_id="", mood="good")
+        [entry] = await rig.conversation("7")
+        assert entry.pop("message_id")
+        assert entry.pop("timestamp") > 1_700_000_000
+        assert entry == {"user_id": "7", "content": "hi", "source": "user", "meta": {}}
+
+    on_rig(story)
+
+
+def test_a_conversation_keeps_its_newest_messages_for_a_time() -> None:
+    """Given a bound of three messages and 24 hours, I expect the last three, newest last, and a time to live."""
+
+    async def story(rig: Rig) -> None:
+        for number in range(5):
+            await rig.say(user_id="u1", content=f"message {number}")
+        assert [entry["content"] for entry in await rig.conversation()] == ["message 2", "message 3", "message 4"]
+        assert 24 * 3600 - 60 < await rig.redis.ttl(conversation_key("u1")) <= 24 * 3600
+
+    on_rig(story, max_messages=3)
+
+
+def test_a_failed_publish_does_not_lose_the_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given that publishing fails, I expect the message stored, done with, and the failure counted."""
+
+    async def story(rig: Rig) -> None:
+        async def refuse(*_: Any) -> int:
+            raise RedisConnectionError("gone")
+
+        monkeypatch.setattr(rig.redis, "publish", refuse)
+        await rig.say(user_id="u1", content="keep me")
+        assert [entry["content"] for entry in await rig.conversation()] == ["keep me"]
+        assert await rig.redis.llen(PROCESSING) == 0
+        assert rig.service.counts == {"stored": 1, "publish_failed": 1}
+
+    on_rig(story)
+
+
+def test_publishing_switched_off_stores_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given ENABLE_LTM_PUBLISH=false, I expect messages of both sides stored and no publish at all."""
+
+    async def story(rig: Rig) -> None:
+        async def explode(*_: Any) -> int:
+            raise AssertionError("published")
+
+        monkeypatch.setattr(rig.redis, "publish", explode)
+        await rig.say(user_id="u1", content="hello")
+        await rig.reply(user_id="u1", text="hi there")
+        assert len(await rig.conversation()) == 2
+        assert rig.service.counts == {"stored": 2}
+
+    on_rig(story, publishes=False)
+
+
+def test_a_reply_belongs_to_the_session_it_answers() -> None:
+    """Given a reply to a message of session s1, I expect it stored as the AI's, in s1, extra fields ignored."""
+
+    async def story(rig: Rig) -> None:
+        await rig.say(user_id="u1", content="question", meta={"session_id": "s1"})
+        for number in range(60):
+            await rig.say(user_id="u1", content=f"later {number}", meta={"session_id": "s2"})
+        question = (await rig.conversation())[0]["message_id"]
+        await rig.reply(
+            user_id="u1", text="answer", original_message_id=question, timestamp=1_712_345_678.5, memories=[{"id": "m"}]
+        )
+        reply = (await rig.conversation())[-1]
+        assert reply.pop("message_id") != question
+        assert reply == {
+            "user_id": "u1",
+            "content": "answer",
+            "source": "ai",
+            "timestamp": 1_712_345_678.5,
+            "meta": {"original_message_id": question, "session_id": "s1"},
+        }
+
+    on_rig(story)
+
+
+def test_a_reply_to_nothing_known_is_stored_without_a_session() -> None:
+    """Given that the answered message is gone and somebody else's entry is in the list, I expect the reply kept."""
+
+    async def story(rig: Rig) -> None:
+        await rig.redis.rpush(conversation_key("u1"), "no json", "[]")
+        await rig.reply(user_id="u1", text="answer", original_message_id="gone")
+        entry = json.loads((await rig.redis.lrange(conversation_key("u1"), -1, -1))[0])
+        assert entry["meta"] == {"original_message_id": "gone"}
+
+    on_rig(story)
+
+
+BAD = {
+    "not JSON": b"hello",
+    "not an object": b'["u1"]',
+    "no user": b'{"content": "x"}',
+    "blank user": b'{"user_id": "  ", "content": "x"}',
+    "object as user": b'{"user_id": {"ne": "x"}, "content": "x"}',
+    "null content": b'{"user_id": "u1", "content": null}',
+    "blank content": b'{"user_id": "u1", "content": " \\u0000 "}',
+    "other type": b'{"user_id": "u1", "content": "x", "type": "audio"}',
+    "meta a list": b'{"user_id": "u1", "content": "x", "meta": [1]}',
+    "bad time": b'{"user_id": "u1", "content": "x", "timestamp": "soon"}',
+    "too long": json.dumps({"user_id": "u1", "content": "x" * 101}).encode(),
+    "too large": b'{"user_id": "u1", "content": "' + b"x" * 20_000_000 + b'"}',
+    "not UTF-8": b'{"user_id": "u1", "content": "\xff\xfe"}',
+    "too deep": b'{"user_id": "u1", "content": "x", "meta": ' + b'{"a":' * 5_000 + b"1" + b"}" * 5_000 + b"}",
+    "endless": b"[" * 200_000,
+    "NaN": b'{"user_id": "u1", "content": "x", "timestamp": NaN}',
+    "meta grows too large": json.dumps(
+        {"user_id": "u1", "content": "x", "meta": {"a": "用" * 200_000}}, ensure_ascii=False
+    ).encode(),
+}
+
+
+@pytest.mark.parametrize("raw", BAD.values(), ids=BAD.keys())
+def test_a_bad_message_is_kept_with_its_reason_and_the_next_is_served(raw: bytes) -> None:
+    """Given a message that cannot be taken, I expect its reason and beginning in the stream, and no other trace."""
+
+    async def story(rig: Rig) -> None:
+        await rig.say(raw)
+        [entry] = await rig.rejected()
+        assert entry[b"at"] == b"user_input_queue"
+        assert entry[b"reason"].partition(b":")[0] in {b"invalid_request", b"invalid_json", b"too_large"}
+        assert entry[b"message"].decode() == raw[:4_000].decode(errors="replace")[:1_000]
+        assert await rig.redis.llen(PROCESSING) == 0
+        await rig.say(user_id="u1", content="next")
+        assert [message["content"] for message in await rig.conversation()] == ["next"]
+        assert rig.service.counts == {"rejected": 1, "stored": 1, "published": 1}
+
+    on_rig(story)
+
+
+def test_a_bad_reply_is_rejected_by_its_channel() -> None:
+    """Given a reply without a text, I expect it in the stream under the channel's name."""
+
+    async def story(rig: Rig) -> None:
+        await rig.reply(user_id="u1")
+        [entry] = await rig.rejected()
+        assert entry[b"at"] == b"ai_responses"
+
+    on_rig(story)
+
+
+def test_a_message_that_breaks_the_service_is_put_aside() -> None:
+    """Given a conversation's key that holds something else, I expect its message put aside and others served."""
+
+    async def story(rig: Rig) -> None:
+        await rig.redis.set(conversation_key("broken"), "not a list")
+        await rig.say(user_id="broken", content="x")
+        await rig.say(user_id="u1", content="next")
+        [entry] = await rig.rejected()
+        assert entry[b"reason"].startswith(b"internal: ")
+        assert await rig.redis.llen(PROCESSING) == 0
+        assert rig.service.counts["failed"] == 1
+        assert len(await rig.conversation()) == 1
+
+    on_rig(story)
+
+
+def test_a_lost_redis_leaves_the_message_in_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given that Redis goes away before the message is stored, I expect to be told, and the message still there."""
+
+    async def story(rig: Rig) -> None:
+        async def refuse(*_: Any, **__: Any) -> None:
+            raise RedisConnectionError("gone")
+
+        monkeypatch.setattr(Conversations, "append", refuse)
+        with pytest.raises(RedisConnectionError):
+            await rig.say(user_id="u1", content="keep me")
+        assert await rig.redis.llen(PROCESSING) == 1
+        assert rig.service.counts == {}
+
+    on_rig(story)
+
+
+HOSTILE = ["*", " u1 ", "anna lee", "用户一", '{"ne": "x"}', "x" * 500, "'; drop table", "a\nb", "\0", "\ud800", "ä%41"]
+
+
+@pytest.mark.parametrize("user_id", HOSTILE)
+def test_a_hostile_user_id_is_just_an_id(user_id: str) -> None:
+    """Given any id at all, I expect its own conversation, and the id back unharmed."""
+
+    async def story(rig: Rig) -> None:
+        await rig.say(user_id=user_id, content="mine")
+        await rig.say(user_id="u1", content="not yours")
+        [entry] = await rig.conversation(user_id)
+        assert (entry["user_id"], entry["content"]) == (user_id, "mine")
+
+    on_rig(story)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.binary(max_size=200)
+    | st.fixed_dictionaries(
+        {},
+        optional=dict.fromkeys(("user_id", "content", "source", "timestamp", "meta", "task_id", "type"), json_values),
+    ).map(lambda fields: json.dumps(fields).encode())
+)
+def test_whatever_comes_in_is_either_stored_or_rejected(raw: bytes) -> None:
+    """Given any bytes, I expect exactly one of the two, nothing left in hand, and no exception."""
+
+    async def story(rig: Rig) -> None:
+        await rig.say(raw)
+        assert rig.service.counts["stored"] + rig.service.counts["rejected"] == 1
+        assert rig.service.counts["failed"] == 0
+        assert await rig.redis.llen(PROCESSING) == 0
+
+    on_rig(story)
