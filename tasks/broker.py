@@ -188,4 +188,4 @@ def _decoded(data: bytes | None) -> dramatiq.Message[Any] | None:
         message: dramatiq.Message[Any] = dramatiq.Message.decode(data)
     except (DecodeError, TypeError, KeyError, AttributeError):
         return None
-    return message if "redis_message_id" in message.options else None
+    return message if isinstance(message.options, dict) and "redis_message_id" in message.options else None

@@ -57,8 +57,8 @@ class Resources(Middleware):
             log.critical("worker_cannot_start", code=error.code, reason=str(error))
             raise WorkerCannotStart(str(error)) from None
         except Exception as error:
-            # Not to outlive it: Dramatiq would, with a worker that answers nothing.
-            log.critical("worker_cannot_start", exc_info=True)
+            # A missing extension, a provider that refuses the key: Dramatiq would log it and start without services.
+            log.critical("worker_cannot_start", code=KeepsakeError.code, exc_info=True)
             raise WorkerCannotStart(type(error).__name__) from error
 
     def after_worker_boot(self, _: dramatiq.Broker, worker: dramatiq.Worker) -> None:
