@@ -18,6 +18,9 @@ QUOTE_CHARS = 500
 #: The built-in reply as a whole: no further memory is quoted once it is this long.
 REPLY_CHARS = 4_000
 
+#: What is less likely to answer is not quoted.
+LEAST_SCORE = 0.25
+
 _HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 _KANA = re.compile(r"[\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f]")
 
@@ -41,7 +44,7 @@ class QuotingReplier:
     async def reply(self, message: MemoryUpdateMessage, prompt: Prompt) -> str:
         """The answer to `message`."""
         chinese = is_chinese(message.content)
-        memories = [memory for memory in prompt.memories if memory.source == "user"] or prompt.memories
+        memories = _answering(prompt.memories)
         if not memories:
             return "关于这件事，我还没有任何记忆。" if chinese else "I do not remember anything about that yet."
         lines = ["我记得：" if chinese else "Here is what I remember:"]
@@ -80,6 +83,17 @@ class OpenAIReplier:
         except Exception:
             log.exception("provider_failed", model=self._model)
         return await self._fallback.reply(message, prompt)
+
+
+def _answering(memories: list[Memory]) -> list[Memory]:
+    """Those that answer about as well as the best: a model would pick, and what is quoted will be remembered again."""
+    best = max((_score(memory) for memory in memories), default=0.0)
+    near = [memory for memory in memories if _score(memory) >= max(LEAST_SCORE, best / 2)]
+    return [memory for memory in near if memory.source == "user"] or near
+
+
+def _score(memory: Memory) -> float:
+    return 1.0 if memory.score is None else memory.score
 
 
 def is_chinese(text: str) -> bool:

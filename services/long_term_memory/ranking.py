@@ -30,7 +30,7 @@ Booleans = NDArray[np.bool_]
 DEFAULT_MIN_SCORE: Final = 0.05
 
 _ONLY_ASKS: Final = 2  # speech.Asks.ONLY
-_JUST_NOW: Final = 60.0  # seconds
+_JUST_NOW: Final = 5.0  # seconds: a pipeline searches for what was said as soon as it hears it
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,9 +111,15 @@ class WireClient:
             "long-term-memory-adapters run? `ltm status` tells"
         )
 
-    def search(self, user_id: str, query: str, limit: int = 5, timeout_s: float = 5.0) -> list[dict[str, Any]]:
-        """The user's memories, best first; raises as `ask` does."""
-        response = self.ask("search", user_id, {"query": query, "limit": limit}, timeout_s)
+    def search(
+        self, user_id: str, query: str, limit: int = 5, timeout_s: float = 5.0, **options: Any
+    ) -> list[dict[str, Any]]:
+        """The user's memories, best first; raises as `ask` does.
+
+        Args:
+            options: further fields of a search's data.
+        """
+        response = self.ask("search", user_id, {"query": query, "limit": limit, **options}, timeout_s)
         memories: list[dict[str, Any]] = response["memories"]
         return memories
 
