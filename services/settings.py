@@ -140,7 +140,9 @@ class Settings(BaseSettings):
         default=12_000, ge=500, le=1_000_000, description="Chat service: the longest prompt, in characters."
     )
 
-    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="How much is logged.")
+    ltm_log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="How much is logged: `debug`, `info`, `warning` or `error`."
+    )
 
     @property
     def broker(self) -> SecretStr:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import dramatiq
 
-from services.contract import AddData, LTMRequest, MemoryUpdateMessage, SearchData
+from services.contract import AddData, LTMRequest, MemoryUpdateMessage, SearchData, clean
 from services.errors import Expired
 from tasks import routes
 
@@ -50,5 +50,7 @@ def declare(broker: dramatiq.Broker, resources: Resources) -> None:
     def memory_add(request: dict[str, Any], received_at: float, enqueued_at: float) -> dict[str, Any]:
         asked = LTMRequest.model_validate(request)
         data = AddData.model_validate(asked.data)
-        memory = resources.memories.add(asked.user_id, data.content, data.metadata, asked.request_id, received_at)
+        # The answer carries the id as it came; what is stored with the memory must be storable.
+        request_id = clean(asked.request_id)
+        memory = resources.memories.add(asked.user_id, data.content, data.metadata, request_id, received_at)
         return {"memories": [memory]}

@@ -1,0 +1,33 @@
+"""README says what is true."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from services.settings import Settings
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def settings_table() -> str:
+    """The rows of the settings table, as `Settings` has them."""
+    rows = []
+    for name, field in Settings.model_fields.items():
+        default = field.default.get_secret_value() if isinstance(field.default, SecretStr) else field.default
+        shown = "" if default is None else f"`{str(default).lower() if isinstance(default, bool) else default}`"
+        rows.append(f"| `{name.upper()}` | {shown} | {field.description} |")
+    return "\n".join(rows)
+
+
+def test_the_settings_table_is_that_of_the_code() -> None:
+    """Given the table in README, I expect a row for every setting, with its default and what it is."""
+    table = README.read_text().partition("|---|---|---|\n")[2].partition("\n<!-- /settings -->")[0]
+    assert settings_table() == table.strip()
+
+
+def test_the_example_for_foreign_services_is_short() -> None:
+    """Given the plain redis-py example, I expect its function to be no longer than the 15 lines promised."""
+    example = README.read_text().partition("import json, time, uuid, redis")[2].partition("```")[0]
+    assert len([line for line in example.splitlines() if line.strip()]) <= 15
