@@ -22,7 +22,6 @@ from pydantic import (
     Field,
     ValidationError,
     field_serializer,
-    field_validator,
     model_validator,
 )
 
@@ -150,10 +149,6 @@ def _limit(value: Any) -> Any:
     return value
 
 
-def _object_or_empty(value: Any) -> Any:
-    return {} if value is None else value
-
-
 Id = Annotated[str, BeforeValidator(_readable_id), AfterValidator(_not_blank), AfterValidator(_short_enough)]
 # Other people's ids that are only kept: cleaned like a text, because they are never answered with.
 KeptId = Annotated[
@@ -164,7 +159,7 @@ KeptId = Annotated[
     AfterValidator(_short_enough),
 ]
 Text = Annotated[str, BeforeValidator(clean), AfterValidator(_not_blank)]
-JSONObject = Annotated[dict[str, Any], BeforeValidator(_object_or_empty), AfterValidator(clean)]
+JSONObject = Annotated[dict[str, Any], AfterValidator(clean)]
 Limit = Annotated[int, BeforeValidator(_limit), Field(ge=1, le=MAX_LIMIT)]
 Deadline = Annotated[int, BeforeValidator(_limit), Field(ge=1, le=600_000)]
 Timestamp = Annotated[float, BeforeValidator(parse_timestamp)]
@@ -176,9 +171,17 @@ def json_number(seconds: float) -> int | float:
 
 
 class WireModel(BaseModel):
-    """A frozen model of something on the wire; unknown fields are ignored."""
+    """A frozen model of something on the wire; unknown fields are ignored, and null means what leaving out means."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        required = {name for name, field in cls.model_fields.items() if field.is_required()}
+        return {name: value for name, value in data.items() if value is not None or name in required}
 
 
 class MemoryUpdateMessage(WireModel):
@@ -191,13 +194,6 @@ class MemoryUpdateMessage(WireModel):
     meta: JSONObject = Field(default_factory=dict)
     message_id: KeptId | None = None
     task_id: KeptId | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _missing_is_absent(cls, data: Any) -> Any:
-        # A publisher that writes null means what one that leaves the field out means.
-        optional = ("timestamp", "message_id", "task_id")
-        return {k: v for k, v in data.items() if not (v is None and k in optional)} if isinstance(data, dict) else data
 
     @property
     def session_id(self) -> str | None:
@@ -233,11 +229,6 @@ class SearchData(WireModel):
     explain: bool = False
     timings: bool = False
     deadline_ms: Deadline | None = None
-
-    @field_validator("filters", mode="before")
-    @classmethod
-    def _null_filters(cls, filters: Any) -> Any:
-        return SearchFilters() if filters is None else filters
 
 
 class AddData(WireModel):

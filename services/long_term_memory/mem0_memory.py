@@ -6,16 +6,20 @@ the same attributes to parts that it is given; tests/unit/test_mem0.py fails whe
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import openai
 from mem0.configs.base import MemoryConfig
 from mem0.embeddings.base import EmbeddingBase
+from mem0.exceptions import LLMError
 from mem0.llms.base import LLMBase
 from mem0.memory.main import Memory
 from mem0.utils.factory import LlmFactory
 from mem0.vector_stores.base import VectorStoreBase
 
-from services.errors import InvalidSetting
+from services.errors import InvalidSetting, Unavailable
 from services.long_term_memory.embedders import base_url_option
 from services.long_term_memory.history import PostgresHistory
 from services.settings import Settings
@@ -64,3 +68,15 @@ def build_llm(settings: Settings) -> LLMBase | None:
         _, config_class = LlmFactory.provider_to_class[provider]
         config[base_url_option("LTM_LLM_BASE_URL", provider, config_class)] = settings.ltm_llm_base_url
     return LlmFactory.create(provider, config)
+
+
+@contextmanager
+def provider_errors() -> Iterator[None]:
+    """Turn an embedder or LLM that fails for now into `Unavailable`; one that refuses for good stays what it is."""
+    try:
+        yield
+    except (LLMError, openai.APIError) as error:
+        cause = error.__cause__ if isinstance(error, LLMError) else error
+        if isinstance(cause, openai.APIConnectionError | openai.RateLimitError | openai.InternalServerError):
+            raise Unavailable(f"the provider does not answer: {type(cause).__name__}") from error
+        raise

@@ -6,8 +6,7 @@ import json
 import math
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -15,15 +14,13 @@ from hashlib import sha256
 from typing import Any
 
 import numpy as np
-import openai
-from mem0.exceptions import LLMError
 from numpy.typing import NDArray
 
 from services.contract import Memory, MemoryUpdateMessage, SearchData, encode_user_id
-from services.errors import Expired, Unavailable
+from services.errors import Expired
 from services.long_term_memory import ranking
 from services.long_term_memory.database import database_errors
-from services.long_term_memory.mem0_memory import Mem0Memory
+from services.long_term_memory.mem0_memory import Mem0Memory, provider_errors
 from services.long_term_memory.recall import recall
 from services.long_term_memory.store import MemoryStore
 
@@ -98,7 +95,7 @@ class MemoryService:
         if self._mem0.llm is None:
             return self.index_many([update])
         role = "assistant" if update.source == "ai" else "user"
-        with database_errors(), _provider_errors():
+        with database_errors(), provider_errors():
             added = self._mem0.add(
                 [{"role": role, "content": update.content}],
                 user_id=encode_user_id(update.user_id),
@@ -167,7 +164,7 @@ class MemoryService:
             raise Expired(f"the search came to its turn {-left * 1000:.0f} ms after its deadline")
         key = encode_user_id(user_id)
         clock = _Stopwatch()
-        with database_errors(), _provider_errors():
+        with database_errors(), provider_errors():
             vector = self._embed_query(search.query) if left > self._embedding_takes else None
             clock.lap("embed_ms")
             conversation = self._store.conversation(key, vector)
@@ -202,7 +199,7 @@ class MemoryService:
         """What Mem0's `add(infer=False)` does for one message at a time, for many, and once for the same one."""
         if not utterances:
             return
-        with database_errors(), _provider_errors():
+        with database_errors(), provider_errors():
             contents = [utterance.content for utterance in utterances]
             vectors = self._mem0.embedding_model.embed_batch(contents, "add")
             payloads = [{**utterance.payload, "data": utterance.content} for utterance in utterances]
@@ -276,15 +273,3 @@ def _parts(ranked: ranking.Ranking, place: int) -> dict[str, float]:
     return {
         name: round(float(getattr(ranked, name)[place]), 3) for name in ("meaning", "words", "session", "utterance")
     }
-
-
-@contextmanager
-def _provider_errors() -> Iterator[None]:
-    """Turn an embedder or LLM that fails for now into `Unavailable`; one that refuses for good stays what it is."""
-    try:
-        yield
-    except (LLMError, openai.APIError) as error:
-        cause = error.__cause__ if isinstance(error, LLMError) else error
-        if isinstance(cause, openai.APIConnectionError | openai.RateLimitError | openai.InternalServerError):
-            raise Unavailable(f"the provider does not answer: {type(cause).__name__}") from error
-        raise

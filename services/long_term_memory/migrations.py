@@ -99,10 +99,7 @@ MIGRATIONS: tuple[Migration, ...] = (
         content text NOT NULL,
         payload jsonb NOT NULL,
         terms bytea NOT NULL,
-        asks smallint NOT NULL,
-        script smallint NOT NULL,
-        speaker bigint NOT NULL,
-        fingerprint bigint NOT NULL,
+        traits bytea NOT NULL,
         vector halfvec({dimensions}) NOT NULL
     ) WITH (
         toast_tuple_target = 8160,  -- vectors stay beside their rows, where a scan finds them
@@ -115,7 +112,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     -- session. An index row holds 2,704 bytes: larger vectors than these stay in the table.
     DO $$ BEGIN
         EXECUTE 'CREATE INDEX memories_of_user ON memories (user_number, session, said_at, number)'
-            ' INCLUDE (source, asks, script, speaker, fingerprint, terms'
+            ' INCLUDE (traits, terms'
             || CASE WHEN {dimensions} <= 480 THEN ', vector)' ELSE ')' END;
     END $$;
     """,

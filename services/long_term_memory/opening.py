@@ -14,7 +14,7 @@ from services.long_term_memory import ranking
 from services.long_term_memory.database import database_errors, open_pool
 from services.long_term_memory.embedders import build_embedder
 from services.long_term_memory.history import PostgresHistory
-from services.long_term_memory.mem0_memory import Mem0Memory, build_llm
+from services.long_term_memory.mem0_memory import Mem0Memory, build_llm, provider_errors
 from services.long_term_memory.memory_service import MemoryService
 from services.long_term_memory.migrations import migrate
 from services.long_term_memory.profile_service import ProfileService
@@ -59,12 +59,13 @@ def open_long_term_memory(
     Raises:
         InvalidSetting: an embedder or LLM that does not exist.
         EmbeddingDimensionMismatch: the table was filled by another embedder.
-        Unavailable: the database does not answer.
+        Unavailable: the database or the embedder does not answer.
     """
     embedder = build_embedder(settings)
     llm = build_llm(settings)
     # Asking the embedder is the only way to know the size of its vectors, and it warms it.
-    dimensions = len(embedder.embed("Where were we?", "search"))
+    with provider_errors():
+        dimensions = len(embedder.embed("Where were we?", "search"))
     pool = open_pool(settings.database_url.get_secret_value(), connections + 1)
     try:
         with database_errors(), pool.connection() as connection:
@@ -79,7 +80,7 @@ def open_long_term_memory(
 
 
 def wait_and_open(settings: Settings, connections: int, patience_s: float = 60.0) -> LongTermMemory:
-    """`open_long_term_memory`, waiting for a database that is still on its way up.
+    """`open_long_term_memory`, waiting for a database or an embedder that is still on its way up.
 
     Raises:
         Unavailable: it did not come within `patience_s`; and what `open_long_term_memory` raises.
@@ -93,6 +94,6 @@ def wait_and_open(settings: Settings, connections: int, patience_s: float = 60.0
             if time.monotonic() >= give_up:
                 raise
             if not said:
-                log.warning("database_awaited", reason=str(error))
+                log.warning("start_awaits", reason=str(error))
                 said = True
             time.sleep(0.2)

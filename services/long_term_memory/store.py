@@ -30,22 +30,22 @@ from services.long_term_memory import speech, words
 #: Of a longer memory, the first so many terms can be found by word: an index row of PostgreSQL holds 2,704 bytes.
 MOST_TERMS = 400
 
+#: What is judged of a memory's text once, when it is stored, as the column `traits` holds it.
+TRAITS = np.dtype(
+    [("from_ai", "?"), ("asks", "i1"), ("script", "i1"), ("length", "<u2"), ("speaker", "<i8"), ("fingerprint", "<i8")]
+)
+
 _POSTGRES_EPOCH = datetime(2000, 1, 1, tzinfo=UTC).timestamp()
 
 # The columns that rank a memory, each packed into one value: a heavy user's 50,000 rows cost more to take apart in
 # Python than to find in PostgreSQL. The name, the function that packs one, and numpy's type for it.
-_PACKED: tuple[tuple[str, str, str], ...] = (
-    ("number", "int8send(number)", ">i8"),
-    ("session", "int8send(session)", ">i8"),
-    ("said_at", "timestamptz_send(said_at)", ">i8"),
-    ("from_ai", "boolsend(source = 'ai')", "?"),
-    ("asks", "int2send(asks)", ">i2"),
-    ("script", "int2send(script)", ">i2"),
-    ("speaker", "int8send(speaker)", ">i8"),
-    ("fingerprint", "int8send(fingerprint)", ">i8"),
-    ("length", "int4send(octet_length(terms) / 4)", ">i4"),
-    ("terms", "terms", "<u4"),
-    ("distance", "float8send(coalesce(vector <=> %(vector)s::halfvec, 'NaN'))", ">f8"),
+_PACKED: tuple[tuple[str, str, np.dtype[Any]], ...] = (
+    ("number", "int8send(number)", np.dtype(">i8")),
+    ("session", "int8send(session)", np.dtype(">i8")),
+    ("said_at", "timestamptz_send(said_at)", np.dtype(">i8")),
+    ("traits", "traits", TRAITS),
+    ("terms", "terms", np.dtype("<u4")),
+    ("distance", "float8send(coalesce(vector <=> %(vector)s::halfvec, 'NaN'))", np.dtype(">f8")),
 )
 _COLUMNS = sql.SQL(
     "SELECT "  # noqa: S608 - constants
@@ -95,12 +95,15 @@ class MemoryStore(VectorStoreBase):  # type: ignore[misc]  # Mem0 has no types
             row = connection.execute(_COLUMNS, values, binary=True).fetchone()
         assert row is not None  # noqa: S101 - an aggregate always has one row
         raw = {name: np.frombuffer(data, dtype) for (name, _, dtype), data in zip(_PACKED, row, strict=True)}
+        traits = raw["traits"]
         return Conversation(
-            timestamp=raw.pop("said_at") / 1e6 + _POSTGRES_EPOCH,
-            cosine=1.0 - raw.pop("distance").astype(np.float64),
-            from_ai=raw.pop("from_ai"),
-            terms=raw.pop("terms"),
-            **{name: column.astype(np.int64) for name, column in raw.items()},
+            number=raw["number"].astype(np.int64),
+            session=raw["session"].astype(np.int64),
+            timestamp=raw["said_at"] / 1e6 + _POSTGRES_EPOCH,
+            from_ai=traits["from_ai"],
+            **{name: traits[name].astype(np.int64) for name in ("asks", "script", "length", "speaker", "fingerprint")},
+            terms=raw["terms"],
+            cosine=1.0 - raw["distance"].astype(np.float64),
         )
 
     def payloads(self, user_id: str, numbers: Sequence[int]) -> dict[int, OutputData]:
@@ -212,10 +215,7 @@ class MemoryStore(VectorStoreBase):  # type: ignore[misc]  # Mem0 has no types
         return {"name": "memories", "count": row and row[0], "size": row and row[1]}
 
 
-_COLUMN_NAMES = (
-    "session", "said_at", "source", "content", "payload", "terms",
-    "asks", "script", "speaker", "fingerprint", "vector",
-)  # fmt: skip
+_COLUMN_NAMES = ("session", "said_at", "source", "content", "payload", "terms", "traits", "vector")
 _VALUES = ", ".join(f"%({name})s" + ("::halfvec" if name == "vector" else "") for name in _COLUMN_NAMES)
 _INSERT = (
     f"INSERT INTO memories (id, user_number, {', '.join(_COLUMN_NAMES)})"  # noqa: S608 - constants
@@ -232,19 +232,26 @@ def memory_row(memory_id: str, vector: Sequence[float], payload: dict[str, Any])
     """
     content = payload["data"]
     said_at = payload.get("timestamp")
+    source = payload.get("source", "user")
+    terms = hashed_terms(words.terms(content)[:MOST_TERMS])
+    judged = (
+        source == "ai",
+        speech.asks(content),
+        speech.script(content),
+        len(terms),
+        hashed(speech.speaker(content)),
+        hashed(speech.fingerprint(content)),
+    )
     return {
         "id": memory_id,
         "user_id": payload["user_id"],
         "session": hashed(payload.get("session_id") or ""),
         "said_at": datetime.now(UTC) if said_at is None else datetime.fromtimestamp(said_at, UTC),
-        "source": payload.get("source", "user"),
+        "source": source,
         "content": content,
         "payload": Jsonb(_kept(payload)),
-        "terms": hashed_terms(words.terms(content)[:MOST_TERMS]).tobytes(),
-        "asks": int(speech.asks(content)),
-        "script": speech.script(content),
-        "speaker": hashed(speech.speaker(content)),
-        "fingerprint": hashed(speech.fingerprint(content)),
+        "terms": terms.tobytes(),
+        "traits": np.array(judged, TRAITS).tobytes(),
         "vector": _literal(vector),
     }
 

@@ -1,0 +1,564 @@
+"""The waking broker on real servers, and what it relies on inside Dramatiq 2.2.
+
+Each test has a namespace of its own, so the machine's own Redis may be used by others meanwhile.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import threading
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import dramatiq
+import pytest
+import redis
+from dramatiq.brokers import redis as dramatiq_redis
+from dramatiq.brokers.redis import RedisBroker, _RedisConsumer
+from dramatiq.common import current_millis
+from dramatiq.errors import ConnectionClosed
+from dramatiq.middleware import Middleware, Retries
+
+from tasks import broker as our_broker
+from tasks.broker import HEARTBEAT_TIMEOUT_MS, WakingConsumer, WakingRedisBroker, build_broker
+from tests.support import wait_until
+
+MACHINES_REDIS = "redis://127.0.0.1:6379/9"
+QUEUE = "things"
+#: Long enough for the consumer to wait in Redis, short enough to stop soon.
+WORKER_TIMEOUT_MS = 300
+
+
+class Site:
+    """One server, one namespace on it, and the brokers and workers of a test there."""
+
+    def __init__(self, url: str) -> None:
+        self.namespace = f"test-{uuid.uuid4().hex}"
+        self._url = f"{url}?client_name={self.namespace}"
+        self.client = redis.Redis.from_url(url)
+        self._brokers: list[WakingRedisBroker] = []
+        self._workers: list[dramatiq.Worker] = []
+
+    def broker(self, *middleware: Middleware) -> WakingRedisBroker:
+        """A broker as a worker process of its own would have it."""
+        broker = build_broker(self._url, middleware)
+        assert isinstance(broker, WakingRedisBroker)
+        broker.namespace = self.namespace
+        broker.declare_queue(QUEUE)
+        self._brokers.append(broker)
+        return broker
+
+    def worker(self, broker: WakingRedisBroker, threads: int = 2) -> dramatiq.Worker:
+        worker = dramatiq.Worker(broker, worker_timeout=WORKER_TIMEOUT_MS, worker_threads=threads)
+        worker.start()
+        self._workers.append(worker)
+        return worker
+
+    def stop(self, worker: dramatiq.Worker) -> None:
+        self._workers.remove(worker)
+        worker.stop(timeout=20_000)
+
+    def key(self, name: str) -> str:
+        return f"{self.namespace}:{name}"
+
+    def keys(self) -> set[str]:
+        """The keys of this test, without its namespace."""
+        prefix = f"{self.namespace}:"
+        return {key.decode().removeprefix(prefix) for key in self.client.scan_iter(f"{prefix}*", count=1_000)}
+
+    def waiting(self) -> list[str]:
+        """The ids of the connections of this test that are blocked in Redis just now."""
+        return [
+            each["id"]
+            for each in self.client.client_list()
+            if each["name"] == self.namespace and "b" in each["flags"] and each["cmd"] == "blmove"
+        ]
+
+    def close(self) -> None:
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(self.stop, list(self._workers)))
+        for broker in self._brokers:
+            broker.close()
+        if keys := self.keys():
+            self.client.delete(*(self.key(key) for key in keys))
+        self.client.close()
+
+
+@pytest.fixture(params=["Valkey", "Redis"])
+def site(request: pytest.FixtureRequest) -> Iterator[Site]:
+    """A site on embedded Valkey, and on the machine's Redis where there is one."""
+    if request.param == "Valkey":
+        url = request.getfixturevalue("valkey_url")
+    else:
+        url = MACHINES_REDIS
+        with redis.Redis.from_url(url, socket_connect_timeout=1) as client:
+            try:
+                client.ping()
+            except redis.RedisError as error:
+                pytest.skip(f"no Redis on this machine at {url}: {error}")
+    site = Site(url)
+    yield site
+    site.close()
+
+
+class Notes:
+    """What an actor was called with, in order."""
+
+    def __init__(self) -> None:
+        self.taken: list[Any] = []
+
+    def actor(self, broker: WakingRedisBroker, **options: Any) -> dramatiq.Actor[[Any], None]:
+        """An actor that notes its argument."""
+
+        @dramatiq.actor(broker=broker, actor_name="note", queue_name=QUEUE, **options)
+        def note(thing: Any) -> None:
+            self.taken.append(thing)
+
+        return note
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Consumers that compare notes with Redis far more often than every 5 s."""
+    monkeypatch.setattr(our_broker, "RECONCILE_SECONDS", 0.1)
+
+
+# What is relied on inside Dramatiq
+
+
+def test_a_consumer_is_made_as_ours_expects() -> None:
+    """Given Dramatiq's private consumer, I expect its constructor to take what ours passes on."""
+    assert list(inspect.signature(_RedisConsumer.__init__).parameters) == [
+        "self",
+        "broker",
+        "queue_name",
+        "prefetch",
+        "timeout",
+    ]
+
+
+def test_the_broker_asks_for_its_class_of_consumer() -> None:
+    """Given Dramatiq's broker, I expect `consumer_class` to be what it makes consumers of."""
+    assert "self.consumer_class(self, queue_name, prefetch, timeout)" in inspect.getsource(RedisBroker.consume)
+
+
+def test_ours_overrides_methods_that_there_are() -> None:
+    """Given the public methods of our consumer, I expect Dramatiq's to have each: a renamed one would not be called."""
+    ours = {name for name in vars(WakingConsumer) if not name.startswith("_") or name in ("__init__", "__next__")}
+
+    assert ours - set(dir(_RedisConsumer)) == set()
+
+
+def test_dramatiq_knows_no_other_methods_of_a_consumer() -> None:
+    """Given Dramatiq's consumer, I expect ours to override every method that touches Redis."""
+    theirs = {name for name, member in vars(_RedisConsumer).items() if callable(member) or isinstance(member, property)}
+
+    assert theirs - set(vars(WakingConsumer)) == set()
+
+
+def test_the_commands_of_the_script_are_known() -> None:
+    """Given dispatch.lua, I expect the commands that ours sends and no new ones that would want a look."""
+    script = dramatiq_redis._scripts["dispatch"].decode()
+
+    assert set(re.findall(r'command == "(\w+)"', script)) == {
+        "enqueue",
+        "fetch",
+        "requeue",
+        "ack",
+        "nack",
+        "purge",
+        "qsize",
+    }
+
+
+def test_the_keys_are_known(site: Site) -> None:
+    """Given one message waiting and one fetched, I expect just the keys that ours reads by name."""
+    broker = site.broker()
+    note = Notes().actor(broker)
+    note.send(1)
+    note.send(2)
+
+    broker.do_fetch(QUEUE, 1)
+
+    assert site.keys() == {QUEUE, f"{QUEUE}.msgs", f"__acks__.{broker.broker_id}.{QUEUE}", "__heartbeats__"}
+
+
+# Waking
+
+
+def test_an_idle_consumer_is_woken_by_each_message(site: Site) -> None:
+    """Given a consumer that waits in Redis for up to a minute, I expect each message to reach it as it is pushed.
+
+    Twenty of them, one after another: if any had to wait for the time to be up, the socket would time out before.
+    """
+    broker = site.broker()
+    note = Notes().actor(broker)
+    consumer = broker.consume(QUEUE, prefetch=1, timeout=60_000)
+    broker.client.connection_pool.connection_kwargs["socket_timeout"] = 30
+    delivered: list[Any] = []
+
+    def consume() -> None:
+        for message in consumer:
+            assert message is not None, "the wait was over before a message came"
+            delivered.append(message.args[0])
+            consumer.ack(message)
+            if len(delivered) == 20:
+                return
+
+    thread = threading.Thread(target=consume, daemon=True)
+    thread.start()
+    for number in range(20):
+        wait_until(site.waiting, 20, "the consumer to wait in Redis")
+        note.send(number)
+        wait_until(lambda n=number: len(delivered) > n, 20, "the message to arrive")  # type: ignore[misc]
+    thread.join(timeout=20)
+
+    assert delivered == list(range(20))
+
+
+def test_messages_are_run_first_come_first(site: Site) -> None:
+    """Given messages on one queue and one thread to run them, I expect the order they were sent in."""
+    broker, notes = site.broker(), Notes()
+    note = notes.actor(broker)
+    for number in range(20):
+        note.send(number)
+
+    site.worker(broker, threads=1)
+    wait_until(lambda: len(notes.taken) == 20, description="every message")
+
+    assert notes.taken == list(range(20))
+
+
+def test_waiting_changes_nothing(site: Site) -> None:
+    """Given a worker that has looked at its empty queues many times, I expect no list, and nothing that grows."""
+    site.worker(site.broker())
+
+    def looks() -> int:
+        return int(site.client.info("commandstats").get("cmdstat_blmove", {}).get("calls", 0))
+
+    before = looks()
+    wait_until(lambda: looks() > before + 6, 30, "several looks")
+
+    assert site.keys() == {"__heartbeats__"}
+
+
+def test_several_workers_share_a_queue(site: Site) -> None:
+    """Given three workers on one queue, all of them woken by each push, I expect every message run, and once."""
+    notes = Notes()
+    brokers = [site.broker() for _ in range(3)]
+    actors = [notes.actor(broker) for broker in brokers]
+    for broker in brokers:
+        site.worker(broker)
+
+    for number in range(60):
+        actors[number % 3].send(number)
+    wait_until(lambda: len(notes.taken) >= 60 and brokers[0].do_qsize(QUEUE) == 0, 30, "every message")
+
+    assert sorted(notes.taken) == list(range(60))
+
+
+def test_nothing_is_left_of_messages_that_were_run(site: Site) -> None:
+    """Given messages that were run, I expect no trace of them in Redis."""
+    broker, notes = site.broker(), Notes()
+    note = notes.actor(broker)
+    site.worker(broker)
+    for number in range(20):
+        note.send(number)
+
+    wait_until(lambda: len(notes.taken) == 20 and broker.do_qsize(QUEUE) == 0, description="every message")
+
+    assert site.keys() == {"__heartbeats__"}
+
+
+def test_more_messages_than_can_be_prefetched_are_run(site: Site) -> None:
+    """Given far more messages than one thread may hold, I expect the wait for a free slot to end each time."""
+    broker, notes = site.broker(), Notes()
+    note = notes.actor(broker)
+    for number in range(200):
+        note.send(number)
+
+    site.worker(broker, threads=1)
+
+    wait_until(lambda: len(notes.taken) == 200, 30, "every message")
+
+
+# Delays
+
+
+def test_a_retry_is_run(site: Site) -> None:
+    """Given an actor that fails at first, I expect its message to come back through the queue of delayed ones."""
+    broker = site.broker(Retries())
+    tries: list[int] = []
+
+    @dramatiq.actor(broker=broker, queue_name=QUEUE, min_backoff=50, max_backoff=50)
+    def fail_twice() -> None:
+        tries.append(len(tries))
+        if len(tries) < 3:
+            raise ZeroDivisionError
+
+    fail_twice.send()
+    site.worker(broker)
+    wait_until(lambda: len(tries) == 3 and broker.do_qsize(QUEUE) == 0, 30, "the third try")
+
+    assert site.keys() == {"__heartbeats__"}
+
+
+def test_a_delayed_message_is_not_run_before_its_time(site: Site) -> None:
+    """Given a message with a delay, I expect it run, and not before the moment it was put off to."""
+    broker = site.broker()
+    ran_at: list[int] = []
+
+    @dramatiq.actor(broker=broker, queue_name=QUEUE)
+    def note_time() -> None:
+        ran_at.append(current_millis())
+
+    site.worker(broker)
+    message = note_time.send_with_options(delay=400)
+    wait_until(lambda: ran_at, 30, "the delayed message")
+
+    assert ran_at[0] >= message.options["eta"]
+
+
+def test_a_delayed_message_holds_nobody_up(site: Site) -> None:
+    """Given a message put off for an hour, I expect one sent after it to run now."""
+    broker, notes = site.broker(), Notes()
+    note = notes.actor(broker)
+    site.worker(broker)
+
+    note.send_with_options(args=("later",), delay=3_600_000)
+    note.send("now")
+
+    wait_until(lambda: notes.taken, 20, "the message that is not delayed")
+    assert notes.taken == ["now"]
+
+
+# Shutdown
+
+
+def test_prefetched_messages_go_back_at_shutdown(site: Site) -> None:
+    """Given a worker that is stopped with messages it has fetched and not begun, I expect another one to run them."""
+    broker, notes, begun, go_on = site.broker(), Notes(), threading.Event(), threading.Event()
+
+    @dramatiq.actor(broker=broker, actor_name="note", queue_name=QUEUE)
+    def hold(number: int) -> None:
+        begun.set()
+        go_on.wait(20)
+
+    for number in range(4):
+        hold.send(number)
+    first = site.worker(broker, threads=1)
+    acks = site.key(f"__acks__.{broker.broker_id}.{QUEUE}")
+    wait_until(lambda: begun.is_set() and site.client.scard(acks) == 2, description="one run and one prefetched")
+    stopping = threading.Thread(target=site.stop, args=[first])
+    stopping.start()
+    wait_until(lambda: not first.workers[0].running, description="the stop")
+    go_on.set()
+    stopping.join(timeout=20)
+
+    another = site.broker()
+    notes.actor(another)
+    site.worker(another)
+    wait_until(lambda: len(notes.taken) == 3, description="the messages that were given back")
+    assert sorted(notes.taken) == [1, 2, 3]
+
+
+def test_delayed_messages_go_back_at_shutdown(site: Site) -> None:
+    """Given a worker that is stopped while it holds a delayed message, I expect the message back on its queue."""
+    broker = site.broker()
+    note = Notes().actor(broker)
+    worker = site.worker(broker)
+    note.send_with_options(args=("later",), delay=3_600_000)
+    wait_until(
+        lambda: site.client.scard(site.key(f"__acks__.{broker.broker_id}.{QUEUE}.DQ")) == 1,
+        description="the worker to hold it",
+    )
+
+    site.stop(worker)
+
+    assert site.client.llen(site.key(f"{QUEUE}.DQ")) == 1
+
+
+# What goes wrong
+
+UNDECODABLE = {
+    "not JSON": b"garbage",
+    "a list": b"[]",
+    "not a message": b'{"hello": "world"}',
+    "a message without an id": b'{"queue_name": "things", "actor_name": "note", "args": [1], "kwargs": {},'
+    b' "options": {}, "message_id": "m", "message_timestamp": 1}',
+    "a message without options": b'{"queue_name": "things", "actor_name": "note", "args": [1], "kwargs": {},'
+    b' "options": null, "message_id": "m", "message_timestamp": 1}',
+}
+
+
+def push(site: Site, redis_id: str, data: bytes | None) -> None:
+    if data is not None:
+        site.client.hset(site.key(f"{QUEUE}.msgs"), redis_id, data)
+    site.client.rpush(site.key(QUEUE), redis_id)
+
+
+@pytest.mark.parametrize("data", UNDECODABLE.values(), ids=UNDECODABLE)
+def test_an_undecodable_message_is_put_aside(site: Site, data: bytes) -> None:
+    """Given something that is no message on the queue, I expect it among the dead letters as it was."""
+    push(site, "bad", data)
+
+    site.worker(site.broker())
+    wait_until(lambda: site.client.zcard(site.key(f"{QUEUE}.XQ")), 20, "the dead letter")
+
+    assert site.client.hgetall(site.key(f"{QUEUE}.XQ.msgs")) == {b"bad": data}
+
+
+@pytest.mark.parametrize("data", UNDECODABLE.values(), ids=UNDECODABLE)
+def test_the_rest_of_its_batch_is_run(site: Site, data: bytes) -> None:
+    """Given a batch with something undecodable in the middle, I expect the messages around it to run."""
+    broker, notes = site.broker(), Notes()
+    note = notes.actor(broker)
+    note.send(1)
+    push(site, "bad", data)
+    note.send(2)
+
+    site.worker(broker, threads=2)
+    wait_until(lambda: len(notes.taken) == 2, 20, "both messages")
+
+    assert sorted(notes.taken) == [1, 2]
+
+
+def test_an_id_without_a_message_is_forgotten(site: Site) -> None:
+    """Given an id whose message is gone, I expect no trace of it after a while."""
+    push(site, "gone", None)
+
+    site.worker(site.broker())
+
+    wait_until(lambda: site.keys() == {"__heartbeats__"}, 20, "the id to be forgotten")
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_fetch_whose_answer_was_lost_is_made_up_for(site: Site) -> None:
+    """Given messages that Redis handed to this process and that never arrived, I expect them to run all the same."""
+    broker, notes = site.broker(), Notes()
+    note = notes.actor(broker)
+    for number in range(3):
+        note.send(number)
+    broker.do_fetch(QUEUE, 2)  # and the answer is dropped
+
+    site.worker(broker)
+    wait_until(lambda: len(notes.taken) == 3 and broker.do_qsize(QUEUE) == 0, 20, "the stranded messages")
+
+    assert sorted(notes.taken) == [0, 1, 2]
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_message_that_is_running_is_not_taken_for_lost(site: Site) -> None:
+    """Given an actor that runs for longer than the interval of comparing, I expect its message to run once."""
+    broker, notes, go_on = site.broker(), Notes(), threading.Event()
+
+    @dramatiq.actor(broker=broker, queue_name=QUEUE)
+    def hold(number: int) -> None:
+        notes.taken.append(number)
+        go_on.wait(20)
+
+    compared: list[None] = []
+    smembers = broker.client.smembers
+
+    def counted(name: Any) -> Any:
+        compared.append(None)
+        return smembers(name)
+
+    broker.client.smembers = counted  # type: ignore[method-assign]
+    hold.send(1)
+    site.worker(broker)
+    wait_until(lambda: notes.taken and len(compared) > 5, 30, "several comparisons")
+    go_on.set()
+    wait_until(lambda: broker.do_qsize(QUEUE) == 0, description="the end of the actor")
+
+    assert notes.taken == [1]
+
+
+def test_the_messages_of_a_dead_worker_come_back(site: Site) -> None:
+    """Given messages held by a worker that has not been heard of for longer than allowed, I expect them to run."""
+    dead, notes = site.broker(), Notes()
+    note = notes.actor(dead)
+    note.send(1)
+    note.send(2)
+    dead.do_fetch(QUEUE, 2)
+    long_ago = current_millis() - HEARTBEAT_TIMEOUT_MS - 1
+    site.client.zadd(site.key("__heartbeats__"), {dead.broker_id: long_ago})
+
+    another = site.broker()
+    notes.actor(another)
+    site.worker(another)
+    wait_until(lambda: len(notes.taken) == 2, 20, "the dead worker's messages")
+
+    assert sorted(notes.taken) == [1, 2]
+
+
+def test_the_messages_of_a_live_worker_stay(site: Site) -> None:
+    """Given messages held by a worker that was heard of just now, I expect another one's fetch not to take them."""
+    alive = site.broker()
+    Notes().actor(alive).send(1)
+    alive.do_fetch(QUEUE, 1)
+
+    assert site.broker().do_fetch(QUEUE, 1) == []
+
+
+def test_a_lost_connection_loses_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a server that closes the connections of a worker that waits, I expect the next message to run, once."""
+    monkeypatch.setattr("dramatiq.worker.CONSUMER_RESTART_DELAY_SECS", 0.1)
+    broker, notes = site.broker(), Notes()
+    note = notes.actor(broker)
+    site.worker(broker)
+    wait_until(lambda: len(site.waiting()) == 2, 20, "both consumers to wait")
+    for client_id in site.waiting():
+        site.client.client_kill_filter(_id=client_id)
+
+    for number in range(3):
+        wait_until(lambda n=number: _sent(note, n), 20, "a connection to send on")  # type: ignore[misc]
+    wait_until(lambda: len(notes.taken) == 3 and broker.do_qsize(QUEUE) == 0, 20, "the messages")
+
+    assert sorted(notes.taken) == [0, 1, 2]
+
+
+def _sent(actor: dramatiq.Actor[[Any], None], thing: Any) -> bool:
+    try:
+        actor.send(thing)
+    except (redis.ConnectionError, dramatiq.BrokerConnectionError):
+        return False
+    return True
+
+
+@pytest.mark.parametrize("error", [redis.ConnectionError, redis.TimeoutError])
+def test_a_lost_connection_is_one_that_dramatiq_knows(
+    site: Site, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    """Given either of redis-py's errors, which are no relations, I expect the one after which Dramatiq reconnects."""
+    broker = site.broker()
+    consumer = broker.consume(QUEUE, timeout=1_000)
+
+    def lose(*_: Any) -> None:
+        raise error("gone")
+
+    monkeypatch.setattr(broker.client, "blmove", lose)
+
+    with pytest.raises(ConnectionClosed):
+        next(consumer)
+
+
+@pytest.mark.parametrize("name", ["ack", "nack"])
+def test_a_message_that_could_not_be_settled_stays_held(site: Site, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Given a server that is away when a message is done, I expect it held: Dramatiq tries again until it is back."""
+    broker = site.broker()
+    Notes().actor(broker).send(1)
+    consumer = broker.consume(QUEUE)
+    message = next(consumer)
+
+    def lose(*_: Any) -> None:
+        raise redis.TimeoutError("gone")
+
+    monkeypatch.setattr(broker, f"do_{name}", lose, raising=False)
+    with pytest.raises(ConnectionClosed):
+        getattr(consumer, name)(message)
+
+    assert broker.held[QUEUE] == {message.options["redis_message_id"]}  # type: ignore[union-attr]

@@ -1,0 +1,199 @@
+"""Profiles on a real PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from psycopg_pool import ConnectionPool
+
+from services.contract import decode_user_id
+from services.errors import MessageTooLarge, ProfileConflict, Unavailable
+from services.long_term_memory.database import open_pool
+from services.long_term_memory.profile_service import MAX_PROFILE_BYTES, Profile, ProfileService
+
+STRANGE_IDS = [
+    "*",
+    " u1 ",
+    "u1",
+    "anna lee",
+    "用户一",
+    '{"ne": "x"}',
+    "x" * 500,
+    "'; drop table profiles",
+    "a\0b",
+    "\ud800",
+]
+
+
+@pytest.fixture
+def pool(database: str) -> Iterator[ConnectionPool]:
+    with open_pool(database, 8) as pool:
+        yield pool
+
+
+@pytest.fixture
+def profiles(pool: ConnectionPool) -> ProfileService:
+    return ProfileService(pool)
+
+
+def history(pool: ConnectionPool) -> list[tuple[Any, ...]]:
+    with pool.connection() as connection:
+        return connection.execute(
+            "SELECT user_id, version, patch, request_id, changed_at FROM profile_history ORDER BY user_id, version"
+        ).fetchall()
+
+
+def test_an_unknown_user_has_an_empty_profile(profiles: ProfileService) -> None:
+    """Given a user nobody wrote about, I expect an empty profile at version 0."""
+    assert profiles.get("nobody") == Profile({}, 0, None)
+
+
+def test_asking_creates_nothing(profiles: ProfileService, pool: ConnectionPool) -> None:
+    """Given a get of an unknown user, I expect no row to be left behind."""
+    profiles.get("nobody")
+
+    with pool.connection() as connection:
+        assert connection.execute("SELECT count(*) FROM profiles").fetchone() == (0,)
+
+
+def test_what_was_written_is_read(profiles: ProfileService) -> None:
+    """Given a patch on nothing, I expect its values at version 1, and the same to be read."""
+    written = profiles.update("u1", {"name": "Lin", "likes": {"drink": "茶"}})
+
+    assert (profiles.get("u1"), written.version) == (written, 1)
+
+
+def test_a_patch_merges(profiles: ProfileService) -> None:
+    """Given a second patch, I expect the first one's values kept where it does not speak of them."""
+    profiles.update("u1", {"name": "Lin", "likes": {"drink": "tea", "pet": "cat"}})
+
+    assert profiles.update("u1", {"likes": {"drink": None}, "age": 30}).values == {
+        "name": "Lin",
+        "likes": {"pet": "cat"},
+        "age": 30,
+    }
+
+
+def test_two_patches_at_once_both_survive(profiles: ProfileService) -> None:
+    """Given forty patches from eight threads, I expect every one of them in the profile."""
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda n: profiles.update("u1", {f"k{n}": n}), range(40)))
+
+    assert profiles.get("u1").values == {f"k{n}": n for n in range(40)}
+
+
+def test_every_patch_at_once_is_a_version(profiles: ProfileService, pool: ConnectionPool) -> None:
+    """Given patches from many threads, I expect their versions to count on without a gap."""
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda n: profiles.update("u1", {"n": n}), range(20)))
+
+    assert [row[1] for row in history(pool)] == list(range(1, 21))
+
+
+def test_the_expected_version_is_written(profiles: ProfileService) -> None:
+    """Given a write that expects the version there is, I expect it to be taken."""
+    profiles.update("u1", {"name": "Lin"}, expected_version=0)
+
+    assert profiles.update("u1", {"age": 30}, expected_version=1).version == 2
+
+
+@pytest.mark.parametrize("expected", [0, 2])
+def test_a_stale_write_is_refused(profiles: ProfileService, expected: int) -> None:
+    """Given a write that expects another version, I expect a conflict that says both."""
+    profiles.update("u1", {"name": "Lin"})
+
+    with pytest.raises(ProfileConflict, match=f"expected_version is {expected} and the profile is at version 1"):
+        profiles.update("u1", {"name": "Eve"}, expected_version=expected)
+
+
+def test_a_refused_write_changes_nothing(profiles: ProfileService, pool: ConnectionPool) -> None:
+    """Given a refused write, I expect the profile and its history as they were."""
+    before = profiles.update("u1", {"name": "Lin"})
+
+    with pytest.raises(ProfileConflict):
+        profiles.update("u1", {"name": "Eve"}, expected_version=0)
+
+    assert (profiles.get("u1"), len(history(pool))) == (before, 1)
+
+
+def test_a_refused_first_write_leaves_no_profile(profiles: ProfileService) -> None:
+    """Given a first write that expects a version there cannot be, I expect the user still unknown."""
+    with pytest.raises(ProfileConflict):
+        profiles.update("u1", {"name": "Lin"}, expected_version=5)
+
+    assert profiles.get("u1") == Profile()
+
+
+def test_of_two_writes_that_expect_one_version_one_wins(profiles: ProfileService) -> None:
+    """Given eight writes at once that all expect version 0, I expect one to be taken and seven refused."""
+
+    def write(number: int) -> bool:
+        try:
+            profiles.update("u1", {"n": number}, expected_version=0)
+        except ProfileConflict:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as threads:
+        taken = list(threads.map(write, range(8)))
+
+    assert taken.count(True) == 1
+
+
+def test_every_change_is_kept(profiles: ProfileService, pool: ConnectionPool) -> None:
+    """Given two changes, I expect each one's patch, version, request and time in the history."""
+    first = profiles.update("u1", {"name": "Lin"}, request_id="r1")
+    second = profiles.update("u1", {"name": None}, request_id="r2")
+
+    assert history(pool) == [
+        ("u1", 1, {"name": "Lin"}, "r1", first.updated_at),
+        ("u1", 2, {"name": None}, "r2", second.updated_at),
+    ]
+
+
+def test_a_strange_request_id_can_be_kept(profiles: ProfileService, pool: ConnectionPool) -> None:
+    """Given a request id that PostgreSQL could not store as it is, I expect it kept in its encoding."""
+    profiles.update("u1", {"name": "Lin"}, request_id="r\0\ud800")
+
+    assert [decode_user_id(row[3]) for row in history(pool)] == ["r\0\ud800"]
+
+
+def test_strange_users_are_each_their_own(profiles: ProfileService) -> None:
+    """Given ids that look like wildcards, queries and attacks, I expect a profile of its own for each."""
+    for user_id in STRANGE_IDS:
+        profiles.update(user_id, {"me": STRANGE_IDS.index(user_id)})
+
+    assert [profiles.get(user_id).values["me"] for user_id in STRANGE_IDS] == list(range(len(STRANGE_IDS)))
+
+
+def test_a_profile_may_not_grow_for_ever(profiles: ProfileService) -> None:
+    """Given a patch that would make a profile too large, I expect it refused with both sizes."""
+    with pytest.raises(MessageTooLarge, match=f"{MAX_PROFILE_BYTES} are allowed"):
+        profiles.update("u1", {"x": "y" * MAX_PROFILE_BYTES})
+
+
+def test_numbers_come_back_as_they_were(profiles: ProfileService) -> None:
+    """Given numbers of all sizes, I expect the same ones to be read."""
+    numbers = {"int": 2**63, "float": 0.1, "tiny": 1e-300, "whole": 1.0}
+
+    profiles.update("u1", numbers)
+
+    assert profiles.get("u1").values == numbers
+
+
+def test_a_database_that_is_away_is_unavailable(database: str) -> None:
+    """Given a pool whose database is gone, I expect Unavailable: asking again may help."""
+    pool = open_pool(database, 1)
+    pool.close()
+
+    with pytest.raises(Unavailable):
+        ProfileService(pool).get("u1")
+
+
+def test_a_server_that_is_not_there_is_unavailable() -> None:
+    """Given an address where nobody listens, I expect Unavailable."""
+    with pytest.raises(Unavailable, match="PostgreSQL does not answer"):
+        open_pool("postgresql://postgres@127.0.0.1:1/keepsake", 1)

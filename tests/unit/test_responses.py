@@ -1,0 +1,242 @@
+"""An actor's outcome becomes a response: when it is final, once, and whatever it was."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import dramatiq
+import fakeredis
+import pytest
+from dramatiq.brokers.stub import StubBroker
+from dramatiq.middleware import Retries
+from redis.client import PubSub
+from structlog.testing import capture_logs
+
+from adapters.ltm_responses import Responses
+from services.contract import LTMRequest, Memory
+from services.errors import ProfileConflict, Unavailable
+from tasks import routes
+from tests.support import wait_until
+
+SECRET = "the user's own words"
+
+
+@dataclass
+class Stage:
+    """A worker whose actor `memory.search` does what a test says, and whoever listens to the responses."""
+
+    server: fakeredis.FakeServer
+    broker: StubBroker
+    pubsub: PubSub
+    does: list[Callable[[], dict[str, Any]]] = field(default_factory=list)
+    runs: int = 0
+
+    def ask(self, request_id: str = "r1") -> None:
+        """Ask, and wait until the worker is done with it."""
+        request = LTMRequest(request_id=request_id, type="search", user_id="u1", data={"query": SECRET})
+        self.broker.enqueue(routes.request_message(request, 1.5))
+        self.broker.join("interactive", timeout=10_000, fail_fast=False)
+
+    def run(self) -> dict[str, Any]:
+        self.runs += 1
+        return self.does.pop(0)()
+
+    def answers(self) -> list[dict[str, Any]]:
+        """The responses since the last call; the worker is done, so they are all there."""
+        found = []
+        while message := self.pubsub.get_message():
+            found.append(json.loads(message["data"]))
+        return found
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    server = fakeredis.FakeServer()
+    with fakeredis.FakeRedis(server=server) as publisher, fakeredis.FakeRedis(server=server) as listener:
+        # The worker's own order: Responses sees the verdict of Retries.
+        broker = StubBroker(middleware=[Responses(publisher, "ltm_responses"), Retries()])
+        with listener.pubsub(ignore_subscribe_messages=True) as pubsub:
+            pubsub.subscribe("ltm_responses")
+            pubsub.get_message()
+            stage = Stage(server, broker, pubsub)
+
+            @dramatiq.actor(
+                broker=broker,
+                actor_name="memory.search",
+                queue_name="interactive",
+                max_retries=2,
+                min_backoff=1,
+                max_backoff=2,
+                throws=ProfileConflict,
+            )
+            def search(request: dict[str, Any], received_at: float, enqueued_at: float) -> dict[str, Any]:
+                return stage.run()
+
+            worker = dramatiq.Worker(broker, worker_timeout=100, worker_threads=1)
+            worker.start()
+            yield stage
+            worker.stop()
+        broker.close()
+
+
+def succeed() -> dict[str, Any]:
+    return {"memories": [Memory(id="m1", content="I like tea", score=0.5, timestamp=1.0)]}
+
+
+def be_unavailable() -> dict[str, Any]:
+    raise Unavailable("PostgreSQL does not answer")
+
+
+def conflict() -> dict[str, Any]:
+    raise ProfileConflict(1, 2)
+
+
+def crash() -> dict[str, Any]:
+    raise ZeroDivisionError(SECRET)
+
+
+def test_what_the_actor_returns_is_answered(stage: Stage) -> None:
+    """Given an actor that succeeds, I expect its fields in the response, with the asker's ids."""
+    stage.does = [succeed]
+
+    stage.ask()
+
+    (response,) = stage.answers()
+    assert (response["request_id"], response["user_id"], response["success"], response["error"]) == (
+        "r1",
+        "u1",
+        True,
+        None,
+    )
+    assert [memory["content"] for memory in response["memories"]] == ["I like tea"]
+
+
+def test_a_domain_error_is_answered_in_its_words(stage: Stage) -> None:
+    """Given an actor that refuses, I expect the error's code and words, and no success."""
+    stage.does = [conflict]
+
+    stage.ask()
+
+    (response,) = stage.answers()
+    assert (response["success"], response["error"]) == (
+        False,
+        "conflict: expected_version is 1 and the profile is at version 2",
+    )
+
+
+def test_a_failure_carries_the_six_fields(stage: Stage) -> None:
+    """Given an actor that refuses, I expect the six fields all the same."""
+    stage.does = [conflict]
+
+    stage.ask()
+
+    assert set(stage.answers()[0]) == {"request_id", "user_id", "success", "memories", "user_profile", "error"}
+
+
+def test_an_unexpected_error_is_answered_without_its_words(stage: Stage) -> None:
+    """Given a crash whose message quotes the user, I expect `internal:` and the kind of error, and no quote."""
+    stage.does = [crash] * 3
+
+    stage.ask()
+
+    assert [response["error"] for response in stage.answers()] == ["internal: ZeroDivisionError"]
+
+
+def test_a_retry_that_succeeds_is_answered_once(stage: Stage) -> None:
+    """Given an actor that succeeds at its second try, I expect one answer, and that it is the success."""
+    stage.does = [be_unavailable, succeed]
+
+    stage.ask()
+
+    assert [response["success"] for response in stage.answers()] == [True]
+
+
+def test_retries_are_answered_at_their_end_alone(stage: Stage) -> None:
+    """Given an actor that fails every time, I expect one answer after the last try."""
+    stage.does = [be_unavailable] * 3
+
+    stage.ask()
+
+    assert [response["error"] for response in stage.answers()] == ["unavailable: PostgreSQL does not answer"]
+    assert stage.runs == 3
+
+
+def test_an_error_that_no_retry_mends_is_answered_at_once(stage: Stage) -> None:
+    """Given an error that the actor declares as final, I expect the answer after one try."""
+    stage.does = [conflict]
+
+    stage.ask()
+
+    assert stage.runs == 1
+
+
+def test_a_response_that_cannot_be_published_does_not_hurt_its_message(stage: Stage) -> None:
+    """Given a Redis that is away when the answer is ready, I expect the message done: its work is."""
+
+    def succeed_as_redis_goes() -> dict[str, Any]:
+        stage.server.connected = False
+        return succeed()
+
+    stage.does = [succeed_as_redis_goes]
+    stage.ask()
+    stage.server.connected = True
+
+    assert (stage.runs, stage.broker.dead_letters) == (1, [])
+
+
+def test_a_response_that_cannot_be_published_does_not_hurt_the_next(stage: Stage) -> None:
+    """Given a Redis that was away for one answer, I expect the next one."""
+
+    def succeed_as_redis_goes() -> dict[str, Any]:
+        stage.server.connected = False
+        return succeed()
+
+    stage.does = [succeed_as_redis_goes, succeed]
+    stage.ask("r1")
+    stage.server.connected = True
+    stage.ask("r2")
+
+    assert [response["request_id"] for response in stage.answers()] == ["r2"]
+
+
+def test_a_response_that_cannot_be_published_is_logged(stage: Stage) -> None:
+    """Given a Redis that is away, I expect a line with the request's id."""
+
+    def succeed_as_redis_goes() -> dict[str, Any]:
+        stage.server.connected = False
+        return succeed()
+
+    stage.does = [succeed_as_redis_goes]
+    with capture_logs() as lines:
+        stage.ask()
+    stage.server.connected = True
+
+    assert [line["request_id"] for line in lines if line["event"] == "response_not_published"] == ["r1"]
+
+
+def test_no_content_is_logged_with_a_response(stage: Stage) -> None:
+    """Given an answer, I expect its line in the log to name ids and nothing that was said."""
+    stage.does = [succeed]
+
+    with capture_logs() as lines:
+        stage.ask()
+
+    assert "tea" not in str(lines)
+
+
+def test_an_event_is_answered_to_nobody(stage: Stage) -> None:
+    """Given an actor message without a request, as memory.index has, I expect no response."""
+    done = []
+
+    @dramatiq.actor(broker=stage.broker, actor_name="memory.index", queue_name="index")
+    def index(update: dict[str, Any]) -> None:
+        done.append(update)
+
+    index.send(update={"user_id": "u1"})
+    wait_until(lambda: done, description="the event")
+    stage.broker.join("index", timeout=10_000)
+
+    assert stage.answers() == []

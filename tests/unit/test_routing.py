@@ -1,0 +1,386 @@
+"""From the wire to the actor: which request goes where, and what becomes of those that go nowhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, cast
+
+import dramatiq
+import fakeredis
+import pytest
+from dramatiq.brokers.stub import StubBroker
+from redis.client import PubSub
+
+from adapters import ltm_requests, memory_updates
+from adapters.loop import Loop
+from adapters.ltm_requests import RequestAdapter
+from adapters.ltm_responses import Responses
+from adapters.memory_updates import UpdateAdapter
+from adapters.rejected import KEPT, Rejected
+from services.contract import (
+    REJECTED_STREAM,
+    REQUEST_TYPES,
+    LTMRequest,
+    MemoryUpdateMessage,
+    RequestType,
+)
+from services.errors import InvalidJSON
+from tasks import memories, profiles, routes
+from tasks.resources import Resources
+from tests.support import wait_until
+
+MAX_CHARS = 1_000
+UPDATE = {"user_id": "u1", "content": "I like tea", "source": "user", "timestamp": 1_712_345_678, "meta": {"a": 1}}
+EXPECTED = {
+    "search": ("memory.search", "interactive"),
+    "add": ("memory.add", "writes"),
+    "profile_get": ("profile.get", "interactive"),
+    "profile_update": ("profile.update", "writes"),
+}
+
+
+@pytest.fixture
+def broker() -> Iterator[StubBroker]:
+    """A broker with every actor of ours declared; nothing consumes it."""
+    broker = StubBroker(middleware=[dramatiq.middleware.Retries()])
+    resources = cast(Resources, None)  # the actors are declared here and never run
+    memories.declare(broker, resources)
+    profiles.declare(broker, resources)
+    yield broker
+    broker.close()
+
+
+@pytest.fixture
+def client() -> Iterator[fakeredis.FakeRedis]:
+    with fakeredis.FakeRedis() as client:
+        yield client
+
+
+@pytest.fixture
+def answers(client: fakeredis.FakeRedis) -> Iterator[PubSub]:
+    """A subscription to the responses, made before anything is asked."""
+    with client.pubsub(ignore_subscribe_messages=True) as pubsub:  # type: ignore[no-untyped-call]
+        pubsub.subscribe("ltm_responses")
+        pubsub.get_message()
+        yield pubsub
+
+
+@pytest.fixture
+def requests(client: fakeredis.FakeRedis, broker: StubBroker) -> RequestAdapter:
+    responses = Responses(client, "ltm_responses")
+    return RequestAdapter(
+        client, "ltm_requests", broker, responses, Rejected(client, "ltm_requests"), max_content_chars=MAX_CHARS
+    )
+
+
+@pytest.fixture
+def updates(client: fakeredis.FakeRedis, broker: StubBroker) -> UpdateAdapter:
+    adapter = UpdateAdapter(client, "memory_updates", broker, Rejected(client, "memory_updates"), MAX_CHARS)
+    adapter.listen()
+    adapter.turn()  # the confirmation
+    return adapter
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Turns that find nothing return at once, so that a loop can be stopped at once."""
+    monkeypatch.setattr(ltm_requests, "WAIT_SECONDS", 0.02)
+    monkeypatch.setattr(memory_updates, "WAIT_SECONDS", 0.02)
+
+
+def asked(kind: str, request_id: str = "r1") -> bytes:
+    data = {"query": "tea?", "content": "I like tea", "updates": {"drink": "tea"}}
+    return json.dumps({"request_id": request_id, "type": kind, "user_id": "u1", "data": data}).encode()
+
+
+def taken(broker: StubBroker, queue: str) -> list[dramatiq.Message[Any]]:
+    """The messages on an actor queue, first come first."""
+    found = []
+    while not broker.queues[queue].empty():
+        found.append(dramatiq.Message.decode(broker.queues[queue].get_nowait()))
+    return found
+
+
+def answer(answers: PubSub) -> dict[str, Any]:
+    message = wait_until(answers.get_message, description="a response")
+    response: dict[str, Any] = json.loads(message["data"])
+    return response
+
+
+def rejected(client: fakeredis.FakeRedis) -> list[dict[str, str]]:
+    entries: Any = client.xrange(REJECTED_STREAM)
+    return [{name.decode(): value.decode() for name, value in entry.items()} for _, entry in entries]
+
+
+# Routes
+
+
+@pytest.mark.parametrize("kind", REQUEST_TYPES)
+def test_each_type_has_its_actor_on_its_queue(kind: RequestType) -> None:
+    """Given a request of a type, I expect a message for the actor that serves it, on the queue of its hurry."""
+    message = routes.request_message(LTMRequest(request_id="r1", type=kind, user_id="u1"), 1.5)
+
+    assert (message.actor_name, message.queue_name) == EXPECTED[kind]
+
+
+def test_an_event_is_indexed() -> None:
+    """Given an event, I expect a message for memory.index on the bulk queue."""
+    message = routes.index_message(MemoryUpdateMessage.model_validate(UPDATE))
+
+    assert (message.actor_name, message.queue_name) == ("memory.index", "index")
+
+
+@pytest.mark.parametrize("route", [*routes.BY_TYPE.values(), routes.INDEX], ids=lambda route: route.actor)
+def test_every_route_leads_to_a_declared_actor(broker: StubBroker, route: routes.Route) -> None:
+    """Given a route, I expect the worker to declare its actor on that very queue."""
+    assert broker.get_actor(route.actor).queue_name == route.queue
+
+
+def test_every_declared_actor_is_on_a_route(broker: StubBroker) -> None:
+    """Given the actors of the worker, I expect a way to each of them."""
+    assert broker.get_declared_actors() == {route.actor for route in [*routes.BY_TYPE.values(), routes.INDEX]}
+
+
+def test_a_request_reaches_its_actor_whole() -> None:
+    """Given a request, I expect the actor to read the same one out of its message."""
+    request = LTMRequest(request_id="\ud800", type="search", user_id="用户一", data={"query": "tea?"})
+
+    message = dramatiq.Message.decode(routes.request_message(request, 1.5).encode())
+
+    assert LTMRequest.model_validate(message.kwargs["request"]) == request
+    assert message.kwargs["received_at"] == 1.5
+
+
+def test_an_event_reaches_its_actor_whole() -> None:
+    """Given an event, I expect the actor to read the same one out of its message."""
+    update = MemoryUpdateMessage.model_validate({**UPDATE, "message_id": "m1", "timestamp": 1.25})
+
+    message = dramatiq.Message.decode(routes.index_message(update).encode())
+
+    assert MemoryUpdateMessage.model_validate(message.kwargs["update"]) == update
+
+
+# Requests
+
+
+@pytest.mark.parametrize("kind", REQUEST_TYPES)
+def test_a_request_on_the_list_is_handed_on(
+    client: fakeredis.FakeRedis, broker: StubBroker, requests: RequestAdapter, kind: str
+) -> None:
+    """Given a request on the list, I expect it on the queue of its actor after one turn."""
+    client.lpush("ltm_requests", asked(kind))
+
+    requests.turn()
+
+    actor, queue = EXPECTED[kind]
+    assert [message.actor_name for message in taken(broker, queue)] == [actor]
+
+
+def test_requests_are_served_first_come_first(
+    client: fakeredis.FakeRedis, broker: StubBroker, requests: RequestAdapter
+) -> None:
+    """Given three requests that were LPUSHed, I expect them handed on in the order they were pushed in."""
+    for number in range(3):
+        client.lpush("ltm_requests", asked("search", f"r{number}"))
+
+    for _ in range(3):
+        requests.turn()
+
+    assert [m.kwargs["request"]["request_id"] for m in taken(broker, "interactive")] == ["r0", "r1", "r2"]
+
+
+def test_a_turn_without_a_request_does_nothing(
+    impatient: None, client: fakeredis.FakeRedis, requests: RequestAdapter
+) -> None:
+    """Given an empty list, I expect a turn to leave Redis empty."""
+    requests.turn()
+
+    assert client.keys() == []
+
+
+def test_an_invalid_request_is_answered(client: fakeredis.FakeRedis, requests: RequestAdapter, answers: PubSub) -> None:
+    """Given an invalid request with a readable id, I expect an error response and all six fields of it."""
+    client.lpush("ltm_requests", json.dumps({"request_id": "r1", "user_id": "u1", "type": "search", "data": []}))
+
+    requests.turn()
+
+    response = answer(answers)
+    assert response.pop("error").startswith("invalid_request: data: ")
+    assert response == {"request_id": "r1", "user_id": "u1", "success": False, "memories": [], "user_profile": {}}
+
+
+def test_an_unknown_type_is_answered_with_the_four(
+    client: fakeredis.FakeRedis, requests: RequestAdapter, answers: PubSub
+) -> None:
+    """Given an unknown type, I expect an answer that names the four."""
+    client.lpush("ltm_requests", asked("forget"))
+
+    requests.turn()
+
+    assert answer(answers)["error"] == (
+        'unknown_type: type is "forget"; it must be one of search, add, profile_get, profile_update'
+    )
+
+
+def test_an_invalid_request_without_a_user_is_answered(
+    client: fakeredis.FakeRedis, requests: RequestAdapter, answers: PubSub
+) -> None:
+    """Given a request that lacks its user_id, I expect an answer with an empty one."""
+    client.lpush("ltm_requests", json.dumps({"request_id": "r1", "type": "search", "data": {"query": "x"}}))
+
+    requests.turn()
+
+    assert answer(answers)["user_id"] == ""
+
+
+def test_an_invalid_request_is_not_handed_on(
+    client: fakeredis.FakeRedis, broker: StubBroker, requests: RequestAdapter
+) -> None:
+    """Given an invalid request, I expect no actor to see it."""
+    client.lpush("ltm_requests", json.dumps({"request_id": "r1", "user_id": "u1", "type": "search", "data": []}))
+
+    requests.turn()
+
+    assert taken(broker, "interactive") == []
+
+
+def test_what_nobody_can_be_answered_about_is_kept(client: fakeredis.FakeRedis, requests: RequestAdapter) -> None:
+    """Given a request without a readable id, I expect where, why and what in the stream of the rejected."""
+    client.lpush("ltm_requests", "hello")
+
+    requests.turn()
+
+    (entry,) = rejected(client)
+    assert entry.pop("reason").startswith("invalid_json: not JSON")
+    assert entry == {"at": "ltm_requests", "message": "hello"}
+
+
+# Rejected
+
+
+def test_the_first_thousand_characters_are_kept(client: fakeredis.FakeRedis) -> None:
+    """Given a long rejected message, I expect its first 1,000 characters, not bytes."""
+    Rejected(client, "here").take(("茶" * 1_500).encode(), InvalidJSON("no"))
+
+    assert rejected(client)[0]["message"] == "茶" * 1_000
+
+
+def test_bytes_that_are_no_utf8_are_kept_readable(client: fakeredis.FakeRedis) -> None:
+    """Given invalid UTF-8, I expect what can be read of it."""
+    Rejected(client, "here").take(b"tea \xff", InvalidJSON("no"))
+
+    assert rejected(client)[0]["message"] == "tea \ufffd"
+
+
+def test_the_stream_is_capped(client: fakeredis.FakeRedis) -> None:
+    """Given far more rejected messages than are kept, I expect the stream not to grow for ever."""
+    taker = Rejected(client, "here")
+
+    for _ in range(KEPT + 500):
+        taker.take(b"x", InvalidJSON("no"))
+
+    assert client.xlen(REJECTED_STREAM) < KEPT + 200
+
+
+def test_every_rejected_message_is_counted(client: fakeredis.FakeRedis) -> None:
+    """Given rejected messages, I expect them counted."""
+    taker = Rejected(client, "here")
+
+    taker.take(b"x", InvalidJSON("no"))
+    taker.take(b"y", InvalidJSON("no"))
+
+    assert taker.count == 2
+
+
+# Events
+
+
+def test_a_published_event_is_handed_on(
+    client: fakeredis.FakeRedis, broker: StubBroker, updates: UpdateAdapter
+) -> None:
+    """Given an event on the channel, I expect it on the index queue after one turn."""
+    client.publish("memory_updates", json.dumps(UPDATE))
+
+    updates.turn()
+
+    assert [message.actor_name for message in taken(broker, "index")] == ["memory.index"]
+
+
+def test_an_invalid_event_is_kept(client: fakeredis.FakeRedis, updates: UpdateAdapter) -> None:
+    """Given an invalid event, which nobody waits for an answer to, I expect where, why and what in the stream."""
+    raw = json.dumps({**UPDATE, "content": " ", "request_id": "r1"})
+    client.publish("memory_updates", raw)
+
+    updates.turn()
+
+    assert rejected(client) == [
+        {"at": "memory_updates", "reason": "invalid_request: content: must not be blank", "message": raw}
+    ]
+
+
+def test_events_are_heard_again_after_a_lost_connection(
+    client: fakeredis.FakeRedis, broker: StubBroker, updates: UpdateAdapter
+) -> None:
+    """Given a second listen, as the loop calls after a lost connection, I expect events to arrive, and once each."""
+    updates.listen()
+    updates.turn()
+    client.publish("memory_updates", json.dumps(UPDATE))
+
+    for _ in range(2):
+        updates.turn()
+
+    assert len(taken(broker, "index")) == 1
+
+
+# Loops
+
+BAD = [
+    b"hello",
+    b"\xff\xfe",
+    b"[]",
+    b"null",
+    b'{"x": NaN}',
+    b"[" * 100_000,
+    b'"' + b"x" * 2_000_000 + b'"',
+    b"{}",
+    b'{"user_id": null}',
+    b'{"request_id": "bad", "type": "forget"}',
+]
+
+
+@pytest.mark.usefixtures("impatient")
+def test_the_loop_of_requests_outlives_bad_ones(
+    client: fakeredis.FakeRedis, broker: StubBroker, requests: RequestAdapter
+) -> None:
+    """Given bad requests among good ones, I expect every good one to be handed on, in order."""
+    for number, raw in enumerate(BAD):
+        client.lpush("ltm_requests", raw, asked("search", f"r{number}"))
+    loop = Loop("ltm_requests", requests.turn)
+    loop.start()
+
+    wait_until(lambda: broker.queues["interactive"].qsize() == len(BAD), description="the good requests")
+    loop.stop()
+    loop.join()
+
+    ids = [message.kwargs["request"]["request_id"] for message in taken(broker, "interactive")]
+    assert (ids, loop.failures) == ([f"r{number}" for number in range(len(BAD))], 0)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_the_loop_of_events_outlives_bad_ones(
+    client: fakeredis.FakeRedis, broker: StubBroker, updates: UpdateAdapter
+) -> None:
+    """Given bad events among good ones, I expect every good one to be handed on."""
+    loop = Loop("memory_updates", updates.turn, connect=updates.listen)
+    loop.start()
+    wait_until(lambda: client.pubsub_numsub("memory_updates")[0][1], description="the subscription")
+
+    for raw in BAD:
+        client.publish("memory_updates", raw)
+        client.publish("memory_updates", json.dumps(UPDATE))
+    wait_until(lambda: broker.queues["index"].qsize() == len(BAD), description="the good events")
+    loop.stop()
+    loop.join()
+
+    assert (len(rejected(client)), loop.failures) == (len(BAD), 0)

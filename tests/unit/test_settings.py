@@ -1,0 +1,195 @@
+"""The settings: read once, frozen, silent about passwords, clear about what is wrong."""
+
+from __future__ import annotations
+
+import os
+import pickle
+
+import pytest
+from pydantic import ValidationError
+
+from services.errors import InvalidSetting
+from services.settings import Settings, load_settings, mask_url
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of the settings of whoever runs the tests."""
+    for name in Settings.model_fields:
+        for variable in os.environ.keys() & {name, name.upper()}:
+            monkeypatch.delenv(variable)
+
+
+def test_nothing_needs_to_be_set() -> None:
+    """Given no variable at all, I expect the contract's own names."""
+    settings = load_settings()
+
+    assert (settings.ltm_requests_queue, settings.ltm_responses_channel, settings.memory_updates_channel) == (
+        "ltm_requests",
+        "ltm_responses",
+        "memory_updates",
+    )
+
+
+def test_a_setting_is_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a variable, I expect its value in the field of its name."""
+    monkeypatch.setenv("LTM_SEARCH_TIMEOUT_MS", "750")
+
+    assert load_settings().ltm_search_timeout_ms == 750
+
+
+@pytest.mark.parametrize(("value", "on"), [("false", False), ("0", False), ("no", False), ("true", True), ("1", True)])
+def test_a_flag_understands_the_usual_words(monkeypatch: pytest.MonkeyPatch, value: str, on: bool) -> None:
+    """Given a flag in one of the usual words, I expect what it says."""
+    monkeypatch.setenv("ENABLE_LTM", value)
+
+    assert load_settings().enable_ltm is on
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Given a variable that is empty, as compose passes those that nobody set, I expect the default."""
+    monkeypatch.setenv(name.upper(), "")
+
+    assert getattr(load_settings(), name) == Settings.model_fields[name].get_default()
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_is_described(name: str) -> None:
+    """Given any setting, I expect a description: README's table is made of them."""
+    assert Settings.model_fields[name].description
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_is_frozen(name: str) -> None:
+    """Given loaded settings, I expect none of them to be changed by whoever they are handed to."""
+    settings = load_settings()
+
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(settings, name, getattr(settings, name))
+
+
+def test_the_broker_is_the_pipelines_redis() -> None:
+    """Given no BROKER_URL, I expect the workers' queues in the pipeline's Redis."""
+    assert load_settings(redis_url="redis://r:1/2").broker.get_secret_value() == "redis://r:1/2"
+
+
+def test_the_broker_may_be_another_server() -> None:
+    """Given a BROKER_URL, I expect the queues there."""
+    assert load_settings(broker_url="redis://b:1/2").broker.get_secret_value() == "redis://b:1/2"
+
+
+WRONG = {
+    "a URL of another scheme": ("REDIS_URL", "http://r:1", "http://r:1", "redis://"),
+    "a path for a database": ("DATABASE_URL", "/var/db", "/var/db", "postgresql://"),
+    "a broker of another kind": ("BROKER_URL", "kafka://b", "kafka://b", "redis://"),
+    "a flag in other words": ("ENABLE_LTM", "maybe", "maybe", "boolean"),
+    "a number in words": ("LTM_SEARCH_TIMEOUT_MS", "soon", "soon", "integer"),
+    "a number too small": ("LTM_SEARCH_TIMEOUT_MS", "0", "0", "greater than or equal to 1"),
+    "a number too large": ("LTM_MAX_CONTENT_CHARS", "250001", "250001", "less than or equal to 250000"),
+    "a fraction of a message": ("MEMORY_MAX_MESSAGES", "1.5", "1.5", "integer"),
+    "no time at all": ("MEMORY_TTL_HOURS", "0", "0", "greater than 0"),
+    "not a number": ("MEMORY_TTL_HOURS", "nan", "nan", "less than or equal to 87600"),
+    "an unknown level": ("LTM_LOG_LEVEL", "loud", "loud", "'debug', 'info', 'warning' or 'error'"),
+    "too long a name": ("LTM_REQUESTS_QUEUE", "x" * 201, "x" * 201, "at most 200 characters"),
+}
+
+
+@pytest.mark.parametrize(("variable", "value", "shown", "allowed"), WRONG.values(), ids=WRONG)
+def test_a_wrong_value_is_named_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, shown: str, allowed: str
+) -> None:
+    """Given a value that is not allowed, I expect one line with the variable, the value and what is allowed."""
+    monkeypatch.setenv(variable, value)
+
+    with pytest.raises(InvalidSetting) as refused:
+        load_settings()
+
+    line = str(refused.value)
+    assert "\n" not in line
+    assert line.startswith(f"{variable} is {shown!r}; allowed: ")
+    assert allowed in line.partition("; allowed: ")[2]
+
+
+LEAKS = {
+    "another scheme": ("REDIS_URL", "http://user:hush@host/0"),
+    "no scheme": ("REDIS_URL", "user:hush@host:6379/0"),
+    "a password alone": ("REDIS_URL", ":hush@host:6379"),
+    "a broken port": ("REDIS_URL", "http://:hush@host:port]/0"),
+    "a broken host": ("DATABASE_URL", "mysql://user:hush@[host/db"),
+    "a password in the query": ("DATABASE_URL", "mysql://host/db?user=u&password=hush"),
+    "libpq's keywords": ("DATABASE_URL", "host=db user=u password=hush"),
+    "an at sign in the password": ("BROKER_URL", "http://user:hush@hush@host/0"),
+    "a user name that is the secret": ("BROKER_URL", "hush@host"),
+}
+
+
+@pytest.mark.parametrize(("variable", "value"), LEAKS.values(), ids=LEAKS)
+def test_a_wrong_url_keeps_its_password(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    """Given a wrong URL with a password in it, I expect an error that does not show the password."""
+    monkeypatch.setenv(variable, value)
+
+    with pytest.raises(InvalidSetting) as refused:
+        load_settings()
+
+    assert "hush" not in str(refused.value)
+
+
+def test_the_cause_of_an_error_is_not_chained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a wrong URL, I expect no exception behind the error: pydantic's would print the value in a traceback."""
+    monkeypatch.setenv("REDIS_URL", "http://user:hush@host/0")
+
+    with pytest.raises(InvalidSetting) as refused:
+        load_settings()
+
+    assert refused.value.__suppress_context__
+
+
+SECRETS = {
+    "redis_url": "redis://user:hush@host:6379/0",
+    "database_url": "postgresql://user:hush@host/db",
+    "broker_url": "redis://:hush@host/1",
+    "ltm_embedder_api_key": "hush",
+    "ltm_llm_api_key": "hush",
+    "openai_api_key": "hush",
+}
+
+
+@pytest.mark.parametrize(
+    "written", [repr, str, lambda settings: settings.model_dump_json()], ids=["repr", "str", "json"]
+)
+@pytest.mark.parametrize("name", SECRETS)
+def test_settings_never_show_a_secret(name: str, written: object) -> None:
+    """Given a password or key, I expect it in no form of the settings that a log could hold."""
+    settings = load_settings(**{name: SECRETS[name]})
+
+    assert callable(written)
+    assert "hush" not in written(settings)
+
+
+def test_the_secret_itself_can_be_had() -> None:
+    """Given a URL with a password, I expect whoever connects to get all of it."""
+    assert load_settings(**SECRETS).redis_url.get_secret_value() == SECRETS["redis_url"]
+
+
+def test_equal_settings_survive_a_copy() -> None:
+    """Given settings, I expect a pickled copy to equal them, so that a child process may be handed them."""
+    settings = load_settings(**SECRETS)
+
+    assert pickle.loads(pickle.dumps(settings)) == settings
+
+
+MASKED = {
+    "redis://host:6379/0": "redis://host:6379/0",
+    "redis://:hush@host:6379/0": "redis://:***@host:6379/0",
+    "postgresql://user:hush@host/db?sslmode=require": "postgresql://user:***@host/db?sslmode=require",
+    "postgresql://user:hu%40sh@[::1]:5432/db": "postgresql://user:***@[::1]:5432/db",
+    "postgresql:///db?user=u&password=hush": "postgresql:///db?user=u&password=***",
+    "redis://user:@host": "redis://user:***@host",
+}
+
+
+@pytest.mark.parametrize(("url", "masked"), MASKED.items())
+def test_a_masked_url_is_the_url_without_its_password(url: str, masked: str) -> None:
+    """Given a URL, I expect all of it but its password."""
+    assert mask_url(url) == masked
