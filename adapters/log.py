@@ -129,7 +129,8 @@ class UpdateLog:
 
     def backlog(self) -> int:
         """How many entries are not handed over yet; on Redis 6.2, how many are read and not handed over."""
-        return sum(group["pending"] + (group.get("lag") or 0) for group in self._groups(self._client))
+        [group] = self._groups(self._client)
+        return int(group["pending"]) + int(group.get("lag") or 0)
 
     def trim(self, hours: float) -> None:
         """Remove entries older than that, about."""
@@ -156,7 +157,7 @@ class UpdateLog:
             return 0
         transaction.hincrby(COUNTERS, "log_trimmed_unread", trimmed - read)
         transaction.xgroup_setid(self.key, LOG_GROUP, last, entries_read=trimmed)
-        return trimmed - read
+        return int(trimmed - read)
 
     def _groups(self, client: Any) -> list[dict[str, Any]]:
         return [group for group in client.xinfo_groups(self.key) if group["name"] == LOG_GROUP.encode()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import cast
+from typing import Any
 
 import dramatiq
 import redis
@@ -44,7 +44,7 @@ class RequestAdapter:
         rejected: Rejected,
         max_content_chars: int,
     ) -> None:
-        self._client = client
+        self._client: Any = client  # redis-py's types of replies are those of every protocol at once
         self._queue = queue
         self._taken = _taken(queue, roll.name)
         self._roll = roll
@@ -69,33 +69,34 @@ class RequestAdapter:
             self._adopt_at = time.monotonic() + ADOPT_SECONDS
         # Until it is done, or known that there was none: a move whose reply is lost has been made.
         self._unsettled, self._received_at = True, time.time()
-        if raw := self._client.blmove(self._queue, self._taken, WAIT_SECONDS, "RIGHT", "LEFT"):
+        raw = self._client.blmove(self._queue, self._taken, WAIT_SECONDS, "RIGHT", "LEFT")
+        if raw is not None:  # it may be empty
             self._received_at = time.time()
-            self._settle(cast(bytes, raw))
+            self._settle(raw)
         self._unsettled = False
 
     def give_back(self) -> None:
         """Put what is in hand back where it came from, to be taken next."""
-        while self._client.lmove(self._taken, self._queue, "LEFT", "RIGHT"):
+        while self._client.lmove(self._taken, self._queue, "LEFT", "RIGHT") is not None:
             log.info("request_given_back", at=self._queue)
 
     def _serve_what_is_in_hand(self) -> None:
-        while raw := self._client.lindex(self._taken, -1):
-            self._settle(cast(bytes, raw))
+        while (raw := self._client.lindex(self._taken, -1)) is not None:
+            self._settle(raw)
         self._unsettled = False
 
     def _adopt(self) -> None:
         for name, last_sign in self._roll.dead().items():
             self._unsettled, self._received_at = True, last_sign
-            while raw := self._client.lmove(_taken(self._queue, name), self._taken, "RIGHT", "LEFT"):
+            while (raw := self._client.lmove(_taken(self._queue, name), self._taken, "RIGHT", "LEFT")) is not None:
                 log.warning("request_adopted", at=self._queue, dead=name)
-                self._settle(cast(bytes, raw))
+                self._settle(raw)
             self._unsettled = False
             self._roll.bury(name)
 
     def _settle(self, raw: bytes) -> None:
         self._serve(raw)
-        self._client.lrem(self._taken, -1, raw)  # type: ignore[arg-type]  # bytes are as good as str to redis-py
+        self._client.lrem(self._taken, -1, raw)
 
     def _serve(self, raw: bytes) -> None:
         try:
