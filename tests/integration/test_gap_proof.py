@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +28,10 @@ from adapters import hand_over, keeper, ltm_requests, memory_updates, roll
 from adapters.__main__ import Adapters
 from adapters.log import UpdateLog
 from adapters.roll import LEASE, ROLL
+from services.cli.backfill import Backfill, Counts
 from services.contract import COUNTERS, LOG_GROUP, UPDATES_LOG, MemoryUpdateMessage, conversation_key
 from services.memory.conversations import Conversations, Updates
+from services.memory.messages import to_wire
 from services.settings import Settings
 from services.stack.embedded_valkey import valkey_spec
 from tests.integration.service_process import running
@@ -353,7 +358,8 @@ def test_a_memory_service_without_the_right_to_the_log_still_stores_and_publishe
     """Given an ACL that lacks XADD, I expect the message stored, and taken from the channel by the adapter."""
     start()
     wait_until(lambda: client.exists(LEASE), description="a holder of the lease")
-    client.execute_command("ACL", "SETUSER", "poor", "on", ">secret", "~*", "&*", "+@all", "-xadd")
+    rights = {"keys": ["*"], "channels": ["*"], "commands": ["+@all", "-xadd"]}
+    client.acl_setuser("poor", enabled=True, passwords=["+secret"], **rights)  # type: ignore[arg-type]
 
     say(url.replace("redis://", "redis://poor:secret@"), said(1))
 
@@ -362,12 +368,83 @@ def test_a_memory_service_without_the_right_to_the_log_still_stores_and_publishe
     assert "logged" not in json.loads(entry)
 
 
+# Backfill
+
+
+def ltm(*arguments: str, url: str) -> str:
+    """What `ltm` prints."""
+    command = [sys.executable, "-c", "from services.cli import main; main()", *arguments]
+    environment = {"PATH": os.environ["PATH"], "REDIS_URL": url}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    return done.stdout
+
+
+def store(client: redis.Redis, *messages: MemoryUpdateMessage) -> None:
+    """As our memory service stored them when nothing was published."""
+    for message in messages:
+        client.rpush(conversation_key(message.user_id), to_wire(message))
+
+
+def test_stored_conversations_are_indexed_later_and_twice_is_once(client: redis.Redis, url: str, start: Start) -> None:
+    """Given conversations from before LTM, I expect a backfill to hand over what is in them, the same each time."""
+    users = ["u1", "用户 一", "*"]
+    stored = [message for user in users for message in said(30, user)]
+    store(client, *stored)
+    client.rpush(conversation_key("u1"), "no json", to_wire(said(1, "somebody else")[0]))
+
+    for _ in range(2):
+        told = ltm("backfill", url=url)
+        assert told.startswith("90 messages of 3 conversations")
+        assert "2 could not be read" in told
+
+    start()
+    handed = Indexers(client)
+    assert sorted(handed.all_of(180)) == sorted(ids(stored) * 2)
+    # The identity of a memory is its user and message_id, so the workers make one of two.
+    identities = {(update["user_id"], update["message_id"], update["timestamp"]) for update in handed.taken}
+    assert len(identities) == 90
+
+
+def test_a_backfill_takes_one_user_and_what_is_late_enough(client: redis.Redis, url: str) -> None:
+    """Given --user and --since, I expect nobody else's messages in the log, and none from before."""
+    times = [f"2024-05-0{day}T00:00:00Z" for day in (1, 2, 3)]
+    for user in ("u1", "u2"):
+        for time in times:
+            fields = {"user_id": user, "content": "x", "source": "ai", "timestamp": time, "message_id": user + time}
+            store(client, MemoryUpdateMessage.model_validate(fields))
+
+    told = ltm("backfill", "--user", "u2", "--since", "2024-05-02", url=url)
+
+    assert told.startswith("2 messages of 1 conversations")
+    events: Any = client.xrange(UPDATES_LOG)
+    assert [json.loads(fields[b"event"])["message_id"] for _, fields in events] == ["u2" + time for time in times[1:]]
+
+
+def test_a_backfill_pushes_nothing_out_of_the_log(client: redis.Redis, url: str, start: Start) -> None:
+    """Given more stored messages than the log keeps, I expect the backfill to wait for the adapters, and none lost."""
+    store(client, *said(3_000))
+    start()
+    handed = Indexers(client)
+    stop = threading.Event()
+    taking = threading.Thread(target=lambda: [handed.take() for _ in iter(lambda: stop.wait(0.01), True)])
+    taking.start()
+    try:
+        Backfill(client, Settings(redis_url=url, ltm_log_max_len=500)).append(
+            conversation_key("u1").encode(), 0.0, Counts()
+        )
+        wait_until(lambda: len(handed.taken) == 3_000, 30, "all of them handed over")
+    finally:
+        stop.set()
+        taking.join()
+    assert client.hgetall(COUNTERS) == {}
+
+
 # Requests
 
 
 def test_what_a_dead_adapter_had_taken_is_served_next(client: redis.Redis, start: Start) -> None:
     """Given requests in a dead adapter's hands, I expect them first, as of its last sign of life, and once."""
-    last_sign = client.time()[0] - 60  # type: ignore[index]
+    last_sign = client.time()[0] - 60
     client.zadd(ROLL, {"dead": last_sign})
     client.lpush("ltm_requests:taken:dead", asked("search", "r0"))
     client.lpush("ltm_requests:taken:dead", asked("add", "r1"))
@@ -391,7 +468,7 @@ def test_a_request_waits_for_a_broker_that_is_away(client: redis.Redis, url: str
     port = free_port()
     start(broker_url=f"redis://127.0.0.1:{port}/0")
     for number in range(3):
-        client.lpush("ltm_requests", asked("search", f"r{number}"), "bad")
+        client.lpush("ltm_requests", asked("search", f"r{number}"), "bad", "")
     wait_until(lambda: client.keys("ltm_requests:taken:*"), description="a request in hand")
 
     with ValkeyServer(port=port) as server, redis.Redis(port=server.port) as broker:
@@ -423,14 +500,17 @@ def test_kills_at_any_moment_lose_no_request(client: redis.Redis, url: str, star
         with running("adapters", ADAPTERS, url, tmp_path / "log") as killed:
             if number == 0:
                 pushing.start()
-            enough = 100 * number
-            wait_until(lambda at=enough: client.llen("dramatiq:writes") > at, description="some handed over")
+            wait_until(partial(handed_over, client, 100 * number), description="some handed over")
             killed.close()
     start()
     pushing.join()
     handed = wait_until(lambda: complete(client, 600), 30, "all requests")
     assert max(handed.values()) <= 2
     assert sum(handed.values()) <= 603
+
+
+def handed_over(client: redis.Redis, more_than: int) -> bool:
+    return client.llen("dramatiq:writes") > more_than
 
 
 def complete(client: redis.Redis, count: int) -> Counter[str]:
