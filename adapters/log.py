@@ -76,7 +76,7 @@ class UpdateLog:
                 LOG_GROUP, self.consumer, {self.key: self._cursor}, count=count, block=wait_ms if new else None
             )
         except redis.ResponseError as error:
-            if not str(error).startswith("NOGROUP"):
+            if not str(error).startswith(("NOGROUP", "UNBLOCKED")):  # Redis 7.0 says the latter to whoever is waiting
                 raise
             # Redis lost its data, or somebody deleted the stream: what is written from now on is read.
             log.warning("log_created_again", at=self.key)
