@@ -70,6 +70,24 @@ class Settings(BaseSettings):
     memory_updates_channel: Name = Field(
         default=contract.UPDATES_CHANNEL, description="The channel that messages are published on."
     )
+    ltm_updates_log: Name = Field(
+        default=contract.UPDATES_LOG, description="The stream that keeps published messages until they are indexed."
+    )
+    ltm_log_max_len: int = Field(
+        default=100_000, ge=1, le=100_000_000, description="Messages kept in that stream, about; the oldest go first."
+    )
+    ltm_log_hours: float = Field(
+        default=168, gt=0, le=87_600, description="Adapters: hours a message is kept in that stream."
+    )
+    ltm_read_ahead: int = Field(
+        default=20_000, ge=1, le=1_000_000, description="Adapters: messages read ahead to be fair between users."
+    )
+    ltm_index_window: int = Field(
+        default=64, ge=1, le=100_000, description="Adapters: messages that wait in the indexers' queue at most."
+    )
+    ltm_max_backlog: int = Field(
+        default=100_000, ge=1, le=100_000_000, description="Adapters: more messages not yet handed over is an alarm."
+    )
     user_input_queue: Name = Field(
         default=contract.USER_INPUT_QUEUE, description="Memory service: the list that user messages arrive on."
     )

@@ -7,6 +7,7 @@ import sys
 import typer
 
 from services.cli.ask import add, profile, search
+from services.cli.backfill import backfill
 from services.cli.chat import chat
 from services.cli.demo import demo
 from services.cli.status import status
@@ -24,7 +25,7 @@ def build_app() -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
     )
-    for command in (up, status, demo, chat, search, add, profile):
+    for command in (up, status, demo, chat, search, add, profile, backfill):
         app.command()(command)
     return app
 
