@@ -8,6 +8,7 @@ import typer
 
 from services.cli.ask import add, profile, search
 from services.cli.chat import chat
+from services.cli.dead import app as dead
 from services.cli.demo import demo
 from services.cli.status import status
 from services.cli.up import up
@@ -26,6 +27,7 @@ def build_app() -> typer.Typer:
     )
     for command in (up, status, demo, chat, search, add, profile):
         app.command()(command)
+    app.add_typer(dead)
     return app
 
 
