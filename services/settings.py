@@ -38,6 +38,8 @@ RedisUrl = Annotated[SecretStr, _scheme("redis", "rediss", "unix")]
 BrokerUrl = Annotated[SecretStr, _scheme("redis", "rediss", "amqp", "amqps")]
 DatabaseUrl = Annotated[SecretStr, _scheme("postgresql", "postgres")]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
+Processes = Annotated[int, Field(ge=1, le=64)]
+Threads = Annotated[int, Field(ge=1, le=64)]
 Optional = BeforeValidator(_empty_is_unset)
 
 
@@ -156,6 +158,21 @@ class Settings(BaseSettings):
     )
     chat_prompt_max_chars: int = Field(
         default=12_000, ge=500, le=1_000_000, description="Chat service: the longest prompt, in characters."
+    )
+
+    ltm_interactive_processes: Processes = Field(
+        default=1, description="Processes for searches and `profile_get`: one for each core that they may have."
+    )
+    ltm_interactive_threads: Threads = Field(
+        default=2, description="Threads in each of these; they share an embedder, so few are best."
+    )
+    ltm_writes_threads: Threads = Field(default=2, description="Threads for `add` and `profile_update`.")
+    ltm_index_processes: Processes = Field(default=1, description="Processes that index what was said.")
+    ltm_index_threads: Threads = Field(
+        default=2, description="Threads in each of these; more where an LLM is waited for."
+    )
+    ltm_index_nice: int = Field(
+        default=10, ge=0, le=19, description="How far indexing stands back when the cores are busy: 0 not at all."
     )
 
     ltm_log_level: Literal["debug", "info", "warning", "error"] = Field(

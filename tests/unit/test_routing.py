@@ -10,6 +10,7 @@ import dramatiq
 import fakeredis
 import pytest
 from dramatiq.brokers.stub import StubBroker
+from dramatiq.middleware import TimeLimit
 from redis.client import PubSub
 
 from adapters import hand_over, ltm_requests, memory_updates
@@ -32,6 +33,7 @@ from services.contract import (
 from services.errors import InvalidJSON
 from tasks import memories, profiles, routes
 from tasks.resources import Resources
+from tasks.retries import Retries
 from tests.support import wait_until
 
 MAX_CHARS = 1_000
@@ -47,7 +49,7 @@ EXPECTED = {
 @pytest.fixture
 def broker() -> Iterator[StubBroker]:
     """A broker with every actor of ours declared; nothing consumes it."""
-    broker = StubBroker(middleware=[dramatiq.middleware.Retries()])
+    broker = StubBroker(middleware=[TimeLimit(), Retries()])
     resources = cast(Resources, None)  # the actors are declared here and never run
     memories.declare(broker, resources)
     profiles.declare(broker, resources)
