@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import dramatiq
@@ -9,8 +10,8 @@ import redis
 import structlog
 from dramatiq.middleware import Middleware
 
-from services.contract import INTERACTIVE_QUEUE, LTMRequest, LTMResponse
-from services.errors import KeepsakeError
+from services.contract import COUNTERS, INTERACTIVE_QUEUE, LTMRequest, LTMResponse
+from services.errors import Expired, KeepsakeError
 from tasks.retries import in_words
 
 log = structlog.get_logger()
@@ -52,6 +53,14 @@ class Responses(Middleware):
             if isinstance(exception, KeepsakeError) or message.queue_name == INTERACTIVE_QUEUE:
                 message.failed = False
         self.publish(response)
+        if response.partial:
+            self._count("searches_partial")
+        elif isinstance(exception, Expired):
+            self._count("searches_expired")
+
+    def _count(self, what: str) -> None:
+        with suppress(redis.RedisError):  # lost with the Redis that would show it
+            self._client.hincrby(COUNTERS, what, 1)
 
     def publish(self, response: LTMResponse) -> None:
         """Publish one response. A Redis that is away takes the asker with it: logged, nothing to retry for."""

@@ -10,6 +10,7 @@ import typer
 
 from services.cli.options import DEFAULT_DATA_DIRECTORY, DataDir, found_stack
 from services.cli.output import Output
+from services.contract import COUNTERS
 from services.long_term_memory.database import reachable
 from services.settings import mask_url
 from services.stack.locate import FoundStack
@@ -61,6 +62,8 @@ def _show_queues(stack: FoundStack, client: redis.Redis, output: Output) -> None
     try:
         for queue in (settings.user_input_queue, settings.ltm_requests_queue):
             output.line(f"queue {queue:<20} waiting {client.llen(queue)}")
+        for name, count in sorted(client.hgetall(COUNTERS).items()):
+            output.line(f"count {_text(name):<20} {_text(count)}")
     except redis.RedisError as error:
         output.line(f"the queues cannot be read: {error}", "bold red")
         return
@@ -77,3 +80,7 @@ def _show_queues(stack: FoundStack, client: redis.Redis, output: Output) -> None
         output.line(f"queue {queue:<20} " + "  ".join(f"{kind} {number}" for kind, number in numbers.items()))
     if dead := sum(numbers["dead"] for numbers in depths.values()):
         output.line(f"{dead} failed for good: `ltm dead list`", "bold red")
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
