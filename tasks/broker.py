@@ -7,6 +7,7 @@ It needs Redis 6.2 for BLMOVE. tests/integration/test_broker.py pins what it rel
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import defaultdict
@@ -61,6 +62,8 @@ class TellingRabbitmqBroker(RabbitmqBroker):
     def __init__(self, **parameters: Any) -> None:
         super().__init__(**parameters)
         self._outage = Outage("broker")
+        # It tells of a lost connection in a dozen lines; Dramatiq silences it in workers, and the adapters have it too.
+        logging.getLogger("pika").setLevel(logging.CRITICAL)
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5_000) -> dramatiq.Consumer:
         try:
