@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from typing import Any
 
 import dramatiq
@@ -29,6 +31,10 @@ class Responses(Middleware):
     def __init__(self, client: redis.Redis, channel: str) -> None:
         self._client = client
         self._channel = channel
+        self._begun = threading.local()
+
+    def before_process_message(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
+        self._begun.at = time.time()
 
     def after_process_message(
         self,
@@ -47,16 +53,32 @@ class Responses(Middleware):
             response = LTMResponse(request_id=request.request_id, user_id=request.user_id, success=True, **result)
         else:
             response = failure(request.request_id, request.user_id, exception)
-        self.publish(response)
+        begun = getattr(self._begun, "at", time.time())
+        self.publish(
+            response,
+            type=raw.get("type"),
+            queued_ms=_ms(begun - message.kwargs.get("received_at", begun)),
+            worked_ms=_ms(time.time() - begun),
+        )
 
-    def publish(self, response: LTMResponse) -> None:
-        """Publish one response. A Redis that is away takes the asker with it: logged, nothing to retry for."""
+    def publish(self, response: LTMResponse, **told: object) -> None:
+        """Publish one response. A Redis that is away takes the asker with it: logged, nothing to retry for.
+
+        Args:
+            told: logged with it.
+        """
         try:
             self._client.publish(self._channel, response.to_wire())
         except redis.RedisError:
             log.warning("response_not_published", request_id=response.request_id, exc_info=True)
             return
-        log.info("responded", request_id=response.request_id, user_id=response.user_id, success=response.success)
+        log.info(
+            "responded", request_id=response.request_id, user_id=response.user_id, success=response.success, **told
+        )
+
+
+def _ms(seconds: float) -> float:
+    return round(max(0.0, seconds) * 1000, 1)
 
 
 def failure(request_id: str, user_id: str, error: BaseException) -> LTMResponse:

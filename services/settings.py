@@ -155,7 +155,12 @@ class Settings(BaseSettings):
     )
 
     ltm_log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="How much is logged: `debug`, `info`, `warning` or `error`."
+        default="info",
+        description="How much is logged: `debug` (what people say, too), `info`, `warning` or `error`.",
+    )
+    ltm_log_user_ids: bool = Field(default=True, description="false logs a hash in place of each user id.")
+    ltm_log_key: SecretStr | None = Field(
+        default=None, description="The key of these hashes, any text; without one, guessed ids can be checked."
     )
 
     @property
@@ -180,7 +185,7 @@ def load_settings(**overrides: Any) -> Settings:
 
 
 def _shown(name: str, value: Any) -> str:
-    if name.endswith("_api_key"):
+    if name.endswith("_key"):
         return "'***'"
     text = str(value.get_secret_value() if isinstance(value, SecretStr) else value)
     if name.endswith("_url"):

@@ -48,7 +48,7 @@ def _main() -> dramatiq.Broker:
         settings = load_settings()
     except InvalidSetting as error:
         sys.exit(f"ltm: {error}")
-    configure_logging(settings.ltm_log_level, process)
+    configure_logging(settings, process)
     for handler in logging.getLogger().handlers:
         handler.addFilter(DramatiqLogFilter())
     return compose(settings, process)

@@ -14,6 +14,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from services.contract import MemoryUpdateMessage
 from services.errors import InvalidMessage
+from services.logs import told
 from services.memory.conversations import Conversations
 from services.memory.messages import ai_message, parse_ai_response, parse_user_input, to_wire
 from services.running import TURN_SECONDS, Link, listen
@@ -129,7 +130,7 @@ class MemoryService:
         except InvalidMessage as error:
             await self._conversations.reject(at, error.wire, raw, taken_from)
             self.counts["rejected"] += 1
-            log.warning("message_rejected", at=at, reason=error.wire, bytes=len(raw))
+            log.warning("message_rejected", at=at, reason=error.code, bytes=len(raw))
         except Exception as error:
             # Where Redis itself refuses writes, this refuses too: the message stays, and the loop waits and retries.
             await self._conversations.reject(at, f"internal: {type(error).__name__}", raw, taken_from)
@@ -146,7 +147,7 @@ class MemoryService:
             await self._client.publish(self._updates_channel, to_wire(message))
         except (RedisError, OSError) as error:
             self.counts["publish_failed"] += 1
-            log.warning("publish_failed", user_id=message.user_id, message_id=message.message_id, error=repr(error))
+            log.warning("publish_failed", user_id=message.user_id, message_id=message.message_id, error=told(error))
         else:
             self.counts["published"] += 1
 
