@@ -225,7 +225,7 @@ def stack(
     users, database_url = loaded(admin), create_database()
     log = tmp_path_factory.mktemp("acl") / "log"
     processes = {}
-    for spec in service_specs():
+    for spec in service_specs(load_settings()):
         with log.open("ab") as output:
             processes[spec.name] = subprocess.Popen(
                 spec.argv,
