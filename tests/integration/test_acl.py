@@ -20,18 +20,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import dramatiq
 import pytest
 import redis
 
 from services.contract import alive_key
 from services.settings import load_settings
 from services.stack.processes import SERVICES, service_specs
+from tasks.broker import build_broker
 from tests.support import wait_until
 
 ROOT = Path(__file__).parents[2]
 RULES = (ROOT / "deploy" / "redis-acl.conf").read_text().splitlines()
 HOST, PORT = "127.0.0.1", 6379
-WITHIN_S = 60.0
+WITHIN_S = 120.0
 CHANNELS = {
     "LTM_RESPONSES_CHANNEL": "ltm_responses",
     "MEMORY_UPDATES_CHANNEL": "memory_updates",
@@ -177,28 +179,49 @@ def test_redis_loads_the_file(admin: redis.Redis, tmp_path: Path) -> None:
 
 @dataclass
 class Stack:
+    """Every process of the stack, each as the user of its name.
+
+    Args:
+        redis: connects to its database as whoever may do everything.
+    """
+
     users: Users
-    processes: dict[str, subprocess.Popen[bytes]]
+    redis: Any
     log: Path
     database_url: str
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def start(self, name: str) -> None:
+        (spec,) = (spec for spec in service_specs(load_settings()) if spec.name == name)
+        with self.log.open("ab") as output:
+            self.processes[name] = subprocess.Popen(
+                spec.argv, env=self.environment(name), cwd=ROOT, stdout=output, stderr=output
+            )
+
+    def environment(self, user: str) -> dict[str, str]:
+        # PATH and the like, but none of the settings of whoever runs the tests.
+        names = ("PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH")
+        return {
+            **{name: os.environ[name] for name in names if name in os.environ},
+            **self.users.environment(user),
+            "DATABASE_URL": self.database_url,
+            "LTM_PROCESS_NAME": user,
+            "OMP_NUM_THREADS": "1",
+        }
 
     def ltm(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a command as the operator."""
-        return subprocess.run(
-            [sys.executable, "-c", "from services.cli import main; main()", *arguments],
-            env={**inherited(), **self.users.environment("ltm"), "DATABASE_URL": self.database_url},
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        return run_ltm(self.environment("ltm"), *arguments)
 
     def alive(self) -> bool:
         for name, process in self.processes.items():
             assert process.poll() is None, f"{name} ended:\n{self.log.read_text()[-5_000:]}"
-        with redis.Redis(host=HOST, port=PORT, db=self.users.database) as client:
-            return all(client.exists(alive_key(name)) for name in self.processes)
+        return all(self.redis.exists(alive_key(name)) for name in self.processes)
+
+    def kill(self, name: str) -> None:
+        process = self.processes.pop(name)
+        process.kill()
+        process.wait()
 
     def stop(self) -> None:
         for process in self.processes.values():
@@ -211,43 +234,32 @@ class Stack:
                 process.wait()
 
 
-def inherited() -> dict[str, str]:
-    # PATH and the like, but none of the settings of whoever runs the tests.
-    names = ("PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH")
-    return {"OMP_NUM_THREADS": "1", **{name: os.environ[name] for name in names if name in os.environ}}
+def run_ltm(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", "from services.cli import main; main()", *arguments],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
-@pytest.fixture(scope="module")
-def stack(
-    admin: redis.Redis, create_database: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Stack]:
-    """Every process of the stack, each as the user of its name."""
-    users, database_url = loaded(admin), create_database()
-    log = tmp_path_factory.mktemp("acl") / "log"
-    processes = {}
-    for spec in service_specs(load_settings()):
-        with log.open("ab") as output:
-            processes[spec.name] = subprocess.Popen(
-                spec.argv,
-                env={
-                    **inherited(),
-                    **users.environment(spec.name),
-                    "DATABASE_URL": database_url,
-                    "LTM_PROCESS_NAME": spec.name,
-                },
-                cwd=ROOT,
-                stdout=output,
-                stderr=output,
-            )
-    stack = Stack(users, processes, log, database_url)
-    try:
-        wait_until(stack.alive, WITHIN_S, "a sign of life of every process")
-        yield stack
-    finally:
-        stack.stop()
-        with redis.Redis(host=HOST, port=PORT, db=users.database) as client:
+@pytest.fixture
+def stack(admin: redis.Redis, empty_database: str, tmp_path: Path) -> Iterator[Stack]:
+    users = loaded(admin)
+    with redis.Redis(host=HOST, port=PORT, db=users.database) as client:
+        stack = Stack(users, client, tmp_path / "log", empty_database)
+        try:
+            for name in SERVICES:
+                stack.start(name)
+            wait_until(stack.alive, WITHIN_S, "a sign of life of every process")
+            yield stack
+        finally:
+            stack.stop()
             client.flushdb()
-        users.remove()
+            users.remove()
 
 
 @dataclass
@@ -316,6 +328,16 @@ def test_the_stack_works_and_is_refused_nothing(stack: Stack) -> None:
     other.client.lpush("ltm_requests", "neither JSON nor an id")
     front_end.client.lpush("user_input_queue", "nor this")
 
+    # A message that fails for good, and an adapter that dies with a request in hand
+    bury_a_message(users)
+    wait_until(lambda: stack.redis.zcard("dramatiq:index.XQ"), WITHIN_S, "the dead letter")
+    (dead,) = stack.redis.zrange("ltm:adapters", 0, -1)
+    stack.kill("long-term-memory-adapters")
+    left = {"request_id": "left", "type": "profile_get", "user_id": "anna"}
+    stack.redis.lpush(f"ltm_requests:taken:{dead.decode()}", json.dumps(left))
+    stack.start("long-term-memory-adapters")
+    assert other.next(lambda response: response["request_id"] == "left")["success"]
+
     # What an operator does
     status = stack.ltm("status")
     assert status.returncode == 0, status.stdout + status.stderr
@@ -323,11 +345,20 @@ def test_the_stack_works_and_is_refused_nothing(stack: Stack) -> None:
         done = stack.ltm(*command)
         assert done.returncode == 0, f"{command}: {done.stdout} {done.stderr}"
 
+    wait_until(lambda: stack.redis.zcard("dramatiq:index.XQ"), WITHIN_S, "the dead letter again")
+    assert stack.ltm("dead", "drop", "--all").returncode == 0
+
     stack.stop()
     log = stack.log.read_text()
     assert users.refused() == []
     assert "NOPERM" not in log
-    assert "Traceback" not in log
+
+
+def bury_a_message(users: Users) -> None:
+    """Have a message indexed that no actor can read."""
+    broker = build_broker(f"redis://{HOST}:{PORT}/{users.database}", [])
+    broker.enqueue(dramatiq.Message("index", "memory.index", (), {"update": {"user_id": "anna"}}, {}))
+    broker.close()
 
 
 OPERATOR = [
@@ -335,6 +366,10 @@ OPERATOR = [
     ("add", "anna", "I like rain"),
     ("search", "anna", "what do I like?"),
     ("profile", "anna", "--set", 'city="Lisbon"'),
+    ("backfill",),
+    ("backfill", "--user", "anna"),
+    ("dead", "list"),
+    ("dead", "replay", "--all"),
 ]
 
 
@@ -487,15 +522,8 @@ def test_a_wrong_password_is_told_without_it(users: Users) -> None:
     url = users.url("ltm").replace(users.passwords["ltm"], "not-the-password")
     settings = load_settings(redis_url=url)
     assert "not-the-password" not in repr(settings)
-    done = subprocess.run(
-        [sys.executable, "-c", "from services.cli import main; main()", "search", "anna", "tea"],
-        env={**inherited(), "REDIS_URL": url},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = run_ltm({"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "REDIS_URL": url}, "search", "anna", "tea")
+
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert "WRONGPASS" in done.stderr or "password" in done.stderr
