@@ -13,6 +13,7 @@ from dramatiq.middleware import Middleware
 
 from services.contract import INTERACTIVE_QUEUE, LTMRequest, LTMResponse
 from services.errors import KeepsakeError
+from services.logs import told
 from tasks.retries import in_words
 
 log = structlog.get_logger()
@@ -65,19 +66,19 @@ class Responses(Middleware):
             worked_ms=_ms(time.time() - begun),
         )
 
-    def publish(self, response: LTMResponse, **told: object) -> None:
+    def publish(self, response: LTMResponse, **times: object) -> None:
         """Publish one response. A Redis that is away takes the asker with it: logged, nothing to retry for.
 
         Args:
-            told: logged with it.
+            times: logged with it.
         """
         try:
             self._client.publish(self._channel, response.to_wire())
         except redis.RedisError as error:
-            log.warning("response_not_published", request_id=response.request_id, reason=type(error).__name__)
+            log.warning("response_not_published", request_id=response.request_id, reason=told(error))
             return
         log.info(
-            "responded", request_id=response.request_id, user_id=response.user_id, success=response.success, **told
+            "responded", request_id=response.request_id, user_id=response.user_id, success=response.success, **times
         )
 
 
