@@ -27,6 +27,7 @@ from dramatiq.middleware import Middleware
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from services.logs import told
 from services.outage import Outage
 from tasks.dead_letters import write_reason
 
@@ -206,7 +207,7 @@ class WakingConsumer(_RedisConsumer):
     def _lost(self, error: redis.RedisError) -> ConnectionClosed:
         # Whatever Redis says no with (loading, read-only, out of memory), Dramatiq is to try again, as it does after
         # a lost connection alone.
-        self.broker.outage.began(f"{type(error).__name__}: {error}")
+        self.broker.outage.began(told(error))
         return ConnectionClosed(error)
 
     def _forget(self, message: dramatiq.MessageProxy) -> None:

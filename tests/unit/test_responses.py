@@ -114,6 +114,20 @@ def test_what_the_actor_returns_is_answered(stage: Stage) -> None:
     assert [memory["content"] for memory in response["memories"]] == ["I like tea"]
 
 
+def test_an_answer_is_logged_with_its_times(stage: Stage) -> None:
+    """Given an answer, I expect one line: whose it is, how long it waited, how long it took, and no contents."""
+    stage.does = [succeed]
+
+    with capture_logs() as logs:
+        stage.ask()
+
+    (line,) = [entry for entry in logs if entry["event"] == "responded"]
+    assert (line["request_id"], line["user_id"], line["type"], line["success"]) == ("r1", "u1", "search", True)
+    assert line["queued_ms"] > 0
+    assert 0 <= line["worked_ms"] < 10_000
+    assert SECRET not in str(logs)
+
+
 def test_a_domain_error_is_answered_in_its_words(stage: Stage) -> None:
     """Given an actor that refuses, I expect the error's code and words, and no success."""
     stage.does = [conflict]
