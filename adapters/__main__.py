@@ -12,11 +12,15 @@ import structlog
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from adapters.hand_over import HandOver
+from adapters.keeper import Keeper
+from adapters.log import UpdateLog
 from adapters.loop import Loop
 from adapters.ltm_requests import RequestAdapter
 from adapters.ltm_responses import Responses
 from adapters.memory_updates import UpdateAdapter
 from adapters.rejected import Rejected
+from adapters.roll import Lease, Roll, adapter_name
 from services.errors import InvalidSetting
 from services.health import Heart
 from services.logs import configure_logging
@@ -26,30 +30,65 @@ from tasks.broker import build_broker
 log = structlog.get_logger()
 
 
-def build_loops(settings: Settings) -> list[Loop]:
-    """The loops that the adapters run, not yet started."""
-    client = _client(settings)
-    broker = build_broker(settings.broker.get_secret_value(), [])
-    responses = Responses(client, settings.ltm_responses_channel)
-    requests = RequestAdapter(
-        client,
-        settings.ltm_requests_queue,
-        broker,
-        responses,
-        Rejected(client, settings.ltm_requests_queue),
-        settings.ltm_max_content_chars,
-    )
-    updates = UpdateAdapter(
-        client,
-        settings.memory_updates_channel,
-        broker,
-        Rejected(client, settings.memory_updates_channel),
-        settings.ltm_max_content_chars,
-    )
-    return [
-        Loop("ltm_requests", requests.turn),
-        Loop("memory_updates", updates.turn, connect=updates.listen),
-    ]
+class Adapters:
+    """The loops of one process, not yet started."""
+
+    def __init__(self, settings: Settings) -> None:
+        client = _client(settings)
+        broker = build_broker(settings.broker.get_secret_value(), [])
+        max_chars = settings.ltm_max_content_chars
+        name = adapter_name()
+        roll, self._lease = Roll(client, name), Lease(client, name)
+        updates = UpdateLog(client, settings.ltm_updates_log, name, settings.ltm_log_max_len)
+        responses = Responses(client, settings.ltm_responses_channel)
+        queue, channel = settings.ltm_requests_queue, settings.memory_updates_channel
+        self.requests = RequestAdapter(client, queue, roll, broker, responses, Rejected(client, queue), max_chars)
+        heard = UpdateAdapter(client, channel, updates, self._lease, Rejected(client, channel), max_chars)
+        hand_over = HandOver(
+            updates,
+            roll,
+            broker,
+            Rejected(client, settings.ltm_updates_log),
+            max_chars,
+            read_ahead=settings.ltm_read_ahead,
+            window=settings.ltm_index_window,
+        )
+        self.working = [
+            Loop("ltm_requests", self.requests.turn, connect=self.requests.connect),
+            Loop("memory_updates", heard.turn, connect=heard.listen),
+            Loop("updates_log", hand_over.turn, connect=hand_over.connect),
+        ]
+        self._keeper = Keeper(
+            client,
+            roll,
+            self._lease,
+            updates,
+            hand_over,
+            [loop.pulse.beating for loop in self.working],
+            log_hours=settings.ltm_log_hours,
+            max_backlog=settings.ltm_max_backlog,
+        )
+        self.keeping = Loop("keeper", self._keeper.turn, connect=updates.open)
+
+    @property
+    def loops(self) -> list[Loop]:
+        """All of them."""
+        return [*self.working, self.keeping]
+
+    def stop(self) -> None:
+        """End the loops after what they have in hand, and give back what they hold."""
+        for loop in self.working:
+            loop.stop()
+        for loop in self.working:
+            loop.join(timeout=5)
+        self.keeping.stop()
+        self.keeping.join(timeout=5)
+        try:
+            self.requests.give_back()
+            self._keeper.stop()
+        except redis.RedisError as error:
+            # The others find it by themselves when Redis is back.
+            log.warning("not_given_back", reason=type(error).__name__)
 
 
 def run(settings: Settings, process: str) -> None:
@@ -57,16 +96,13 @@ def run(settings: Settings, process: str) -> None:
     stopped = threading.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: stopped.set())
-    loops = build_loops(settings)
-    heart = Heart(_client(settings), process, [loop.pulse.beating for loop in loops])
-    for thread in (*loops, heart):
+    adapters = Adapters(settings)
+    heart = Heart(_client(settings), process, [loop.pulse.beating for loop in adapters.loops])
+    for thread in (*adapters.loops, heart):
         thread.start()
     log.info("adapters_ready")
     stopped.wait()
-    for loop in loops:
-        loop.stop()
-    for loop in loops:
-        loop.join(timeout=5)
+    adapters.stop()
     heart.stop()
     log.info("adapters_stopped")
 

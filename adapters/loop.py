@@ -19,8 +19,9 @@ log = structlog.get_logger()
 class Loop(threading.Thread):
     """Calls `turn` until it is stopped.
 
-    A lost server is logged once when it goes and once when it is back; between tries it waits 0.1 s, doubling to 5 s.
-    It waits the same between turns that fail for other reasons one after another, after the first of them.
+    A server that is lost, or refuses all writes, is logged once when it goes and once when it is back; between tries
+    it waits 0.1 s, doubling to 5 s. It waits the same between turns that fail for other reasons one after another,
+    after the first of them.
 
     Args:
         turn: serves what has arrived, waiting up to a second for it.
@@ -45,21 +46,30 @@ class Loop(threading.Thread):
                 if lost:
                     log.info("connection_back", loop=self.name)
                 connected, lost, failed, pause = True, False, False, 0.0
-            except (redis.ConnectionError, redis.TimeoutError, dramatiq.BrokerConnectionError) as error:
-                if not lost:
-                    log.warning("connection_lost", loop=self.name, reason=type(error).__name__)
-                connected, lost, pause = False, True, _longer(pause)
-            except Exception:
-                # One message must not end the loop that serves all the others, nor hold it up; a turn that fails
-                # every time must not fill a core and the log.
-                self.failures += 1
-                log.exception("turn_failed", loop=self.name, failures=self.failures)
-                failed, pause = True, _longer(pause) if failed else pause
+            except Exception as error:
+                if _of_the_server(error):
+                    if not lost:
+                        log.warning("connection_lost", loop=self.name, reason=type(error).__name__)
+                    connected, lost, pause = False, True, _longer(pause)
+                else:
+                    # One message must not end the loop that serves all the others, nor hold it up; a turn that fails
+                    # every time must not fill a core and the log.
+                    self.failures += 1
+                    log.exception("turn_failed", loop=self.name, failures=self.failures)
+                    failed, pause = True, _longer(pause) if failed else pause
             self.pulse.mark()
 
     def stop(self) -> None:
         """End after the turn in hand."""
         self._stopped.set()
+
+
+def _of_the_server(error: Exception) -> bool:
+    """Whether any message would have failed: the server is away, full, or cannot write to its disk."""
+    if isinstance(error, redis.ResponseError):
+        full = isinstance(error, redis.exceptions.OutOfMemoryError | redis.exceptions.ReadOnlyError)
+        return full or str(error).startswith("MISCONF")
+    return isinstance(error, redis.ConnectionError | redis.TimeoutError | dramatiq.BrokerConnectionError)
 
 
 def _longer(pause: float) -> float:

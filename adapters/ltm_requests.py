@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import dramatiq
 import redis
+import structlog
 
 from adapters.ltm_responses import Responses, failure
 from adapters.rejected import Rejected
+from adapters.roll import Roll
 from services.contract import parse_request
 from services.errors import InvalidMessage
 from tasks.routes import request_message
 
 WAIT_SECONDS = 1
+#: How often the dead are looked for.
+ADOPT_SECONDS = 2.0
+
+log = structlog.get_logger()
 
 
 class RequestAdapter:
     """Takes requests off the list, first come, first served: producers LPUSH, so it takes from the right.
+
+    A request moves into a list of this adapter's own and leaves it when its actor has it. What a dead adapter held is
+    served next, as if it had come when that one last lived: its add is done, its search has likely expired.
 
     Args:
         client: connects to the pipeline's Redis.
@@ -28,25 +38,67 @@ class RequestAdapter:
         self,
         client: redis.Redis,
         queue: str,
+        roll: Roll,
         broker: dramatiq.Broker,
         responses: Responses,
         rejected: Rejected,
         max_content_chars: int,
     ) -> None:
-        self._client = client
+        self._client: Any = client  # redis-py's types of replies are those of every protocol at once
         self._queue = queue
+        self._taken = _taken(queue, roll.name)
+        self._roll = roll
         self._broker = broker
         self._responses = responses
         self._rejected = rejected
         self._max_content_chars = max_content_chars
+        self._received_at = 0.0
+        self._unsettled = False
+        self._adopt_at = 0.0
+
+    def connect(self) -> None:
+        """Be known before anything is taken: what an unknown adapter holds is nobody's."""
+        self._roll.sign()
 
     def turn(self) -> None:
         """Wait up to a second for a request and hand it to its actor, or answer why not."""
-        taken = self._client.brpop([self._queue], timeout=WAIT_SECONDS)
-        if taken is None:
-            return
-        raw = taken[1]
-        assert isinstance(raw, bytes)  # noqa: S101 - the client does not decode
+        if self._unsettled:
+            self._serve_what_is_in_hand()
+        if time.monotonic() >= self._adopt_at:
+            self._adopt()
+            self._adopt_at = time.monotonic() + ADOPT_SECONDS
+        # Until it is done, or known that there was none: a move whose reply is lost has been made.
+        self._unsettled, self._received_at = True, time.time()
+        raw = self._client.blmove(self._queue, self._taken, WAIT_SECONDS, "RIGHT", "LEFT")
+        if raw is not None:  # it may be empty
+            self._received_at = time.time()
+            self._settle(raw)
+        self._unsettled = False
+
+    def give_back(self) -> None:
+        """Put what is in hand back where it came from, to be taken next."""
+        while self._client.lmove(self._taken, self._queue, "LEFT", "RIGHT") is not None:
+            log.info("request_given_back", at=self._queue)
+
+    def _serve_what_is_in_hand(self) -> None:
+        while (raw := self._client.lindex(self._taken, -1)) is not None:
+            self._settle(raw)
+        self._unsettled = False
+
+    def _adopt(self) -> None:
+        for name, last_sign in self._roll.dead().items():
+            self._unsettled, self._received_at = True, last_sign
+            while (raw := self._client.lmove(_taken(self._queue, name), self._taken, "RIGHT", "LEFT")) is not None:
+                log.warning("request_adopted", at=self._queue, dead=name)
+                self._settle(raw)
+            self._unsettled = False
+            self._roll.bury(name)
+
+    def _settle(self, raw: bytes) -> None:
+        self._serve(raw)
+        self._client.lrem(self._taken, -1, raw)
+
+    def _serve(self, raw: bytes) -> None:
         try:
             request = parse_request(raw, self._max_content_chars)
         except InvalidMessage as error:
@@ -55,4 +107,16 @@ class RequestAdapter:
             else:
                 self._responses.publish(failure(error.request_id, error.user_id or "", error))
             return
-        self._broker.enqueue(request_message(request, time.time()))
+        try:
+            self._broker.enqueue(request_message(request, self._received_at))
+        except (redis.RedisError, dramatiq.BrokerError):
+            raise  # it stays in hand until the broker takes it
+        except Exception as error:
+            # One request that nobody can hand over must not be tried for ever, in front of all others.
+            log.exception("request_not_handed_over", request_id=request.request_id)
+            self._responses.publish(failure(request.request_id, request.user_id, error))
+
+
+def _taken(queue: str, adapter: str) -> str:
+    """The list of requests that an adapter has in hand."""
+    return f"{queue}:taken:{adapter}"

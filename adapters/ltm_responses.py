@@ -9,8 +9,9 @@ import redis
 import structlog
 from dramatiq.middleware import Middleware
 
-from services.contract import LTMRequest, LTMResponse
+from services.contract import INTERACTIVE_QUEUE, LTMRequest, LTMResponse
 from services.errors import KeepsakeError
+from tasks.retries import in_words
 
 log = structlog.get_logger()
 
@@ -19,7 +20,8 @@ class Responses(Middleware):
     """Publishes what the actor of a request returned, or why it failed.
 
     An actor of a request takes the argument `request` and returns the fields of its response. A failure is answered
-    when it is final, so this middleware stands before Retries, whose verdict it then sees.
+    when it is final, so this middleware stands before Retries, whose verdict it then sees. What its asker was told in
+    words is done with, and no dead letter; nor is a search ever, which nobody would want answered later.
 
     Args:
         client: connects to the pipeline's Redis.
@@ -47,19 +49,20 @@ class Responses(Middleware):
             response = LTMResponse(request_id=request.request_id, user_id=request.user_id, success=True, **result)
         else:
             response = failure(request.request_id, request.user_id, exception)
+            if isinstance(exception, KeepsakeError) or message.queue_name == INTERACTIVE_QUEUE:
+                message.failed = False
         self.publish(response)
 
     def publish(self, response: LTMResponse) -> None:
         """Publish one response. A Redis that is away takes the asker with it: logged, nothing to retry for."""
         try:
             self._client.publish(self._channel, response.to_wire())
-        except redis.RedisError:
-            log.warning("response_not_published", request_id=response.request_id, exc_info=True)
+        except redis.RedisError as error:
+            log.warning("response_not_published", request_id=response.request_id, reason=type(error).__name__)
             return
         log.info("responded", request_id=response.request_id, user_id=response.user_id, success=response.success)
 
 
 def failure(request_id: str, user_id: str, error: BaseException) -> LTMResponse:
     """The response that says why a request failed; what is not ours to explain is `internal`."""
-    wire = error.wire if isinstance(error, KeepsakeError) else f"internal: {type(error).__name__}"
-    return LTMResponse(request_id=request_id, user_id=user_id, success=False, error=wire)
+    return LTMResponse(request_id=request_id, user_id=user_id, success=False, error=in_words(error))

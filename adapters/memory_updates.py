@@ -1,20 +1,41 @@
-"""The channel of updates -> memory.index."""
+"""The channel of updates -> the log of updates, for those who publish without the log."""
 
 from __future__ import annotations
 
-import dramatiq
-import redis
+import json
+import time
+from collections import deque
+from typing import NamedTuple
 
+import redis
+import structlog
+
+from adapters.log import UpdateLog, digest
 from adapters.rejected import Rejected
+from adapters.roll import LEASE_S, Lease
 from services.contract import parse_update
 from services.errors import InvalidMessage
-from tasks.routes import index_message
 
 WAIT_SECONDS = 1.0
+#: What a holder of the lease that died may have heard and not written: its lease, and a renewal's distance.
+REMEMBERED_S = LEASE_S + 2.0
+REMEMBERED = 10_000
+#: Between hearing and writing, and between Redis's clock and ours.
+SLACK_S = 0.5
+
+log = structlog.get_logger()
+
+
+class _Heard(NamedTuple):
+    at: float
+    raw: bytes
 
 
 class UpdateAdapter:
-    """Listens to the channel and has every event indexed.
+    """Listens to the channel and writes to the log what its publisher has not.
+
+    Every adapter hears everything; the one that holds the lease writes. The others remember the last few seconds, and
+    when one of them gets the lease, it writes what its predecessor had not.
 
     Args:
         client: connects to the pipeline's Redis.
@@ -22,13 +43,22 @@ class UpdateAdapter:
     """
 
     def __init__(
-        self, client: redis.Redis, channel: str, broker: dramatiq.Broker, rejected: Rejected, max_content_chars: int
+        self,
+        client: redis.Redis,
+        channel: str,
+        updates: UpdateLog,
+        lease: Lease,
+        rejected: Rejected,
+        max_content_chars: int,
     ) -> None:
         self._subscription = client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
         self._channel = channel
-        self._broker = broker
+        self._log = updates
+        self._lease = lease
         self._rejected = rejected
         self._max_content_chars = max_content_chars
+        self._heard: deque[_Heard] = deque(maxlen=REMEMBERED)
+        self._writing = False
 
     def listen(self) -> None:
         """Subscribe; again after a lost connection."""
@@ -36,14 +66,52 @@ class UpdateAdapter:
         self._subscription.subscribe(self._channel)
 
     def turn(self) -> None:
-        """Wait up to a second for an event and have it indexed."""
+        """Wait up to a second for an event, and have it in the log."""
         message = self._subscription.get_message(timeout=WAIT_SECONDS)
-        if message is None:
+        if message is not None and not says_logged(message["data"]):
+            self._heard.append(_Heard(time.time(), message["data"]))
+        if self._lease.held():
+            self._write()
+        else:
+            self._writing = False
+            while self._heard and self._heard[0].at < time.time() - REMEMBERED_S:
+                self._heard.popleft()
+
+    def _write(self) -> None:
+        if not self._writing:
+            self._skip_what_is_written()
+            self._writing = True
+        while self._heard:
+            at, raw = self._heard[0]
+            try:
+                update = parse_update(raw, self._max_content_chars)
+            except InvalidMessage as error:
+                self._rejected.take(raw, error)
+            else:
+                if "timestamp" not in update.model_fields_set:
+                    update = update.model_copy(update={"timestamp": at})
+                self._log.append(update, raw)
+            self._heard.popleft()
+
+    def _skip_what_is_written(self) -> None:
+        if not self._heard:
             return
-        raw: bytes = message["data"]
-        try:
-            update = parse_update(raw, self._max_content_chars)
-        except InvalidMessage as error:
-            self._rejected.take(raw, error)
-            return
-        self._broker.enqueue(index_message(update))
+        written = self._log.heard_since(self._heard[0].at - SLACK_S)
+        missing = []
+        for heard in self._heard:
+            if written[key := digest(heard.raw)] > 0:
+                written[key] -= 1
+            else:
+                missing.append(heard)
+        self._heard = deque(missing, maxlen=REMEMBERED)
+
+
+def says_logged(raw: bytes) -> bool:
+    """Whether the event's publisher has written it to the log."""
+    if b'"logged"' not in raw:
+        return False
+    try:
+        event = json.loads(raw)
+    except (ValueError, RecursionError):
+        return False  # whoever reads it says what is wrong
+    return isinstance(event, dict) and event.get("logged") is True

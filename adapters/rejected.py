@@ -6,7 +6,7 @@ import redis
 import structlog
 from redis.typing import EncodableT
 
-from services.contract import REJECTED_CHARS, REJECTED_STREAM
+from services.contract import COUNTERS, REJECTED_CHARS, REJECTED_STREAM
 from services.errors import InvalidMessage
 
 #: Entries kept; the trim is approximate, so a few more may stay.
@@ -34,4 +34,7 @@ class Rejected:
         # Four bytes a character are enough for any cut, and spare decoding the rest.
         shown = raw[: 4 * REJECTED_CHARS].decode("utf-8", "replace")[:REJECTED_CHARS]
         entry: dict[EncodableT, EncodableT] = {"at": self._at, "reason": error.wire, "message": shown}
-        self._client.xadd(REJECTED_STREAM, entry, maxlen=KEPT, approximate=True)
+        with self._client.pipeline() as transaction:
+            transaction.xadd(REJECTED_STREAM, entry, maxlen=KEPT, approximate=True)
+            transaction.hincrby(COUNTERS, "rejected", 1)
+            transaction.execute()

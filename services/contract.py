@@ -34,6 +34,13 @@ UPDATES_CHANNEL = "memory_updates"
 USER_INPUT_QUEUE = "user_input_queue"
 AI_RESPONSES_CHANNEL = "ai_responses"
 REJECTED_STREAM = "ltm:rejected"
+UPDATES_LOG = "memory_updates:log"
+#: The field of an entry of the log that holds the event, in the form it has on the channel.
+LOG_EVENT = "event"
+#: The group of consumers that reads the log.
+LOG_GROUP = "indexers"
+#: A hash of what happened how often, for the operator: `rejected`, `log_trimmed_unread`, `backlog_over`.
+COUNTERS = "ltm:counters"
 
 # Dramatiq queues, one for each kind of hurry.
 INTERACTIVE_QUEUE = "interactive"

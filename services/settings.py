@@ -38,6 +38,8 @@ RedisUrl = Annotated[SecretStr, _scheme("redis", "rediss", "unix")]
 BrokerUrl = Annotated[SecretStr, _scheme("redis", "rediss", "amqp", "amqps")]
 DatabaseUrl = Annotated[SecretStr, _scheme("postgresql", "postgres")]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
+Processes = Annotated[int, Field(ge=1, le=64)]
+Threads = Annotated[int, Field(ge=1, le=64)]
 Optional = BeforeValidator(_empty_is_unset)
 
 
@@ -69,6 +71,24 @@ class Settings(BaseSettings):
     )
     memory_updates_channel: Name = Field(
         default=contract.UPDATES_CHANNEL, description="The channel that messages are published on."
+    )
+    ltm_updates_log: Name = Field(
+        default=contract.UPDATES_LOG, description="The stream that keeps published messages until they are indexed."
+    )
+    ltm_log_max_len: int = Field(
+        default=100_000, ge=1, le=100_000_000, description="Messages kept in that stream, about; the oldest go first."
+    )
+    ltm_log_hours: float = Field(
+        default=168, gt=0, le=87_600, description="Adapters: hours a message is kept in that stream."
+    )
+    ltm_read_ahead: int = Field(
+        default=20_000, ge=1, le=1_000_000, description="Adapters: messages read ahead to be fair between users."
+    )
+    ltm_index_window: int = Field(
+        default=64, ge=1, le=100_000, description="Adapters: messages that wait in the indexers' queue at most."
+    )
+    ltm_max_backlog: int = Field(
+        default=100_000, ge=1, le=100_000_000, description="Adapters: more messages not yet handed over is an alarm."
     )
     user_input_queue: Name = Field(
         default=contract.USER_INPUT_QUEUE, description="Memory service: the list that user messages arrive on."
@@ -138,6 +158,21 @@ class Settings(BaseSettings):
     )
     chat_prompt_max_chars: int = Field(
         default=12_000, ge=500, le=1_000_000, description="Chat service: the longest prompt, in characters."
+    )
+
+    ltm_interactive_processes: Processes = Field(
+        default=1, description="Processes for searches and `profile_get`: one for each core that they may have."
+    )
+    ltm_interactive_threads: Threads = Field(
+        default=2, description="Threads in each of these; they share an embedder, so few are best."
+    )
+    ltm_writes_threads: Threads = Field(default=2, description="Threads for `add` and `profile_update`.")
+    ltm_index_processes: Processes = Field(default=1, description="Processes that index what was said.")
+    ltm_index_threads: Threads = Field(
+        default=2, description="Threads in each of these; more where an LLM is waited for."
+    )
+    ltm_index_nice: int = Field(
+        default=10, ge=0, le=19, description="How far indexing stands back when the cores are busy: 0 not at all."
     )
 
     ltm_log_level: Literal["debug", "info", "warning", "error"] = Field(

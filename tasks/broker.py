@@ -1,4 +1,4 @@
-"""The broker: Dramatiq's Redis broker with a consumer that wakes on arrival instead of polling.
+"""The broker: Dramatiq's for RabbitMQ, or its Redis broker with a consumer that wakes on arrival instead of polling.
 
 Dramatiq's own consumer sleeps between looks at its queue, up to a second: an idle search then takes 270 ms at the
 median and 880 ms at p99 before it even starts. Ours blocks in Redis until the queue holds something (2.6 ms and 5 ms).
@@ -16,12 +16,16 @@ from typing import Any
 import dramatiq
 import redis
 import structlog
+from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from dramatiq.brokers.redis import RedisBroker, _RedisConsumer
 from dramatiq.common import current_millis
-from dramatiq.errors import ConnectionClosed, DecodeError
+from dramatiq.errors import BrokerConnectionError, ConnectionClosed, DecodeError
 from dramatiq.middleware import Middleware
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+
+from services.outage import Outage
+from tasks.dead_letters import write_reason
 
 #: A worker that has not been heard of for this long is dead, and its messages go back to their queues. Every fetch
 #: looks for dead ones (4 us); by default one in a thousand does, and messages come back after minutes.
@@ -38,6 +42,8 @@ log = structlog.get_logger()
 
 def build_broker(url: str, middleware: Sequence[Middleware]) -> dramatiq.Broker:
     """The broker at `url` with exactly these middleware, in this order."""
+    if url.startswith("amqp"):
+        return TellingRabbitmqBroker(url=url, middleware=list(middleware), confirm_delivery=True)
     # Without retries of its own the client fails at once, and whoever called decides: redis-py's ten tries would hold
     # an adapter for seconds.
     client = redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=SOCKET_TIMEOUT_S)
@@ -49,6 +55,23 @@ def build_broker(url: str, middleware: Sequence[Middleware]) -> dramatiq.Broker:
     )
 
 
+class TellingRabbitmqBroker(RabbitmqBroker):
+    """Dramatiq's broker for RabbitMQ, which pushes messages and so wakes by itself; a lost server is told of once."""
+
+    def __init__(self, **parameters: Any) -> None:
+        super().__init__(**parameters)
+        self._outage = Outage("broker")
+
+    def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5_000) -> dramatiq.Consumer:
+        try:
+            consumer = super().consume(queue_name, prefetch, timeout)
+        except BrokerConnectionError as error:
+            self._outage.began(type(error).__name__)
+            raise
+        self._outage.over()
+        return consumer
+
+
 class WakingRedisBroker(RedisBroker):
     """A Redis broker whose consumers wake on arrival."""
 
@@ -57,6 +80,7 @@ class WakingRedisBroker(RedisBroker):
         # By queue: Dramatiq makes a new consumer after a connection error while workers still run what the old one
         # delivered, so what is held outlives the consumer.
         self.held: defaultdict[str, set[str]] = defaultdict(set)
+        self.outage = Outage("broker")
 
     @property
     def consumer_class(self) -> type[_RedisConsumer]:
@@ -101,23 +125,28 @@ class WakingConsumer(_RedisConsumer):
                     return None
                 else:
                     self.message_cache = self.broker.do_fetch(self.queue_name, room)
+                    self.broker.outage.over()
                     if not self.message_cache and not self._look():
                         self._reconcile_now_and_then()
                         return None
-        except (redis.ConnectionError, redis.TimeoutError) as error:
-            raise ConnectionClosed(error) from None
+        except redis.RedisError as error:
+            raise self._lost(error) from None
 
     def ack(self, message: dramatiq.MessageProxy) -> None:
         self._settle(self.broker.do_ack, message)
 
     def nack(self, message: dramatiq.MessageProxy) -> None:
-        self._settle(self.broker.do_nack, message)
+        def bury(queue: str, redis_id: str) -> None:
+            write_reason(self.broker.client, self._acks, f"{self._ids}.msgs", message)
+            self.broker.do_nack(queue, redis_id)
+
+        self._settle(bury, message)
 
     def requeue(self, messages: Iterable[dramatiq.MessageProxy]) -> None:
         try:
             super().requeue(messages := list(messages))  # type: ignore[no-untyped-call]
-        except (redis.ConnectionError, redis.TimeoutError) as error:
-            raise ConnectionClosed(error) from None
+        except redis.RedisError as error:
+            raise self._lost(error) from None
         for message in messages:
             self._forget(message)
 
@@ -142,10 +171,16 @@ class WakingConsumer(_RedisConsumer):
     def _settle(self, command: Any, message: dramatiq.MessageProxy) -> None:
         try:
             command(self.queue_name, message.options["redis_message_id"])
-        except (redis.ConnectionError, redis.TimeoutError) as error:
-            # Dramatiq will try again until Redis is back, so the message stays held.
-            raise ConnectionClosed(error) from None
+        except redis.RedisError as error:
+            # Dramatiq will try again until Redis is back, or has memory again, so the message stays held.
+            raise self._lost(error) from None
         self._forget(message)
+
+    def _lost(self, error: redis.RedisError) -> ConnectionClosed:
+        # Whatever Redis says no with (loading, read-only, out of memory), Dramatiq is to try again, as it does after
+        # a lost connection alone.
+        self.broker.outage.began(f"{type(error).__name__}: {error}")
+        return ConnectionClosed(error)
 
     def _forget(self, message: dramatiq.MessageProxy) -> None:
         redis_id = message.options["redis_message_id"]

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import dramatiq
 
 from services.contract import AddData, LTMRequest, MemoryUpdateMessage, SearchData, clean
-from services.errors import Expired
 from tasks import routes
+from tasks.limits import INDEX_TIME_LIMIT_MS, INTERACTIVE_TIME_LIMIT_MS, WRITE_TIME_LIMIT_MS
+from tasks.retries import FOR_A_DAY, NO_RETRY, WHILE_ASKED
 
 if TYPE_CHECKING:
     from tasks.resources import Resources
@@ -23,15 +24,19 @@ def declare(broker: dramatiq.Broker, resources: Resources) -> None:
         broker=broker,
         actor_name=index.actor,
         queue_name=index.queue,
-        max_retries=10,
-        min_backoff=1_000,
-        max_backoff=60_000,
+        retry=FOR_A_DAY,
+        time_limit=INDEX_TIME_LIMIT_MS,
     )
     def memory_index(update: dict[str, Any]) -> None:
         resources.memories.index(MemoryUpdateMessage.model_validate(update))
 
-    # Whoever asked has gone on by the time a retry could answer.
-    @dramatiq.actor(broker=broker, actor_name=search.actor, queue_name=search.queue, max_retries=0, throws=(Expired,))
+    @dramatiq.actor(
+        broker=broker,
+        actor_name=search.actor,
+        queue_name=search.queue,
+        retry=NO_RETRY,
+        time_limit=INTERACTIVE_TIME_LIMIT_MS,
+    )
     def memory_search(request: dict[str, Any], received_at: float, enqueued_at: float) -> dict[str, Any]:
         started_at = time.time()
         asked = LTMRequest.model_validate(request)
@@ -45,7 +50,11 @@ def declare(broker: dramatiq.Broker, resources: Resources) -> None:
         return response
 
     @dramatiq.actor(
-        broker=broker, actor_name=add.actor, queue_name=add.queue, max_retries=5, min_backoff=500, max_backoff=10_000
+        broker=broker,
+        actor_name=add.actor,
+        queue_name=add.queue,
+        retry=WHILE_ASKED,
+        time_limit=WRITE_TIME_LIMIT_MS,
     )
     def memory_add(request: dict[str, Any], received_at: float, enqueued_at: float) -> dict[str, Any]:
         asked = LTMRequest.model_validate(request)

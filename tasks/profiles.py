@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import dramatiq
 
 from services.contract import LTMRequest, ProfileUpdateData
-from services.errors import MessageTooLarge, ProfileConflict
 from tasks import routes
+from tasks.limits import INTERACTIVE_TIME_LIMIT_MS, WRITE_TIME_LIMIT_MS
+from tasks.retries import NO_RETRY, WHILE_ASKED
 
 if TYPE_CHECKING:
     from services.long_term_memory.profile_service import Profile
@@ -19,7 +20,13 @@ def declare(broker: dramatiq.Broker, resources: Resources) -> None:
     """Declare `profile.get` and `profile.update` on the broker."""
     get, update = routes.BY_TYPE["profile_get"], routes.BY_TYPE["profile_update"]
 
-    @dramatiq.actor(broker=broker, actor_name=get.actor, queue_name=get.queue, max_retries=0)
+    @dramatiq.actor(
+        broker=broker,
+        actor_name=get.actor,
+        queue_name=get.queue,
+        retry=NO_RETRY,
+        time_limit=INTERACTIVE_TIME_LIMIT_MS,
+    )
     def profile_get(request: dict[str, Any], received_at: float, enqueued_at: float) -> dict[str, Any]:
         return _in_response(resources.profiles.get(LTMRequest.model_validate(request).user_id))
 
@@ -27,10 +34,8 @@ def declare(broker: dramatiq.Broker, resources: Resources) -> None:
         broker=broker,
         actor_name=update.actor,
         queue_name=update.queue,
-        max_retries=5,
-        min_backoff=500,
-        max_backoff=10_000,
-        throws=(ProfileConflict, MessageTooLarge),
+        retry=WHILE_ASKED,
+        time_limit=WRITE_TIME_LIMIT_MS,
     )
     def profile_update(request: dict[str, Any], received_at: float, enqueued_at: float) -> dict[str, Any]:
         asked = LTMRequest.model_validate(request)

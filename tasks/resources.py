@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import dramatiq
 import redis
 import structlog
 from dramatiq.middleware import Middleware, MiddlewareError
 
+from services.contract import INDEX_QUEUE
 from services.errors import KeepsakeError
 from services.health import Heart
 from services.long_term_memory.memory_service import MemoryService
@@ -47,10 +50,13 @@ class Resources(Middleware):
     @property
     def _opened(self) -> LongTermMemory:
         if self._open is None:
-            raise RuntimeError("the worker has not booted, or has shut down")
+            raise RuntimeError("the worker has not booted")
         return self._open
 
     def before_worker_boot(self, _: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        if worker.consumer_whitelist == {INDEX_QUEUE}:
+            # Before there are threads: on Linux each has a priority of its own, and inherits its maker's.
+            lower_priority(self.settings.ltm_index_nice)
         try:
             self._open = wait_and_open(self.settings, connections=worker.worker_threads)
         except KeepsakeError as error:
@@ -71,8 +77,14 @@ class Resources(Middleware):
         if self._heart:
             self._heart.stop()
         if self._open:
+            # Not forgotten: what still runs meets a closed pool, which is `Unavailable`, and is retried elsewhere.
             self._open.close()
-            self._open = None
+
+
+def lower_priority(by: int) -> None:
+    """Let every other process go first, where the system knows such a thing."""
+    if by and hasattr(os, "nice"):
+        os.nice(by)
 
 
 def _threads_live(worker: dramatiq.Worker) -> bool:

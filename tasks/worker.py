@@ -7,8 +7,9 @@ import os
 import sys
 
 import dramatiq
+import dramatiq.worker
 import redis
-from dramatiq.middleware import Retries, ShutdownNotifications, TimeLimit
+from dramatiq.middleware import TimeLimit
 
 from adapters.ltm_responses import Responses
 from services.errors import InvalidSetting
@@ -16,11 +17,14 @@ from services.logs import configure_logging
 from services.settings import Settings, load_settings
 from tasks import memories, profiles
 from tasks.broker import build_broker
-from tasks.log_filter import DramatiqLogFilter
+from tasks.deliveries import Deliveries
+from tasks.limits import INDEX_TIME_LIMIT_MS
+from tasks.log_filter import quieten
 from tasks.resources import Resources
+from tasks.retries import Retries
 
-#: No actor of ours takes this long; one that does is stuck, and its thread is wanted.
-TIME_LIMIT_MS = 120_000
+#: How soon a lost broker is tried again; Dramatiq's own pauses are 3 and 5 s.
+RECONNECT_S = 0.5
 
 
 def compose(settings: Settings, process: str) -> dramatiq.Broker:
@@ -32,8 +36,8 @@ def compose(settings: Settings, process: str) -> dramatiq.Broker:
         [
             resources,
             Responses(responses, settings.ltm_responses_channel),
-            TimeLimit(time_limit=TIME_LIMIT_MS),
-            ShutdownNotifications(),
+            Deliveries(responses),
+            TimeLimit(time_limit=INDEX_TIME_LIMIT_MS),
             Retries(),
         ],
     )
@@ -49,8 +53,10 @@ def _main() -> dramatiq.Broker:
     except InvalidSetting as error:
         sys.exit(f"ltm: {error}")
     configure_logging(settings.ltm_log_level, process)
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(DramatiqLogFilter())
+    quieten(logging.getLogger().handlers)
+    # Dramatiq reads the first of them from the environment before this module is there to set it.
+    dramatiq.worker.CONSUMER_RESTART_DELAY_SECS = RECONNECT_S
+    dramatiq.worker.POST_PROCESS_MESSAGE_RETRY_DELAY_SECS = RECONNECT_S  # type: ignore[assignment]
     return compose(settings, process)
 
 

@@ -7,7 +7,9 @@ import sys
 import typer
 
 from services.cli.ask import add, profile, search
+from services.cli.backfill import backfill
 from services.cli.chat import chat
+from services.cli.dead import app as dead
 from services.cli.demo import demo
 from services.cli.status import status
 from services.cli.up import up
@@ -24,8 +26,9 @@ def build_app() -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
     )
-    for command in (up, status, demo, chat, search, add, profile):
+    for command in (up, status, demo, chat, search, add, profile, backfill):
         app.command()(command)
+    app.add_typer(dead)
     return app
 
 

@@ -65,8 +65,8 @@ def _show_queues(stack: FoundStack, client: redis.Redis, output: Output) -> None
         output.line(f"the queues cannot be read: {error}", "bold red")
         return
     broker_url = settings.broker.get_secret_value()
-    if not broker_url.startswith("redis"):
-        output.line(f"the workers' queues are on {mask_url(broker_url)} and not read here", "dim")
+    if not broker_url.startswith(("redis", "unix")):
+        output.line(f"the workers' queues are on {mask_url(broker_url)}: see RabbitMQ's own tools", "dim")
         return
     try:
         depths = queue_depths(connect(broker_url, TIMEOUT_S))
@@ -75,3 +75,5 @@ def _show_queues(stack: FoundStack, client: redis.Redis, output: Output) -> None
         return
     for queue, numbers in depths.items():
         output.line(f"queue {queue:<20} " + "  ".join(f"{kind} {number}" for kind, number in numbers.items()))
+    if dead := sum(numbers["dead"] for numbers in depths.values()):
+        output.line(f"{dead} failed for good: `ltm dead list`", "bold red")

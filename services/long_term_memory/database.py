@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import select
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import psycopg
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from services.errors import Unavailable
+from services.outage import Outage
 
 #: Longer than any statement of ours takes on a healthy server; a stuck one must not hold its worker for ever.
 STATEMENT_TIMEOUT_MS = 30_000
+#: Shorter than a search may run, so that a database that is away is told as such.
+CONNECTION_WITHIN_S = 4.0
+#: The pool doubles its pauses between tries until it gives up, and then tries anew as soon as it is asked: given up on
+#: early, a server that is back after a minute is found within a second or two.
+GIVE_UP_AFTER_S = 2.0
 
 
 def reachable(database_url: str, timeout_s: float = 2.0) -> bool:
@@ -30,16 +38,34 @@ def open_pool(database_url: str, size: int) -> ConnectionPool:
     Raises:
         Unavailable: no connection could be made within 5 s.
     """
+    outage = Outage("postgres", up=False)
+
+    def check(connection: psycopg.Connection[Any]) -> None:
+        if _quiet(connection):
+            return
+        try:
+            ConnectionPool.check_connection(connection)
+        except psycopg.Error:
+            # Those that died with it are found now, one round trip each, and not by one request after another.
+            pool.check()
+            raise
+
     pool = ConnectionPool(
         database_url,
         min_size=1,
         max_size=size,
-        timeout=5,
+        timeout=CONNECTION_WITHIN_S,
         open=False,
+        check=check,
+        configure=lambda _: outage.over(),
+        reconnect_timeout=GIVE_UP_AFTER_S,
+        reconnect_failed=lambda _: outage.began("no connection"),
         kwargs={
             "autocommit": True,  # a search is statements that each stand alone; BEGIN and COMMIT would double its hops
             "application_name": "keepsake",
             "connect_timeout": 3,
+            # A host that is gone without a word; otherwise the kernel waits for a quarter of an hour.
+            "tcp_user_timeout": 10_000,
             "options": f"-c statement_timeout={STATEMENT_TIMEOUT_MS}",
         },
     )
@@ -51,12 +77,24 @@ def open_pool(database_url: str, size: int) -> ConnectionPool:
     return pool
 
 
+def _quiet(connection: psycopg.Connection[Any]) -> bool:
+    """Whether the server has said nothing since the last answer; what it says unasked is mostly that it goes.
+
+    A look at the socket finds the connections that a restarted server has left in the pool, and costs no round trip.
+    """
+    return not select.select([connection], [], [], 0)[0]
+
+
 @contextmanager
 def database_errors() -> Iterator[None]:
-    """Turn a database that is away, or refuses to write, into `Unavailable`: asking again may help."""
+    """Turn a database that is away, busy, full, or refuses to write, into `Unavailable`: asking again may help."""
     try:
         yield
     except PoolTimeout as error:
         raise Unavailable("PostgreSQL does not answer") from error
+    except psycopg.errors.ProgramLimitExceeded:
+        # An OperationalError like the others, but this row will be too large tomorrow too.
+        raise
     except (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction) as error:
+        # The first is lost and refused connections, shutdowns, locks, deadlocks, time-outs, a full disk or memory.
         raise Unavailable(f"PostgreSQL: {error.diag.message_primary or 'the connection broke'}") from error

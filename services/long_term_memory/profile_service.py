@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
+from psycopg import Connection
+from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 from psycopg_pool import ConnectionPool
 
@@ -16,6 +18,9 @@ from services.long_term_memory.database import database_errors
 
 #: A profile is read before every reply and held by every asker; this is a long one.
 MAX_PROFILE_BYTES = 65_536
+#: A request that comes again within this time, among so many of the profile's last changes, is the same request.
+SAME_REQUEST_WITHIN = timedelta(minutes=10)
+SAME_REQUEST_AMONG = 1_000
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,8 @@ class ProfileService:
 
         Args:
             expected_version: refuse the patch unless the profile is at this version; 0 for one not yet written.
-            request_id: kept with the change.
+            request_id: kept with the change. The same one with the same patch soon after is the same request, handed
+                over again after somebody died on the way: it is not applied twice, and answered with the profile.
 
         Raises:
             ProfileConflict: the profile is at another version.
@@ -79,10 +85,13 @@ class ProfileService:
                 "INSERT INTO profiles VALUES (%s, '{}', 0, clock_timestamp()) ON CONFLICT DO NOTHING", (key,)
             )
             row = connection.execute(
-                "SELECT profile, version FROM profiles WHERE user_id = %s FOR UPDATE", (key,)
+                "SELECT profile, version, updated_at FROM profiles WHERE user_id = %s FOR UPDATE", (key,)
             ).fetchone()
             assert row is not None  # noqa: S101 - inserted above, and never deleted
-            values, version = row
+            values, version, _ = row
+            request = request_id and encode_user_id(request_id)
+            if request and _is_applied(connection, key, version, request, patch):
+                return Profile(*row)
             if expected_version is not None and expected_version != version:
                 raise ProfileConflict(expected_version, version)
             values = merge_patch(values, patch)
@@ -98,6 +107,17 @@ class ProfileService:
             profile = Profile(*updated)
             connection.execute(
                 "INSERT INTO profile_history VALUES (%s, %s, %s, %s, %s)",
-                (key, profile.version, Jsonb(patch), request_id and encode_user_id(request_id), profile.updated_at),
+                (key, profile.version, Jsonb(patch), request, profile.updated_at),
             )
         return profile
+
+
+def _is_applied(
+    connection: Connection[TupleRow], user_key: str, version: int, request: str, patch: dict[str, Any]
+) -> bool:
+    row = connection.execute(
+        "SELECT EXISTS (SELECT FROM profile_history WHERE user_id = %s AND version > %s AND request_id = %s"
+        " AND patch = %s AND changed_at > clock_timestamp() - %s::interval)",
+        (user_key, version - SAME_REQUEST_AMONG, request, Jsonb(patch), SAME_REQUEST_WITHIN),
+    ).fetchone()
+    return bool(row and row[0])

@@ -10,7 +10,7 @@ import structlog
 
 from services.errors import InvalidSetting
 from services.logs import configure_logging
-from services.memory.conversations import Conversations
+from services.memory.conversations import Conversations, Updates
 from services.memory.service import MemoryService
 from services.running import Link, alive, connect, stop_on_signals
 from services.settings import Settings, load_settings
@@ -21,13 +21,18 @@ NAME = "memory"
 async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Serve both loops until `stop`."""
     log = structlog.get_logger()
+    updates = Updates(settings.memory_updates_channel, settings.ltm_updates_log, settings.ltm_log_max_len)
     async with connect(settings.redis_url.get_secret_value()) as client:
         service = MemoryService(
             client,
-            Conversations(client, max_messages=settings.memory_max_messages, ttl_hours=settings.memory_ttl_hours),
+            Conversations(
+                client,
+                max_messages=settings.memory_max_messages,
+                ttl_hours=settings.memory_ttl_hours,
+                updates=updates if settings.enable_ltm_publish else None,
+            ),
             input_queue=settings.user_input_queue,
             ai_channel=settings.ai_responses_channel,
-            updates_channel=settings.memory_updates_channel if settings.enable_ltm_publish else None,
             max_content_chars=settings.ltm_max_content_chars,
         )
         inputs, replies = Link(settings.user_input_queue, stop), Link(settings.ai_responses_channel, stop)

@@ -89,7 +89,7 @@ def parse_ai_response(raw: bytes, max_content_chars: int) -> AIResponse:
     return response
 
 
-def ai_message(response: AIResponse, session_id: Any = None) -> MemoryUpdateMessage:
+def ai_message(response: AIResponse, message_id: str, session_id: Any = None) -> MemoryUpdateMessage:
     """The AI's reply as a message of the conversation, within the session of the message it answers.
 
     Raises:
@@ -103,15 +103,20 @@ def ai_message(response: AIResponse, session_id: Any = None) -> MemoryUpdateMess
             source="ai",
             timestamp=response.timestamp,
             meta={name: value for name, value in meta.items() if value is not None},
-            message_id=uuid4().hex,
+            message_id=message_id,
         )
     )
 
 
-def to_wire(message: MemoryUpdateMessage) -> str:
-    """The message as JSON, in Redis and on `memory_updates` alike; `task_id` only where there is one."""
+def to_wire(message: MemoryUpdateMessage, *, logged: bool = False) -> str:
+    """The message as JSON, in Redis, in the log and on `memory_updates` alike.
+
+    `task_id` only where there is one. `logged` says that the message is in the log, so that the adapters need not take
+    it from the channel too.
+    """
+    fields = message.model_dump(exclude=set() if message.task_id else {"task_id"})
     # ASCII-only JSON carries every id there is, lone surrogates included.
-    return json.dumps(message.model_dump(exclude=set() if message.task_id else {"task_id"}))
+    return json.dumps({**fields, "logged": True} if logged else fields)
 
 
 def _check_length(name: str, text: str, most: int) -> None:
@@ -120,6 +125,6 @@ def _check_length(name: str, text: str, most: int) -> None:
 
 
 def _publishable(message: MemoryUpdateMessage) -> MemoryUpdateMessage:
-    if (size := len(to_wire(message))) > MAX_MESSAGE_BYTES:
+    if (size := len(to_wire(message, logged=True))) > MAX_MESSAGE_BYTES:
         raise MessageTooLarge(f"the message would be published with {size} bytes; {MAX_MESSAGE_BYTES} are allowed")
     return message

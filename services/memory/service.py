@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from uuid import uuid4
 
 import structlog
 from redis.asyncio import Redis
@@ -12,10 +13,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from services.contract import MemoryUpdateMessage
 from services.errors import InvalidMessage
-from services.memory.conversations import Conversations
-from services.memory.messages import ai_message, parse_ai_response, parse_user_input, to_wire
+from services.memory.conversations import Conversations, refuses_all
+from services.memory.messages import ai_message, parse_ai_response, parse_user_input
 from services.running import TURN_SECONDS, Link, listen
 
 log = structlog.get_logger()
@@ -24,14 +24,14 @@ LOST = (RedisConnectionError, RedisTimeoutError, OSError)
 
 
 class MemoryService:
-    """Takes messages in, stores each, then publishes it.
+    """Takes messages in; stores and publishes each.
 
     User messages are taken at least once: BLMOVE puts a message into `<queue>:processing`, and the transaction that
-    stores it takes it out again. What a crash left there is served first at the next start. Run one memory service a
-    queue: a second one would take the other's message in hand for such a remainder and store it twice.
+    stores and publishes it takes it out again, so each is stored once. What a crash left there is served first at
+    the next start. Run one memory service a queue: a second one would take the other's message in hand for such a
+    remainder and store it twice.
 
     Args:
-        updates_channel: where stored messages are published; None publishes nothing (ENABLE_LTM_PUBLISH=false).
         max_content_chars: longer contents are rejected.
     """
 
@@ -42,7 +42,6 @@ class MemoryService:
         *,
         input_queue: str,
         ai_channel: str,
-        updates_channel: str | None,
         max_content_chars: int,
     ) -> None:
         self._client = client
@@ -50,7 +49,6 @@ class MemoryService:
         self._input_queue = input_queue
         self._processing = f"{input_queue}:processing"
         self._ai_channel = ai_channel
-        self._updates_channel = updates_channel
         self._max_content_chars = max_content_chars
         #: What happened how often: stored, published, publish_failed, rejected, failed.
         self.counts: Counter[str] = Counter()
@@ -71,16 +69,18 @@ class MemoryService:
                 await link.down(error)
 
     async def take_ai_responses(self, link: Link, stop: asyncio.Event) -> None:
-        """Serve `ai_responses` until `stop`; a reply in hand waits for a lost Redis to come back."""
+        """Serve `ai_responses` until `stop`; a reply in hand waits for a lost or full Redis to take it."""
 
         async def take(raw: bytes) -> None:
+            message_id, again = uuid4().hex, False
             try:
                 while True:
                     try:
-                        return await self.take_ai_response(raw)
-                    except LOST as error:
-                        if stop.is_set():
+                        return await self.take_ai_response(raw, message_id, again=again)
+                    except (RedisError, OSError) as error:
+                        if stop.is_set() or not (isinstance(error, LOST) or refuses_all(error)):
                             raise
+                        again = True
                         await link.down(error)
             except (RedisError, OSError):
                 self.counts["failed"] += 1
@@ -95,35 +95,39 @@ class MemoryService:
             RedisError: the message is still there.
         """
 
-        async def store() -> MemoryUpdateMessage:
+        async def store() -> bool:
             message = parse_user_input(raw, self._max_content_chars)
-            await self._conversations.append(message, raw, taken_from=self._processing)
-            return message
+            return await self._conversations.append(message, raw, taken_from=self._processing)
 
         await self._take(store, self._input_queue, raw, taken_from=self._processing)
 
-    async def take_ai_response(self, raw: bytes) -> None:
+    async def take_ai_response(self, raw: bytes, message_id: str, *, again: bool = False) -> None:
         """Store and publish one reply of the AI, or reject it.
 
+        Args:
+            message_id: the reply's, the same in every try.
+            again: an earlier try broke off, and may have stored it.
+
         Raises:
-            RedisError: the reply could be neither stored nor rejected.
+            RedisError: the reply could be neither stored nor rejected, or (when the connection broke) it is not known.
         """
 
-        async def store() -> MemoryUpdateMessage:
+        async def store() -> bool:
             response = parse_ai_response(raw, self._max_content_chars)
             replied_to = response.original_message_id
             session = await self._conversations.session_of(response.user_id, replied_to) if replied_to else None
-            message = ai_message(response, session)
-            await self._conversations.append(message)
-            return message
+            message = ai_message(response, message_id, session)
+            if again and await self._conversations.has(message):
+                return True
+            return await self._conversations.append(message)
 
         await self._take(store, self._ai_channel, raw)
 
     async def _take(
-        self, store: Callable[[], Awaitable[MemoryUpdateMessage]], at: str, raw: bytes, taken_from: str | None = None
+        self, store: Callable[[], Awaitable[bool]], at: str, raw: bytes, taken_from: str | None = None
     ) -> None:
         try:
-            message = await store()
+            published = await store()
         except LOST:
             raise
         except InvalidMessage as error:
@@ -137,18 +141,8 @@ class MemoryService:
             log.exception("message_failed", at=at, bytes=len(raw))
         else:
             self.counts["stored"] += 1
-            await self._publish(message)
-
-    async def _publish(self, message: MemoryUpdateMessage) -> None:
-        if self._updates_channel is None:
-            return
-        try:
-            await self._client.publish(self._updates_channel, to_wire(message))
-        except (RedisError, OSError) as error:
-            self.counts["publish_failed"] += 1
-            log.warning("publish_failed", user_id=message.user_id, message_id=message.message_id, error=repr(error))
-        else:
-            self.counts["published"] += 1
+            if self._conversations.publishes:
+                self.counts["published" if published else "publish_failed"] += 1
 
     async def _serve_remainder(self, link: Link, stop: asyncio.Event) -> None:
         while not stop.is_set() and isinstance(raw := await self._client.lindex(self._processing, -1), bytes):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from services import contract
 from services.errors import StackError
+from services.settings import Settings
 
 REDIS = "redis"
 POSTGRES = "postgres"
@@ -42,12 +43,14 @@ class ProcessSpec:
         return self.name in SERVERS
 
 
-def service_specs() -> list[ProcessSpec]:
+def service_specs(settings: Settings) -> list[ProcessSpec]:
     """Keepsake's own processes. Interactive work, writes and bulk indexing never wait for one another."""
     return [
-        _dramatiq(WORKER, contract.INTERACTIVE_QUEUE),
-        _dramatiq(WRITER, contract.WRITES_QUEUE),
-        _dramatiq(INDEXER, contract.INDEX_QUEUE),
+        _dramatiq(
+            WORKER, contract.INTERACTIVE_QUEUE, settings.ltm_interactive_processes, settings.ltm_interactive_threads
+        ),
+        _dramatiq(WRITER, contract.WRITES_QUEUE, 1, settings.ltm_writes_threads),
+        _dramatiq(INDEXER, contract.INDEX_QUEUE, settings.ltm_index_processes, settings.ltm_index_threads),
         _module(ADAPTERS, "adapters"),
         _module(MEMORY, "services.memory"),
         _module(CHAT, "services.chat_ai"),
@@ -73,8 +76,8 @@ def _module(name: str, module: str, *arguments: str) -> ProcessSpec:
     return ProcessSpec(name, (sys.executable, "-m", module, *arguments))
 
 
-def _dramatiq(name: str, queue: str) -> ProcessSpec:
-    # Few threads: those of one process share the embedder and the GIL. Four seconds to finish a running task lie
-    # inside what the supervisor grants before it kills.
-    options = ["--processes", "1", "--threads", "2", "--skip-logging", "--worker-shutdown-timeout", "4000"]
-    return _module(name, "dramatiq", "tasks.worker", *options, "--queues", queue)
+def _dramatiq(name: str, queue: str, processes: int, threads: int) -> ProcessSpec:
+    size = ["--processes", str(processes), "--threads", str(threads)]
+    # Four seconds to finish a running task lie inside what the supervisor grants before it kills.
+    options = ["--skip-logging", "--worker-shutdown-timeout", "4000"]
+    return _module(name, "dramatiq", "tasks.worker", *size, *options, "--queues", queue)

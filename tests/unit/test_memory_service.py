@@ -6,16 +6,19 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
+from uuid import uuid4
 
 import fakeredis
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
+from structlog.testing import capture_logs
 
-from services.contract import REJECTED_STREAM, conversation_key, parse_update
-from services.memory.conversations import Conversations
+from services.contract import COUNTERS, LOG_EVENT, REJECTED_STREAM, UPDATES_LOG, conversation_key, parse_update
+from services.memory.conversations import Conversations, Updates
 from services.memory.service import MemoryService
 
 PROCESSING = "user_input_queue:processing"
@@ -28,10 +31,14 @@ class Rig:
         self.redis: Redis = fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer())
         self.service = MemoryService(
             self.redis,
-            Conversations(self.redis, max_messages=max_messages, ttl_hours=24),
+            Conversations(
+                self.redis,
+                max_messages=max_messages,
+                ttl_hours=24,
+                updates=Updates("memory_updates", UPDATES_LOG, 1_000) if publishes else None,
+            ),
             input_queue="user_input_queue",
             ai_channel="ai_responses",
-            updates_channel="memory_updates" if publishes else None,
             max_content_chars=max_content_chars,
         )
 
@@ -42,10 +49,14 @@ class Rig:
         await self.service.take_input(raw)
 
     async def reply(self, **fields: Any) -> None:
-        await self.service.take_ai_response(json.dumps(fields).encode())
+        await self.service.take_ai_response(json.dumps(fields).encode(), uuid4().hex)
 
     async def conversation(self, user_id: str = "u1") -> list[dict[str, Any]]:
         return [json.loads(entry) for entry in await self.redis.lrange(conversation_key(user_id), 0, -1)]
+
+    async def logged(self) -> list[dict[str, Any]]:
+        entries: Any = await self.redis.xrange(UPDATES_LOG)
+        return [json.loads(fields[LOG_EVENT.encode()]) for _, fields in entries]
 
     async def rejected(self) -> list[dict[bytes, bytes]]:
         entries: Any = await self.redis.xrange(REJECTED_STREAM)
@@ -117,7 +128,7 @@ def test_the_smallest_message_is_enough() -> None:
         [entry] = await rig.conversation("7")
         assert entry.pop("message_id")
         assert entry.pop("timestamp") > 1_700_000_000
-        assert entry == {"user_id": "7", "content": "hi", "source": "user", "meta": {}}
+        assert entry == {"user_id": "7", "content": "hi", "source": "user", "meta": {}, "logged": True}
 
     on_rig(story)
 
@@ -134,33 +145,107 @@ def test_a_conversation_keeps_its_newest_messages_for_a_time() -> None:
     on_rig(story, max_messages=3)
 
 
-def test_a_failed_publish_does_not_lose_the_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given that publishing fails, I expect the message stored, done with, and the failure counted."""
+def test_a_stored_message_is_in_the_log_in_the_form_it_is_published_in() -> None:
+    """Given that a user says something, I expect the stored entry in the log, saying that it is there."""
 
     async def story(rig: Rig) -> None:
-        async def refuse(*_: Any) -> int:
-            raise RedisConnectionError("gone")
-
-        monkeypatch.setattr(rig.redis, "publish", refuse)
-        await rig.say(user_id="u1", content="keep me")
-        assert [entry["content"] for entry in await rig.conversation()] == ["keep me"]
-        assert await rig.redis.llen(PROCESSING) == 0
-        assert rig.service.counts == {"stored": 1, "publish_failed": 1}
+        await rig.say(user_id="u1", content="hello")
+        [entry] = await rig.conversation()
+        assert entry["logged"] is True
+        assert await rig.logged() == [entry]
 
     on_rig(story)
 
 
-def test_publishing_switched_off_stores_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given ENABLE_LTM_PUBLISH=false, I expect messages of both sides stored and no publish at all."""
+def test_a_log_that_fails_does_not_lose_the_message() -> None:
+    """Given that the log's key holds something else, I expect messages stored and heard, failures counted, one line."""
 
     async def story(rig: Rig) -> None:
-        async def explode(*_: Any) -> int:
-            raise AssertionError("published")
+        await rig.redis.set(UPDATES_LOG, "not a stream")
+        with capture_logs() as lines:
+            for content in ("keep me", "me too"):
+                await rig.say(user_id="u1", content=content)
+            await rig.redis.delete(UPDATES_LOG)
+            await rig.say(user_id="u1", content="and me")
+        assert [entry["content"] for entry in await rig.conversation()] == ["keep me", "me too", "and me"]
+        assert await rig.redis.llen(PROCESSING) == 0
+        assert rig.service.counts == {"stored": 3, "publish_failed": 2, "published": 1}
+        assert [line["event"] for line in lines] == ["log_refused", "log_accepted"]
 
-        monkeypatch.setattr(rig.redis, "publish", explode)
-        await rig.say(user_id="u1", content="hello")
-        await rig.reply(user_id="u1", text="hi there")
-        assert len(await rig.conversation()) == 2
+    on_rig(story)
+
+
+class Killed(BaseException):
+    """As good as kill -9: nothing of ours runs after it."""
+
+
+@pytest.mark.parametrize("executed", [False, True], ids=["before", "after"])
+def test_a_kill_in_the_middle_neither_loses_nor_doubles_a_message(
+    monkeypatch: pytest.MonkeyPatch, executed: bool
+) -> None:
+    """Given "ok" twice and a kill around the first one's transaction, I expect two messages after the restart."""
+
+    async def story(rig: Rig) -> None:
+        execute = Pipeline.execute
+
+        async def killed(pipeline: Pipeline, *args: Any, **options: Any) -> list[Any]:
+            if executed:
+                await execute(pipeline, *args, **options)
+            raise Killed
+
+        raw = json.dumps({"user_id": "u1", "content": "ok"}).encode()
+        await rig.redis.lpush(PROCESSING, raw, raw)
+        with monkeypatch.context() as patch:
+            patch.setattr(Pipeline, "execute", killed)
+            with pytest.raises(Killed):
+                await rig.service.take_input(raw)
+        while await rig.redis.llen(PROCESSING):  # as the next one does first
+            await rig.service.take_input(raw)
+
+        both = await rig.conversation()
+        assert len({entry["message_id"] for entry in both}) == len(both) == 2
+        assert await rig.logged() == both
+
+    on_rig(story)
+
+
+def test_a_reply_whose_storing_broke_off_is_stored_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a connection that breaks after Redis stored a reply, I expect the second try to find it there."""
+
+    async def story(rig: Rig) -> None:
+        execute, tries = Pipeline.execute, []
+
+        async def broken(pipeline: Pipeline, *args: Any, **options: Any) -> list[Any]:
+            results = await execute(pipeline, *args, **options)
+            tries.append(results)
+            if len(tries) == 1:
+                raise RedisConnectionError("gone")
+            return results
+
+        monkeypatch.setattr(Pipeline, "execute", broken)
+        raw = b'{"user_id": "u1", "text": "hi"}'
+        with pytest.raises(RedisConnectionError):
+            await rig.service.take_ai_response(raw, "m1")
+        await rig.service.take_ai_response(raw, "m1", again=True)
+
+        assert [entry["message_id"] for entry in await rig.conversation()] == ["m1"]
+        assert len(await rig.logged()) == 1
+
+    on_rig(story)
+
+
+def test_publishing_switched_off_stores_all_the_same() -> None:
+    """Given ENABLE_LTM_PUBLISH=false, I expect messages of both sides stored, none heard and no log."""
+
+    async def story(rig: Rig) -> None:
+        async with rig.redis.pubsub() as pubsub:
+            await pubsub.subscribe("memory_updates")
+            await pubsub.get_message(timeout=1)
+            await rig.say(user_id="u1", content="hello")
+            await rig.reply(user_id="u1", text="hi there")
+            assert await pubsub.get_message(timeout=0) is None
+        assert [entry.get("logged") for entry in await rig.conversation()] == [None, None]
+        assert await rig.redis.exists(UPDATES_LOG) == 0
         assert rig.service.counts == {"stored": 2}
 
     on_rig(story, publishes=False)
@@ -185,6 +270,7 @@ def test_a_reply_belongs_to_the_session_it_answers() -> None:
             "source": "ai",
             "timestamp": 1_712_345_678.5,
             "meta": {"original_message_id": question, "session_id": "s1"},
+            "logged": True,
         }
 
     on_rig(story)
@@ -235,6 +321,7 @@ def test_a_bad_message_is_kept_with_its_reason_and_the_next_is_served(raw: bytes
         assert entry[b"at"] == b"user_input_queue"
         assert entry[b"reason"].partition(b":")[0] in {b"invalid_request", b"invalid_json", b"too_large"}
         assert entry[b"message"].decode() == raw[:4_000].decode(errors="replace")[:1_000]
+        assert await rig.redis.hgetall(COUNTERS) == {b"rejected": b"1"}
         assert await rig.redis.llen(PROCESSING) == 0
         await rig.say(user_id="u1", content="next")
         assert [message["content"] for message in await rig.conversation()] == ["next"]

@@ -10,17 +10,22 @@ import dramatiq
 import fakeredis
 import pytest
 from dramatiq.brokers.stub import StubBroker
+from dramatiq.middleware import TimeLimit
 from redis.client import PubSub
 
-from adapters import ltm_requests, memory_updates
+from adapters import hand_over, ltm_requests, memory_updates
+from adapters.hand_over import HandOver
+from adapters.log import UpdateLog
 from adapters.loop import Loop
 from adapters.ltm_requests import RequestAdapter
 from adapters.ltm_responses import Responses
 from adapters.memory_updates import UpdateAdapter
 from adapters.rejected import KEPT, Rejected
+from adapters.roll import Lease, Roll
 from services.contract import (
     REJECTED_STREAM,
     REQUEST_TYPES,
+    UPDATES_LOG,
     LTMRequest,
     MemoryUpdateMessage,
     RequestType,
@@ -28,6 +33,7 @@ from services.contract import (
 from services.errors import InvalidJSON
 from tasks import memories, profiles, routes
 from tasks.resources import Resources
+from tasks.retries import Retries
 from tests.support import wait_until
 
 MAX_CHARS = 1_000
@@ -43,7 +49,7 @@ EXPECTED = {
 @pytest.fixture
 def broker() -> Iterator[StubBroker]:
     """A broker with every actor of ours declared; nothing consumes it."""
-    broker = StubBroker(middleware=[dramatiq.middleware.Retries()])
+    broker = StubBroker(middleware=[TimeLimit(), Retries()])
     resources = cast(Resources, None)  # the actors are declared here and never run
     memories.declare(broker, resources)
     profiles.declare(broker, resources)
@@ -69,17 +75,40 @@ def answers(client: fakeredis.FakeRedis) -> Iterator[PubSub]:
 @pytest.fixture
 def requests(client: fakeredis.FakeRedis, broker: StubBroker) -> RequestAdapter:
     responses = Responses(client, "ltm_responses")
-    return RequestAdapter(
-        client, "ltm_requests", broker, responses, Rejected(client, "ltm_requests"), max_content_chars=MAX_CHARS
-    )
+    rejected = Rejected(client, "ltm_requests")
+    return RequestAdapter(client, "ltm_requests", Roll(client, "a1"), broker, responses, rejected, MAX_CHARS)
+
+
+class Updates:
+    """The way of an event: from the channel to the log, and from the log to the actor."""
+
+    def __init__(self, client: fakeredis.FakeRedis, broker: StubBroker) -> None:
+        lease = Lease(client, "a1")
+        lease.renew()
+        log = UpdateLog(client, UPDATES_LOG, "a1", max_len=1_000)
+        self._channel = UpdateAdapter(
+            client, "memory_updates", log, lease, Rejected(client, "memory_updates"), MAX_CHARS
+        )
+        self._log = HandOver(
+            log, Roll(client, "a1"), broker, Rejected(client, UPDATES_LOG), MAX_CHARS, read_ahead=100, window=10
+        )
+
+    def listen(self) -> None:
+        self._channel.listen()
+        self._log.connect()
+
+    def turn(self) -> None:
+        self._channel.turn()
+        self._log.turn()
 
 
 @pytest.fixture
-def updates(client: fakeredis.FakeRedis, broker: StubBroker) -> UpdateAdapter:
-    adapter = UpdateAdapter(client, "memory_updates", broker, Rejected(client, "memory_updates"), MAX_CHARS)
-    adapter.listen()
-    adapter.turn()  # the confirmation
-    return adapter
+def updates(impatient: None, client: fakeredis.FakeRedis, broker: StubBroker) -> Updates:
+    updates = Updates(client, broker)
+    updates.listen()
+    updates.turn()  # the confirmation
+    updates.turn()  # nothing was left by an earlier one
+    return updates
 
 
 @pytest.fixture
@@ -87,6 +116,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Turns that find nothing return at once, so that a loop can be stopped at once."""
     monkeypatch.setattr(ltm_requests, "WAIT_SECONDS", 0.02)
     monkeypatch.setattr(memory_updates, "WAIT_SECONDS", 0.02)
+    monkeypatch.setattr(hand_over, "WAIT_MS", 20)
 
 
 def asked(kind: str, request_id: str = "r1") -> bytes:
@@ -296,9 +326,7 @@ def test_every_rejected_message_is_counted(client: fakeredis.FakeRedis) -> None:
 # Events
 
 
-def test_a_published_event_is_handed_on(
-    client: fakeredis.FakeRedis, broker: StubBroker, updates: UpdateAdapter
-) -> None:
+def test_a_published_event_is_handed_on(client: fakeredis.FakeRedis, broker: StubBroker, updates: Updates) -> None:
     """Given an event on the channel, I expect it on the index queue after one turn."""
     client.publish("memory_updates", json.dumps(UPDATE))
 
@@ -307,7 +335,7 @@ def test_a_published_event_is_handed_on(
     assert [message.actor_name for message in taken(broker, "index")] == ["memory.index"]
 
 
-def test_an_invalid_event_is_kept(client: fakeredis.FakeRedis, updates: UpdateAdapter) -> None:
+def test_an_invalid_event_is_kept(client: fakeredis.FakeRedis, updates: Updates) -> None:
     """Given an invalid event, which nobody waits for an answer to, I expect where, why and what in the stream."""
     raw = json.dumps({**UPDATE, "content": " ", "request_id": "r1"})
     client.publish("memory_updates", raw)
@@ -320,7 +348,7 @@ def test_an_invalid_event_is_kept(client: fakeredis.FakeRedis, updates: UpdateAd
 
 
 def test_events_are_heard_again_after_a_lost_connection(
-    client: fakeredis.FakeRedis, broker: StubBroker, updates: UpdateAdapter
+    client: fakeredis.FakeRedis, broker: StubBroker, updates: Updates
 ) -> None:
     """Given a second listen, as the loop calls after a lost connection, I expect events to arrive, and once each."""
     updates.listen()
@@ -369,7 +397,7 @@ def test_the_loop_of_requests_outlives_bad_ones(
 
 @pytest.mark.usefixtures("impatient")
 def test_the_loop_of_events_outlives_bad_ones(
-    client: fakeredis.FakeRedis, broker: StubBroker, updates: UpdateAdapter
+    client: fakeredis.FakeRedis, broker: StubBroker, updates: Updates
 ) -> None:
     """Given bad events among good ones, I expect every good one to be handed on."""
     loop = Loop("memory_updates", updates.turn, connect=updates.listen)

@@ -61,11 +61,11 @@ def test_the_tail_of_a_log_is_its_last_lines(tmp_path: Path) -> None:
 
 
 def test_the_processes_are_those_with_names() -> None:
-    assert tuple(spec.name for spec in service_specs()) == SERVICES
+    assert tuple(spec.name for spec in service_specs(Settings())) == SERVICES
 
 
 def test_each_dramatiq_queue_has_a_process() -> None:
-    queues = {spec.argv[-1] for spec in service_specs() if "--queues" in spec.argv}
+    queues = {spec.argv[-1] for spec in service_specs(Settings()) if "--queues" in spec.argv}
 
     assert queues == {contract.INTERACTIVE_QUEUE, contract.WRITES_QUEUE, contract.INDEX_QUEUE}
 

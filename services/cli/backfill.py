@@ -1,0 +1,147 @@
+"""`ltm backfill`: has stored conversations indexed that were published before long-term memory listened."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Annotated, Any
+
+import redis
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from services.cli.options import DEFAULT_DATA_DIRECTORY, DataDir, found_stack
+from services.cli.output import Output
+from services.contract import (
+    LOG_EVENT,
+    LOG_GROUP,
+    MemoryUpdateMessage,
+    conversation_key,
+    parse_timestamp,
+    parse_update,
+)
+from services.errors import InvalidMessage, Unavailable
+from services.settings import Settings
+from services.stack.wire import connect
+
+CHUNK = 200
+#: How long the backlog may stand still before the command gives up.
+PATIENCE_S = 60.0
+LOOK_EVERY_S = 0.2
+
+
+@dataclass
+class Counts:
+    """What became of the stored messages."""
+
+    conversations: int = 0
+    appended: int = 0
+    earlier: int = 0
+    unreadable: int = 0
+
+
+class Backfill:
+    """Writes stored messages to the log of updates, with the ids and times that they have: twice does no harm.
+
+    It keeps so far behind the adapters that what is said meanwhile is read ahead with it, and so has its turn, and that
+    nothing is trimmed unread.
+    """
+
+    def __init__(self, client: redis.Redis, settings: Settings) -> None:
+        self._client: Any = client
+        self._log = settings.ltm_updates_log
+        self._max_len = settings.ltm_log_max_len
+        self._max_chars = settings.ltm_max_content_chars
+        self._most_waiting = max(CHUNK, min(settings.ltm_read_ahead, settings.ltm_log_max_len) // 2)
+
+    def keys(self, user_id: str | None) -> list[bytes]:
+        """The keys of the stored conversations, of one user or of all."""
+        if user_id is not None:
+            return [conversation_key(user_id).encode()]
+        # SCAN may name a key twice.
+        return sorted(set(self._client.scan_iter(match="memory:conversation:*", count=1_000)))
+
+    def append(self, key: bytes, since: float, counts: Counts) -> None:
+        """Write one conversation to the log, oldest first.
+
+        Raises:
+            Unavailable: nothing takes messages off the log.
+        """
+        messages = self._messages(key, since, counts)
+        while chunk := list(islice(messages, CHUNK)):
+            self._wait_for_room()
+            with self._client.pipeline(transaction=False) as pipeline:
+                for message in chunk:
+                    event = json.dumps({**message.model_dump(), "logged": True})
+                    pipeline.xadd(self._log, {LOG_EVENT: event}, maxlen=self._max_len, approximate=True)
+                pipeline.execute()
+            counts.appended += len(chunk)
+        counts.conversations += 1
+
+    def _messages(self, key: bytes, since: float, counts: Counts) -> Iterator[MemoryUpdateMessage]:
+        # All at once, for the list moves while it is read piece by piece; it is bounded by MEMORY_MAX_MESSAGES.
+        for raw in self._client.lrange(key, 0, -1):
+            try:
+                message = parse_update(raw, self._max_chars)
+            except InvalidMessage:
+                counts.unreadable += 1
+                continue
+            # Without its time it would be another memory each time; under another user's key it is nobody's to index.
+            if "timestamp" not in message.model_fields_set or conversation_key(message.user_id).encode() != key:
+                counts.unreadable += 1
+            elif message.timestamp < since:
+                counts.earlier += 1
+            else:
+                yield message
+
+    def _wait_for_room(self) -> None:
+        least, until = self._waiting(), time.monotonic() + PATIENCE_S
+        while (waiting := self._waiting()) > self._most_waiting:
+            if waiting < least:
+                least, until = waiting, time.monotonic() + PATIENCE_S
+            if time.monotonic() > until:
+                raise Unavailable(
+                    f"{waiting} messages wait in {self._log} and none has been taken for {PATIENCE_S:g} s; "
+                    "do long-term-memory-adapters and long-term-memory-indexer run? Then run it again"
+                )
+            time.sleep(LOOK_EVERY_S)
+
+    def _waiting(self) -> int:
+        try:
+            groups = self._client.xinfo_groups(self._log)
+        except redis.ResponseError:
+            return 0  # there is no log yet
+        for group in groups:
+            if group["name"] == LOG_GROUP.encode():
+                return int(group["pending"] + (group.get("lag") or 0))
+        return int(self._client.xlen(self._log))
+
+
+def backfill(
+    since: Annotated[str | None, typer.Option(help="Only messages from this time on, in ISO 8601.")] = None,
+    user: Annotated[str | None, typer.Option(help="Only this user's conversation.")] = None,
+    data_dir: DataDir = DEFAULT_DATA_DIRECTORY,
+) -> None:
+    """Index the stored conversations, such as those from before LTM was there; safe to repeat."""
+    try:
+        from_time = float("-inf") if since is None else parse_timestamp(since)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--since") from None
+    stack = found_stack(data_dir)
+    job, counts = Backfill(connect(stack.redis_url), stack.settings), Counts()
+    columns = (TextColumn("conversations"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    try:
+        keys = job.keys(user)
+        with Progress(*columns, console=Console(stderr=True)) as progress:
+            for key in progress.track(keys):
+                job.append(key, from_time, counts)
+    except (redis.RedisError, OSError) as error:
+        raise Unavailable(f"Redis does not do it: {error}") from error
+    Output().line(
+        f"{counts.appended} messages of {counts.conversations} conversations are on their way to be indexed; "
+        f"{counts.earlier} were earlier, {counts.unreadable} could not be read"
+    )

@@ -1,0 +1,119 @@
+"""`ltm dead`: what failed for good; look at it, send it again, or forget it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import redis
+import typer
+
+from services.cli.options import DEFAULT_DATA_DIRECTORY, DataDir, found_stack
+from services.cli.output import Output, printable
+from services.errors import StackError
+from services.settings import mask_url
+from services.stack.dead_letters import DeadLetter, DeadLetters
+from services.stack.readiness import QUEUES
+from services.stack.wire import connect
+
+TIMEOUT_S = 10.0
+
+Queue = Annotated[str | None, typer.Option(metavar="NAME", help=f"Of this queue alone: {', '.join(QUEUES)}.")]
+Id = Annotated[str | None, typer.Argument(metavar="ID", help="Its id, or enough of the beginning.")]
+All = Annotated[bool, typer.Option("--all", help="All of them.")]
+
+app = typer.Typer(name="dead", help="See, replay and drop what failed for good.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_letters(queue: Queue = None, data_dir: DataDir = DEFAULT_DATA_DIRECTORY) -> None:
+    """List what failed for good, each queue's oldest first; nothing that people wrote is shown."""
+    output = Output()
+    with _Opened(data_dir) as letters:
+        found = list(letters.all(_checked(queue)))
+    for letter in found:
+        where = f"{letter.id}  {letter.queue:<11}  {letter.actor:<14}  {_moment(letter)}"
+        output.line(f"{where}  tries {letter.tries}  {printable(letter.error)}")
+    if not found:
+        output.line("no dead letters", "dim")
+
+
+@app.command()
+def show(identifier: Annotated[str, typer.Argument(metavar="ID")], data_dir: DataDir = DEFAULT_DATA_DIRECTORY) -> None:
+    """Show one of them whole: what it is about, why it failed and where."""
+    output = Output()
+    with _Opened(data_dir) as letters:
+        letter = letters.find(identifier)
+    for name in ("id", "queue", "actor", "tries", "error"):
+        output.line(f"{name:<8} {printable(str(getattr(letter, name)))}")
+    output.line(f"{'died':<8} {_moment(letter)}")
+    if letter.message is None:
+        output.line(printable(letter.raw.decode("utf-8", "replace")))
+        return
+    output.json(letter.payload)
+    for line in letter.traceback.splitlines():
+        output.line(printable(line))
+
+
+@app.command()
+def replay(
+    identifier: Id = None, every: All = False, queue: Queue = None, data_dir: DataDir = DEFAULT_DATA_DIRECTORY
+) -> None:
+    """Send one or all of them to their queues again, as if for the first time."""
+    with _Opened(data_dir) as letters:
+        _each(_chosen(letters, identifier, every, queue), letters.replay, "replayed", "cannot be replayed")
+
+
+@app.command()
+def drop(
+    identifier: Id = None, every: All = False, queue: Queue = None, data_dir: DataDir = DEFAULT_DATA_DIRECTORY
+) -> None:
+    """Forget one or all of them."""
+    with _Opened(data_dir) as letters:
+        _each(_chosen(letters, identifier, every, queue), letters.drop, "dropped", "gone already")
+
+
+class _Opened:
+    """The dead letters of the running stack, with a lost Redis told in words."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._url = found_stack(data_dir).settings.broker.get_secret_value()
+        if not self._url.startswith(("redis", "unix")):
+            raise StackError(
+                f"the workers' queues are on {mask_url(self._url)}: look at its queues"
+                f" {', '.join(f'{queue}.XQ' for queue in QUEUES)} with RabbitMQ's own tools"
+            )
+
+    def __enter__(self) -> DeadLetters:
+        return DeadLetters(connect(self._url, TIMEOUT_S))
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, redis.RedisError):
+            raise StackError(f"{mask_url(self._url)} does not answer: {error}") from None
+
+
+def _checked(queue: str | None) -> str | None:
+    if queue is not None and queue not in QUEUES:
+        raise typer.BadParameter(f"there is no queue {queue!r}; there are {', '.join(QUEUES)}", param_hint="--queue")
+    return queue
+
+
+def _chosen(letters: DeadLetters, identifier: str | None, every: bool, queue: str | None) -> list[DeadLetter]:
+    if bool(identifier) == every:
+        raise typer.BadParameter("give an ID, or --all")
+    return [letters.find(identifier)] if identifier else list(letters.all(_checked(queue)))
+
+
+def _each(chosen: Iterable[DeadLetter], do: Callable[[DeadLetter], bool], done: str, otherwise: str) -> None:
+    outcomes = [do(letter) for letter in chosen]
+    output = Output()
+    output.line(f"{done} {sum(outcomes)}")
+    if not all(outcomes):
+        output.line(f"{otherwise} {len(outcomes) - sum(outcomes)}", "bold red")
+        raise typer.Exit(1)
+
+
+def _moment(letter: DeadLetter) -> str:
+    return datetime.fromtimestamp(letter.died_at, UTC).strftime("%Y-%m-%d %H:%M:%S")

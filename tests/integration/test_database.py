@@ -1,0 +1,207 @@
+"""A PostgreSQL that goes and comes back, refuses and runs full: what callers see of it, and what the log does."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import LiteralString
+
+import psycopg
+import pytest
+from psycopg_pool import ConnectionPool
+from structlog.testing import capture_logs
+
+from services.errors import Unavailable
+from services.long_term_memory.database import CONNECTION_WITHIN_S, _quiet, database_errors, open_pool
+from tests.integration.postgres_server import PostgresServer, postgres_server
+from tests.support import wait_until
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[PostgresServer]:
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture
+def server(running: PostgresServer) -> Iterator[PostgresServer]:
+    """A server that runs again after the test."""
+    yield running
+    if running._process is None:
+        running.start()
+
+
+@pytest.fixture
+def pool(server: PostgresServer) -> Iterator[ConnectionPool]:
+    with open_pool(server.url, 3) as pool:
+        yield pool
+
+
+def ask(pool: ConnectionPool) -> int:
+    """What the database answers to `SELECT 1`."""
+    with database_errors(), pool.connection() as connection:
+        row = connection.execute("SELECT 1").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def fill(pool: ConnectionPool) -> None:
+    """Have the pool hold as many connections as it may."""
+    all_held = threading.Barrier(pool.max_size)
+
+    def hold() -> None:
+        with pool.connection() as connection:
+            connection.execute("SELECT 1")
+            all_held.wait(20)
+
+    with ThreadPoolExecutor(pool.max_size) as threads:
+        for each in [threads.submit(hold) for _ in range(pool.max_size)]:
+            each.result()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["stopped", "killed"])
+def test_a_restart_fails_nobody(server: PostgresServer, pool: ConnectionPool, number: signal.Signals) -> None:
+    """Given a pool full of connections to a server that was restarted, I expect every request after that answered."""
+    fill(pool)
+    server.stop(number)
+    server.start()
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(lambda _: ask(pool), range(12))) == [1] * 12
+
+
+def test_a_quiet_connection_costs_no_round_trip(pool: ConnectionPool) -> None:
+    """Given a connection of a server that is there, I expect it taken as it is, without a statement to try it."""
+    with pool.connection() as connection:
+        assert _quiet(connection)
+
+
+def test_a_connection_that_was_ended_is_not(pool: ConnectionPool) -> None:
+    """Given a connection that the server has ended, I expect a look at its socket to tell."""
+    with pool.connection() as connection, pool.connection() as another:
+        row = another.execute("SELECT pg_terminate_backend(%s, 20000)", (connection.info.backend_pid,)).fetchone()
+        assert row == (True,)
+
+        assert not _quiet(connection)
+
+
+def test_a_server_that_is_away_is_told_in_time(server: PostgresServer, pool: ConnectionPool) -> None:
+    """Given no server, I expect `Unavailable`, sooner than a search is interrupted."""
+    server.stop()
+
+    with pytest.raises(Unavailable):
+        ask(pool)
+    assert CONNECTION_WITHIN_S < 5
+
+
+def test_a_server_that_was_away_for_long_is_found_soon(server: PostgresServer, pool: ConnectionPool) -> None:
+    """Given a server that was away until the pool gave up on it, I expect the next requests to find it again."""
+    given_up = threading.Event()
+    told = pool._reconnect_failed
+    assert told is not None
+    pool._reconnect_failed = lambda pool: (told(pool), given_up.set())  # type: ignore[assignment, func-returns-value]
+    server.stop()
+    with pytest.raises(Unavailable):
+        ask(pool)
+    assert given_up.wait(20)
+    server.start()
+
+    wait_until(lambda: answers(pool), 5, "an answer")
+
+
+def answers(pool: ConnectionPool) -> bool:
+    try:
+        return ask(pool) == 1
+    except Unavailable:
+        return False
+
+
+def test_going_and_coming_back_are_a_line_each(server: PostgresServer, pool: ConnectionPool) -> None:
+    """Given a server that is away for several tries, I expect one line when it went and one when it is back."""
+    with capture_logs() as lines:
+        server.stop()
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                ask(pool)
+        server.start()
+        wait_until(lambda: answers(pool), 20, "an answer")
+
+    assert [(line["event"], line["server"]) for line in lines] == [
+        ("server_lost", "postgres"),
+        ("server_found", "postgres"),
+    ]
+
+
+def test_the_pool_itself_warns_at_every_try(server: PostgresServer, caplog: pytest.LogCaptureFixture) -> None:
+    """Given the pool's own logger, I expect only warnings of what our two lines say: the workers leave them out."""
+    with caplog.at_level(logging.INFO, "psycopg.pool"), open_pool(server.url, 2) as pool:
+        server.stop()
+        with pytest.raises(Unavailable):
+            ask(pool)
+
+    assert {record.levelname for record in caplog.records if record.name == "psycopg.pool"} == {"INFO", "WARNING"}
+
+
+def raise_in_a_block(error: Exception) -> None:
+    with database_errors():
+        raise error
+
+
+HEALS = [
+    psycopg.errors.ReadOnlySqlTransaction,
+    psycopg.errors.DiskFull,
+    psycopg.errors.OutOfMemory,
+    psycopg.errors.TooManyConnections,
+    psycopg.errors.LockNotAvailable,
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.SerializationFailure,
+    psycopg.errors.QueryCanceled,
+    psycopg.errors.CannotConnectNow,
+    psycopg.errors.AdminShutdown,
+    psycopg.errors.CrashShutdown,
+    psycopg.errors.IoError,
+    psycopg.OperationalError,
+]
+STAYS = [
+    psycopg.errors.ProgramLimitExceeded,
+    psycopg.errors.UniqueViolation,
+    psycopg.errors.NumericValueOutOfRange,
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.InsufficientPrivilege,
+    psycopg.DataError,
+]
+
+
+@pytest.mark.parametrize("error", HEALS)
+def test_what_passes_is_unavailable(error: type[Exception]) -> None:
+    """Given an error that a later try may not meet, I expect the one that is retried."""
+    with pytest.raises(Unavailable):
+        raise_in_a_block(error("no"))
+
+
+@pytest.mark.parametrize("error", STAYS)
+def test_what_stays_is_what_it_is(error: type[Exception]) -> None:
+    """Given an error that every later try would meet, I expect it as it is: it is not retried."""
+    with pytest.raises(error):
+        raise_in_a_block(error("no"))
+
+
+def run(pool: ConnectionPool, *statements: LiteralString) -> None:
+    with database_errors(), pool.connection() as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def test_a_database_that_only_reads_is_unavailable(pool: ConnectionPool) -> None:
+    """Given a session that may not write, as after a failover, I expect `Unavailable` in PostgreSQL's words."""
+    with pytest.raises(Unavailable, match="read-only transaction"):
+        run(pool, "SET default_transaction_read_only = on", "CREATE TABLE t ()")
+
+
+def test_a_statement_that_takes_too_long_is_unavailable(pool: ConnectionPool) -> None:
+    """Given a statement past its time, I expect `Unavailable`: it may have waited for a busy moment."""
+    with pytest.raises(Unavailable, match="statement timeout"):
+        run(pool, "SET statement_timeout = 10", "SELECT pg_sleep(20)")

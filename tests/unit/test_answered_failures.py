@@ -1,0 +1,100 @@
+"""A failure that its asker was told of is done with; only what somebody has to look at becomes a dead letter."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import dramatiq
+import fakeredis
+import pytest
+from dramatiq.brokers.stub import StubBroker
+
+from adapters.ltm_responses import Responses
+from services.contract import LTMRequest, RequestType
+from services.errors import Expired, ProfileConflict, Unavailable
+from tasks import routes
+from tasks.deliveries import TooManyDeliveries
+from tasks.retries import Policy, Retries
+
+
+class Stage:
+    """A worker whose actors fail as a test says, and whoever listens to the responses."""
+
+    def __init__(self) -> None:
+        server = fakeredis.FakeServer()
+        self.client = fakeredis.FakeRedis(server=server)
+        self.pubsub = self.client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
+        self.pubsub.subscribe("ltm_responses")
+        self.pubsub.get_message()
+        # The worker's own order: Responses sees the verdict of Retries.
+        self.broker = StubBroker(middleware=[Responses(self.client, "ltm_responses"), Retries()])
+        self.failures: list[Exception] = []
+        for route in routes.BY_TYPE.values():
+            self._declare(route)
+        self.worker = dramatiq.Worker(self.broker, worker_timeout=100, worker_threads=1)
+        self.worker.start()
+
+    def _declare(self, route: routes.Route) -> None:
+        policy = Policy(for_s=60, first_ms=1, longest_ms=2)
+
+        @dramatiq.actor(broker=self.broker, actor_name=route.actor, queue_name=route.queue, retry=policy)
+        def work(request: dict[str, Any], received_at: float, enqueued_at: float) -> dict[str, Any]:
+            if self.failures:
+                raise self.failures.pop(0)
+            return {}
+
+    def ask(self, kind: RequestType, *failures: Exception) -> list[str | None]:
+        """The `error` of every response to one request whose first tries fail in these ways."""
+        self.failures = list(failures)
+        request = LTMRequest(request_id="r1", type=kind, user_id="u1", data={})
+        self.broker.enqueue(routes.request_message(request, 1.5))
+        self.broker.join(routes.BY_TYPE[kind].queue, timeout=10_000, fail_fast=False)
+        errors = []
+        while message := self.pubsub.get_message():
+            errors.append(json.loads(message["data"])["error"])
+        return errors
+
+    def close(self) -> None:
+        self.worker.stop()
+        self.broker.close()
+        self.pubsub.close()
+        self.client.close()
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    stage = Stage()
+    yield stage
+    stage.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"), [("search", Expired("late")), ("profile_update", ProfileConflict(1, 2)), ("add", Expired("x"))]
+)
+def test_what_was_told_in_words_is_no_dead_letter(stage: Stage, kind: RequestType, error: Exception) -> None:
+    """Given a request that is refused, I expect the answer and no dead letter: an overload would fill Redis."""
+    (told,) = stage.ask(kind, error)
+
+    assert told is not None
+    assert stage.broker.dead_letters == []
+
+
+@pytest.mark.parametrize("kind", ["search", "profile_get"])
+def test_a_search_is_never_a_dead_letter(stage: Stage, kind: RequestType) -> None:
+    """Given a crash in what nobody would want answered tomorrow, I expect the answer and no dead letter."""
+    assert stage.ask(kind, ZeroDivisionError()) == ["internal: ZeroDivisionError"]
+    assert stage.broker.dead_letters == []
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError(), TooManyDeliveries("three workers died")])
+def test_a_write_that_nobody_expected_to_fail_is_kept(stage: Stage, error: Exception) -> None:
+    """Given a write that crashes, or kills its worker, I expect the answer, and a dead letter to find the cause in."""
+    assert stage.ask("add", error) == [f"internal: {type(error).__name__}"]
+    assert len(stage.broker.dead_letters) == 1
+
+
+def test_a_failure_that_healed_is_not_told(stage: Stage) -> None:
+    """Given a database that is away for two tries, I expect one answer, and that it is the success."""
+    assert stage.ask("add", Unavailable("away"), Unavailable("away")) == [None]

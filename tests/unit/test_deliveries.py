@@ -1,0 +1,118 @@
+"""A message that kills its worker is counted, and given up on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import dramatiq
+import fakeredis
+import pytest
+from dramatiq.brokers.stub import StubBroker
+
+from tasks.deliveries import MOST_DELIVERIES, REMEMBERED_S, Deliveries
+from tasks.retries import Retries
+
+ID = "11111111-2222-3333-4444-555555555555"
+KEY = f"ltm:deliveries:{ID}"
+
+
+class Bench:
+    """A worker that notes what it ran, and how the message was counted meanwhile."""
+
+    def __init__(self) -> None:
+        self.server = fakeredis.FakeServer()
+        self.client = fakeredis.FakeRedis(server=self.server)
+        self.broker = StubBroker(middleware=[Deliveries(self.client), Retries()])
+        self.counted: list[Any] = []
+        for queue in ("index", "writes", "interactive"):
+            self._declare(queue)
+        self.worker = dramatiq.Worker(self.broker, worker_timeout=100, worker_threads=1)
+        self.worker.start()
+
+    def _declare(self, queue: str) -> None:
+        @dramatiq.actor(broker=self.broker, actor_name=queue, queue_name=queue)
+        def work() -> None:
+            if self.server.connected:
+                self.counted.append(self.client.get(KEY))
+            else:
+                self.counted.append("away")
+
+    def run(self, queue: str) -> None:
+        message: dramatiq.Message[Any] = dramatiq.Message(queue, queue, (), {}, {"redis_message_id": ID})
+        self.broker.enqueue(message)
+        self.broker.join(queue, timeout=10_000, fail_fast=False)
+
+    def close(self) -> None:
+        self.worker.stop()
+        self.broker.close()
+        self.client.close()
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    bench = Bench()
+    yield bench
+    bench.close()
+
+
+@pytest.mark.parametrize("queue", ["index", "writes"])
+def test_a_delivery_is_counted_while_it_runs(bench: Bench, queue: str) -> None:
+    """Given a message on a queue whose messages come back, I expect it counted before it runs, and forgotten after."""
+    bench.run(queue)
+
+    assert (bench.counted, bench.client.exists(KEY)) == ([b"1"], 0)
+
+
+def test_a_search_costs_no_round_trip_for_it(bench: Bench) -> None:
+    """Given an interactive message, I expect nothing counted: it would be past its deadline when it comes again."""
+    bench.run("interactive")
+
+    assert bench.counted == [None]
+
+
+def test_the_last_try_is_granted(bench: Bench) -> None:
+    """Given a message under which two workers have died, I expect it run once more."""
+    bench.client.set(KEY, MOST_DELIVERIES - 1)
+
+    bench.run("index")
+
+    assert (len(bench.counted), bench.broker.dead_letters) == (1, [])
+
+
+def test_one_delivery_too_many_is_a_dead_letter(bench: Bench) -> None:
+    """Given a message under which three workers have died, I expect it dead without being run, and its count gone."""
+    bench.client.set(KEY, MOST_DELIVERIES)
+
+    bench.run("index")
+
+    assert (bench.counted, len(bench.broker.dead_letters), bench.client.exists(KEY)) == ([], 1, 0)
+
+
+def test_a_count_does_not_stay_for_ever(bench: Bench) -> None:
+    """Given a worker that dies, I expect the count it leaves behind to have an end."""
+    middleware = Deliveries(bench.client)
+    message: dramatiq.Message[Any] = dramatiq.Message("index", "index", (), {}, {"redis_message_id": ID})
+
+    middleware.before_process_message(bench.broker, dramatiq.MessageProxy(message))
+
+    assert 0 < bench.client.ttl(KEY) <= REMEMBERED_S
+
+
+def test_a_redis_that_is_away_holds_up_nothing(bench: Bench) -> None:
+    """Given a Redis that cannot count, I expect the message run all the same."""
+    bench.server.connected = False
+
+    bench.run("index")
+
+    assert (bench.counted, bench.broker.dead_letters) == (["away"], [])
+
+
+def test_a_message_of_rabbitmq_is_told_apart_by_its_tries(bench: Bench) -> None:
+    """Given messages without an id of Redis, I expect each try of one counted for itself."""
+    middleware = Deliveries(bench.client)
+    for tries in (0, 1):
+        message: dramatiq.Message[Any] = dramatiq.Message("index", "index", (), {}, {"retries": tries}, "m1")
+        middleware.before_process_message(bench.broker, dramatiq.MessageProxy(message))
+
+    assert sorted(bench.client.keys()) == [b"ltm:deliveries:m1:0", b"ltm:deliveries:m1:1"]

@@ -1,0 +1,117 @@
+"""How many processes and threads each kind of work gets, how far indexing stands back, and for how long one may run."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, cast
+
+import dramatiq
+import pytest
+from dramatiq.brokers.stub import StubBroker
+from dramatiq.middleware import TimeLimit
+
+from services.contract import INDEX_QUEUE, INTERACTIVE_QUEUE, WRITES_QUEUE
+from services.settings import Settings
+from services.stack.processes import INDEXER, WORKER, WRITER, service_specs
+from tasks import memories, profiles
+from tasks.resources import Resources, WorkerCannotStart
+from tasks.retries import Retries
+
+
+def size(settings: Settings, name: str) -> tuple[str, str]:
+    """The processes and threads that a worker is started with."""
+    argv = next(spec.argv for spec in service_specs(settings) if spec.name == name)
+    return argv[argv.index("--processes") + 1], argv[argv.index("--threads") + 1]
+
+
+@pytest.mark.parametrize("name", [WORKER, WRITER, INDEXER])
+def test_the_defaults_suit_two_cores(name: str) -> None:
+    """Given no settings, I expect a process and two threads of each kind."""
+    assert size(Settings(), name) == ("1", "2")
+
+
+def test_each_kind_is_set_by_itself() -> None:
+    """Given settings, I expect each kind of work as large as its own say."""
+    settings = Settings(
+        ltm_interactive_processes=2,
+        ltm_interactive_threads=3,
+        ltm_writes_threads=4,
+        ltm_index_processes=5,
+        ltm_index_threads=6,
+    )
+
+    assert [size(settings, name) for name in (WORKER, WRITER, INDEXER)] == [("2", "3"), ("1", "4"), ("5", "6")]
+
+
+class Nice:
+    """What `os.nice` was called with."""
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+
+    def __call__(self, by: int) -> int:
+        self.calls.append(by)
+        return by
+
+
+@pytest.fixture
+def nice(monkeypatch: pytest.MonkeyPatch) -> Nice:
+    nice = Nice()
+    monkeypatch.setattr(os, "nice", nice)
+
+    def stop_here(*_: Any, **__: Any) -> None:
+        raise OSError
+
+    monkeypatch.setattr("tasks.resources.wait_and_open", stop_here)
+    return nice
+
+
+def boot(settings: Settings, *queues: str) -> None:
+    """Boot a worker of these queues until it would open its services."""
+    broker = StubBroker(middleware=[Resources(settings, "a-worker")])
+    with pytest.raises(WorkerCannotStart):
+        dramatiq.Worker(broker, queues=set(queues), worker_timeout=100).start()
+
+
+def test_the_indexer_stands_back(nice: Nice) -> None:
+    """Given a worker that indexes and nothing else, I expect its priority lowered before it has threads."""
+    boot(Settings(ltm_index_nice=7), INDEX_QUEUE)
+
+    assert nice.calls == [7]
+
+
+@pytest.mark.parametrize("queues", [(INTERACTIVE_QUEUE,), (WRITES_QUEUE,), (WRITES_QUEUE, INDEX_QUEUE), ()])
+def test_nobody_else_does(nice: Nice, queues: tuple[str, ...]) -> None:
+    """Given a worker that does anything that somebody waits for, I expect its priority as it was."""
+    boot(Settings(), *queues)
+
+    assert nice.calls == []
+
+
+def test_it_does_not_where_it_should_not(nice: Nice) -> None:
+    """Given 0, I expect no call."""
+    boot(Settings(ltm_index_nice=0), INDEX_QUEUE)
+
+    assert nice.calls == []
+
+
+def test_a_system_without_priorities_is_fine(monkeypatch: pytest.MonkeyPatch, nice: Nice) -> None:
+    """Given a system that knows no niceness, I expect the worker to go on without."""
+    monkeypatch.delattr(os, "nice")
+
+    boot(Settings(), INDEX_QUEUE)
+
+
+@pytest.mark.parametrize(
+    ("actor", "seconds"),
+    [("memory.search", 5), ("profile.get", 5), ("memory.add", 30), ("profile.update", 30), ("memory.index", 120)],
+)
+def test_each_actor_has_a_time_limit(actor: str, seconds: int) -> None:
+    """Given the actors as a worker declares them, I expect each with the time that its asker may wait."""
+    broker = StubBroker(middleware=[TimeLimit(), Retries()])
+    resources = cast(Resources, None)  # the actors are declared here and never run
+    memories.declare(broker, resources)
+    profiles.declare(broker, resources)
+
+    assert broker.get_actor(actor).options["time_limit"] == seconds * 1_000
+    broker.close()
