@@ -302,11 +302,13 @@ class Answer:
     Args:
         at: when, on the monotonic clock.
         problem: how it is somebody else's, if it is.
+        partial: time was short, and it was ranked by words alone.
     """
 
     at: float
     error: str | None
     problem: str | None
+    partial: bool
 
 
 class Ear(threading.Thread):
@@ -343,7 +345,7 @@ class Ear(threading.Thread):
         at = time.monotonic()
         response = _json(raw.decode())
         error = None if response.get("success") else str(response.get("error"))
-        answer = Answer(at, error, self._check(response))
+        answer = Answer(at, error, self._check(response), bool(response.get("partial")))
         self.answers.setdefault(str(response.get("request_id")), []).append(answer)
 
     def stop(self) -> None:

@@ -306,6 +306,7 @@ def judge(sent: Sent, found: Found, ear: Ear) -> dict[str, float]:
         "  refused with an error ": sum(one.id in failed and found.updates[one.id] == 0 for one in updates),
         "requests pushed": len(requests),
         "  answered": sum(one.id in answers and one.id not in failed for one in requests),
+        "  of these by words alone": sum(answer.partial for heard in answers.values() for answer in heard),
         "  expired": expired,
         "  other errors": with_errors - expired,
         "  dead letters ": sum(one.id in found.dead for one in requests),

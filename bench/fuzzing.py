@@ -230,7 +230,7 @@ def _broken(rng: random.Random, __: Target, good: dict[str, Any]) -> bytes:
             for _ in range(rng.randint(1, 8)):
                 raw[rng.randrange(len(raw))] = rng.randrange(256)
         case 2:
-            raw += rng.choice((b"}", b"\0", b"\xff", raw, b",", b" garbage"))
+            raw += rng.choice((b"}", b"\0", b"\xff", bytes(raw), b",", b" garbage"))
         case 3:
             raw = bytearray(b"\xef\xbb\xbf") + raw if rng.random() < 0.5 else bytearray(raw.decode().encode("utf-16"))
         case _:
