@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 import dramatiq
@@ -11,8 +12,8 @@ import redis
 import structlog
 from dramatiq.middleware import Middleware
 
-from services.contract import INTERACTIVE_QUEUE, LTMRequest, LTMResponse
-from services.errors import KeepsakeError
+from services.contract import COUNTERS, INTERACTIVE_QUEUE, LTMRequest, LTMResponse
+from services.errors import Expired, KeepsakeError
 from services.logs import told
 from tasks.retries import in_words
 
@@ -65,6 +66,14 @@ class Responses(Middleware):
             queued_ms=_ms(begun - message.kwargs.get("received_at", begun)),
             worked_ms=_ms(time.time() - begun),
         )
+        if response.partial:
+            self._count("searches_partial")
+        elif isinstance(exception, Expired):
+            self._count("searches_expired")
+
+    def _count(self, what: str) -> None:
+        with suppress(redis.RedisError):  # lost with the Redis that would show it
+            self._client.hincrby(COUNTERS, what, 1)
 
     def publish(self, response: LTMResponse, **times: object) -> None:
         """Publish one response. A Redis that is away takes the asker with it: logged, nothing to retry for.

@@ -102,7 +102,7 @@ class Settings(BaseSettings):
         default=64, ge=1, le=100_000, description="Adapters: messages that wait in the indexers' queue at most."
     )
     ltm_max_backlog: int = Field(
-        default=100_000, ge=1, le=100_000_000, description="Adapters: more messages not yet handed over is an alarm."
+        default=50_000, ge=1, le=100_000_000, description="Adapters: more messages not yet handed over is an alarm."
     )
     user_input_queue: Name = Field(
         default=contract.USER_INPUT_QUEUE, description="Memory service: the list that user messages arrive on."

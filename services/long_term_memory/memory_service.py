@@ -9,27 +9,20 @@ import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
 from hashlib import sha256
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from services.contract import Memory, MemoryUpdateMessage, SearchData, encode_user_id
 from services.errors import Expired
 from services.long_term_memory import ranking
 from services.long_term_memory.database import database_errors
 from services.long_term_memory.mem0_memory import Mem0Memory, provider_errors
+from services.long_term_memory.pace import HEADROOM, Pace, QueryVectors
 from services.long_term_memory.recall import recall
 from services.long_term_memory.store import MemoryStore
 
 #: Query vectors kept in a process: 1.5 kB each of multilingual-e5-small's.
 QUERIES_KEPT = 4_096
-
-
-#: How much longer than usual an embedding is granted before a search with a deadline does without.
-HEADROOM = 1.5
 
 
 class Found(list[Memory]):
@@ -79,9 +72,8 @@ class MemoryService:
         self._mem0 = mem0
         self._store = store
         self._weights = weights or ranking.Weights()
-        # Users repeat themselves, and the embedding is nine tenths of a search.
-        self._embed_query = lru_cache(maxsize=QUERIES_KEPT)(self._embed)
-        self._embedding_takes = 0.0
+        self._vectors = QueryVectors(lambda query: mem0.embedding_model.embed(query, "search"), QUERIES_KEPT)
+        self._rest = Pace()
 
     def index(self, update: MemoryUpdateMessage) -> list[str]:
         """Keep what was said: as it was said, or as the facts that the LLM finds in it.
@@ -165,7 +157,7 @@ class MemoryService:
         key = encode_user_id(user_id)
         clock = _Stopwatch()
         with database_errors(), provider_errors():
-            vector = self._embed_query(search.query) if left > self._embedding_takes else None
+            vector = self._vectors.get(search.query, left - HEADROOM * self._rest.seconds)
             clock.lap("embed_ms")
             conversation = self._store.conversation(key, vector)
             clock.lap("database_ms")
@@ -176,6 +168,7 @@ class MemoryService:
             clock.lap("rank_ms")
             kept = self._store.payloads(key, numbers) if numbers else {}
             clock.lap("database_ms")
+        self._rest.took((clock.laps["database_ms"] + clock.laps["rank_ms"]) / 1000)
         memories = [
             _memory(
                 kept[number].id,
@@ -187,13 +180,6 @@ class MemoryService:
             if number in kept  # it may have been deleted in between
         ]
         return Found(memories, partial=vector is None, timings=clock.laps)
-
-    def _embed(self, query: str) -> NDArray[np.float32]:
-        begun = time.perf_counter()
-        vector = np.asarray(self._mem0.embedding_model.embed(query, "search"), np.float32)
-        # A moving average of the last few, with room for one that takes longer.
-        self._embedding_takes += 0.2 * (HEADROOM * (time.perf_counter() - begun) - self._embedding_takes)
-        return vector
 
     def _keep(self, utterances: Sequence[_Utterance]) -> None:
         """What Mem0's `add(infer=False)` does for one message at a time, for many, and once for the same one."""

