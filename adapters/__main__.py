@@ -119,7 +119,7 @@ def main() -> None:
         settings = load_settings()
     except InvalidSetting as error:
         sys.exit(f"ltm: {error}")
-    configure_logging(settings.ltm_log_level, process)
+    configure_logging(settings, process)
     run(settings, process)
 
 

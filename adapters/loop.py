@@ -10,6 +10,7 @@ import redis
 import structlog
 
 from services.health import Pulse
+from services.logs import told
 
 LONGEST_PAUSE_S = 5.0
 
@@ -49,7 +50,7 @@ class Loop(threading.Thread):
             except Exception as error:
                 if _of_the_server(error):
                     if not lost:
-                        log.warning("connection_lost", loop=self.name, reason=type(error).__name__)
+                        log.warning("connection_lost", loop=self.name, reason=told(error))
                     connected, lost, pause = False, True, _longer(pause)
                 else:
                     # One message must not end the loop that serves all the others, nor hold it up; a turn that fails

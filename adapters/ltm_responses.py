@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from contextlib import suppress
 from typing import Any
 
 import dramatiq
@@ -9,8 +12,9 @@ import redis
 import structlog
 from dramatiq.middleware import Middleware
 
-from services.contract import INTERACTIVE_QUEUE, LTMRequest, LTMResponse
-from services.errors import KeepsakeError
+from services.contract import COUNTERS, INTERACTIVE_QUEUE, LTMRequest, LTMResponse
+from services.errors import Expired, KeepsakeError
+from services.logs import told
 from tasks.retries import in_words
 
 log = structlog.get_logger()
@@ -31,6 +35,10 @@ class Responses(Middleware):
     def __init__(self, client: redis.Redis, channel: str) -> None:
         self._client = client
         self._channel = channel
+        self._begun = threading.local()
+
+    def before_process_message(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
+        self._begun.at = time.time()
 
     def after_process_message(
         self,
@@ -51,16 +59,40 @@ class Responses(Middleware):
             response = failure(request.request_id, request.user_id, exception)
             if isinstance(exception, KeepsakeError) or message.queue_name == INTERACTIVE_QUEUE:
                 message.failed = False
-        self.publish(response)
+        begun = getattr(self._begun, "at", time.time())
+        self.publish(
+            response,
+            type=raw.get("type"),
+            queued_ms=_ms(begun - message.kwargs.get("received_at", begun)),
+            worked_ms=_ms(time.time() - begun),
+        )
+        if response.partial:
+            self._count("searches_partial")
+        elif isinstance(exception, Expired):
+            self._count("searches_expired")
 
-    def publish(self, response: LTMResponse) -> None:
-        """Publish one response. A Redis that is away takes the asker with it: logged, nothing to retry for."""
+    def _count(self, what: str) -> None:
+        with suppress(redis.RedisError):  # lost with the Redis that would show it
+            self._client.hincrby(COUNTERS, what, 1)
+
+    def publish(self, response: LTMResponse, **times: object) -> None:
+        """Publish one response. A Redis that is away takes the asker with it: logged, nothing to retry for.
+
+        Args:
+            times: logged with it.
+        """
         try:
             self._client.publish(self._channel, response.to_wire())
         except redis.RedisError as error:
-            log.warning("response_not_published", request_id=response.request_id, reason=type(error).__name__)
+            log.warning("response_not_published", request_id=response.request_id, reason=told(error))
             return
-        log.info("responded", request_id=response.request_id, user_id=response.user_id, success=response.success)
+        log.info(
+            "responded", request_id=response.request_id, user_id=response.user_id, success=response.success, **times
+        )
+
+
+def _ms(seconds: float) -> float:
+    return round(max(0.0, seconds) * 1000, 1)
 
 
 def failure(request_id: str, user_id: str, error: BaseException) -> LTMResponse:

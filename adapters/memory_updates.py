@@ -17,11 +17,11 @@ from services.contract import parse_update
 from services.errors import InvalidMessage
 
 WAIT_SECONDS = 1.0
-#: What a holder of the lease that died may have heard and not written: its lease, and a renewal's distance.
-REMEMBERED_S = LEASE_S + 2.0
+#: More than the holder of the lease may be dead before another has it.
+REMEMBERED_S = 3 * LEASE_S
 REMEMBERED = 10_000
-#: Between hearing and writing, and between Redis's clock and ours.
-SLACK_S = 0.5
+#: One adapter may have written what another, on a busy host, has yet to hear.
+SLACK_S = 2.0
 
 log = structlog.get_logger()
 
@@ -58,12 +58,14 @@ class UpdateAdapter:
         self._rejected = rejected
         self._max_content_chars = max_content_chars
         self._heard: deque[_Heard] = deque(maxlen=REMEMBERED)
+        self._listening_since = 0.0
         self._writing = False
 
     def listen(self) -> None:
         """Subscribe; again after a lost connection."""
         self._subscription.reset()
         self._subscription.subscribe(self._channel)
+        self._listening_since = time.time()
 
     def turn(self) -> None:
         """Wait up to a second for an event, and have it in the log."""
@@ -96,7 +98,9 @@ class UpdateAdapter:
     def _skip_what_is_written(self) -> None:
         if not self._heard:
             return
-        written = self._log.heard_since(self._heard[0].at - SLACK_S)
+        # From where on we remember everything, not from the first that we do: that one may have come to us late.
+        since = max(self._listening_since, time.time() - REMEMBERED_S)
+        written = self._log.heard_since(since - SLACK_S)
         missing = []
         for heard in self._heard:
             if written[key := digest(heard.raw)] > 0:

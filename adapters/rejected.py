@@ -30,7 +30,7 @@ class Rejected:
     def take(self, raw: bytes, error: InvalidMessage) -> None:
         """Keep the reason and the first 1,000 characters."""
         self.count += 1
-        log.warning("rejected", at=self._at, reason=error.wire, size=len(raw), rejected=self.count)
+        log.warning("rejected", at=self._at, reason=error.code, size=len(raw), rejected=self.count)
         # Four bytes a character are enough for any cut, and spare decoding the rest.
         shown = raw[: 4 * REJECTED_CHARS].decode("utf-8", "replace")[:REJECTED_CHARS]
         entry: dict[EncodableT, EncodableT] = {"at": self._at, "reason": error.wire, "message": shown}

@@ -39,7 +39,8 @@ UPDATES_LOG = "memory_updates:log"
 LOG_EVENT = "event"
 #: The group of consumers that reads the log.
 LOG_GROUP = "indexers"
-#: A hash of what happened how often, for the operator: `rejected`, `log_trimmed_unread`, `backlog_over`.
+#: A hash of what happened how often, for the operator: `rejected`, `log_trimmed_unread`,
+#: `backlog_over`, `searches_expired`, `searches_partial`. `ltm status` shows them.
 COUNTERS = "ltm:counters"
 
 # Dramatiq queues, one for each kind of hurry.

@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 
 from services.contract import alive_key
 from services.health import ALIVE_SECONDS, BEAT_SECONDS, Pulse, sign_of_life
+from services.logs import told
 
 FIRST_WAIT_SECONDS = 0.1
 LONGEST_WAIT_SECONDS = 5.0
@@ -68,7 +69,7 @@ class Link:
         self._connected = False
         if not self._lost:
             self._lost = True
-            log.warning("redis_lost", at=self._at, error=repr(error))
+            log.warning("redis_lost", at=self._at, error=told(error))
         wait, self._wait = self._wait, min(self._wait * 2, LONGEST_WAIT_SECONDS)
         await _wait(self._stop, wait)
 

@@ -22,11 +22,24 @@ def mask_url(url: str) -> str:
 
 def _scheme(*allowed: str) -> AfterValidator:
     def check(url: SecretStr) -> SecretStr:
-        if urlsplit(url.get_secret_value()).scheme not in allowed:
+        plain = url.get_secret_value()
+        if urlsplit(plain).scheme not in allowed:
             raise ValueError(f"a URL that begins with {' or '.join(f'{scheme}://' for scheme in allowed)}")
+        if not _well_formed(plain):
+            raise ValueError("a URL whose user name and password are percent-encoded and whose port is a number")
         return url
 
     return AfterValidator(check)
+
+
+def _well_formed(url: str) -> bool:
+    """Whether no part of a password would be taken for a part of the host or the port, and told in their errors."""
+    before_path = re.split(r"[/?#]", url.partition("://")[2], maxsplit=1)[0]
+    userinfo, _, hosts = before_path.rpartition("@")
+    escaped = "@" not in userinfo and not re.search(r"%(?![0-9A-Fa-f]{2})", userinfo)
+    # libpq takes several hosts; an IPv6 address has colons of its own.
+    ports = [host.rpartition("]")[2].partition(":")[2] for host in hosts.split(",")]
+    return escaped and all(port.isdecimal() or not port for port in ports)
 
 
 def _empty_is_unset(value: Any) -> Any:
@@ -37,6 +50,7 @@ def _empty_is_unset(value: Any) -> Any:
 RedisUrl = Annotated[SecretStr, _scheme("redis", "rediss", "unix")]
 BrokerUrl = Annotated[SecretStr, _scheme("redis", "rediss", "amqp", "amqps")]
 DatabaseUrl = Annotated[SecretStr, _scheme("postgresql", "postgres")]
+EndpointUrl = Annotated[SecretStr, _scheme("http", "https")]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Processes = Annotated[int, Field(ge=1, le=64)]
 Threads = Annotated[int, Field(ge=1, le=64)]
@@ -88,7 +102,7 @@ class Settings(BaseSettings):
         default=64, ge=1, le=100_000, description="Adapters: messages that wait in the indexers' queue at most."
     )
     ltm_max_backlog: int = Field(
-        default=100_000, ge=1, le=100_000_000, description="Adapters: more messages not yet handed over is an alarm."
+        default=50_000, ge=1, le=100_000_000, description="Adapters: more messages not yet handed over is an alarm."
     )
     user_input_queue: Name = Field(
         default=contract.USER_INPUT_QUEUE, description="Memory service: the list that user messages arrive on."
@@ -122,7 +136,7 @@ class Settings(BaseSettings):
     ltm_embedder_model: Annotated[str | None, Optional] = Field(
         default=None, description="The embedder's model, where it has several."
     )
-    ltm_embedder_base_url: Annotated[str | None, Optional] = Field(
+    ltm_embedder_base_url: EndpointUrl | None = Field(
         default=None, description="The embedder's endpoint, where it is not the provider's own."
     )
     ltm_embedder_api_key: SecretStr | None = Field(
@@ -135,14 +149,14 @@ class Settings(BaseSettings):
         default=None, description="Any LLM Mem0 knows extracts facts; unset: messages are kept as they were said."
     )
     ltm_llm_model: Annotated[str | None, Optional] = Field(default=None, description="The LLM's model.")
-    ltm_llm_base_url: Annotated[str | None, Optional] = Field(
+    ltm_llm_base_url: EndpointUrl | None = Field(
         default=None, description="The LLM's endpoint, where it is not the provider's own."
     )
     ltm_llm_api_key: SecretStr | None = Field(
         default=None, description="The LLM's key; unset: what the provider's library reads itself."
     )
 
-    chat_base_url: Annotated[str | None, Optional] = Field(
+    chat_base_url: EndpointUrl | None = Field(
         default=None, description="Chat service: an OpenAI-compatible endpoint; unset: OpenAI's own, given a key."
     )
     chat_model: Name = Field(default="gpt-5-mini", description="Chat service: the model that replies.")
@@ -176,7 +190,12 @@ class Settings(BaseSettings):
     )
 
     ltm_log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="How much is logged: `debug`, `info`, `warning` or `error`."
+        default="info",
+        description="How much is logged: `debug` (what people say, too), `info`, `warning` or `error`.",
+    )
+    ltm_log_user_ids: bool = Field(default=True, description="false logs a hash in place of each user id.")
+    ltm_log_key: SecretStr | None = Field(
+        default=None, description="The key of these hashes, any text; without one, guessed ids can be checked."
     )
 
     @property
@@ -201,7 +220,7 @@ def load_settings(**overrides: Any) -> Settings:
 
 
 def _shown(name: str, value: Any) -> str:
-    if name.endswith("_api_key"):
+    if name.endswith("_key"):
         return "'***'"
     text = str(value.get_secret_value() if isinstance(value, SecretStr) else value)
     if name.endswith("_url"):

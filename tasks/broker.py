@@ -7,10 +7,12 @@ It needs Redis 6.2 for BLMOVE. tests/integration/test_broker.py pins what it rel
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import dramatiq
@@ -18,12 +20,14 @@ import redis
 import structlog
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from dramatiq.brokers.redis import RedisBroker, _RedisConsumer
+from dramatiq.brokers.redis import _scripts as dispatch_scripts
 from dramatiq.common import current_millis
 from dramatiq.errors import BrokerConnectionError, ConnectionClosed, DecodeError
 from dramatiq.middleware import Middleware
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from services.logs import told
 from services.outage import Outage
 from tasks.dead_letters import write_reason
 
@@ -61,6 +65,8 @@ class TellingRabbitmqBroker(RabbitmqBroker):
     def __init__(self, **parameters: Any) -> None:
         super().__init__(**parameters)
         self._outage = Outage("broker")
+        # It tells of a lost connection in a dozen lines; Dramatiq silences it in workers, and the adapters have it too.
+        logging.getLogger("pika").setLevel(logging.CRITICAL)
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5_000) -> dramatiq.Consumer:
         try:
@@ -81,6 +87,11 @@ class WakingRedisBroker(RedisBroker):
         # delivered, so what is held outlives the consumer.
         self.held: defaultdict[str, set[str]] = defaultdict(set)
         self.outage = Outage("broker")
+        self._when_full = RedisBroker(**{**parameters, "middleware": []})
+        self._when_full.broker_id = self.broker_id
+        self._when_full.scripts["dispatch"] = self.client.register_script(
+            b"#!lua flags=allow-oom\n" + dispatch_scripts["dispatch"]
+        )
 
     @property
     def consumer_class(self) -> type[_RedisConsumer]:
@@ -88,6 +99,21 @@ class WakingRedisBroker(RedisBroker):
 
     def close(self) -> None:
         self.client.close()
+
+    def _dispatch(self, command: str) -> Callable[..., Any]:
+        run: Callable[..., Any] = super()._dispatch(command)  # type: ignore[no-untyped-call]
+
+        def run_when_full_too(queue_name: str, *arguments: Any) -> Any:
+            try:
+                return run(queue_name, *arguments)
+            except redis.OutOfMemoryError:
+                if command == "enqueue":
+                    raise
+                # Taking and settling messages is what frees memory. Redis 7 and Valkey can be told so; 6.2 refuses.
+                self._when_full.namespace = self.namespace
+                return getattr(self._when_full, f"do_{command}")(queue_name, *arguments)
+
+        return run_when_full_too
 
 
 class WakingConsumer(_RedisConsumer):
@@ -137,7 +163,9 @@ class WakingConsumer(_RedisConsumer):
 
     def nack(self, message: dramatiq.MessageProxy) -> None:
         def bury(queue: str, redis_id: str) -> None:
-            write_reason(self.broker.client, self._acks, f"{self._ids}.msgs", message)
+            # A full Redis has no room for the reason, which is in the log too.
+            with suppress(redis.OutOfMemoryError):
+                write_reason(self.broker.client, self._acks, f"{self._ids}.msgs", message)
             self.broker.do_nack(queue, redis_id)
 
         self._settle(bury, message)
@@ -179,7 +207,7 @@ class WakingConsumer(_RedisConsumer):
     def _lost(self, error: redis.RedisError) -> ConnectionClosed:
         # Whatever Redis says no with (loading, read-only, out of memory), Dramatiq is to try again, as it does after
         # a lost connection alone.
-        self.broker.outage.began(f"{type(error).__name__}: {error}")
+        self.broker.outage.began(told(error))
         return ConnectionClosed(error)
 
     def _forget(self, message: dramatiq.MessageProxy) -> None:
@@ -196,7 +224,12 @@ class WakingConsumer(_RedisConsumer):
         if wait_ms < SHORTEST_BLOCK_MS:
             time.sleep(wait_ms / 1000)
             return False
-        return self.broker.client.blmove(self._ids, self._ids, wait_ms / 1000, "LEFT", "LEFT") is not None
+        try:
+            return self.broker.client.blmove(self._ids, self._ids, wait_ms / 1000, "LEFT", "LEFT") is not None
+        except redis.OutOfMemoryError:
+            # It would write nothing, but Redis cannot know: until there is memory again, this polls.
+            time.sleep(SHORTEST_BLOCK_MS / 1000)
+            return False
 
     def _reconcile_now_and_then(self) -> None:
         """Put back what Redis thinks this process holds and it does not.

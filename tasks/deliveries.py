@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import dramatiq
@@ -26,7 +27,8 @@ class Deliveries(Middleware):
     """Counts how often a message begins to run and never comes to an end, and fails it past `MOST_DELIVERIES`.
 
     On the queues alone whose messages come back: a search that comes again is past its deadline anyway, and each
-    count is a round trip.
+    count is a round trip. What comes back after a worker's death is run with no other such message beside it, or one
+    that is innocent would be counted each time its neighbour kills their process.
 
     Args:
         client: connects to the pipeline's Redis.
@@ -34,21 +36,24 @@ class Deliveries(Middleware):
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
+        self._alone = threading.Lock()
+        self._suspects: set[str] = set()
 
     def before_process_message(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
         if message.queue_name not in (INDEX_QUEUE, WRITES_QUEUE):
             return
         key = _key(message)
         try:
-            with self._client.pipeline() as pipeline:
-                pipeline.incr(key)
-                pipeline.expire(key, REMEMBERED_S)
-                count, _ = pipeline.execute()
+            if self._count(key) > 1:
+                # A worker has died under it, or under its neighbour. While it waits it does not run.
+                self._client.decr(key)
+                self._alone.acquire()
+                self._suspects.add(key)
+                count = self._count(key)
+                if count > MOST_DELIVERIES:
+                    raise TooManyDeliveries(f"{MOST_DELIVERIES} worker processes died while they ran it")
         except redis.RedisError as error:
             log.info("delivery_not_counted", message_id=message.message_id, reason=type(error).__name__)
-            return
-        if count > MOST_DELIVERIES:
-            raise TooManyDeliveries(f"{MOST_DELIVERIES} worker processes died while they ran it")
 
     def after_process_message(
         self,
@@ -60,11 +65,21 @@ class Deliveries(Middleware):
     ) -> None:
         if message.queue_name not in (INDEX_QUEUE, WRITES_QUEUE):
             return
+        key = _key(message)
+        if key in self._suspects:
+            self._suspects.remove(key)
+            self._alone.release()
         try:
-            self._client.delete(_key(message))
+            self._client.delete(key)
         except redis.RedisError as error:
             # It is forgotten by itself.
             log.info("delivery_not_forgotten", message_id=message.message_id, reason=type(error).__name__)
+
+    def _count(self, key: str) -> int:
+        with self._client.pipeline() as pipeline:
+            pipeline.incr(key)
+            pipeline.expire(key, REMEMBERED_S)
+            return int(pipeline.execute()[0])
 
 
 def _key(message: dramatiq.MessageProxy) -> str:

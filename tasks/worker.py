@@ -52,7 +52,7 @@ def _main() -> dramatiq.Broker:
         settings = load_settings()
     except InvalidSetting as error:
         sys.exit(f"ltm: {error}")
-    configure_logging(settings.ltm_log_level, process)
+    configure_logging(settings, process)
     quieten(logging.getLogger().handlers)
     # Dramatiq reads the first of them from the environment before this module is there to set it.
     dramatiq.worker.CONSUMER_RESTART_DELAY_SECS = RECONNECT_S

@@ -61,7 +61,8 @@ async def _replier(settings: Settings, opened: AsyncExitStack) -> Replier:
         return built_in
     # Endpoints of one's own often want no key; the library insists on one.
     key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else "none"
-    client = AsyncOpenAI(base_url=settings.chat_base_url, api_key=key, timeout=REPLY_SECONDS, max_retries=1)
+    url = settings.chat_base_url.get_secret_value() if settings.chat_base_url else None
+    client = AsyncOpenAI(base_url=url, api_key=key, timeout=REPLY_SECONDS, max_retries=1)
     return OpenAIReplier(await opened.enter_async_context(client), settings.chat_model, fallback=built_in)
 
 
@@ -71,7 +72,7 @@ def main() -> None:
         settings = load_settings()
     except InvalidSetting as error:
         sys.exit(str(error))
-    configure_logging(settings.ltm_log_level, NAME)
+    configure_logging(settings, NAME)
 
     async def until_signalled() -> None:
         await run(settings, stop_on_signals())

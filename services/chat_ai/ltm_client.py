@@ -121,7 +121,7 @@ class LTMClient:
         except KeepsakeError as error:
             # A response's own words may quote contents, which belong in no log: its code says enough.
             code = str(error).partition(":")[0][:64] if isinstance(error, LTMRequestFailed) else error.code
-            log.warning("ltm search failed: %r, user_id %r", code, user_id)
+            log.warning("ltm search failed: %r", code, extra={"user_id": user_id})
             return []
         return response.memories
 

@@ -24,6 +24,7 @@ from services.contract import (
     parse_update,
 )
 from services.errors import InvalidMessage
+from services.logs import told
 from services.running import Link, listen
 
 FINISH_SECONDS = 5.0
@@ -142,7 +143,7 @@ class ChatService:
             )
         except (RedisError, OSError) as error:
             self.counts["history_failed"] += 1
-            log.warning("history_failed", user_id=message.user_id, error=repr(error))
+            log.warning("history_failed", user_id=message.user_id, error=told(error))
             return []
         past: list[MemoryUpdateMessage] = []
         for entry in (entry for entry in entries if isinstance(entry, bytes)):

@@ -10,6 +10,7 @@ import typer
 
 from services.cli.options import DEFAULT_DATA_DIRECTORY, DataDir, found_stack
 from services.cli.output import Output
+from services.contract import COUNTERS, LOG_GROUP
 from services.long_term_memory.database import reachable
 from services.settings import mask_url
 from services.stack.locate import FoundStack
@@ -61,6 +62,11 @@ def _show_queues(stack: FoundStack, client: redis.Redis, output: Output) -> None
     try:
         for queue in (settings.user_input_queue, settings.ltm_requests_queue):
             output.line(f"queue {queue:<20} waiting {client.llen(queue)}")
+        output.line(
+            f"log   {settings.ltm_updates_log:<20} not yet handed over {_backlog(client, settings.ltm_updates_log)}"
+        )
+        for name, count in sorted(client.hgetall(COUNTERS).items()):
+            output.line(f"count {_text(name):<20} {_text(count)}")
     except redis.RedisError as error:
         output.line(f"the queues cannot be read: {error}", "bold red")
         return
@@ -77,3 +83,16 @@ def _show_queues(stack: FoundStack, client: redis.Redis, output: Output) -> None
         output.line(f"queue {queue:<20} " + "  ".join(f"{kind} {number}" for kind, number in numbers.items()))
     if dead := sum(numbers["dead"] for numbers in depths.values()):
         output.line(f"{dead} failed for good: `ltm dead list`", "bold red")
+
+
+def _backlog(client: redis.Redis, log: str) -> int:
+    """Messages of the log that no adapter has read, or that one has read and not yet handed over."""
+    try:
+        groups = client.xinfo_groups(log)
+    except redis.ResponseError:  # no log yet
+        return 0
+    return sum((group.get("lag") or 0) + group["pending"] for group in groups if _text(group["name"]) == LOG_GROUP)
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value

@@ -79,7 +79,7 @@ def up(
 
     Valkey and PostgreSQL are started too, unless REDIS_URL and DATABASE_URL name others.
     """
-    configure_logging(load_settings().ltm_log_level, "ltm")
+    configure_logging(load_settings(), "ltm")
     output, stop = Output(), StopRequest()
     stop.listen()
     beside = DemoBeside(output, stop)

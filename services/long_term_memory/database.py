@@ -12,6 +12,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 
 from services.errors import Unavailable
 from services.outage import Outage
+from services.settings import mask_url
 
 #: Longer than any statement of ours takes on a healthy server; a stuck one must not hold its worker for ever.
 STATEMENT_TIMEOUT_MS = 30_000
@@ -73,8 +74,18 @@ def open_pool(database_url: str, size: int) -> ConnectionPool:
         pool.open(wait=True, timeout=5)
     except PoolTimeout:
         pool.close()
-        raise Unavailable("PostgreSQL does not answer") from None
+        raise Unavailable(f"PostgreSQL does not answer{_why_not(database_url)}") from None
     return pool
+
+
+def _why_not(database_url: str) -> str:
+    """What a connection fails with, in one line: the pool knows, and keeps it to itself."""
+    try:
+        psycopg.connect(database_url, connect_timeout=2).close()
+    except psycopg.Error as error:
+        # libpq never tells a password, and the settings let none pass that it would take for something else.
+        return f": {mask_url(str(error).strip().partition(chr(10))[0])}"
+    return ""
 
 
 def _quiet(connection: psycopg.Connection[Any]) -> bool:

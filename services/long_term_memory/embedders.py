@@ -77,7 +77,8 @@ def build_embedder(settings: Settings) -> EmbeddingBase:
     if settings.ltm_embedder_dims:
         config["embedding_dims"] = settings.ltm_embedder_dims
     if settings.ltm_embedder_base_url:
-        config[base_url_option("LTM_EMBEDDER_BASE_URL", provider, BaseEmbedderConfig)] = settings.ltm_embedder_base_url
+        option = base_url_option("LTM_EMBEDDER_BASE_URL", provider, BaseEmbedderConfig)
+        config[option] = settings.ltm_embedder_base_url.get_secret_value()
     return EmbedderFactory.create(provider, config, None)
 
 

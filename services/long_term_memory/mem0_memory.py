@@ -6,6 +6,7 @@ the same attributes to parts that it is given; tests/unit/test_mem0.py fails whe
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +24,9 @@ from services.errors import InvalidSetting, Unavailable
 from services.long_term_memory.embedders import base_url_option
 from services.long_term_memory.history import PostgresHistory
 from services.settings import Settings
+
+#: Wherever Mem0's OpenAI client finds it, at the start and again at every call, it asks OpenRouter instead.
+OPENROUTER = "OPENROUTER_API_KEY"
 
 
 class Mem0Memory(Memory):  # type: ignore[misc]  # Mem0 has no types
@@ -51,7 +55,7 @@ def build_llm(settings: Settings) -> LLMBase | None:
     """The LLM that extracts facts, or None where the settings name none.
 
     Raises:
-        InvalidSetting: there is no such provider, or it takes no base URL.
+        InvalidSetting: there is no such provider, it takes no base URL, or the environment would overrule that.
     """
     provider = settings.ltm_llm_provider
     if provider is None:
@@ -59,6 +63,11 @@ def build_llm(settings: Settings) -> LLMBase | None:
     if provider not in LlmFactory.provider_to_class:
         allowed = ", ".join(sorted(LlmFactory.provider_to_class))
         raise InvalidSetting(f"LTM_LLM_PROVIDER is {provider!r}; allowed: {allowed}")
+    if provider == "openai" and os.environ.get(OPENROUTER):
+        raise InvalidSetting(
+            f"{OPENROUTER} is set, and Mem0 would send what people say to OpenRouter, not to LTM_LLM_BASE_URL; "
+            "unset it (to use OpenRouter, give its address and key as LTM_LLM_BASE_URL and LTM_LLM_API_KEY)"
+        )
     config: dict[str, Any] = {}
     if settings.ltm_llm_model:
         config["model"] = settings.ltm_llm_model
@@ -66,7 +75,8 @@ def build_llm(settings: Settings) -> LLMBase | None:
         config["api_key"] = settings.ltm_llm_api_key.get_secret_value()
     if settings.ltm_llm_base_url:
         _, config_class = LlmFactory.provider_to_class[provider]
-        config[base_url_option("LTM_LLM_BASE_URL", provider, config_class)] = settings.ltm_llm_base_url
+        option = base_url_option("LTM_LLM_BASE_URL", provider, config_class)
+        config[option] = settings.ltm_llm_base_url.get_secret_value()
     return LlmFactory.create(provider, config)
 
 

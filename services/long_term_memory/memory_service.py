@@ -9,30 +9,20 @@ import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
 from hashlib import sha256
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from services.contract import Memory, MemoryUpdateMessage, SearchData, encode_user_id
 from services.errors import Expired
 from services.long_term_memory import ranking
 from services.long_term_memory.database import database_errors
 from services.long_term_memory.mem0_memory import Mem0Memory, provider_errors
+from services.long_term_memory.pace import HEADROOM, Pace, QueryVectors
 from services.long_term_memory.recall import recall
 from services.long_term_memory.store import MemoryStore
 
 #: Query vectors kept in a process: 1.5 kB each of multilingual-e5-small's.
 QUERIES_KEPT = 4_096
-
-
-#: How much longer than usual an embedding is granted before a search with a deadline does without.
-HEADROOM = 1.5
-#: What each search that does without leaves of the time that is reckoned with. After a stop of 15 s, in the middle of
-#: an embedding, the 20th search tries again; after a slow query, the second or third.
-FORGIVING = 0.9
 
 
 class Found(list[Memory]):
@@ -82,9 +72,8 @@ class MemoryService:
         self._mem0 = mem0
         self._store = store
         self._weights = weights or ranking.Weights()
-        # Users repeat themselves, and the embedding is nine tenths of a search.
-        self._embed_query = lru_cache(maxsize=QUERIES_KEPT)(self._embed)
-        self._embedding_takes = 0.0
+        self._vectors = QueryVectors(lambda query: mem0.embedding_model.embed(query, "search"), QUERIES_KEPT)
+        self._rest = Pace()
 
     def index(self, update: MemoryUpdateMessage) -> list[str]:
         """Keep what was said: as it was said, or as the facts that the LLM finds in it.
@@ -168,7 +157,7 @@ class MemoryService:
         key = encode_user_id(user_id)
         clock = _Stopwatch()
         with database_errors(), provider_errors():
-            vector = self._vector_in(left, search.query)
+            vector = self._vectors.get(search.query, left - HEADROOM * self._rest.seconds)
             clock.lap("embed_ms")
             conversation = self._store.conversation(key, vector)
             clock.lap("database_ms")
@@ -179,6 +168,7 @@ class MemoryService:
             clock.lap("rank_ms")
             kept = self._store.payloads(key, numbers) if numbers else {}
             clock.lap("database_ms")
+        self._rest.took((clock.laps["database_ms"] + clock.laps["rank_ms"]) / 1000)
         memories = [
             _memory(
                 kept[number].id,
@@ -190,20 +180,6 @@ class MemoryService:
             if number in kept  # it may have been deleted in between
         ]
         return Found(memories, partial=vector is None, timings=clock.laps)
-
-    def _vector_in(self, seconds: float, query: str) -> NDArray[np.float32] | None:
-        if seconds > self._embedding_takes:
-            return self._embed_query(query)
-        # Nothing is measured while nothing is embedded: without this, one that took long would be the last for ever.
-        self._embedding_takes *= FORGIVING
-        return None
-
-    def _embed(self, query: str) -> NDArray[np.float32]:
-        begun = time.perf_counter()
-        vector = np.asarray(self._mem0.embedding_model.embed(query, "search"), np.float32)
-        # A moving average of the last few, with room for one that takes longer.
-        self._embedding_takes += 0.2 * (HEADROOM * (time.perf_counter() - begun) - self._embedding_takes)
-        return vector
 
     def _keep(self, utterances: Sequence[_Utterance]) -> None:
         """What Mem0's `add(infer=False)` does for one message at a time, for many, and once for the same one."""

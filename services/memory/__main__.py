@@ -59,7 +59,7 @@ def main() -> None:
         settings = load_settings()
     except InvalidSetting as error:
         sys.exit(str(error))
-    configure_logging(settings.ltm_log_level, NAME)
+    configure_logging(settings, NAME)
 
     async def until_signalled() -> None:
         await run(settings, stop_on_signals())

@@ -19,6 +19,7 @@ from services.contract import (
     MemoryUpdateMessage,
     conversation_key,
 )
+from services.logs import told
 from services.memory.messages import to_wire
 
 REJECTED_ENTRIES = 1_000
@@ -126,7 +127,7 @@ class Conversations:
             return
         self._refused = refused is not None
         if refused is not None and self._updates is not None:
-            log.error("log_refused", at=self._updates.log, error=str(refused), mend="then run ltm backfill")
+            log.error("log_refused", at=self._updates.log, error=told(refused), mend="then run ltm backfill")
         else:
             log.info("log_accepted")
 

@@ -133,7 +133,7 @@ class MemoryService:
         except InvalidMessage as error:
             await self._conversations.reject(at, error.wire, raw, taken_from)
             self.counts["rejected"] += 1
-            log.warning("message_rejected", at=at, reason=error.wire, bytes=len(raw))
+            log.warning("message_rejected", at=at, reason=error.code, bytes=len(raw))
         except Exception as error:
             # Where Redis itself refuses writes, this refuses too: the message stays, and the loop waits and retries.
             await self._conversations.reject(at, f"internal: {type(error).__name__}", raw, taken_from)

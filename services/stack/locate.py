@@ -16,6 +16,7 @@ SHARED_SETTINGS = (
     "ltm_requests_queue",
     "ltm_responses_channel",
     "memory_updates_channel",
+    "ltm_updates_log",
     "user_input_queue",
     "ai_responses_channel",
 )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import dramatiq
@@ -225,6 +227,24 @@ def test_a_new_holder_writes_what_the_last_one_had_not(client: fakeredis.FakeRed
     second.turn()
 
     assert [written["content"] for written in second.written()] == ["ok"] * 4
+
+
+def test_a_new_holder_that_hears_late_writes_nothing_twice(
+    client: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given an adapter that hears a second and a half after the holder wrote, I expect it to find what is written."""
+    first, second = Channel(client, "a1"), Channel(client, "a2")
+    first.lease.renew()
+    first.hear(event("written"))
+    late = time.time() + 1.5
+    monkeypatch.setattr(memory_updates, "time", SimpleNamespace(time=lambda: late))
+    second.turn()
+
+    first.lease.release()
+    second.lease.renew()
+    second.turn()
+
+    assert [written["content"] for written in second.written()] == ["written"]
 
 
 def test_a_lease_that_is_not_renewed_ends(client: fakeredis.FakeRedis) -> None:

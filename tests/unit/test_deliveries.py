@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from dramatiq.brokers.stub import StubBroker
 
 from tasks.deliveries import MOST_DELIVERIES, REMEMBERED_S, Deliveries
 from tasks.retries import Retries
+from tests.support import wait_until
 
 ID = "11111111-2222-3333-4444-555555555555"
 KEY = f"ltm:deliveries:{ID}"
@@ -116,3 +118,25 @@ def test_a_message_of_rabbitmq_is_told_apart_by_its_tries(bench: Bench) -> None:
         middleware.before_process_message(bench.broker, dramatiq.MessageProxy(message))
 
     assert sorted(bench.client.keys()) == [b"ltm:deliveries:m1:0", b"ltm:deliveries:m1:1"]
+
+
+def test_what_came_back_runs_alone(bench: Bench) -> None:
+    """Given two messages that were running when a worker died, I expect the second begun when the first has ended.
+
+    Only one of them killed the worker, and the other must not be counted when it does so again.
+    """
+    middleware = Deliveries(bench.client)
+    first, second = (
+        dramatiq.MessageProxy(dramatiq.Message("index", "index", (), {}, {"redis_message_id": name})) for name in "ab"
+    )
+    for name in "ab":
+        bench.client.set(f"ltm:deliveries:{name}", 1)
+    middleware.before_process_message(bench.broker, first)
+    begin = threading.Thread(target=middleware.before_process_message, args=(bench.broker, second), daemon=True)
+    begin.start()
+    wait_until(lambda: bench.client.get("ltm:deliveries:b") == b"1" and begin.is_alive(), description="the wait")
+
+    middleware.after_process_message(bench.broker, first)
+    begin.join(timeout=10)
+
+    assert (begin.is_alive(), bench.client.get("ltm:deliveries:b")) == (False, b"2")

