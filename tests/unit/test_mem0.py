@@ -190,6 +190,33 @@ def test_a_base_url_that_a_provider_does_not_take_is_a_wrong_setting() -> None:
         build_llm(settings(ltm_llm_provider="gemini", ltm_llm_base_url="http://127.0.0.1:1/v1"))
 
 
+def test_an_environment_that_would_overrule_the_base_url_is_a_wrong_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given OPENROUTER_API_KEY, which makes Mem0 ask OpenRouter instead, I expect a refusal that names the variable."""
+    monkeypatch.setenv("OPENROUTER_API_KEY", "hush")
+
+    with pytest.raises(InvalidSetting, match="OPENROUTER_API_KEY is set") as refused:
+        build_llm(settings(ltm_llm_provider="openai", ltm_llm_base_url="http://127.0.0.1:1/v1"))
+
+    assert "hush" not in str(refused.value)
+
+
+def test_mem0_prefers_openrouter_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given OPENROUTER_API_KEY and Mem0 alone, I expect another address than the one it was given: why we refuse."""
+    monkeypatch.setenv("OPENROUTER_API_KEY", "k")
+
+    llm = LlmFactory.create("openai", {"api_key": "k", "openai_base_url": "http://127.0.0.1:1/v1"})
+
+    assert "openrouter.ai" in str(llm.client.base_url)
+
+
+def test_an_environment_that_overrules_nothing_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given OPENROUTER_API_KEY and no LLM, or one of another provider, I expect it to be nobody's business."""
+    monkeypatch.setenv("OPENROUTER_API_KEY", "k")
+
+    assert build_llm(settings()) is None
+    assert build_llm(settings(ltm_llm_provider="deepseek", ltm_llm_api_key="k")) is not None
+
+
 def test_no_llm_unless_one_is_named() -> None:
     """Given no provider, I expect no LLM."""
     assert build_llm(settings()) is None
@@ -226,3 +253,12 @@ def test_the_settings_of_an_embedder_reach_it() -> None:
     config = embedder.config
     assert (config.model, config.embedding_dims, embedder.client.api_key) == ("m", 8, "k")
     assert str(embedder.client.base_url) == "http://127.0.0.1:1/v1/"
+
+
+def test_the_client_of_a_store_that_is_not_ours_is_not_imported() -> None:
+    """Given a worker's imports, I expect none of Qdrant's modules among them: they cost a second of each start."""
+    program = "import sys, services.long_term_memory.opening; print([m for m in sys.modules if m.startswith('qdrant')])"
+
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert told.stdout.strip() == "['qdrant_client']"
