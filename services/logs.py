@@ -152,8 +152,10 @@ def _lines(error: BaseException, seen: set[int]) -> list[str]:
     lines: list[str] = []
     before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     if before is not None and id(before) not in seen:
-        join = "The above exception was the direct cause of" if error.__cause__ else "During handling of the above came"
-        lines += [*_lines(before, seen), f"\n{join} the following exception:\n\n"]
+        join = "The above exception was the direct cause of the following exception:"
+        if not error.__cause__:
+            join = "During handling of the above exception, another exception occurred:"
+        lines += [*_lines(before, seen), f"\n{join}\n\n"]
     lines += ["Traceback (most recent call last):\n", *traceback.format_tb(error.__traceback__), f"{told(error)}\n"]
     if isinstance(error, BaseExceptionGroup):
         for number, member in enumerate(error.exceptions, 1):

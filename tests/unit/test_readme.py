@@ -31,3 +31,9 @@ def test_the_example_for_foreign_services_is_short() -> None:
     """Given the plain redis-py example, I expect its function to be no longer than the 15 lines promised."""
     example = README.read_text().partition("import json, time, uuid, redis")[2].partition("```")[0]
     assert len([line for line in example.splitlines() if line.strip()]) <= 15
+
+
+def test_the_access_rules_are_those_of_the_file() -> None:
+    """Given the rules in README, I expect those that tests/integration/test_acl.py runs under."""
+    shown = README.read_text().partition("<!-- acl: ")[2].partition("```\n")[2].partition("```")[0]
+    assert shown == (README.parent / "deploy" / "redis-acl.conf").read_text()

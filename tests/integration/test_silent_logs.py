@@ -1,0 +1,166 @@
+"""What people say, and what opens doors, is in nobody's log: a conversation with marked words through every process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from services.contract import alive_key
+from services.settings import load_settings
+from services.stack.processes import SERVICES, service_specs
+from tests.support import wait_until
+
+ROOT = Path(__file__).parents[2]
+WITHIN_S = 120.0
+#: Each part of a message, of a request and of a URL that is somebody's own.
+MARKS = {
+    part: f"mark{part}{uuid.uuid4().hex[:8]}"
+    for part in ("content", "query", "meta", "metakey", "session", "task", "profile", "profilekey", "type", "broken")
+}
+PASSWORDS = [f"hush{uuid.uuid4().hex[:8]}" for _ in range(4)]
+USER = f"user{uuid.uuid4().hex[:8]}"
+DATABASE_NUMBER = 6
+
+
+def environment(valkey_url: str, database_url: str, name: str, **settings: str) -> dict[str, str]:
+    names = ("PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH")
+    separator = "&" if "?" in database_url else "?"
+    return {
+        **{name: os.environ[name] for name in names if name in os.environ},
+        "REDIS_URL": valkey_url,
+        # Trust and no ACL are what these servers have; a password that nobody asks for is in the URL all the same.
+        "DATABASE_URL": f"{database_url}{separator}password={PASSWORDS[0]}",
+        "CHAT_BASE_URL": f"http://somebody:{PASSWORDS[1]}@127.0.0.1:1/v1",
+        "OPENAI_API_KEY": PASSWORDS[2],
+        "LTM_LLM_API_KEY": PASSWORDS[3],
+        "LTM_PROCESS_NAME": name,
+        "OMP_NUM_THREADS": "1",
+        **settings,
+    }
+
+
+def converse(client: redis.Redis) -> None:
+    """Everything that can be said to the stack, right and wrong, with the marks in it."""
+    answers: dict[str, dict[str, Any]] = {}
+    with client.pubsub(ignore_subscribe_messages=True) as heard:  # type: ignore[no-untyped-call]
+        heard.subscribe("ltm_responses", "ai_responses")
+
+        def listen() -> None:
+            while message := heard.get_message(timeout=0.01):
+                with suppress(ValueError, AttributeError):  # what is broken below is heard here too
+                    payload = json.loads(message["data"])
+                    answers[payload.get("request_id") or "reply"] = payload
+
+        def answered(request_id: str) -> bool:
+            listen()
+            return request_id in answers
+
+        def ask(kind: str, **data: Any) -> None:
+            request_id = uuid.uuid4().hex
+            request = {"request_id": request_id, "type": kind, "user_id": USER, "data": {"deadline_ms": 60_000, **data}}
+            client.lpush("ltm_requests", json.dumps(request))
+            wait_until(lambda: answered(request_id), WITHIN_S, f"the answer to a {kind}")
+
+        meta = {"session_id": MARKS["session"], MARKS["metakey"]: MARKS["meta"]}
+        said = {"user_id": USER, "content": MARKS["content"], "task_id": MARKS["task"], "meta": meta}
+        client.lpush("user_input_queue", json.dumps(said))
+        wait_until(lambda: answered("reply"), WITHIN_S, "a reply, the built-in one: no model answers")
+        ask("search", query=MARKS["query"], filters={"session_id": MARKS["session"]})
+        ask("add", content=MARKS["content"], metadata=meta)
+        ask("profile_update", updates={MARKS["profilekey"]: MARKS["profile"]})
+        ask("profile_update", updates={MARKS["profilekey"]: MARKS["profile"]}, expected_version=7)
+        ask("profile_update", updates={MARKS["profilekey"]: MARKS["profile"] * 7_000})
+        ask("profile_get")
+        # What is refused says why, and must not say what
+        ask("search", query=MARKS["query"], filters={MARKS["metakey"]: MARKS["meta"]})
+        ask("search", query=[MARKS["query"]])
+        ask(MARKS["type"], query=MARKS["query"])
+        ask("add", content=MARKS["content"] * 4_000)
+        for broken in (MARKS["broken"], f'{{"user_id": "{USER}"', json.dumps([MARKS["broken"]])):
+            client.lpush("ltm_requests", broken)
+            client.lpush("user_input_queue", broken)
+            client.publish("memory_updates", broken)
+            client.publish("ai_responses", broken)
+            client.publish("ltm_responses", broken)
+        client.lpush("user_input_queue", json.dumps({"user_id": USER, "content": {MARKS["metakey"]: MARKS["content"]}}))
+        client.publish("memory_updates", json.dumps({**said, "source": MARKS["meta"]}))
+        # A conversation that is no list, so that Redis itself refuses the message
+        client.set(f"memory:conversation:{USER}-2", MARKS["content"])
+        client.lpush("user_input_queue", json.dumps({**said, "user_id": f"{USER}-2"}))
+        # And an actor's message that crashes it
+        poison(client)
+        wait_until(lambda: client.zcard("dramatiq:index.XQ"), WITHIN_S, "the dead letter")
+        wait_until(lambda: client.llen("user_input_queue") == 0, WITHIN_S, "the inputs to be taken")
+        ask("search", query=MARKS["query"])
+
+
+def poison(client: redis.Redis) -> None:
+    redis_id = uuid.uuid4().hex
+    update = {"user_id": USER, "content": MARKS["content"], "source": MARKS["meta"], MARKS["metakey"]: 1}
+    message = {
+        "queue_name": "index",
+        "actor_name": "memory.index",
+        "args": [],
+        "kwargs": {"update": update},
+        "options": {"redis_message_id": redis_id},
+        "message_id": uuid.uuid4().hex,
+        "message_timestamp": round(time.time() * 1000),
+    }
+    client.hset("dramatiq:index.msgs", redis_id, json.dumps(message))
+    client.rpush("dramatiq:index", redis_id)
+
+
+def test_no_log_holds_what_was_said(valkey_url: str, create_database: Callable[..., str], tmp_path: Path) -> None:
+    """Given a conversation, every kind of request, and messages that fail in every place, I expect no word of them and
+    no password in any process's log at info; nor a user id, since LTM_LOG_USER_IDS=false."""
+    url, database_url = f"{valkey_url.removesuffix('/0')}/{DATABASE_NUMBER}", create_database()
+    processes = {}
+    with redis.Redis.from_url(url) as client:
+        client.flushdb()
+        try:
+            for spec in service_specs(load_settings()):
+                with (tmp_path / f"{spec.name}.log").open("wb") as output:
+                    processes[spec.name] = subprocess.Popen(
+                        spec.argv,
+                        env=environment(url, database_url, spec.name, LTM_LOG_USER_IDS="false"),
+                        cwd=ROOT,
+                        stdout=output,
+                        stderr=output,
+                    )
+            wait_until(
+                lambda: all(client.exists(alive_key(name)) for name in SERVICES), WITHIN_S, "a sign of life of all"
+            )
+            converse(client)
+        finally:
+            for process in processes.values():
+                process.send_signal(signal.SIGTERM)
+            for process in processes.values():
+                try:
+                    process.wait(timeout=30)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+
+    logs = {name: (tmp_path / f"{name}.log").read_text() for name in SERVICES}
+    for name, text in logs.items():
+        for secret in [*MARKS.values(), *PASSWORDS, USER]:
+            line = next((line for line in text.splitlines() if secret in line), None)
+            assert line is None, f"{name} logged {secret}: {line}"
+    everything = "\n".join(logs.values())
+    # What an operator does want: whose, which, how long
+    responded = [json.loads(line) for line in everything.splitlines() if '"responded"' in line]
+    assert all({"request_id", "user_id", "success"} <= set(line) for line in responded)
+    # And that the failures which could have told were there to be told
+    events = {json.loads(line)["event"].split(" ")[0] for line in everything.splitlines()}
+    assert {"rejected", "message_rejected", "message_failed", "provider_failed", "failed_for_good", "Failed"} <= events
+    assert [line for line in responded if line.get("type") == "search" and line["worked_ms"] > 0]
