@@ -32,7 +32,7 @@ USERS = 50
 #: For so many messages there are 300 adds, 300 profile updates and 1,000 searches.
 MESSAGES = 3_000
 DEADLINE_MS = 1_000
-QUIET_WITHIN_S = 240.0
+QUIET_WITHIN_S = 60.0
 #: After a fault, its consequences are looked for until the next one, or so long at the most.
 LOOKED_FOR_S = 30.0
 TOPICS = ("tea in the garden", "the cat Mochi", "the train to Osaka", "a song about rain", "my sister's new flat")

@@ -29,7 +29,7 @@ TEXTS: tuple[Any, ...] = (
         "한" * 1_000,
         "\U0001f3f3\ufe0f" * 500,
     ),
-    *("\u2028\u2029\ufeff\uffff", "no end: \\", 0, 1e308, True, None, [], {}, ["a"], {"a": "b"}),
+    *("\ufdfa" * 1_000, "\u2028\u2029\ufeff\uffff", "no end: \\", 0, 1e308, True, None, [], {}, ["a"], {"a": "b"}),
 )
 NUMBERS: tuple[Any, ...] = (
     *(0, -1, 1, 5, 100, 101, 2**31, 2**63, 10**30, 0.5, 5.0, 1e300, "5", "٥", " 5", "0x5", "1e3", True, None, [], {}),
@@ -268,6 +268,16 @@ def _larger(rng: random.Random, _: Target, good: dict[str, Any]) -> bytes:
     return _dump(good)
 
 
+def _letters(rng: random.Random, target: Target, good: dict[str, Any]) -> bytes:
+    """Text in letters of one script or of none: what a tokenizer may never have met."""
+    begin = rng.choice((0, 0x300, 0x600, 0xFB50, 0xFDF0, 0x1F000, 0xE0000, rng.randrange(0x110000 - 0x100)))
+    letters = [chr(rng.randrange(begin, begin + 0x100)) for _ in range(rng.choice((1, 5, 50)))]
+    text = "".join(rng.choices(letters, k=rng.choice((10, 200, 2_000))))
+    path = rng.choice([path for path in target.pools if path.endswith(("content", "query", "user_id"))])
+    _put(good, path, text)
+    return _dump(good)
+
+
 #: How messages are spoilt, and how often.
 WAYS = (
     (_wrong_value, 30),
@@ -280,4 +290,5 @@ WAYS = (
     (_bytes, 6),
     (_other_json, 6),
     (_larger, 8),
+    (_letters, 8),
 )
