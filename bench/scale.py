@@ -3,6 +3,9 @@
 Fills the real table by binary COPY with random clustered unit vectors, users' rows interleaved as they would arrive,
 then measures side by side for a normal user and for one with K memories: recall@10 of the nearest by meaning against
 brute force, and the time of the database part, for our store and for Mem0's own pgvector store with the same vectors.
+
+`--very-heavy V` adds a user with V memories, whose sessions are each about something, as sessions are, and measures
+what a search reads of them, the ranking of the sample included, at `--exact-limit`. Past the limit, that is a part.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +24,11 @@ from numpy.typing import NDArray
 from psycopg_pool import ConnectionPool
 
 from bench.common import mean, quantile, scratch_database, show, timed, track, write_json
+from services.contract import SearchData
 from services.long_term_memory.migrations import migrate
-from services.long_term_memory.store import TRAITS, MemoryStore, hashed, hashed_terms
+from services.long_term_memory.ranking import Weights
+from services.long_term_memory.reading import EXACT_LIMIT, Reader
+from services.long_term_memory.store import TRAITS, Conversation, MemoryStore, hashed, hashed_terms
 
 DIMENSIONS = 384
 CLUSTERS = 1_000
@@ -31,13 +37,30 @@ CONTENT = "I went to the market with Anna yesterday and we bought far too many p
 PAYLOAD = '{"role": "user", "meta": {"session_id": "s"}, "source": "user", "timestamp": 1712345678.5, "created_at": "2024-04-05T19:34:38.500000+00:00", "updated_at": "2024-04-05T19:34:38.500000+00:00", "message_id": "0123456789abcdef0123456789abcdef"}'  # noqa: E501 - one payload as it is stored
 SIGNATURE = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
 HEAVY_USER = 0
+MEM0 = "Mem0 as shipped"
+VERY_HEAVY_USER = -1
+#: Of two random turns, of one session and of one cluster, this is the cosine; of turns in LoCoMo it is TODO.
 PROBES = 40
+#: Two turns of one session in LoCoMo have this cosine, once what all turns have in common is taken away.
+SESSION_COSINE = 0.17
+#: Reads a user's conversation for the vector of a query.
+Reading = Callable[[NDArray[np.float32]], Conversation]
 
 
 def vectors(count: int, rng: np.random.Generator) -> NDArray[np.float32]:
     """Unit vectors around random centres: texts are about something."""
     centres = rng.standard_normal((CLUSTERS, DIMENSIONS), np.float32)
     found = centres[rng.integers(CLUSTERS, size=count)] + rng.standard_normal((count, DIMENSIONS), np.float32)
+    found /= np.linalg.norm(found, axis=1, keepdims=True)
+    return found
+
+
+def with_sessions(points: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """The same vectors, in their order, as turns of sessions that are each about something."""
+    topics = rng.standard_normal((len(points) // SESSION_TURNS + 1, DIMENSIONS)).astype(np.float32)
+    topics /= np.linalg.norm(topics, axis=1, keepdims=True)
+    of_session = topics[np.arange(len(points)) // SESSION_TURNS]
+    found: NDArray[np.float32] = np.sqrt(SESSION_COSINE) * of_session + np.sqrt(1 - SESSION_COSINE) * points
     found /= np.linalg.norm(found, axis=1, keepdims=True)
     return found
 
@@ -89,11 +112,8 @@ def _copy(connection: psycopg.Connection[Any], into: str, rows: Iterator[bytes])
         copy.write(struct.pack(">h", -1))
 
 
-def fill(
-    url: str, pool: ConnectionPool, owners: NDArray[np.int64], points: NDArray[np.float32]
-) -> tuple[MemoryStore, PGVector]:
-    """Both stores with the same vectors, vacuumed and analyzed."""
-    mem0 = PGVector(None, "mem0_as_shipped", DIMENSIONS, None, None, None, None, False, True, connection_pool=pool)
+def fill(url: str, owners: NDArray[np.int64], points: NDArray[np.float32]) -> None:
+    """Our table with these vectors, vacuumed and analyzed."""
     with psycopg.connect(url, autocommit=True) as connection:
         migrate(connection, DIMENSIONS)
         connection.execute(
@@ -103,6 +123,13 @@ def fill(
         columns = "id, user_number, session, said_at, source, content, payload, terms"
         columns += ", traits, vector"
         _copy(connection, f"memories ({columns})", _ours(owners, points))
+        connection.execute("VACUUM ANALYZE memories")
+
+
+def fill_mem0(url: str, pool: ConnectionPool, owners: NDArray[np.int64], points: NDArray[np.float32]) -> PGVector:
+    """Mem0's own store with the same."""
+    mem0 = PGVector(None, "mem0_as_shipped", DIMENSIONS, None, None, None, None, False, True, connection_pool=pool)
+    with psycopg.connect(url, autocommit=True) as connection:
         # Its index is built after the rows, which is kinder to it than one row at a time.
         connection.execute("SET maintenance_work_mem = '4GB'")
         connection.execute(
@@ -113,9 +140,8 @@ def fill(
             lambda: connection.execute("CREATE INDEX ON mem0_as_shipped USING hnsw (vector vector_cosine_ops)")
         )
         print(f"Mem0's HNSW index took {ms / 1000:.0f} s to build")
-        connection.execute("VACUUM ANALYZE memories")
         connection.execute("VACUUM ANALYZE mem0_as_shipped")
-    return MemoryStore(pool), mem0
+    return mem0
 
 
 def _cosines(rows: NDArray[np.float32], query: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -125,31 +151,37 @@ def _cosines(rows: NDArray[np.float32], query: NDArray[np.float32]) -> NDArray[n
 
 
 def measure(
-    store: MemoryStore, mem0: PGVector, user: int, owners: NDArray[np.int64], points: NDArray[np.float32]
+    ours: dict[str, Reading], mem0: PGVector | None, user: int, owners: NDArray[np.int64], points: NDArray[np.float32]
 ) -> dict[str, dict[str, float]]:
-    """Recall and time for one user, by store."""
+    """Recall and time for one user, by the way that their memories are read, and of Mem0's store."""
     own = np.flatnonzero(owners == user)
     rng = np.random.default_rng(user)
-    recalls: dict[str, list[float]] = {"ours": [], "Mem0 as shipped": []}
+    recalls: dict[str, list[float]] = {name: [] for name in (*ours, *([MEM0] if mem0 else []))}
     times: dict[str, list[float]] = {name: [] for name in recalls}
+    numbers: dict[str, list[int]] = {name: [] for name in ours}
     for _ in range(PROBES):
         query = points[rng.choice(own)] + 0.5 * rng.standard_normal(DIMENSIONS).astype(np.float32) / np.sqrt(DIMENSIONS)
         query = (query / np.linalg.norm(query)).astype(np.float16).astype(np.float32)
         nearest = set((own[np.argsort(-_cosines(points[own], query))[:10]] + 1).tolist())
+        for name, read in ours.items():
+            found, ms = timed(lambda: read(query))  # noqa: B023 - called at once
+            times[name].append(ms)
+            numbers[name].append(len(found))
+            best = found.fingerprint[np.argsort(-found.cosine)[:10]]
+            recalls[name].append(len(nearest & set(best.tolist())) / len(nearest))
+        if mem0 is None:
+            continue
         vector: Sequence[float] = query.tolist()
-        found, ms = timed(lambda: store.conversation(f"u{user}", vector))  # noqa: B023 - called at once
-        times["ours"].append(ms)
-        best = found.fingerprint[np.argsort(-found.cosine)[:10]]
-        recalls["ours"].append(len(nearest & set(best.tolist())) / len(nearest))
         # What Mem0's search asks of its store for ten results.
         hits, ms = timed(lambda: mem0.search("", vector, top_k=60, filters={"user_id": f"u{user}"}))  # noqa: B023
-        times["Mem0 as shipped"].append(ms)
+        times[MEM0].append(ms)
         similar = sorted(hits, key=lambda hit: -hit.score)[:10]
         wanted = {round(float(points[n - 1] @ query), 4) for n in nearest}
-        recalls["Mem0 as shipped"].append(sum(round(hit.score, 4) in wanted for hit in similar) / len(nearest))
+        recalls[MEM0].append(sum(round(hit.score, 4) in wanted for hit in similar) / len(nearest))
     return {
         name: {
             "memories": len(own),
+            **({"read": mean(numbers[name])} if name in numbers else {}),
             "recall@10": mean(recalls[name]),
             "ms_median": quantile(times[name], 0.5),
             "ms_p95": quantile(times[name], 0.95),
@@ -158,7 +190,7 @@ def measure(
     }
 
 
-def sizes(url: str, rows: int) -> dict[str, dict[str, float]]:
+def sizes(url: str, rows: int, tables: dict[str, str]) -> dict[str, dict[str, float]]:
     """Bytes a memory, of tables and of their indexes."""
     with psycopg.connect(url) as connection:
         return {
@@ -166,13 +198,22 @@ def sizes(url: str, rows: int) -> dict[str, dict[str, float]]:
                 "table bytes a memory": _one(connection, f"SELECT pg_table_size('{table}')") / rows,
                 "index bytes a memory": _one(connection, f"SELECT pg_indexes_size('{table}')") / rows,
             }
-            for name, table in (("ours", "memories"), ("Mem0 as shipped", "mem0_as_shipped"))
+            for name, table in tables.items()
         }
 
 
 def _one(connection: psycopg.Connection[Any], query: str) -> int:
     row = connection.execute(query).fetchone()
     return int(row[0]) if row else 0
+
+
+def _all_of(store: MemoryStore, user: int) -> Reading:
+    return lambda query: store.conversation(f"u{user}", query)
+
+
+def _parts_of(store: MemoryStore, user: int, exact_limit: int) -> Reading:
+    reader, search = Reader(store, Weights(), exact_limit), SearchData(query="What did we buy at the market?")
+    return lambda query: reader.read(f"u{user}", query, search, 0.0)
 
 
 def main() -> None:
@@ -182,21 +223,36 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=1_000)
     parser.add_argument("--heavy", type=int, default=5_000, help="memories of one heavy user, of all")
     parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--very-heavy", type=int, default=0, help="memories of one very heavy user, of all")
+    parser.add_argument("--exact-limit", type=int, default=EXACT_LIMIT, help="above it, that user is read in parts")
+    parser.add_argument("--without-mem0", action="store_true", help="our store alone: Mem0's index takes minutes")
     given = parser.parse_args()
     rng = np.random.default_rng(7)
-    # Both stores get what half precision can hold, so that brute force ranks the very same numbers.
-    points = vectors(given.memories, rng).astype(np.float16).astype(np.float32)
-    owners = np.where(np.arange(given.memories) < given.heavy, HEAVY_USER, rng.integers(1, given.users, given.memories))
+    points = vectors(given.memories, rng)
+    places = np.arange(given.memories)
+    owners = np.where(places < given.heavy, HEAVY_USER, rng.integers(1, given.users, given.memories))
+    owners[places >= given.memories - given.very_heavy] = very_heavy_user = given.users
     rng.shuffle(owners)
+    points[owners == very_heavy_user] = with_sessions(points[owners == very_heavy_user], rng)
+    # Both stores get what half precision can hold, so that brute force ranks the very same numbers.
+    points = points.astype(np.float16).astype(np.float32)
     with scratch_database() as url, ConnectionPool(url, min_size=1, max_size=2) as pool:
-        store, mem0 = fill(url, pool, owners, points)
-        figures: dict[str, Any] = {
-            "normal": measure(store, mem0, 1, owners, points),
-            "heavy": measure(store, mem0, HEAVY_USER, owners, points),
-            "sizes": sizes(url, given.memories),
-        }
+        fill(url, owners, points)
+        store = MemoryStore(pool)
+        mem0 = None if given.without_mem0 else fill_mem0(url, pool, owners, points)
+        tables = {"ours": "memories", **({MEM0: "mem0_as_shipped"} if mem0 else {})}
+        kinds = {"normal": 1, "heavy": HEAVY_USER}
+        if given.very_heavy:
+            kinds["very heavy"] = very_heavy_user
+        figures: dict[str, Any] = {}
+        for kind, user in kinds.items():
+            ways = {"ours": _all_of(store, user)}
+            if kind == "very heavy":
+                ways["ours, in parts"] = _parts_of(store, user, given.exact_limit)
+            figures[kind] = measure(ways, mem0, user, owners, points)
+        figures["sizes"] = sizes(url, given.memories, tables)
     title = f"{given.memories} memories of {given.users} users"
-    for kind in ("normal", "heavy"):
+    for kind in kinds:
         show(f"{title}: a {kind} user", figures[kind], 2)
     show(title, figures["sizes"], 0)
     write_json(given.json, figures)

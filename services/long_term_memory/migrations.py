@@ -118,7 +118,7 @@ MIGRATIONS: tuple[Migration, ...] = (
         EXECUTE 'CREATE INDEX memories_sample ON memories (user_number, session, said_at, number)'
             ' INCLUDE (traits, terms'
             || CASE WHEN {dimensions} <= 480 THEN ', vector)' ELSE ')' END
-            || ' WHERE number % 15 = 0';
+            || ' WHERE number % 7 = 0';
     END $$;
     """,
         then=_move_mem0_rows,

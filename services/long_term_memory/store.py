@@ -34,7 +34,7 @@ MOST_TERMS = 400
 
 #: One in so many memories is in a sample that has an index of its own; `migrations` has the same number. It is odd, so
 #: that where the user and the AI take turns, neither is left out.
-SAMPLE = 15
+SAMPLE = 7
 
 #: What is judged of a memory's text once, when it is stored, as the column `traits` holds it.
 TRAITS = np.dtype(
