@@ -384,10 +384,9 @@ class Counts(threading.Thread):
 
 
 def longest_gap(moments: Sequence[float], begin: float, end: float) -> float:
-    """The longest time within `begin` and `end`, and before the last of the moments, without any of them."""
-    end = max(begin, min(end, max(moments, default=end)))
-    edges = [begin, *sorted(moment for moment in moments if begin < moment < end), end]
-    return max(later - earlier for earlier, later in pairwise(edges))
+    """The longest time without any of the moments that begins within `begin` and `end`; none begins after the last."""
+    edges = [begin, *sorted(moment for moment in moments if moment > begin)]
+    return max((later - earlier for earlier, later in pairwise(edges) if earlier < end), default=0.0)
 
 
 def show_tracebacks(tracebacks: dict[str, Counter[str]], most: int = 12) -> None:

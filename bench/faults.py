@@ -322,7 +322,7 @@ def judge(sent: Sent, found: Found, ear: Ear) -> dict[str, float]:
 
 
 def recovery(struck: Sequence[Struck], ear: Ear, counts: Counts) -> dict[str, dict[str, float]]:
-    """By fault: the longest time without a success from its end on, in seconds, and how long it was itself."""
+    """By fault: how long it was, and the longest time without a success that began after it, before the next, in s."""
     good = {
         what: [a.at for mark, heard in ear.answers.items() if f":{what}:" in mark for a in heard if not a.error]
         for what in ("search", "add", "update")
@@ -378,8 +378,9 @@ def run(seed: int, messages: int, seconds: float, logs: Path | None) -> dict[str
     figures["still under way"] = sum(under_way.values())
     figures["TRACEBACKS IN THE LOGS"] = sum(number.total() for number in tracebacks.values())
     figures["DEATHS NOBODY ASKED FOR"] = deaths.total()
-    show(f"seed {seed}: seconds without a success after the end of each fault", table, 1)
+    show(f"seed {seed}: seconds without a success, from the end of each fault on", table, 1)
     print(f"  errors answered: {dict(errors)}  still under way: {under_way}  deaths nobody asked for: {dict(deaths)}")
+    print(f"  {', '.join(f'{name.strip()} {value:.0f}' for name, value in figures.items() if name.isupper())}")
     for problem in problems[:10]:
         print(f"  wrong user: {problem}")
     show_tracebacks(tracebacks)

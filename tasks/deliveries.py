@@ -46,7 +46,7 @@ class Deliveries(Middleware):
         try:
             if self._count(key) > 1:
                 # A worker has died under it, or under its neighbour. While it waits it does not run.
-                self._client.decr(key)
+                self._client.incr(key, -1)
                 self._alone.acquire()
                 self._suspects.add(key)
                 count = self._count(key)

@@ -93,7 +93,9 @@ def _quiet(connection: psycopg.Connection[Any]) -> bool:
 
     A look at the socket finds the connections that a restarted server has left in the pool, and costs no round trip.
     """
-    return not select.select([connection], [], [], 0)[0]
+    look = select.poll()
+    look.register(connection, select.POLLIN)
+    return not look.poll(0)
 
 
 @contextmanager

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from psycopg.rows import dict_row
+from psycopg import Cursor
+from psycopg.rows import TupleRow, dict_row
 from psycopg_pool import ConnectionPool
 
 _COLUMNS = (
@@ -49,12 +50,8 @@ class PostgresHistory:
 
     def batch_add_history(self, records: Sequence[dict[str, Any]]) -> None:
         """Keep many changes in one transaction."""
-        rows = [
-            {**dict.fromkeys(_COLUMNS), **record, "id": uuid.uuid4(), "is_deleted": bool(record.get("is_deleted"))}
-            for record in records
-        ]
         with self._pool.connection() as connection, connection.transaction(), connection.cursor() as cursor:
-            cursor.executemany(_INSERT, rows)
+            insert_history(cursor, records)
 
     def get_history(self, memory_id: str) -> list[dict[str, Any]]:
         """Every change of a memory, oldest first."""
@@ -99,3 +96,14 @@ class PostgresHistory:
 
     def close(self) -> None:
         """Nothing to close: the pool belongs to whoever opened it."""
+
+
+def insert_history(cursor: Cursor[TupleRow], records: Sequence[dict[str, Any]]) -> None:
+    """Insert changes of memories, as Mem0 words them, in whatever transaction the cursor is in."""
+    cursor.executemany(
+        _INSERT,
+        [
+            {**dict.fromkeys(_COLUMNS), **record, "id": uuid.uuid4(), "is_deleted": bool(record.get("is_deleted"))}
+            for record in records
+        ],
+    )

@@ -16,10 +16,12 @@ from services.contract import Memory, MemoryUpdateMessage, SearchData, encode_us
 from services.errors import Expired
 from services.long_term_memory import ranking
 from services.long_term_memory.database import database_errors
+from services.long_term_memory.history import insert_history
 from services.long_term_memory.mem0_memory import Mem0Memory, provider_errors
 from services.long_term_memory.pace import HEADROOM, Pace, QueryVectors
+from services.long_term_memory.reading import EXACT_LIMIT, Reader
 from services.long_term_memory.recall import recall
-from services.long_term_memory.store import MemoryStore
+from services.long_term_memory.store import MemoryStore, insert_memories, memory_rows
 
 #: Query vectors kept in a process: 1.5 kB each of multilingual-e5-small's.
 QUERIES_KEPT = 4_096
@@ -66,12 +68,20 @@ class MemoryService:
 
     Args:
         weights: of the ranking; None for its own.
+        exact_limit: how many memories of one user are all ranked.
     """
 
-    def __init__(self, mem0: Mem0Memory, store: MemoryStore, weights: ranking.Weights | None = None) -> None:
+    def __init__(
+        self,
+        mem0: Mem0Memory,
+        store: MemoryStore,
+        weights: ranking.Weights | None = None,
+        exact_limit: int = EXACT_LIMIT,
+    ) -> None:
         self._mem0 = mem0
         self._store = store
         self._weights = weights or ranking.Weights()
+        self._reader = Reader(store, self._weights, exact_limit)
         self._vectors = QueryVectors(lambda query: mem0.embedding_model.embed(query, "search"), QUERIES_KEPT)
         self._rest = Pace()
 
@@ -159,9 +169,10 @@ class MemoryService:
         with database_errors(), provider_errors():
             vector = self._vectors.get(search.query, left - HEADROOM * self._rest.seconds)
             clock.lap("embed_ms")
-            conversation = self._store.conversation(key, vector)
+            now = begun if now is None else now
+            conversation = self._reader.read(key, vector, search, now)
             clock.lap("database_ms")
-            ranked = recall(conversation, search, begun if now is None else now, self._weights)
+            ranked = recall(conversation, search, now, self._weights)
             least = ranking.DEFAULT_MIN_SCORE if search.min_score is None else search.min_score
             shown = int((ranked.score >= least).sum())  # scores fall in order
             numbers = conversation.number[ranked.rows[:shown]].tolist()
@@ -185,31 +196,30 @@ class MemoryService:
         """What Mem0's `add(infer=False)` does for one message at a time, for many, and once for the same one."""
         if not utterances:
             return
+        first: dict[str, _Utterance] = {}
+        for utterance in utterances:
+            first.setdefault(utterance.id, utterance)
+        utterances = list(first.values())
         with database_errors(), provider_errors():
             contents = [utterance.content for utterance in utterances]
             vectors = self._mem0.embedding_model.embed_batch(contents, "add")
             payloads = [{**utterance.payload, "data": utterance.content} for utterance in utterances]
-            new = self._store.insert(vectors, payloads, [utterance.id for utterance in utterances])
-            self._mem0.db.batch_add_history(
-                [
-                    {
-                        "memory_id": utterance.id,
-                        "new_memory": utterance.content,
-                        "event": "ADD",
-                        "created_at": utterance.payload["created_at"],
-                        "updated_at": utterance.payload["updated_at"],
-                        "role": utterance.payload["role"],
-                    }
-                    for utterance in utterances
-                    if utterance.id in new
-                ]
-            )
+            rows = memory_rows([utterance.id for utterance in utterances], vectors, payloads)
+            # Together: a memory that a crash left without its history would never get one, for it is there already.
+            with self._store.transaction() as cursor:
+                new = insert_memories(cursor, rows)
+                insert_history(cursor, [_added(utterance) for utterance in utterances if utterance.id in new])
+
+
+def _added(utterance: _Utterance) -> dict[str, Any]:
+    times = {name: utterance.payload[name] for name in ("created_at", "updated_at", "role")}
+    return {"memory_id": utterance.id, "new_memory": utterance.content, "event": "ADD", **times}
 
 
 def _of_update(update: MemoryUpdateMessage) -> _Utterance:
     key = encode_user_id(update.user_id)
     role = "assistant" if update.source == "ai" else "user"
-    known = {"source": update.source, "session_id": update.session_id, "message_id": update.message_id}
+    known = {"source": update.source, "session_id": update.session_id or None, "message_id": update.message_id}
     payload = _payload(key, role, update.timestamp, known, update.meta)
     said = ("message", update.message_id) if update.message_id else (update.source, update.content, update.timestamp)
     return _Utterance(_identity(key, *said), update.content, payload)

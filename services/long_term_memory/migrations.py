@@ -114,6 +114,11 @@ MIGRATIONS: tuple[Migration, ...] = (
         EXECUTE 'CREATE INDEX memories_of_user ON memories (user_number, session, said_at, number)'
             ' INCLUDE (traits, terms'
             || CASE WHEN {dimensions} <= 480 THEN ', vector)' ELSE ')' END;
+        -- One in store.SAMPLE memories, for users with more than a search can read.
+        EXECUTE 'CREATE INDEX memories_sample ON memories (user_number, session, said_at, number)'
+            ' INCLUDE (traits, terms'
+            || CASE WHEN {dimensions} <= 480 THEN ', vector)' ELSE ')' END
+            || ' WHERE number % 15 = 0';
     END $$;
     """,
         then=_move_mem0_rows,

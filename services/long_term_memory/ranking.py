@@ -117,6 +117,10 @@ class Ranking:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def where(self, kept: Booleans) -> "Ranking":
+        """Some of it, in the same order."""
+        return Ranking(**{part.name: getattr(self, part.name)[kept] for part in fields(Ranking)})
+
 
 def rank(
     memories: Memories,

@@ -38,7 +38,7 @@ def recall(conversation: Conversation, search: SearchData, now: float, weights: 
     )
     age = np.maximum(now - conversation.timestamp, 0.0)
     half_life = search.recency_half_life_days
-    return ranking.rank(
+    ranked = ranking.rank(
         memories,
         _query(conversation, search.query, now, weights),
         weights,
@@ -46,6 +46,8 @@ def recall(conversation: Conversation, search: SearchData, now: float, weights: 
         eligible=_eligible(conversation, search),
         bonus=None if half_life is None else -math.log(2) * age / (half_life * _DAY),
     )
+    # Where meaning was not asked, nothing speaks against those that no word speaks for.
+    return ranked.where(ranked.words > 0) if np.isnan(conversation.cosine).all() else ranked
 
 
 def _query(conversation: Conversation, text: str, now: float, weights: ranking.Weights) -> ranking.Query:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -25,10 +26,15 @@ from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 from psycopg_pool import ConnectionPool
 
+from services.contract import parse_timestamp
 from services.long_term_memory import speech, words
 
 #: Of a longer memory, the first so many terms can be found by word: an index row of PostgreSQL holds 2,704 bytes.
 MOST_TERMS = 400
+
+#: One in so many memories is in a sample that has an index of its own; `migrations` has the same number. It is odd, so
+#: that where the user and the AI take turns, neither is left out.
+SAMPLE = 15
 
 #: What is judged of a memory's text once, when it is stored, as the column `traits` holds it.
 TRAITS = np.dtype(
@@ -47,18 +53,31 @@ _PACKED: tuple[tuple[str, str, np.dtype[Any]], ...] = (
     ("terms", "terms", np.dtype("<u4")),
     ("distance", "float8send(coalesce(vector <=> %(vector)s::halfvec, 'NaN'))", np.dtype(">f8")),
 )
-_COLUMNS = sql.SQL(
+_COLUMNS = (
     "SELECT "  # noqa: S608 - constants
-    + ", ".join(f"coalesce(string_agg({pack}, ''::bytea), ''::bytea)" for _, pack, _ in _PACKED)
-    + " FROM (SELECT * FROM memories WHERE user_number = (SELECT number FROM users WHERE user_id = %(user)s)"
-    " ORDER BY session, said_at, number) AS conversation"
+    + ", ".join(f"coalesce(string_agg({pack}, ''::bytea), ''::bytea) AS {name}" for name, pack, _ in _PACKED)
+    + " FROM (SELECT * FROM memories WHERE user_number = (SELECT number FROM users WHERE user_id = %(user)s){}"
+    " ORDER BY session, said_at, number LIMIT %(most)s) AS conversation"
+)
+_OF_RUNS = (
+    "SELECT run.* FROM unnest("  # noqa: S608 - constants
+    "%(first_session)s::bigint[], %(first_said_at)s::float8[], %(first_number)s::bigint[],"
+    " %(end_session)s::bigint[], %(end_said_at)s::float8[], %(end_number)s::bigint[])"
+    " WITH ORDINALITY AS bounds (session1, said_at1, number1, session2, said_at2, number2, place), LATERAL ("
+    + _COLUMNS.replace(
+        "{}",
+        " AND (session, said_at, number) >= (session1, to_timestamp(said_at1), number1)"
+        " AND (session, said_at, number) < (session2, to_timestamp(said_at2), number2){}",
+    )
+    + ") AS run ORDER BY place"
 )
 # A memory as Mem0 knows it: its payload whole, as it was inserted.
 _AS_MEM0 = (
-    "SELECT m.number, m.id, m.vector, u.user_id,"
+    "SELECT m.number, m.id, m.vector, m.user_number, m.source, m.said_at,"
     " m.payload || jsonb_build_object('data', m.content, 'user_id', u.user_id) AS payload"
     " FROM memories m JOIN users u ON u.number = m.user_number"
 )
+_OF_USER = sql.SQL("user_number = (SELECT number FROM users WHERE user_id = %s)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +100,36 @@ class Conversation:
     terms: NDArray[np.uint32]
     cosine: NDArray[np.float64]  # to the query; NaN where it was not embedded
 
+    def __len__(self) -> int:
+        return len(self.number)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Which part of a conversation is read; without anything said, all of it."""
+
+    session_id: str | None = None
+    since: float | None = None  # seconds since 1970
+    until: float | None = None
+
+    def conditions(self) -> str:
+        """What they are in SQL."""
+        conditions = {
+            "session_id": " AND session = %(session)s",
+            "since": " AND said_at >= to_timestamp(%(since)s)",
+            "until": " AND said_at <= to_timestamp(%(until)s)",
+        }
+        return "".join(condition for name, condition in conditions.items() if getattr(self, name) is not None)
+
+    def values(self) -> dict[str, Any]:
+        """What those conditions name."""
+        session = None if self.session_id is None else hashed(self.session_id)
+        return {"session": session, "since": self.since, "until": self.until}
+
+
+#: A place in a conversation: session, seconds since 1970, number.
+Place = tuple[int, float, int]
+
 
 class MemoryStore(VectorStoreBase):  # type: ignore[misc]  # Mem0 has no types
     """Memories in PostgreSQL. Mem0 calls the methods of its base class, `MemoryService` the first two."""
@@ -88,31 +137,55 @@ class MemoryStore(VectorStoreBase):  # type: ignore[misc]  # Mem0 has no types
     def __init__(self, pool: ConnectionPool) -> None:
         self._pool = pool
 
-    def conversation(self, user_id: str, vector: Sequence[float] | NDArray[np.float32] | None) -> Conversation:
-        """Everything that ranks the user's memories, with their cosines to the query's `vector`; None gives NaN."""
-        values = {"user": user_id, "vector": None if vector is None else _literal(vector)}
+    def conversation(
+        self,
+        user_id: str,
+        vector: Sequence[float] | NDArray[np.float32] | None,
+        window: Window = Window(),
+        *,
+        most: int | None = None,
+        sample: bool = False,
+    ) -> Conversation:
+        """Everything that ranks the user's memories, with their cosines to the query's `vector`; None gives NaN.
+
+        Args:
+            window: which of them are read.
+            most: no more than so many, the first of the conversation.
+            sample: one in `SAMPLE` of them.
+        """
+        conditions = (f" AND number %% {SAMPLE} = 0" if sample else "") + window.conditions()
+        values = {"user": user_id, "vector": _optional(vector), "most": most, **window.values()}
+        return _conversation(self._fetch(sql.SQL(_COLUMNS.replace("{}", conditions)), values))
+
+    def runs(
+        self,
+        user_id: str,
+        vector: Sequence[float] | NDArray[np.float32] | None,
+        bounds: Sequence[tuple[Place, Place]],
+        window: Window = Window(),
+    ) -> Conversation:
+        """The same for parts of the conversation: from a place up to another one, which is not read, and so on."""
+        names = [f"{end}_{name}" for end in ("first", "end") for name in ("session", "said_at", "number")]
+        columns = zip(*((*first, *end) for first, end in bounds), strict=True)
+        values = {"user": user_id, "vector": _optional(vector), "most": None, **window.values()}
+        values |= {name: list(column) for name, column in zip(names, columns, strict=True)}
+        statement = _OF_RUNS.replace("{}", window.conditions())
+        return _conversation(self._fetch(sql.SQL(statement), values))
+
+    def _fetch(self, statement: sql.SQL, values: dict[str, Any]) -> Sequence[TupleRow]:
         with self._pool.connection() as connection:
-            row = connection.execute(_COLUMNS, values, binary=True).fetchone()
-        assert row is not None  # noqa: S101 - an aggregate always has one row
-        raw = {name: np.frombuffer(data, dtype) for (name, _, dtype), data in zip(_PACKED, row, strict=True)}
-        traits = raw["traits"]
-        return Conversation(
-            number=raw["number"].astype(np.int64),
-            session=raw["session"].astype(np.int64),
-            timestamp=raw["said_at"] / 1e6 + _POSTGRES_EPOCH,
-            from_ai=traits["from_ai"],
-            **{name: traits[name].astype(np.int64) for name in ("asks", "script", "length", "speaker", "fingerprint")},
-            terms=raw["terms"],
-            cosine=1.0 - raw["distance"].astype(np.float64),
-        )
+            return connection.execute(statement, values, binary=True).fetchall()
 
     def payloads(self, user_id: str, numbers: Sequence[int]) -> dict[int, OutputData]:
-        """The user's memories of these numbers, by number."""
+        """The user's memories of these numbers, by number; `source`, `timestamp` and `meta` are in every payload."""
         with self._pool.connection() as connection:
             rows = connection.execute(
-                sql.SQL("SELECT number, id, payload FROM ({}) AS m WHERE user_id = %s AND number = ANY(%s)").format(
-                    sql.SQL(_AS_MEM0)
-                ),
+                sql.SQL(
+                    "SELECT number, id,"
+                    " jsonb_build_object('timestamp', extract(epoch FROM said_at), 'meta', '{{}}'::jsonb)"
+                    " || payload || jsonb_build_object('source', source)"
+                    " FROM ({}) AS m WHERE {} AND number = ANY(%s)"
+                ).format(sql.SQL(_AS_MEM0), _OF_USER),
                 (user_id, list(numbers)),
             ).fetchall()
         return {row[0]: OutputData(id=str(row[1]), score=None, payload=row[2]) for row in rows}
@@ -132,9 +205,14 @@ class MemoryStore(VectorStoreBase):  # type: ignore[misc]  # Mem0 has no types
         Returns:
             The ids that are new.
         """
-        rows = [memory_row(*row) for row in zip(ids or [], vectors, payloads or [], strict=True)]
+        with self.transaction() as cursor:
+            return insert_memories(cursor, memory_rows(ids or [], vectors, payloads or []))
+
+    @contextmanager
+    def transaction(self) -> Iterator[Cursor[TupleRow]]:
+        """A cursor whose statements happen together or not at all."""
         with self._pool.connection() as connection, connection.transaction(), connection.cursor() as cursor:
-            return insert_memories(cursor, rows)
+            yield cursor
 
     def search(
         self, query: str, vectors: Sequence[float], top_k: int = 5, filters: dict[str, Any] | None = None
@@ -218,8 +296,9 @@ class MemoryStore(VectorStoreBase):  # type: ignore[misc]  # Mem0 has no types
 _COLUMN_NAMES = ("session", "said_at", "source", "content", "payload", "terms", "traits", "vector")
 _VALUES = ", ".join(f"%({name})s" + ("::halfvec" if name == "vector" else "") for name in _COLUMN_NAMES)
 _INSERT = (
-    f"INSERT INTO memories (id, user_number, {', '.join(_COLUMN_NAMES)})"  # noqa: S608 - constants
-    f" SELECT %(id)s, number, {_VALUES} FROM users WHERE user_id = %(user_id)s ON CONFLICT (id) DO NOTHING RETURNING id"
+    f"INSERT INTO memories (number, id, user_number, {', '.join(_COLUMN_NAMES)}) OVERRIDING SYSTEM VALUE"  # noqa: S608 - constants
+    f" SELECT %(number)s, %(id)s, number, {_VALUES} FROM users WHERE user_id = %(user_id)s"
+    " ON CONFLICT (id) DO NOTHING RETURNING id"
 )
 _UPDATE = f"UPDATE memories SET ({', '.join(_COLUMN_NAMES)}) = ROW ({_VALUES}) WHERE id = %(id)s"  # noqa: S608 - constants
 
@@ -231,8 +310,8 @@ def memory_row(memory_id: str, vector: Sequence[float], payload: dict[str, Any])
         payload: Mem0's, as `MemoryStore.insert` takes it.
     """
     content = payload["data"]
-    said_at = payload.get("timestamp")
-    source = payload.get("source", "user")
+    source = _source(payload)
+    said_at = _said_at(payload)
     terms = hashed_terms(words.terms(content)[:MOST_TERMS])
     judged = (
         source == "ai",
@@ -245,8 +324,8 @@ def memory_row(memory_id: str, vector: Sequence[float], payload: dict[str, Any])
     return {
         "id": memory_id,
         "user_id": payload["user_id"],
-        "session": hashed(payload.get("session_id") or ""),
-        "said_at": datetime.now(UTC) if said_at is None else datetime.fromtimestamp(said_at, UTC),
+        "session": _session(payload, said_at),
+        "said_at": said_at,
         "source": source,
         "content": content,
         "payload": Jsonb(_kept(payload)),
@@ -256,20 +335,61 @@ def memory_row(memory_id: str, vector: Sequence[float], payload: dict[str, Any])
     }
 
 
+def memory_rows(
+    ids: Sequence[str], vectors: Sequence[Sequence[float]], payloads: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """`memory_row` for many."""
+    return [memory_row(*row) for row in zip(ids, vectors, payloads, strict=True)]
+
+
+def _source(payload: dict[str, Any]) -> str:
+    # Mem0's own callers name a role and may mean anything by "source".
+    source = payload.get("source")
+    if source in {"user", "ai"}:
+        return str(source)
+    return "ai" if payload.get("role") == "assistant" else "user"
+
+
+def _said_at(payload: dict[str, Any]) -> datetime:
+    for name in ("timestamp", "created_at"):
+        moment = payload.get(name)
+        try:
+            seconds = float(moment) if isinstance(moment, int | float) else parse_timestamp(moment)
+            return datetime.fromtimestamp(seconds, UTC)
+        except (ValueError, OverflowError, OSError):
+            continue  # absent, or whatever Mem0's own callers mean by it
+    return datetime.now(UTC)
+
+
+def _session(payload: dict[str, Any], said_at: datetime) -> int:
+    """The session that was given or, since what is said in a day hangs together, that of the day."""
+    if session_id := payload.get("session_id"):
+        return hashed(str(session_id))
+    return hashed(f"day {said_at:%Y-%m-%d}", person=b"day")
+
+
 def insert_memories(cursor: Cursor[TupleRow], rows: Sequence[dict[str, Any]]) -> set[str]:
-    """Insert rows of `memory_row` and return the ids that are new."""
+    """Insert rows of `memory_row`, numbered in their order, and return the ids that are new."""
     # In order, so that two batches at once cannot wait for each other in a circle.
     users = sorted({row["user_id"] for row in rows})
     cursor.execute("INSERT INTO users (user_id) SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING", (users,))
-    cursor.executemany(_INSERT, sorted(rows, key=itemgetter("id")), returning=True)
+    # Of turns in one second the number says which came first, so it cannot follow from the order of insertion.
+    cursor.execute("SELECT nextval('memories_number_seq') FROM generate_series(1, %s)", (len(rows),))
+    numbered = [{**row, "number": number} for row, (number,) in zip(rows, cursor.fetchall(), strict=True)]
+    cursor.executemany(_INSERT, sorted(numbered, key=itemgetter("id")), returning=True)
     return {str(row[0]) for result in cursor.results() for row in result}
 
 
-def hashed(text: str) -> int:
-    """64 bits of a text's BLAKE2b, as PostgreSQL's signed bigint; 0 for the empty text."""
+def hashed(text: str, person: bytes = b"") -> int:
+    """64 bits of a text's BLAKE2b, as PostgreSQL's signed bigint; 0 for the empty text.
+
+    Args:
+        person: BLAKE2's personalisation: texts of another kind, whose hashes are none of these.
+    """
     if not text:
         return 0
-    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big", signed=True)
+    digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8, person=person).digest()
+    return int.from_bytes(digest, "big", signed=True)
 
 
 def hashed_terms(terms: Sequence[str]) -> NDArray[np.uint32]:
@@ -282,6 +402,28 @@ def _kept(payload: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in payload.items() if name not in {"data", "user_id", "text_lemmatized"}}
 
 
+def _conversation(parts: Sequence[TupleRow]) -> Conversation:
+    """The columns that PostgreSQL has packed, one row for each part of the conversation."""
+    raw = {
+        name: np.frombuffer(b"".join(part[column] for part in parts), dtype)
+        for column, (name, _, dtype) in enumerate(_PACKED)
+    }
+    traits = raw["traits"]
+    return Conversation(
+        number=raw["number"].astype(np.int64),
+        session=raw["session"].astype(np.int64),
+        timestamp=raw["said_at"] / 1e6 + _POSTGRES_EPOCH,
+        from_ai=traits["from_ai"],
+        **{name: traits[name].astype(np.int64) for name in ("asks", "script", "length", "speaker", "fingerprint")},
+        terms=raw["terms"],
+        cosine=1.0 - raw["distance"].astype(np.float64),
+    )
+
+
+def _optional(vector: Sequence[float] | NDArray[np.float32] | None) -> str | None:
+    return None if vector is None else _literal(vector)
+
+
 def _literal(vector: Sequence[float] | NDArray[np.float32]) -> str:
     return json.dumps(vector.tolist() if isinstance(vector, np.ndarray) else [float(x) for x in vector])
 
@@ -292,5 +434,5 @@ def _where(filters: dict[str, Any] | None) -> tuple[sql.Composable, list[Any]]:
     if not isinstance(user_id, str) or user_id == "*":
         raise ValueError("filters must name one user_id")
     conditions, values = _build_filter_conditions({k: v for k, v in (filters or {}).items() if k != "user_id"})
-    texts = ["user_id = %s", *conditions]
-    return sql.SQL(" AND ".join(f"({text})" for text in texts)), [user_id, *values]
+    others = sql.SQL("".join(f" AND ({condition})" for condition in conditions))
+    return sql.Composed([_OF_USER, others]), [user_id, *values]

@@ -13,6 +13,7 @@ from services.contract import (
     MAX_MESSAGE_BYTES,
     Id,
     JSONObject,
+    KeptId,
     MemoryUpdateMessage,
     Text,
     Timestamp,
@@ -44,7 +45,7 @@ class UserInput(_Incoming):
     source: Annotated[Any, BeforeValidator(clean)] = None
     timestamp: Timestamp = Field(default_factory=time.time)
     meta: JSONObject = Field(default_factory=dict)
-    task_id: Id | None = None
+    task_id: KeptId | None = None
 
 
 class AIResponse(_Incoming):

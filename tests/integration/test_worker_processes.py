@@ -95,8 +95,20 @@ class Stack:
         with redis.Redis.from_url(self.redis_url) as client:
             return all(client.exists(alive_key(name)) for name in self.processes)
 
+    def stop(self) -> None:
+        """End every process."""
+        # Each through its own master: a signal to the group would reach Dramatiq's child twice.
+        for process in self.processes.values():
+            process.send_signal(signal.SIGTERM)
+        for process in self.processes.values():
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
-def start(redis_url: str, database_url: str, log: Path) -> Stack:
+
+def start(redis_url: str, database_url: str, log: Path, **settings: str) -> Stack:
     # PATH and the like, but none of the settings of whoever runs the tests.
     inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
     processes = {}
@@ -112,6 +124,7 @@ def start(redis_url: str, database_url: str, log: Path) -> Stack:
                     "DATABASE_URL": database_url,
                     "LTM_PROCESS_NAME": name,
                     "LTM_LOG_LEVEL": "debug",
+                    **settings,
                 },
                 stdout=output,
                 stderr=output,
@@ -131,15 +144,7 @@ def stack(
         wait_until(stack.alive, WITHIN_S, "a sign of life of every process")
         yield stack
     finally:
-        # Each through its own master: a signal to the group would reach Dramatiq's child twice.
-        for process in stack.processes.values():
-            process.send_signal(signal.SIGTERM)
-        for process in stack.processes.values():
-            try:
-                process.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        stack.stop()
 
 
 @pytest.fixture

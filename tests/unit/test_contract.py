@@ -174,6 +174,30 @@ BAD_REQUESTS = {
     "limit true": ({**SEARCH, "data": {"query": "x", "limit": True}}, "data.limit: must be a whole number"),
     "limit five": ({**SEARCH, "data": {"query": "x", "limit": "five"}}, "data.limit: "),
     "limit a list": ({**SEARCH, "data": {"query": "x", "limit": [5]}}, "data.limit: "),
+    "an unknown filter": (
+        {**SEARCH, "data": {"query": "x", "filters": {"sesion_id": "s1"}}},
+        "data.filters.sesion_id: ",
+    ),
+    "a filter for another user": (
+        {**SEARCH, "data": {"query": "x", "filters": {"user_id": "u2"}}},
+        "data.filters.user_id: ",
+    ),
+    "filters a list": ({**SEARCH, "data": {"query": "x", "filters": ["s1"]}}, "data.filters: "),
+    "filter source unknown": (
+        {**SEARCH, "data": {"query": "x", "filters": {"source": "bot"}}},
+        "data.filters.source: ",
+    ),
+    "filter since in words": ({**SEARCH, "data": {"query": "x", "filters": {"since": "May"}}}, "data.filters.since: "),
+    "filter session_id a wildcard object": (
+        {**SEARCH, "data": {"query": "x", "filters": {"session_id": {"ne": "s1"}}}},
+        "data.filters.session_id: ",
+    ),
+    "exclude_session a list": ({**SEARCH, "data": {"query": "x", "exclude_session": ["s1"]}}, "data.exclude_session: "),
+    "min_score 2": ({**SEARCH, "data": {"query": "x", "min_score": 2}}, "data.min_score: "),
+    "half-life 0": (
+        {**SEARCH, "data": {"query": "x", "recency_half_life_days": 0}},
+        "data.recency_half_life_days: ",
+    ),
     "data a list": ({**SEARCH, "data": ["tea"]}, "data: "),
     "data a string": ({**SEARCH, "data": "tea"}, "data: "),
     "data missing where a query is needed": (without(SEARCH, "data"), "data.query: "),

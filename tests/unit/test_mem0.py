@@ -253,3 +253,12 @@ def test_the_settings_of_an_embedder_reach_it() -> None:
     config = embedder.config
     assert (config.model, config.embedding_dims, embedder.client.api_key) == ("m", 8, "k")
     assert str(embedder.client.base_url) == "http://127.0.0.1:1/v1/"
+
+
+def test_the_client_of_a_store_that_is_not_ours_is_not_imported() -> None:
+    """Given a worker's imports, I expect none of Qdrant's modules among them: they cost a second of each start."""
+    program = "import sys, services.long_term_memory.opening; print([m for m in sys.modules if m.startswith('qdrant')])"
+
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert told.stdout.strip() == "['qdrant_client']"

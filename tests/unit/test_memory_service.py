@@ -297,6 +297,7 @@ BAD = {
     "null content": b'{"user_id": "u1", "content": null}',
     "blank content": b'{"user_id": "u1", "content": " \\u0000 "}',
     "other type": b'{"user_id": "u1", "content": "x", "type": "audio"}',
+    "task of NUL alone": b'{"user_id": "u1", "content": "x", "task_id": "\\u0000"}',
     "meta a list": b'{"user_id": "u1", "content": "x", "meta": [1]}',
     "bad time": b'{"user_id": "u1", "content": "x", "timestamp": "soon"}',
     "too long": json.dumps({"user_id": "u1", "content": "x" * 101}).encode(),

