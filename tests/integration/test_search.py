@@ -282,7 +282,7 @@ def test_words_alone_find_a_memory(
 ) -> None:
     """Given no time to embed the query, I expect its words to find the memory in any script."""
     say(keepsake, *CHATTER, content)
-    monkeypatch.setattr(keepsake, "_embedding_takes", 3_600.0)
+    monkeypatch.setattr(keepsake._vectors, "get", lambda *_: None)
 
     result = keepsake.search("u1", query, now=NOW, deadline=time.time() + 60)
 
@@ -294,7 +294,7 @@ def test_words_alone_find_nothing_where_there_are_none(
 ) -> None:
     """Given no time to embed the query and none of its words in any memory, I expect nothing rather than anything."""
     say(keepsake, *CHATTER)
-    monkeypatch.setattr(keepsake, "_embedding_takes", 3_600.0)
+    monkeypatch.setattr(keepsake._vectors, "get", lambda *_: None)
 
     assert keepsake.search("u1", "quantum entanglement", now=NOW, deadline=time.time() + 60) == []
 
