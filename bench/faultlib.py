@@ -390,9 +390,14 @@ class Counts(threading.Thread):
 
 
 def longest_gap(moments: Sequence[float], begin: float, end: float) -> float:
-    """The longest time without any of the moments that begins within `begin` and `end`; none begins after the last."""
+    """The longest time from `begin` on without any of the moments.
+
+    One that lasts beyond `end` counts, whole, if it began in the first half: a later one is what came at `end`.
+    """
     edges = [begin, *sorted(moment for moment in moments if moment > begin)]
-    return max((later - earlier for earlier, later in pairwise(edges) if earlier < end), default=0.0)
+    middle = (begin + end) / 2
+    gaps = (later - earlier for earlier, later in pairwise(edges) if earlier < middle or later <= end)
+    return max(gaps, default=0.0)
 
 
 def show_tracebacks(tracebacks: dict[str, Counter[str]], most: int = 12) -> None:

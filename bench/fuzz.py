@@ -48,7 +48,8 @@ class Expected:
     Args:
         good: when each good request was pushed, by its request_id, on the monotonic clock.
         errors, answers: how often each readable request_id is to be answered, with an error and either way.
-        kept: the marks in the contents of messages that are to become memories.
+        kept: by user and id, the marks in the contents of messages that are to become a memory; those that share an id
+            become one.
         rejected: how many are to be rejected.
         strange: bad messages that the contract's own reader stumbled over, with the error.
         unread: JSON objects with a fit request_id that the contract did not read.
@@ -58,7 +59,7 @@ class Expected:
     good: dict[str, float] = field(default_factory=dict)
     errors: Counter[str] = field(default_factory=Counter)
     answers: Counter[str] = field(default_factory=Counter)
-    kept: set[str] = field(default_factory=set)
+    kept: dict[tuple[str, str], set[str]] = field(default_factory=dict)
     rejected: int = 0
     strange: list[str] = field(default_factory=list)
     unread: int = 0
@@ -85,13 +86,19 @@ class Expected:
             if target is UPDATES:
                 if says_logged(raw):
                     return  # whoever says so has written it to the log
-                content = parse_update(raw, max_chars).content
+                message = parse_update(raw, max_chars)
             else:
-                content = parse_user_input(raw, max_chars).content
+                message = parse_user_input(raw, max_chars)
         except InvalidMessage:
             self.rejected += 1
         else:
-            self.kept.update(_MARK.findall(content))
+            marks = _MARK.findall(message.content)
+            if marks:
+                self.kept.setdefault((message.user_id, message.message_id or marks[0]), set()).update(marks)
+
+    def forgotten(self, remembered: set[str], kind: str) -> int:
+        """How many of what was to become a memory did not, of the good or of the bad."""
+        return sum(not marks & remembered for marks in self.kept.values() if any(m.startswith(kind) for m in marks))
 
 
 def _has_fit_id(raw: bytes) -> bool:
@@ -118,6 +125,7 @@ class Sender:
         }
         self.expected = Expected()
         self.kinds: Counter[str] = Counter()
+        self.good_kinds: dict[str, str] = {}
 
     def send(self, numbers: range, rate: float) -> None:
         """Send those of these numbers."""
@@ -133,9 +141,11 @@ class Sender:
     def _good(self, target: Target, mark: str) -> None:
         raw = json.dumps(target.model(self._rng, mark)).encode()
         if target is REQUESTS:
+            kind = json.loads(raw)["type"]
+            self.good_kinds[mark] = "writes" if kind in ("add", "profile_update") else "searches and profile_gets"
             self.expected.good[mark] = time.monotonic()
         else:
-            self.expected.kept.add(mark)
+            self.expected.message(target, raw, self._max_chars)
         self._push(target, raw, "good")
 
     def _bad(self, target: Target, mark: str, number: int) -> None:
@@ -204,7 +214,12 @@ def judge(stack: Stack, sender: Sender, ear: Ear, sentinel: Sentinel, rejected_b
     """The figures by name."""
     expected, answers = sender.expected, ear.answers
     heard = {mark: answers[mark] for mark in expected.good if mark in answers}
-    ms = [(heard[mark][0].at - pushed) * 1000 for mark, pushed in expected.good.items() if mark in heard]
+    ms = {mark: (heard[mark][0].at - pushed) * 1000 for mark, pushed in expected.good.items() if mark in heard}
+    times: dict[str, float] = {}
+    for kind in sorted(set(sender.good_kinds.values())):
+        of_kind = [one for mark, one in ms.items() if sender.good_kinds[mark] == kind]
+        times |= {f"  {kind}, ms, p{share * 100:.0f}": quantile(of_kind, share) for share in (0.5, 0.99)}
+        times[f"  {kind}, ms, max"] = max(of_kind, default=float("nan"))
     answered = {request_id: len(found) for request_id, found in answers.items() if request_id not in expected.good}
     answered_with_error = Counter(
         request_id for request_id in answered for answer in answers[request_id] if answer.error is not None
@@ -215,15 +230,13 @@ def judge(stack: Stack, sender: Sender, ear: Ear, sentinel: Sentinel, rejected_b
         "good requests": len(expected.good),
         "  answered": len(heard),
         "  with an error": sum(any(answer.error for answer in found) for found in heard.values()),
-        "  ms, p50": quantile(ms, 0.5),
-        "  ms, p99": quantile(ms, 0.99),
-        "  ms, max": max(ms, default=float("nan")),
-        f"  later than {LATE_MS} ms": sum(one > LATE_MS for one in ms),
+        **times,
+        f"  later than {LATE_MS} ms": sum(one > LATE_MS for one in ms.values()),
         "  NOT ANSWERED": len(expected.good) - len(heard),
         "good messages": sum(
             number for kind, number in sender.kinds.items() if kind in ("good updates", "good inputs")
         ),
-        "  NOT REMEMBERED": sum(mark.startswith("good") for mark in expected.kept - kept),
+        "  NOT REMEMBERED": expected.forgotten(kept, "good"),
         "bad requests with a readable request_id": expected.errors.total(),
         "  answered with an error": sum(
             min(number, answered_with_error[request_id]) for request_id, number in expected.errors.items()
@@ -237,9 +250,7 @@ def judge(stack: Stack, sender: Sender, ear: Ear, sentinel: Sentinel, rejected_b
         "ANSWERED WITH internal": sum(
             (answer.error or "").startswith("internal") for found in answers.values() for answer in found
         ),
-        "strange messages that are valid all the same, NOT REMEMBERED": sum(
-            mark.startswith("bad") for mark in expected.kept - kept
-        ),
+        "strange messages that are valid all the same, NOT REMEMBERED": expected.forgotten(kept, "bad"),
         "to be rejected": expected.rejected,
         "  counted as rejected": int(client.hget(COUNTERS, "rejected") or 0) - rejected_before,
         f"  kept in {REJECTED_STREAM}": client.xlen(REJECTED_STREAM),
@@ -297,7 +308,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=20_000, help="how many messages")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--rate", type=float, default=100.0, help="messages a second")
+    parser.add_argument("--rate", type=float, default=50.0, help="messages a second")
     parser.add_argument("--logs", type=Path, help="keep the logs here")
     parser.add_argument("--json", type=Path, help="write the figures here")
     given = parser.parse_args()

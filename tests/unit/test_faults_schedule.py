@@ -109,9 +109,9 @@ def test_what_belongs_to_others_is_seen() -> None:
 
 
 def test_gaps() -> None:
-    """Given moments of success, I expect the longest time without one that begins in the window, however it ends."""
+    """Given moments of success, I expect the longest time without one, and none that a later fault made."""
     assert longest_gap([1.0, 2.0, 7.0, 9.0], 1.5, 8.0) == 5.0
     assert longest_gap([1.0, 2.0], 1.5, 8.0) == 0.5
     assert longest_gap([9.0], 1.0, 8.0) == 8.0
-    assert longest_gap([2.0, 3.0, 30.0], 1.0, 2.5) == 1.0
+    assert longest_gap([2.0, 7.0, 7.9, 30.0], 1.0, 8.0) == 5.0
     assert longest_gap([1.0], 2.0, 8.0) == 0.0
