@@ -229,6 +229,8 @@ def running_stack(*, without: Sequence[str] = (CHAT,), keep: Path | None = None,
     ours = {name.upper() for name in Settings.model_fields}
     environment = {name: value for name, value in os.environ.items() if name not in ours} | variables
     environment |= {"PYTHONPATH": str(ROOT)}
+    # So that whoever ends this ends the stack too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     try:
         with output.open("wb") as file:
             up = subprocess.Popen(
