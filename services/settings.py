@@ -183,10 +183,10 @@ class Settings(BaseSettings):
     ltm_writes_threads: Threads = Field(default=2, description="Threads for `add` and `profile_update`.")
     ltm_index_processes: Processes = Field(default=1, description="Processes that index what was said.")
     ltm_index_threads: Threads = Field(
-        default=2, description="Threads in each of these; more where an LLM is waited for."
+        default=1, description="Threads in each of these; more where an LLM is waited for."
     )
     ltm_index_nice: int = Field(
-        default=10, ge=0, le=19, description="How far indexing stands back when the cores are busy: 0 not at all."
+        default=19, ge=0, le=19, description="How far indexing stands back when the cores are busy: 0 not at all."
     )
 
     ltm_log_level: Literal["debug", "info", "warning", "error"] = Field(
