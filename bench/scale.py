@@ -39,7 +39,7 @@ SIGNATURE = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
 HEAVY_USER = 0
 MEM0 = "Mem0 as shipped"
 VERY_HEAVY_USER = -1
-#: Of two random turns, of one session and of one cluster, this is the cosine; of turns in LoCoMo it is TODO.
+#: Queries that each user is asked.
 PROBES = 40
 #: Two turns of one session in LoCoMo have this cosine, once what all turns have in common is taken away.
 SESSION_COSINE = 0.17
