@@ -43,13 +43,13 @@ TRAITS = np.dtype(
 
 _POSTGRES_EPOCH = datetime(2000, 1, 1, tzinfo=UTC).timestamp()
 
-# The columns that rank a memory, each packed into one value: a heavy user's 50,000 rows cost more to take apart in
-# Python than to find in PostgreSQL. The name, the function that packs one, and numpy's type for it.
+#: All that ranks a memory and has a fixed size, as the column `head` holds it: sent by PostgreSQL, but for the traits.
+HEAD = np.dtype([("number", ">i8"), ("session", ">i8"), ("said_at", ">i8"), *TRAITS.descr])
+
+# What ranks memories, each packed into one value: a heavy user's 50,000 rows cost more to take apart in Python than to
+# find in PostgreSQL. The name, what one memory's part is, and numpy's type for it.
 _PACKED: tuple[tuple[str, str, np.dtype[Any]], ...] = (
-    ("number", "int8send(number)", np.dtype(">i8")),
-    ("session", "int8send(session)", np.dtype(">i8")),
-    ("said_at", "timestamptz_send(said_at)", np.dtype(">i8")),
-    ("traits", "traits", TRAITS),
+    ("head", "head", HEAD),
     ("terms", "terms", np.dtype("<u4")),
     ("distance", "float8send(coalesce(vector <=> %(vector)s::halfvec, 'NaN'))", np.dtype(">f8")),
 )
@@ -408,13 +408,12 @@ def _conversation(parts: Sequence[TupleRow]) -> Conversation:
         name: np.frombuffer(b"".join(part[column] for part in parts), dtype)
         for column, (name, _, dtype) in enumerate(_PACKED)
     }
-    traits = raw["traits"]
+    head = raw["head"]
+    numbers = ("number", "session", "asks", "script", "length", "speaker", "fingerprint")
     return Conversation(
-        number=raw["number"].astype(np.int64),
-        session=raw["session"].astype(np.int64),
-        timestamp=raw["said_at"] / 1e6 + _POSTGRES_EPOCH,
-        from_ai=traits["from_ai"],
-        **{name: traits[name].astype(np.int64) for name in ("asks", "script", "length", "speaker", "fingerprint")},
+        timestamp=head["said_at"] / 1e6 + _POSTGRES_EPOCH,
+        from_ai=head["from_ai"],
+        **{name: head[name].astype(np.int64) for name in numbers},
         terms=raw["terms"],
         cosine=1.0 - raw["distance"].astype(np.float64),
     )

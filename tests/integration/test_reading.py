@@ -198,7 +198,7 @@ def test_the_sample_has_an_index_of_its_own(talkative: MemoryService, pool: Conn
     with pool.connection() as connection:
         connection.execute("VACUUM ANALYZE memories")
         plan = connection.execute(
-            "EXPLAIN SELECT traits, terms, vector FROM memories WHERE user_number = 1 AND number % 7 = 0"
+            "EXPLAIN SELECT head, terms, vector FROM memories WHERE user_number = 1 AND number % 7 = 0"
         ).fetchall()
 
     assert any("memories_sample" in line for (line,) in plan), plan
