@@ -7,11 +7,11 @@ the same attributes to parts that it is given; tests/unit/test_mem0.py fails whe
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import openai
 from mem0.configs.base import MemoryConfig
 from mem0.embeddings.base import EmbeddingBase
 from mem0.exceptions import LLMError
@@ -85,8 +85,14 @@ def provider_errors() -> Iterator[None]:
     """Turn an embedder or LLM that fails for now into `Unavailable`; one that refuses for good stays what it is."""
     try:
         yield
-    except (LLMError, openai.APIError) as error:
+    except (LLMError, *_openai_errors("APIError")) as error:
         cause = error.__cause__ if isinstance(error, LLMError) else error
-        if isinstance(cause, openai.APIConnectionError | openai.RateLimitError | openai.InternalServerError):
+        if isinstance(cause, _openai_errors("APIConnectionError", "RateLimitError", "InternalServerError")):
             raise Unavailable(f"the provider does not answer: {type(cause).__name__}") from error
         raise
+
+
+def _openai_errors(*names: str) -> tuple[type[Exception], ...]:
+    """What the OpenAI client raises. Nobody raises it before Mem0 has imported that client, which takes 0.3 s."""
+    client = sys.modules.get("openai")
+    return tuple(getattr(client, name) for name in names) if client else ()

@@ -255,9 +255,12 @@ def test_the_settings_of_an_embedder_reach_it() -> None:
     assert str(embedder.client.base_url) == "http://127.0.0.1:1/v1/"
 
 
-def test_the_client_of_a_store_that_is_not_ours_is_not_imported() -> None:
-    """Given a worker's imports, I expect none of Qdrant's modules among them: they cost a second of each start."""
-    program = "import sys, services.long_term_memory.opening; print([m for m in sys.modules if m.startswith('qdrant')])"
+def test_clients_that_are_not_asked_for_are_not_imported() -> None:
+    """Given a worker's imports, I expect neither Qdrant's nor OpenAI's among them: they cost a second of each start."""
+    program = (
+        "import sys, services.long_term_memory.opening;"
+        " print([m for m in sys.modules if m.startswith(('qdrant', 'openai'))])"
+    )
 
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
