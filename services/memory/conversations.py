@@ -48,7 +48,9 @@ class Conversations:
 
     A message is stored, written to the log and published in one transaction, so nobody ever hears of one that is not
     stored, and none that is stored goes unheard. `taken_from` is the list of messages in hand: the message leaves it
-    in the same transaction, so a crash at any moment neither loses it nor stores it twice.
+    in the same transaction, so a crash at any moment neither loses it nor stores it twice. Where another program keeps
+    something else under a conversation's key, Redis runs the rest of the transaction all the same: such a message is
+    published, and rejected instead of stored.
 
     Args:
         max_messages: how many messages a conversation keeps.
