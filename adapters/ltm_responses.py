@@ -17,6 +17,16 @@ from services.errors import Expired, KeepsakeError
 from services.logs import told
 from tasks.retries import in_words
 
+#: A worker that froze for less than this does not answer again what others answered for it; 130 bytes an answer.
+ANSWERED_SECONDS = 600
+#: Publishes once for a key: a frozen worker's messages are served by others, and by itself when it thaws. A Redis that
+#: is full refuses SET alone, and an answer that nobody remembers is better than none.
+_PUBLISH_ONCE = """
+if redis.pcall('SET', KEYS[1], '', 'NX', 'EX', ARGV[1]) == false then return 0 end
+redis.call('PUBLISH', ARGV[2], ARGV[3])
+return 1
+"""
+
 log = structlog.get_logger()
 
 
@@ -35,6 +45,7 @@ class Responses(Middleware):
     def __init__(self, client: redis.Redis, channel: str) -> None:
         self._client = client
         self._channel = channel
+        self._publish_once = client.register_script(_PUBLISH_ONCE)
         self._begun = threading.local()
 
     def before_process_message(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
@@ -62,6 +73,7 @@ class Responses(Middleware):
         begun = getattr(self._begun, "at", time.time())
         self.publish(
             response,
+            message.message_id,
             type=raw.get("type"),
             queued_ms=_ms(begun - message.kwargs.get("received_at", begun)),
             worked_ms=_ms(time.time() - begun),
@@ -75,14 +87,21 @@ class Responses(Middleware):
         with suppress(redis.RedisError):  # lost with the Redis that would show it
             self._client.hincrby(COUNTERS, what, 1)
 
-    def publish(self, response: LTMResponse, **times: object) -> None:
+    def publish(self, response: LTMResponse, answers: str | None = None, **times: object) -> None:
         """Publish one response. A Redis that is away takes the asker with it: logged, nothing to retry for.
 
         Args:
+            answers: the id of the actor message; of all answers to one, the first is published.
             times: logged with it.
         """
         try:
-            self._client.publish(self._channel, response.to_wire())
+            if answers is None:
+                self._client.publish(self._channel, response.to_wire())
+            elif not self._publish_once(
+                [f"ltm:answered:{answers}"], [ANSWERED_SECONDS, self._channel, response.to_wire()]
+            ):
+                log.info("answered_already", request_id=response.request_id)
+                return
         except redis.RedisError as error:
             log.warning("response_not_published", request_id=response.request_id, reason=told(error))
             return

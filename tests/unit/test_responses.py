@@ -231,6 +231,40 @@ def test_a_response_that_cannot_be_published_is_logged(stage: Stage) -> None:
     assert [line["request_id"] for line in lines if line["event"] == "response_not_published"] == ["r1"]
 
 
+def test_what_others_answered_is_not_answered_again(stage: Stage) -> None:
+    """Given one message served twice, as when a worker froze and thawed, I expect its first answer and no other."""
+    request = LTMRequest(request_id="r1", type="search", user_id="u1", data={"query": SECRET})
+    message = routes.request_message(request, 1.5)
+    stage.does = [succeed, expire]
+
+    for _ in range(2):
+        stage.broker.enqueue(message)
+        stage.broker.join("interactive", timeout=10_000, fail_fast=False)
+
+    assert (stage.runs, [answer["success"] for answer in stage.answers()]) == (2, [True])
+
+
+def test_a_request_id_that_is_used_again_is_answered_again(stage: Stage) -> None:
+    """Given an asker that calls all its requests the same, I expect each answered."""
+    stage.does = [succeed, succeed]
+
+    stage.ask("r1")
+    stage.ask("r1")
+
+    assert [answer["request_id"] for answer in stage.answers()] == ["r1", "r1"]
+
+
+def test_an_asker_that_has_gone_is_no_error(stage: Stage) -> None:
+    """Given nobody who listens any more, I expect the response published all the same, and nothing to complain of."""
+    stage.pubsub.unsubscribe()  # type: ignore[no-untyped-call]
+    stage.does = [succeed]
+
+    with capture_logs() as lines:
+        stage.ask()
+
+    assert [(line["event"], line["log_level"]) for line in lines] == [("responded", "info")]
+
+
 def test_no_content_is_logged_with_a_response(stage: Stage) -> None:
     """Given an answer, I expect its line in the log to name ids and nothing that was said."""
     stage.does = [succeed]
