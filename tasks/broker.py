@@ -1,4 +1,4 @@
-"""The broker: Dramatiq's for RabbitMQ, or its Redis broker with a consumer that wakes on arrival instead of polling.
+"""The broker: RabbitMQ's, or Dramatiq's Redis broker with a consumer that wakes on arrival instead of polling.
 
 Dramatiq's own consumer sleeps between looks at its queue, up to a second: an idle search then takes 270 ms at the
 median and 880 ms at p99 before it even starts. Ours blocks in Redis until the queue holds something (2.6 ms and 5 ms).
@@ -7,7 +7,6 @@ It needs Redis 6.2 for BLMOVE. tests/integration/test_broker.py pins what it rel
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import defaultdict
@@ -18,11 +17,10 @@ from typing import Any
 import dramatiq
 import redis
 import structlog
-from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from dramatiq.brokers.redis import RedisBroker, _RedisConsumer
 from dramatiq.brokers.redis import _scripts as dispatch_scripts
 from dramatiq.common import current_millis
-from dramatiq.errors import BrokerConnectionError, ConnectionClosed, DecodeError
+from dramatiq.errors import ConnectionClosed, DecodeError
 from dramatiq.middleware import Middleware
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -47,6 +45,8 @@ log = structlog.get_logger()
 def build_broker(url: str, middleware: Sequence[Middleware]) -> dramatiq.Broker:
     """The broker at `url` with exactly these middleware, in this order."""
     if url.startswith("amqp"):
+        from tasks.rabbitmq import TellingRabbitmqBroker  # noqa: PLC0415 - brings its client, which few have a use for
+
         return TellingRabbitmqBroker(url=url, middleware=list(middleware), confirm_delivery=True)
     # Without retries of its own the client fails at once, and whoever called decides: redis-py's ten tries would hold
     # an adapter for seconds.
@@ -57,25 +57,6 @@ def build_broker(url: str, middleware: Sequence[Middleware]) -> dramatiq.Broker:
         heartbeat_timeout=HEARTBEAT_TIMEOUT_MS,
         maintenance_chance=MAINTENANCE_EVERY_FETCH,
     )
-
-
-class TellingRabbitmqBroker(RabbitmqBroker):
-    """Dramatiq's broker for RabbitMQ, which pushes messages and so wakes by itself; a lost server is told of once."""
-
-    def __init__(self, **parameters: Any) -> None:
-        super().__init__(**parameters)
-        self._outage = Outage("broker")
-        # It tells of a lost connection in a dozen lines; Dramatiq silences it in workers, and the adapters have it too.
-        logging.getLogger("pika").setLevel(logging.CRITICAL)
-
-    def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5_000) -> dramatiq.Consumer:
-        try:
-            consumer = super().consume(queue_name, prefetch, timeout)
-        except BrokerConnectionError as error:
-            self._outage.began(type(error).__name__)
-            raise
-        self._outage.over()
-        return consumer
 
 
 class WakingRedisBroker(RedisBroker):

@@ -256,10 +256,10 @@ def test_the_settings_of_an_embedder_reach_it() -> None:
 
 
 def test_clients_that_are_not_asked_for_are_not_imported() -> None:
-    """Given a worker's imports, I expect neither Qdrant's nor OpenAI's among them: they cost a second of each start."""
+    """Given a worker's imports, I expect no client of Qdrant, OpenAI or RabbitMQ: they cost a second of each start."""
     program = (
-        "import sys, services.long_term_memory.opening;"
-        " print([m for m in sys.modules if m.startswith(('qdrant', 'openai'))])"
+        "import sys, tasks.broker, tasks.memories, tasks.resources;"
+        " print([m for m in sys.modules if m.startswith(('qdrant', 'openai', 'pika'))])"
     )
 
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
