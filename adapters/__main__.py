@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 
 import redis
@@ -21,10 +20,9 @@ from adapters.ltm_responses import Responses
 from adapters.memory_updates import UpdateAdapter
 from adapters.rejected import Rejected
 from adapters.roll import Lease, Roll, adapter_name
-from services.errors import InvalidSetting
 from services.health import Heart
-from services.logs import configure_logging
-from services.settings import Settings, load_settings
+from services.running import begin
+from services.settings import Settings
 from tasks.broker import build_broker
 
 log = structlog.get_logger()
@@ -112,16 +110,6 @@ def _client(settings: Settings) -> redis.Redis:
     return redis.Redis.from_url(settings.redis_url.get_secret_value(), retry=Retry(NoBackoff(), 0), socket_timeout=5)
 
 
-def main() -> None:
-    """Read the settings and run."""
-    process = os.environ.get("LTM_PROCESS_NAME", "long-term-memory-adapters")
-    try:
-        settings = load_settings()
-    except InvalidSetting as error:
-        sys.exit(f"ltm: {error}")
-    configure_logging(settings, process)
-    run(settings, process)
-
-
 if __name__ == "__main__":
-    main()
+    name = os.environ.get("LTM_PROCESS_NAME", "long-term-memory-adapters")
+    run(begin(name), name)

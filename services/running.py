@@ -1,11 +1,13 @@
-"""What the asyncio services run on: a Redis client that fails at once, loops that outlive a lost Redis, a clean end."""
+"""What processes run on: settings and logs; for the asyncio ones, loops that outlive a lost Redis, and a clean end."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import structlog
 from redis.asyncio import Redis
@@ -14,8 +16,10 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from services.contract import alive_key
+from services.errors import InvalidSetting
 from services.health import ALIVE_SECONDS, BEAT_SECONDS, Pulse, sign_of_life
-from services.logs import told
+from services.logs import configure_logging, told
+from services.settings import Settings, load_settings
 
 FIRST_WAIT_SECONDS = 0.1
 LONGEST_WAIT_SECONDS = 5.0
@@ -23,6 +27,26 @@ LONGEST_WAIT_SECONDS = 5.0
 TURN_SECONDS = 1
 
 log = structlog.get_logger()
+
+
+def begin(process: str) -> Settings:
+    """The settings of a process that starts, with its logs set up; a setting that is wrong ends it, in words."""
+    try:
+        settings = load_settings()
+    except InvalidSetting as error:
+        sys.exit(f"ltm: {error}")
+    configure_logging(settings, process)
+    return settings
+
+
+def serve(process: str, run: Callable[[Settings, asyncio.Event], Coroutine[Any, Any, None]]) -> None:
+    """Run a service until SIGTERM or SIGINT sets the event it is given."""
+    settings = begin(process)
+
+    async def until_signalled() -> None:
+        await run(settings, stop_on_signals())
+
+    asyncio.run(until_signalled())
 
 
 def connect(url: str) -> Redis:

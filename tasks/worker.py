@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 
 import dramatiq
 import dramatiq.worker
@@ -12,9 +11,8 @@ import redis
 from dramatiq.middleware import TimeLimit
 
 from adapters.ltm_responses import Responses
-from services.errors import InvalidSetting
-from services.logs import configure_logging
-from services.settings import Settings, load_settings
+from services.running import begin
+from services.settings import Settings
 from tasks import memories, profiles
 from tasks.broker import build_broker
 from tasks.deliveries import Deliveries
@@ -48,11 +46,7 @@ def compose(settings: Settings, process: str) -> dramatiq.Broker:
 
 def _main() -> dramatiq.Broker:
     process = os.environ.get("LTM_PROCESS_NAME", "long-term-memory-worker")
-    try:
-        settings = load_settings()
-    except InvalidSetting as error:
-        sys.exit(f"ltm: {error}")
-    configure_logging(settings, process)
+    settings = begin(process)
     quieten(logging.getLogger().handlers)
     # Dramatiq reads the first of them from the environment before this module is there to set it.
     dramatiq.worker.CONSUMER_RESTART_DELAY_SECS = RECONNECT_S

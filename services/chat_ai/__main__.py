@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from contextlib import AsyncExitStack
 
 import structlog
@@ -12,10 +11,8 @@ from openai import AsyncOpenAI
 from services.chat_ai.ltm_client import LTMClient
 from services.chat_ai.replies import REPLY_SECONDS, OpenAIReplier, QuotingReplier, Replier
 from services.chat_ai.service import ChatService
-from services.errors import InvalidSetting
-from services.logs import configure_logging
-from services.running import Link, alive, connect, stop_on_signals
-from services.settings import Settings, load_settings
+from services.running import Link, alive, connect, serve
+from services.settings import Settings
 
 NAME = "chat-ai"
 
@@ -66,19 +63,5 @@ async def _replier(settings: Settings, opened: AsyncExitStack) -> Replier:
     return OpenAIReplier(await opened.enter_async_context(client), settings.chat_model, fallback=built_in)
 
 
-def main() -> None:
-    """Read the settings and run."""
-    try:
-        settings = load_settings()
-    except InvalidSetting as error:
-        sys.exit(str(error))
-    configure_logging(settings, NAME)
-
-    async def until_signalled() -> None:
-        await run(settings, stop_on_signals())
-
-    asyncio.run(until_signalled())
-
-
 if __name__ == "__main__":
-    main()
+    serve(NAME, run)

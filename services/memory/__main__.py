@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Awaitable
 
 import structlog
 
-from services.errors import InvalidSetting
-from services.logs import configure_logging
 from services.memory.conversations import Conversations, Updates
 from services.memory.service import MemoryService
-from services.running import Link, alive, connect, stop_on_signals
-from services.settings import Settings, load_settings
+from services.running import Link, alive, connect, serve
+from services.settings import Settings
 
 NAME = "memory"
 
@@ -53,19 +50,5 @@ async def _then(stop: asyncio.Event, loop: Awaitable[None]) -> None:
         stop.set()
 
 
-def main() -> None:
-    """Read the settings and run."""
-    try:
-        settings = load_settings()
-    except InvalidSetting as error:
-        sys.exit(str(error))
-    configure_logging(settings, NAME)
-
-    async def until_signalled() -> None:
-        await run(settings, stop_on_signals())
-
-    asyncio.run(until_signalled())
-
-
 if __name__ == "__main__":
-    main()
+    serve(NAME, run)
