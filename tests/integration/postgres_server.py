@@ -18,11 +18,11 @@ from tests.support import wait_until
 
 
 class PostgresServer:
-    """One server with its data in a directory that is removed at the end."""
+    """One server with its data in a directory that is removed at the end; in `directory`, where it is given."""
 
-    def __init__(self) -> None:
+    def __init__(self, directory: Path | None = None) -> None:
         # Not pytest's directory: that one is closed to PostgreSQL's user when root runs the tests.
-        self._home = Path(tempfile.mkdtemp(prefix="ltm-test-"))
+        self._home = Path(tempfile.mkdtemp(prefix="ltm-test-", dir=directory))
         self._spec = postgres_spec(self._home / "postgres", self._home / "sockets", None, ephemeral=True)
         self.url = postgres_url(self._home / "sockets", None)
         self._process: subprocess.Popen[bytes] | None = None
@@ -52,9 +52,9 @@ class PostgresServer:
 
 
 @contextmanager
-def postgres_server() -> Iterator[PostgresServer]:
+def postgres_server(directory: Path | None = None) -> Iterator[PostgresServer]:
     """A running one."""
-    server = PostgresServer()
+    server = PostgresServer(directory)
     try:
         server.start()
         yield server
