@@ -28,7 +28,8 @@ from services.contract import SearchData
 from services.long_term_memory.migrations import migrate
 from services.long_term_memory.ranking import Weights
 from services.long_term_memory.reading import EXACT_LIMIT, Reader
-from services.long_term_memory.store import TRAITS, Conversation, MemoryStore, hashed, hashed_terms
+from services.long_term_memory.rows import TRAITS, hashed, hashed_terms
+from services.long_term_memory.store import Conversation, MemoryStore
 
 DIMENSIONS = 384
 CLUSTERS = 1_000

@@ -21,7 +21,8 @@ from services.long_term_memory.mem0_memory import Mem0Memory, provider_errors
 from services.long_term_memory.pace import HEADROOM, Pace, QueryVectors
 from services.long_term_memory.reading import EXACT_LIMIT, Reader
 from services.long_term_memory.recall import recall
-from services.long_term_memory.store import MemoryStore, insert_memories, memory_rows
+from services.long_term_memory.rows import insert_memories, memory_rows
+from services.long_term_memory.store import MemoryStore
 
 #: Query vectors kept in a process: 1.5 kB each of multilingual-e5-small's.
 QUERIES_KEPT = 4_096

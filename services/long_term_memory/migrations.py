@@ -10,7 +10,7 @@ from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
 from services.errors import EmbeddingDimensionMismatch
-from services.long_term_memory.store import insert_memories, memory_row
+from services.long_term_memory.rows import insert_memories, memory_row
 
 #: Any number will do as long as every Keepsake takes the same one: "keepsake" in ASCII.
 ADVISORY_LOCK = 0x6B656570_73616B65
@@ -125,7 +125,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     ),
     Migration("""
     -- Of 50,000 memories, putting the columns together one by one took longer than finding them: what ranks a memory
-    -- and has a fixed size is one value, as store.HEAD reads it.
+    -- and has a fixed size is one value, as rows.HEAD reads it.
     ALTER TABLE memories ADD COLUMN head bytea NOT NULL
         GENERATED ALWAYS AS (int8send(number) || int8send(session) || timestamptz_send(said_at) || traits) STORED;
 

@@ -23,7 +23,8 @@ from services.long_term_memory.history import PostgresHistory
 from services.long_term_memory.mem0_memory import Mem0Memory
 from services.long_term_memory.memory_service import MemoryService
 from services.long_term_memory.migrations import migrate
-from services.long_term_memory.store import MemoryStore, hashed
+from services.long_term_memory.rows import hashed
+from services.long_term_memory.store import MemoryStore
 from services.stack.embedded_postgres import postgres_spec, postgres_url
 from services.stack.processes import stop_signal
 from tests.support import free_port, wait_until

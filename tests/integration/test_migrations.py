@@ -20,7 +20,8 @@ from services.long_term_memory.history import PostgresHistory
 from services.long_term_memory.mem0_memory import Mem0Memory
 from services.long_term_memory.memory_service import MemoryService
 from services.long_term_memory.migrations import MIGRATIONS, Migration, migrate
-from services.long_term_memory.store import MemoryStore, hashed
+from services.long_term_memory.rows import hashed
+from services.long_term_memory.store import MemoryStore
 from tests.integration.conftest import DIMENSIONS, WordEmbedder
 
 WORKERS = 8

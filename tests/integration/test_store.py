@@ -21,7 +21,8 @@ from services.long_term_memory.history import PostgresHistory
 from services.long_term_memory.mem0_memory import Mem0Memory
 from services.long_term_memory.memory_service import MemoryService
 from services.long_term_memory.migrations import migrate
-from services.long_term_memory.store import MOST_TERMS, TRAITS, MemoryStore, hashed, hashed_terms
+from services.long_term_memory.rows import MOST_TERMS, TRAITS, hashed, hashed_terms
+from services.long_term_memory.store import MemoryStore
 from tests.integration.conftest import WordEmbedder
 
 THREADS = 8
