@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -192,6 +193,27 @@ def test_what_a_killed_adapter_had_read_is_handed_over_by_another(
     start()
 
     assert sorted(indexers.all_of(500)) == sorted(ids(messages))
+
+
+def test_what_a_frozen_adapter_had_read_is_handed_over_by_another(
+    client: redis.Redis, url: str, start: Start, tmp_path: Path
+) -> None:
+    """Given an adapter that stops until others take over, and goes on, I expect no message lost, then or after."""
+    indexers = Indexers(client)
+    messages = said(510)
+    with running("adapters", ADAPTERS, url, tmp_path / "log", LTM_INDEX_WINDOW="10") as frozen:
+        say(url, messages[:500])
+        wait_until(lambda: pending(client) == 490, description="the rest read ahead")
+        frozen.process.send_signal(signal.SIGSTOP)
+        start()
+        assert set(indexers.all_of(500)) == set(ids(messages[:500]))
+
+        frozen.process.send_signal(signal.SIGCONT)
+        wait_until(frozen.works, 30, "its sign of life")
+        say(url, messages[500:])
+
+        # It may hand over once more what it held: that is the same memory.
+        assert set(indexers.all_of(510)) == set(ids(messages))
 
 
 def test_what_was_read_and_never_handed_over_is_claimed(client: redis.Redis, url: str, start: Start) -> None:
