@@ -66,7 +66,7 @@ class Unavailable(KeepsakeError):
 
 
 class Expired(KeepsakeError):
-    """The search's time was up before its turn came: whoever asked has gone on."""
+    """The search's time was up before it was done: whoever asked has gone on."""
 
     code = "expired"
 

@@ -147,7 +147,8 @@ class MemoryService:
     ) -> Found:
         """The user's memories that answer best, best first, never anyone else's; none where none does.
 
-        A search with no time left for its embedding ranks by words alone.
+        A search with no time left for its embedding ranks by words alone; one whose time is up by any of its stages is
+        not gone on with.
 
         Args:
             search: the request's data, or just the query.
@@ -156,20 +157,19 @@ class MemoryService:
             deadline: when the answer is no longer wanted, in seconds since 1970.
 
         Raises:
-            Expired: the deadline has passed.
+            Expired: the deadline has passed: before its turn, or because a stage took longer than there was.
             Unavailable: the database or the embedder does not answer.
         """
         if isinstance(search, str):
             search = SearchData(query=search, **({} if limit is None else {"limit": limit}))
         begun = time.time()
-        left = math.inf if deadline is None else deadline - begun
-        if left <= 0:
-            raise Expired(f"the search came to its turn {-left * 1000:.0f} ms after its deadline")
+        left = _left(deadline, "came to its turn")
         key = encode_user_id(user_id)
         clock = _Stopwatch()
         with database_errors(), provider_errors():
             vector = self._vectors.get(search.query, left - HEADROOM * self._rest.seconds)
             clock.lap("embed_ms")
+            _left(deadline, "was embedded")
             now = begun if now is None else now
             conversation = self._reader.read(key, vector, search, now)
             clock.lap("database_ms")
@@ -181,6 +181,7 @@ class MemoryService:
             kept = self._store.payloads(key, numbers) if numbers else {}
             clock.lap("database_ms")
         self._rest.took((clock.laps["database_ms"] + clock.laps["rank_ms"]) / 1000)
+        _left(deadline, "was done")
         memories = [
             _memory(
                 kept[number].id,
@@ -210,6 +211,18 @@ class MemoryService:
             with self._store.transaction() as cursor:
                 new = insert_memories(cursor, rows)
                 insert_history(cursor, [_added(utterance) for utterance in utterances if utterance.id in new])
+
+
+def _left(deadline: float | None, stage: str) -> float:
+    """The seconds until the deadline.
+
+    Raises:
+        Expired: it has passed; the search came to this stage too late.
+    """
+    left = math.inf if deadline is None else deadline - time.time()
+    if left <= 0:
+        raise Expired(f"the search {stage} {-left * 1000:.0f} ms after its deadline")
+    return left
 
 
 def _added(utterance: _Utterance) -> dict[str, Any]:

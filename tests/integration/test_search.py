@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from services.contract import MemoryUpdateMessage, SearchData
+from services.errors import Expired
+from services.long_term_memory import memory_service
 from services.long_term_memory.memory_service import MemoryService
 
 DAY = 86_400.0
@@ -297,6 +302,41 @@ def test_words_alone_find_nothing_where_there_are_none(
     monkeypatch.setattr(keepsake._vectors, "get", lambda *_: None)
 
     assert keepsake.search("u1", "quantum entanglement", now=NOW, deadline=time.time() + 60) == []
+
+
+class Clock:
+    """The service's clock, and an embedder that takes a second of it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, keepsake: MemoryService) -> None:
+        self.now = NOW
+        embed = keepsake._vectors.get
+
+        def take_a_second(query: str, seconds_left: float) -> NDArray[np.float32] | None:
+            self.now += 1
+            return embed(query, seconds_left)
+
+        clock = SimpleNamespace(time=lambda: self.now, perf_counter=time.perf_counter)
+        monkeypatch.setattr(memory_service, "time", clock)
+        monkeypatch.setattr(keepsake._vectors, "get", take_a_second)
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(-0.5, "came to its turn 500 ms"), (0.75, "was embedded 250 ms")])
+def test_a_search_whose_time_is_up_is_not_gone_on_with(
+    keepsake: MemoryService, monkeypatch: pytest.MonkeyPatch, seconds: float, told: str
+) -> None:
+    """Given a deadline that has passed before a search, or by its embedding, I expect `Expired`, not a late answer."""
+    Clock(monkeypatch, keepsake)
+
+    with pytest.raises(Expired, match=f"{told} after its deadline"):
+        keepsake.search("u1", "tea", deadline=NOW + seconds)
+
+
+def test_a_search_that_is_done_in_time_is_answered(keepsake: MemoryService, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a deadline after all of that, I expect what was found."""
+    say(keepsake, "I like tea")
+    Clock(monkeypatch, keepsake)
+
+    assert keepsake.search("u1", "What do I like to drink?", deadline=NOW + 1.25)
 
 
 ACROSS = {
