@@ -1,14 +1,28 @@
-"""README says what is true."""
+"""README and the contract say what is true."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import SecretStr
+import pytest
+from pydantic import BaseModel, SecretStr
 
+from services import contract
+from services.errors import Expired, InvalidMessage, KeepsakeError, ProfileConflict, Unavailable
 from services.settings import Settings
 
 README = Path(__file__).parents[2] / "README.md"
+CONTRACT = README.parent / "docs" / "contract.md"
+WIRE = [
+    contract.MemoryUpdateMessage,
+    contract.LTMRequest,
+    contract.SearchData,
+    contract.SearchFilters,
+    contract.AddData,
+    contract.ProfileUpdateData,
+    contract.LTMResponse,
+    contract.Memory,
+]
 
 
 def settings_table() -> str:
@@ -37,3 +51,25 @@ def test_the_access_rules_are_those_of_the_file() -> None:
     """Given the rules in README, I expect those that tests/integration/test_acl.py runs under."""
     shown = README.read_text().partition("<!-- acl: ")[2].partition("```\n")[2].partition("```")[0]
     assert shown == (README.parent / "deploy" / "redis-acl.conf").read_text()
+
+
+@pytest.mark.parametrize("model", WIRE, ids=lambda model: model.__name__)
+def test_the_contract_has_every_field(model: type[BaseModel]) -> None:
+    """Given a message of the wire, I expect each of its fields in the tables and words of docs/contract.md."""
+    told = CONTRACT.read_text()
+
+    assert [name for name in model.model_fields if f"`{name}`" not in told] == []
+
+
+def test_the_contract_has_every_error() -> None:
+    """Given the errors that a response may carry, I expect a row for each."""
+    told = CONTRACT.read_text()
+    errors: list[type[KeepsakeError]] = [
+        InvalidMessage,
+        *InvalidMessage.__subclasses__(),
+        ProfileConflict,
+        Unavailable,
+        Expired,
+    ]
+
+    assert [error.code for error in errors if f"| `{error.code}` |" not in told] == []
