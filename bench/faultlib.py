@@ -31,7 +31,7 @@ from services.errors import StackError
 from services.settings import Settings, load_settings
 from services.stack.data_directory import DataDirectory
 from services.stack.processes import CHAT, NAMES, stop_signal
-from services.stack.readiness import queue_depths
+from services.stack.readiness import log_backlog, queue_depths
 from services.stack.wire import connect
 
 ROOT = Path(__file__).parent.parent
@@ -175,9 +175,8 @@ class Stack:
         for queue in (self.settings.user_input_queue, self.settings.ltm_requests_queue):
             for key in client.scan_iter(f"{queue}*", count=1_000, _type="list"):
                 under_way[key.decode()] = client.llen(key)
-        for stream in client.scan_iter(f"{self.settings.memory_updates_channel}*", count=1_000, _type="stream"):
-            groups: Any = client.xinfo_groups(stream)
-            under_way[stream.decode()] = sum(group["pending"] + (group.get("lag") or 0) for group in groups)
+        log = self.settings.ltm_updates_log
+        under_way[log] = log_backlog(client, log)
         for queue, depths in queue_depths(client).items():
             under_way[f"queue {queue}"] = depths["waiting"] + depths["working"] + depths["delayed"]
         return {name: int(number) for name, number in under_way.items() if number}

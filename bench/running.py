@@ -34,7 +34,7 @@ from services.errors import StackError
 from services.long_term_memory.embedders import build_embedder
 from services.settings import Settings, load_settings
 from services.stack.processes import CHAT, MEMORY
-from services.stack.readiness import queue_depths
+from services.stack.readiness import log_backlog, queue_depths
 
 READY_WITHIN_S = 120.0
 
@@ -69,10 +69,12 @@ class Stack:
         return Wire(self.redis_url, names.ltm_requests_queue, names.ltm_responses_channel, names.memory_updates_channel)
 
     def waiting(self) -> int:
-        """How many messages wait to be indexed, or are being indexed."""
+        """How many messages wait to be indexed, in the log or the queue, or are being indexed."""
+        with redis.Redis.from_url(self.redis_url) as client:
+            in_log = log_backlog(client, self.settings.ltm_updates_log)
         with redis.Redis.from_url(self.settings.broker.get_secret_value()) as client:
             index = queue_depths(client)["index"]
-        return index["waiting"] + index["working"]
+        return in_log + index["waiting"] + index["working"]
 
     def drained(self, within_s: float = 600.0) -> None:
         """Wait until everything has been indexed."""

@@ -18,7 +18,6 @@ from services.cli.options import DEFAULT_DATA_DIRECTORY, DataDir, found_stack
 from services.cli.output import Output
 from services.contract import (
     LOG_EVENT,
-    LOG_GROUP,
     MemoryUpdateMessage,
     conversation_key,
     parse_timestamp,
@@ -26,6 +25,7 @@ from services.contract import (
 )
 from services.errors import InvalidMessage, Unavailable
 from services.settings import Settings
+from services.stack.readiness import log_backlog
 from services.stack.wire import connect
 
 CHUNK = 200
@@ -99,8 +99,8 @@ class Backfill:
                 yield message
 
     def _wait_for_room(self) -> None:
-        least, until = self._waiting(), time.monotonic() + PATIENCE_S
-        while (waiting := self._waiting()) > self._most_waiting:
+        least, until = log_backlog(self._client, self._log), time.monotonic() + PATIENCE_S
+        while (waiting := log_backlog(self._client, self._log)) > self._most_waiting:
             if waiting < least:
                 least, until = waiting, time.monotonic() + PATIENCE_S
             if time.monotonic() > until:
@@ -109,16 +109,6 @@ class Backfill:
                     "do long-term-memory-adapters and long-term-memory-indexer run? Then run it again"
                 )
             time.sleep(LOOK_EVERY_S)
-
-    def _waiting(self) -> int:
-        try:
-            groups = self._client.xinfo_groups(self._log)
-        except redis.ResponseError:
-            return 0  # there is no log yet
-        for group in groups:
-            if group["name"] == LOG_GROUP.encode():
-                return int(group["pending"] + (group.get("lag") or 0))
-        return int(self._client.xlen(self._log))
 
 
 def backfill(

@@ -10,12 +10,12 @@ import typer
 
 from services.cli.options import DEFAULT_DATA_DIRECTORY, DataDir, found_stack
 from services.cli.output import Output
-from services.contract import COUNTERS, LOG_GROUP
+from services.contract import COUNTERS
 from services.long_term_memory.database import reachable
 from services.settings import mask_url
 from services.stack.locate import FoundStack
 from services.stack.processes import ADAPTERS, POSTGRES, REDIS, SERVICES, WORKER, check_names
-from services.stack.readiness import Readiness, queue_depths
+from services.stack.readiness import Readiness, log_backlog, queue_depths
 from services.stack.wire import WireClient, connect
 
 TIMEOUT_S = 2.0
@@ -62,9 +62,8 @@ def _show_queues(stack: FoundStack, client: redis.Redis, output: Output) -> None
     try:
         for queue in (settings.user_input_queue, settings.ltm_requests_queue):
             output.line(f"queue {queue:<20} waiting {client.llen(queue)}")
-        output.line(
-            f"log   {settings.ltm_updates_log:<20} not yet handed over {_backlog(client, settings.ltm_updates_log)}"
-        )
+        log = settings.ltm_updates_log
+        output.line(f"log   {log:<20} not yet handed over {log_backlog(client, log)}")
         for name, count in sorted(client.hgetall(COUNTERS).items()):
             output.line(f"count {_text(name):<20} {_text(count)}")
     except redis.RedisError as error:
@@ -83,15 +82,6 @@ def _show_queues(stack: FoundStack, client: redis.Redis, output: Output) -> None
         output.line(f"queue {queue:<20} " + "  ".join(f"{kind} {number}" for kind, number in numbers.items()))
     if dead := sum(numbers["dead"] for numbers in depths.values()):
         output.line(f"{dead} failed for good: `ltm dead list`", "bold red")
-
-
-def _backlog(client: redis.Redis, log: str) -> int:
-    """Messages of the log that no adapter has read, or that one has read and not yet handed over."""
-    try:
-        groups = client.xinfo_groups(log)
-    except redis.ResponseError:  # no log yet
-        return 0
-    return sum((group.get("lag") or 0) + group["pending"] for group in groups if _text(group["name"]) == LOG_GROUP)
 
 
 def _text(value: bytes | str) -> str:

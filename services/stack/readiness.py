@@ -1,4 +1,4 @@
-"""Whether a server or process of the stack really answers, and how much waits in the queues."""
+"""Whether a server or process of the stack really answers, and how much waits in the queues and the log."""
 
 from __future__ import annotations
 
@@ -57,3 +57,19 @@ def queue_depths(client: redis.Redis) -> dict[str, dict[str, int]]:
             waiting, undone, delayed, dead = pipeline.execute()
         depths[queue] = {"waiting": waiting, "working": max(0, undone - waiting), "delayed": delayed, "dead": dead}
     return depths
+
+
+def log_backlog(client: redis.Redis, log: str) -> int:
+    """How many messages of the log no adapter has read, or one has read and not yet handed over.
+
+    Raises:
+        redis.RedisError: its Redis is away.
+    """
+    try:
+        groups = client.xinfo_groups(log)
+    except redis.ResponseError:  # there is no log yet
+        return 0
+    for group in groups:
+        if group["name"] == contract.LOG_GROUP.encode():
+            return int(group["pending"] + (group.get("lag") or 0))
+    return int(client.xlen(log))
