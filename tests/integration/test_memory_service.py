@@ -94,7 +94,7 @@ def test_a_wrong_setting_is_one_line(valkey_url: str, tmp_path: Path) -> None:
     try:
         assert service.process.wait(timeout=20) == 1
         [line] = service.log().splitlines()
-        assert line.startswith("MEMORY_MAX_MESSAGES is 'none'; allowed: ")
+        assert line.startswith("ltm: MEMORY_MAX_MESSAGES is 'none'; allowed: ")
     finally:
         service.close()
 
