@@ -151,6 +151,8 @@ def migrate(connection: Connection[TupleRow], dimensions: int) -> None:
         EmbeddingDimensionMismatch: the table holds vectors of another size.
     """
     with connection.transaction():
+        # A pool's connections end statements after 30 s; a million memories take longer, and whoever waits for them.
+        connection.execute("SET LOCAL statement_timeout = 0")
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (ADVISORY_LOCK,))
         connection.execute(
             "CREATE TABLE IF NOT EXISTS schema_migrations"

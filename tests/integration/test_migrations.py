@@ -140,6 +140,20 @@ def test_a_new_step_is_applied_alone(database: str, monkeypatch: pytest.MonkeyPa
     assert versions(database)[-1] == len(MIGRATIONS) + 1
 
 
+def test_a_step_may_take_longer_than_a_statement(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a step over very many memories, and a connection that ends slow statements, I expect the step done."""
+    slow = (*MIGRATIONS, Migration("SELECT pg_sleep(0.3)"))
+    monkeypatch.setattr("services.long_term_memory.migrations.MIGRATIONS", slow)
+
+    with psycopg.connect(database, options="-c statement_timeout=100") as connection:
+        migrate(connection, DIMENSIONS)
+        connection.commit()
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            connection.execute("SELECT pg_sleep(20)")
+
+    assert versions(database)[-1] == len(slow)
+
+
 def test_reads_of_one_user_go_through_an_index(database: str) -> None:
     """Given many users' memories, I expect PostgreSQL to find one user's through an index, not by reading all."""
     with psycopg.connect(database, autocommit=True) as connection:
