@@ -30,7 +30,7 @@ from adapters.__main__ import Adapters
 from adapters.log import UpdateLog
 from adapters.roll import LEASE, ROLL
 from services.cli.backfill import Backfill, Counts
-from services.contract import COUNTERS, LOG_GROUP, UPDATES_LOG, MemoryUpdateMessage, conversation_key
+from services.contract import COUNTERS, LOG_GROUP, UPDATES_LOG, MemoryUpdateMessage, alive_key, conversation_key
 from services.memory.conversations import Conversations, Updates
 from services.memory.messages import to_wire
 from services.settings import Settings
@@ -208,6 +208,7 @@ def test_what_a_frozen_adapter_had_read_is_handed_over_by_another(
         start()
         assert set(indexers.all_of(500)) == set(ids(messages[:500]))
 
+        client.delete(alive_key(ADAPTERS))  # the one from before
         frozen.process.send_signal(signal.SIGCONT)
         wait_until(frozen.works, 30, "its sign of life")
         say(url, messages[500:])
@@ -465,7 +466,7 @@ def test_a_backfill_pushes_nothing_out_of_the_log(client: redis.Redis, url: str,
 
 
 def test_what_a_dead_adapter_had_taken_is_served_next(client: redis.Redis, start: Start) -> None:
-    """Given requests in a dead adapter's hands and two others, I expect each once, as of its last sign of life."""
+    """Given requests in a dead adapter's hands and two that live, I expect each once, as of its last sign."""
     last_sign = client.time()[0] - 60
     client.zadd(ROLL, {"dead": last_sign})
     client.lpush("ltm_requests:taken:dead", asked("search", "r0"))

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from services.contract import MemoryUpdateMessage, SearchData
 from services.errors import Expired
 from services.long_term_memory import memory_service
 from services.long_term_memory.memory_service import MemoryService
+
+T = TypeVar("T")
 
 DAY = 86_400.0
 NOW = 1_700_000_000.0
@@ -305,26 +306,33 @@ def test_words_alone_find_nothing_where_there_are_none(
 
 
 class Clock:
-    """The service's clock, and an embedder that takes a second of it."""
+    """The service's clock, and an embedder and a database that take a second of it each."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, keepsake: MemoryService) -> None:
         self.now = NOW
-        embed = keepsake._vectors.get
-
-        def take_a_second(query: str, seconds_left: float) -> NDArray[np.float32] | None:
-            self.now += 1
-            return embed(query, seconds_left)
-
         clock = SimpleNamespace(time=lambda: self.now, perf_counter=time.perf_counter)
         monkeypatch.setattr(memory_service, "time", clock)
-        monkeypatch.setattr(keepsake._vectors, "get", take_a_second)
+        monkeypatch.setattr(keepsake._vectors, "get", self.slow(keepsake._vectors.get))
+        monkeypatch.setattr(keepsake._reader, "read", self.slow(keepsake._reader.read))
+
+    def slow(self, stage: Callable[..., T]) -> Callable[..., T]:
+        """The stage, a second later."""
+
+        def take_a_second(*arguments: Any) -> T:
+            self.now += 1
+            return stage(*arguments)
+
+        return take_a_second
 
 
-@pytest.mark.parametrize(("seconds", "told"), [(-0.5, "came to its turn 500 ms"), (0.75, "was embedded 250 ms")])
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(-0.5, "came to its turn 500 ms"), (0.75, "was embedded 250 ms"), (1.5, "was done 500 ms")],
+)
 def test_a_search_whose_time_is_up_is_not_gone_on_with(
     keepsake: MemoryService, monkeypatch: pytest.MonkeyPatch, seconds: float, told: str
 ) -> None:
-    """Given a deadline that has passed before a search, or by its embedding, I expect `Expired`, not a late answer."""
+    """Given a deadline that has passed before a search or by one of its stages, I expect `Expired`, not a late one."""
     Clock(monkeypatch, keepsake)
 
     with pytest.raises(Expired, match=f"{told} after its deadline"):
@@ -336,7 +344,7 @@ def test_a_search_that_is_done_in_time_is_answered(keepsake: MemoryService, monk
     say(keepsake, "I like tea")
     Clock(monkeypatch, keepsake)
 
-    assert keepsake.search("u1", "What do I like to drink?", deadline=NOW + 1.25)
+    assert keepsake.search("u1", "What do I like to drink?", deadline=NOW + 2.25)
 
 
 ACROSS = {
