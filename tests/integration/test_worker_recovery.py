@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from tasks.routes import request_message
 from tests.integration.worker_process import Servers, WorkerProcess, servers
 from tests.support import wait_until
 
-INDEX = "index"
+INDEX, INTERACTIVE = "index", "interactive"
 ALL_WITHIN_S = 90
 
 
@@ -92,6 +93,37 @@ def test_a_stopped_worker_leaves_nothing_behind(site: Servers) -> None:
     site.worker("second", INDEX)
     all_indexed(site, len(said))
     assert site.indexed() == said
+
+
+def test_what_a_frozen_worker_held_is_answered_once(site: Servers) -> None:
+    """Given a worker that freezes amid 40 searches until another serves what it held, I expect one answer to each.
+
+    When it thaws it serves them once more, and finds them answered.
+    """
+    frozen = site.worker("first", INTERACTIVE).ready()
+    with site.client.pubsub(ignore_subscribe_messages=True) as asker:  # type: ignore[no-untyped-call]
+        asker.subscribe("ltm_responses")
+        asker.get_message(timeout=5)  # the confirmation
+        for number in range(40):
+            data = {"query": f"Which tea is number {number}?"}
+            asked = LTMRequest(request_id=f"r{number}", type="search", user_id="u1", data=data)
+            site.broker.enqueue(request_message(asked, time.time()))
+        family = [psutil.Process(frozen.master.pid), *psutil.Process(frozen.master.pid).children(recursive=True)]
+        for process in family:
+            process.suspend()
+        assert site.client.hlen("dramatiq:interactive.msgs"), "it was done before it froze"
+
+        site.worker("second", INTERACTIVE)
+        wait_until(lambda: not site.client.hlen("dramatiq:interactive.msgs"), ALL_WITHIN_S, "the second to serve all")
+        for process in family:
+            process.resume()
+        wait_until(lambda: "answered_already" in frozen.log(), 20, "the first to find an answer")
+        frozen.terminate(within_s=10)
+
+        answers = Counter[str]()
+        while message := asker.get_message():
+            answers[json.loads(message["data"])["request_id"]] += 1
+    assert answers == {f"r{number}": 1 for number in range(40)}
 
 
 def test_a_message_that_kills_its_worker_is_given_up_on(site: Servers) -> None:
