@@ -174,11 +174,9 @@ class Settings(BaseSettings):
         default=12_000, ge=500, le=1_000_000, description="Chat service: the longest prompt, in characters."
     )
 
-    ltm_interactive_processes: Processes = Field(
-        default=1, description="Processes for searches and `profile_get`: one for each core that they may have."
-    )
+    ltm_interactive_processes: Processes = Field(default=1, description="Processes for searches and `profile_get`.")
     ltm_interactive_threads: Threads = Field(
-        default=2, description="Threads in each of these; they share an embedder, so few are best."
+        default=2, description="Threads in each of these: one for each core that they may have."
     )
     ltm_writes_threads: Threads = Field(default=2, description="Threads for `add` and `profile_update`.")
     ltm_index_processes: Processes = Field(default=1, description="Processes that index what was said.")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+from pathlib import Path
 
 import dramatiq
 import redis
@@ -16,6 +18,9 @@ from services.long_term_memory.memory_service import MemoryService
 from services.long_term_memory.opening import LongTermMemory, wait_and_open
 from services.long_term_memory.profile_service import ProfileService
 from services.settings import Settings
+
+#: The niceness of this process's session, where the kernel knows such a thing.
+AUTOGROUP = Path("/proc/self/autogroup")
 
 log = structlog.get_logger()
 
@@ -82,9 +87,17 @@ class Resources(Middleware):
 
 
 def lower_priority(by: int) -> None:
-    """Let every other process go first, where the system knows such a thing."""
-    if by and hasattr(os, "nice"):
-        os.nice(by)
+    """Let every other process go first, where the system knows such a thing.
+
+    Where Linux shares the processors out between sessions first (autogroup, sched(7)), a process's niceness counts
+    within its session only. `ltm up` and init systems begin one for every process, so the session stands back too.
+    """
+    if not by or not hasattr(os, "nice"):
+        return
+    os.nice(by)
+    if os.getsid(0) in (os.getpid(), os.getppid()):  # a worker's, or its master's: not a terminal's
+        with suppress(OSError):  # a kernel without it, or not ours to say
+            AUTOGROUP.write_text(str(by))
 
 
 def _threads_live(worker: dramatiq.Worker) -> bool:

@@ -8,11 +8,12 @@ import re
 import signal
 import subprocess
 import uuid
+from pathlib import Path
 
 import psutil
 import pytest
 
-from services.stack.processes import NAMES, SERVICES
+from services.stack.processes import INDEXER, NAMES, SERVICES
 from tests.acceptance.conftest import Stack, run_ltm
 from tests.support import wait_until
 
@@ -38,6 +39,19 @@ def test_up_tells_of_each_process_once_and_then_where_all_is(stack: Stack) -> No
 def test_the_ready_file_tells_the_pid_of_each_process(stack: Stack) -> None:
     assert sorted(stack.pids) == sorted(NAMES)
     assert all(psutil.Process(pid).ppid() == stack.process.pid for pid in stack.pids.values())
+
+
+def test_indexing_stands_back_and_nothing_else_does(stack: Stack) -> None:
+    autogroups = {name: Path(f"/proc/{pid}/autogroup") for name, pid in stack.pids.items()}
+    if not autogroups[INDEXER].exists():
+        pytest.skip("this kernel does not share the processors out between sessions")
+
+    # "/autogroup-12 nice 19"
+    assert {name: int(file.read_text().split()[-1]) for name, file in autogroups.items()} == {
+        name: 19 if name == INDEXER else 0 for name in NAMES
+    }
+    works = psutil.Process(stack.pids[INDEXER]).children()
+    assert 19 in {process.nice() for process in works}
 
 
 def test_the_demo_shows_every_step_of_every_turn_in_both_languages(stack: Stack) -> None:

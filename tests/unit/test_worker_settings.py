@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import dramatiq
@@ -11,6 +13,7 @@ from dramatiq.brokers.stub import StubBroker
 from dramatiq.middleware import TimeLimit
 
 from services.contract import INDEX_QUEUE, INTERACTIVE_QUEUE, WRITES_QUEUE
+from services.long_term_memory.memory_service import Found
 from services.settings import Settings
 from services.stack.processes import INDEXER, WORKER, WRITER, service_specs
 from tasks import memories, profiles
@@ -58,6 +61,7 @@ class Nice:
 def nice(monkeypatch: pytest.MonkeyPatch) -> Nice:
     nice = Nice()
     monkeypatch.setattr(os, "nice", nice)
+    monkeypatch.setattr("tasks.resources.AUTOGROUP", Path(os.devnull))
 
     def stop_here(*_: Any, **__: Any) -> None:
         raise OSError
@@ -75,6 +79,31 @@ def boot(settings: Settings, *queues: str) -> None:
 
 def test_the_indexer_stands_back(nice: Nice) -> None:
     """Given a worker that indexes and nothing else, I expect its priority lowered before it has threads."""
+    boot(Settings(ltm_index_nice=7), INDEX_QUEUE)
+
+    assert nice.calls == [7]
+
+
+@pytest.mark.parametrize(("leader", "said"), [(os.getpid(), "7"), (os.getppid(), "7"), (1 << 22, "0")])
+def test_its_session_stands_back_if_it_was_made_for_it(
+    nice: Nice, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, leader: int, said: str
+) -> None:
+    """Given a session of this process or its master, I expect it to stand back; a terminal's, as it was."""
+    autogroup = tmp_path / "autogroup"
+    autogroup.write_text("0")
+    monkeypatch.setattr("tasks.resources.AUTOGROUP", autogroup)
+    monkeypatch.setattr(os, "getsid", lambda _: leader)
+
+    boot(Settings(ltm_index_nice=7), INDEX_QUEUE)
+
+    assert autogroup.read_text() == said
+
+
+def test_a_kernel_that_does_not_group_sessions_is_fine(nice: Nice, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given no such file, I expect the process's own niceness, and no complaint."""
+    monkeypatch.setattr("tasks.resources.AUTOGROUP", Path("/nonexistent/autogroup"))
+    monkeypatch.setattr(os, "getsid", lambda _: os.getpid())
+
     boot(Settings(ltm_index_nice=7), INDEX_QUEUE)
 
     assert nice.calls == [7]
@@ -115,3 +144,22 @@ def test_each_actor_has_a_time_limit(actor: str, seconds: int) -> None:
 
     assert broker.get_actor(actor).options["time_limit"] == seconds * 1_000
     broker.close()
+
+
+@pytest.mark.parametrize(("data", "budget_s"), [({"deadline_ms": 300}, 0.3), ({}, 0.8)])
+def test_a_search_is_done_before_its_asker_leaves(data: dict[str, Any], budget_s: float) -> None:
+    """Given how long an asker waits, I expect a deadline that leaves the answer its way back."""
+    deadlines: list[float] = []
+
+    def search(*_: Any, deadline: float, **__: Any) -> Found:
+        deadlines.append(deadline)
+        return Found([], partial=False, timings={})
+
+    resources = SimpleNamespace(memories=SimpleNamespace(search=search), settings=Settings())
+    broker = StubBroker(middleware=[Retries(), TimeLimit()])
+    memories.declare(broker, cast(Resources, resources))
+    asked = {"request_id": "r", "type": "search", "user_id": "u1", "data": {"query": "tea?", **data}}
+
+    broker.get_actor("memory.search").fn(asked, received_at=1_000.0, enqueued_at=1_000.0)
+
+    assert deadlines == [pytest.approx(1_000.0 + budget_s - 0.01)]
