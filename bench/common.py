@@ -35,6 +35,7 @@ BOTH = replace(
     other_speaker=0.0,
     from_ai=0.0,
     ends_asking=0.0,
+    newest=0.0,
     only_asks=0.0,
     length=0.0,
 )

@@ -9,7 +9,8 @@ evidence in nats (one more makes it e times likelier), because that is what BM25
   weighted fields (BM25F, Robertson, Zaragoza & Taylor 2004): the turns around are fainter fields of a turn, so a word
   said twice in a passage saturates instead of counting twice. Idf is the user's own;
 * session: the same two of its whole session, faintly;
-* utterance: whose words they are, whether they tell or ask, how much they tell.
+* utterance: whose words they are, whether they tell or ask, how much they tell; and how new they are, where the query
+  asks how things are by now.
 
 Order follows evidence. `score` is the probability made of it: comparable across queries and users, and low everywhere
 when nothing relevant is stored.
@@ -65,6 +66,8 @@ class Weights:
     ends_asking: float = -1.0
     only_asks: float = -8.0
     length: float = 0.5
+    # Where the query asks how things are by now: the newest of all memories against the oldest.
+    newest: float = 4.0
     # From evidence to probability, fitted to searches for what was said against searches for what never was.
     certainty: float = 1.5
     crowd: float = 30.0
@@ -99,6 +102,7 @@ class Query:
     script: int
     fingerprint: int
     asks: int
+    of_now: bool = False  # speech.asks_of_now
     speakers: Integers = field(default_factory=lambda: np.zeros(0, np.int64))  # those it names
     now: float = 0.0  # seconds
 
@@ -155,6 +159,9 @@ def rank(
     evidence = meaning + words + session + utterance
 
     candidates = np.arange(len(memories)) if eligible is None else np.flatnonzero(eligible[present])
+    if query.of_now and len(candidates):
+        newer = weights.newest * _newer(memories, candidates[np.argmax(evidence[candidates])])
+        utterance, evidence = utterance + newer, evidence + newer
     best = _best(evidence, candidates, memories.fingerprint, len(memories) if limit is None else limit)
     score = _probability(evidence[best] + weights.meaning * surroundings, memories, weights)
     return Ranking(original[best], score, meaning[best], words[best], session[best], utterance[best])
@@ -316,6 +323,16 @@ def _utterance(memories: Memories, query: Query, weights: Weights) -> Floats:
     if len(query.speakers):  # "What did Anna buy?": she tells it herself, the others speak to her of it
         evidence += weights.other_speaker * ((memories.speaker != 0) & ~_among(memories.speaker, query.speakers))
     return evidence
+
+
+def _newer(memories: Memories, best: np.int64) -> Floats:
+    """How much newer each is than the one that would come first, as a share of all; its own score stays what it was.
+
+    By their order in time: the minutes of a chat and the years between two of them weigh the same.
+    """
+    place = np.argsort(np.argsort(memories.timestamp, kind="stable"), kind="stable") / len(memories)
+    newer: Floats = place - place[best]
+    return newer
 
 
 def _among(values: Integers, few: Integers) -> Booleans:

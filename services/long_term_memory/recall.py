@@ -66,6 +66,7 @@ def _query(conversation: Conversation, text: str, now: float, weights: ranking.W
         script=int(script),
         fingerprint=hashed(speech.fingerprint(text)),
         asks=int(speech.asks(text)),
+        of_now=speech.asks_of_now(text),
         speakers=_named(conversation, text),
         now=now,
     )

@@ -53,6 +53,11 @@ _CHINESE_UNMARKED: Final = re.compile(
     r"(?:.*(?:谁|誰|什么|什麼|啥|哪|怎么|怎麼|咋|多少|多久|多大|几[点點号號岁歲分]|为何).*|.*(?:吗|嗎|来着|來著))"
 )
 _CHINESE_REPORTS: Final = re.compile(r"知道|告诉|告訴|忘|问|問|[谁誰啥么麼哪].{0,3}[都也]|呗")
+_OF_NOW: Final = re.compile(  # the languages that most of the chats we know are in
+    r"\b(?:now|nowadays|currently|current|these days|at the moment|at present|presently|latest|most recent(?:ly)?"
+    r"|ahora|actualmente|maintenant|actuellement|jetzt|derzeit|aktuell\w*|agora|atualmente|сейчас|теперь)\b"
+    r"|现在|現在|眼下|如今|目前|当前|當前|最新|今は|今では|지금|요즘|현재"
+)
 _ENOUGH_TO_TELL: Final = 4  # Chinese characters: "在么,你好呀" tells nothing
 
 
@@ -102,6 +107,11 @@ def asks(text: str) -> Asks:
     if sentences and min(sentences) is Asks.ONLY:
         return Asks.ONLY
     return Asks.AT_THE_END if sentences and sentences[-1] else Asks.NOTHING
+
+
+def asks_of_now(text: str) -> bool:
+    """Whether an utterance asks how something is by now: of two facts, the newer is meant."""
+    return bool(_OF_NOW.search(text.casefold())) and asks(text) is not Asks.NOTHING
 
 
 def fingerprint(text: str) -> str:

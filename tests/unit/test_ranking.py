@@ -1,12 +1,12 @@
 """Stories told to the ranking: who said what, what is asked, what comes back."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
 from services.long_term_memory.ranking import DEFAULT_MIN_SCORE, Memories, Query, Ranking, rank
-from services.long_term_memory.speech import asks, fingerprint, script, speaker
+from services.long_term_memory.speech import asks, asks_of_now, fingerprint, script, speaker
 from services.long_term_memory.words import importance, terms
 
 UNRELATED, RELATED, VERY_NEAR = 0.76, 0.86, 0.93
@@ -50,6 +50,7 @@ def search(question: str, *said: Said, now: float = 1_000.0) -> tuple[list[str],
         script=int(script(question)),
         fingerprint=_number(fingerprint(question)),
         asks=int(asks(question)),
+        of_now=asks_of_now(question),
         speakers=np.array(sorted({_number(name) for name in named}), np.int64),
         now=now,
     )
@@ -72,6 +73,27 @@ SMALL_TALK = tuple(
 def test_what_is_meant_comes_first() -> None:
     texts, _ = search("What is my cat called?", Said("The little one is Mochi", RELATED), *SMALL_TALK)
     assert texts[0] == "The little one is Mochi"
+
+
+OLD_HOME = Said("I live in Lyon", RELATED, session=1, timestamp=1.0)
+TALK_SINCE = [replace(one, timestamp=2.0 + place) for place, one in enumerate(SMALL_TALK)]
+NEW_HOME = Said("we moved to Porto", RELATED, session=10, timestamp=9.0)
+
+
+def test_of_two_facts_the_newer_comes_first_where_the_question_is_of_now() -> None:
+    ever, _ = search("Where have I lived?", OLD_HOME, *TALK_SINCE, NEW_HOME)
+    now, _ = search("Where do I live these days?", OLD_HOME, *TALK_SINCE, NEW_HOME)
+
+    assert ever[0] == OLD_HOME.text
+    assert now[0] == NEW_HOME.text
+
+
+def test_an_old_fact_without_a_newer_one_is_as_sure_as_ever() -> None:
+    _, ever = search("Which is my town?", OLD_HOME, *TALK_SINCE)
+    texts, now = search("Which is my town now?", OLD_HOME, *TALK_SINCE)
+
+    assert texts[0] == OLD_HOME.text
+    assert now.score[0] == pytest.approx(ever.score[0])
 
 
 def test_words_alone_find_a_memory() -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from services.long_term_memory.speech import Asks, asks, fingerprint, said, speaker
+from services.long_term_memory.speech import Asks, asks, asks_of_now, fingerprint, said, speaker
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,28 @@ def test_it_tells_before_it_asks(text: str) -> None:
 )
 def test_it_tells(text: str) -> None:
     assert asks(text) is Asks.NOTHING
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Where do I live now?",
+        "what's my current address",
+        "Anna: what are you reading these days?",
+        "我现在房租一个月多少?",
+        "如今谁在管这个店",
+        "¿Dónde vivo ahora?",
+    ],
+)
+def test_it_asks_how_things_are_by_now(text: str) -> None:
+    assert asks_of_now(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["I am leaving now", "Where did I live?", "Do you know Anna?", "我住在哪里?", "现在出门了"]
+)
+def test_it_does_not_ask_of_now(text: str) -> None:
+    assert not asks_of_now(text)
 
 
 def test_who_speaks_is_read_before_the_colon() -> None:
