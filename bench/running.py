@@ -268,20 +268,24 @@ def embedders_rate(settings: Settings, processes: int, seconds: float) -> float:
 
 
 def memory_by_process(stack: Stack) -> dict[str, dict[str, float]]:
-    """Megabytes of each process and its children: RSS, and PSS and USS where the system tells."""
+    """Megabytes of each process and its children: RSS, PSS, USS and PostgreSQL's buffers, as the system tells."""
+    kinds = ("rss", "pss", "uss", "buffers")
     figures: dict[str, dict[str, float]] = {}
     for name, pid in stack.pids.items():
-        sums = {"processes": 0.0, "rss": 0.0, "pss": 0.0, "uss": 0.0}
+        sums = dict.fromkeys(("processes", *kinds), 0.0)
         for process in _with_children(pid, set(stack.pids.values()) - {pid}):
             try:
                 memory = process.memory_full_info()
+                # What its processes share is a mapping of nothing, of which each has its part of the PSS.
+                shared = [mapped for mapped in process.memory_maps() if mapped.path.startswith("/dev/zero")]
             except psutil.Error:  # gone meanwhile, or not ours to look at
                 continue
             sums["processes"] += 1
             for kind in ("rss", "pss", "uss"):
                 sums[kind] += getattr(memory, kind) / 1e6
+            sums["buffers"] += sum(mapped.pss for mapped in shared) / 1e6
         figures[name] = sums
-    figures["all"] = {kind: sum(one[kind] for one in figures.values()) for kind in ("processes", "rss", "pss", "uss")}
+    figures["all"] = {kind: sum(one[kind] for one in figures.values()) for kind in ("processes", *kinds)}
     return figures
 
 

@@ -1,7 +1,9 @@
 """Does it stay the same? `python -m bench.soak [--seconds S] [--json PATH]`: messages, searches, and memory meanwhile.
 
 Prints the memory of each process over time, how fast it grew in the second half, what still waited in the queues, and
-the round trip minute by minute.
+the round trip minute by minute. PostgreSQL's shared buffers are a line of their own: they fill as the table grows, up
+to the size they were given, and would hide whatever else grew. `--warm-up S` runs the load for so long before the
+first look, so that caches have reached their bounds; with `LTM_LOG_MAX_LEN=5000` in the environment, so has the log.
 """
 
 from __future__ import annotations
@@ -48,7 +50,10 @@ class Samples:
         self.moments.append(moment)
         for name, memory in memory_by_process(self._stack).items():
             # What shared pages there are does not change; PSS is 0 where the system does not tell.
-            self.megabytes.setdefault(name, []).append(memory["pss"] or memory["rss"])
+            parts = {name: (memory["pss"] or memory["rss"]) - memory["buffers"], f"{name}: buffers": memory["buffers"]}
+            for part, megabytes in parts.items():
+                if megabytes:
+                    self.megabytes.setdefault(part, []).append(megabytes)
 
     def rows(self) -> dict[str, dict[str, float]]:
         """By process: some of the samples, and the growth in the second half."""
@@ -66,23 +71,28 @@ class Samples:
 def measure(stack: Stack, given: argparse.Namespace) -> dict[str, Any]:
     """Run the load, and look at it meanwhile."""
     rng, speech, users = random.Random(given.seed), Speech(given.seed), given.users
+    lasting = given.warm_up + given.seconds
     told = [
         tell(due, user := rng.randrange(users), number, speech.statement(user))
-        for number, due in enumerate(poisson(given.messages_rate, given.seconds, rng))
+        for number, due in enumerate(poisson(given.messages_rate, lasting, rng))
     ]
     asked = [
         ask(due, user := rng.randrange(users), speech.query(user), given.budget_ms)
-        for due in poisson(given.searches_rate, given.seconds, rng)
+        for due in poisson(given.searches_rate, lasting, rng)
     ]
     samples = Samples(stack, given.every_seconds)
-    result = watched(Load(stack.wire, [*told, *asked]), "soaking", samples.take)
+    result = watched(
+        Load(stack.wire, [*told, *asked]),
+        "soaking",
+        lambda moment: samples.take(moment) if moment >= given.warm_up else None,
+    )
     waiting = stack.waiting()
-    part = given.seconds / min(SHOWN, max(1, given.seconds // 60))
+    part = lasting / min(SHOWN, max(1, lasting // 60))
     minutes = {
         f"{n * part:.0f} to {(n + 1) * part:.0f} s": summary(
             [o for o in result.outcomes if n * part <= o.due - result.begun_at < (n + 1) * part], given.budget_ms
         )
-        for n in range(round(given.seconds / part))
+        for n in range(round(lasting / part))
     }
     return {
         "moments": samples.moments,
@@ -99,6 +109,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=600.0)
+    parser.add_argument("--warm-up", type=float, default=0.0, help="seconds of the same load before the first look")
     parser.add_argument("--messages-rate", type=float, default=20.0, help="messages a second")
     parser.add_argument("--searches-rate", type=float, default=10.0, help="searches a second")
     parser.add_argument("--every-seconds", type=float, default=10.0, help="between looks at the memory")
