@@ -21,6 +21,9 @@ CONNECTION_WITHIN_S = 4.0
 #: The pool doubles its pauses between tries until it gives up, and then tries anew as soon as it is asked: given up on
 #: early, a server that is back after a minute is found within a second or two.
 GIVE_UP_AFTER_S = 2.0
+#: The advisory lock of whoever brings the schema up to date. Any number will do as long as every Keepsake takes the
+#: same one: "keepsake" in ASCII.
+MIGRATION_LOCK = 0x6B656570_73616B65
 
 
 def reachable(database_url: str, timeout_s: float = 2.0) -> bool:
@@ -31,6 +34,21 @@ def reachable(database_url: str, timeout_s: float = 2.0) -> bool:
     except psycopg.Error:
         return False
     return True
+
+
+def migrating(database_url: str) -> bool:
+    """Whether somebody brings the schema up to date just now; False of a database that does not answer."""
+    held = (
+        "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1"
+        " AND (classid::bigint << 32 | objid::bigint) = %s"
+        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))"
+    )
+    try:
+        with psycopg.connect(database_url, connect_timeout=2, autocommit=True) as connection:
+            row = connection.execute(held, (MIGRATION_LOCK,)).fetchone()
+    except psycopg.Error:
+        return False
+    return bool(row and row[0])
 
 
 def open_pool(database_url: str, size: int) -> ConnectionPool:

@@ -10,10 +10,8 @@ from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
 from services.errors import EmbeddingDimensionMismatch
+from services.long_term_memory.database import MIGRATION_LOCK
 from services.long_term_memory.rows import insert_memories, memory_row
-
-#: Any number will do as long as every Keepsake takes the same one: "keepsake" in ASCII.
-ADVISORY_LOCK = 0x6B656570_73616B65
 
 
 class Migration(NamedTuple):
@@ -153,7 +151,7 @@ def migrate(connection: Connection[TupleRow], dimensions: int) -> None:
     with connection.transaction():
         # A pool's connections end statements after 30 s; a million memories take longer, and whoever waits for them.
         connection.execute("SET LOCAL statement_timeout = 0")
-        connection.execute("SELECT pg_advisory_xact_lock(%s)", (ADVISORY_LOCK,))
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
         connection.execute(
             "CREATE TABLE IF NOT EXISTS schema_migrations"
             " (version int PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"

@@ -14,7 +14,7 @@ from types import FrameType
 
 import services
 from services.errors import StackError
-from services.long_term_memory.database import reachable
+from services.long_term_memory.database import migrating, reachable
 from services.settings import Settings, load_settings, mask_url
 from services.stack.data_directory import DataDirectory, StackRecord, write_private
 from services.stack.embedded_postgres import postgres_spec, postgres_url
@@ -103,6 +103,7 @@ class Launch:
         self._stop = stop
         self._on_ready = on_ready
         self._began = time.monotonic()
+        self._give_up_at = self._began + START_WITHIN_S
 
     def run(self) -> None:
         """Start everything, and keep it running until the stop is requested; then end everything.
@@ -237,8 +238,12 @@ class Launch:
             if waited > FOUND_WITHIN_S:
                 variable = "REDIS_URL" if name == REDIS else "DATABASE_URL"
                 raise StackError(f"{variable} is {mask_url(urls[name])!r}, and no server answers there")
-        if waited > START_WITHIN_S:
-            raise StackError(_too_late(supervisor, silent))
+        if time.monotonic() > self._give_up_at:
+            if not migrating(addresses.database_url):
+                raise StackError(_too_late(supervisor, silent))
+            # A million memories take minutes; given up on, they would take as long at every start, and never be done.
+            self._say("the database is being brought up to date, which may take minutes")
+            self._give_up_at = time.monotonic() + START_WITHIN_S
 
     def _announce(self, addresses: Addresses, directory: DataDirectory, pids: dict[str, int]) -> None:
         self._say(f"Keepsake is up after {time.monotonic() - self._began:.1f} s.")

@@ -15,7 +15,7 @@ from psycopg.types.json import Jsonb
 
 from services.contract import SearchData
 from services.errors import EmbeddingDimensionMismatch
-from services.long_term_memory.database import open_pool
+from services.long_term_memory.database import migrating, open_pool
 from services.long_term_memory.history import PostgresHistory
 from services.long_term_memory.mem0_memory import Mem0Memory
 from services.long_term_memory.memory_service import MemoryService
@@ -152,6 +152,19 @@ def test_a_step_may_take_longer_than_a_statement(database: str, monkeypatch: pyt
             connection.execute("SELECT pg_sleep(20)")
 
     assert versions(database)[-1] == len(slow)
+
+
+def test_others_can_tell_that_a_step_is_under_way(empty_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a database in the midst of a step, I expect others to see that, and not before or after it."""
+    seen: list[bool] = []
+    looking = Migration("SELECT 1", then=lambda _: seen.append(migrating(empty_database)))
+    monkeypatch.setattr("services.long_term_memory.migrations.MIGRATIONS", (*MIGRATIONS, looking))
+
+    before = migrating(empty_database)
+    with psycopg.connect(empty_database) as connection:
+        migrate(connection, DIMENSIONS)
+
+    assert (before, seen, migrating(empty_database)) == (False, [True], False)
 
 
 def test_reads_of_one_user_go_through_an_index(database: str) -> None:
