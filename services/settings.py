@@ -181,7 +181,9 @@ class Settings(BaseSettings):
     ltm_writes_threads: Threads = Field(default=2, description="Threads for `add` and `profile_update`.")
     ltm_index_processes: Processes = Field(default=1, description="Processes that index what was said.")
     ltm_index_threads: Threads = Field(
-        default=1, description="Threads in each of these; more where an LLM is waited for."
+        default=4,
+        description="Threads in each of these; what they have at the same time is embedded at once. More where an LLM"
+        " is waited for.",
     )
     ltm_index_nice: int = Field(
         default=19, ge=0, le=19, description="How far indexing stands back when the cores are busy: 0 not at all."

@@ -23,9 +23,13 @@ from services.long_term_memory.reading import EXACT_LIMIT, Reader
 from services.long_term_memory.recall import recall
 from services.long_term_memory.rows import insert_memories, memory_rows
 from services.long_term_memory.store import MemoryStore
+from services.long_term_memory.together import Together
 
 #: Query vectors kept in a process: 1.5 kB each of multilingual-e5-small's.
 QUERIES_KEPT = 4_096
+#: Messages embedded and stored together at the most. There are as many as threads; an embedder over HTTP may want fewer
+#: texts at once than a host has threads.
+KEPT_AT_ONCE = 16
 
 
 class Found(list[Memory]):
@@ -85,9 +89,12 @@ class MemoryService:
         self._reader = Reader(store, self._weights, exact_limit)
         self._vectors = QueryVectors(lambda query: mem0.embedding_model.embed(query, "search"), QUERIES_KEPT)
         self._rest = Pace()
+        self._keep_together = Together(self._keep, KEPT_AT_ONCE)
 
     def index(self, update: MemoryUpdateMessage) -> list[str]:
         """Keep what was said: as it was said, or as the facts that the LLM finds in it.
+
+        As it was said, it is embedded and stored together with what other threads keep at the same time.
 
         Returns:
             The ids of the memories it became; none where the LLM found no fact.
@@ -96,7 +103,9 @@ class MemoryService:
             Unavailable: the database, the embedder or the LLM does not answer.
         """
         if self._mem0.llm is None:
-            return self.index_many([update])
+            utterance = _of_update(update)
+            self._keep_together(utterance)
+            return [utterance.id]
         role = "assistant" if update.source == "ai" else "user"
         with database_errors(), provider_errors():
             added = self._mem0.add(

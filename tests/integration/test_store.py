@@ -24,6 +24,7 @@ from services.long_term_memory.migrations import migrate
 from services.long_term_memory.rows import MOST_TERMS, TRAITS, hashed, hashed_terms
 from services.long_term_memory.store import MemoryStore
 from tests.integration.conftest import WordEmbedder
+from tests.support import wait_until
 
 THREADS = 8
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC).timestamp()
@@ -318,6 +319,31 @@ def test_a_message_id_is_its_users(memories: MemoryService, pool: ConnectionPool
     memories.index_many([said("green tea", message_id="1"), said("green tea", "u2", message_id="1")])
 
     assert len(rows(pool)) == 2
+
+
+def test_what_threads_index_at_the_same_time_is_embedded_at_once(
+    memories: MemoryService, pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given three threads that come while one embeds, I expect one embedding more, for all of theirs."""
+    embedder, batches = memories._mem0.embedding_model, list[list[str]]()
+    embed = embedder.embed_batch
+
+    def slow_at_first(texts: list[str], action: str) -> list[list[float]]:
+        batches.append(texts)
+        if len(batches) == 1:
+            wait_until(lambda: len(memories._keep_together._waiting) == 3, 10, "three threads to wait")
+        vectors: list[list[float]] = embed(texts, action)
+        return vectors
+
+    monkeypatch.setattr(embedder, "embed_batch", slow_at_first)
+    teas = [said(f"tea number {n}", f"u{n}") for n in range(4)]
+
+    with ThreadPoolExecutor(4) as threads:
+        ids = list(threads.map(memories.index, teas))
+
+    assert [len(batch) for batch in batches] == [1, 3]
+    assert sorted(content for (content,) in rows(pool)) == [tea.content for tea in teas]
+    assert all(len(memories._mem0.history(one)) == 1 for (one,) in ids)
 
 
 def test_batches_of_many_users_at_once_do_not_wait_in_a_circle(memories: MemoryService, pool: ConnectionPool) -> None:
