@@ -82,6 +82,20 @@ def test_what_a_crash_left_in_hand_is_served_first(valkey: redis.Redis, valkey_u
         wait_until(lambda: valkey.llen(PROCESSING) == 0, description="nothing in hand")
 
 
+def test_while_it_is_away_users_wait_and_replies_are_not_heard(
+    valkey: redis.Redis, valkey_url: str, tmp_path: Path
+) -> None:
+    """Given a message and a reply while it is away, I expect the message and the reply of afterwards, and no more."""
+    say(valkey, "said meanwhile")
+    valkey.publish("ai_responses", json.dumps({"user_id": "u1", "text": "replied meanwhile", "timestamp": 1}))
+
+    with running("services.memory", "memory", valkey_url, tmp_path / "log"):
+        stored(valkey, 1)
+        valkey.publish("ai_responses", json.dumps({"user_id": "u1", "text": "replied afterwards", "timestamp": 2}))
+
+        assert [entry["content"] for entry in stored(valkey, 2)] == ["said meanwhile", "replied afterwards"]
+
+
 def test_sigterm_ends_it_cleanly(memory: ServiceProcess, valkey: redis.Redis) -> None:
     """Given SIGTERM, I expect exit code 0 within seconds and no sign of life left."""
     assert memory.stop() == 0
