@@ -53,7 +53,7 @@ _CHINESE_UNMARKED: Final = re.compile(
     r"(?:.*(?:谁|誰|什么|什麼|啥|哪|怎么|怎麼|咋|多少|多久|多大|几[点點号號岁歲分]|为何).*|.*(?:吗|嗎|来着|來著))"
 )
 _CHINESE_REPORTS: Final = re.compile(r"知道|告诉|告訴|忘|问|問|[谁誰啥么麼哪].{0,3}[都也]|呗")
-_OF_NOW: Final = re.compile(  # the languages that most of the chats we know are in
+_OF_NOW: Final = re.compile(  # in nine languages; in others both facts are found, and neither is preferred
     r"\b(?:now|nowadays|currently|current|these days|at the moment|at present|presently|latest|most recent(?:ly)?"
     r"|ahora|actualmente|maintenant|actuellement|jetzt|derzeit|aktuell\w*|agora|atualmente|сейчас|теперь)\b"
     r"|现在|現在|眼下|如今|目前|当前|當前|最新|今は|今では|지금|요즘|현재"

