@@ -8,6 +8,7 @@ conversation: a search reads a stretch of it and nothing else, however many othe
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -129,6 +130,7 @@ class MemoryStore(VectorStoreBase):  # type: ignore[misc]  # Mem0 has no types
 
     def __init__(self, pool: ConnectionPool) -> None:
         self._pool = pool
+        self._beside = ThreadPoolExecutor(thread_name_prefix="second-connection")
 
     def conversation(
         self,
@@ -157,13 +159,15 @@ class MemoryStore(VectorStoreBase):  # type: ignore[misc]  # Mem0 has no types
         bounds: Sequence[tuple[Place, Place]],
         window: Window = Window(),
     ) -> Conversation:
-        """The same for parts of the conversation: from a place up to another one, which is not read, and so on."""
-        names = [f"{end}_{name}" for end in ("first", "end") for name in ("session", "said_at", "number")]
-        columns = zip(*((*first, *end) for first, end in bounds), strict=True)
+        """The same for parts of the conversation: from a place up to another one, which is not read, and so on.
+
+        The second half of them is read at the same time on a connection of its own.
+        """
         values = {"user": user_id, "vector": _optional(vector), "most": None, **window.values()}
-        values |= {name: list(column) for name, column in zip(names, columns, strict=True)}
-        statement = _OF_RUNS.replace("{}", window.conditions())
-        return _conversation(self._fetch(sql.SQL(statement), values))
+        statement = sql.SQL(_OF_RUNS.replace("{}", window.conditions()))
+        half = (len(bounds) + 1) // 2
+        later = self._beside.submit(self._fetch, statement, values | _edges(bounds[half:]))
+        return _conversation([*self._fetch(statement, values | _edges(bounds[:half])), *later.result()])
 
     def _fetch(self, statement: sql.SQL, values: dict[str, Any]) -> Sequence[TupleRow]:
         with self._pool.connection() as connection:
@@ -301,6 +305,12 @@ def _conversation(parts: Sequence[TupleRow]) -> Conversation:
         terms=raw["terms"],
         cosine=1.0 - raw["distance"].astype(np.float64),
     )
+
+
+def _edges(bounds: Sequence[tuple[Place, Place]]) -> dict[str, Any]:
+    """What `_OF_RUNS` names: a list for each part of the places."""
+    names = [f"{end}_{name}" for end in ("first", "end") for name in ("session", "said_at", "number")]
+    return {name: [(*first, *end)[i] for first, end in bounds] for i, name in enumerate(names)}
 
 
 def _optional(vector: Sequence[float] | NDArray[np.float32] | None) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import psycopg
@@ -11,6 +12,7 @@ import pytest
 from psycopg_pool import ConnectionPool
 
 from services.contract import MemoryUpdateMessage, SearchData
+from services.long_term_memory import reading
 from services.long_term_memory.calibration import calibrate
 from services.long_term_memory.database import open_pool
 from services.long_term_memory.history import PostgresHistory
@@ -83,6 +85,13 @@ def talkative(mem0: Mem0Memory, store: MemoryStore) -> MemoryService:
     return MemoryService(mem0, store, calibrate(mem0.embedding_model)[0], exact_limit=LIMIT)
 
 
+@pytest.fixture
+def long_winded(mem0: Mem0Memory, store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> MemoryService:
+    """A service where all of the 1,500 are read, and a part of a conversation is 100."""
+    monkeypatch.setattr(reading, "PART", 100)
+    return MemoryService(mem0, store, calibrate(mem0.embedding_model)[0])
+
+
 def contents(service: MemoryService, query: str, user_id: str = "u1", **more: Any) -> list[str]:
     search = SearchData(query=query, **{"min_score": 0.0, "limit": 10, **more})
     return [memory.content for memory in service.search(user_id, search)]
@@ -103,6 +112,65 @@ def test_a_user_within_the_limit_is_read_once(talkative: MemoryService, reads: l
     contents(talkative, "what about tea", "u2")
 
     assert reads == [("all", 1)]
+
+
+def test_a_long_conversation_is_read_in_parts_the_next_time(
+    long_winded: MemoryService, reads: list[tuple[str, int]]
+) -> None:
+    """Given a user whose conversation was long, I expect its parts to be read at once, and the same to be found."""
+    first = contents(long_winded, "boats and cats", limit=100)
+    again = contents(long_winded, "boats and cats", limit=100)
+
+    assert reads == [("all", SESSIONS * TURNS), ("runs", SESSIONS * TURNS)]
+    assert again == first
+
+
+def test_the_parts_are_the_whole_in_its_order(store: MemoryStore) -> None:
+    """Given cuts in the midst of sessions, I expect every memory once, in the order of the conversation."""
+    whole = store.conversation("u1", [1.0] * 384)
+    places = reading._places(whole, slice(17, None, 101))
+    parts = store.runs("u1", [1.0] * 384, list(pairwise([reading._BEGINNING, *places, reading._END])))
+
+    assert parts.number.tolist() == whole.number.tolist()
+    assert parts.cosine.tolist() == whole.cosine.tolist()
+    assert parts.terms.tolist() == whole.terms.tolist()
+
+
+def test_what_was_said_and_deleted_since_the_last_search_counts(
+    long_winded: MemoryService, pool: ConnectionPool
+) -> None:
+    """Given a long conversation that was cut before, I expect what is new in it, and not what is gone."""
+    gone = contents(long_winded, "boats and cats")[0]
+    said = [
+        MemoryUpdateMessage(
+            user_id="u1",
+            content=f"my violet giraffe, said the {n}th",
+            source="user",
+            timestamp=1_600_000_000 + 20_000_000 * n,
+            meta={"session_id": f"new {n}"},
+        )
+        for n in range(20)
+    ]
+    long_winded.index_many(said)
+    with pool.connection() as connection:
+        connection.execute("DELETE FROM memories WHERE content = %s", (gone,))
+
+    assert set(contents(long_winded, "my violet giraffe", limit=20)) == {update.content for update in said}
+    assert gone not in contents(long_winded, "boats and cats", limit=100)
+
+
+def test_who_outgrows_the_limit_is_read_in_part(
+    mem0: Mem0Memory, store: MemoryStore, reads: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a long conversation that was cut before and then passed the limit, I expect a sample to be read."""
+    monkeypatch.setattr(reading, "PART", 100)
+    service = MemoryService(mem0, store, calibrate(mem0.embedding_model)[0], exact_limit=SESSIONS * TURNS)
+    contents(service, "what about cats")
+    more = [MemoryUpdateMessage(user_id="u1", content=f"{n}", source="user", timestamp=n) for n in range(20)]
+    service.index_many(more)
+    contents(service, "what about cats")
+
+    assert [how for how, _ in reads] == ["all", "runs", "sample", "runs"]
 
 
 def test_the_sessions_about_it_are_found(talkative: MemoryService) -> None:
