@@ -42,7 +42,7 @@ HEAVY_USER = 0
 MEM0 = "Mem0 as shipped"
 REINDEXED = "heavy, after REINDEX"
 #: Queries that each user is asked.
-PROBES = 40
+PROBES = 100
 #: Two turns of one session in LoCoMo have this cosine, once what all turns have in common is taken away.
 SESSION_COSINE = 0.17
 #: Reads a user's conversation for the vector of a query.

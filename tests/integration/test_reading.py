@@ -136,6 +136,17 @@ def test_the_parts_are_the_whole_in_its_order(store: MemoryStore) -> None:
     assert parts.terms.tolist() == whole.terms.tolist()
 
 
+def test_one_connection_is_enough_for_the_parts(database: str) -> None:
+    """Given a pool whose other connections are all taken, I expect the halves one after the other, not a deadlock."""
+    with open_pool(database, 1) as pool:
+        store = MemoryStore(pool)
+        place = reading._places(store.conversation("u1", None))[700]
+
+        parts = store.runs("u1", None, [(reading._BEGINNING, place), (place, reading._END)])
+
+    assert len(parts) == SESSIONS * TURNS
+
+
 def test_what_was_said_and_deleted_since_the_last_search_counts(
     long_winded: MemoryService, pool: ConnectionPool
 ) -> None:
