@@ -49,17 +49,17 @@ class Weights:
     # the word, so that among a user's first five a rare word is rare already. Words count in full once they cover
     # `full_coverage` of what was asked and less below: where a question shares no more than a chance word with
     # anything said, as it mostly does in Chinese, meaning decides.
-    words: float = 0.5
+    words: float = 0.4
     k1: float = 0.9
     b: float = 0.4
     unseen: float = 20.0
-    full_coverage: float = 0.6
+    full_coverage: float = 0.7
     # Neighbours, one and two turns away; `answers` is added for the turn that follows one which asks.
-    meaning_kernel: tuple[float, float] = (0.35, 0.15)
+    meaning_kernel: tuple[float, float] = (0.25, 0.15)
     words_kernel: tuple[float, float] = (0.5, 0.25)
-    answers: float = 0.2
-    session_words: float = 0.3
-    session_meaning: float = 1.0
+    answers: float = 0.3
+    session_words: float = 0.15
+    session_meaning: float = 0.7
     # The utterance. One that only asks comes after all that tell: it is the question again, not its answer.
     other_speaker: float = -2.0
     from_ai: float = -1.0
@@ -69,7 +69,7 @@ class Weights:
     # Where the query asks how things are by now: the newest of all memories against the oldest.
     newest: float = 4.0
     # From evidence to probability, fitted to searches for what was said against searches for what never was.
-    certainty: float = 1.5
+    certainty: float = 1.75
     crowd: float = 30.0
 
 

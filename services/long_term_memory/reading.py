@@ -13,7 +13,7 @@ from services.long_term_memory import ranking
 from services.long_term_memory.recall import recall
 from services.long_term_memory.store import SAMPLE, Conversation, MemoryStore, Place, Window
 
-#: Up to so many memories of a user are all read and ranked: about 2 ms a thousand.
+#: Up to so many memories of a user are all read and ranked: about 1 ms a thousand.
 EXACT_LIMIT: Final = 100_000
 #: Of a user with more, as large a share of that limit is read beside the sample.
 BUDGET: Final = 0.5
