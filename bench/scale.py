@@ -26,11 +26,12 @@ from psycopg_pool import ConnectionPool
 
 from bench.common import mean, quantile, scratch_database, show, timed, track, write_json
 from services.contract import SearchData
+from services.long_term_memory.conversation import Conversation
 from services.long_term_memory.migrations import migrate
 from services.long_term_memory.ranking import Weights
 from services.long_term_memory.reading import EXACT_LIMIT, Reader
 from services.long_term_memory.rows import TRAITS, hashed, hashed_terms
-from services.long_term_memory.store import Conversation, MemoryStore
+from services.long_term_memory.store import MemoryStore
 
 DIMENSIONS = 384
 CLUSTERS = 1_000
@@ -214,7 +215,10 @@ def _one(connection: psycopg.Connection[Any], query: str) -> int:
 
 
 def _search_of(store: MemoryStore, user: int, exact_limit: int) -> Reading:
-    reader, search = Reader(store, Weights(), exact_limit), SearchData(query="What did we buy at the market?")
+    reader, search = (
+        Reader(store.conversations, Weights(), exact_limit),
+        SearchData(query="What did we buy at the market?"),
+    )
     return lambda query: reader.read(f"u{user}", query, search, 0.0)
 
 

@@ -86,7 +86,7 @@ class MemoryService:
         self._mem0 = mem0
         self._store = store
         self._weights = weights or ranking.Weights()
-        self._reader = Reader(store, self._weights, exact_limit)
+        self._reader = Reader(store.conversations, self._weights, exact_limit)
         self._vectors = QueryVectors(lambda query: mem0.embedding_model.embed(query, "search"), QUERIES_KEPT)
         self._rest = Pace()
         self._keep_together = Together(self._keep, KEPT_AT_ONCE)

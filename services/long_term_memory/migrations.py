@@ -112,7 +112,7 @@ MIGRATIONS: tuple[Migration, ...] = (
         EXECUTE 'CREATE INDEX memories_of_user ON memories (user_number, session, said_at, number)'
             ' INCLUDE (traits, terms'
             || CASE WHEN {dimensions} <= 480 THEN ', vector)' ELSE ')' END;
-        -- One in store.SAMPLE memories, for users with more than a search can read.
+        -- One in conversation.SAMPLE memories, for users with more than a search can read.
         EXECUTE 'CREATE INDEX memories_sample ON memories (user_number, session, said_at, number)'
             ' INCLUDE (traits, terms'
             || CASE WHEN {dimensions} <= 480 THEN ', vector)' ELSE ')' END

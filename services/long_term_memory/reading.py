@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from services.contract import SearchData, SearchFilters
 from services.long_term_memory import ranking
+from services.long_term_memory.conversation import SAMPLE, Conversation, Conversations, Place, Window
 from services.long_term_memory.recall import recall
-from services.long_term_memory.store import SAMPLE, Conversation, MemoryStore, Place, Window
 
 #: Up to so many memories of a user are all read and ranked: about 1 ms a thousand.
 EXACT_LIMIT: Final = 100_000
@@ -39,8 +39,8 @@ class Reader:
     for the whole conversation.
     """
 
-    def __init__(self, store: MemoryStore, weights: ranking.Weights, exact_limit: int) -> None:
-        self._store = store
+    def __init__(self, conversations: Conversations, weights: ranking.Weights, exact_limit: int) -> None:
+        self._conversations = conversations
         self._weights = weights
         self._exact_limit = exact_limit
         self._exceeding: set[str] = set()
@@ -58,23 +58,23 @@ class Reader:
 
         filters = search.filters
         window = Window(filters.session_id, filters.since, filters.until)
-        sample = self._store.conversation(user_id, vector, window, sample=True)
+        sample = self._conversations.read(user_id, vector, window, sample=True)
         if len(sample) * SAMPLE <= self._exact_limit:
-            conversation = self._store.conversation(user_id, vector, window, most=self._exact_limit + 1)
+            conversation = self._conversations.read(user_id, vector, window, most=self._exact_limit + 1)
             if len(conversation) <= self._exact_limit:
                 if window == Window():
                     self._exceeding.discard(user_id)  # much was deleted
                 return conversation
         runs = max(1, int(BUDGET * self._exact_limit) // SAMPLE)
         chosen = _chosen(sample, self._evidence(sample, search, now), runs)
-        return self._store.runs(user_id, vector, _bounds(sample, chosen), window)
+        return self._conversations.read_runs(user_id, vector, _bounds(sample, chosen), window)
 
     def _whole(self, user_id: str, vector: NDArray[np.float32] | None) -> Conversation:
         """All of it, or enough to know that it is too much."""
         if user_id in self._parts:
-            conversation = self._store.runs(user_id, vector, self._parts[user_id])
+            conversation = self._conversations.read_runs(user_id, vector, self._parts[user_id])
         else:
-            conversation = self._store.conversation(user_id, vector, most=self._exact_limit + 1)
+            conversation = self._conversations.read(user_id, vector, most=self._exact_limit + 1)
         if len(conversation) >= 2 * PART:
             if len(self._parts) >= REMEMBERED:
                 self._parts.clear()

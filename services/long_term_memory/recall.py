@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from services.contract import SearchData
 from services.long_term_memory import ranking, speech, words
+from services.long_term_memory.conversation import Conversation
 from services.long_term_memory.rows import hashed, hashed_terms
-from services.long_term_memory.store import Conversation
 
 _DAY = 86_400.0
 #: A speaker's name has up to so many words.

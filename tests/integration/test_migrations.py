@@ -299,7 +299,7 @@ def test_old_vectors_are_the_same(empty_database: str) -> None:
     migrated(empty_database)
 
     with open_pool(empty_database, 2) as pool:
-        cosine = MemoryStore(pool).conversation("u3", WordEmbedder().embed(OLD[3][0])).cosine
+        cosine = MemoryStore(pool).conversations.read("u3", WordEmbedder().embed(OLD[3][0])).cosine
     assert cosine == pytest.approx(1, abs=1e-4)
 
 

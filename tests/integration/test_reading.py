@@ -14,11 +14,12 @@ from psycopg_pool import ConnectionPool
 from services.contract import MemoryUpdateMessage, SearchData
 from services.long_term_memory import reading
 from services.long_term_memory.calibration import calibrate
+from services.long_term_memory.conversation import SAMPLE
 from services.long_term_memory.database import open_pool
 from services.long_term_memory.history import PostgresHistory
 from services.long_term_memory.mem0_memory import Mem0Memory
 from services.long_term_memory.memory_service import MemoryService
-from services.long_term_memory.store import SAMPLE, MemoryStore
+from services.long_term_memory.store import MemoryStore
 from tests.integration.conftest import WordEmbedder
 
 LIMIT = 600
@@ -31,7 +32,8 @@ THEIRS = "boats and cats, they said"
 def reads(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """What is read from the store, as it is read: how, and how many memories."""
     seen: list[tuple[str, int]] = []
-    conversation, runs = store.conversation, store.runs
+    conversations = store.conversations
+    conversation, runs = conversations.read, conversations.read_runs
 
     def read_conversation(*args: Any, **options: Any) -> Any:
         found = conversation(*args, **options)
@@ -43,8 +45,8 @@ def reads(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str
         seen.append(("runs", len(found)))
         return found
 
-    monkeypatch.setattr(store, "conversation", read_conversation)
-    monkeypatch.setattr(store, "runs", read_runs)
+    monkeypatch.setattr(conversations, "read", read_conversation)
+    monkeypatch.setattr(conversations, "read_runs", read_runs)
     return seen
 
 
@@ -127,9 +129,11 @@ def test_a_long_conversation_is_read_in_parts_the_next_time(
 
 def test_the_parts_are_the_whole_in_its_order(store: MemoryStore) -> None:
     """Given cuts in the midst of sessions, I expect every memory once, in the order of the conversation."""
-    whole = store.conversation("u1", [1.0] * 384)
+    whole = store.conversations.read("u1", [1.0] * 384)
     places = reading._places(whole, slice(17, None, 101))
-    parts = store.runs("u1", [1.0] * 384, list(pairwise([reading._BEGINNING, *places, reading._END])))
+    parts = store.conversations.read_runs(
+        "u1", [1.0] * 384, list(pairwise([reading._BEGINNING, *places, reading._END]))
+    )
 
     assert parts.number.tolist() == whole.number.tolist()
     assert parts.cosine.tolist() == whole.cosine.tolist()
@@ -140,9 +144,9 @@ def test_one_connection_is_enough_for_the_parts(database: str) -> None:
     """Given a pool whose other connections are all taken, I expect the halves one after the other, not a deadlock."""
     with open_pool(database, 1) as pool:
         store = MemoryStore(pool)
-        place = reading._places(store.conversation("u1", None))[700]
+        place = reading._places(store.conversations.read("u1", None))[700]
 
-        parts = store.runs("u1", None, [(reading._BEGINNING, place), (place, reading._END)])
+        parts = store.conversations.read_runs("u1", None, [(reading._BEGINNING, place), (place, reading._END)])
 
     assert len(parts) == SESSIONS * TURNS
 
@@ -267,7 +271,7 @@ def test_who_forgets_much_is_read_whole_again(
 
 def test_a_sample_holds_both_sides(talkative: MemoryService, store: MemoryStore) -> None:
     """Given a user and an AI who take turns, I expect both in the sample."""
-    from_ai = store.conversation("u1", None, sample=True).from_ai
+    from_ai = store.conversations.read("u1", None, sample=True).from_ai
 
     assert (len(from_ai), set(from_ai.tolist())) == (SESSIONS * TURNS // SAMPLE, {True, False})
 

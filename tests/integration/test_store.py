@@ -440,7 +440,7 @@ def test_any_time_of_the_contract_is_kept(memories: MemoryService, store: Memory
 
 def conversation_of(store: MemoryStore, pool: ConnectionPool, user_id: str = "u1") -> list[str]:
     contents = dict(rows(pool, "number, content"))
-    return [contents[number] for number in store.conversation(user_id, None).number.tolist()]
+    return [contents[number] for number in store.conversations.read(user_id, None).number.tolist()]
 
 
 def test_a_conversation_has_its_sessions_whole(
@@ -474,14 +474,14 @@ def test_a_conversation_is_one_users(memories: MemoryService, store: MemoryStore
 
 def test_an_unknown_user_has_said_nothing(store: MemoryStore) -> None:
     """Given a user nobody knows, I expect an empty conversation."""
-    assert len(store.conversation("nobody", [0.1] * 384)) == 0
+    assert len(store.conversations.read("nobody", [0.1] * 384)) == 0
 
 
 def test_a_cosine_is_that_of_the_vectors(memories: MemoryService, store: MemoryStore) -> None:
     """Given a memory and its own vector, I expect a cosine of 1."""
     memories.index(said("green tea"))
 
-    assert store.conversation("u1", WordEmbedder().embed("green tea")).cosine == pytest.approx(1, abs=1e-3)
+    assert store.conversations.read("u1", WordEmbedder().embed("green tea")).cosine == pytest.approx(1, abs=1e-3)
 
 
 # Sessions that nobody named
