@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from psycopg_pool import ConnectionPool
 
 from services.contract import MemoryUpdateMessage, SearchData
+from services.errors import Unavailable
 from services.long_term_memory import reading
 from services.long_term_memory.calibration import calibrate
 from services.long_term_memory.conversation import SAMPLE
@@ -149,6 +151,24 @@ def test_one_connection_is_enough_for_the_parts(database: str) -> None:
         parts = store.conversations.read_runs("u1", None, [(reading._BEGINNING, place), (place, reading._END)])
 
     assert len(parts) == SESSIONS * TURNS
+
+
+def test_a_half_that_cannot_be_read_fails_the_search(
+    long_winded: MemoryService, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given that the second connection breaks, I expect the search to fail as if its only one had."""
+    contents(long_winded, "what about cats")
+    fetch = store.conversations._fetch
+
+    def first_only(*args: Any) -> Any:
+        if threading.current_thread() is not threading.main_thread():
+            raise psycopg.OperationalError("the connection broke")
+        return fetch(*args)
+
+    monkeypatch.setattr(store.conversations, "_fetch", first_only)
+
+    with pytest.raises(Unavailable):
+        contents(long_winded, "what about cats")
 
 
 def test_what_was_said_and_deleted_since_the_last_search_counts(
