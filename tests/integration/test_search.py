@@ -140,6 +140,36 @@ def test_a_score_is_not_explained_unasked(told: MemoryService) -> None:
     assert "score_parts" not in best.metadata
 
 
+# What the AI said
+
+
+@pytest.mark.parametrize(
+    ("query", "content"),
+    [
+        ("what day did you say the delivery comes?", "It is on its way and should be with you on Tuesday, March 5."),
+        ("do I have to pay for a return?", "Returns are free within 30 days, the label is in your account."),
+        ("when is my parcel arriving?", "It is on its way and should be with you on Tuesday, March 5."),
+    ],
+)
+def test_what_a_support_bot_answered_is_found(keepsake: MemoryService, query: str, content: str) -> None:
+    """Given answers that only the AI has given, I expect them first, and neither the question nor a greeting."""
+    chat = (
+        "hi there",
+        "Hello! How can I help you today?",
+        "when will my parcel arrive?",
+        "It is on its way and should be with you on Tuesday, March 5.",
+        "and what does it cost to send it back?",
+        "Returns are free within 30 days, the label is in your account.",
+        "ok thanks, it's raining here all week",
+        "You're welcome, stay dry!",
+    )
+    for place, said in enumerate(chat):
+        source, timestamp = ("ai" if place % 2 else "user"), NOW - DAY + 10 * place
+        say(keepsake, said, source=source, timestamp=timestamp, meta={"session_id": "s1"})
+
+    assert found(keepsake, query)[0] == content
+
+
 # What does not come back
 
 
