@@ -67,7 +67,8 @@ def create_database(database_url: str) -> Callable[..., str]:
     def create(template: str = "template1") -> str:
         name = f"test_{next(numbers)}"
         with psycopg.connect(database_url, autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+            # As files: by way of the log, a copy takes 1.6 times as long and the disk twice the space.
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
         return database_url.replace("/keepsake?", f"/{name}?")
 
     return create
@@ -83,15 +84,26 @@ def migrated_template(create_database: Callable[..., str]) -> str:
 
 
 @pytest.fixture
-def empty_database(create_database: Callable[..., str]) -> str:
+def empty_database(create_database: Callable[..., str], database_url: str) -> Iterator[str]:
     """The URL of a database without anything in it, of this test alone."""
-    return create_database()
+    url = create_database()
+    yield url
+    drop_database(database_url, url)
 
 
 @pytest.fixture
-def database(create_database: Callable[..., str], migrated_template: str) -> str:
+def database(create_database: Callable[..., str], migrated_template: str, database_url: str) -> Iterator[str]:
     """The URL of a migrated, empty database, of this test alone."""
-    return create_database(migrated_template)
+    url = create_database(migrated_template)
+    yield url
+    drop_database(database_url, url)
+
+
+def drop_database(database_url: str, url: str) -> None:
+    """Remove a test's database, in some 7 ms: the disk took 17 s to forget hundreds of them at the end."""
+    name = psycopg.conninfo.conninfo_to_dict(url)["dbname"]
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
 class WordEmbedder(EmbeddingBase):  # type: ignore[misc]  # Mem0 has no types
