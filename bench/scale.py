@@ -215,10 +215,8 @@ def _one(connection: psycopg.Connection[Any], query: str) -> int:
 
 
 def _search_of(store: MemoryStore, user: int, exact_limit: int) -> Reading:
-    reader, search = (
-        Reader(store.conversations, Weights(), exact_limit),
-        SearchData(query="What did we buy at the market?"),
-    )
+    reader = Reader(store.conversations, Weights(), exact_limit)
+    search = SearchData(query="What did we buy at the market?")
     return lambda query: reader.read(f"u{user}", query, search, 0.0)
 
 

@@ -70,7 +70,7 @@ class Reader:
         return self._conversations.read_runs(user_id, vector, _bounds(sample, chosen), window)
 
     def _whole(self, user_id: str, vector: NDArray[np.float32] | None) -> Conversation:
-        """All of it, or enough to know that it is too much."""
+        """All of it; of one that was never read whole, no more than tells that it is too much."""
         if user_id in self._parts:
             conversation = self._conversations.read_runs(user_id, vector, self._parts[user_id])
         else:

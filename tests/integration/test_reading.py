@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
@@ -23,6 +23,7 @@ from services.long_term_memory.mem0_memory import Mem0Memory
 from services.long_term_memory.memory_service import MemoryService
 from services.long_term_memory.store import MemoryStore
 from tests.integration.conftest import WordEmbedder
+from tests.support import wait_until
 
 LIMIT = 600
 SESSIONS, TURNS = 50, 30
@@ -153,22 +154,22 @@ def test_one_connection_is_enough_for_the_parts(database: str) -> None:
     assert len(parts) == SESSIONS * TURNS
 
 
-def test_a_half_that_cannot_be_read_fails_the_search(
-    long_winded: MemoryService, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Given that the second connection breaks, I expect the search to fail as if its only one had."""
+def test_a_half_that_cannot_be_read_fails_the_search(long_winded: MemoryService, database: str) -> None:
+    """Given that one of the two connections dies as both read, I expect the search to fail as if its only one had."""
+    reading_now = (
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        " AND query LIKE '%FROM unnest(%' ORDER BY query_start"
+    )
     contents(long_winded, "what about cats")
-    fetch = store.conversations._fetch
-
-    def first_only(*args: Any) -> Any:
-        if threading.current_thread() is not threading.main_thread():
-            raise psycopg.OperationalError("the connection broke")
-        return fetch(*args)
-
-    monkeypatch.setattr(store.conversations, "_fetch", first_only)
-
-    with pytest.raises(Unavailable):
-        contents(long_winded, "what about cats")
+    with ThreadPoolExecutor() as searches, psycopg.connect(database, autocommit=True) as watch:
+        with psycopg.connect(database) as lock:
+            lock.execute("LOCK memories IN ACCESS EXCLUSIVE MODE")
+            search = searches.submit(contents, long_winded, "what about cats")
+            wait_until(lambda: len(watch.execute(reading_now).fetchall()) == 2, 10, "both halves to be read")
+            [(first,), _] = watch.execute(reading_now).fetchall()
+            watch.execute("SELECT pg_terminate_backend(%s)", (first,))
+        with pytest.raises(Unavailable):
+            search.result()
 
 
 def test_what_was_said_and_deleted_since_the_last_search_counts(
