@@ -1,8 +1,9 @@
 """Retrieval on chats in Chinese, English and both: `python -m bench.bilingual [--data FILE] [--misses] [--json PATH]`.
 
 tests/data/bilingual.json holds memories of six users and questions about them, each of one kind; a question is hit
-when one of the memories that answer it is among the first 1 or 5. Beside it lie chats-seen.json, twice as much that was
-looked at when the ranking's constants were chosen, and chats-unseen.json, which tells whether they hold elsewhere.
+when one of the memories that answer it is among the first 1 or 5. Beside it lie chats-seen.json, sixteen times as much;
+on these two the ranking's constants and the projection of queries were chosen (`bench.projection` says what they find
+for users left out). chats-unseen.json tells whether they hold elsewhere.
 """
 
 from __future__ import annotations
@@ -15,27 +16,11 @@ from typing import Any
 
 from rich.console import Console
 
+from bench.chats import BILINGUAL, updates
 from bench.common import COLUMNS, mean, scratch_database, show, track, write_json
-from services.contract import MemoryUpdateMessage, SearchData
+from services.contract import SearchData
 from services.long_term_memory.opening import open_long_term_memory
 from services.settings import load_settings
-
-DATA = Path(__file__).parent.parent / "tests" / "data" / "bilingual.json"
-
-
-def updates(user: dict[str, Any]) -> list[MemoryUpdateMessage]:
-    """A user's memories as the events they came from."""
-    return [
-        MemoryUpdateMessage(
-            user_id=user["user_id"],
-            content=memory["content"],
-            source=memory["source"],
-            timestamp=memory["timestamp"],
-            meta={"session_id": memory["session"]},
-            message_id=memory["id"],
-        )
-        for memory in user["memories"]
-    ]
 
 
 def measure(users: list[dict[str, Any]], database_url: str) -> tuple[dict[str, dict[str, float]], list[str]]:
@@ -79,7 +64,7 @@ def measure(users: list[dict[str, Any]], database_url: str) -> tuple[dict[str, d
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=DATA, help="a file in the form of tests/data/bilingual.json")
+    parser.add_argument("--data", type=Path, default=BILINGUAL, help="a file in the form of tests/data/bilingual.json")
     parser.add_argument(
         "--misses", action="store_true", help="print what the full ranking has not among its first five"
     )

@@ -39,35 +39,35 @@ class Weights:
     """The constants of the ranking. The optimum is flat: any of them may change by a third for less than 0.01."""
 
     # Meaning. The cosine of unrelated texts and its spread belong to the embedding model, and its place to the scripts
-    # of the two; these are multilingual-e5-small's, [of the query][of the memory]. A user's own memories correct them:
-    # they count as `prior` memories themselves.
-    unrelated_cosine: tuple[tuple[float, ...], ...] = ((0.785, 0.76), (0.76, 0.845))
+    # of the two; these are multilingual-e5-small's with its queries projected, [of the query][of the memory]. A user's
+    # own memories correct them: they count as `prior` memories themselves.
+    unrelated_cosine: tuple[tuple[float, ...], ...] = ((0.74, 0.73), (0.733, 0.795))
     cosine_deviation: float = 0.028
-    prior: float = 20.0
+    prior: float = 8.0
     meaning: float = 1.0
     # Words. BM25 is flat on purpose: chat lines are short and repeat little. Idf counts `unseen` more memories without
     # the word, so that among a user's first five a rare word is rare already. Words count in full once they cover
     # `full_coverage` of what was asked and less below: where a question shares no more than a chance word with
     # anything said, as it mostly does in Chinese, meaning decides.
-    words: float = 0.4
-    k1: float = 0.9
+    words: float = 0.53
+    k1: float = 0.7
     b: float = 0.4
-    unseen: float = 20.0
+    unseen: float = 10.0
     full_coverage: float = 0.7
     # Neighbours, one and two turns away; `answers` is added for the turn that follows one which asks.
-    meaning_kernel: tuple[float, float] = (0.25, 0.15)
-    words_kernel: tuple[float, float] = (0.5, 0.25)
-    answers: float = 0.3
+    meaning_kernel: tuple[float, float] = (0.16, 0.1)
+    words_kernel: tuple[float, float] = (0.5, 0.3)
+    answers: float = 0.4
     session_words: float = 0.15
-    session_meaning: float = 0.7
+    session_meaning: float = 0.6
     # The utterance. One that only asks comes after all that tell: it is the question again, not its answer.
     other_speaker: float = -2.0
-    from_ai: float = -1.0
-    ends_asking: float = -1.0
-    only_asks: float = -8.0
-    length: float = 0.5
+    from_ai: float = -0.7
+    ends_asking: float = -0.7
+    only_asks: float = -6.0
+    length: float = 0.4
     # Where the query asks how things are by now: the newest of all memories against the oldest.
-    newest: float = 4.0
+    newest: float = 2.5
     # From evidence to probability, fitted to searches for what was said against searches for what never was.
     certainty: float = 1.75
     crowd: float = 30.0

@@ -27,21 +27,11 @@ def recall(conversation: Conversation, search: SearchData, now: float, weights: 
     Args:
         now: when it was asked, in seconds since 1970.
     """
-    memories = ranking.Memories(
-        session=conversation.session,
-        length=conversation.length,
-        asks=conversation.asks,
-        speaker=conversation.speaker,
-        script=conversation.script,
-        from_ai=conversation.from_ai,
-        fingerprint=conversation.fingerprint,
-        timestamp=conversation.timestamp,
-    )
     age = np.maximum(now - conversation.timestamp, 0.0)
     half_life = search.recency_half_life_days
     ranked = ranking.rank(
-        memories,
-        _query(conversation, search.query, now, weights),
+        memories_of(conversation),
+        query_of(conversation, search.query, now, weights),
         weights,
         limit=search.limit,
         eligible=_eligible(conversation, search),
@@ -51,7 +41,22 @@ def recall(conversation: Conversation, search: SearchData, now: float, weights: 
     return ranked.where(ranked.words > 0) if np.isnan(conversation.cosine).all() else ranked
 
 
-def _query(conversation: Conversation, text: str, now: float, weights: ranking.Weights) -> ranking.Query:
+def memories_of(conversation: Conversation) -> ranking.Memories:
+    """The conversation's memories as the ranking takes them."""
+    return ranking.Memories(
+        session=conversation.session,
+        length=conversation.length,
+        asks=conversation.asks,
+        speaker=conversation.speaker,
+        script=conversation.script,
+        from_ai=conversation.from_ai,
+        fingerprint=conversation.fingerprint,
+        timestamp=conversation.timestamp,
+    )
+
+
+def query_of(conversation: Conversation, text: str, now: float, weights: ranking.Weights) -> ranking.Query:
+    """The query as it meets the conversation's memories, whose cosines to it the conversation holds."""
     distinct = list(dict.fromkeys(words.terms(text)))
     terms, rows, counts = _postings(conversation, hashed_terms(distinct))
     script = speech.script(text)

@@ -5,11 +5,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from services.long_term_memory.ranking import DEFAULT_MIN_SCORE, Memories, Query, Ranking, rank
+from services.long_term_memory.ranking import DEFAULT_MIN_SCORE, Memories, Query, Ranking, Weights, rank
 from services.long_term_memory.speech import asks, asks_of_now, fingerprint, script, speaker
 from services.long_term_memory.words import importance, terms
 
-UNRELATED, RELATED, VERY_NEAR = 0.76, 0.86, 0.93
+# Cosines, by how many deviations they lie above those of unrelated texts.
+UNRELATED, RELATED, VERY_NEAR = (
+    Weights().unrelated_cosine[0][0] + deviations * Weights().cosine_deviation for deviations in (-1, 3, 5)
+)
 
 
 @dataclass(frozen=True)
