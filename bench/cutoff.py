@@ -2,17 +2,21 @@
 
 The questions of each conversation of a LoCoMo file are asked of it, and of the next conversation, where nothing answers
 them though much is alike. "kept" is hit@5 and recall@10 of the former, "empty" the share of the latter that finds
-nothing; once with each conversation as one user, and once with every 20 turns of it as a user of their own, asked what
-is answered in them and what is answered in the same turns of the next conversation.
+nothing; once with each conversation as one user, once with every 20 turns of it as a user of their own, asked what is
+answered in them and what is answered in the same turns of the next conversation, and once with the users of
+tests/data/chats-unseen.json, each asked the questions of the next one who writes the same language.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.chats import UNSEEN, updates
 from bench.common import mean, scratch_database, show, track, write_json
 from bench.locomo import ANSWERABLE, Conversation, Question, read
 from services.contract import SearchData
@@ -49,6 +53,21 @@ def few_at_a_time(conversation: Conversation) -> list[Conversation]:
     return parts
 
 
+def by_language(path: Path) -> list[list[Conversation]]:
+    """The users of a file in the form of tests/data/bilingual.json, those of one language together."""
+    groups: dict[str, list[Conversation]] = defaultdict(list)
+    for user in json.loads(path.read_text())["users"]:
+        questions = [Question(q["question"], frozenset(q["answers"]), ANSWERABLE[0]) for q in user["questions"]]
+        groups[user["language"]].append(Conversation(user["user_id"], updates(user), questions))
+    return list(groups.values())
+
+
+def each_with_the_next(conversations: Sequence[Conversation]) -> list[tuple[Conversation, Conversation]]:
+    """Each with the one after it, the last with the first; none where there is but one."""
+    following = [*conversations[1:], *conversations[:1]]
+    return list(zip(conversations, following, strict=True)) if len(conversations) > 1 else []
+
+
 def ask(memories: MemoryService, conversation: Conversation, questions: Sequence[Question]) -> list[Answer]:
     """What the conversation's user is shown for each of the questions that LoCoMo holds answerable."""
     answers = []
@@ -83,22 +102,23 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="a file in LoCoMo's form: two conversations or more")
     parser.add_argument("--json", type=Path, help="write the figures here")
     given = parser.parse_args()
-    whole = read(given.data)
-    following = whole[1:] + whole[:1]
+    whole = each_with_the_next(read(given.data))
     few = [
         pair
-        for conversation, other in zip(whole, following, strict=True)
+        for conversation, other in whole
         for pair in zip(few_at_a_time(conversation), few_at_a_time(other), strict=False)
     ]
+    chats = [pair for users in by_language(UNSEEN) for pair in each_with_the_next(users)]
     with scratch_database() as url:
         ltm = open_long_term_memory(load_settings(database_url=url), 1)
         figures = {
-            "whole conversations": measure(ltm.memories, list(zip(whole, following, strict=True))),
-            f"{FEW} memories a user": measure(ltm.memories, few),
+            f"{given.data.name}, whole conversations": measure(ltm.memories, whole),
+            f"{given.data.name}, {FEW} memories a user": measure(ltm.memories, few),
+            UNSEEN.name: measure(ltm.memories, chats),
         }
         ltm.close()
     for title, table in figures.items():
-        show(f"{given.data.name}: {title}, by min_score", table)
+        show(f"{title}, by min_score", table)
     write_json(given.json, figures)
 
 
