@@ -64,7 +64,7 @@ class Weights:
     other_speaker: float = -2.0
     from_ai: float = -0.7
     ends_asking: float = -0.7
-    only_asks: float = -6.0
+    only_asks: float = -10.0
     length: float = 0.4
     # Where the query asks how things are by now: the newest of all memories against the oldest.
     newest: float = 2.5
