@@ -11,19 +11,19 @@ import structlog
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from adapters.hand_over import HandOver
-from adapters.keeper import Keeper
-from adapters.log import UpdateLog
+from adapters.dispatcher import Dispatcher
 from adapters.loop import Loop
 from adapters.ltm_requests import RequestAdapter
-from adapters.ltm_responses import Responses
+from adapters.ltm_responses import ResponsePublisher
+from adapters.maintenance import Maintenance
+from adapters.membership import Lease, Membership, adapter_name
 from adapters.memory_updates import UpdateAdapter
 from adapters.rejected import Rejected
-from adapters.roll import Lease, Roll, adapter_name
-from services.health import Heart
-from services.running import begin
-from services.settings import Settings
-from tasks.broker import build_broker
+from adapters.stream import UpdateStream
+from services.runtime.heartbeat import HeartbeatThread
+from services.runtime.process import begin
+from services.runtime.settings import Settings
+from tasks.redis_broker import build_broker
 
 log = structlog.get_logger()
 
@@ -36,42 +36,42 @@ class Adapters:
         broker = build_broker(settings.broker.get_secret_value(), [])
         max_chars = settings.ltm_max_content_chars
         name = adapter_name()
-        roll, self._lease = Roll(client, name), Lease(client, name)
-        updates = UpdateLog(client, settings.ltm_updates_log, name, settings.ltm_log_max_len)
-        responses = Responses(client, settings.ltm_responses_channel)
+        membership, self._lease = Membership(client, name), Lease(client, name)
+        updates = UpdateStream(client, settings.ltm_stream_key, name, settings.ltm_stream_max_len)
+        responses = ResponsePublisher(client, settings.ltm_responses_channel)
         queue, channel = settings.ltm_requests_queue, settings.memory_updates_channel
-        self.requests = RequestAdapter(client, queue, roll, broker, responses, Rejected(client, queue), max_chars)
+        self.requests = RequestAdapter(client, queue, membership, broker, responses, Rejected(client, queue), max_chars)
         heard = UpdateAdapter(client, channel, updates, self._lease, Rejected(client, channel), max_chars)
-        hand_over = HandOver(
+        dispatcher = Dispatcher(
             updates,
-            roll,
+            membership,
             broker,
-            Rejected(client, settings.ltm_updates_log),
+            Rejected(client, settings.ltm_stream_key),
             max_chars,
-            read_ahead=settings.ltm_read_ahead,
+            prefetch=settings.ltm_prefetch,
             window=settings.ltm_index_window,
         )
         self.working = [
             Loop("ltm_requests", self.requests.turn, connect=self.requests.connect),
             Loop("memory_updates", heard.turn, connect=heard.listen),
-            Loop("updates_log", hand_over.turn, connect=hand_over.connect),
+            Loop("updates_log", dispatcher.turn, connect=dispatcher.connect),
         ]
-        self._keeper = Keeper(
+        self._maintenance = Maintenance(
             client,
-            roll,
+            membership,
             self._lease,
             updates,
-            hand_over,
+            dispatcher,
             [loop.pulse.beating for loop in self.working],
-            log_hours=settings.ltm_log_hours,
+            log_hours=settings.ltm_stream_hours,
             max_backlog=settings.ltm_max_backlog,
         )
-        self.keeping = Loop("keeper", self._keeper.turn, connect=updates.open)
+        self.maintenance_loop = Loop("maintenance", self._maintenance.turn, connect=updates.open)
 
     @property
     def loops(self) -> list[Loop]:
         """All of them."""
-        return [*self.working, self.keeping]
+        return [*self.working, self.maintenance_loop]
 
     def stop(self) -> None:
         """End the loops after what they have in hand, and give back what they hold."""
@@ -79,11 +79,11 @@ class Adapters:
             loop.stop()
         for loop in self.working:
             loop.join(timeout=5)
-        self.keeping.stop()
-        self.keeping.join(timeout=5)
+        self.maintenance_loop.stop()
+        self.maintenance_loop.join(timeout=5)
         try:
-            self.requests.give_back()
-            self._keeper.stop()
+            self.requests.release()
+            self._maintenance.stop()
         except redis.RedisError as error:
             # The others find it by themselves when Redis is back.
             log.warning("not_given_back", reason=type(error).__name__)
@@ -95,7 +95,7 @@ def run(settings: Settings, process: str) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: stopped.set())
     adapters = Adapters(settings)
-    heart = Heart(_client(settings), process, [loop.pulse.beating for loop in adapters.loops])
+    heart = HeartbeatThread(_client(settings), process, [loop.pulse.beating for loop in adapters.loops])
     for thread in (*adapters.loops, heart):
         thread.start()
     log.info("adapters_ready")

@@ -9,10 +9,10 @@ import dramatiq
 import redis
 import structlog
 
-from services.health import Pulse
-from services.logs import told
+from services.runtime.heartbeat import Liveness
+from services.runtime.logging import redact
 
-LONGEST_PAUSE_S = 5.0
+MAX_PAUSE_S = 5.0
 
 log = structlog.get_logger()
 
@@ -34,7 +34,7 @@ class Loop(threading.Thread):
         self._turn = turn
         self._connect = connect
         self._stopped = threading.Event()
-        self.pulse = Pulse()
+        self.pulse = Liveness()
         self.failures = 0
 
     def run(self) -> None:
@@ -45,12 +45,12 @@ class Loop(threading.Thread):
                     self._connect()
                 self._turn()
                 if lost:
-                    log.info("connection_back", loop=self.name)
+                    log.info("dependency_up", loop=self.name)
                 connected, lost, failed, pause = True, False, False, 0.0
             except Exception as error:
                 if _of_the_server(error):
                     if not lost:
-                        log.warning("connection_lost", loop=self.name, reason=told(error))
+                        log.warning("dependency_down", loop=self.name, reason=redact(error))
                     connected, lost, pause = False, True, _longer(pause)
                 else:
                     # One message must not end the loop that serves all the others, nor hold it up; a turn that fails
@@ -74,4 +74,4 @@ def _of_the_server(error: Exception) -> bool:
 
 
 def _longer(pause: float) -> float:
-    return min(max(0.1, pause * 2), LONGEST_PAUSE_S)
+    return min(max(0.1, pause * 2), MAX_PAUSE_S)

@@ -8,17 +8,17 @@ from typing import Any
 import dramatiq
 import redis
 import structlog
+from keepsake_client.errors import InvalidMessage
+from keepsake_client.protocol import parse_request
 
-from adapters.ltm_responses import Responses, failure
+from adapters.ltm_responses import ResponsePublisher, failure
+from adapters.membership import Membership
 from adapters.rejected import Rejected
-from adapters.roll import Roll
-from services.contract import parse_request
-from services.errors import InvalidMessage
-from tasks.routes import request_message
+from tasks.queues import request_message
 
-WAIT_SECONDS = 1
+POLL_TIMEOUT_S = 1
 #: How often the dead are looked for.
-ADOPT_SECONDS = 2.0
+ADOPT_INTERVAL_S = 2.0
 
 log = structlog.get_logger()
 
@@ -38,16 +38,16 @@ class RequestAdapter:
         self,
         client: redis.Redis,
         queue: str,
-        roll: Roll,
+        membership: Membership,
         broker: dramatiq.Broker,
-        responses: Responses,
+        responses: ResponsePublisher,
         rejected: Rejected,
         max_content_chars: int,
     ) -> None:
         self._client: Any = client  # redis-py's types of replies are those of every protocol at once
         self._queue = queue
-        self._taken = _taken(queue, roll.name)
-        self._roll = roll
+        self._taken = _taken(queue, membership.name)
+        self._membership = membership
         self._broker = broker
         self._responses = responses
         self._rejected = rejected
@@ -58,7 +58,7 @@ class RequestAdapter:
 
     def connect(self) -> None:
         """Be known before anything is taken: what an unknown adapter holds is nobody's."""
-        self._roll.sign()
+        self._membership.heartbeat()
 
     def turn(self) -> None:
         """Wait up to a second for a request and hand it to its actor, or answer why not."""
@@ -66,16 +66,16 @@ class RequestAdapter:
             self._serve_what_is_in_hand()
         if time.monotonic() >= self._adopt_at:
             self._adopt()
-            self._adopt_at = time.monotonic() + ADOPT_SECONDS
+            self._adopt_at = time.monotonic() + ADOPT_INTERVAL_S
         # Until it is done, or known that there was none: a move whose reply is lost has been made.
         self._unsettled, self._received_at = True, time.time()
-        raw = self._client.blmove(self._queue, self._taken, WAIT_SECONDS, "RIGHT", "LEFT")
+        raw = self._client.blmove(self._queue, self._taken, POLL_TIMEOUT_S, "RIGHT", "LEFT")
         if raw is not None:  # it may be empty
             self._received_at = time.time()
             self._settle(raw)
         self._unsettled = False
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """Put what is in hand back where it came from, to be taken next."""
         while self._client.lmove(self._taken, self._queue, "LEFT", "RIGHT") is not None:
             log.info("request_given_back", at=self._queue)
@@ -86,13 +86,13 @@ class RequestAdapter:
         self._unsettled = False
 
     def _adopt(self) -> None:
-        for name, last_sign in self._roll.dead().items():
+        for name, last_sign in self._membership.failed().items():
             self._unsettled, self._received_at = True, last_sign
             while (raw := self._client.lmove(_taken(self._queue, name), self._taken, "RIGHT", "LEFT")) is not None:
                 log.warning("request_adopted", at=self._queue, dead=name)
                 self._settle(raw)
             self._unsettled = False
-            self._roll.bury(name)
+            self._membership.evict(name)
 
     def _settle(self, raw: bytes) -> None:
         self._serve(raw)

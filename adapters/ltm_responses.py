@@ -11,14 +11,16 @@ import dramatiq
 import redis
 import structlog
 from dramatiq.middleware import Middleware
+from keepsake_client.errors import KeepsakeError
+from keepsake_client.protocol import COUNTERS, LTMRequest, LTMResponse
 
-from services.contract import COUNTERS, INTERACTIVE_QUEUE, LTMRequest, LTMResponse
-from services.errors import Expired, KeepsakeError
-from services.logs import told
-from tasks.retries import in_words
+from services.runtime.errors import Expired
+from services.runtime.logging import redact
+from services.runtime.queues import INTERACTIVE_QUEUE
+from tasks.middleware.retries import in_words
 
 #: A worker that froze for less than this does not answer again what others answered for it; 130 bytes an answer.
-ANSWERED_SECONDS = 600
+ANSWERED_TTL_S = 600
 #: Publishes once for a key: a frozen worker's messages are served by others, and by itself when it thaws. A Redis that
 #: is full refuses SET alone, and an answer that nobody remembers is better than none.
 _PUBLISH_ONCE = """
@@ -30,7 +32,7 @@ return 1
 log = structlog.get_logger()
 
 
-class Responses(Middleware):
+class ResponsePublisher(Middleware):
     """Publishes what the actor of a request returned, or why it failed.
 
     An actor of a request takes the argument `request` and returns the fields of its response. A failure is answered
@@ -98,12 +100,12 @@ class Responses(Middleware):
             if answers is None:
                 self._client.publish(self._channel, response.to_wire())
             elif not self._publish_once(
-                [f"ltm:answered:{answers}"], [ANSWERED_SECONDS, self._channel, response.to_wire()]
+                [f"ltm:answered:{answers}"], [ANSWERED_TTL_S, self._channel, response.to_wire()]
             ):
                 log.info("answered_already", request_id=response.request_id)
                 return
         except redis.RedisError as error:
-            log.warning("response_not_published", request_id=response.request_id, reason=told(error))
+            log.warning("response_not_published", request_id=response.request_id, reason=redact(error))
             return
         log.info(
             "responded", request_id=response.request_id, user_id=response.user_id, success=response.success, **times

@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 import redis
 import structlog
+from keepsake_client.errors import InvalidMessage
+from keepsake_client.protocol import parse_update
 
-from adapters.log import UpdateLog, digest
+from adapters.membership import LEASE_S, Lease
 from adapters.rejected import Rejected
-from adapters.roll import LEASE_S, Lease
-from services.contract import parse_update
-from services.errors import InvalidMessage
+from adapters.stream import UpdateStream, digest
 
-WAIT_SECONDS = 1.0
+POLL_TIMEOUT_S = 1.0
 #: More than the holder of the lease may be dead before another has it.
 REMEMBERED_S = 3 * LEASE_S
 REMEMBERED = 10_000
@@ -46,14 +46,14 @@ class UpdateAdapter:
         self,
         client: redis.Redis,
         channel: str,
-        updates: UpdateLog,
+        updates: UpdateStream,
         lease: Lease,
         rejected: Rejected,
         max_content_chars: int,
     ) -> None:
         self._subscription = client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
         self._channel = channel
-        self._log = updates
+        self._stream = updates
         self._lease = lease
         self._rejected = rejected
         self._max_content_chars = max_content_chars
@@ -69,7 +69,7 @@ class UpdateAdapter:
 
     def turn(self) -> None:
         """Wait up to a second for an event, and have it in the log."""
-        message = self._subscription.get_message(timeout=WAIT_SECONDS)
+        message = self._subscription.get_message(timeout=POLL_TIMEOUT_S)
         if message is not None and not says_logged(message["data"]):
             self._heard.append(_Heard(time.time(), message["data"]))
         if self._lease.held():
@@ -92,7 +92,7 @@ class UpdateAdapter:
             else:
                 if "timestamp" not in update.model_fields_set:
                     update = update.model_copy(update={"timestamp": at})
-                self._log.append(update, raw)
+                self._stream.append(update, raw)
             self._heard.popleft()
 
     def _skip_what_is_written(self) -> None:
@@ -100,7 +100,7 @@ class UpdateAdapter:
             return
         # From where on we remember everything, not from the first that we do: that one may have come to us late.
         since = max(self._listening_since, time.time() - REMEMBERED_S)
-        written = self._log.heard_since(since - SLACK_S)
+        written = self._stream.heard_since(since - SLACK_S)
         missing = []
         for heard in self._heard:
             if written[key := digest(heard.raw)] > 0:

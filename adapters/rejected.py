@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import redis
 import structlog
+from keepsake_client.errors import InvalidMessage
+from keepsake_client.protocol import COUNTERS, REJECTED_CHARS, REJECTED_STREAM
 from redis.typing import EncodableT
-
-from services.contract import COUNTERS, REJECTED_CHARS, REJECTED_STREAM
-from services.errors import InvalidMessage
 
 #: Entries kept; the trim is approximate, so a few more may stay.
 KEPT = 1_000

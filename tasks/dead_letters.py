@@ -11,7 +11,7 @@ import traceback
 import dramatiq
 import redis
 
-from tasks.retries import in_words
+from tasks.middleware.retries import in_words
 
 #: Only while this process holds the message: another may have it by now, or have done it.
 _OVERWRITE = """

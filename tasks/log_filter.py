@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import dramatiq
 
-from tasks.retries import expected
+from tasks.middleware.retries import expected
 
 #: Beginnings of the lines that are told better elsewhere.
 TOLD_ELSEWHERE = (
@@ -26,7 +26,8 @@ TOLD_ELSEWHERE = (
 class DramatiqLogFilter(logging.Filter):
     """Names a message by its actor and id, where Dramatiq would print its arguments, contents and all.
 
-    It also drops the warning that an actor's result is discarded: `Responses` is what takes it, and Dramatiq's own
+    It also drops the warning that an actor's result is discarded: `ResponsePublisher` is what takes it, and
+    Dramatiq's own
     Results middleware, the one thing that stops the warning, warns just the same. And it drops what is told elsewhere:
     an error that will be retried, or that is ours, is a line of `Retries`; what nobody expected keeps its traceback.
     tests/unit/test_log_filter.py fails when Dramatiq's words change.
@@ -49,7 +50,7 @@ def _name(arg: object) -> object:
     return arg
 
 
-def quieten(handlers: Iterable[logging.Handler]) -> None:
+def install_log_filter(handlers: Iterable[logging.Handler]) -> None:
     """Let these handlers say what a person wants to know, once."""
     for handler in handlers:
         handler.addFilter(DramatiqLogFilter())

@@ -10,16 +10,16 @@ import dramatiq.worker
 import redis
 from dramatiq.middleware import TimeLimit
 
-from adapters.ltm_responses import Responses
-from services.running import begin
-from services.settings import Settings
-from tasks import memories, profiles
-from tasks.broker import build_broker
-from tasks.deliveries import Deliveries
-from tasks.limits import INDEX_TIME_LIMIT_MS
-from tasks.log_filter import quieten
-from tasks.resources import Resources
-from tasks.retries import Retries
+from adapters.ltm_responses import ResponsePublisher
+from services.runtime.process import begin
+from services.runtime.settings import Settings
+from tasks import actors
+from tasks.log_filter import install_log_filter
+from tasks.middleware.deliveries import DeliveryLimit
+from tasks.middleware.resources import Resources
+from tasks.middleware.retries import Retries
+from tasks.queues import INDEX_TIME_LIMIT_MS
+from tasks.redis_broker import build_broker
 
 #: How soon a lost broker is tried again; Dramatiq's own pauses are 3 and 5 s.
 RECONNECT_S = 0.5
@@ -33,21 +33,20 @@ def compose(settings: Settings, process: str) -> dramatiq.Broker:
         settings.broker.get_secret_value(),
         [
             resources,
-            Responses(responses, settings.ltm_responses_channel),
-            Deliveries(responses),
+            ResponsePublisher(responses, settings.ltm_responses_channel),
+            DeliveryLimit(responses),
             TimeLimit(time_limit=INDEX_TIME_LIMIT_MS),
             Retries(),
         ],
     )
-    memories.declare(broker, resources)
-    profiles.declare(broker, resources)
+    actors.declare(broker, resources)
     return broker
 
 
 def _main() -> dramatiq.Broker:
     process = os.environ.get("LTM_PROCESS_NAME", "long-term-memory-worker")
     settings = begin(process)
-    quieten(logging.getLogger().handlers)
+    install_log_filter(logging.getLogger().handlers)
     # Dramatiq reads the first of them from the environment before this module is there to set it.
     dramatiq.worker.CONSUMER_RESTART_DELAY_SECS = RECONNECT_S
     dramatiq.worker.POST_PROCESS_MESSAGE_RETRY_DELAY_SECS = RECONNECT_S  # type: ignore[assignment]

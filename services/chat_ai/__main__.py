@@ -6,13 +6,13 @@ import asyncio
 from contextlib import AsyncExitStack
 
 import structlog
+from keepsake_client.async_client import AsyncClient
 from openai import AsyncOpenAI
 
-from services.chat_ai.ltm_client import LTMClient
-from services.chat_ai.replies import REPLY_SECONDS, OpenAIReplier, QuotingReplier, Replier
+from services.chat_ai.replies import REPLY_TIMEOUT_S, OpenAIReplier, QuotingReplier, Replier
 from services.chat_ai.service import ChatService
-from services.running import Link, alive, connect, serve
-from services.settings import Settings
+from services.runtime.process import LoopConnection, alive, connect, serve
+from services.runtime.settings import Settings
 
 NAME = "chat-ai"
 
@@ -24,7 +24,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     async with AsyncExitStack() as opened:
         client = await opened.enter_async_context(connect(url))
         ltm = await opened.enter_async_context(
-            LTMClient(
+            AsyncClient(
                 url,
                 requests_queue=settings.ltm_requests_queue,
                 responses_channel=settings.ltm_responses_channel,
@@ -43,7 +43,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             prompt_max_chars=settings.chat_prompt_max_chars,
             max_content_chars=settings.ltm_max_content_chars,
         )
-        link = Link(settings.memory_updates_channel, stop)
+        link = LoopConnection(settings.memory_updates_channel, stop)
         log.info("started", remembers=settings.enable_ltm)
         try:
             async with alive(client, NAME, [link.working]):
@@ -59,7 +59,7 @@ async def _replier(settings: Settings, opened: AsyncExitStack) -> Replier:
     # Endpoints of one's own often want no key; the library insists on one.
     key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else "none"
     url = settings.chat_base_url.get_secret_value() if settings.chat_base_url else None
-    client = AsyncOpenAI(base_url=url, api_key=key, timeout=REPLY_SECONDS, max_retries=1)
+    client = AsyncOpenAI(base_url=url, api_key=key, timeout=REPLY_TIMEOUT_S, max_retries=1)
     return OpenAIReplier(await opened.enter_async_context(client), settings.chat_model, fallback=built_in)
 
 

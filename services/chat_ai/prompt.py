@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, TypedDict
 
-from services.contract import Memory, MemoryUpdateMessage, clean
+from keepsake_client.protocol import Memory, MemoryUpdateMessage, clean
 
 INSTRUCTIONS = (
     "You are a companion in an ongoing conversation. Answer the last message, briefly and in its language. "

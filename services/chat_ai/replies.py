@@ -7,12 +7,12 @@ import re
 from typing import Protocol
 
 import structlog
+from keepsake_client.protocol import Memory, MemoryUpdateMessage, clean
 from openai import AsyncOpenAI, OpenAIError
 
 from services.chat_ai.prompt import Prompt, shorten, when
-from services.contract import Memory, MemoryUpdateMessage, clean
 
-REPLY_SECONDS = 30.0
+REPLY_TIMEOUT_S = 30.0
 #: A quote in a built-in reply; longer memories are cut, so that replies quoting replies do not grow for ever.
 QUOTE_CHARS = 500
 #: The built-in reply as a whole: no further memory is quoted once it is this long.
@@ -59,7 +59,7 @@ class QuotingReplier:
 class OpenAIReplier:
     """Asks a chat model, and answers with `fallback` when it fails or takes longer than `seconds`."""
 
-    def __init__(self, client: AsyncOpenAI, model: str, fallback: Replier, seconds: float = REPLY_SECONDS) -> None:
+    def __init__(self, client: AsyncOpenAI, model: str, fallback: Replier, seconds: float = REPLY_TIMEOUT_S) -> None:
         self._client = client
         self._model = model
         self._fallback = fallback

@@ -9,25 +9,25 @@ from collections import Counter
 from collections.abc import Sequence
 
 import structlog
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
-
-from services.chat_ai.lanes import Lanes
-from services.chat_ai.ltm_client import LTMClient
-from services.chat_ai.prompt import build_prompt, shorten
-from services.chat_ai.replies import Replier
-from services.contract import (
+from keepsake_client.async_client import AsyncClient
+from keepsake_client.errors import InvalidMessage
+from keepsake_client.protocol import (
     Memory,
     MemoryUpdateMessage,
     conversation_key,
     json_number,
     parse_update,
 )
-from services.errors import InvalidMessage
-from services.logs import told
-from services.running import Link, listen
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
-FINISH_SECONDS = 5.0
+from services.chat_ai.prompt import build_prompt, shorten
+from services.chat_ai.replies import Replier
+from services.chat_ai.user_executor import PerUserExecutor
+from services.runtime.logging import redact
+from services.runtime.process import LoopConnection, listen
+
+FINISH_TIMEOUT_S = 5.0
 #: The longest reply, and what of how many memories goes along with it: the whole stays far below the contract's limit.
 REPLY_CHARS = 32_768
 SHOWN_MEMORIES = 20
@@ -50,7 +50,7 @@ class ChatService:
     def __init__(
         self,
         client: Redis,
-        ltm: LTMClient,
+        ltm: AsyncClient,
         replier: Replier,
         *,
         updates_channel: str,
@@ -69,14 +69,14 @@ class ChatService:
         self._history_messages = history_messages
         self._prompt_max_chars = prompt_max_chars
         self._max_content_chars = max_content_chars
-        self._lanes = Lanes(self._answer)
+        self._lanes = PerUserExecutor(self._answer)
         #: What happened how often: replied, failed, history_failed, dropped, unreadable, abandoned.
         self.counts: Counter[str] = Counter()
 
-    async def run(self, link: Link, stop: asyncio.Event) -> None:
+    async def run(self, link: LoopConnection, stop: asyncio.Event) -> None:
         """Reply until `stop`; then finish what is in hand, for 5 s at most."""
         await listen(self._client, self._updates_channel, self._take, link, stop)
-        if abandoned := await self._lanes.finish(FINISH_SECONDS):
+        if abandoned := await self._lanes.finish(FINISH_TIMEOUT_S):
             self.counts["abandoned"] += abandoned
             log.warning("replies_abandoned", messages=abandoned)
 
@@ -143,7 +143,7 @@ class ChatService:
             )
         except (RedisError, OSError) as error:
             self.counts["history_failed"] += 1
-            log.warning("history_failed", user_id=message.user_id, error=told(error))
+            log.warning("history_failed", user_id=message.user_id, error=redact(error))
             return []
         past: list[MemoryUpdateMessage] = []
         for entry in (entry for entry in entries if isinstance(entry, bytes)):

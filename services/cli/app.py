@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import typer
+from keepsake_client.errors import KeepsakeError
 
 from services.cli.ask import add, profile, search
 from services.cli.backfill import backfill
@@ -13,7 +14,7 @@ from services.cli.dead import app as dead
 from services.cli.demo import demo
 from services.cli.status import status
 from services.cli.up import up
-from services.errors import InvalidSetting, KeepsakeError
+from services.runtime.errors import InvalidSetting
 
 
 def build_app() -> typer.Typer:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from keepsake_client.protocol import RequestType
 
 from services.cli.options import DEFAULT_DATA_DIRECTORY, DataDir, Timeout, found_stack
 from services.cli.output import Output, described
-from services.contract import RequestType
 from services.stack.wire import WireClient, connect
 
 User = Annotated[str, typer.Argument(metavar="USER", help="The user's id.")]

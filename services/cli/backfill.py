@@ -11,21 +11,21 @@ from typing import Annotated, Any
 
 import redis
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from services.cli.options import DEFAULT_DATA_DIRECTORY, DataDir, found_stack
-from services.cli.output import Output
-from services.contract import (
-    LOG_EVENT,
+from keepsake_client.errors import InvalidMessage, Unavailable
+from keepsake_client.protocol import (
+    STREAM_EVENT_FIELD,
     MemoryUpdateMessage,
     conversation_key,
     parse_timestamp,
     parse_update,
 )
-from services.errors import InvalidMessage, Unavailable
-from services.settings import Settings
-from services.stack.readiness import log_backlog
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from services.cli.options import DEFAULT_DATA_DIRECTORY, DataDir, found_stack
+from services.cli.output import Output
+from services.runtime.settings import Settings
+from services.stack.readiness import stream_backlog
 from services.stack.wire import connect
 
 CHUNK = 200
@@ -53,10 +53,10 @@ class Backfill:
 
     def __init__(self, client: redis.Redis, settings: Settings) -> None:
         self._client: Any = client
-        self._log = settings.ltm_updates_log
-        self._max_len = settings.ltm_log_max_len
+        self._log = settings.ltm_stream_key
+        self._max_len = settings.ltm_stream_max_len
         self._max_chars = settings.ltm_max_content_chars
-        self._most_waiting = max(CHUNK, min(settings.ltm_read_ahead, settings.ltm_log_max_len) // 2)
+        self._most_waiting = max(CHUNK, min(settings.ltm_prefetch, settings.ltm_stream_max_len) // 2)
 
     def keys(self, user_id: str | None) -> list[bytes]:
         """The keys of the stored conversations, of one user or of all."""
@@ -77,7 +77,7 @@ class Backfill:
             with self._client.pipeline(transaction=False) as pipeline:
                 for message in chunk:
                     event = json.dumps({**message.model_dump(), "logged": True})
-                    pipeline.xadd(self._log, {LOG_EVENT: event}, maxlen=self._max_len, approximate=True)
+                    pipeline.xadd(self._log, {STREAM_EVENT_FIELD: event}, maxlen=self._max_len, approximate=True)
                 pipeline.execute()
             counts.appended += len(chunk)
         counts.conversations += 1
@@ -99,8 +99,8 @@ class Backfill:
                 yield message
 
     def _wait_for_room(self) -> None:
-        least, until = log_backlog(self._client, self._log), time.monotonic() + PATIENCE_S
-        while (waiting := log_backlog(self._client, self._log)) > self._most_waiting:
+        least, until = stream_backlog(self._client, self._log), time.monotonic() + PATIENCE_S
+        while (waiting := stream_backlog(self._client, self._log)) > self._most_waiting:
             if waiting < least:
                 least, until = waiting, time.monotonic() + PATIENCE_S
             if time.monotonic() > until:

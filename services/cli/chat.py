@@ -7,11 +7,11 @@ import uuid
 from typing import Annotated, Any
 
 import typer
+from keepsake_client.errors import RequestTimeout
 
 from services.cli.conversation import Conversation, channels
 from services.cli.options import DEFAULT_DATA_DIRECTORY, DataDir, found_stack
 from services.cli.output import Output, described, paragraph
-from services.errors import LTMRequestTimeout
 from services.stack.wire import connect, subscribed
 
 
@@ -43,7 +43,7 @@ def _converse(talk: Conversation, output: Output) -> int:
         elif said:
             try:
                 reply = talk.replied(talk.stored(talk.say(said)))
-            except LTMRequestTimeout as error:
+            except RequestTimeout as error:
                 unanswered += 1
                 output.line(f"  {error}", "bold red")
                 continue

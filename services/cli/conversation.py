@@ -8,9 +8,9 @@ import uuid
 from typing import Any
 
 import redis
+from keepsake_client.errors import RequestTimeout
 
-from services.errors import LTMRequestTimeout
-from services.settings import Settings
+from services.runtime.settings import Settings
 from services.stack.wire import Subscription
 
 STORED_WITHIN_S = 10.0
@@ -56,27 +56,27 @@ class Conversation:
         """Wait until the message has been published as stored; its message_id.
 
         Raises:
-            LTMRequestTimeout: it has not, in time.
+            RequestTimeout: it has not, in time.
         """
         until = time.monotonic() + STORED_WITHIN_S
         while received := self._events.next(until):
             channel, event = received
             if channel == self._updates and event.get("task_id") == task_id:
                 return str(event["message_id"])
-        raise LTMRequestTimeout(f"nothing was published on {self._updates} within {STORED_WITHIN_S:g} s")
+        raise RequestTimeout(f"nothing was published on {self._updates} within {STORED_WITHIN_S:g} s")
 
     def replied(self, message_id: str) -> dict[str, Any]:
         """Wait for the reply to a message, as it was published.
 
         Raises:
-            LTMRequestTimeout: none came in time.
+            RequestTimeout: none came in time.
         """
         until = time.monotonic() + REPLIED_WITHIN_S
         while received := self._events.next(until):
             channel, event = received
             if channel == self._replies and event.get("original_message_id") == message_id:
                 return event
-        raise LTMRequestTimeout(f"no reply came on {self._replies} within {REPLIED_WITHIN_S:g} s; does chat-ai run?")
+        raise RequestTimeout(f"no reply came on {self._replies} within {REPLIED_WITHIN_S:g} s; does chat-ai run?")
 
 
 def channels(settings: Settings) -> tuple[str, str]:

@@ -12,10 +12,10 @@ import typer
 
 from services.cli.options import DEFAULT_DATA_DIRECTORY, DataDir, found_stack
 from services.cli.output import Output, printable
-from services.errors import StackError
-from services.settings import mask_url
-from services.stack.dead_letters import DeadLetter, DeadLetters
-from services.stack.readiness import QUEUES
+from services.runtime.dead_letters import DeadLetter, DeadLetters
+from services.runtime.errors import StackError
+from services.runtime.queues import QUEUES
+from services.runtime.settings import mask_url
 from services.stack.wire import connect
 
 TIMEOUT_S = 10.0

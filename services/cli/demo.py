@@ -10,12 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from keepsake_client.errors import KeepsakeError, RequestTimeout
+from keepsake_client.protocol import MAX_LIMIT
+
 from services.cli.conversation import Conversation, channels
 from services.cli.options import DEFAULT_DATA_DIRECTORY, DataDir, found_stack
 from services.cli.output import Output, described, paragraph
-from services.contract import MAX_LIMIT
-from services.errors import KeepsakeError, LTMRequestTimeout
-from services.settings import Settings
+from services.runtime.settings import Settings
 from services.stack.wire import Subscription, WireClient, connect, subscribed
 
 INDEXED_WITHIN_S = 30.0
@@ -144,7 +145,7 @@ class Demo:
             if message_id in map(_message_id, found):
                 return
             time.sleep(LOOK_EVERY_S)
-        raise LTMRequestTimeout(f"not found within {INDEXED_WITHIN_S:g} s; does long-term-memory-indexer run?")
+        raise RequestTimeout(f"not found within {INDEXED_WITHIN_S:g} s; does long-term-memory-indexer run?")
 
     def _tell(self, text: str, style: str | None = None) -> None:
         self._output.line(f"  {self._step:<11} {text}", style)

@@ -7,15 +7,16 @@ from typing import Annotated
 
 import redis
 import typer
+from keepsake_client.protocol import COUNTERS
 
 from services.cli.options import DEFAULT_DATA_DIRECTORY, DataDir, found_stack
 from services.cli.output import Output
-from services.contract import COUNTERS
-from services.long_term_memory.database import reachable
-from services.settings import mask_url
+from services.long_term_memory.postgres.pool import reachable
+from services.runtime.queues import queue_depths
+from services.runtime.settings import mask_url
 from services.stack.locate import FoundStack
 from services.stack.processes import ADAPTERS, POSTGRES, REDIS, SERVICES, WORKER, check_names
-from services.stack.readiness import Readiness, log_backlog, queue_depths
+from services.stack.readiness import Readiness, stream_backlog
 from services.stack.wire import WireClient, connect
 
 TIMEOUT_S = 2.0
@@ -62,8 +63,8 @@ def _show_queues(stack: FoundStack, client: redis.Redis, output: Output) -> None
     try:
         for queue in (settings.user_input_queue, settings.ltm_requests_queue):
             output.line(f"queue {queue:<20} waiting {client.llen(queue)}")
-        log = settings.ltm_updates_log
-        output.line(f"log   {log:<20} not yet handed over {log_backlog(client, log)}")
+        log = settings.ltm_stream_key
+        output.line(f"log   {log:<20} not yet handed over {stream_backlog(client, log)}")
         for name, count in sorted(client.hgetall(COUNTERS).items()):
             output.line(f"count {_text(name):<20} {_text(count)}")
     except redis.RedisError as error:

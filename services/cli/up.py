@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from keepsake_client.errors import KeepsakeError
 
 from services.cli.demo import Demo
 from services.cli.options import DEFAULT_DATA_DIRECTORY
 from services.cli.output import Output
-from services.errors import KeepsakeError
-from services.logs import configure_logging
-from services.settings import Settings, load_settings
+from services.runtime.logging import configure_logging
+from services.runtime.settings import Settings, load_settings
 from services.stack.launch import Launch, LaunchOptions, StopRequest
 from services.stack.processes import NAMES
 

@@ -12,27 +12,28 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
 
-from services.contract import Memory, MemoryUpdateMessage, SearchData, encode_user_id
-from services.errors import Expired
-from services.long_term_memory import ranking
-from services.long_term_memory.database import database_errors
-from services.long_term_memory.history import insert_history
-from services.long_term_memory.mem0_memory import Mem0Memory, provider_errors
-from services.long_term_memory.pace import HEADROOM, Pace, QueryVectors
-from services.long_term_memory.reading import EXACT_LIMIT, Reader
-from services.long_term_memory.recall import recall
-from services.long_term_memory.rows import insert_memories, memory_rows
-from services.long_term_memory.store import MemoryStore
-from services.long_term_memory.together import Together
+from keepsake_client.protocol import Memory, MemoryUpdateMessage, SearchData, encode_user_id
+
+from services.long_term_memory.batching import Batcher
+from services.long_term_memory.deadlines import SAFETY_FACTOR, LatencyEstimate, QueryVectors
+from services.long_term_memory.mem0_bridge import Mem0Memory, provider_errors
+from services.long_term_memory.postgres.history import insert_history
+from services.long_term_memory.postgres.pool import database_errors
+from services.long_term_memory.postgres.rows import insert_memories, memory_rows
+from services.long_term_memory.postgres.store import MemoryStore
+from services.long_term_memory.retrieval import ranking
+from services.long_term_memory.retrieval.candidates import EXACT_LIMIT, CandidateReader
+from services.long_term_memory.retrieval.query import recall
+from services.runtime.errors import Expired
 
 #: Query vectors kept in a process: 1.5 kB each of multilingual-e5-small's.
-QUERIES_KEPT = 4_096
+QUERY_CACHE_SIZE = 4_096
 #: Messages embedded and stored together at the most. There are as many as threads; an embedder over HTTP may want fewer
 #: texts at once than a host has threads.
-KEPT_AT_ONCE = 16
+MAX_BATCH = 16
 
 
-class Found(list[Memory]):
+class SearchResult(list[Memory]):
     """What a search found, best first.
 
     Args:
@@ -86,10 +87,10 @@ class MemoryService:
         self._mem0 = mem0
         self._store = store
         self._weights = weights or ranking.Weights()
-        self._reader = Reader(store.conversations, self._weights, exact_limit)
-        self._vectors = QueryVectors(lambda query: mem0.embedding_model.embed(query, "search"), QUERIES_KEPT)
-        self._rest = Pace()
-        self._keep_together = Together(self._keep, KEPT_AT_ONCE)
+        self._reader = CandidateReader(store.conversations, self._weights, exact_limit)
+        self._vectors = QueryVectors(lambda query: mem0.embedding_model.embed(query, "search"), QUERY_CACHE_SIZE)
+        self._rest = LatencyEstimate()
+        self._keep_together = Batcher(self._keep, MAX_BATCH)
 
     def index(self, update: MemoryUpdateMessage) -> list[str]:
         """Keep what was said: as it was said, or as the facts that the LLM finds in it.
@@ -153,7 +154,7 @@ class MemoryService:
         *,
         now: float | None = None,
         deadline: float | None = None,
-    ) -> Found:
+    ) -> SearchResult:
         """The user's memories that answer best, best first, never anyone else's; none where none does.
 
         A search with no time left for its embedding ranks by words alone; one whose time is up by any of its stages is
@@ -176,7 +177,7 @@ class MemoryService:
         key = encode_user_id(user_id)
         clock = _Stopwatch()
         with database_errors(), provider_errors():
-            vector = self._vectors.get(search.query, left - HEADROOM * self._rest.seconds)
+            vector = self._vectors.get(search.query, left - SAFETY_FACTOR * self._rest.seconds)
             clock.lap("embed_ms")
             _left(deadline, "was embedded")
             now = begun if now is None else now
@@ -201,7 +202,7 @@ class MemoryService:
             for place, number in enumerate(numbers)
             if number in kept  # it may have been deleted in between
         ]
-        return Found(memories, partial=vector is None, timings=clock.laps)
+        return SearchResult(memories, partial=vector is None, timings=clock.laps)
 
     def _keep(self, utterances: Sequence[_Utterance]) -> None:
         """What Mem0's `add(infer=False)` does for one message at a time, for many, and once for the same one."""
@@ -216,7 +217,7 @@ class MemoryService:
             vectors = self._mem0.embedding_model.embed_batch(contents, "add")
             payloads = [{**utterance.payload, "data": utterance.content} for utterance in utterances]
             rows = memory_rows([utterance.id for utterance in utterances], vectors, payloads)
-            # Together: a memory that a crash left without its history would never get one, for it is there already.
+            # Batcher: a memory that a crash left without its history would never get one, for it is there already.
             with self._store.transaction() as cursor:
                 new = insert_memories(cursor, rows)
                 insert_history(cursor, [_added(utterance) for utterance in utterances if utterance.id in new])

@@ -7,14 +7,15 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from keepsake_client.errors import MessageTooLarge
+from keepsake_client.protocol import encode_user_id
 from psycopg import Connection
 from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 from psycopg_pool import ConnectionPool
 
-from services.contract import encode_user_id
-from services.errors import MessageTooLarge, ProfileConflict
-from services.long_term_memory.database import database_errors
+from services.long_term_memory.postgres.pool import database_errors
+from services.runtime.errors import ProfileConflict
 
 #: A profile is read before every reply and held by every asker; this is a long one.
 MAX_PROFILE_BYTES = 65_536

@@ -9,8 +9,8 @@ import structlog
 
 from services.memory.conversations import Conversations, Updates
 from services.memory.service import MemoryService
-from services.running import Link, alive, connect, serve
-from services.settings import Settings
+from services.runtime.process import LoopConnection, alive, connect, serve
+from services.runtime.settings import Settings
 
 NAME = "memory"
 
@@ -18,7 +18,7 @@ NAME = "memory"
 async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Serve both loops until `stop`."""
     log = structlog.get_logger()
-    updates = Updates(settings.memory_updates_channel, settings.ltm_updates_log, settings.ltm_log_max_len)
+    updates = Updates(settings.memory_updates_channel, settings.ltm_stream_key, settings.ltm_stream_max_len)
     async with connect(settings.redis_url.get_secret_value()) as client:
         service = MemoryService(
             client,
@@ -32,7 +32,10 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             ai_channel=settings.ai_responses_channel,
             max_content_chars=settings.ltm_max_content_chars,
         )
-        inputs, replies = Link(settings.user_input_queue, stop), Link(settings.ai_responses_channel, stop)
+        inputs, replies = (
+            LoopConnection(settings.user_input_queue, stop),
+            LoopConnection(settings.ai_responses_channel, stop),
+        )
         log.info("started", publishes=settings.enable_ltm_publish)
         try:
             async with alive(client, NAME, [inputs.working, replies.working]), asyncio.TaskGroup() as loops:

@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from redis.asyncio import Redis
-from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
-
-from services.contract import (
+from keepsake_client.protocol import (
     COUNTERS,
-    LOG_EVENT,
     REJECTED_CHARS,
     REJECTED_STREAM,
+    STREAM_EVENT_FIELD,
     MemoryUpdateMessage,
     conversation_key,
 )
-from services.logs import told
+from redis.asyncio import Redis
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
+
 from services.memory.messages import to_wire
+from services.runtime.logging import redact
 
 REJECTED_ENTRIES = 1_000
 _CHUNK = 50
@@ -107,7 +107,7 @@ class Conversations:
                 transaction.lrem(taken_from, -1, raw)  # type: ignore[arg-type]  # bytes are as good as str to redis-py
             stored = len(transaction)
             if updates is not None:
-                transaction.xadd(updates.log, {LOG_EVENT: text}, maxlen=updates.log_max_len, approximate=True)
+                transaction.xadd(updates.log, {STREAM_EVENT_FIELD: text}, maxlen=updates.log_max_len, approximate=True)
                 transaction.publish(updates.channel, text)
             # A command that fails as it runs, as on a key of another type, does not keep the others from running.
             results = await transaction.execute(raise_on_error=False)
@@ -129,7 +129,7 @@ class Conversations:
             return
         self._refused = refused is not None
         if refused is not None and self._updates is not None:
-            log.error("log_refused", at=self._updates.log, error=told(refused), mend="then run ltm backfill")
+            log.error("log_refused", at=self._updates.log, error=redact(refused), mend="then run ltm backfill")
         else:
             log.info("log_accepted")
 

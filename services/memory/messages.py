@@ -7,9 +7,8 @@ import time
 from typing import Annotated, Any, Literal
 from uuid import uuid4
 
-from pydantic import BeforeValidator, Field, model_validator
-
-from services.contract import (
+from keepsake_client.errors import MessageTooLarge
+from keepsake_client.protocol import (
     MAX_MESSAGE_BYTES,
     Id,
     JSONObject,
@@ -21,7 +20,7 @@ from services.contract import (
     clean,
     parse_as,
 )
-from services.errors import MessageTooLarge
+from pydantic import BeforeValidator, Field, model_validator
 
 
 class _Incoming(WireModel):

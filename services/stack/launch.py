@@ -13,13 +13,13 @@ from pathlib import Path
 from types import FrameType
 
 import services
-from services.errors import StackError
-from services.long_term_memory.database import migrating, reachable
-from services.settings import Settings, load_settings, mask_url
+from services.long_term_memory.postgres.pool import migrating, reachable
+from services.runtime.errors import StackError
+from services.runtime.settings import Settings, load_settings, mask_url
 from services.stack.data_directory import DataDirectory, StackRecord, write_private
+from services.stack.directories import persistent_dir, temporary_dir
 from services.stack.embedded_postgres import postgres_spec, postgres_url
 from services.stack.embedded_valkey import valkey_spec, valkey_url
-from services.stack.homes import lasting_home, temporary_home
 from services.stack.locate import shared_settings
 from services.stack.process_tree import ProcessId
 from services.stack.processes import ADAPTERS, POSTGRES, REDIS, SERVERS, WORKER, ProcessSpec, check_names, service_specs
@@ -113,7 +113,7 @@ class Launch:
         """
         check_names(self._options.without)
         load_settings()
-        home = temporary_home() if self._options.ephemeral else lasting_home(self._options.data_directory)
+        home = temporary_dir() if self._options.ephemeral else persistent_dir(self._options.data_directory)
         with home as directory, ExitStack() as at_exit:
             if found := directory.end_leftovers():
                 self._say(f"ended what a killed `ltm up` had left running: {', '.join(found)}")
@@ -203,9 +203,9 @@ class Launch:
         answered: dict[str, int | None] = {}
         ready = False
         while not self._stop.made:
-            supervisor.tend()
+            supervisor.poll()
             pids = {name: identity.pid for name, identity in supervisor.running.items()}
-            silent = self._greet(readiness, supervisor.names, pids, answered)
+            silent = self._report_ready(readiness, supervisor.names, pids, answered)
             if not ready and not silent and (wire is None or wire.probe(PROBE_TIMEOUT_S) is None):
                 ready = True
                 self._announce(addresses, directory, pids)
@@ -214,7 +214,7 @@ class Launch:
                 self._check_time(supervisor, silent, addresses)
             time.sleep(RUNNING_TICK_S if ready else STARTING_TICK_S)
 
-    def _greet(
+    def _report_ready(
         self, readiness: Readiness, names: list[str], pids: dict[str, int], answered: dict[str, int | None]
     ) -> list[str]:
         """Say of each process once that it answers, and again after a restart; return who does not yet."""

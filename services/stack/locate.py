@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from services.errors import StackError
-from services.settings import Settings, load_settings
+from services.runtime.errors import StackError
+from services.runtime.settings import Settings, load_settings
 from services.stack.data_directory import DataDirectory
 
 #: Settings that both ends of the wire must agree on.
@@ -16,7 +16,7 @@ SHARED_SETTINGS = (
     "ltm_requests_queue",
     "ltm_responses_channel",
     "memory_updates_channel",
-    "ltm_updates_log",
+    "ltm_stream_key",
     "user_input_queue",
     "ai_responses_channel",
 )

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from services import contract
-from services.errors import StackError
-from services.settings import Settings
+from services.runtime.errors import StackError
+from services.runtime.queues import INDEX_QUEUE, INTERACTIVE_QUEUE, WRITES_QUEUE
+from services.runtime.settings import Settings
 
 REDIS = "redis"
 POSTGRES = "postgres"
@@ -46,11 +46,9 @@ class ProcessSpec:
 def service_specs(settings: Settings) -> list[ProcessSpec]:
     """Keepsake's own processes. Interactive work, writes and bulk indexing never wait for one another."""
     return [
-        _dramatiq(
-            WORKER, contract.INTERACTIVE_QUEUE, settings.ltm_interactive_processes, settings.ltm_interactive_threads
-        ),
-        _dramatiq(WRITER, contract.WRITES_QUEUE, 1, settings.ltm_writes_threads),
-        _dramatiq(INDEXER, contract.INDEX_QUEUE, settings.ltm_index_processes, settings.ltm_index_threads),
+        _dramatiq(WORKER, INTERACTIVE_QUEUE, settings.ltm_interactive_processes, settings.ltm_interactive_threads),
+        _dramatiq(WRITER, WRITES_QUEUE, 1, settings.ltm_writes_threads),
+        _dramatiq(INDEXER, INDEX_QUEUE, settings.ltm_index_processes, settings.ltm_index_threads),
         _module(ADAPTERS, "adapters"),
         _module(MEMORY, "services.memory"),
         _module(CHAT, "services.chat_ai"),

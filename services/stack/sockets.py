@@ -8,7 +8,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from services.errors import PortTaken
+from services.runtime.errors import PortTaken
 
 LOOPBACK = "127.0.0.1"
 

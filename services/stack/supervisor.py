@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import structlog
 
-from services.errors import ProcessKeepsDying
+from services.runtime.errors import ProcessKeepsDying
 from services.stack import process_tree
 from services.stack.logfile import BoundedLog
 from services.stack.process_tree import NAME_VARIABLE, ProcessId
@@ -21,7 +21,7 @@ MAX_DEATHS = 5
 DEATHS_WITHIN_S = 60.0
 LAST_LINES = 20
 
-# Together with a second for the kills they stay under the ten seconds in which everything has to end.
+# Batcher with a second for the kills they stay under the ten seconds in which everything has to end.
 SERVICE_GRACE_S = 5.5
 SERVER_GRACE_S = 2.0
 TRIM_EVERY_S = 5.0
@@ -166,7 +166,7 @@ class Supervisor:
         """The last lines of a process's log."""
         return next(child.log.tail(LAST_LINES) for child in self._children if child.spec.name == name)
 
-    def tend(self) -> None:
+    def poll(self) -> None:
         """Start what is due, the dead among them; to be called again and again.
 
         Raises:
@@ -176,7 +176,7 @@ class Supervisor:
             code = child.died()
             if code is not None:
                 if child.deaths >= MAX_DEATHS:
-                    raise ProcessKeepsDying(_obituary(child, code))
+                    raise ProcessKeepsDying(_format_crash(child, code))
                 log.warning("process_died_and_is_restarted", name=child.spec.name, exit_code=code, deaths=child.deaths)
             if child.due:
                 child.start()
@@ -200,7 +200,7 @@ class Supervisor:
                 child.kill()
 
 
-def _obituary(child: Child, code: int) -> str:
+def _format_crash(child: Child, code: int) -> str:
     lines = "\n".join(f"  {line}" for line in child.log.tail(LAST_LINES)) or "  (it said nothing)"
     return (
         f"{child.spec.name} died {MAX_DEATHS} times within a minute (exit code {code}), so everything was stopped; "

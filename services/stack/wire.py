@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import redis
+from keepsake_client.errors import RequestFailed, RequestTimeout, Unavailable
+from keepsake_client.protocol import RequestType
 from redis.backoff import NoBackoff
 from redis.client import PubSub
 from redis.retry import Retry
 
-from services.contract import RequestType
-from services.errors import LTMRequestFailed, LTMRequestTimeout, Unavailable
-from services.settings import Settings
+from services.runtime.settings import Settings
 
 SUBSCRIBE_TIMEOUT_S = 5.0
 #: A user whose memories are asked for to see whether anybody answers; nobody ever says anything under this name.
@@ -73,7 +73,7 @@ def subscribed(client: redis.Redis, *channels: str) -> Iterator[Subscription]:
 
 
 class WireClient:
-    """Asks over the list and the channel of the contract.
+    """Asks over the list and the channel of the protocol.
 
     Args:
         client: connects to the pipeline's Redis.
@@ -89,8 +89,8 @@ class WireClient:
         """The response, as it came.
 
         Raises:
-            LTMRequestTimeout: none came in time. The request is taken back if nobody has taken it.
-            LTMRequestFailed: it says that the request failed.
+            RequestTimeout: none came in time. The request is taken back if nobody has taken it.
+            RequestFailed: it says that the request failed.
             Unavailable: Redis is away.
         """
         request_id = f"req-{uuid.uuid4()}"
@@ -103,10 +103,10 @@ class WireClient:
                 _, response = received
                 if response.get("request_id") == request_id:
                     if not response.get("success"):
-                        raise LTMRequestFailed(str(response.get("error")))
+                        raise RequestFailed(str(response.get("error")))
                     return response
             self._client.lrem(self._queue, 1, request)
-        raise LTMRequestTimeout(
+        raise RequestTimeout(
             f"no response to a {kind} within {timeout_s:g} s; do long-term-memory-worker and "
             "long-term-memory-adapters run? `ltm status` tells"
         )
@@ -127,6 +127,6 @@ class WireClient:
         """None if a real search is answered, or else what is wrong."""
         try:
             self.search(PROBE_USER, "does anybody answer?", limit=1, timeout_s=timeout_s)
-        except (LTMRequestTimeout, LTMRequestFailed, Unavailable) as error:
+        except (RequestTimeout, RequestFailed, Unavailable) as error:
             return error.wire
         return None

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from services.settings import Settings
+from services.runtime.settings import Settings
 from tests.support import wait_until
 
 LTM = str(Path(sys.executable).parent / "ltm")

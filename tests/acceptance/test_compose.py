@@ -26,9 +26,9 @@ import psutil
 import pytest
 import redis
 import yaml
+from keepsake_client.protocol import REQUESTS_QUEUE
 
-from services.contract import REQUESTS_QUEUE
-from services.settings import Settings
+from services.runtime.settings import Settings
 from services.stack.embedded_postgres import binaries, postgres_spec
 from services.stack.embedded_valkey import valkey_spec
 from services.stack.processes import NAMES, SERVICES, service_specs
@@ -263,7 +263,7 @@ class Host:
             postgres_spec(postgres, postgres, postgres_port, ephemeral=True),
         ]
         self._servers = Supervisor(specs, dict(os.environ), self.home, self.home / "logs", lambda _: None)
-        self._servers.tend()
+        self._servers.poll()
 
     def start(self, name: str) -> None:
         """Run the service's own command."""

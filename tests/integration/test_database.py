@@ -11,11 +11,11 @@ from typing import LiteralString
 
 import psycopg
 import pytest
+from keepsake_client.errors import Unavailable
 from psycopg_pool import ConnectionPool
 from structlog.testing import capture_logs
 
-from services.errors import Unavailable
-from services.long_term_memory.database import CONNECTION_WITHIN_S, _quiet, database_errors, open_pool
+from services.long_term_memory.postgres.pool import CONNECTION_WITHIN_S, _quiet, database_errors, open_pool
 from tests.integration.postgres_server import PostgresServer, postgres_server
 from tests.support import wait_until
 
@@ -130,8 +130,8 @@ def test_going_and_coming_back_are_a_line_each(server: PostgresServer, pool: Con
         wait_until(lambda: answers(pool), 20, "an answer")
 
     assert [(line["event"], line["server"]) for line in lines] == [
-        ("server_lost", "postgres"),
-        ("server_found", "postgres"),
+        ("dependency_down", "postgres"),
+        ("dependency_up", "postgres"),
     ]
 
 

@@ -11,19 +11,19 @@ import pytest
 import redis
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.common import current_millis
+from keepsake_client.errors import Unavailable
 from typer.testing import CliRunner
 
 from services.cli.app import build_app
-from services.errors import Unavailable
-from services.stack.dead_letters import DeadLetter, DeadLetters
-from tasks.broker import build_broker
+from services.runtime.dead_letters import DeadLetter, DeadLetters
 from tasks.dead_letters import write_reason
-from tasks.deliveries import Deliveries
-from tasks.retries import Policy, Retries
+from tasks.middleware.deliveries import DeliveryLimit
+from tasks.middleware.retries import Retries, RetryPolicy
+from tasks.redis_broker import build_broker
 from tests.support import wait_until
 
 SECRET = "my cat is called Tofu"
-TWICE = Policy(for_s=60, first_ms=1, longest_ms=2)
+TWICE = RetryPolicy(for_s=60, first_ms=1, longest_ms=2)
 
 
 class Site:
@@ -33,7 +33,7 @@ class Site:
         self.url = url
         self.client = redis.Redis.from_url(url)
         self.client.flushdb()
-        self.broker = build_broker(url, [Deliveries(self.client), Retries()])
+        self.broker = build_broker(url, [DeliveryLimit(self.client), Retries()])
         self.failures: list[Exception] = []
         self.ran: list[str] = []
 

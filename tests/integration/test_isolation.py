@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from keepsake_client.protocol import MemoryUpdateMessage, SearchData
 
-from services.contract import MemoryUpdateMessage, SearchData
-from services.long_term_memory.calibration import calibrate
-from services.long_term_memory.database import open_pool
-from services.long_term_memory.history import PostgresHistory
-from services.long_term_memory.mem0_memory import Mem0Memory
+from services.long_term_memory.embeddings.calibration import calibrate
+from services.long_term_memory.mem0_bridge import Mem0Memory
 from services.long_term_memory.memory_service import MemoryService
+from services.long_term_memory.postgres.history import PostgresHistory
+from services.long_term_memory.postgres.pool import open_pool
+from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.profile_service import ProfileService
-from services.long_term_memory.store import MemoryStore
 from tests.integration.conftest import WordEmbedder
 
 USERS = [

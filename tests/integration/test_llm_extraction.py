@@ -12,12 +12,13 @@ from typing import Any
 
 import psycopg
 import pytest
+from keepsake_client.errors import Unavailable
+from keepsake_client.protocol import MemoryUpdateMessage, SearchData
 from pydantic import SecretStr
 
-from services.contract import MemoryUpdateMessage, SearchData
-from services.errors import EmbeddingDimensionMismatch, Unavailable
-from services.long_term_memory.opening import LongTermMemory, open_long_term_memory
-from services.settings import Settings
+from services.long_term_memory.factory import LongTermMemory, open_long_term_memory
+from services.runtime.errors import EmbeddingDimensionMismatch
+from services.runtime.settings import Settings
 
 DIMENSIONS = 8
 SAID = "Hi! By the way, I moved from Oslo to Kyoto, and my cat Tofu came along."

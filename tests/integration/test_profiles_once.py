@@ -9,10 +9,10 @@ from datetime import timedelta
 import pytest
 from psycopg_pool import ConnectionPool
 
-from services.errors import ProfileConflict
 from services.long_term_memory import profile_service
-from services.long_term_memory.database import open_pool
+from services.long_term_memory.postgres.pool import open_pool
 from services.long_term_memory.profile_service import ProfileService
+from services.runtime.errors import ProfileConflict
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from dramatiq.errors import BrokerConnectionError
 from typer.testing import CliRunner
 
 from services.cli.app import build_app
-from services.contract import INDEX_QUEUE, INTERACTIVE_QUEUE, WRITES_QUEUE
-from tasks.broker import build_broker
-from tasks.routes import INDEX
+from services.runtime.queues import INDEX_QUEUE, INTERACTIVE_QUEUE, WRITES_QUEUE
+from tasks.queues import INDEX
+from tasks.redis_broker import build_broker
 from tests.integration.worker_process import Servers, WorkerProcess, servers
 from tests.support import wait_until
 

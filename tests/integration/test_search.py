@@ -8,11 +8,11 @@ from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
+from keepsake_client.protocol import MemoryUpdateMessage, SearchData
 
-from services.contract import MemoryUpdateMessage, SearchData
-from services.errors import Expired
 from services.long_term_memory import memory_service
 from services.long_term_memory.memory_service import MemoryService
+from services.runtime.errors import Expired
 
 T = TypeVar("T")
 
@@ -50,7 +50,7 @@ def found(service: MemoryService, query: str, *, user_id: str = "u1", now: float
 
 
 @pytest.fixture
-def told(keepsake: MemoryService) -> MemoryService:
+def redact(keepsake: MemoryService) -> MemoryService:
     """Four tellings about tea, in three sessions, of both sides, days apart."""
     say(keepsake, "I drink green tea in the morning", timestamp=NOW - 40 * DAY, meta={"session_id": "s1"})
     say(keepsake, "You like green tea", source="ai", timestamp=NOW - 40 * DAY + 90, meta={"session_id": "s1"})

@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 import psycopg
 import pytest
+from keepsake_client.protocol import MemoryUpdateMessage, SearchData
 from psycopg_pool import ConnectionPool
 
-from services.contract import MemoryUpdateMessage, SearchData
 from services.long_term_memory import memory_service
-from services.long_term_memory.database import open_pool
-from services.long_term_memory.history import PostgresHistory
-from services.long_term_memory.mem0_memory import Mem0Memory
+from services.long_term_memory.mem0_bridge import Mem0Memory
 from services.long_term_memory.memory_service import MemoryService
-from services.long_term_memory.migrations import migrate
-from services.long_term_memory.rows import MOST_TERMS, TRAITS, hashed, hashed_terms
-from services.long_term_memory.store import MemoryStore
+from services.long_term_memory.postgres.history import PostgresHistory
+from services.long_term_memory.postgres.pool import open_pool
+from services.long_term_memory.postgres.rows import MAX_TERMS, TRAITS, hashed, hashed_terms
+from services.long_term_memory.postgres.schema import migrate
+from services.long_term_memory.postgres.store import MemoryStore
 from tests.integration.conftest import WordEmbedder
 from tests.support import wait_until
 
@@ -376,14 +376,14 @@ def nonsense(seed: int, count: int) -> list[str]:
 def test_a_memory_of_very_many_words_is_stored_and_found(create_database: Callable[..., str], dimensions: int) -> None:
     """Given more different words than an index row holds, beside vectors of any size, I expect it found by one."""
     url = create_database()
-    spoken = nonsense(1, 3 * MOST_TERMS)
+    spoken = nonsense(1, 3 * MAX_TERMS)
     with psycopg.connect(url) as connection:
         migrate(connection, dimensions)
     with open_pool(url, 2) as pool:
         store = MemoryStore(pool)
         memories = MemoryService(Mem0Memory(WordEmbedder(dimensions), store, PostgresHistory(pool), None), store)
         memories.index_many([said(" ".join(spoken), message_id=str(n)) for n in range(30)])  # the sample has some
-        found = memories.search("u1", SearchData(query=spoken[MOST_TERMS - 1], min_score=0))
+        found = memories.search("u1", SearchData(query=spoken[MAX_TERMS - 1], min_score=0))
 
     assert [m.content for m in found] == [" ".join(spoken)]
 

@@ -21,10 +21,10 @@ from urllib.parse import quote
 
 import pytest
 import redis
+from keepsake_client.errors import Unavailable
+from keepsake_client.protocol import conversation_key
 
-from services.contract import conversation_key
-from services.errors import Unavailable
-from services.long_term_memory.database import open_pool, reachable
+from services.long_term_memory.postgres.pool import open_pool, reachable
 from tests.integration.service_process import ServiceProcess, running
 from tests.support import free_port, wait_until
 
@@ -144,7 +144,7 @@ def test_the_adapters_work_over_tls(tls_port: int, certificates: Certificates, t
 
 @pytest.mark.parametrize(
     ("module", "event"),
-    [("services.memory", "redis_lost"), ("services.chat_ai", "redis_lost"), ("adapters", "connection_lost")],
+    [("services.memory", "dependency_down"), ("services.chat_ai", "dependency_down"), ("adapters", "dependency_down")],
 )
 def test_an_unknown_authority_is_told_in_the_log(
     tls_port: int, certificates: Certificates, tmp_path: Path, module: str, event: str

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 import redis
+from keepsake_client.protocol import REJECTED_STREAM, alive_key
 from redis.client import PubSub
 
-from services.contract import REJECTED_STREAM, alive_key
 from tests.support import wait_until
 
 WITHIN_S = 60.0

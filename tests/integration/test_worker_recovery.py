@@ -15,15 +15,15 @@ from typing import Any
 
 import psutil
 import pytest
+from keepsake_client.protocol import LTMRequest, alive_key
 
-from services.contract import LTMRequest, alive_key
-from services.settings import Settings
-from services.stack.dead_letters import DeadLetters
+from services.runtime.dead_letters import DeadLetters
+from services.runtime.queues import queue_depths
+from services.runtime.settings import Settings
 from services.stack.process_tree import ProcessId
 from services.stack.processes import INDEXER, service_specs
-from services.stack.readiness import queue_depths
 from services.stack.supervisor import Supervisor
-from tasks.routes import request_message
+from tasks.queues import request_message
 from tests.integration.worker_process import Servers, WorkerProcess, servers
 from tests.support import wait_until
 
@@ -156,7 +156,7 @@ def tracebacks(*workers: WorkerProcess) -> list[str]:
     return [worker.name for worker in workers if "Traceback" in worker.log()]
 
 
-def told(worker: WorkerProcess, server: str) -> list[str]:
+def redact(worker: WorkerProcess, server: str) -> list[str]:
     """What a worker's log says about a server going and coming."""
     lines = [json.loads(line) for line in worker.log().splitlines() if line.startswith("{")]
     return [line["event"] for line in lines if line.get("server") == server]
@@ -179,7 +179,7 @@ def test_a_postgresql_that_is_away_loses_nothing(site: Servers) -> None:
         site.say(*said[20:40])
         added = LTMRequest(request_id="r1", type="add", user_id="u2", data={"content": "zzz"})
         site.broker.enqueue(request_message(added, time.time()))
-        wait_until(lambda: told(worker, "postgres"), 30, "the loss to be told")
+        wait_until(lambda: redact(worker, "postgres"), 30, "the loss to be told")
         wait_until(lambda: worker.log().count("will_be_retried") > 4, 60, "several retries")
         site.say(*said[40:])
         site.postgres.start()
@@ -190,7 +190,7 @@ def test_a_postgresql_that_is_away_loses_nothing(site: Servers) -> None:
     all_indexed(site, len(said) + 1)
     wait_until(lambda: nothing_left(site), 60, "an empty queue")
     assert site.indexed() == [*said, "zzz"]
-    assert told(worker, "postgres") == ["server_lost", "server_found"]
+    assert redact(worker, "postgres") == ["dependency_down", "dependency_up"]
     assert tracebacks(worker) == []
 
 
@@ -205,13 +205,13 @@ def test_a_valkey_that_restarts_with_its_data_loses_nothing(site: Servers) -> No
     wait_until(lambda: len(site.indexed()) > 20, ALL_WITHIN_S, "the middle")
 
     site.valkey.stop()
-    wait_until(lambda: all(told(worker, "broker") for worker in workers), 20, "the loss to be told")
+    wait_until(lambda: all(redact(worker, "broker") for worker in workers), 20, "the loss to be told")
     site.valkey.start()
 
     all_indexed(site, len(said))
     wait_until(lambda: nothing_left(site), 30, "an empty queue")
     assert site.indexed() == said
-    assert [told(worker, "broker") for worker in workers] == [["server_lost", "server_found"]] * 2
+    assert [redact(worker, "broker") for worker in workers] == [["dependency_down", "dependency_up"]] * 2
     assert tracebacks(*workers) == []
 
 
@@ -223,7 +223,7 @@ def test_a_worker_whose_child_dies_is_started_again_at_once(site: Servers, tmp_p
     supervisor = Supervisor([spec], environment, Path(__file__).parents[2], tmp_path, seen.append)
 
     def tended() -> bool:
-        supervisor.tend()
+        supervisor.poll()
         return bool(site.client.exists(alive_key(INDEXER)))
 
     try:
@@ -234,7 +234,7 @@ def test_a_worker_whose_child_dies_is_started_again_at_once(site: Servers, tmp_p
         killed_at = time.monotonic()
 
         def another() -> bool:
-            supervisor.tend()
+            supervisor.poll()
             return [each.pid for each in supervisor.running.values()] not in ([identity.pid], [])
 
         wait_until(another, 10, "another")

@@ -16,12 +16,12 @@ from typing import Any
 import psutil
 import psycopg
 import redis
+from keepsake_client.protocol import MemoryUpdateMessage, alive_key
 
-from services.contract import MemoryUpdateMessage, alive_key
 from services.stack import process_tree
 from services.stack.embedded_valkey import valkey_spec, valkey_url
-from tasks.broker import build_broker
-from tasks.routes import index_message
+from tasks.queues import index_message
+from tasks.redis_broker import build_broker
 from tests.integration.postgres_server import PostgresServer, postgres_server
 from tests.support import free_port, wait_until
 

@@ -13,30 +13,30 @@ import fakeredis
 import pytest
 import redis
 from dramatiq.brokers.stub import StubBroker
+from keepsake_client.protocol import COUNTERS, UPDATES_STREAM
 from structlog.testing import capture_logs
 
-from adapters import hand_over, keeper, ltm_requests, memory_updates
-from adapters.hand_over import HandOver
-from adapters.keeper import Keeper
-from adapters.log import UpdateLog
+from adapters import dispatcher, ltm_requests, maintenance, memory_updates
+from adapters.dispatcher import Dispatcher
 from adapters.loop import Loop
 from adapters.ltm_requests import RequestAdapter
-from adapters.ltm_responses import Responses
+from adapters.ltm_responses import ResponsePublisher
+from adapters.maintenance import Maintenance
+from adapters.membership import Lease, Membership
 from adapters.memory_updates import UpdateAdapter, says_logged
 from adapters.rejected import Rejected
-from adapters.roll import Lease, Roll
-from services.contract import COUNTERS, UPDATES_LOG
+from adapters.stream import UpdateStream
 from tests.unit.test_loop import Script
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Turns that find nothing return at once."""
-    monkeypatch.setattr(ltm_requests, "WAIT_SECONDS", 0.02)
-    monkeypatch.setattr(memory_updates, "WAIT_SECONDS", 0.02)
-    monkeypatch.setattr(hand_over, "WAIT_MS", 20)
-    monkeypatch.setattr(keeper, "EVERY_SECONDS", 0)
-    monkeypatch.setattr(keeper, "MEASURE_SECONDS", 0)
+    monkeypatch.setattr(ltm_requests, "POLL_TIMEOUT_S", 0.02)
+    monkeypatch.setattr(memory_updates, "POLL_TIMEOUT_S", 0.02)
+    monkeypatch.setattr(dispatcher, "WAIT_MS", 20)
+    monkeypatch.setattr(maintenance, "INTERVAL_S", 0)
+    monkeypatch.setattr(maintenance, "MEASURE_INTERVAL_S", 0)
 
 
 @pytest.fixture
@@ -81,8 +81,8 @@ class Fails:
 
 @pytest.fixture
 def requests(client: fakeredis.FakeRedis, broker: StubBroker) -> RequestAdapter:
-    rejected, responses = Rejected(client, "ltm_requests"), Responses(client, "ltm_responses")
-    return RequestAdapter(client, "ltm_requests", Roll(client, "a1"), broker, responses, rejected, 1_000)
+    rejected, responses = Rejected(client, "ltm_requests"), ResponsePublisher(client, "ltm_responses")
+    return RequestAdapter(client, "ltm_requests", Membership(client, "a1"), broker, responses, rejected, 1_000)
 
 
 @pytest.mark.parametrize("error", [redis.ConnectionError("gone"), redis.OutOfMemoryError("full")])
@@ -141,7 +141,7 @@ def test_a_server_that_refuses_all_writes_is_told_of_once(error: Exception) -> N
     """Given a full Redis over many turns, I expect one line when it refuses and one when it takes, no traceback."""
     with capture_logs() as lines:
         Script([None, error, error, error, None]).play()
-    assert [line["event"] for line in lines] == ["connection_lost", "connection_back"]
+    assert [line["event"] for line in lines] == ["dependency_down", "dependency_up"]
 
 
 # The channel
@@ -153,7 +153,7 @@ class Channel:
     def __init__(self, client: fakeredis.FakeRedis, name: str = "a1") -> None:
         self.client = client
         self.lease = Lease(client, name)
-        log = UpdateLog(client, UPDATES_LOG, name, max_len=1_000)
+        log = UpdateStream(client, UPDATES_STREAM, name, max_len=1_000)
         rejected = Rejected(client, "memory_updates")
         self.adapter = UpdateAdapter(client, "memory_updates", log, self.lease, rejected, 1_000)
         self.adapter.listen()
@@ -169,7 +169,7 @@ class Channel:
             self.adapter.turn()
 
     def written(self) -> list[dict[str, Any]]:
-        entries: Any = self.client.xrange(UPDATES_LOG)
+        entries: Any = self.client.xrange(UPDATES_STREAM)
         return [json.loads(fields[b"event"]) for _, fields in entries]
 
 
@@ -271,9 +271,9 @@ def test_nothing_else_says_that_it_is_logged(raw: bytes) -> None:
 # The log
 
 
-def handing(client: fakeredis.FakeRedis, broker: StubBroker, log: UpdateLog) -> HandOver:
-    rejected = Rejected(client, UPDATES_LOG)
-    return HandOver(log, Roll(client, log.consumer), broker, rejected, 1_000, read_ahead=100, window=10)
+def handing(client: fakeredis.FakeRedis, broker: StubBroker, log: UpdateStream) -> Dispatcher:
+    rejected = Rejected(client, UPDATES_STREAM)
+    return Dispatcher(log, Membership(client, log.consumer), broker, rejected, 1_000, prefetch=100, window=10)
 
 
 def test_what_the_broker_does_not_take_is_handed_over_later(
@@ -281,9 +281,9 @@ def test_what_the_broker_does_not_take_is_handed_over_later(
 ) -> None:
     """Given a broker that is away for a while, I expect every message once and in order when it is back."""
     fails = Fails(monkeypatch, broker)
-    over = handing(client, broker, UpdateLog(client, UPDATES_LOG, "a1", 1_000))
+    over = handing(client, broker, UpdateStream(client, UPDATES_STREAM, "a1", 1_000))
     for number in range(5):
-        client.xadd(UPDATES_LOG, {"event": event(f"m{number}")})
+        client.xadd(UPDATES_STREAM, {"event": event(f"m{number}")})
     over.connect()
     over.turn()
     fails.error = redis.ConnectionError("gone")
@@ -298,17 +298,17 @@ def test_what_the_broker_does_not_take_is_handed_over_later(
     handed = [dramatiq.Message.decode(broker.queues["index"].get_nowait()) for _ in range(5)]
     assert [message.kwargs["update"]["content"] for message in handed] == [f"m{number}" for number in range(5)]
     assert broker.queues["index"].empty()
-    assert client.xinfo_groups(UPDATES_LOG)[0]["pending"] == 0
+    assert client.xinfo_groups(UPDATES_STREAM)[0]["pending"] == 0
 
 
 def test_a_backlog_over_its_bound_is_told_of_once(client: fakeredis.FakeRedis, broker: StubBroker) -> None:
     """Given more messages than allowed over several looks, I expect one error and one count, and a line at the end."""
-    log = UpdateLog(client, UPDATES_LOG, "a1", 1_000)
+    log = UpdateStream(client, UPDATES_STREAM, "a1", 1_000)
     log.open()
-    roll, lease = Roll(client, "a1"), Lease(client, "a1")
-    keep = Keeper(client, roll, lease, log, handing(client, broker, log), [], log_hours=1, max_backlog=3)
+    membership, lease = Membership(client, "a1"), Lease(client, "a1")
+    keep = Maintenance(client, membership, lease, log, handing(client, broker, log), [], log_hours=1, max_backlog=3)
     for number in range(4):
-        client.xadd(UPDATES_LOG, {"event": event(f"m{number}")})
+        client.xadd(UPDATES_STREAM, {"event": event(f"m{number}")})
     with capture_logs() as lines:
         for _ in range(3):
             keep.turn()
@@ -321,33 +321,40 @@ def test_a_backlog_over_its_bound_is_told_of_once(client: fakeredis.FakeRedis, b
 
 
 def test_the_log_is_trimmed_by_age(client: fakeredis.FakeRedis, broker: StubBroker) -> None:
-    """Given entries of two hours ago and LTM_LOG_HOURS=1, I expect them gone after the keeper's turn."""
-    log = UpdateLog(client, UPDATES_LOG, "a1", 1_000)
+    """Given entries of two hours ago and LTM_STREAM_HOURS=1, I expect them gone after the keeper's turn."""
+    log = UpdateStream(client, UPDATES_STREAM, "a1", 1_000)
     old = (int(client.time()[0]) - 7_200) * 1_000
     for number in range(500):
-        client.xadd(UPDATES_LOG, {"event": event("old")}, id=f"{old}-{number + 1}")
-    client.xadd(UPDATES_LOG, {"event": event("new")})
+        client.xadd(UPDATES_STREAM, {"event": event("old")}, id=f"{old}-{number + 1}")
+    client.xadd(UPDATES_STREAM, {"event": event("new")})
     log.open()
     log.read(1_000, None)
     log.ack([entry.id for entry in log.read(1_000, None)])
 
-    Keeper(
-        client, Roll(client, "a1"), Lease(client, "a1"), log, handing(client, broker, log), [], 1, max_backlog=1_000
+    Maintenance(
+        client,
+        Membership(client, "a1"),
+        Lease(client, "a1"),
+        log,
+        handing(client, broker, log),
+        [],
+        1,
+        max_backlog=1_000,
     ).turn()
 
-    assert client.xlen(UPDATES_LOG) < 200
+    assert client.xlen(UPDATES_STREAM) < 200
 
 
 def test_a_stuck_adapter_gives_no_sign(client: fakeredis.FakeRedis, broker: StubBroker) -> None:
     """Given a loop that does not turn, I expect no sign of life and no lease, so that another takes over."""
-    log = UpdateLog(client, UPDATES_LOG, "a1", 1_000)
-    roll, lease = Roll(client, "a1"), Lease(client, "a1")
+    log = UpdateStream(client, UPDATES_STREAM, "a1", 1_000)
+    membership, lease = Membership(client, "a1"), Lease(client, "a1")
     stuck = Loop("stuck", lambda: None)
     stuck.pulse.beating = lambda: False  # type: ignore[method-assign]
 
-    Keeper(
-        client, roll, lease, log, handing(client, broker, log), [stuck.pulse.beating], log_hours=1, max_backlog=1
+    Maintenance(
+        client, membership, lease, log, handing(client, broker, log), [stuck.pulse.beating], log_hours=1, max_backlog=1
     ).turn()
 
-    assert roll.living() == set()
+    assert membership.live() == set()
     assert not lease.held()

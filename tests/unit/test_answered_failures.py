@@ -10,13 +10,14 @@ import dramatiq
 import fakeredis
 import pytest
 from dramatiq.brokers.stub import StubBroker
+from keepsake_client.errors import Unavailable
+from keepsake_client.protocol import LTMRequest, RequestType
 
-from adapters.ltm_responses import Responses
-from services.contract import LTMRequest, RequestType
-from services.errors import Expired, ProfileConflict, Unavailable
-from tasks import routes
-from tasks.deliveries import TooManyDeliveries
-from tasks.retries import Policy, Retries
+from adapters.ltm_responses import ResponsePublisher
+from services.runtime.errors import Expired, ProfileConflict
+from tasks import queues
+from tasks.middleware.deliveries import TooManyDeliveries
+from tasks.middleware.retries import Retries, RetryPolicy
 
 
 class Stage:
@@ -28,16 +29,16 @@ class Stage:
         self.pubsub = self.client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
         self.pubsub.subscribe("ltm_responses")
         self.pubsub.get_message()
-        # The worker's own order: Responses sees the verdict of Retries.
-        self.broker = StubBroker(middleware=[Responses(self.client, "ltm_responses"), Retries()])
+        # The worker's own order: ResponsePublisher sees the verdict of Retries.
+        self.broker = StubBroker(middleware=[ResponsePublisher(self.client, "ltm_responses"), Retries()])
         self.failures: list[Exception] = []
-        for route in routes.BY_TYPE.values():
+        for route in queues.BY_TYPE.values():
             self._declare(route)
         self.worker = dramatiq.Worker(self.broker, worker_timeout=100, worker_threads=1)
         self.worker.start()
 
-    def _declare(self, route: routes.Route) -> None:
-        policy = Policy(for_s=60, first_ms=1, longest_ms=2)
+    def _declare(self, route: queues.Route) -> None:
+        policy = RetryPolicy(for_s=60, first_ms=1, longest_ms=2)
 
         @dramatiq.actor(broker=self.broker, actor_name=route.actor, queue_name=route.queue, retry=policy)
         def work(request: dict[str, Any], received_at: float, enqueued_at: float) -> dict[str, Any]:
@@ -49,8 +50,8 @@ class Stage:
         """The `error` of every response to one request whose first tries fail in these ways."""
         self.failures = list(failures)
         request = LTMRequest(request_id="r1", type=kind, user_id="u1", data={})
-        self.broker.enqueue(routes.request_message(request, 1.5))
-        self.broker.join(routes.BY_TYPE[kind].queue, timeout=10_000, fail_fast=False)
+        self.broker.enqueue(queues.request_message(request, 1.5))
+        self.broker.join(queues.BY_TYPE[kind].queue, timeout=10_000, fail_fast=False)
         errors = []
         while message := self.pubsub.get_message():
             errors.append(json.loads(message["data"])["error"])

@@ -8,9 +8,19 @@ from itertools import pairwise
 
 import pytest
 
-from bench.load import STAGES, Outcome, at_least, correlate, highest_held, poisson, quantile, stage_table, summary
-from bench.soak import slope
-from bench.texts import Speech
+from bench.harness.load import (
+    STAGES,
+    Outcome,
+    at_least,
+    correlate,
+    highest_held,
+    poisson,
+    quantile,
+    stage_table,
+    summary,
+)
+from bench.harness.texts import Speech
+from bench.resilience.soak import slope
 
 
 def answered(sent_at: float, ms: float, **known: object) -> Outcome:

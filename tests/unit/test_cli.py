@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from services.cli import main
 from services.cli.app import build_app
 from services.cli.output import described, paragraph, printable
-from services.settings import Settings
+from services.runtime.settings import Settings
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from services.errors import StackError
+from services.runtime.errors import StackError
 from services.stack import process_tree
 from services.stack.data_directory import DataDirectory, StackRecord
 from services.stack.process_tree import ProcessId, identify

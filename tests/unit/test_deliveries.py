@@ -11,8 +11,8 @@ import fakeredis
 import pytest
 from dramatiq.brokers.stub import StubBroker
 
-from tasks.deliveries import MOST_DELIVERIES, REMEMBERED_S, Deliveries
-from tasks.retries import Retries
+from tasks.middleware.deliveries import MAX_DELIVERIES, REMEMBERED_S, DeliveryLimit
+from tasks.middleware.retries import Retries
 from tests.support import wait_until
 
 ID = "11111111-2222-3333-4444-555555555555"
@@ -25,7 +25,7 @@ class Bench:
     def __init__(self) -> None:
         self.server = fakeredis.FakeServer()
         self.client = fakeredis.FakeRedis(server=self.server)
-        self.broker = StubBroker(middleware=[Deliveries(self.client), Retries()])
+        self.broker = StubBroker(middleware=[DeliveryLimit(self.client), Retries()])
         self.counted: list[Any] = []
         for queue in ("index", "writes", "interactive"):
             self._declare(queue)
@@ -75,7 +75,7 @@ def test_a_search_costs_no_round_trip_for_it(bench: Bench) -> None:
 
 def test_the_last_try_is_granted(bench: Bench) -> None:
     """Given a message under which two workers have died, I expect it run once more."""
-    bench.client.set(KEY, MOST_DELIVERIES - 1)
+    bench.client.set(KEY, MAX_DELIVERIES - 1)
 
     bench.run("index")
 
@@ -84,7 +84,7 @@ def test_the_last_try_is_granted(bench: Bench) -> None:
 
 def test_one_delivery_too_many_is_a_dead_letter(bench: Bench) -> None:
     """Given a message under which three workers have died, I expect it dead without being run, and its count gone."""
-    bench.client.set(KEY, MOST_DELIVERIES)
+    bench.client.set(KEY, MAX_DELIVERIES)
 
     bench.run("index")
 
@@ -93,7 +93,7 @@ def test_one_delivery_too_many_is_a_dead_letter(bench: Bench) -> None:
 
 def test_a_count_does_not_stay_for_ever(bench: Bench) -> None:
     """Given a worker that dies, I expect the count it leaves behind to have an end."""
-    middleware = Deliveries(bench.client)
+    middleware = DeliveryLimit(bench.client)
     message: dramatiq.Message[Any] = dramatiq.Message("index", "index", (), {}, {"redis_message_id": ID})
 
     middleware.before_process_message(bench.broker, dramatiq.MessageProxy(message))
@@ -112,7 +112,7 @@ def test_a_redis_that_is_away_holds_up_nothing(bench: Bench) -> None:
 
 def test_a_message_of_rabbitmq_is_told_apart_by_its_tries(bench: Bench) -> None:
     """Given messages without an id of Redis, I expect each try of one counted for itself."""
-    middleware = Deliveries(bench.client)
+    middleware = DeliveryLimit(bench.client)
     for tries in (0, 1):
         message: dramatiq.Message[Any] = dramatiq.Message("index", "index", (), {}, {"retries": tries}, "m1")
         middleware.before_process_message(bench.broker, dramatiq.MessageProxy(message))
@@ -125,7 +125,7 @@ def test_what_came_back_runs_alone(bench: Bench) -> None:
 
     Only one of them killed the worker, and the other must not be counted when it does so again.
     """
-    middleware = Deliveries(bench.client)
+    middleware = DeliveryLimit(bench.client)
     first, second = (
         dramatiq.MessageProxy(dramatiq.Message("index", "index", (), {}, {"redis_message_id": name})) for name in "ab"
     )

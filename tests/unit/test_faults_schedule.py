@@ -8,9 +8,9 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.faultlib import longest_gap
-from bench.faultplan import SECONDS, WORKERS, schedule
-from bench.faults import USERS, plan, somebody_elses
+from bench.resilience.faultlib import longest_gap
+from bench.resilience.faultplan import SECONDS, WORKERS, schedule
+from bench.resilience.faults import USERS, plan, somebody_elses
 from services.stack.processes import ADAPTERS, MEMORY, POSTGRES, REDIS
 from services.stack.supervisor import DEATHS_WITHIN_S, MAX_DEATHS
 

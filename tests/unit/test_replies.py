@@ -8,11 +8,11 @@ from typing import Any
 
 import httpx2
 import pytest
+from keepsake_client.protocol import Memory, MemoryUpdateMessage
 from openai import AsyncOpenAI
 
 from services.chat_ai.prompt import Prompt
 from services.chat_ai.replies import REPLY_CHARS, OpenAIReplier, QuotingReplier, is_chinese
-from services.contract import Memory, MemoryUpdateMessage
 
 
 def said(content: str) -> MemoryUpdateMessage:

@@ -7,10 +7,11 @@ from typing import Any
 import dramatiq
 import pytest
 from dramatiq.brokers.stub import StubBroker
+from keepsake_client.errors import Unavailable
 
-from services.errors import EmbeddingDimensionMismatch, Unavailable
-from services.settings import Settings
-from tasks.resources import Resources, WorkerCannotStart
+from services.runtime.errors import EmbeddingDimensionMismatch
+from services.runtime.settings import Settings
+from tasks.middleware.resources import Resources, WorkerCannotStart
 
 
 def booting(monkeypatch: pytest.MonkeyPatch, error: Exception) -> dramatiq.Worker:
@@ -19,7 +20,7 @@ def booting(monkeypatch: pytest.MonkeyPatch, error: Exception) -> dramatiq.Worke
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr("tasks.resources.wait_and_open", fail)
+    monkeypatch.setattr("tasks.middleware.resources.open_when_ready", fail)
     return dramatiq.Worker(StubBroker(middleware=[Resources(Settings(), "a-worker")]), worker_timeout=100)
 
 

@@ -12,13 +12,14 @@ import fakeredis
 import pytest
 from dramatiq.brokers.stub import StubBroker
 from dramatiq.middleware import Retries
+from keepsake_client.errors import Unavailable
+from keepsake_client.protocol import COUNTERS, LTMRequest, Memory
 from redis.client import PubSub
 from structlog.testing import capture_logs
 
-from adapters.ltm_responses import Responses
-from services.contract import COUNTERS, LTMRequest, Memory
-from services.errors import Expired, ProfileConflict, Unavailable
-from tasks import routes
+from adapters.ltm_responses import ResponsePublisher
+from services.runtime.errors import Expired, ProfileConflict
+from tasks import queues
 from tests.support import wait_until
 
 SECRET = "the user's own words"
@@ -37,7 +38,7 @@ class Stage:
     def ask(self, request_id: str = "r1") -> None:
         """Ask, and wait until the worker is done with it."""
         request = LTMRequest(request_id=request_id, type="search", user_id="u1", data={"query": SECRET})
-        self.broker.enqueue(routes.request_message(request, 1.5))
+        self.broker.enqueue(queues.request_message(request, 1.5))
         self.broker.join("interactive", timeout=10_000, fail_fast=False)
 
     def run(self) -> dict[str, Any]:
@@ -56,8 +57,8 @@ class Stage:
 def stage() -> Iterator[Stage]:
     server = fakeredis.FakeServer()
     with fakeredis.FakeRedis(server=server) as publisher, fakeredis.FakeRedis(server=server) as listener:
-        # The worker's own order: Responses sees the verdict of Retries.
-        broker = StubBroker(middleware=[Responses(publisher, "ltm_responses"), Retries()])
+        # The worker's own order: ResponsePublisher sees the verdict of Retries.
+        broker = StubBroker(middleware=[ResponsePublisher(publisher, "ltm_responses"), Retries()])
         with listener.pubsub(ignore_subscribe_messages=True) as pubsub:
             pubsub.subscribe("ltm_responses")
             pubsub.get_message()
@@ -234,7 +235,7 @@ def test_a_response_that_cannot_be_published_is_logged(stage: Stage) -> None:
 def test_what_others_answered_is_not_answered_again(stage: Stage) -> None:
     """Given one message served twice, as when a worker froze and thawed, I expect its first answer and no other."""
     request = LTMRequest(request_id="r1", type="search", user_id="u1", data={"query": SECRET})
-    message = routes.request_message(request, 1.5)
+    message = queues.request_message(request, 1.5)
     stage.does = [succeed, expire]
 
     for _ in range(2):

@@ -14,15 +14,24 @@ from dramatiq.errors import ConnectionClosed
 from dramatiq.middleware import TimeLimit
 from dramatiq.middleware.threading import Interrupt
 from dramatiq.middleware.time_limit import TimeLimitExceeded
+from keepsake_client.errors import MessageTooLarge, Unavailable
 from structlog.testing import capture_logs
 
-from services.errors import Expired, MessageTooLarge, ProfileConflict, Unavailable
-from tasks import retries
-from tasks.retries import FOR_A_DAY, MOST_INTERRUPTIONS, NO_RETRY, WHILE_ASKED, Policy, Retries, can_heal
+from services.runtime.errors import Expired, ProfileConflict
+from tasks.middleware import retries
+from tasks.middleware.retries import (
+    INDEX_RETRY,
+    MAX_INTERRUPTIONS,
+    NO_RETRY,
+    WRITE_RETRY,
+    Retries,
+    RetryPolicy,
+    is_transient,
+)
 from tests.support import wait_until
 
 SECRET = "my cat is called Tofu"
-QUICK = Policy(for_s=60, first_ms=1, longest_ms=2)
+QUICK = RetryPolicy(for_s=60, first_ms=1, longest_ms=2)
 
 
 class Bench:
@@ -111,7 +120,7 @@ def test_a_search_is_not_retried(bench: Bench) -> None:
 
 def test_retries_end_when_their_time_is_over(bench: Bench) -> None:
     """Given work that has been failing for longer than its policy grants, I expect no further try."""
-    bench.declare(retry=WHILE_ASKED)
+    bench.declare(retry=WRITE_RETRY)
     bench.failures = [Unavailable("away")]
 
     bench.run(failing_since=current_millis() - 60_000, retries=7)
@@ -119,20 +128,20 @@ def test_retries_end_when_their_time_is_over(bench: Bench) -> None:
     assert (bench.runs, bench.dead) == (1, 1)
 
 
-@pytest.mark.parametrize(("policy", "seconds"), [(FOR_A_DAY, 24 * 3_600), (WHILE_ASKED, 40)])
-def test_an_outage_is_outlived(policy: Policy, seconds: int) -> None:
+@pytest.mark.parametrize(("policy", "seconds"), [(INDEX_RETRY, 24 * 3_600), (WRITE_RETRY, 40)])
+def test_an_outage_is_outlived(policy: RetryPolicy, seconds: int) -> None:
     """Given a server that is away so long, I expect the policy to have a try after that, whatever the jitter."""
     assert policy.for_s - policy.longest_ms / 1000 > seconds
 
 
 def test_nobody_waits_for_an_error_for_more_than_a_minute() -> None:
     """Given the policy of the writes, I expect its last try early enough that its answer comes within a minute."""
-    assert WHILE_ASKED.for_s < 60
+    assert WRITE_RETRY.for_s < 60
 
 
 def test_pauses_stay_below_the_longest(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given the hundredth try of an index message, I expect the next within half a minute."""
-    bench.declare(retry=FOR_A_DAY)
+    bench.declare(retry=INDEX_RETRY)
     bench.failures = [Unavailable("away")]
     delays: list[int | None] = []
     enqueue = bench.broker.enqueue
@@ -156,12 +165,12 @@ def test_work_that_takes_too_long_is_given_up_on(bench: Bench) -> None:
 
     bench.run()
 
-    assert (bench.runs, bench.dead) == (MOST_INTERRUPTIONS, 1)
+    assert (bench.runs, bench.dead) == (MAX_INTERRUPTIONS, 1)
 
 
 def test_a_thread_that_is_told_to_stop_counts_as_interrupted() -> None:
     """Given any of Dramatiq's interruptions, I expect it to be taken for one."""
-    assert can_heal(Interrupt(), tries=1)
+    assert is_transient(Interrupt(), tries=1)
 
 
 @pytest.mark.parametrize("error", [redis.ConnectionError("away"), ConnectionClosed("away"), redis.ResponseError("OOM")])

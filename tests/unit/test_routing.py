@@ -11,29 +11,29 @@ import fakeredis
 import pytest
 from dramatiq.brokers.stub import StubBroker
 from dramatiq.middleware import TimeLimit
-from redis.client import PubSub
-
-from adapters import hand_over, ltm_requests, memory_updates
-from adapters.hand_over import HandOver
-from adapters.log import UpdateLog
-from adapters.loop import Loop
-from adapters.ltm_requests import RequestAdapter
-from adapters.ltm_responses import Responses
-from adapters.memory_updates import UpdateAdapter
-from adapters.rejected import KEPT, Rejected
-from adapters.roll import Lease, Roll
-from services.contract import (
+from keepsake_client.errors import InvalidJSON
+from keepsake_client.protocol import (
     REJECTED_STREAM,
     REQUEST_TYPES,
-    UPDATES_LOG,
+    UPDATES_STREAM,
     LTMRequest,
     MemoryUpdateMessage,
     RequestType,
 )
-from services.errors import InvalidJSON
-from tasks import memories, profiles, routes
-from tasks.resources import Resources
-from tasks.retries import Retries
+from redis.client import PubSub
+
+from adapters import dispatcher, ltm_requests, memory_updates
+from adapters.dispatcher import Dispatcher
+from adapters.loop import Loop
+from adapters.ltm_requests import RequestAdapter
+from adapters.ltm_responses import ResponsePublisher
+from adapters.membership import Lease, Membership
+from adapters.memory_updates import UpdateAdapter
+from adapters.rejected import KEPT, Rejected
+from adapters.stream import UpdateStream
+from tasks import actors, queues
+from tasks.middleware.resources import Resources
+from tasks.middleware.retries import Retries
 from tests.support import wait_until
 
 MAX_CHARS = 1_000
@@ -51,8 +51,7 @@ def broker() -> Iterator[StubBroker]:
     """A broker with every actor of ours declared; nothing consumes it."""
     broker = StubBroker(middleware=[TimeLimit(), Retries()])
     resources = cast(Resources, None)  # the actors are declared here and never run
-    memories.declare(broker, resources)
-    profiles.declare(broker, resources)
+    actors.declare(broker, resources)
     yield broker
     broker.close()
 
@@ -74,9 +73,9 @@ def answers(client: fakeredis.FakeRedis) -> Iterator[PubSub]:
 
 @pytest.fixture
 def requests(client: fakeredis.FakeRedis, broker: StubBroker) -> RequestAdapter:
-    responses = Responses(client, "ltm_responses")
+    responses = ResponsePublisher(client, "ltm_responses")
     rejected = Rejected(client, "ltm_requests")
-    return RequestAdapter(client, "ltm_requests", Roll(client, "a1"), broker, responses, rejected, MAX_CHARS)
+    return RequestAdapter(client, "ltm_requests", Membership(client, "a1"), broker, responses, rejected, MAX_CHARS)
 
 
 class Updates:
@@ -85,12 +84,12 @@ class Updates:
     def __init__(self, client: fakeredis.FakeRedis, broker: StubBroker) -> None:
         lease = Lease(client, "a1")
         lease.renew()
-        log = UpdateLog(client, UPDATES_LOG, "a1", max_len=1_000)
+        log = UpdateStream(client, UPDATES_STREAM, "a1", max_len=1_000)
         self._channel = UpdateAdapter(
             client, "memory_updates", log, lease, Rejected(client, "memory_updates"), MAX_CHARS
         )
-        self._log = HandOver(
-            log, Roll(client, "a1"), broker, Rejected(client, UPDATES_LOG), MAX_CHARS, read_ahead=100, window=10
+        self._log = Dispatcher(
+            log, Membership(client, "a1"), broker, Rejected(client, UPDATES_STREAM), MAX_CHARS, prefetch=100, window=10
         )
 
     def listen(self) -> None:
@@ -114,9 +113,9 @@ def updates(impatient: None, client: fakeredis.FakeRedis, broker: StubBroker) ->
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Turns that find nothing return at once, so that a loop can be stopped at once."""
-    monkeypatch.setattr(ltm_requests, "WAIT_SECONDS", 0.02)
-    monkeypatch.setattr(memory_updates, "WAIT_SECONDS", 0.02)
-    monkeypatch.setattr(hand_over, "WAIT_MS", 20)
+    monkeypatch.setattr(ltm_requests, "POLL_TIMEOUT_S", 0.02)
+    monkeypatch.setattr(memory_updates, "POLL_TIMEOUT_S", 0.02)
+    monkeypatch.setattr(dispatcher, "WAIT_MS", 20)
 
 
 def asked(kind: str, request_id: str = "r1") -> bytes:
@@ -149,34 +148,34 @@ def rejected(client: fakeredis.FakeRedis) -> list[dict[str, str]]:
 @pytest.mark.parametrize("kind", REQUEST_TYPES)
 def test_each_type_has_its_actor_on_its_queue(kind: RequestType) -> None:
     """Given a request of a type, I expect a message for the actor that serves it, on the queue of its hurry."""
-    message = routes.request_message(LTMRequest(request_id="r1", type=kind, user_id="u1"), 1.5)
+    message = queues.request_message(LTMRequest(request_id="r1", type=kind, user_id="u1"), 1.5)
 
     assert (message.actor_name, message.queue_name) == EXPECTED[kind]
 
 
 def test_an_event_is_indexed() -> None:
     """Given an event, I expect a message for memory.index on the bulk queue."""
-    message = routes.index_message(MemoryUpdateMessage.model_validate(UPDATE))
+    message = queues.index_message(MemoryUpdateMessage.model_validate(UPDATE))
 
     assert (message.actor_name, message.queue_name) == ("memory.index", "index")
 
 
-@pytest.mark.parametrize("route", [*routes.BY_TYPE.values(), routes.INDEX], ids=lambda route: route.actor)
-def test_every_route_leads_to_a_declared_actor(broker: StubBroker, route: routes.Route) -> None:
+@pytest.mark.parametrize("route", [*queues.BY_TYPE.values(), queues.INDEX], ids=lambda route: route.actor)
+def test_every_route_leads_to_a_declared_actor(broker: StubBroker, route: queues.Route) -> None:
     """Given a route, I expect the worker to declare its actor on that very queue."""
     assert broker.get_actor(route.actor).queue_name == route.queue
 
 
 def test_every_declared_actor_is_on_a_route(broker: StubBroker) -> None:
     """Given the actors of the worker, I expect a way to each of them."""
-    assert broker.get_declared_actors() == {route.actor for route in [*routes.BY_TYPE.values(), routes.INDEX]}
+    assert broker.get_declared_actors() == {route.actor for route in [*queues.BY_TYPE.values(), queues.INDEX]}
 
 
 def test_a_request_reaches_its_actor_whole() -> None:
     """Given a request, I expect the actor to read the same one out of its message."""
     request = LTMRequest(request_id="\ud800", type="search", user_id="用户一", data={"query": "tea?"})
 
-    message = dramatiq.Message.decode(routes.request_message(request, 1.5).encode())
+    message = dramatiq.Message.decode(queues.request_message(request, 1.5).encode())
 
     assert LTMRequest.model_validate(message.kwargs["request"]) == request
     assert message.kwargs["received_at"] == 1.5
@@ -186,7 +185,7 @@ def test_an_event_reaches_its_actor_whole() -> None:
     """Given an event, I expect the actor to read the same one out of its message."""
     update = MemoryUpdateMessage.model_validate({**UPDATE, "message_id": "m1", "timestamp": 1.25})
 
-    message = dramatiq.Message.decode(routes.index_message(update).encode())
+    message = dramatiq.Message.decode(queues.index_message(update).encode())
 
     assert MemoryUpdateMessage.model_validate(message.kwargs["update"]) == update
 

@@ -8,8 +8,8 @@ import pickle
 import pytest
 from pydantic import ValidationError
 
-from services.errors import InvalidSetting
-from services.settings import Settings, load_settings, mask_url
+from services.runtime.errors import InvalidSetting
+from services.runtime.settings import Settings, load_settings, mask_url
 
 
 @pytest.fixture(autouse=True)

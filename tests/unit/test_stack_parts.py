@@ -13,15 +13,17 @@ import dramatiq
 import fakeredis
 import pytest
 from dramatiq.brokers.redis import RedisBroker
+from keepsake_client import protocol
+from keepsake_client.errors import RequestFailed, RequestTimeout
 
-from services import contract
-from services.errors import InvalidSetting, LTMRequestFailed, LTMRequestTimeout, PortTaken, StackError
-from services.settings import Settings
+from services.runtime.errors import InvalidSetting, PortTaken, StackError
+from services.runtime.queues import INDEX_QUEUE, INTERACTIVE_QUEUE, WRITES_QUEUE, queue_depths
+from services.runtime.settings import Settings
 from services.stack.data_directory import DataDirectory, StackRecord
 from services.stack.locate import find_stack, shared_settings
 from services.stack.logfile import BoundedLog
 from services.stack.processes import NAMES, SERVICES, check_names, service_specs
-from services.stack.readiness import Readiness, queue_depths
+from services.stack.readiness import Readiness
 from services.stack.sockets import check_port, free_port, make_socket_directory, remove_socket_directory
 from services.stack.wire import WireClient
 
@@ -67,7 +69,7 @@ def test_the_processes_are_those_with_names() -> None:
 def test_each_dramatiq_queue_has_a_process() -> None:
     queues = {spec.argv[-1] for spec in service_specs(Settings()) if "--queues" in spec.argv}
 
-    assert queues == {contract.INTERACTIVE_QUEUE, contract.WRITES_QUEUE, contract.INDEX_QUEUE}
+    assert queues == {INTERACTIVE_QUEUE, WRITES_QUEUE, INDEX_QUEUE}
 
 
 def test_an_unknown_name_is_told_the_known_ones() -> None:
@@ -190,7 +192,7 @@ def test_only_settings_that_were_set_are_shared(no_settings: None) -> None:
 @pytest.mark.parametrize(("pid", "expected"), [(None, True), (41, True), (40, True), (4, False)])
 def test_a_process_answers_by_its_sign_of_life(pid: int | None, expected: bool) -> None:
     client = fakeredis.FakeRedis()
-    client.set(contract.alive_key("memory"), "host:41:40")  # host : pid : parent
+    client.set(protocol.alive_key("memory"), "host:41:40")  # host : pid : parent
 
     assert Readiness(client, lambda: False).answers("memory", pid) is expected
 
@@ -215,15 +217,15 @@ def test_the_depth_of_a_queue_is_what_dramatiq_keeps_in_redis() -> None:
     # Given Dramatiq's own broker with three messages, of which one is fetched and one delayed
     client = fakeredis.FakeRedis()
     broker = RedisBroker(client=client, middleware=[])
-    broker.declare_queue(contract.INDEX_QUEUE)
+    broker.declare_queue(INDEX_QUEUE)
     for delay in (None, None, 60_000):
         message: dramatiq.Message[Any] = dramatiq.Message(
-            queue_name=contract.INDEX_QUEUE, actor_name="a", args=(), kwargs={}, options={}
+            queue_name=INDEX_QUEUE, actor_name="a", args=(), kwargs={}, options={}
         )
         broker.enqueue(message, delay=delay)
-    broker.do_fetch(contract.INDEX_QUEUE, 1)
+    broker.do_fetch(INDEX_QUEUE, 1)
 
-    assert queue_depths(client)[contract.INDEX_QUEUE] == {"waiting": 1, "working": 1, "delayed": 1, "dead": 0}
+    assert queue_depths(client)[INDEX_QUEUE] == {"waiting": 1, "working": 1, "delayed": 1, "dead": 0}
 
 
 # --- the wire
@@ -239,12 +241,12 @@ class Responder(threading.Thread):
         self.request: dict[str, Any] = {}
 
     def run(self) -> None:
-        popped = self._client.brpop([contract.REQUESTS_QUEUE], timeout=5)
+        popped = self._client.brpop([protocol.REQUESTS_QUEUE], timeout=5)
         assert isinstance(popped, list | tuple)
         self.request = json.loads(popped[1])
         for request_id in ("another", self.request["request_id"]):
             response = {"request_id": request_id, "memories": [request_id], **self._answer}
-            self._client.publish(contract.RESPONSES_CHANNEL, json.dumps(response))
+            self._client.publish(protocol.RESPONSES_CHANNEL, json.dumps(response))
 
 
 def test_an_answer_is_told_by_its_request_id(no_settings: None) -> None:
@@ -264,14 +266,14 @@ def test_an_error_response_is_raised(no_settings: None) -> None:
     server = fakeredis.FakeServer()
     Responder(fakeredis.FakeRedis(server=server), {"success": False, "error": "conflict: too late"}).start()
 
-    with pytest.raises(LTMRequestFailed, match="conflict: too late"):
+    with pytest.raises(RequestFailed, match="conflict: too late"):
         WireClient(fakeredis.FakeRedis(server=server), Settings()).ask("profile_get", "u1", {}, 5)
 
 
 def test_a_request_that_nobody_takes_is_taken_back(no_settings: None) -> None:
     client = fakeredis.FakeRedis()
 
-    with pytest.raises(LTMRequestTimeout, match=r"no response to a search within 0.05 s"):
+    with pytest.raises(RequestTimeout, match=r"no response to a search within 0.05 s"):
         WireClient(client, Settings()).search("u1", "tea?", timeout_s=0.05)
 
-    assert client.llen(contract.REQUESTS_QUEUE) == 0
+    assert client.llen(protocol.REQUESTS_QUEUE) == 0

@@ -12,7 +12,7 @@ import psutil
 import pytest
 import structlog
 
-from services.errors import ProcessKeepsDying
+from services.runtime.errors import ProcessKeepsDying
 from services.stack import supervisor as supervisor_module
 from services.stack.process_tree import ProcessId
 from services.stack.processes import ProcessSpec
@@ -65,7 +65,7 @@ def started(tmp_path: Path, clock: Clock) -> Iterator[Start]:
 
     def start(*specs: ProcessSpec, on_start: Callable[[dict[str, ProcessId]], None] = lambda _: None) -> Supervisor:
         supervisors.append(Supervisor(specs, dict(os.environ), tmp_path, tmp_path, on_start, clock))
-        supervisors[-1].tend()
+        supervisors[-1].poll()
         return supervisors[-1]
 
     yield start
@@ -81,7 +81,7 @@ def wait_for_restart(supervisor: Supervisor) -> list[structlog.typing.EventDict]
     """Tend until something is logged, which a death is; the log."""
 
     def tended() -> list[structlog.typing.EventDict]:
-        supervisor.tend()
+        supervisor.poll()
         return logs
 
     with structlog.testing.capture_logs() as logs:
@@ -146,13 +146,13 @@ worker.wait()
 def test_five_deaths_within_a_minute_are_too_many(started: Start, clock: Clock) -> None:
     supervisor = started(spec("a", DIES))
 
-    def tend() -> None:
+    def poll() -> None:
         if not supervisor.running:
             clock.now += 3  # longer than any pause before a restart
-        supervisor.tend()
+        supervisor.poll()
 
     with structlog.testing.capture_logs() as logs, pytest.raises(ProcessKeepsDying, match="no luck today") as raised:
-        wait_until(tend, 20, "the fifth death")
+        wait_until(poll, 20, "the fifth death")
 
     assert "a died 5 times within a minute (exit code 3)" in str(raised.value)
     assert len(logs) == 4  # four restarts came before
@@ -166,7 +166,7 @@ def test_deaths_of_long_ago_are_forgiven(started: Start, clock: Clock) -> None:
             clock.now += 3
         if len(logs) == 4:
             clock.now += 60
-        supervisor.tend()
+        supervisor.poll()
         return len(logs) == 7
 
     with structlog.testing.capture_logs() as logs:

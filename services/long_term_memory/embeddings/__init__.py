@@ -1,0 +1,1 @@
+"""Text embeddings: providers, query cache, calibration, query projection."""

@@ -1,0 +1,1 @@
+"""Persistence in PostgreSQL with pgvector: pool, schema, store, history."""

@@ -1,0 +1,1 @@
+"""Which memories answer a query: candidates, features, ranking."""

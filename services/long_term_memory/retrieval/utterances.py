@@ -1,0 +1,135 @@
+"""What kind of utterance a memory is, told by its form alone: who speaks, does it ask, does it repeat another.
+
+These are judged once, when a memory is stored, and kept as columns beside it; a search asks them of its query only.
+"""
+
+import re
+import unicodedata
+from enum import IntEnum
+from typing import Final
+
+_SPEAKER: Final = re.compile(r"\s*([^\W\d_][^\n:：?!.,，。？！]{0,40}?)\s*(?::\s|：\s*)(?=\S)")
+_MOST_NAME_WORDS: Final = 3
+
+_APPENDIX: Final = re.compile(r"\s*\[[^\]]*\]\s*$")  # "[photo: a cat]" and the like, hung on by a client
+_SENTENCE_END: Final = re.compile(r"(?<=[!?。！？؟…])\s*|(?<=\w{3}\.)\s+|\n+")  # "Dr. Who", "U.S. has" go on
+_QUESTION_MARKS: Final = ("?", "？", "؟")
+_LETTER: Final = re.compile(r"[^\W_]")
+_LATIN: Final = re.compile(r"[a-z]")
+
+_SUBJECT: Final = r"(?:i|you|he|she|it|we|they|my|your|his|her|our|their|the|this|that|these|those|there|anyone|any)"
+_WHO_WHAT: Final = r"(?:what|where|who|whom|whose|why|how|when|which)(?:'\w+)?"
+_DOES_IT: Final = (
+    r"(?:is|are|am|was|were|do|does|did|can|could|shall|should|would|will|may|might|must|has|have|had)(?:n't)?"
+)
+_LEAD_IN: Final = (  # "In May, what did ...", "Hey, do you ..."
+    r"(?:in|on|at|for|to|of|by|from|with|about|after|before|during|around|since|until|under|according|based|besides|and|so|"
+    r"but|or|hey|hi|ok|okay|oh|well|also|btw|hmm|um|wait|say|please|name|tell)"
+)
+_OPENS_AS_QUESTION: Final = re.compile(
+    rf"\W*(?:{_WHO_WHAT}|{_DOES_IT}|any|anyone|anything)\b|\W*{_LEAD_IN}\b.*\b(?:{_WHO_WHAT}|{_DOES_IT})\b", re.DOTALL
+)
+_UNMARKED: Final = re.compile(  # asked without a question mark; "When I was young" and "Which is nice" are not
+    r"(?:what|where|who|whom|whose|why|how|when)"
+    r"(?:'s|'re|'d| (?:is|are|was|were|do|does|did|can|could|"
+    r"should|would|will|has|have|had|many|much|often|long|old|far)) .+"
+    rf"|which \w+ (?:is|are|was|were|do|does|did|has|have|had) .+"
+    rf"|(?:is|are|was|were|does|did|can|could|should|would|will|has|had) {_SUBJECT} .+"
+    r"|(?:do|have) (?:i|you|we|they) .+"
+)
+_TELLS_BY_ASKING: Final = re.compile(  # "Did I tell you my sister moved?"
+    r"\b(?:did|didn't|have|haven't) (?:i|we) (?:\w+ )?(?:tell|told|mention|mentioned|say|said)\b|\bremember that\b"
+    r"|\bremind me (?:to|that|about)\b|\byou know (?:that|i|my|we)\b"
+)
+
+_HAN_OR_KANA: Final = re.compile(r"[\u3041-\u30ff\u3400-\u9fff]")
+_HAN: Final = re.compile(r"[\u3400-\u9fff]")
+_CHINESE_CLAUSE: Final = re.compile(r"[^,，、;；:：\s]+")
+_CHINESE_ASKS: Final = re.compile(
+    r"谁|誰|什么|什麼|啥|哪|怎么|怎麼|怎样|怎樣|咋|几|幾|多少|多久|多大|多远|多遠|多长|多高|是不是|有没有|有沒有|能不能|要不要|会不会|为何|吗|嗎|么$|麼$|呢$"
+    r"|没$|来着|來著"
+)
+_CHINESE_UNMARKED: Final = re.compile(
+    r"(?:.*(?:谁|誰|什么|什麼|啥|哪|怎么|怎麼|咋|多少|多久|多大|几[点點号號岁歲分]|为何).*|.*(?:吗|嗎|来着|來著))"
+)
+_CHINESE_REPORTS: Final = re.compile(r"知道|告诉|告訴|忘|问|問|[谁誰啥么麼哪].{0,3}[都也]|呗")
+_OF_NOW: Final = re.compile(  # in nine languages; in others both facts are found, and neither is preferred
+    r"\b(?:now|nowadays|currently|current|these days|at the moment|at present|presently|latest|most recent(?:ly)?"
+    r"|ahora|actualmente|maintenant|actuellement|jetzt|derzeit|aktuell\w*|agora|atualmente|сейчас|теперь)\b"
+    r"|现在|現在|眼下|如今|目前|当前|當前|最新|今は|今では|지금|요즘|현재"
+)
+_ENOUGH_TO_TELL: Final = 4  # Chinese characters: "在么,你好呀" tells nothing
+
+
+class Question(IntEnum):
+    """How much of an utterance is a question."""
+
+    NOTHING = 0
+    AT_THE_END = 1  # it says something, then asks the other one
+    ONLY = 2  # it says nothing: every sentence is a question
+
+
+class Script(IntEnum):
+    """What an utterance is written in, as far as it moves the cosines of an embedding."""
+
+    ALPHABET = 0
+    HAN = 1  # and kana
+
+
+def script(text: str) -> Script:
+    """The script of what an utterance says; a few borrowed words do not change it."""
+    text = strip_speaker(text)
+    return Script.HAN if len(_HAN_OR_KANA.findall(text)) > 0.2 * len(text) else Script.ALPHABET
+
+
+def speaker(text: str) -> str:
+    """The name before the colon, folded, in a line such as "Anna: hello"; empty where there is none."""
+    found = _SPEAKER.match(text)
+    if found is None or len(found[1].split()) > _MOST_NAME_WORDS:
+        return ""
+    return unicodedata.normalize("NFKC", found[1]).casefold()
+
+
+def strip_speaker(text: str) -> str:
+    """The utterance itself: without the speaker's name before it and what was hung on behind it."""
+    found = _SPEAKER.match(text)
+    if found is not None and speaker(text):
+        text = text[found.end() :]
+    return _APPENDIX.sub("", text).strip()
+
+
+def asks(text: str) -> Question:
+    """Whether an utterance asks, by its punctuation or, since people leave that out in a chat, by its wording.
+
+    In doubt it tells: to take a statement for a question hides it, the reverse costs a place in the list.
+    """
+    sentences = [_asks(s) for s in _SENTENCE_END.split(strip_speaker(text)) if _LETTER.search(s)]
+    if sentences and min(sentences) is Question.ONLY:
+        return Question.ONLY
+    return Question.AT_THE_END if sentences and sentences[-1] else Question.NOTHING
+
+
+def asks_current_state(text: str) -> bool:
+    """Whether an utterance asks how something is by now: of two facts, the newer is meant."""
+    return bool(_OF_NOW.search(text.casefold())) and asks(text) is not Question.NOTHING
+
+
+def fingerprint(text: str) -> str:
+    """What two askings of one question, or two copies of one remark, have in common: letters and digits, folded."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return "".join(c for c in folded if c.isalnum()) or "".join(folded.split())
+
+
+def _asks(sentence: str) -> Question:
+    marked = any(mark in sentence for mark in _QUESTION_MARKS)
+    bare = sentence.casefold().replace("’", "'").rstrip(".!。！…?？؟ \n")
+    if _HAN.search(sentence):
+        clauses = _CHINESE_CLAUSE.findall(bare)
+        if not marked and not (_CHINESE_UNMARKED.fullmatch(clauses[-1]) and not _CHINESE_REPORTS.search(bare)):
+            return Question.NOTHING
+        tells = any(len(_HAN.findall(c)) >= _ENOUGH_TO_TELL and not _CHINESE_ASKS.search(c) for c in clauses)
+        return Question.AT_THE_END if tells and len(clauses) > 1 else Question.ONLY
+    if marked:
+        opens = _OPENS_AS_QUESTION.match(bare) and not _TELLS_BY_ASKING.search(bare)
+        return Question.ONLY if opens or not _LATIN.search(bare) else Question.AT_THE_END
+    return Question.ONLY if _UNMARKED.fullmatch(bare) and not _TELLS_BY_ASKING.search(bare) else Question.NOTHING

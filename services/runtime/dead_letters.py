@@ -1,0 +1,152 @@
+"""The dead letters in the workers' queues: what failed for good, for a person to look at, replay or drop.
+
+Dramatiq keeps them in Redis for seven days, in the zset `dramatiq:<queue>.XQ` by the time they died, and in the hash
+`dramatiq:<queue>.XQ.msgs` as they were; tasks/dead_letters.py adds the reason. This reads and moves them without
+Dramatiq: tests/integration/test_dead_letters.py has its workers run what was replayed.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+
+from services.runtime.errors import StackError
+from services.runtime.queues import NAMESPACE, QUEUES
+
+#: What a message gathers on its way to the dead letters. Without these it is as it was first sent.
+_TRACES = ("retries", "failing_since", "traceback", "error", "eta", "requeue_timestamp", "redis_message_id")
+
+#: The letter leaves only if it still is what was read; its new copy, if there is one, goes to the queue.
+_MOVE = """
+local letters, bodies, queue, messages = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local id, body, new_id, new_body = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+if redis.call("hget", bodies, id) ~= body then
+    return 0
+end
+redis.call("zrem", letters, id)
+redis.call("hdel", bodies, id)
+if new_id ~= "" then
+    redis.call("hset", messages, new_id, new_body)
+    redis.call("rpush", queue, new_id)
+end
+return 1
+"""
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """One message that failed for good.
+
+    Args:
+        died_at: in seconds since 1970.
+        raw: as Redis keeps it.
+        message: decoded; None if it is no message of Dramatiq's.
+    """
+
+    id: str
+    queue: str
+    died_at: float
+    raw: bytes
+    message: dict[str, Any] | None
+
+    @property
+    def actor(self) -> str:
+        """Whose work it was."""
+        return str(self.message["actor_name"]) if self.message else "?"
+
+    @property
+    def tries(self) -> int:
+        """How often it was run."""
+        return int(self._option("retries", 0))
+
+    @property
+    def error(self) -> str:
+        """Why it failed, without anybody's content."""
+        return str(self._option("error", "unknown")) if self.message else "undecodable: it is no actor message"
+
+    @property
+    def traceback(self) -> str:
+        """Where it failed; it may quote content."""
+        return str(self._option("traceback", ""))
+
+    @property
+    def payload(self) -> Any:
+        """What the actor was called with."""
+        return {"args": self.message["args"], **self.message["kwargs"]} if self.message else None
+
+    def _option(self, name: str, default: Any) -> Any:
+        return self.message["options"].get(name, default) if self.message else default
+
+
+class DeadLetters:
+    """Lists, replays and drops dead letters.
+
+    Args:
+        client: connects to the broker's Redis.
+    """
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self._move = client.register_script(_MOVE)
+
+    def all(self, queue: str | None = None) -> Iterator[DeadLetter]:
+        """The dead letters of one queue or of all, each queue's oldest first."""
+        for name in [queue] if queue else QUEUES:
+            letters = f"{NAMESPACE}:{name}.XQ"
+            for raw_id, died_ms in self._by_time(letters):
+                raw = self._client.hget(f"{letters}.msgs", raw_id)
+                if isinstance(raw, bytes):
+                    yield DeadLetter(raw_id, name, died_ms / 1000, raw, _decoded(raw))
+
+    def find(self, beginning: str) -> DeadLetter:
+        """The one whose id begins so.
+
+        Raises:
+            StackError: there is none, or there are several.
+        """
+        found = [letter for letter in self.all() if letter.id.startswith(beginning)]
+        if len(found) != 1:
+            raise StackError(f"{len(found) or 'no'} dead letters have an id that begins with {beginning!r}")
+        return found[0]
+
+    def replay(self, letter: DeadLetter) -> bool:
+        """Send it to its queue again as if for the first time; False if it is no message, or gone by now."""
+        if letter.message is None:
+            return False
+        new_id = str(uuid.uuid4())
+        options = {name: value for name, value in letter.message["options"].items() if name not in _TRACES}
+        message = {
+            **letter.message,
+            "queue_name": letter.queue,
+            "options": {**options, "redis_message_id": new_id},
+        }
+        return self._take(letter, new_id, json.dumps(message, separators=(",", ":")))
+
+    def drop(self, letter: DeadLetter) -> bool:
+        """Forget it; False if it is gone by now."""
+        return self._take(letter, "", "")
+
+    def _by_time(self, letters: str) -> Iterable[tuple[str, float]]:
+        found: Any = self._client.zrange(letters, 0, -1, withscores=True)
+        return [(raw_id.decode(), score) for raw_id, score in found]
+
+    def _take(self, letter: DeadLetter, new_id: str, new_body: str) -> bool:
+        queue = f"{NAMESPACE}:{letter.queue}"
+        keys = [f"{queue}.XQ", f"{queue}.XQ.msgs", queue, f"{queue}.msgs"]
+        return bool(self._move(keys=keys, args=[letter.id, letter.raw, new_id, new_body]))
+
+
+def _decoded(raw: bytes) -> dict[str, Any] | None:
+    try:
+        message = json.loads(raw)
+    except ValueError:
+        return None
+    shape = {"actor_name": str, "args": list, "kwargs": dict, "options": dict}
+    if not isinstance(message, dict) or not all(isinstance(message.get(k), kind) for k, kind in shape.items()):
+        return None
+    return message

