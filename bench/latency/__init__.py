@@ -1,1 +1,1 @@
-"""Latency and throughput benchmarks."""
+"""Benchmarks of latency, throughput, start-up time and scale."""
