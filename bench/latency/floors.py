@@ -20,10 +20,10 @@ from mem0.memory.storage import SQLiteManager
 from mem0.vector_stores.pgvector import PGVector
 from psycopg_pool import ConnectionPool
 
-from bench.harness.embedders import CachingEmbedder
 from bench.harness.statistics import timed
 from bench.harness.tables import track
 from bench.harness.workload import user_id
+from bench.latency.embedders import CachingEmbedder
 from services.long_term_memory.factory import LongTermMemory
 from services.long_term_memory.mem0_bridge import Mem0Memory
 from services.long_term_memory.memory_service import MemoryService

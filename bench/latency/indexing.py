@@ -25,7 +25,6 @@ import psycopg
 import redis
 from rich.console import Console
 
-from bench.harness.embedders import embedders_rate
 from bench.harness.load import Load, poisson
 from bench.harness.memory_usage import embedding_processes
 from bench.harness.stack import Stack, stack_at
@@ -33,6 +32,7 @@ from bench.harness.statistics import mean, percentiles
 from bench.harness.tables import progress_bar, show, write_json
 from bench.harness.texts import TextGenerator
 from bench.harness.workload import backlog, message_event, run_with_progress
+from bench.latency.embedders import embedders_rate
 from services.stack.processes import INDEXER
 
 POLL_EVERY_S = 0.005

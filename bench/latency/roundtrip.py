@@ -19,7 +19,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.harness.embedders import embedder_rate
 from bench.harness.load import GRACE_S, Event, Load, Result, Wire, poisson
 from bench.harness.outcomes import faults, summary, waits
 from bench.harness.stack import Stack, stack_at
@@ -28,6 +27,7 @@ from bench.harness.tables import show, write_json
 from bench.harness.texts import TextGenerator
 from bench.harness.workload import backlog, past_messages, run_with_progress, search_event
 from bench.latency.capacity import highest_rate, lowered_until_held
+from bench.latency.embedders import embedder_rate
 from bench.latency.floors import bare_redis, fill, keepsake_search, mem0_as_shipped, mem0_search, scratch_table
 from bench.latency.plain import plain_process
 from bench.latency.report import Report

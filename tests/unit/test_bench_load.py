@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import random
+import subprocess
+import sys
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.harness.load import Result, poisson
+from bench.harness.load import ROOT, Result, poisson
 from bench.harness.outcomes import STAGES, Outcome, correlate, faults, stage_table, summary, waits
 from bench.harness.responses import Response
 from bench.harness.statistics import percentiles, quantile
@@ -208,3 +210,22 @@ def test_a_slope_is_growth_an_hour() -> None:
     """Given one megabyte more each minute, I expect 60 an hour; given one sample, 0."""
     assert slope([0, 60, 120], [10, 11, 12]) == pytest.approx(60)
     assert slope([0], [10]) == 0
+
+
+def test_a_benchmark_that_imports_mem0_switches_its_telemetry_off_first() -> None:
+    """Given a benchmark that imports Mem0, I expect Mem0 to see its telemetry switched off."""
+    code = "import bench.latency.floors, mem0.memory.telemetry as telemetry; print(telemetry.MEM0_TELEMETRY)"
+
+    printed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    assert printed.strip() == "False"
+
+
+def test_the_load_generator_knows_nothing_of_keepsake() -> None:
+    """Given the load generator in a process of its own, I expect it to import redis-py and nothing of Keepsake."""
+    code = "import sys, bench.harness.load; print(*{name.partition('.')[0] for name in sys.modules})"
+
+    printed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    assert "redis" in printed.split()
+    assert not {"keepsake_client", "services", "adapters", "tasks", "rich", "pydantic"} & set(printed.split())
