@@ -59,7 +59,7 @@ class Report:
             name: {**percentiles(took), "max": max(took, default=float("nan"))} for name, took in self.floors.items()
         }
         show("floors, ms", floors, 2)
-        # A failed request has no latency; a ratio without any would only make Keepsake look better.
+        # Failed requests are left out: they often end early, and would make Keepsake look better than it is.
         ratios = {
             name: {floor: quantile(latencies, 0.5) / row["p50"] for floor, row in floors.items()}
             for name, result in self.results.items()

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
+import redis
+from fakeredis import TcpFakeServer
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.harness.load import ROOT, Result, poisson
 from bench.harness.outcomes import STAGES, Outcome, correlate, faults, stage_table, summary, waits
-from bench.harness.responses import Response
+from bench.harness.responses import Response, ResponseListener
 from bench.harness.statistics import percentiles, quantile
 from bench.harness.texts import TextGenerator
 from bench.latency.capacity import highest_rate, lowered_until_held
 from bench.resilience.soak import slope
+from tests.support import wait_until
 
 
 def answered(sent_at: float, ms: float, **known: object) -> Outcome:
@@ -125,6 +131,34 @@ def test_each_request_gets_its_first_response() -> None:
     assert (b.partial, b.memories, b.answers) == (True, 3, 2)
     assert (c.error, c.ms) == ("expired", None)
     assert (d.answered_at, d.ms) == (None, None)
+
+
+@pytest.fixture
+def redis_server() -> Iterator[str]:
+    """The URL of a fakeredis that is reached over TCP."""
+    with TcpFakeServer(("127.0.0.1", 0), server_type="redis") as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"redis://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_listener_collects_every_response_from_its_start_on(redis_server: str) -> None:
+    """Given a success, an error, a duplicate and no JSON, I expect each by request_id, the error checked."""
+    listener = ResponseListener(redis_server, "responses", clock=lambda: 7.0, check=lambda body: body.get("problem"))
+    listener.start()
+    with redis.Redis.from_url(redis_server) as client:
+        success = {"request_id": "a", "success": True, "memories": [{}, {}], "partial": True}
+        error = {"request_id": "b", "success": False, "error": "expired: too late", "problem": "of another user"}
+        for body in (json.dumps(success), json.dumps(error), json.dumps(success), "no JSON"):
+            client.publish("responses", body)
+    wait_until(lambda: "None" in listener.by_request, description="the last response")
+    listener.stop()
+
+    first = Response(7.0, "a", partial=True, memories=2)
+    assert listener.by_request["a"] == [first, first]
+    assert listener.by_request["b"] == [Response(7.0, "b", "expired: too late", problem="of another user")]
 
 
 def test_a_summary_counts_everything_once() -> None:
