@@ -214,7 +214,7 @@ def test_the_client_finds_back_to_a_redis_that_was_gone(tmp_path: Path) -> None:
                 await eventually(found, description="a memory")
             first.terminate()
             began = time.monotonic()
-            assert await client.search("u1", "pet?", timeout_ms=30_000) == []
+            assert await client.search("u1", "pet?", deadline_ms=30_000) == []
             assert time.monotonic() - began < 10
             with ValkeyServer(port=port, data_dir=tmp_path), answering(url):
                 await eventually(found, description="a memory after the restart")
