@@ -29,11 +29,11 @@ from redis.retry import Retry
 
 from services.runtime.errors import StackError
 from services.runtime.queues import queue_depths
+from services.runtime.redis import connect
 from services.runtime.settings import Settings, load_settings
 from services.stack.data_directory import DataDirectory
 from services.stack.processes import CHAT, NAMES, stop_signal
 from services.stack.readiness import stream_backlog
-from services.stack.wire import connect
 
 ROOT = Path(__file__).parents[2]
 READY_WITHIN_S = 120.0

@@ -27,7 +27,7 @@ from bench.harness.common import show, write_json
 from bench.resilience.faultlib import Counts, Ear, Pusher, Stack, longest_gap, running_stack, show_tracebacks
 from bench.resilience.faultplan import SECONDS, Fault, schedule
 from services.runtime.queues import NAMESPACE, QUEUES
-from services.stack.wire import connect
+from services.runtime.redis import connect
 
 USERS = 50
 #: For so many messages there are 300 adds, 300 profile updates and 1,000 searches.

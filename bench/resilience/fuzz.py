@@ -29,7 +29,8 @@ from bench.resilience.faultlib import Ear, Pusher, Stack, running_stack, show_tr
 from bench.resilience.fuzzing import INPUTS, REQUESTS, UPDATES, Target, draw, huge
 from services.memory.messages import parse_user_input
 from services.runtime.queues import NAMESPACE, QUEUES
-from services.stack.wire import WireClient, connect
+from services.runtime.redis import connect
+from services.stack.probe import client_of
 
 GOOD_EVERY = 20
 #: Of so many bad ones, one is of 1 to 20 MB.
@@ -173,10 +174,10 @@ class Sentinel:
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
-        client = WireClient(connect(stack.redis_url), stack.settings)
-        for number in range(5):
-            client.ask("add", SENTINEL, {"content": f"Secret {number} of the sentinel."}, 10)
-        client.ask("profile_update", SENTINEL, {"updates": {"name": "Sentinel", "secret": 42}}, 10)
+        with client_of(stack.settings) as client:
+            for number in range(5):
+                client.add(SENTINEL, f"Secret {number} of the sentinel.", deadline_ms=10_000)
+            client.profile_update(SENTINEL, {"name": "Sentinel", "secret": 42}, deadline_ms=10_000)
         said = json.dumps({"user_id": SENTINEL, "content": "Said by the sentinel."})
         connect(stack.redis_url).lpush(stack.settings.user_input_queue, said)
         stack.wait_for_quiet(30)
