@@ -46,8 +46,8 @@ from keepsake_client.protocol import (
 )
 
 CONNECT_TIMEOUT_S = 5.0
-#: How long a request that timed out may take to be removed from the list, on top of its deadline.
-REMOVE_TIMEOUT_S = 0.1
+#: How long the removal of an expired request may take on top of its deadline, and the closing of half-open connections.
+CLEANUP_TIMEOUT_S = 0.1
 _BACKOFF = ExponentialBackoff(cap=5.0, base=0.1)
 #: By then the cap is reached; an outage of hours would count to 2**1024, which no float holds.
 _MAX_DOUBLINGS = 10
@@ -385,7 +385,7 @@ class AsyncClient:
                     return await response
         except RequestTimeout:
             with suppress(RedisError, OSError):
-                async with asyncio.timeout(REMOVE_TIMEOUT_S):
+                async with asyncio.timeout(CLEANUP_TIMEOUT_S):
                     await self._redis.lrem(self._requests_queue, 1, wire)
             raise
         finally:
@@ -425,8 +425,10 @@ class AsyncClient:
             message = await pubsub.get_message(timeout=self._ping_interval_s)
             if message is None:
                 if now() - received_at >= self._max_silence_s:
+                    silence = RedisConnectionError(f"nothing received for {self._max_silence_s:g} s")
+                    self._down(silence)
                     await self._replace_connections()
-                    raise RedisConnectionError(f"nothing received for {self._max_silence_s:g} s")
+                    raise silence
                 await pubsub.ping()
                 continue
             received_at = now()
@@ -440,7 +442,8 @@ class AsyncClient:
         if self._url is not None:
             half_open, self._redis = self._redis, _connect(self._url)
             with suppress(RedisError, OSError):
-                await half_open.aclose()
+                async with asyncio.timeout(CLEANUP_TIMEOUT_S):
+                    await half_open.aclose()
 
     def _up(self) -> None:
         if self._error is not None:
@@ -451,7 +454,7 @@ class AsyncClient:
 
     def _down(self, error: Exception) -> None:
         if self._error is None and self._subscriber is not None:
-            log.warning("ltm responses: connection lost: %r", error)
+            log.warning("ltm responses: connection lost: %s", str(error) or type(error).__name__)
         self._error = error
         self._attempted.set()
         for _, response in self._pending.values():
