@@ -1,5 +1,6 @@
 """Client of Keepsake, the long-term memory of Redis chat pipelines."""
 
+import logging
 from importlib.metadata import version
 
 from keepsake_client.async_client import AsyncClient
@@ -18,6 +19,9 @@ from keepsake_client.errors import (
 from keepsake_client.protocol import LTMResponse, Memory
 
 __version__ = version("keepsake-client")
+
+# A library leaves output to the application: without this, Python prints warnings of unconfigured logging to stderr.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 __all__ = [
     "AsyncClient",
