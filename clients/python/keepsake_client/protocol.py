@@ -87,12 +87,16 @@ def alive_key(name: str) -> str:
     return f"ltm:alive:{name}"
 
 
-def clean(value: Any, depth: int = 0) -> Any:
+def clean(value: Any) -> Any:
     """A JSON value that PostgreSQL can store: NUL characters are removed, lone surrogates become U+FFFD.
 
     Raises:
         ValueError: it is nested deeper than `MAX_NESTING`, or contains an infinite number or NaN.
     """
+    return _clean(value, 0)
+
+
+def _clean(value: Any, depth: int) -> Any:
     if depth > MAX_NESTING:
         raise ValueError(f"nested deeper than {MAX_NESTING} levels")
     match value:
@@ -101,9 +105,9 @@ def clean(value: Any, depth: int = 0) -> Any:
         case float() if not math.isfinite(value):
             raise ValueError("a number out of range")
         case dict():
-            return {clean(key, depth + 1): clean(item, depth + 1) for key, item in value.items()}
+            return {_clean(key, depth + 1): _clean(item, depth + 1) for key, item in value.items()}
         case list():
-            return [clean(item, depth + 1) for item in value]
+            return [_clean(item, depth + 1) for item in value]
     return value
 
 
