@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import fakeredis
@@ -292,9 +293,11 @@ def test_an_invalid_request_is_not_sent() -> None:
         async with connected() as (client, keepsake):
             with pytest.raises(InvalidMessage, match="user_id"):
                 await client.add(" ", "fact")
-            with pytest.raises(InvalidMessage, match="data"):
-                await client.add("u1", "fact", metadata={"a": float("nan")})
+            for value in (float("nan"), datetime(2024, 4, 5, tzinfo=UTC), b"bytes"):
+                with pytest.raises(InvalidMessage, match="data"):
+                    await client.add("u1", "fact", metadata={"a": value})
             assert await client.search("", "cat?") == []
+            assert await client.search("u1", "cat?", filters={"since": datetime(2024, 4, 5, tzinfo=UTC)}) == []
             assert await keepsake.redis.exists("ltm_requests") == 0
 
     run(story)
@@ -528,6 +531,7 @@ def test_a_remembered_message_needs_only_user_and_content() -> None:
         ({"source": "system"}, "source"),
         ({"timestamp": "yesterday"}, "timestamp"),
         ({"meta": {"x": float("inf")}}, "meta"),
+        ({"meta": {"x": {1, 2}}}, "meta: set is not a JSON type"),
         ({"content": "长" * 200_000}, "bytes"),
     ],
     ids=lambda value: str(value)[:40],

@@ -121,7 +121,7 @@ class AsyncClient:
         self._failures = 0
         # After the first attempt to subscribe, `_error` is None exactly while the subscription is up.
         self._attempted = asyncio.Event()
-        self._error: Exception | None = None
+        self._error: Unavailable | None = None
         self._pending: dict[str, tuple[str, asyncio.Future[LTMResponse]]] = {}
         #: Number of requests by outcome: `ok` or an error's code (`timeout`, `unavailable`, `too_large`, ...), and of
         #: remembered messages that the stream did not take (`unlogged`).
@@ -399,7 +399,7 @@ class AsyncClient:
             raise Unavailable("the client is not started")
         await self._attempted.wait()
         if self._error is not None:
-            raise Unavailable(_describe(self._error))
+            raise Unavailable(str(self._error))
 
     async def _subscribe(self) -> None:
         while True:
@@ -409,11 +409,11 @@ class AsyncClient:
                         await pubsub.subscribe(self._responses_channel)
                     await self._receive_all(pubsub)
             except (RedisError, OSError) as error:
-                self._down(error)
-            except Exception as error:
+                self._down(Unavailable(_describe(error)))
+            except Exception:
                 # Reconnecting is right here too: without a subscriber, every later request would time out.
                 log.exception("ltm responses: subscriber failed")
-                self._down(error)
+                self._down(Unavailable("the subscription failed"))
             await asyncio.sleep(_BACKOFF.compute(min(self._failures, _MAX_DOUBLINGS)))
             self._failures += 1
 
@@ -426,7 +426,7 @@ class AsyncClient:
             if message is None:
                 if now() - received_at >= self._max_silence_s:
                     silence = RedisConnectionError(f"nothing received for {self._max_silence_s:g} s")
-                    self._down(silence)
+                    self._down(Unavailable(_describe(silence)))
                     await self._replace_connections()
                     raise silence
                 await pubsub.ping()
@@ -452,9 +452,9 @@ class AsyncClient:
         self._failures = 0
         self._attempted.set()
 
-    def _down(self, error: Exception) -> None:
+    def _down(self, error: Unavailable) -> None:
         if self._error is None and self._subscriber is not None:
-            log.warning("ltm responses: connection lost: %s", str(error) or type(error).__name__)
+            log.warning("ltm responses: %s", error)
         self._error = error
         self._attempted.set()
         for _, response in self._pending.values():
@@ -499,7 +499,7 @@ def _translated(on_timeout: str) -> Iterator[None]:
         raise Unavailable(_describe(error)) from error
 
 
-def _describe(error: Exception) -> str:
+def _describe(error: RedisError | OSError) -> str:
     if isinstance(error, ResponseError):  # its message quotes the command, which has contents
         return f"Redis refused the command: {type(error).__name__}"
     return f"Redis does not answer: {str(error) or type(error).__name__}"

@@ -91,7 +91,7 @@ def clean(value: Any) -> Any:
     """A JSON value that PostgreSQL can store: NUL characters are removed, lone surrogates become U+FFFD.
 
     Raises:
-        ValueError: it is nested deeper than `MAX_NESTING`, or contains an infinite number or NaN.
+        ValueError: it is nested deeper than `MAX_NESTING`, or contains NaN, an infinite number or no JSON type.
     """
     return _clean(value, 0)
 
@@ -106,9 +106,11 @@ def _clean(value: Any, depth: int) -> Any:
             raise ValueError("a number out of range")
         case dict():
             return {_clean(key, depth + 1): _clean(item, depth + 1) for key, item in value.items()}
-        case list():
+        case list() | tuple():
             return [_clean(item, depth + 1) for item in value]
-    return value
+        case None | bool() | int() | float():
+            return value
+    raise ValueError(f"{type(value).__name__} is not a JSON type")
 
 
 _NO_TIMESTAMP = "timestamp must be seconds, milliseconds or ISO 8601"
