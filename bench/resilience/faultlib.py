@@ -143,7 +143,7 @@ class Stack:
     def deaths(self) -> Counter[str]:
         """How often each process died and was started again."""
         said = self.output.read_text(errors="replace")
-        return Counter(re.findall(r'"name": "([\w-]+)"[^\n]*"event": "process_died_and_is_restarted"', said))
+        return Counter(re.findall(r'"name": "([\w-]+)"[^\n]*"event": "process_restarted"', said))
 
     def log_lines(self) -> Iterator[tuple[str, str]]:
         """Each line of each process's log, with the process's name."""

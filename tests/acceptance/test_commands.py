@@ -156,5 +156,5 @@ def test_a_process_that_is_killed_comes_back_and_up_says_so(stack: Stack) -> Non
 
     wait_until(greeted_again, 60, "the writer to answer again")
     assert '"name": "long-term-memory-writer"' in stack.printed()
-    assert "process_died_and_is_restarted" in stack.printed()
+    assert "process_restarted" in stack.printed()
     assert all(ltm(stack, "status", name).returncode == 0 for name in SERVICES)

@@ -12,7 +12,7 @@ from bench.resilience.faultlib import longest_gap
 from bench.resilience.faultplan import SECONDS, WORKERS, schedule
 from bench.resilience.faults import USERS, plan, somebody_elses
 from services.stack.processes import ADAPTERS, MEMORY, POSTGRES, REDIS
-from services.stack.supervisor import DEATHS_WITHIN_S, MAX_DEATHS
+from services.stack.supervisor import CRASH_WINDOW_S, MAX_CRASHES
 
 seeds = st.integers(0, 10_000)
 
@@ -62,8 +62,8 @@ def test_the_supervisor_is_left_its_patience(seed: int) -> None:
     faults = [fault for fault in schedule(seed) if fault.kind != "freeze"]
 
     for fault in faults:
-        again = [f for f in faults if f.target == fault.target and 0 <= f.at - fault.at < DEATHS_WITHIN_S]
-        assert len(again) < MAX_DEATHS
+        again = [f for f in faults if f.target == fault.target and 0 <= f.at - fault.at < CRASH_WINDOW_S]
+        assert len(again) < MAX_CRASHES
 
 
 def test_stops_last_as_long_as_they_should() -> None:
