@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
@@ -73,12 +74,13 @@ class LoopConnection:
     Args:
         at: the queue or channel that the loop reads, for the log.
         stop: ends every wait.
+        clock: seconds, monotonic.
     """
 
-    def __init__(self, at: str, stop: asyncio.Event) -> None:
+    def __init__(self, at: str, stop: asyncio.Event, clock: Callable[[], float] = time.monotonic) -> None:
         self._stop = stop
         self._availability = Availability("redis", at=at)
-        self._liveness = Liveness()
+        self._liveness = Liveness(clock=clock)
         self._connected = False
         self._failures = 0
 
