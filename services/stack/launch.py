@@ -280,6 +280,4 @@ class Launch:
 
 def _refuse_port(port: int | None, option: str, variable: str) -> None:
     if port is not None:
-        raise StackError(
-            f"{option} is for the embedded server, and {variable} names another one: leave one of them out"
-        )
+        raise StackError(f"{option} is for the embedded server, and {variable} says to use another: leave one out")

@@ -81,7 +81,7 @@ def image_environment() -> dict[str, str]:
 
 
 SERVICE_OF: dict[str, Any] = interpolated(COMPOSE["services"])
-OURS = {name: service for name, service in SERVICE_OF.items() if name in SERVICES}
+KEEPSAKE = {name: service for name, service in SERVICE_OF.items() if name in SERVICES}
 
 
 # --- The files
@@ -97,14 +97,14 @@ def test_every_service_runs_what_ltm_up_runs() -> None:
         words = [word for word in argv if word not in ("python", sys.executable, "-m")]
         return (words[0], *words[words.index("--queues") :]) if words[0] == "dramatiq" else tuple(words)
 
-    assert {name: gist(service["command"]) for name, service in OURS.items()} == {
+    assert {name: gist(service["command"]) for name, service in KEEPSAKE.items()} == {
         spec.name: gist(list(spec.argv)) for spec in service_specs(Settings())
     }
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", KEEPSAKE)
 def test_a_service_of_keepsake_has_least_privilege(name: str) -> None:
-    service = OURS[name]
+    service = KEEPSAKE[name]
 
     assert service["image"] == SERVICE_OF["memory"]["image"]
     assert service["read_only"] is True
@@ -116,16 +116,16 @@ def test_a_service_of_keepsake_has_least_privilege(name: str) -> None:
     assert not {"ports", "volumes", "depends_on", "privileged", "user"} & set(service)
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", KEEPSAKE)
 def test_every_setting_is_passed_to_a_service_of_keepsake(name: str) -> None:
     fields = {*Settings.model_fields, *RENAMED_SETTINGS}
 
-    assert {field.upper() for field in fields} <= set(OURS[name]["environment"])
+    assert {field.upper() for field in fields} <= set(KEEPSAKE[name]["environment"])
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", KEEPSAKE)
 def test_a_worker_has_longer_to_stop_than_its_shutdown_timeout(name: str) -> None:
-    command = OURS[name]["command"]
+    command = KEEPSAKE[name]["command"]
     if "--worker-shutdown-timeout" in command:
         timeout_ms = int(command[command.index("--worker-shutdown-timeout") + 1])
         assert timeout_ms < 1000 * stop_grace_s(name)
@@ -151,7 +151,7 @@ def test_a_health_check_is_a_command_without_a_shell(name: str) -> None:
 
     assert isinstance(check, list)
     assert check[0] == "CMD"
-    if name in OURS:
+    if name in KEEPSAKE:
         assert check[1:] == ["ltm", "status", name]
 
 
@@ -213,7 +213,7 @@ def test_the_image_builds_from_what_it_copies(tmp_path: Path) -> None:
     assert {"--no-index", "--no-deps"} <= set(installed.split())
     assert installed.strip().endswith("--editable clients/python --editable .")
     assert project["scripts"] == {"ltm": "services.cli:main"}
-    assert {service["command"][0] for service in OURS.values()} == {"dramatiq", "python"}
+    assert {service["command"][0] for service in KEEPSAKE.values()} == {"dramatiq", "python"}
     assert json.loads(of_kind("CMD")[-1])[0] == "ltm"
     run = [
         "keepsake_client",
@@ -270,8 +270,8 @@ class Host:
 
     def environment(self, name: str) -> dict[str, str]:
         """The environment of the container alone, with addresses and directories of this machine."""
-        given = {**image_environment(), **{k: v for k, v in OURS[name]["environment"].items() if v is not None}}
-        mapping = {rf"(?<=[/@]){theirs}\b": ours for theirs, ours in self.addresses.items()}
+        given = {**image_environment(), **{k: v for k, v in KEEPSAKE[name]["environment"].items() if v is not None}}
+        mapping = {rf"(?<=[/@]){address}\b": local for address, local in self.addresses.items()}
         for pattern, local in {**mapping, r"^/tmp\b": str(self.home / "tmp")}.items():
             given = {variable: re.sub(pattern, local, value) for variable, value in given.items()}
         return {"PATH": f"{BIN}:{os.defpath}", **given}
@@ -290,7 +290,7 @@ class Host:
         """Run the service's command."""
         with (self.home / "logs" / f"{name}.log").open("wb") as output:
             self.processes[name] = subprocess.Popen(
-                OURS[name]["command"],
+                KEEPSAKE[name]["command"],
                 env=self.environment(name),
                 cwd=self.home / "work",
                 stdin=subprocess.DEVNULL,
@@ -301,7 +301,7 @@ class Host:
 
     def healthy(self, name: str) -> bool:
         """The result of the service's health check."""
-        check = OURS[name]["healthcheck"]["test"][1:]
+        check = KEEPSAKE[name]["healthcheck"]["test"][1:]
         code = subprocess.run(
             check, env=self.environment(name), cwd=self.home / "work", capture_output=True, timeout=30, check=False
         ).returncode
@@ -331,7 +331,7 @@ class Host:
 
 
 def stop_grace_s(name: str) -> int:
-    grace = str(OURS[name]["stop_grace_period"])
+    grace = str(KEEPSAKE[name]["stop_grace_period"])
     assert grace.endswith("s")
     return int(grace[:-1])
 
@@ -384,13 +384,13 @@ def emitted(monitor: Any) -> list[dict[str, Any]]:
 
 def test_the_services_process_a_conversation(host: Host) -> None:
     # Given every service, started before its servers
-    for name in OURS:
+    for name in KEEPSAKE:
         host.start(name)
-    assert not any(host.healthy(name) for name in OURS), "healthy without a server"
+    assert not any(host.healthy(name) for name in KEEPSAKE), "healthy without a server"
     host.start_servers()
 
     # I expect every health check to pass
-    for name in OURS:
+    for name in KEEPSAKE:
         wait_until(partial(host.healthy, name), HEALTHY_WITHIN_S, f"the health of {name}")
 
     with redis.Redis.from_url(host.redis_url, socket_timeout=10, decode_responses=True) as client:
@@ -420,7 +420,7 @@ def test_the_services_process_a_conversation(host: Host) -> None:
     assert {memory["id"] for memory in reply["memories"]} <= {memory["id"] for memory in response["memories"]}
 
     # Stopped as Docker stops it, each shuts down gracefully, in time, and is no longer healthy
-    for name in OURS:
+    for name in KEEPSAKE:
         assert host.stop(name) == 0, name
         assert not host.healthy(name)
     # The root file system may be read-only: everything was written to /tmp

@@ -1,4 +1,4 @@
-"""A foreign service's view: redis-py and the contract's JSON, with nothing of ours imported."""
+"""A foreign service: redis-py and the contract's JSON, without an import from Keepsake."""
 
 from __future__ import annotations
 

@@ -271,12 +271,12 @@ class Foreign:
 
     users: Users
     client: redis.Redis
-    heard: redis.client.PubSub
+    subscription: redis.client.PubSub
 
     def next(self, matches: Callable[[dict[str, Any]], bool], seconds: float = WITHIN_S) -> dict[str, Any]:
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            message = self.heard.get_message(ignore_subscribe_messages=True, timeout=0.1)
+            message = self.subscription.get_message(ignore_subscribe_messages=True, timeout=0.1)
             if message and matches(payload := json.loads(message["data"])):
                 return dict(payload)
         raise AssertionError(f"no matching message was published within {seconds} s")
@@ -290,9 +290,9 @@ class Foreign:
 
 def foreign(users: Users, name: str, channel: str) -> Foreign:
     client = redis.Redis.from_url(users.url(name))
-    heard = client.pubsub()  # type: ignore[no-untyped-call]
-    heard.subscribe(users.channel(channel))
-    return Foreign(users, client, heard)
+    subscription = client.pubsub()  # type: ignore[no-untyped-call]
+    subscription.subscribe(users.channel(channel))
+    return Foreign(users, client, subscription)
 
 
 def test_the_stack_works_under_the_rules(stack: Stack) -> None:
@@ -336,10 +336,10 @@ def test_the_stack_works_under_the_rules(stack: Stack) -> None:
     # A message that becomes a dead letter, and an adapter that is killed while it processes a request
     enqueue_a_poison_message(stack.redis)
     wait_until(lambda: stack.redis.zcard("dramatiq:index.XQ"), WITHIN_S, "the dead letter")
-    (dead,) = stack.redis.zrange("ltm:adapters", 0, -1)
+    (failed,) = stack.redis.zrange("ltm:adapters", 0, -1)
     stack.kill("long-term-memory-adapters")
     left = {"request_id": "left", "type": "profile_get", "user_id": "anna"}
-    stack.redis.lpush(f"ltm_requests:taken:{dead.decode()}", json.dumps(left))
+    stack.redis.lpush(f"ltm_requests:taken:{failed.decode()}", json.dumps(left))
     stack.start("long-term-memory-adapters")
     assert other.next(lambda response: response["request_id"] == "left")["success"]
 

@@ -52,11 +52,11 @@ def environment(valkey_url: str, database_url: str, name: str, **settings: str) 
 def converse(client: redis.Redis) -> None:
     """Send every kind of valid and invalid message to the stack, with the marks in them."""
     answers: dict[str, dict[str, Any]] = {}
-    with client.pubsub(ignore_subscribe_messages=True) as heard:  # type: ignore[no-untyped-call]
-        heard.subscribe("ltm_responses", "ai_responses")
+    with client.pubsub(ignore_subscribe_messages=True) as subscription:  # type: ignore[no-untyped-call]
+        subscription.subscribe("ltm_responses", "ai_responses")
 
         def listen() -> None:
-            while message := heard.get_message(timeout=0.01):
+            while message := subscription.get_message(timeout=0.01):
                 with suppress(ValueError, AttributeError):  # the broken messages below arrive here too
                     payload = json.loads(message["data"])
                     answers[payload.get("request_id") or "reply"] = payload
@@ -72,8 +72,8 @@ def converse(client: redis.Redis) -> None:
             wait_until(lambda: answered(request_id), WITHIN_S, f"the answer to a {kind}")
 
         meta = {"session_id": MARKS["session"], MARKS["metakey"]: MARKS["meta"]}
-        said = {"user_id": USER, "content": MARKS["content"], "task_id": MARKS["task"], "meta": meta}
-        client.lpush("user_input_queue", json.dumps(said))
+        message = {"user_id": USER, "content": MARKS["content"], "task_id": MARKS["task"], "meta": meta}
+        client.lpush("user_input_queue", json.dumps(message))
         wait_until(lambda: answered("reply"), WITHIN_S, "a reply, the built-in one: no model answers")
         ask("search", query=MARKS["query"], filters={"session_id": MARKS["session"]})
         ask("add", content=MARKS["content"], metadata=meta)
@@ -93,10 +93,10 @@ def converse(client: redis.Redis) -> None:
             client.publish("ai_responses", broken)
             client.publish("ltm_responses", broken)
         client.lpush("user_input_queue", json.dumps({"user_id": USER, "content": {MARKS["metakey"]: MARKS["content"]}}))
-        client.publish("memory_updates", json.dumps({**said, "source": MARKS["meta"]}))
+        client.publish("memory_updates", json.dumps({**message, "source": MARKS["meta"]}))
         # A conversation that is no list, so that Redis itself refuses the message
         client.set(f"memory:conversation:{USER}-2", MARKS["content"])
-        client.lpush("user_input_queue", json.dumps({**said, "user_id": f"{USER}-2"}))
+        client.lpush("user_input_queue", json.dumps({**message, "user_id": f"{USER}-2"}))
         # And an actor's message that crashes it
         poison(client)
         wait_until(lambda: client.zcard("dramatiq:index.XQ"), WITHIN_S, "the dead letter")

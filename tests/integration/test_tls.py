@@ -133,12 +133,12 @@ def test_the_adapters_work_over_tls(tls_port: int, certificates: Certificates, t
     with (
         running("adapters", "long-term-memory-adapters", url, tmp_path / "log"),
         redis.Redis.from_url(url) as client,
-        client.pubsub(ignore_subscribe_messages=True) as heard,
+        client.pubsub(ignore_subscribe_messages=True) as subscription,
     ):
-        heard.subscribe("ltm_responses")
+        subscription.subscribe("ltm_responses")
         wait_until(lambda: client.pubsub_numsub("ltm_responses")[0][1], description="the subscription")
         client.lpush("ltm_requests", json.dumps({"request_id": "r1", "type": "forget", "user_id": "anna"}))
-        response = wait_until(lambda: heard.get_message(timeout=0.1), 10, "the response")
+        response = wait_until(lambda: subscription.get_message(timeout=0.1), 10, "the response")
         assert json.loads(response["data"])["error"].startswith("unknown_type")
 
 

@@ -84,8 +84,8 @@ def test_a_standard_loggers_user_id_is_hashed_too(capsys: pytest.CaptureFixture[
     structlog.get_logger().info("one", user_id="anna")
     logging.getLogger("keepsake_client.async_client").warning("two", extra={"user_id": "anna"})
 
-    ours, theirs = lines(capsys)
-    assert (theirs["event"], theirs["user_id"]) == ("two", ours["user_id"])
+    structured, standard = lines(capsys)
+    assert (standard["event"], standard["user_id"]) == ("two", structured["user_id"])
 
 
 def fail_in_a_pipeline() -> None:

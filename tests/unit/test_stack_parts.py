@@ -90,26 +90,6 @@ def test_postgres_alone_is_stopped_by_sigint(name: str) -> None:
     assert stop_signal(name) == (signal.SIGINT if name == "postgres" else signal.SIGTERM)
 
 
-def test_a_worker_has_the_processes_and_threads_of_its_settings() -> None:
-    settings = Settings(
-        ltm_interactive_processes=2,
-        ltm_interactive_threads=3,
-        ltm_writes_threads=4,
-        ltm_index_processes=5,
-        ltm_index_threads=6,
-    )
-    argv = {spec.argv[-1]: spec.argv for spec in service_specs(settings) if "--queues" in spec.argv}
-
-    def value(queue: str, option: str) -> str:
-        return argv[queue][argv[queue].index(option) + 1]
-
-    assert {queue: (value(queue, "--processes"), value(queue, "--threads")) for queue in argv} == {
-        INTERACTIVE_QUEUE: ("2", "3"),
-        WRITES_QUEUE: ("1", "4"),
-        INDEX_QUEUE: ("5", "6"),
-    }
-
-
 # --- ports and sockets
 
 
