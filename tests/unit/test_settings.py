@@ -153,6 +153,7 @@ def test_the_cause_of_an_error_is_not_chained(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(InvalidSetting) as refused:
         load_settings()
 
+    assert refused.value.__cause__ is None
     assert refused.value.__suppress_context__
 
 
@@ -228,6 +229,7 @@ MASKED = {
     "postgresql://user:hu%40sh@[::1]:5432/db": "postgresql://user:***@[::1]:5432/db",
     "postgresql:///db?user=u&password=hush": "postgresql:///db?user=u&password=***",
     "redis://user:@host": "redis://user:***@host",
+    "redis://user:hu\nsh@host": "redis://user:***@host",
 }
 
 

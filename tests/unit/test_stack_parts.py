@@ -28,7 +28,14 @@ from services.stack.locate import find_stack, shared_settings
 from services.stack.logfile import BoundedLog
 from services.stack.processes import NAMES, SERVICES, check_names, service_specs, stop_signal
 from services.stack.readiness import Readiness, stream_backlog
-from services.stack.sockets import check_port, free_port, make_socket_directory, remove_socket_directory
+from services.stack.sockets import (
+    MAX_SOCKET_PATH_BYTES,
+    POSTGRES_SOCKET,
+    check_port,
+    free_port,
+    make_socket_directory,
+    remove_socket_directory,
+)
 from services.stack.wire import WireClient
 
 # --- logs
@@ -48,12 +55,13 @@ def test_a_log_over_its_limit_is_rotated_and_still_written(tmp_path: Path) -> No
 
 
 def test_a_log_within_its_limit_is_not_rotated(tmp_path: Path) -> None:
-    log = BoundedLog(tmp_path / "a.log", max_bytes=10)
+    log = BoundedLog(tmp_path / "a.log", max_bytes=len("short\n"))
     log.path.write_text("short\n")
 
     log.trim()
 
     assert log.tail(5) == ["short"]
+    assert not (tmp_path / "a.log.1").exists()
 
 
 def test_the_tail_of_a_log_is_its_last_lines(tmp_path: Path) -> None:
@@ -109,6 +117,12 @@ def test_a_taken_port_is_an_error_with_the_option() -> None:
 
 def test_a_short_path_is_used_for_sockets() -> None:
     assert make_socket_directory(Path("/short")) == Path("/short")
+
+
+def test_a_path_of_the_maximum_length_is_used_for_sockets() -> None:
+    longest = Path("/" + "x" * (MAX_SOCKET_PATH_BYTES - len(f"//{POSTGRES_SOCKET}")))
+
+    assert make_socket_directory(longest) == longest
 
 
 def test_a_path_too_long_for_sockets_is_replaced_by_a_short_private_one(tmp_path: Path) -> None:

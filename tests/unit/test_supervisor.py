@@ -118,6 +118,12 @@ def test_a_process_has_its_name_in_its_environment(started: Start) -> None:
     wait_for_line(supervisor, "memory", "memory")
 
 
+def test_a_process_has_its_working_directory_and_logs_its_stderr(started: Start, tmp_path: Path) -> None:
+    supervisor = started(spec("a", "import os, sys; print(os.getcwd(), file=sys.stderr)"))
+
+    wait_for_line(supervisor, "a", str(tmp_path))
+
+
 def test_a_process_that_exits_is_restarted_and_logged(started: Start) -> None:
     supervisor = started(spec("a", SLEEPS))
     first = supervisor.running["a"].pid
