@@ -129,7 +129,7 @@ def test_going_and_coming_back_are_a_line_each(server: PostgresServer, pool: Con
         server.start()
         wait_until(lambda: answers(pool), 20, "an answer")
 
-    assert [(line["event"], line["server"]) for line in lines] == [
+    assert [(line["event"], line["dependency"]) for line in lines] == [
         ("dependency_down", "postgres"),
         ("dependency_up", "postgres"),
     ]
