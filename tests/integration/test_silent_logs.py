@@ -162,5 +162,5 @@ def test_no_log_holds_what_was_said(valkey_url: str, create_database: Callable[.
     assert all({"request_id", "user_id", "success"} <= set(line) for line in responded)
     # And that the failures which could have told were there to be told
     events = {json.loads(line)["event"].split(" ")[0] for line in everything.splitlines() if line}
-    assert {"rejected", "message_failed", "provider_failed", "failed_for_good", "Failed"} <= events
+    assert {"rejected", "message_failed", "provider_failed", "actor_failed", "Failed"} <= events
     assert [line for line in responded if line.get("type") == "search" and line["worked_ms"] > 0]
