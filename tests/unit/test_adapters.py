@@ -164,6 +164,31 @@ def test_a_request_whose_move_lost_its_reply_is_served(
     assert client.keys() == []
 
 
+def test_claimed_requests_are_served_oldest_first(
+    client: fakeredis.FakeRedis, broker: StubBroker, requests: RequestAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given three claimed requests after an outage, I expect them enqueued in the order in which they were claimed."""
+    client.lpush("ltm_requests:taken:a1", asked("r1"), asked("r2"), asked("r3"))
+
+    def fail(*_: Any) -> None:
+        raise redis.ConnectionError("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "blmove", fail)
+        with pytest.raises(redis.ConnectionError):
+            requests.run_once()
+    requests.run_once()
+
+    assert [message["request"]["request_id"] for message in enqueued(broker)] == ["r1", "r2", "r3"]
+
+
+def test_an_adapter_is_a_member_before_it_claims(client: fakeredis.FakeRedis, requests: RequestAdapter) -> None:
+    """Given an adapter that has connected, I expect a heartbeat: nothing looks for the requests of an unknown one."""
+    requests.connect()
+
+    assert Membership(client, "other").live() == {"a1"}
+
+
 def test_an_empty_request_is_rejected(client: fakeredis.FakeRedis, requests: RequestAdapter) -> None:
     """Given a request without a byte, I expect it counted as a reject, and not left claimed."""
     client.lpush("ltm_requests", "")
