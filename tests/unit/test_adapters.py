@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import dramatiq
@@ -564,22 +565,31 @@ def test_a_backlog_at_its_bound_is_not_over_it(client: fakeredis.FakeRedis, brok
     assert lines == []
 
 
-def test_the_backlog_is_measured_now_and_then(
-    client: fakeredis.FakeRedis, broker: StubBroker, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("measure_interval_s", "measured"), [(60, 1), (0, 3)])
+def test_the_stream_is_measured_and_trimmed_now_and_then(
+    client: fakeredis.FakeRedis,
+    broker: StubBroker,
+    monkeypatch: pytest.MonkeyPatch,
+    measure_interval_s: float,
+    measured: int,
 ) -> None:
-    """Given three iterations and an interval of a minute, I expect one measurement."""
-    site = Site(client, broker, measure_interval_s=60)
-    measured: list[None] = []
+    """Given three iterations of a leader, I expect measurements at their interval, and one trim a minute."""
+    site = Site(client, broker, measure_interval_s=measure_interval_s)
+    calls: Counter[str] = Counter()
 
-    def backlog() -> int:
-        measured.append(None)
-        return 0
+    def note(name: str) -> Callable[..., int]:
+        def count(*_: Any) -> int:
+            calls[name] += 1
+            return 0
 
-    monkeypatch.setattr(site.stream, "backlog", backlog)
+        return count
+
+    for name in ("backlog", "count_trimmed", "trim"):
+        monkeypatch.setattr(site.stream, name, note(name))
 
     site.run(3)
 
-    assert len(measured) == 1
+    assert calls == {"backlog": measured, "count_trimmed": measured, "trim": 1}
 
 
 def test_the_stream_is_trimmed_by_age(client: fakeredis.FakeRedis, broker: StubBroker) -> None:

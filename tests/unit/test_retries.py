@@ -141,6 +141,16 @@ def test_retries_end_at_the_policys_age(bench: Bench) -> None:
     assert (bench.runs, bench.dead) == (1, 1)
 
 
+def test_retries_go_on_until_then(bench: Bench) -> None:
+    """Given work that has been failing for 50 s of the 60 that its policy allows, I expect a further attempt."""
+    bench.declare(retry=QUICK)
+    bench.failures = [Unavailable("down")]
+
+    bench.run(failing_since=current_millis() - 50_000, retries=7)
+
+    assert (bench.runs, bench.dead) == (2, 0)
+
+
 @pytest.mark.parametrize(("policy", "seconds"), [(INDEX_RETRY, 24 * 3_600), (WRITE_RETRY, 40)])
 def test_an_outage_is_outlived(policy: RetryPolicy, seconds: int) -> None:
     """Given a server that is down so long, I expect the policy to allow an attempt after that, with any jitter."""
