@@ -72,12 +72,11 @@ class UpdateStream:
         """At most `count` entries that were not read since `rewind`.
 
         Args:
-            wait_ms: how long to wait for a new entry; None does not wait.
+            wait_ms: how long to wait for a new entry; None does not wait. Redis ignores it for pending entries.
         """
-        new = self._cursor == ">"
         try:
             reply = self._client.xreadgroup(
-                STREAM_GROUP, self.consumer, {self.key: self._cursor}, count=count, block=wait_ms if new else None
+                STREAM_GROUP, self.consumer, {self.key: self._cursor}, count=count, block=wait_ms
             )
         except redis.ResponseError as error:
             # Redis 7.0 answers UNBLOCKED to a consumer that waits while the stream is deleted.
@@ -88,7 +87,7 @@ class UpdateStream:
             self.open()
             return []
         found: list[tuple[bytes, dict[bytes, bytes]]] = reply[0][1] if reply else []
-        if not new:
+        if self._cursor != ">":
             self._cursor = found[-1][0] if found else ">"
         trimmed = [entry_id for entry_id, fields in found if not fields]
         if trimmed:

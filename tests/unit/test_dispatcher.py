@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 
 from adapters.dispatcher import Dispatcher
 from adapters.membership import Membership
-from adapters.stream import Entry, UpdateStream, digest
+from adapters.stream import CONSUMER_GONE_MS, Entry, UpdateStream, digest
 from services.runtime.queues import QueueKeys
 from services.runtime.rejected import RejectSink
 
@@ -385,6 +385,69 @@ def test_the_entries_of_failed_consumers_alone_are_claimed(client: Any, stream: 
         "stream_trimmed_unread": 1,
         "entries_claimed": 2,
     }
+
+
+def test_entries_trimmed_before_they_were_read_are_counted_once(client: Any, stream: UpdateStream) -> None:
+    """Given five entries of which two are left, I expect three counted by one of two adapters, and the two read."""
+    publish(client, *(f"m{number}" for number in range(5)))
+    client.xtrim(UPDATES_STREAM, maxlen=2, approximate=False)
+
+    with capture_logs() as lines:
+        for each in (stream, UpdateStream(client, UPDATES_STREAM, "a2", 1_000), stream):
+            each.count_trimmed()
+
+    assert client.hgetall(COUNTERS) == {b"log_trimmed_unread": b"3"}
+    assert [(line["event"], line["lost"]) for line in lines] == [("stream_trimmed_unread", 3)]
+    read(stream, 10)
+    assert read(stream, 10) == ["m3", "m4"]
+    stream.count_trimmed()
+    assert client.hgetall(COUNTERS) == {b"log_trimmed_unread": b"3"}
+
+
+def test_an_adapter_claims_nothing_from_itself(client: fakeredis.FakeRedis, stream: UpdateStream) -> None:
+    """Given pending entries of this adapter, whose heartbeat is late, I expect it to leave them as they are."""
+    publish(client, "m0")
+    read(stream, 10)
+    read(stream, 10)
+
+    assert stream.claim_from_failed(live=set()) == 0
+    assert pending(client) == 1
+
+
+def test_a_consumer_that_is_gone_is_deleted_once_nothing_is_pending(
+    client: Any, stream: UpdateStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given failed consumers idle for more and less than an hour, I expect the long idle one without entries deleted.
+
+    Redis would delete the pending entries of the other with it.
+    """
+    for name in ("idle", "recent"):
+        client.xgroup_createconsumer(UPDATES_STREAM, STREAM_GROUP, name)
+    publish(client, "m0")
+    client.xreadgroup(STREAM_GROUP, "pending", {UPDATES_STREAM: ">"})
+    consumers = client.xinfo_consumers
+
+    def aged(*arguments: Any) -> Any:
+        return [
+            {**each, "idle": CONSUMER_GONE_MS + (-1 if each["name"] == b"recent" else 1)}
+            for each in consumers(*arguments)
+        ]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "xinfo_consumers", aged)
+        assert stream.claim_from_failed(live=set()) == 1
+
+    assert {each["name"] for each in consumers(UPDATES_STREAM, STREAM_GROUP)} == {b"recent", b"pending", b"a1"}
+
+
+def test_the_stream_is_trimmed_by_hours(client: Any, stream: UpdateStream, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given two hours, I expect Redis asked to trim the entries before that moment."""
+    asked: list[int] = []
+    monkeypatch.setattr(client, "xtrim", lambda key, minid, approximate: asked.append(minid))
+
+    stream.trim(hours=2)
+
+    assert asked == [pytest.approx((time.time() - 7_200) * 1000, abs=2_000)]
 
 
 def test_digests_are_those_since_a_time(client: Any, stream: UpdateStream) -> None:
