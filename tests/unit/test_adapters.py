@@ -47,7 +47,7 @@ def broker() -> Iterator[StubBroker]:
 
 
 def event(content: str, **more: Any) -> str:
-    return json.dumps({"user_id": "u1", "content": content, "source": "user", **more})
+    return json.dumps({"user_id": "u1", "content": content, "source": "user"} | more)
 
 
 def asked(request_id: str) -> str:
@@ -366,6 +366,16 @@ def test_an_event_without_time_and_id_gets_both(client: fakeredis.FakeRedis) -> 
     assert len({first["message_id"], second["message_id"], third["message_id"]}) == 3
     assert third == fourth
     assert fifth["message_id"] == "m1"
+
+
+def test_the_same_words_of_two_users_are_two_events(client: fakeredis.FakeRedis) -> None:
+    """Given one content and time of two users, and of a user and the AI, I expect three ids."""
+    channel = Channel(client)
+    channel.lease.renew()
+
+    channel.receive(*(event("ok", timestamp=1, **who) for who in ({}, {"user_id": "u2"}, {"source": "ai"})))
+
+    assert len({written["message_id"] for written in channel.written()}) == 3
 
 
 def test_only_the_leader_writes(client: fakeredis.FakeRedis) -> None:

@@ -140,3 +140,16 @@ def test_a_message_that_is_delivered_again_runs_alone(bench: Bench) -> None:
     begin.join(timeout=10)
 
     assert (begin.is_alive(), bench.client.get("ltm:deliveries:b")) == (False, b"2")
+
+
+def test_a_message_that_ran_alone_may_be_delivered_again(bench: Bench) -> None:
+    """Given a message that ran alone to its end, I expect it and others to run as any message after that."""
+    middleware = DeliveryLimit(bench.client)
+    message = dramatiq.MessageProxy(dramatiq.Message("index", "index", (), {}, {"redis_message_id": ID}))
+    bench.client.set(KEY, 1)
+
+    for _ in range(2):
+        middleware.before_process_message(bench.broker, message)
+        middleware.after_process_message(bench.broker, message)
+
+    assert bench.client.exists(KEY) == 0

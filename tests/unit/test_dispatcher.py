@@ -404,6 +404,17 @@ def test_entries_trimmed_before_they_were_read_are_counted_once(client: Any, str
     assert client.hgetall(COUNTERS) == {b"log_trimmed_unread": b"3"}
 
 
+def test_the_backlog_is_what_is_pending_and_what_is_unread(client: Any, stream: UpdateStream) -> None:
+    """Given two pending entries, one acknowledged and three unread, I expect a backlog of five."""
+    publish(client, "m0", "m1", "m2")
+    read(stream, 10)
+    first, *_ = stream.read(10, None)
+    stream.ack([first.id])
+    publish(client, "m3", "m4", "m5")
+
+    assert stream.backlog() == 5
+
+
 def test_an_adapter_claims_nothing_from_itself(client: fakeredis.FakeRedis, stream: UpdateStream) -> None:
     """Given pending entries of this adapter, whose heartbeat is late, I expect it to leave them as they are."""
     publish(client, "m0")

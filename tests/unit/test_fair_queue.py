@@ -71,3 +71,5 @@ def test_a_cleared_queue_is_empty() -> None:
     assert not queue
     queue.put("a", ("a", 2))
     assert queue.pop() == ("a", 2)
+    queue.put("b", ("b", 3))
+    assert (queue.peek(), drained(queue)) == (("b", 3), [("b", 3)])
