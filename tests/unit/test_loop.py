@@ -126,12 +126,21 @@ def test_a_connect_that_fails_is_tried_again() -> None:
 
 @pytest.mark.parametrize("error", DOWN, ids=names_of_down)
 def test_it_connects_again_after_an_outage(error: Exception) -> None:
-    """Given an iteration that finds the server down, I expect connect before the next."""
-    script = Script([error, None])
+    """Given an iteration that finds the server down after a good one, I expect connect before the next, once."""
+    script = Script([None, error, None, None])
 
     script.play()
 
-    assert script.events == ["connect", "run_once", "connect", "run_once"]
+    assert script.events == ["connect", "run_once", "run_once", "connect", "run_once", "run_once"]
+
+
+def test_it_stays_connected_after_another_failure() -> None:
+    """Given an iteration that fails on its message, I expect no second connect."""
+    script = Script([None, ValueError("bug"), None])
+
+    script.play()
+
+    assert script.events == ["connect", "run_once", "run_once", "run_once"]
 
 
 @pytest.mark.parametrize("error", DOWN, ids=names_of_down)
