@@ -174,6 +174,6 @@ def test_a_search_has_a_deadline_before_its_askers_time_out(data: dict[str, Any]
     actors.declare(broker, cast(Resources, resources))
     asked = {"request_id": "r", "type": "search", "user_id": "u1", "data": {"query": "tea?", **data}}
 
-    broker.get_actor("memory.search").fn(asked, received_at=1_000.0, enqueued_at=1_000.0)
+    broker.get_actor("memory.search").fn(asked, received_at=1_000.0, enqueued_at=1_000.2)
 
     assert deadlines == [pytest.approx(1_000.0 + budget_s - 0.01)]
