@@ -131,3 +131,15 @@ def test_lines_of_other_loggers_are_unchanged(output: tuple[io.StringIO, logging
     logging.getLogger("elsewhere").info("%s and %d", "Lin", 2)
 
     assert text.getvalue() == "Lin came\nLin and 2\n"
+
+
+def test_a_message_in_any_form_is_named(output: tuple[io.StringIO, logging.Handler]) -> None:
+    """Given a line with a message, as it was enqueued or as a worker has it, I expect its actor and id."""
+    text, handler = output
+    handler.addFilter(DramatiqLogFilter())
+    message: dramatiq.Message[None] = dramatiq.Message("default", "returns", (SECRET,), {}, {})
+
+    for form in (message, dramatiq.MessageProxy(message)):
+        logging.getLogger("elsewhere").info("got %s", form)
+
+    assert text.getvalue() == f"got returns {message.message_id}\n" * 2
