@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 import redis
 import structlog
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from adapters.dispatcher import Dispatcher
 from adapters.leader import Lease
@@ -23,6 +21,7 @@ from adapters.memory_updates import UpdateAdapter
 from adapters.stream import UpdateStream
 from services.runtime.heartbeat import HeartbeatThread
 from services.runtime.process import begin
+from services.runtime.redis import connect
 from services.runtime.rejected import RejectSink
 from services.runtime.settings import Settings
 from tasks.broker import build_broker
@@ -138,8 +137,7 @@ def run(settings: Settings, process: str) -> None:
 
 
 def _client(settings: Settings) -> redis.Redis:
-    # Without retries of its own: the loops wait and try again themselves, and log an outage once.
-    return redis.Redis.from_url(settings.redis_url.get_secret_value(), retry=Retry(NoBackoff(), 0), socket_timeout=5)
+    return connect(settings.redis_url.get_secret_value())
 
 
 if __name__ == "__main__":

@@ -23,13 +23,12 @@ from dramatiq.brokers.redis import _scripts as dispatch_scripts
 from dramatiq.common import current_millis, q_name
 from dramatiq.errors import ConnectionClosed, DecodeError
 from dramatiq.middleware import Middleware
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from services.runtime import dead_letters
 from services.runtime.availability import Availability
 from services.runtime.logging import redact
 from services.runtime.queues import QueueKeys
+from services.runtime.redis import connect
 from tasks.middleware.retries import error_text
 
 #: A worker without a heartbeat for this long has failed, and its messages go back to their queues. Every fetch looks
@@ -49,11 +48,8 @@ log = structlog.get_logger()
 
 def build_redis_broker(url: str, middleware: Sequence[Middleware]) -> WakingRedisBroker:
     """The broker on the Redis at `url`."""
-    # Without retries of its own the client fails at once, and the caller decides: redis-py's ten attempts would block
-    # an adapter for seconds.
-    client = redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=SOCKET_TIMEOUT_S)
     return WakingRedisBroker(
-        client=client,
+        client=connect(url, SOCKET_TIMEOUT_S),
         middleware=list(middleware),
         heartbeat_timeout=HEARTBEAT_TIMEOUT_MS,
         maintenance_chance=MAINTENANCE_EVERY_FETCH,

@@ -27,6 +27,7 @@ RECONNECT_S = 0.5
 
 def compose(settings: Settings, process: str) -> dramatiq.Broker:
     """The broker of a worker process, with its middleware and actors."""
+    # With redis-py's own retries: a response outlives a short outage.
     client = redis.Redis.from_url(settings.redis_url.get_secret_value(), socket_timeout=2)
     resources = Resources(settings, process)
     # Dramatiq calls the `before_` hooks in this order, and the `after_` hooks in the reverse order.
