@@ -1,4 +1,4 @@
-"""The log of updates -> memory.index, fair between users and never more than the indexers can take."""
+"""Stream -> memory.index: fair between users, with backpressure by the indexers' queue."""
 
 from __future__ import annotations
 
@@ -13,126 +13,136 @@ from keepsake_client.errors import InvalidMessage
 from keepsake_client.protocol import MemoryUpdateMessage, parse_update
 
 from adapters.fair_queue import FairQueue
+from adapters.loop import POLL_TIMEOUT_S
 from adapters.membership import Membership
-from adapters.rejected import Rejected
 from adapters.stream import Entry, UpdateStream
-from services.runtime.queues import INDEX_QUEUE
+from services.runtime.queues import INDEX_QUEUE, QueueKeys
+from services.runtime.rejected import RejectSink
 from tasks.queues import index_message
 
-WAIT_MS = 1_000
+#: Entries read by one command.
 READ_BATCH = 200
 #: However few entries that is: they may hold a megabyte each.
 MAX_PREFETCH_BYTES = 64_000_000
-#: Between looks at a full queue; new messages are read all the same.
+#: The pause after the window was found full.
 FULL_PAUSE_S = 0.02
 
 log = structlog.get_logger()
 
 
-class _Read(NamedTuple):
+class _Prefetched(NamedTuple):
     id: bytes
     update: MemoryUpdateMessage
     size: int
 
 
 class Dispatcher:
-    """Reads ahead and hands over: one message a user at a time, and only while the indexers' queue is short.
+    """Prefetches entries of the stream and dispatches them: users in turn, while the indexers' queue is short.
 
-    What was read stays in Redis under this consumer's name until it is handed over, so a crash in between hands some
-    over twice, which indexes them once, and loses none.
+    A prefetched entry stays pending in Redis under this consumer's name until it is dispatched. A crash in between
+    dispatches some entries twice, which indexes them once, and loses none.
 
     Args:
         prefetch: how many entries are held at most.
-        window: how many messages may wait in the indexers' queue. Only a Redis broker tells; others take all.
+        window: how many messages may wait in the indexers' queue. Only a Redis broker knows; with another one there is
+            no backpressure.
+        max_prefetch_bytes: no further entries are read once those that are held have this many bytes.
+        poll_timeout_s: the longest wait for an entry.
     """
 
     def __init__(
         self,
-        updates: UpdateStream,
+        stream: UpdateStream,
         membership: Membership,
         broker: dramatiq.Broker,
-        rejected: Rejected,
+        rejects: RejectSink,
         max_content_chars: int,
         prefetch: int,
         window: int,
+        *,
+        max_prefetch_bytes: int = MAX_PREFETCH_BYTES,
+        poll_timeout_s: float = POLL_TIMEOUT_S,
     ) -> None:
-        self._stream = updates
+        self._stream = stream
         self._membership = membership
         self._broker = broker
-        self._rejected = rejected
+        self._rejects = rejects
         self._max_content_chars = max_content_chars
-        self._read_ahead = prefetch
+        self._prefetch = prefetch
         self._window = window
-        self._fair: FairQueue[_Read] = FairQueue()
-        self._bytes = 0
+        self._max_prefetch_bytes = max_prefetch_bytes
+        self._poll_timeout_ms = int(poll_timeout_s * 1000)
+        self._prefetched: FairQueue[_Prefetched] = FairQueue()
+        self._prefetched_bytes = 0
         self._full = False
-        self._done: list[bytes] = []
-        self._again = threading.Event()
+        self._unacknowledged: list[bytes] = []
+        self._reset_requested = threading.Event()
 
     def connect(self) -> None:
-        """Join the group, and read again what is noted under our name; again after a lost connection."""
-        self._membership.heartbeat()  # or else the others take over what we read
+        """Join the group, and read this consumer's pending entries again; also after an outage."""
+        self._membership.heartbeat()  # or the others claim what this adapter reads
         self._stream.open()
-        self.start_over()
+        self.reset()
 
-    def start_over(self) -> None:
-        """At the next turn, forget what was read ahead and read again what is ours; safe from any thread."""
-        self._again.set()
+    def reset(self) -> None:
+        """At the next iteration, drop what was prefetched and read the pending entries again; safe from any thread."""
+        self._reset_requested.set()
 
-    def turn(self) -> None:
-        """Read what has come, waiting up to a second where there is nothing else to do; hand over what fits."""
-        self._settle()
-        if self._again.is_set():
-            self._again.clear()
-            self._fair.clear()
-            self._bytes = 0
-            self._stream.start_over()
+    def run_once(self) -> None:
+        """Read new entries, waiting up to a second where nothing is prefetched; dispatch what fits the window."""
+        self._acknowledge()
+        if self._reset_requested.is_set():
+            self._reset_requested.clear()
+            self._prefetched.clear()
+            self._prefetched_bytes = 0
+            self._stream.rewind()
         if self._may_read():
-            count = min(READ_BATCH, self._read_ahead - len(self._fair))
-            for entry in self._stream.read(count, None if self._fair else WAIT_MS):
-                self._take(entry)
-        if self._fair and not self._dispatch():
+            count = min(READ_BATCH, self._prefetch - len(self._prefetched))
+            for entry in self._stream.read(count, None if self._prefetched else self._poll_timeout_ms):
+                self._put(entry)
+        if self._prefetched and not self._dispatch():
             time.sleep(FULL_PAUSE_S)
 
     def _may_read(self) -> bool:
-        if len(self._fair) >= self._read_ahead or self._bytes >= MAX_PREFETCH_BYTES:
+        if len(self._prefetched) >= self._prefetch or self._prefetched_bytes >= self._max_prefetch_bytes:
             self._full = True
-        elif self._full and self._read_ahead - len(self._fair) >= min(READ_BATCH, self._read_ahead):
+        elif self._full and self._prefetch - len(self._prefetched) >= min(READ_BATCH, self._prefetch):
             self._full = False
-            # While nothing was read, the log may have been trimmed; past the gap nobody can tell any more.
+            # While nothing was read, the stream may have been trimmed. Reading on past the gap would hide it.
             self._stream.count_trimmed()
         return not self._full
 
-    def _take(self, entry: Entry) -> None:
+    def _put(self, entry: Entry) -> None:
         try:
             update = parse_update(entry.event, self._max_content_chars)
         except InvalidMessage as error:
-            self._rejected.take(entry.event, error)
-            self._done.append(entry.id)
+            self._rejects.add(entry.event, error)
+            self._unacknowledged.append(entry.id)
         else:
-            self._fair.put(update.user_id, _Read(entry.id, update, len(entry.event)))
-            self._bytes += len(entry.event)
+            self._prefetched.put(update.user_id, _Prefetched(entry.id, update, len(entry.event)))
+            self._prefetched_bytes += len(entry.event)
 
     def _dispatch(self) -> int:
-        room = self._room()
+        """Enqueue what fits the window; how much that was."""
+        free = self._free_window()
         try:
-            for _ in range(min(room, len(self._fair))):
-                read = self._fair.peek()
-                self._broker.enqueue(index_message(read.update))
-                self._fair.pop()
-                self._bytes -= read.size
-                self._done.append(read.id)
+            for _ in range(min(free, len(self._prefetched))):
+                entry = self._prefetched.peek()
+                self._broker.enqueue(index_message(entry.update))
+                self._prefetched.pop()
+                self._prefetched_bytes -= entry.size
+                self._unacknowledged.append(entry.id)
         finally:
-            self._settle()
-        return room
+            self._acknowledge()
+        return free
 
-    def _settle(self) -> None:
-        if self._done:
-            self._stream.ack(self._done)
-            self._done = []
+    def _acknowledge(self) -> None:
+        if self._unacknowledged:
+            self._stream.ack(self._unacknowledged)
+            self._unacknowledged = []
 
-    def _room(self) -> int:
+    def _free_window(self) -> int:
         if not isinstance(self._broker, RedisBroker):
             return READ_BATCH
-        undone: int = self._broker.client.hlen(f"{self._broker.namespace}:{INDEX_QUEUE}.msgs")
+        undone: int = self._broker.client.hlen(QueueKeys(INDEX_QUEUE, self._broker.namespace).messages)
         return max(0, self._window - undone)

@@ -1,4 +1,4 @@
-"""Fairness between users: whoever says much waits for himself, not the others for him."""
+"""Fairness between users: a backlog of one user does not delay the others."""
 
 from __future__ import annotations
 
@@ -9,40 +9,42 @@ T = TypeVar("T")
 
 
 class FairQueue(Generic[T]):
-    """Items of many users; each user in turn gives one, oldest first."""
+    """A round-robin queue: each user in turn yields one item, oldest first."""
 
     def __init__(self) -> None:
         self._items: dict[str, deque[T]] = {}
-        self._turns: deque[str] = deque()
+        self._users: deque[str] = deque()
         self._length = 0
 
     def __len__(self) -> int:
         return self._length
 
     def put(self, user: str, item: T) -> None:
-        """Add the user's newest item."""
+        """Append an item of this user."""
         if user not in self._items:
             self._items[user] = deque()
-            self._turns.append(user)
+            self._users.append(user)
         self._items[user].append(item)
         self._length += 1
 
     def peek(self) -> T:
-        """The item whose turn it is; it stays."""
-        return self._items[self._turns[0]][0]
+        """The next item; it stays."""
+        return self._items[self._users[0]][0]
 
     def pop(self) -> T:
-        """Take the item whose turn it is; its user's next one comes after everybody else's."""
-        user = self._turns.popleft()
+        """Remove the next item; its user's next one comes after one of every other user."""
+        user = self._users.popleft()
         items = self._items[user]
         item = items.popleft()
         if items:
-            self._turns.append(user)
+            self._users.append(user)
         else:
             del self._items[user]
         self._length -= 1
         return item
 
     def clear(self) -> None:
-        """Forget everything."""
-        self.__init__()  # type: ignore[misc]
+        """Remove all items."""
+        self._items.clear()
+        self._users.clear()
+        self._length = 0

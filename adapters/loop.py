@@ -9,69 +9,79 @@ import dramatiq
 import redis
 import structlog
 
+from services.runtime.backoff import wait_s
 from services.runtime.heartbeat import Liveness
 from services.runtime.logging import redact
 
-MAX_PAUSE_S = 5.0
+#: The longest wait of one iteration for a message. Its end shows that a loop is idle and not stuck.
+POLL_TIMEOUT_S = 1.0
 
 log = structlog.get_logger()
 
 
 class Loop(threading.Thread):
-    """Calls `turn` until it is stopped.
+    """Calls `run_once` until it is stopped.
 
-    A server that is lost, or refuses all writes, is logged once when it goes and once when it is back; between tries
-    it waits 0.1 s, doubling to 5 s. It waits the same between turns that fail for other reasons one after another,
-    after the first of them.
+    A server that is down, or refuses all writes, is logged once when it goes down and once when it is up again. The
+    wait between attempts is 0.1 s, doubling to 5 s. Iterations that fail for another reason, one after another, wait
+    the same, but for the first of them: one bad message must not delay the others.
 
     Args:
-        turn: serves what has arrived, waiting up to a second for it.
-        connect: called before the first turn, and again after a lost connection.
+        run_once: one iteration: serves what has arrived, waiting up to a second for it.
+        connect: called before the first iteration, and again after an outage.
     """
 
-    def __init__(self, name: str, turn: Callable[[], None], connect: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, name: str, run_once: Callable[[], None], connect: Callable[[], None] = lambda: None) -> None:
         super().__init__(name=name, daemon=True)
-        self._turn = turn
+        self._run_once = run_once
         self._connect = connect
         self._stopped = threading.Event()
-        self.pulse = Liveness()
+        self._connected = False
+        self._down: str | None = None
+        self._failed_in_a_row = 0
+        self.liveness = Liveness()
         self.failures = 0
 
     def run(self) -> None:
-        connected, lost, failed, pause = False, False, False, 0.0
-        while not self._stopped.wait(pause):
-            try:
-                if not connected:
-                    self._connect()
-                self._turn()
-                if lost:
-                    log.info("dependency_up", loop=self.name)
-                connected, lost, failed, pause = True, False, False, 0.0
-            except Exception as error:
-                if _of_the_server(error):
-                    if not lost:
-                        log.warning("dependency_down", loop=self.name, reason=redact(error))
-                    connected, lost, pause = False, True, _longer(pause)
-                else:
-                    # One message must not end the loop that serves all the others, nor hold it up; a turn that fails
-                    # every time must not fill a core and the log.
-                    self.failures += 1
-                    log.exception("turn_failed", loop=self.name, failures=self.failures)
-                    failed, pause = True, _longer(pause) if failed else pause
-            self.pulse.mark()
+        wait = 0.0
+        while not self._stopped.wait(wait):
+            wait = self._iterate()
+            self.liveness.mark()
 
     def stop(self) -> None:
-        """End after the turn in hand."""
+        """End after the current iteration."""
         self._stopped.set()
 
+    def _iterate(self) -> float:
+        """Connect if need be, and run one iteration; the wait before the next, in seconds."""
+        try:
+            if not self._connected:
+                self._connect()
+            self._run_once()
+        except Exception as error:
+            self._failed_in_a_row += 1
+            if _is_outage(error):
+                return self._report_down(error)
+            # Not raised: one message must not end the loop that serves all the others.
+            self.failures += 1
+            log.exception("iteration_failed", loop=self.name, failures=self.failures)
+            return wait_s(self._failed_in_a_row - 1) if self._failed_in_a_row > 1 else 0.0
+        if self._down:
+            log.info("dependency_up", dependency=self._down, loop=self.name)
+        self._connected, self._down, self._failed_in_a_row = True, None, 0
+        return 0.0
 
-def _of_the_server(error: Exception) -> bool:
-    """Whether any message would have failed: the server is away, full, or cannot write to its disk."""
+    def _report_down(self, error: Exception) -> float:
+        if not self._down:
+            self._down = "broker" if isinstance(error, dramatiq.BrokerConnectionError) else "redis"
+            log.warning("dependency_down", dependency=self._down, loop=self.name, reason=redact(error))
+        self._connected = False
+        return wait_s(self._failed_in_a_row)
+
+
+def _is_outage(error: Exception) -> bool:
+    """Whether any message would have failed: the server is down, full, or cannot write to its disk."""
     if isinstance(error, redis.ResponseError):
         full = isinstance(error, redis.exceptions.OutOfMemoryError | redis.exceptions.ReadOnlyError)
         return full or str(error).startswith("MISCONF")
     return isinstance(error, redis.ConnectionError | redis.TimeoutError | dramatiq.BrokerConnectionError)
-
-
-def _longer(pause: float) -> float:
-    return min(max(0.1, pause * 2), MAX_PAUSE_S)

@@ -1,4 +1,4 @@
-"""The list of requests -> the actor that serves each request's type."""
+"""List `ltm_requests` -> the actor that serves each request's type."""
 
 from __future__ import annotations
 
@@ -11,27 +11,30 @@ import structlog
 from keepsake_client.errors import InvalidMessage
 from keepsake_client.protocol import parse_request
 
+from adapters.loop import POLL_TIMEOUT_S
 from adapters.ltm_responses import ResponsePublisher, failure
 from adapters.membership import Membership
-from adapters.rejected import Rejected
+from services.runtime.rejected import RejectSink
 from tasks.queues import request_message
 
-POLL_TIMEOUT_S = 1
-#: How often the dead are looked for.
-ADOPT_INTERVAL_S = 2.0
+#: How often failed adapters are looked for.
+CLAIM_INTERVAL_S = 2.0
 
 log = structlog.get_logger()
 
 
 class RequestAdapter:
-    """Takes requests off the list, first come, first served: producers LPUSH, so it takes from the right.
+    """Takes requests off the list in the order in which they came: producers LPUSH, so it takes from the right.
 
-    A request moves into a list of this adapter's own and leaves it when its actor has it. What a dead adapter held is
-    served next, as if it had come when that one last lived: its add is done, its search has likely expired.
+    A request moves to a list of this adapter, its claimed requests, and leaves that list when it is on its actor's
+    queue: at-least-once delivery. The claimed requests of a failed adapter are served next, as if they had come at its
+    last heartbeat: an `add` is done, a search has most likely expired.
 
     Args:
         client: connects to the pipeline's Redis.
         queue: the list's name.
+        poll_timeout_s: the longest wait for a request.
+        claim_interval_s: how often failed adapters are looked for.
     """
 
     def __init__(
@@ -41,82 +44,88 @@ class RequestAdapter:
         membership: Membership,
         broker: dramatiq.Broker,
         responses: ResponsePublisher,
-        rejected: Rejected,
+        rejects: RejectSink,
         max_content_chars: int,
+        *,
+        poll_timeout_s: float = POLL_TIMEOUT_S,
+        claim_interval_s: float = CLAIM_INTERVAL_S,
     ) -> None:
         self._client: Any = client  # redis-py's types of replies are those of every protocol at once
         self._queue = queue
-        self._taken = _taken(queue, membership.name)
+        self._claimed = _claimed_by(queue, membership.name)
         self._membership = membership
         self._broker = broker
         self._responses = responses
-        self._rejected = rejected
+        self._rejects = rejects
         self._max_content_chars = max_content_chars
+        self._poll_timeout_s = poll_timeout_s
+        self._claim_interval_s = claim_interval_s
         self._received_at = 0.0
-        self._unsettled = False
-        self._adopt_at = 0.0
+        self._may_hold_claimed = False
+        self._claim_at = 0.0
 
     def connect(self) -> None:
-        """Be known before anything is taken: what an unknown adapter holds is nobody's."""
+        """Become a member before anything is claimed: nothing looks for the requests of an adapter that is none."""
         self._membership.heartbeat()
 
-    def turn(self) -> None:
-        """Wait up to a second for a request and hand it to its actor, or answer why not."""
-        if self._unsettled:
-            self._serve_what_is_in_hand()
-        if time.monotonic() >= self._adopt_at:
-            self._adopt()
-            self._adopt_at = time.monotonic() + ADOPT_INTERVAL_S
-        # Until it is done, or known that there was none: a move whose reply is lost has been made.
-        self._unsettled, self._received_at = True, time.time()
-        raw = self._client.blmove(self._queue, self._taken, POLL_TIMEOUT_S, "RIGHT", "LEFT")
+    def run_once(self) -> None:
+        """Wait up to a second for a request and enqueue it for its actor, or answer why not."""
+        if self._may_hold_claimed:
+            self._serve_claimed()
+        if time.monotonic() >= self._claim_at:
+            self._claim_from_failed()
+            self._claim_at = time.monotonic() + self._claim_interval_s
+        # Set until the request is served, or known not to be there: a move whose reply is lost has been made.
+        self._may_hold_claimed, self._received_at = True, time.time()
+        raw = self._client.blmove(self._queue, self._claimed, self._poll_timeout_s, "RIGHT", "LEFT")
         if raw is not None:  # it may be empty
             self._received_at = time.time()
-            self._settle(raw)
-        self._unsettled = False
+            self._serve_and_acknowledge(raw)
+        self._may_hold_claimed = False
 
     def release(self) -> None:
-        """Put what is in hand back where it came from, to be taken next."""
-        while self._client.lmove(self._taken, self._queue, "LEFT", "RIGHT") is not None:
-            log.info("request_given_back", at=self._queue)
+        """Put the claimed requests back on the list, to be taken next."""
+        while self._client.lmove(self._claimed, self._queue, "LEFT", "RIGHT") is not None:
+            log.info("request_released", at=self._queue)
 
-    def _serve_what_is_in_hand(self) -> None:
-        while (raw := self._client.lindex(self._taken, -1)) is not None:
-            self._settle(raw)
-        self._unsettled = False
+    def _serve_claimed(self) -> None:
+        while (raw := self._client.lindex(self._claimed, -1)) is not None:
+            self._serve_and_acknowledge(raw)
+        self._may_hold_claimed = False
 
-    def _adopt(self) -> None:
-        for name, last_sign in self._membership.failed().items():
-            self._unsettled, self._received_at = True, last_sign
-            while (raw := self._client.lmove(_taken(self._queue, name), self._taken, "RIGHT", "LEFT")) is not None:
-                log.warning("request_adopted", at=self._queue, dead=name)
-                self._settle(raw)
-            self._unsettled = False
+    def _claim_from_failed(self) -> None:
+        for name, last_heartbeat in self._membership.failed().items():
+            self._may_hold_claimed, self._received_at = True, last_heartbeat
+            theirs = _claimed_by(self._queue, name)
+            while (raw := self._client.lmove(theirs, self._claimed, "RIGHT", "LEFT")) is not None:
+                log.warning("request_claimed", at=self._queue, failed_adapter=name)
+                self._serve_and_acknowledge(raw)
+            self._may_hold_claimed = False
             self._membership.evict(name)
 
-    def _settle(self, raw: bytes) -> None:
+    def _serve_and_acknowledge(self, raw: bytes) -> None:
         self._serve(raw)
-        self._client.lrem(self._taken, -1, raw)
+        self._client.lrem(self._claimed, -1, raw)
 
     def _serve(self, raw: bytes) -> None:
         try:
             request = parse_request(raw, self._max_content_chars)
         except InvalidMessage as error:
             if error.request_id is None:
-                self._rejected.take(raw, error)
+                self._rejects.add(raw, error)
             else:
                 self._responses.publish(failure(error.request_id, error.user_id or "", error))
             return
         try:
             self._broker.enqueue(request_message(request, self._received_at))
         except (redis.RedisError, dramatiq.BrokerError):
-            raise  # it stays in hand until the broker takes it
+            raise  # it stays claimed until the broker takes it
         except Exception as error:
-            # One request that nobody can hand over must not be tried for ever, in front of all others.
-            log.exception("request_not_handed_over", request_id=request.request_id)
+            # A request that can never be enqueued must not be tried for ever, in front of all others.
+            log.exception("request_not_enqueued", request_id=request.request_id)
             self._responses.publish(failure(request.request_id, request.user_id, error))
 
 
-def _taken(queue: str, adapter: str) -> str:
-    """The list of requests that an adapter has in hand."""
+def _claimed_by(queue: str, adapter: str) -> str:
+    """The list of an adapter's claimed requests."""
     return f"{queue}:taken:{adapter}"

@@ -1,4 +1,4 @@
-"""What keeps the adapters in order: signs of life, the lease, the dead's belongings, the log's bounds."""
+"""Maintenance of the adapters: heartbeat and lease; on the leader, the stream's claims, bounds and figures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import structlog
 from keepsake_client.protocol import COUNTERS
 
 from adapters.dispatcher import Dispatcher
-from adapters.membership import Lease, Membership
+from adapters.leader import Lease
+from adapters.membership import Membership
 from adapters.stream import UpdateStream
 
 INTERVAL_S = 1.0
@@ -21,12 +22,14 @@ log = structlog.get_logger()
 
 
 class Maintenance:
-    """Signs the membership for as long as every other loop turns, and keeps house while it holds the lease.
+    """Sends the heartbeat while every other loop works, and maintains the stream while this adapter leads.
 
     Args:
-        checks: whether each of the other loops turns.
-        log_hours: for how long the log keeps an entry.
-        max_backlog: more entries than that waiting are told of.
+        checks: whether each of the other loops works.
+        stream_hours: for how long the stream keeps an entry.
+        max_backlog: more undispatched entries than that are reported.
+        interval_s: the pause between two iterations.
+        measure_interval_s: how often the leader measures the backlog and counts trimmed entries.
     """
 
     def __init__(
@@ -34,28 +37,33 @@ class Maintenance:
         client: redis.Redis,
         membership: Membership,
         lease: Lease,
-        updates: UpdateStream,
+        stream: UpdateStream,
         dispatcher: Dispatcher,
         checks: Iterable[Callable[[], bool]],
-        log_hours: float,
+        stream_hours: float,
         max_backlog: int,
+        *,
+        interval_s: float = INTERVAL_S,
+        measure_interval_s: float = MEASURE_INTERVAL_S,
     ) -> None:
         self._client = client
         self._membership = membership
         self._lease = lease
-        self._stream = updates
-        self._dispatch = dispatcher
+        self._stream = stream
+        self._dispatcher = dispatcher
         self._checks = list(checks)
-        self._log_hours = log_hours
+        self._stream_hours = stream_hours
         self._max_backlog = max_backlog
+        self._interval_s = interval_s
+        self._measure_interval_s = measure_interval_s
         self._over = False
         self._measure_at = self._trim_at = 0.0
 
-    def turn(self) -> None:
-        """Sign, renew, keep house; then rest for a second."""
+    def run_once(self) -> None:
+        """Send the heartbeat, renew the lease, maintain the stream; then pause for a second."""
         if all(check() for check in self._checks):
             if self._membership.heartbeat():
-                self._dispatch.start_over()  # another may have taken over what we read ahead
+                self._dispatcher.reset()  # another adapter may have claimed what was prefetched
             self._lease.renew()
         if self._lease.held():
             try:
@@ -63,25 +71,25 @@ class Maintenance:
             except redis.ResponseError as error:
                 if "NOGROUP" not in str(error) and "no such key" not in str(error):
                     raise
-                self._stream.open()  # somebody deleted it
-        time.sleep(INTERVAL_S)
+                self._stream.open()  # it was deleted
+        time.sleep(self._interval_s)
 
-    def stop(self) -> None:
-        """Leave the lease, and what is noted in the log under our name, to the others at once."""
+    def release(self) -> None:
+        """Leave the lease, and this adapter's pending entries of the stream, to the others at once."""
         self._lease.release()
         self._membership.leave()
 
     def _maintain(self) -> None:
         now = time.monotonic()
         if self._stream.claim_from_failed(self._membership.live()):
-            self._dispatch.start_over()
+            self._dispatcher.reset()
         if now >= self._measure_at:
-            self._measure_at = now + MEASURE_INTERVAL_S
+            self._measure_at = now + self._measure_interval_s
             self._stream.count_trimmed()
             self._measure_backlog()
         if now >= self._trim_at:
             self._trim_at = now + TRIM_INTERVAL_S
-            self._stream.trim(self._log_hours)
+            self._stream.trim(self._stream_hours)
 
     def _measure_backlog(self) -> None:
         backlog = self._stream.backlog()
@@ -91,4 +99,4 @@ class Maintenance:
             log.error("backlog_over", waiting=backlog, allowed=self._max_backlog)
         elif self._over and backlog <= self._max_backlog:
             self._over = False
-            log.info("backlog_back", waiting=backlog)
+            log.info("backlog_recovered", waiting=backlog)

@@ -1,121 +1,127 @@
-"""The channel of updates -> the log of updates, for those who publish without the log."""
+"""Channel `memory_updates` -> stream, for publishers that do not write the stream themselves."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import NamedTuple
 
 import redis
-import structlog
 from keepsake_client.errors import InvalidMessage
 from keepsake_client.protocol import parse_update
 
-from adapters.membership import LEASE_S, Lease
-from adapters.rejected import Rejected
+from adapters.leader import LEASE_S, Lease
+from adapters.loop import POLL_TIMEOUT_S
 from adapters.stream import UpdateStream, digest
+from services.runtime.rejected import RejectSink
 
-POLL_TIMEOUT_S = 1.0
-#: More than the holder of the lease may be dead before another has it.
-REMEMBERED_S = 3 * LEASE_S
-REMEMBERED = 10_000
-#: One adapter may have written what another, on a busy host, has yet to hear.
+#: Messages are kept for longer than it takes a new leader to follow a failed one.
+KEPT_S = 3 * LEASE_S
+MAX_KEPT = 10_000
+#: On a busy host one adapter may receive a message this much later than another has written it.
 SLACK_S = 2.0
 
-log = structlog.get_logger()
 
-
-class _Heard(NamedTuple):
+class _Received(NamedTuple):
     at: float
     raw: bytes
 
 
 class UpdateAdapter:
-    """Listens to the channel and writes to the log what its publisher has not.
+    """Listens to the channel and writes to the stream what its publisher has not.
 
-    Every adapter hears everything; the one that holds the lease writes. The others remember the last few seconds, and
-    when one of them gets the lease, it writes what its predecessor had not.
+    Every adapter receives every message; the leader writes it. The others keep the last few seconds, and a new leader
+    writes what its predecessor had not.
 
     Args:
         client: connects to the pipeline's Redis.
         channel: the channel's name.
+        poll_timeout_s: the longest wait for a message.
+        clock: seconds since 1970.
     """
 
     def __init__(
         self,
         client: redis.Redis,
         channel: str,
-        updates: UpdateStream,
+        stream: UpdateStream,
         lease: Lease,
-        rejected: Rejected,
+        rejects: RejectSink,
         max_content_chars: int,
+        *,
+        poll_timeout_s: float = POLL_TIMEOUT_S,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._subscription = client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
         self._channel = channel
-        self._stream = updates
+        self._stream = stream
         self._lease = lease
-        self._rejected = rejected
+        self._rejects = rejects
         self._max_content_chars = max_content_chars
-        self._heard: deque[_Heard] = deque(maxlen=REMEMBERED)
-        self._listening_since = 0.0
-        self._writing = False
+        self._poll_timeout_s = poll_timeout_s
+        self._clock = clock
+        self._kept: deque[_Received] = deque(maxlen=MAX_KEPT)
+        self._subscribed_at = 0.0
+        self._leading = False
 
-    def listen(self) -> None:
-        """Subscribe; again after a lost connection."""
+    def connect(self) -> None:
+        """Subscribe; again after an outage."""
         self._subscription.reset()
         self._subscription.subscribe(self._channel)
-        self._listening_since = time.time()
+        self._subscribed_at = self._clock()
 
-    def turn(self) -> None:
-        """Wait up to a second for an event, and have it in the log."""
-        message = self._subscription.get_message(timeout=POLL_TIMEOUT_S)
+    def run_once(self) -> None:
+        """Wait up to a second for a message, and write it to the stream if this adapter leads."""
+        message = self._subscription.get_message(timeout=self._poll_timeout_s)
         if message is not None and not says_logged(message["data"]):
-            self._heard.append(_Heard(time.time(), message["data"]))
+            self._kept.append(_Received(self._clock(), message["data"]))
         if self._lease.held():
             self._write()
         else:
-            self._writing = False
-            while self._heard and self._heard[0].at < time.time() - REMEMBERED_S:
-                self._heard.popleft()
+            self._leading = False
+            while self._kept and self._kept[0].at < self._clock() - KEPT_S:
+                self._kept.popleft()
 
     def _write(self) -> None:
-        if not self._writing:
-            self._skip_what_is_written()
-            self._writing = True
-        while self._heard:
-            at, raw = self._heard[0]
+        if not self._leading:
+            self._drop_written()
+            self._leading = True
+        while self._kept:
+            at, raw = self._kept[0]
             try:
                 update = parse_update(raw, self._max_content_chars)
             except InvalidMessage as error:
-                self._rejected.take(raw, error)
+                self._rejects.add(raw, error)
             else:
                 if "timestamp" not in update.model_fields_set:
                     update = update.model_copy(update={"timestamp": at})
                 self._stream.append(update, raw)
-            self._heard.popleft()
+            self._kept.popleft()
 
-    def _skip_what_is_written(self) -> None:
-        if not self._heard:
+    def _drop_written(self) -> None:
+        """Forget the kept messages that the last leader has written."""
+        if not self._kept:
             return
-        # From where on we remember everything, not from the first that we do: that one may have come to us late.
-        since = max(self._listening_since, time.time() - REMEMBERED_S)
-        written = self._stream.heard_since(since - SLACK_S)
+        # From the time since when every message is kept, not from that of the first one, which may have come late.
+        since = max(self._subscribed_at, self._clock() - KEPT_S)
+        written = self._stream.digests_since(since - SLACK_S)
         missing = []
-        for heard in self._heard:
-            if written[key := digest(heard.raw)] > 0:
+        for received in self._kept:
+            if written[key := digest(received.raw)] > 0:
                 written[key] -= 1
             else:
-                missing.append(heard)
-        self._heard = deque(missing, maxlen=REMEMBERED)
+                missing.append(received)
+        self._kept = deque(missing, maxlen=MAX_KEPT)
 
 
 def says_logged(raw: bytes) -> bool:
-    """Whether the event's publisher has written it to the log."""
+    """Whether the event's publisher has written it to the stream."""
     if b'"logged"' not in raw:
         return False
     try:
         event = json.loads(raw)
     except (ValueError, RecursionError):
-        return False  # whoever reads it says what is wrong
+        return False  # parsing it says what is wrong
     return isinstance(event, dict) and event.get("logged") is True

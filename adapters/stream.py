@@ -1,7 +1,7 @@
-"""The log of updates: a Redis stream that keeps what was published until it is handed over.
+"""The stream of updates: a Redis stream that keeps what was published until it is dispatched.
 
-A group of consumers reads it, one consumer an adapter. What a consumer has read and not acknowledged stays noted under
-its name, so that no crash loses it.
+A consumer group reads it, one consumer an adapter. An entry that a consumer has read and not acknowledged stays pending
+under the consumer's name, so a crash does not lose it: at-least-once delivery.
 """
 
 from __future__ import annotations
@@ -16,30 +16,31 @@ import redis
 import structlog
 from keepsake_client.protocol import COUNTERS, STREAM_EVENT_FIELD, STREAM_GROUP, MemoryUpdateMessage
 
-#: Ids moved from a dead consumer at once.
-CHUNK = 1_000
-#: A consumer that reads nothing and holds nothing for this long is gone for good.
+#: Entries claimed from a failed consumer by one command.
+CLAIM_BATCH = 1_000
+#: A consumer that reads nothing and has nothing pending for this long does not come back.
 CONSUMER_GONE_MS = 3_600_000
-#: Beside the event, of one that an adapter wrote: the digest of what it had heard.
-HEARD = "heard"
+#: Field beside the event, of an entry that an adapter wrote: the digest of the message as the channel carried it.
+DIGEST_FIELD = "heard"
 
 log = structlog.get_logger()
 
 
 class Entry(NamedTuple):
-    """An entry of the log as it was read."""
+    """An entry of the stream as it was read."""
 
     id: bytes
     event: bytes
 
 
 class UpdateStream:
-    """The log, as one consumer of its group.
+    """The stream, as one consumer of its group.
 
     Args:
-        key: the stream's name.
-        consumer: a name of its own.
-        max_len: how many entries the stream keeps, about.
+        client: connects to the pipeline's Redis.
+        key: the stream's key.
+        consumer: the name of this adapter.
+        max_len: how many entries the stream keeps, approximately.
     """
 
     def __init__(self, client: redis.Redis, key: str, consumer: str, max_len: int) -> None:
@@ -50,7 +51,7 @@ class UpdateStream:
         self._cursor: bytes | str = "0-0"
 
     def open(self) -> None:
-        """Make the group, and the stream, where they are missing, and count what was lost before it could be read."""
+        """Create the group, and the stream, where they are missing, and count the entries trimmed before it."""
         for options in ({"entries_read": 0}, {}):  # Redis 6.2 does not count what a group has read
             try:
                 self._client.xgroup_create(self.key, STREAM_GROUP, id="0", mkstream=True, **options)
@@ -63,83 +64,91 @@ class UpdateStream:
                 break
         self.count_trimmed()
 
-    def start_over(self) -> None:
-        """Read from now on what is noted under our name, then what is new."""
+    def rewind(self) -> None:
+        """Read the pending entries of this consumer once more, then new ones."""
         self._cursor = "0-0"
 
     def read(self, count: int, wait_ms: int | None) -> list[Entry]:
-        """At most `count` entries that were not read since `start_over`; waits for new ones where `wait_ms` says so."""
-        new = self._cursor == ">"
+        """At most `count` entries that were not read since `rewind`.
+
+        Args:
+            wait_ms: how long to wait for a new entry; None does not wait. Redis ignores it for pending entries.
+        """
         try:
             reply = self._client.xreadgroup(
-                STREAM_GROUP, self.consumer, {self.key: self._cursor}, count=count, block=wait_ms if new else None
+                STREAM_GROUP, self.consumer, {self.key: self._cursor}, count=count, block=wait_ms
             )
         except redis.ResponseError as error:
-            if not str(error).startswith(("NOGROUP", "UNBLOCKED")):  # Redis 7.0 says the latter to whoever is waiting
+            # Redis 7.0 answers UNBLOCKED to a consumer that waits while the stream is deleted.
+            if not str(error).startswith(("NOGROUP", "UNBLOCKED")):
                 raise
-            # Redis lost its data, or somebody deleted the stream: what is written from now on is read.
-            log.warning("log_created_again", at=self.key)
+            # Redis lost its data, or the stream was deleted: what is written from now on is read.
+            log.warning("stream_recreated", at=self.key)
             self.open()
             return []
         found: list[tuple[bytes, dict[bytes, bytes]]] = reply[0][1] if reply else []
-        if not new:
+        if self._cursor != ">":
             self._cursor = found[-1][0] if found else ">"
-        gone = [entry_id for entry_id, fields in found if not fields]
-        if gone:
-            self.ack(gone)
-            self._count_lost(len(gone))
+        trimmed = [entry_id for entry_id, fields in found if not fields]
+        if trimmed:
+            self.ack(trimmed)
+            self._count_lost(len(trimmed))
         return [Entry(entry_id, fields.get(STREAM_EVENT_FIELD.encode(), b"")) for entry_id, fields in found if fields]
 
     def ack(self, ids: Iterable[bytes]) -> None:
-        """These entries are somebody else's now."""
+        """Acknowledge entries, which were dispatched or rejected."""
         self._client.xack(self.key, STREAM_GROUP, *ids)
 
-    def append(self, update: MemoryUpdateMessage, heard: bytes) -> None:
-        """Write an event that was heard on the channel."""
-        known = update if update.message_id else update.model_copy(update={"message_id": _derived_id(update)})
+    def append(self, update: MemoryUpdateMessage, raw: bytes) -> None:
+        """Write an event that the channel carried as `raw`."""
+        identified = update if update.message_id else update.model_copy(update={"message_id": _derived_id(update)})
         # ASCII-only JSON carries every id there is, lone surrogates included.
-        event = json.dumps(known.model_dump())
+        event = json.dumps(identified.model_dump())
         self._client.xadd(
-            self.key, {STREAM_EVENT_FIELD: event, HEARD: digest(heard)}, maxlen=self._max_len, approximate=True
+            self.key, {STREAM_EVENT_FIELD: event, DIGEST_FIELD: digest(raw)}, maxlen=self._max_len, approximate=True
         )
 
-    def heard_since(self, seconds: float) -> Counter[str]:
-        """The digests of what adapters heard and wrote since then, each with how often."""
+    def digests_since(self, seconds: float) -> Counter[str]:
+        """The digests of the messages that adapters wrote since a time, each with its number.
+
+        Args:
+            seconds: since 1970.
+        """
         return Counter(
-            fields[HEARD.encode()].decode()
+            fields[DIGEST_FIELD.encode()].decode()
             for _, fields in self._client.xrange(self.key, min=int(seconds * 1000))
-            if HEARD.encode() in fields
+            if DIGEST_FIELD.encode() in fields
         )
 
-    def claim_from_failed(self, living: Container[str]) -> int:
-        """Note under our name what dead consumers had read; how many entries."""
-        taken = 0
+    def claim_from_failed(self, live: Container[str]) -> int:
+        """Claim the pending entries of every consumer that is not `live`; how many."""
+        claimed = 0
         for consumer in self._client.xinfo_consumers(self.key, STREAM_GROUP):
             name = consumer["name"].decode()
-            if name == self.consumer or name in living:
+            if name == self.consumer or name in live:
                 continue
             if not consumer["pending"] and consumer["idle"] > CONSUMER_GONE_MS:
                 self._client.xgroup_delconsumer(self.key, STREAM_GROUP, name)
             for ids in self._pending(name):
-                claimed = self._client.xclaim(self.key, STREAM_GROUP, self.consumer, 0, ids, justid=True)
-                taken += len(claimed)
-                self._count_lost(len(ids) - len(claimed))
-        if taken:
-            log.warning("taken_over", at=self.key, entries=taken)
-        return taken
+                moved = self._client.xclaim(self.key, STREAM_GROUP, self.consumer, 0, ids, justid=True)
+                claimed += len(moved)
+                self._count_lost(len(ids) - len(moved))
+        if claimed:
+            log.warning("entries_claimed", at=self.key, entries=claimed)
+        return claimed
 
     def backlog(self) -> int:
-        """How many entries are not handed over yet; on Redis 6.2, how many are read and not handed over."""
+        """How many entries are not dispatched yet; on Redis 6.2, how many are read and not dispatched."""
         [group] = self._groups(self._client)
         return int(group["pending"]) + int(group.get("lag") or 0)
 
     def trim(self, hours: float) -> None:
-        """Remove entries older than that, about."""
+        """Remove entries older than that, approximately."""
         seconds, _ = self._client.time()
         self._client.xtrim(self.key, minid=int((seconds - hours * 3_600) * 1000), approximate=True)
 
     def count_trimmed(self) -> None:
-        """Count entries that were trimmed before the group had read them, once, also where several adapters look."""
+        """Count entries that were trimmed before the group had read them; each once, by however many adapters."""
         lost = self._client.transaction(self._note_trimmed, COUNTERS, value_from_callable=True)
         if lost:
             _report_lost(self.key, lost)
@@ -152,7 +161,7 @@ class UpdateStream:
         if read is None and last == b"0-0":
             read = 0
         if read is None or "entries-added" not in stream:
-            return 0  # Redis 6.2 does not tell
+            return 0  # Redis 6.2 does not know
         trimmed: int = stream["entries-added"] - stream["length"]
         if trimmed <= read:
             return 0
@@ -165,7 +174,7 @@ class UpdateStream:
 
     def _pending(self, consumer: str) -> Iterator[list[bytes]]:
         while found := self._client.xpending_range(
-            self.key, STREAM_GROUP, min="-", max="+", count=CHUNK, consumername=consumer
+            self.key, STREAM_GROUP, min="-", max="+", count=CLAIM_BATCH, consumername=consumer
         ):
             yield [pending["message_id"] for pending in found]
 
@@ -175,16 +184,16 @@ class UpdateStream:
             _report_lost(self.key, lost)
 
 
-def digest(heard: bytes) -> str:
-    """Tells one thing heard from another."""
-    return sha256(heard).hexdigest()[:32]
+def digest(raw: bytes) -> str:
+    """A digest of a message as the channel carried it; equal messages have equal digests."""
+    return sha256(raw).hexdigest()[:32]
 
 
 def _report_lost(key: str, lost: int) -> None:
-    log.error("log_trimmed_unread", at=key, lost=lost, mend="raise LTM_STREAM_MAX_LEN; run ltm backfill")
+    log.error("stream_trimmed_unread", at=key, lost=lost, mend="raise LTM_STREAM_MAX_LEN; run ltm backfill")
 
 
 def _derived_id(update: MemoryUpdateMessage) -> str:
-    # All that it says, so that the same event published twice stays one.
-    said = [update.user_id, update.source, update.content, update.timestamp]
-    return sha256(json.dumps(said).encode()).hexdigest()[:32]
+    # From all that identifies the event, so that one that is published twice is deduplicated.
+    identity = [update.user_id, update.source, update.content, update.timestamp]
+    return sha256(json.dumps(identity).encode()).hexdigest()[:32]

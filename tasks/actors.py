@@ -1,4 +1,4 @@
-"""The actors. Each makes one service call on what the adapter has validated, and returns the fields of the response."""
+"""The actors: each makes one service call on what an adapter has validated, and returns the fields of the response."""
 
 from __future__ import annotations
 
@@ -6,18 +6,26 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import dramatiq
-from keepsake_client.protocol import AddData, LTMRequest, MemoryUpdateMessage, ProfileUpdateData, SearchData, clean
+from keepsake_client.protocol import AddData, ProfileUpdateData, SearchData, clean
 
 from tasks.middleware.retries import INDEX_RETRY, NO_RETRY, WRITE_RETRY
-from tasks.queues import BY_TYPE, INDEX, INDEX_TIME_LIMIT_MS, INTERACTIVE_TIME_LIMIT_MS, WRITE_TIME_LIMIT_MS
+from tasks.queues import (
+    BY_TYPE,
+    INDEX,
+    INDEX_TIME_LIMIT_MS,
+    INTERACTIVE_TIME_LIMIT_MS,
+    WRITE_TIME_LIMIT_MS,
+    read_data,
+    read_update,
+)
 
 if TYPE_CHECKING:
     from services.long_term_memory.profile_service import Profile
     from tasks.middleware.resources import Resources
 
-
-#: Share of the asker's time that passes before a request is received and after it is answered: together 8 ms at p99 at
-#: twice the rate that can be held (`bench.latency.roundtrip --scenario capacity --scenario overload`).
+#: The part of a search's deadline that passes before its request is received and after its response is published:
+#: together 8 ms at p99, at twice the rate that can be held (`bench.latency.roundtrip --scenario capacity --scenario
+#: overload`).
 ON_THE_WIRE_S = 0.010
 
 
@@ -34,7 +42,7 @@ def declare(broker: dramatiq.Broker, resources: Resources) -> None:
         time_limit=INDEX_TIME_LIMIT_MS,
     )
     def memory_index(update: dict[str, Any]) -> None:
-        resources.memories.index(MemoryUpdateMessage.model_validate(update))
+        resources.memories.index(read_update(update))
 
     @dramatiq.actor(
         broker=broker,
@@ -45,11 +53,10 @@ def declare(broker: dramatiq.Broker, resources: Resources) -> None:
     )
     def memory_search(request: dict[str, Any], received_at: float, enqueued_at: float) -> dict[str, Any]:
         started_at = time.time()
-        asked = LTMRequest.model_validate(request)
-        data = SearchData.model_validate(asked.data)
+        data = read_data(request, SearchData)
         budget_ms = data.deadline_ms or resources.settings.ltm_search_budget_ms
         deadline = received_at + budget_ms / 1000 - ON_THE_WIRE_S
-        found = resources.memories.search(asked.user_id, data, now=received_at, deadline=deadline)
+        found = resources.memories.search(request["user_id"], data, now=received_at, deadline=deadline)
         response: dict[str, Any] = {"memories": found, "partial": found.partial or None}
         if data.timings:
             moments = {"received_at": received_at, "enqueued_at": enqueued_at, "started_at": started_at}
@@ -64,11 +71,10 @@ def declare(broker: dramatiq.Broker, resources: Resources) -> None:
         time_limit=WRITE_TIME_LIMIT_MS,
     )
     def memory_add(request: dict[str, Any], received_at: float, enqueued_at: float) -> dict[str, Any]:
-        asked = LTMRequest.model_validate(request)
-        data = AddData.model_validate(asked.data)
+        data = read_data(request, AddData)
         # The response carries the id as it came; what is stored with the memory must be storable.
-        request_id = clean(asked.request_id)
-        memory = resources.memories.add(asked.user_id, data.content, data.metadata, request_id, received_at)
+        request_id = clean(request["request_id"])
+        memory = resources.memories.add(request["user_id"], data.content, data.metadata, request_id, received_at)
         return {"memories": [memory]}
 
     @dramatiq.actor(
@@ -79,7 +85,7 @@ def declare(broker: dramatiq.Broker, resources: Resources) -> None:
         time_limit=INTERACTIVE_TIME_LIMIT_MS,
     )
     def profile_get(request: dict[str, Any], received_at: float, enqueued_at: float) -> dict[str, Any]:
-        return _in_response(resources.profiles.get(LTMRequest.model_validate(request).user_id))
+        return _profile_fields(resources.profiles.get(request["user_id"]))
 
     @dramatiq.actor(
         broker=broker,
@@ -89,13 +95,14 @@ def declare(broker: dramatiq.Broker, resources: Resources) -> None:
         time_limit=WRITE_TIME_LIMIT_MS,
     )
     def profile_update(request: dict[str, Any], received_at: float, enqueued_at: float) -> dict[str, Any]:
-        asked = LTMRequest.model_validate(request)
-        data = ProfileUpdateData.model_validate(asked.data)
-        profile = resources.profiles.update(asked.user_id, data.updates, data.expected_version, asked.request_id)
-        return _in_response(profile)
+        data = read_data(request, ProfileUpdateData)
+        profile = resources.profiles.update(
+            request["user_id"], data.updates, data.expected_version, request["request_id"]
+        )
+        return _profile_fields(profile)
 
 
-def _in_response(profile: Profile) -> dict[str, Any]:
+def _profile_fields(profile: Profile) -> dict[str, Any]:
     return {
         "user_profile": profile.values,
         "profile_version": profile.version,

@@ -1,4 +1,4 @@
-"""Keeps Dramatiq's own log lines free of what people said, and of what has been told already."""
+"""Log filter that keeps content, and what another line says already, out of Dramatiq's own log lines."""
 
 from __future__ import annotations
 
@@ -7,37 +7,36 @@ from collections.abc import Iterable
 
 import dramatiq
 
-from tasks.middleware.retries import expected
+from tasks.middleware.retries import is_expected
 
-#: Beginnings of the lines that are told better elsewhere.
-TOLD_ELSEWHERE = (
-    # The broker tells of a lost server once, and once when it is back; these come with every try.
+#: Prefixes of the messages that another line repeats in a better form.
+REDUNDANT = (
+    # Every attempt during an outage logs these; the broker logs `dependency_down` and `dependency_up` once each.
     "Consumer encountered a connection error",
     "Restarting consumer in",
     "Failed to post_process_message",
-    # `Retries` tells with which pause.
+    # `Retries` logs these with the delay of the next attempt.
     "Failed to process message %s with expected exception",
     "Time limit exceeded",
-    # Of what actors are called with, at debug.
+    # The arguments of actors, at debug.
     "Received args=",
 )
 
 
 class DramatiqLogFilter(logging.Filter):
-    """Names a message by its actor and id, where Dramatiq would print its arguments, contents and all.
+    """Names a message by its actor and id, where Dramatiq would print its arguments, contents included.
 
-    It also drops the warning that an actor's result is discarded: `ResponsePublisher` is what takes it, and
-    Dramatiq's own
-    Results middleware, the one thing that stops the warning, warns just the same. And it drops what is told elsewhere:
-    an error that will be retried, or that is ours, is a line of `Retries`; what nobody expected keeps its traceback.
-    tests/unit/test_log_filter.py fails when Dramatiq's words change.
+    It drops the warning that an actor's result is discarded: `ResponsePublisher` takes the results, and Dramatiq's own
+    Results middleware, the one thing that stops the warning, warns just the same. It drops what `Retries` logs too: an
+    error that is retried or expected; an unexpected one keeps its traceback. tests/unit/test_log_filter.py fails when
+    the wording of Dramatiq changes.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        said = str(record.msg)
-        if "returned a value that is not None" in said or said.startswith(TOLD_ELSEWHERE):
+        message = str(record.msg)
+        if "returned a value that is not None" in message or message.startswith(REDUNDANT):
             return False
-        if said.startswith("Failed to process message") and record.exc_info and expected(record.exc_info[1]):
+        if message.startswith("Failed to process message") and record.exc_info and is_expected(record.exc_info[1]):
             return False
         if isinstance(record.args, tuple):
             record.args = tuple(_name(arg) for arg in record.args)
@@ -51,8 +50,8 @@ def _name(arg: object) -> object:
 
 
 def install_log_filter(handlers: Iterable[logging.Handler]) -> None:
-    """Let these handlers say what a person wants to know, once."""
+    """Add the filter to these handlers, and silence the pool of psycopg."""
     for handler in handlers:
         handler.addFilter(DramatiqLogFilter())
-    # A line a try; the pool of `services.long_term_memory` tells when the server goes and when it is back.
+    # It logs every attempt; the pool of `services.long_term_memory` logs an outage once.
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)

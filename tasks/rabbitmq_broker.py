@@ -1,4 +1,4 @@
-"""The broker for those who outgrow one Redis: RabbitMQ."""
+"""Dramatiq's broker on RabbitMQ, for an installation that outgrows one Redis."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from dramatiq.errors import BrokerConnectionError
 from services.runtime.availability import Availability
 
 
-class TellingRabbitmqBroker(RabbitmqBroker):
-    """Dramatiq's broker for RabbitMQ, which pushes messages and so wakes by itself; a lost server is told of once."""
+class ReportingRabbitmqBroker(RabbitmqBroker):
+    """Dramatiq's broker for RabbitMQ, which pushes messages, so consumers need not poll; an outage is logged once."""
 
     def __init__(self, **parameters: Any) -> None:
         super().__init__(**parameters)
         self._availability = Availability("broker")
-        # It tells of a lost connection in a dozen lines; Dramatiq silences it in workers, and the adapters have it too.
+        # It logs a lost connection in a dozen lines; Dramatiq silences it in workers, and the adapters have it too.
         logging.getLogger("pika").setLevel(logging.CRITICAL)
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5_000) -> dramatiq.Consumer:

@@ -1,14 +1,15 @@
-"""The broker: RabbitMQ's, or Dramatiq's Redis broker with a consumer that wakes on arrival instead of polling.
+"""Dramatiq's Redis broker with a consumer that wakes on arrival instead of polling.
 
 Dramatiq's own consumer sleeps between looks at its queue, up to a second: an idle search then takes 270 ms at the
-median and 880 ms at p99 before it even starts. Ours blocks in Redis until the queue holds something (2.6 ms and 5 ms).
-It needs Redis 6.2 for BLMOVE. tests/integration/test_broker.py pins what it relies on inside Dramatiq.
+median and 880 ms at p99 before it even starts. This one blocks in Redis until the queue holds a message (2.6 ms and
+5 ms). It needs Redis 6.2 for BLMOVE. tests/integration/test_broker.py pins what it relies on inside Dramatiq.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -19,34 +20,34 @@ import redis
 import structlog
 from dramatiq.brokers.redis import RedisBroker, _RedisConsumer
 from dramatiq.brokers.redis import _scripts as dispatch_scripts
-from dramatiq.common import current_millis
+from dramatiq.common import current_millis, q_name
 from dramatiq.errors import ConnectionClosed, DecodeError
 from dramatiq.middleware import Middleware
 
+from services.runtime import dead_letters
 from services.runtime.availability import Availability
 from services.runtime.logging import redact
+from services.runtime.queues import QueueKeys
 from services.runtime.redis import connect
-from tasks.dead_letters import write_reason
+from tasks.middleware.retries import error_text
 
-#: A worker that has not been heard of for this long is dead, and its messages go back to their queues. Every fetch
-#: looks for dead ones (4 us); by default one in a thousand does, and messages come back after minutes.
+#: A worker without a heartbeat for this long has failed, and its messages go back to their queues. Every fetch looks
+#: for failed workers (4 us); by default one in a thousand does, and messages come back after minutes.
 HEARTBEAT_TIMEOUT_MS = 5_000
 MAINTENANCE_EVERY_FETCH = 1_000_000
 SOCKET_TIMEOUT_S = 5.0
-#: How often an idle consumer compares what Redis thinks it holds with what it holds.
+#: How often an idle consumer compares the messages that Redis counts as held by it with those that it holds.
 RECONCILE_INTERVAL_S = 5.0
 #: Redis checks its blocked clients' time-outs only ten times a second, so shorter waits are slept here.
-SHORTEST_BLOCK_MS = 200
+MIN_BLOCK_MS = 200
+#: Frames that are kept of a dead letter's traceback.
+MAX_TRACEBACK_FRAMES = 30
 
 log = structlog.get_logger()
 
 
-def build_broker(url: str, middleware: Sequence[Middleware]) -> dramatiq.Broker:
-    """The broker at `url` with exactly these middleware, in this order."""
-    if url.startswith("amqp"):
-        from tasks.rabbitmq_broker import TellingRabbitmqBroker  # noqa: PLC0415 - brings its client, which few have a use for
-
-        return TellingRabbitmqBroker(url=url, middleware=list(middleware), confirm_delivery=True)
+def build_redis_broker(url: str, middleware: Sequence[Middleware]) -> WakingRedisBroker:
+    """The broker on the Redis at `url`."""
     return WakingRedisBroker(
         client=connect(url, SOCKET_TIMEOUT_S),
         middleware=list(middleware),
@@ -56,12 +57,18 @@ def build_broker(url: str, middleware: Sequence[Middleware]) -> dramatiq.Broker:
 
 
 class WakingRedisBroker(RedisBroker):
-    """A Redis broker whose consumers wake on arrival."""
+    """A Redis broker whose consumers wake on arrival.
 
-    def __init__(self, **parameters: Any) -> None:
+    Args:
+        reconcile_interval_s: how often an idle consumer compares the messages that it holds with Redis.
+        parameters: those of Dramatiq's broker.
+    """
+
+    def __init__(self, *, reconcile_interval_s: float = RECONCILE_INTERVAL_S, **parameters: Any) -> None:
         super().__init__(**parameters)  # type: ignore[no-untyped-call]
-        # By queue: Dramatiq makes a new consumer after a connection error while workers still run what the old one
-        # delivered, so what is held outlives the consumer.
+        self.reconcile_interval_s = reconcile_interval_s
+        # Ids of the held messages by queue: Dramatiq makes a new consumer after a connection error while workers still
+        # run what the old one delivered, so they outlive the consumer.
         self.held: defaultdict[str, set[str]] = defaultdict(set)
         self.availability = Availability("broker")
         self._when_full = RedisBroker(**{**parameters, "middleware": []})
@@ -86,7 +93,8 @@ class WakingRedisBroker(RedisBroker):
             except redis.OutOfMemoryError:
                 if command == "enqueue":
                     raise
-                # Taking and settling messages is what frees memory. Redis 7 and Valkey can be told so; 6.2 refuses.
+                # Fetching and acknowledging messages is what frees memory. The flag `allow-oom` of Redis 7 and Valkey
+                # lets the script run all the same; 6.2 refuses.
                 self._when_full.namespace = self.namespace
                 return getattr(self._when_full, f"do_{command}")(queue_name, *arguments)
 
@@ -96,20 +104,20 @@ class WakingRedisBroker(RedisBroker):
 class WakingConsumer(_RedisConsumer):
     """Consumes one queue, blocked in Redis while it is empty.
 
-    The blocking look is `BLMOVE queue queue LEFT LEFT`: it waits for the list of message ids to hold something and
-    leaves it as it was, so producers stay as they are and whoever fetches first gets the message.
+    The blocking look is `BLMOVE queue queue LEFT LEFT`: it waits for the list of message ids to have an element and
+    leaves it as it was. Nothing changes for producers, and the consumer that fetches first gets the message.
     """
 
     def __init__(self, broker: WakingRedisBroker, queue_name: str, prefetch: int, timeout: int) -> None:
         super().__init__(broker, queue_name, prefetch, timeout)  # type: ignore[no-untyped-call]
         self._held = broker.held[queue_name]
-        self._acks = f"{broker.namespace}:__acks__.{broker.broker_id}.{queue_name}"
-        self._ids = f"{broker.namespace}:{queue_name}"
+        self._keys = QueueKeys(queue_name, broker.namespace)
         self._slot_free = threading.Event()
         self._etas: dict[str, int] = {}
-        self._reconcile_at = time.monotonic() + RECONCILE_INTERVAL_S
-        if queue_name.endswith(".DQ"):
-            # Delayed messages live in the thread that restarts with us: the old consumer's are nobody's any more.
+        self._reconcile_at = time.monotonic() + broker.reconcile_interval_s
+        if queue_name != q_name(queue_name):
+            # A queue of delayed messages. Dramatiq keeps them in the consumer's thread, so those of the consumer before
+            # this one are lost with its thread, and `_reconcile` requeues them.
             self._held.clear()
 
     @property
@@ -122,48 +130,43 @@ class WakingConsumer(_RedisConsumer):
                 if self.message_cache:
                     if message := self._deliver(self.message_cache.pop(0)):
                         return message
-                elif (room := self.prefetch - self.outstanding_message_count) <= 0:
+                elif (free := self.prefetch - self.outstanding_message_count) <= 0:
                     self._slot_free.wait(self.timeout / 1000)
                     self._slot_free.clear()
                     return None
                 else:
-                    self.message_cache = self.broker.do_fetch(self.queue_name, room)
+                    self.message_cache = self.broker.do_fetch(self.queue_name, free)
                     self.broker.availability.up()
-                    if not self.message_cache and not self._look():
-                        self._reconcile_now_and_then()
+                    if not self.message_cache and not self._wait_for_message():
+                        if time.monotonic() >= self._reconcile_at:
+                            self._reconcile()
                         return None
         except redis.RedisError as error:
-            raise self._lost(error) from None
+            raise self._report_down(error) from None
 
     def ack(self, message: dramatiq.MessageProxy) -> None:
-        self._settle(self.broker.do_ack, message)
+        self._finish(self.broker.do_ack, message)
 
     def nack(self, message: dramatiq.MessageProxy) -> None:
-        def bury(queue: str, redis_id: str) -> None:
-            # A full Redis has no room for the reason, which is in the log too.
-            with suppress(redis.OutOfMemoryError):
-                write_reason(self.broker.client, self._acks, f"{self._ids}.msgs", message)
-            self.broker.do_nack(queue, redis_id)
-
-        self._settle(bury, message)
+        self._finish(lambda _, redis_id: self._dead_letter(message, redis_id), message)
 
     def requeue(self, messages: Iterable[dramatiq.MessageProxy]) -> None:
         try:
             super().requeue(messages := list(messages))  # type: ignore[no-untyped-call]
         except redis.RedisError as error:
-            raise self._lost(error) from None
+            raise self._report_down(error) from None
         for message in messages:
             self._forget(message)
 
     def close(self) -> None:
-        """Give back what was fetched and not yet delivered."""
+        """Requeue the messages that were fetched and not yet delivered."""
         cached, self.message_cache = self.message_cache, []
         self.requeue(dramatiq.MessageProxy(message) for data in cached if (message := _decoded(data)))
 
     def _deliver(self, data: bytes | None) -> dramatiq.MessageProxy | None:
         message = _decoded(data)
         if message is None:
-            # Its id came with no data to read it from; reconciling finds it among the acks and puts it aside.
+            # The id cannot be read from it; `_reconcile` finds it among the acks and makes it a dead letter.
             self._reconcile_at = 0.0
             log.error("undecodable_message", queue=self.queue_name)
             return None
@@ -173,17 +176,27 @@ class WakingConsumer(_RedisConsumer):
             self._etas[redis_id] = eta
         return dramatiq.MessageProxy(message)
 
-    def _settle(self, command: Any, message: dramatiq.MessageProxy) -> None:
+    def _dead_letter(self, message: dramatiq.MessageProxy, redis_id: str) -> None:
+        error = message._exception
+        if error is not None:
+            message.options["error"] = error_text(error)
+            message.options["traceback"] = "".join(traceback.format_exception(error, limit=MAX_TRACEBACK_FRAMES))
+        # A full Redis has no memory for the reason, which is in the log too.
+        with suppress(redis.OutOfMemoryError):
+            dead_letters.record(self.broker.client, self._keys, self.broker.broker_id, redis_id, message.encode())
+        self.broker.do_nack(self.queue_name, redis_id)
+
+    def _finish(self, command: Callable[[str, str], None], message: dramatiq.MessageProxy) -> None:
         try:
             command(self.queue_name, message.options["redis_message_id"])
         except redis.RedisError as error:
-            # Dramatiq will try again until Redis is back, or has memory again, so the message stays held.
-            raise self._lost(error) from None
+            # Dramatiq tries again until Redis is up, or has memory again, so the message stays held.
+            raise self._report_down(error) from None
         self._forget(message)
 
-    def _lost(self, error: redis.RedisError) -> ConnectionClosed:
-        # Whatever Redis says no with (loading, read-only, out of memory), Dramatiq is to try again, as it does after
-        # a lost connection alone.
+    def _report_down(self, error: redis.RedisError) -> ConnectionClosed:
+        # Dramatiq tries again after a lost connection alone. It is to do so whatever Redis refuses with: loading,
+        # read-only, out of memory.
         self.broker.availability.down(redact(error))
         return ConnectionClosed(error)
 
@@ -193,32 +206,31 @@ class WakingConsumer(_RedisConsumer):
         self._etas.pop(redis_id, None)
         self._slot_free.set()
 
-    def _look(self) -> bool:
-        """Wait until the queue holds a message, a delayed one is due or the time is up; whether to fetch again."""
+    def _wait_for_message(self) -> bool:
+        """Block until the queue holds a message, a delayed one is due or the time is up; whether to fetch again."""
         wait_ms = float(self.timeout)
         if self._etas:
             wait_ms = max(0.0, min(wait_ms, min(self._etas.values()) - current_millis()))
-        if wait_ms < SHORTEST_BLOCK_MS:
+        if wait_ms < MIN_BLOCK_MS:
             time.sleep(wait_ms / 1000)
             return False
         try:
-            return self.broker.client.blmove(self._ids, self._ids, wait_ms / 1000, "LEFT", "LEFT") is not None
+            return self.broker.client.blmove(self._keys.ids, self._keys.ids, wait_ms / 1000, "LEFT", "LEFT") is not None
         except redis.OutOfMemoryError:
             # It would write nothing, but Redis cannot know: until there is memory again, this polls.
-            time.sleep(SHORTEST_BLOCK_MS / 1000)
+            time.sleep(MIN_BLOCK_MS / 1000)
             return False
 
-    def _reconcile_now_and_then(self) -> None:
-        """Put back what Redis thinks this process holds and it does not.
+    def _reconcile(self) -> None:
+        """Requeue the messages that Redis counts as held by this process and that it does not hold.
 
-        A fetch whose reply was lost on the wire, or the rest of a batch behind a lost connection, would otherwise wait
+        A fetch whose reply was lost on the wire, or the rest of a batch after a lost connection, would otherwise wait
         until the process ends.
         """
-        if time.monotonic() < self._reconcile_at:
-            return
-        self._reconcile_at = time.monotonic() + RECONCILE_INTERVAL_S
-        for redis_id in {raw.decode() for raw in self.broker.client.smembers(self._acks)} - self._held:
-            if _decoded(self.broker.client.hget(f"{self._ids}.msgs", redis_id)):
+        self._reconcile_at = time.monotonic() + self.broker.reconcile_interval_s
+        acks = self.broker.client.smembers(self._keys.acks(self.broker.broker_id))
+        for redis_id in {raw.decode() for raw in acks} - self._held:
+            if _decoded(self.broker.client.hget(self._keys.messages, redis_id)):
                 self.broker.do_requeue(self.queue_name, redis_id)
                 log.warning("stranded_message_requeued", queue=self.queue_name, redis_message_id=redis_id)
             else:

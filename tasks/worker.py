@@ -7,38 +7,38 @@ import os
 
 import dramatiq
 import dramatiq.worker
+import redis
 from dramatiq.middleware import TimeLimit
 
 from adapters.ltm_responses import ResponsePublisher
 from services.runtime.process import bootstrap
-from services.runtime.redis import connect
 from services.runtime.settings import Settings
 from tasks import actors
+from tasks.broker import build_broker
 from tasks.log_filter import install_log_filter
 from tasks.middleware.deliveries import DeliveryLimit
 from tasks.middleware.resources import Resources
 from tasks.middleware.retries import Retries
 from tasks.queues import INDEX_TIME_LIMIT_MS
-from tasks.redis_broker import build_broker
 
-#: How soon a lost broker is tried again; Dramatiq's own pauses are 3 and 5 s.
+#: The pause between attempts to reach a broker that is down; Dramatiq's own are 3 and 5 s.
 RECONNECT_S = 0.5
 
 
 def compose(settings: Settings, process: str) -> dramatiq.Broker:
     """The broker of a worker process, with its middleware and actors."""
-    responses = connect(settings.redis_url.get_secret_value(), 2.0)
+    # With redis-py's own retries: a response outlives a short outage.
+    client = redis.Redis.from_url(settings.redis_url.get_secret_value(), socket_timeout=2)
     resources = Resources(settings, process)
-    broker = build_broker(
-        settings.broker.get_secret_value(),
-        [
-            resources,
-            ResponsePublisher(responses, settings.ltm_responses_channel),
-            DeliveryLimit(responses),
-            TimeLimit(time_limit=INDEX_TIME_LIMIT_MS),
-            Retries(),
-        ],
-    )
+    # Dramatiq calls the `before_` hooks in this order, and the `after_` hooks in the reverse order.
+    middleware = [
+        resources,  # first: the services are open before any other hook runs, and closed after all of them
+        ResponsePublisher(client, settings.ltm_responses_channel),  # publishes what all that follow have decided
+        DeliveryLimit(client),  # before TimeLimit: a message that waits here to run alone uses up no time limit
+        TimeLimit(time_limit=INDEX_TIME_LIMIT_MS),  # around the actor alone; the actors have limits of their own
+        Retries(),  # last: decides whether a message has failed, before any other `after_` hook sees it
+    ]
+    broker = build_broker(settings.broker.get_secret_value(), middleware)
     actors.declare(broker, resources)
     return broker
 
@@ -53,5 +53,5 @@ def _main() -> dramatiq.Broker:
     return compose(settings, process)
 
 
-# The Dramatiq CLI imports this module and takes the broker that is set by then: the one root that works at import.
+# The Dramatiq CLI imports this module and takes the broker that is set by then, so this root works at import.
 dramatiq.set_broker(_main())

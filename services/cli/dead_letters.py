@@ -14,7 +14,7 @@ from services.cli.options import DEFAULT_DATA_DIRECTORY, DataDir, found_stack
 from services.cli.output import Output, printable
 from services.runtime.dead_letters import DeadLetter, DeadLetters
 from services.runtime.errors import StackError
-from services.runtime.queues import QUEUES
+from services.runtime.queues import QUEUES, dead_letter_queue
 from services.runtime.redis import connect
 from services.runtime.settings import mask_url
 
@@ -85,7 +85,7 @@ class _Opened:
         if not self._url.startswith(("redis", "unix")):
             raise StackError(
                 f"the workers' queues are on {mask_url(self._url)}: inspect its queues"
-                f" {', '.join(f'{queue}.XQ' for queue in QUEUES)} with RabbitMQ's own tools"
+                f" {', '.join(map(dead_letter_queue, QUEUES))} with RabbitMQ's own tools"
             )
 
     def __enter__(self) -> DeadLetters:

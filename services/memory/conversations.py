@@ -9,9 +9,6 @@ from typing import Any
 
 import structlog
 from keepsake_client.protocol import (
-    COUNTERS,
-    REJECTED_CHARS,
-    REJECTED_STREAM,
     STREAM_EVENT_FIELD,
     MemoryUpdateMessage,
     conversation_key,
@@ -21,8 +18,8 @@ from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, Respon
 
 from services.memory.messages import to_wire
 from services.runtime.logging import redact
+from services.runtime.rejected import add_reject
 
-MAX_REJECTED = 1_000
 _CHUNK = 50
 
 log = structlog.get_logger()
@@ -175,15 +172,8 @@ class Conversations:
             at: the list or channel that it arrived on.
             taken_from: the list that it is removed from, in the same transaction.
         """
-        beginning = raw[: REJECTED_CHARS * 4].decode("utf-8", errors="replace")[:REJECTED_CHARS]
         async with self._client.pipeline(transaction=True) as transaction:
-            transaction.xadd(
-                REJECTED_STREAM,
-                {"at": at, "reason": reason, "message": beginning},
-                maxlen=MAX_REJECTED,
-                approximate=True,
-            )
-            transaction.hincrby(COUNTERS, "rejected", 1)
+            add_reject(transaction, at, reason, raw)
             if taken_from is not None:
                 transaction.lrem(taken_from, -1, raw)  # type: ignore[arg-type]  # bytes are as good as str to redis-py
             await transaction.execute()

@@ -1,8 +1,8 @@
-"""The dead letters in the workers' queues: what failed for good, for a person to look at, replay or drop.
+"""Dead letters of the workers' queues: recorded with the reason, listed, replayed and dropped.
 
-Dramatiq keeps them in Redis for seven days, in the zset `dramatiq:<queue>.XQ` by the time they died, and in the hash
-`dramatiq:<queue>.XQ.msgs` as they were; tasks/dead_letters.py adds the reason. This reads and moves them without
-Dramatiq: tests/integration/test_dead_letters.py has its workers run what was replayed.
+Dramatiq keeps them in Redis for seven days. Its nack moves the copy of the message that was enqueued, and that copy
+knows nothing of the attempt that failed, so `record` replaces it first. This module works without Dramatiq:
+tests/integration/test_dead_letters.py has Dramatiq's workers make the dead letters and run what was replayed.
 """
 
 from __future__ import annotations
@@ -16,12 +16,19 @@ from typing import Any
 import redis
 
 from services.runtime.errors import StackError
-from services.runtime.queues import NAMESPACE, QUEUES
+from services.runtime.queues import QUEUES, QueueKeys
 
-#: What a message gathers on its way to the dead letters. Without these it is as it was first sent.
-_TRACES = ("retries", "failing_since", "traceback", "error", "eta", "requeue_timestamp", "redis_message_id")
+#: Options that a message gathers on its way to the dead letters. Without these it is as it was first sent.
+_GATHERED_OPTIONS = ("retries", "failing_since", "traceback", "error", "eta", "requeue_timestamp", "redis_message_id")
 
-#: The letter leaves only if it still is what was read; its new copy, if there is one, goes to the queue.
+#: Replaces a message only while this process holds it: another process may hold it by now, or have finished it.
+_RECORD = """
+if redis.call("sismember", KEYS[1], ARGV[1]) == 1 then
+    redis.call("hset", KEYS[2], ARGV[1], ARGV[2])
+end
+"""
+
+#: Removes a dead letter only if it still is what was read; its new copy, if there is one, goes to the queue.
 _MOVE = """
 local letters, bodies, queue, messages = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local id, body, new_id, new_body = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
@@ -36,6 +43,16 @@ if new_id ~= "" then
 end
 return 1
 """
+
+
+def record(client: redis.Redis, keys: QueueKeys, broker_id: str, redis_id: str, body: bytes) -> None:
+    """Replace the copy of a failed message that a nack will move to the dead letters.
+
+    Args:
+        broker_id: the worker process that must still hold the message; otherwise nothing is written.
+        body: the message with its attempts, its `error` and its `traceback` in the options.
+    """
+    client.eval(_RECORD, 2, keys.acks(broker_id), keys.messages, redis_id, body)
 
 
 @dataclass(frozen=True)
@@ -56,7 +73,7 @@ class DeadLetter:
 
     @property
     def actor(self) -> str:
-        """Whose work it was."""
+        """Name of the actor that it was sent to."""
         return str(self.message["actor_name"]) if self.message else "?"
 
     @property
@@ -66,7 +83,7 @@ class DeadLetter:
 
     @property
     def error(self) -> str:
-        """Why it failed, without anybody's content."""
+        """Why it failed, without content."""
         return str(self._option("error", "unknown")) if self.message else "undecodable: it is no actor message"
 
     @property
@@ -76,7 +93,7 @@ class DeadLetter:
 
     @property
     def payload(self) -> Any:
-        """What the actor was called with."""
+        """The arguments of the actor."""
         return {"args": self.message["args"], **self.message["kwargs"]} if self.message else None
 
     def _option(self, name: str, default: Any) -> Any:
@@ -92,26 +109,26 @@ class DeadLetters:
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
-        self._move = client.register_script(_MOVE)
+        self._move_script = client.register_script(_MOVE)
 
     def all(self, queue: str | None = None) -> Iterator[DeadLetter]:
         """The dead letters of one queue or of all, each queue's oldest first."""
         for name in [queue] if queue else QUEUES:
-            letters = f"{NAMESPACE}:{name}.XQ"
-            for raw_id, died_ms in self._by_time(letters):
-                raw = self._client.hget(f"{letters}.msgs", raw_id)
+            keys = QueueKeys(name)
+            for redis_id, died_ms in self._by_time(keys.dead_ids):
+                raw = self._client.hget(keys.dead_messages, redis_id)
                 if isinstance(raw, bytes):
-                    yield DeadLetter(raw_id, name, died_ms / 1000, raw, _decoded(raw))
+                    yield DeadLetter(redis_id, name, died_ms / 1000, raw, _decoded(raw))
 
-    def find(self, beginning: str) -> DeadLetter:
-        """The one whose id begins so.
+    def find(self, prefix: str) -> DeadLetter:
+        """The one whose id begins with `prefix`.
 
         Raises:
             StackError: there is none, or there are several.
         """
-        found = [letter for letter in self.all() if letter.id.startswith(beginning)]
+        found = [letter for letter in self.all() if letter.id.startswith(prefix)]
         if len(found) != 1:
-            raise StackError(f"{len(found) or 'no'} dead letters have an id that begins with {beginning!r}")
+            raise StackError(f"{len(found) or 'no'} dead letters have an id that begins with {prefix!r}")
         return found[0]
 
     def replay(self, letter: DeadLetter) -> bool:
@@ -119,26 +136,30 @@ class DeadLetters:
         if letter.message is None:
             return False
         new_id = str(uuid.uuid4())
-        options = {name: value for name, value in letter.message["options"].items() if name not in _TRACES}
+        options = {name: value for name, value in letter.message["options"].items() if name not in _GATHERED_OPTIONS}
         message = {
             **letter.message,
             "queue_name": letter.queue,
             "options": {**options, "redis_message_id": new_id},
         }
-        return self._take(letter, new_id, json.dumps(message, separators=(",", ":")))
+        return self._move(letter, new_id, json.dumps(message, separators=(",", ":")))
 
     def drop(self, letter: DeadLetter) -> bool:
-        """Forget it; False if it is gone by now."""
-        return self._take(letter, "", "")
+        """Delete it; False if it is gone by now."""
+        return self._move(letter, "", "")
 
-    def _by_time(self, letters: str) -> Iterable[tuple[str, float]]:
-        found: Any = self._client.zrange(letters, 0, -1, withscores=True)
+    def _by_time(self, dead_ids: str) -> Iterable[tuple[str, float]]:
+        found: Any = self._client.zrange(dead_ids, 0, -1, withscores=True)
         return [(raw_id.decode(), score) for raw_id, score in found]
 
-    def _take(self, letter: DeadLetter, new_id: str, new_body: str) -> bool:
-        queue = f"{NAMESPACE}:{letter.queue}"
-        keys = [f"{queue}.XQ", f"{queue}.XQ.msgs", queue, f"{queue}.msgs"]
-        return bool(self._move(keys=keys, args=[letter.id, letter.raw, new_id, new_body]))
+    def _move(self, letter: DeadLetter, new_id: str, new_body: str) -> bool:
+        keys = QueueKeys(letter.queue)
+        return bool(
+            self._move_script(
+                keys=[keys.dead_ids, keys.dead_messages, keys.ids, keys.messages],
+                args=[letter.id, letter.raw, new_id, new_body],
+            )
+        )
 
 
 def _decoded(raw: bytes) -> dict[str, Any] | None:

@@ -19,12 +19,18 @@ QUEUES = (INTERACTIVE_QUEUE, WRITES_QUEUE, INDEX_QUEUE)
 NAMESPACE = "dramatiq"
 
 
+def dead_letter_queue(queue: str) -> str:
+    """Name of the dead letters of a queue; on RabbitMQ, a queue of that name."""
+    return f"{queue}.XQ"
+
+
 @dataclass(frozen=True)
 class QueueKeys:
     """Redis keys of one Dramatiq queue.
 
     Args:
-        queue: the queue's name; `NAME.DQ` is the queue of its delayed messages.
+        queue: the queue's name. The queue of its delayed messages, `NAME.DQ`, has keys of the same layout, but dead
+            letters in common with it.
     """
 
     queue: str
@@ -47,13 +53,13 @@ class QueueKeys:
 
     @property
     def dead_ids(self) -> str:
-        """Sorted set of the ids of dead letters by time of death in ms."""
-        return f"{self.ids}.XQ"
+        """Sorted set of the ids of dead letters by the time they were put there, in ms since 1970."""
+        return f"{self.namespace}:{dead_letter_queue(self.queue)}"
 
     @property
     def dead_messages(self) -> str:
         """Hash of the bodies of dead letters by id."""
-        return f"{self.ids}.XQ.msgs"
+        return f"{self.dead_ids}.msgs"
 
     def acks(self, broker_id: str) -> str:
         """Set of the ids that one worker process has fetched and not acknowledged."""
@@ -74,6 +80,7 @@ def queue_depths(client: redis.Redis) -> dict[str, dict[str, int]]:
             pipeline.hlen(keys.messages)
             pipeline.hlen(keys.delayed_messages)
             pipeline.zcard(keys.dead_ids)
-            waiting, undone, delayed, dead = pipeline.execute()
-        depths[queue] = {"waiting": waiting, "working": max(0, undone - waiting), "delayed": delayed, "dead": dead}
+            waiting, unacknowledged, delayed, dead = pipeline.execute()
+        working = max(0, unacknowledged - waiting)
+        depths[queue] = {"waiting": waiting, "working": working, "delayed": delayed, "dead": dead}
     return depths

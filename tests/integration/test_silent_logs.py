@@ -164,5 +164,5 @@ def test_no_log_holds_contents_or_secrets(valkey_url: str, create_database: Call
     assert all({"request_id", "user_id", "success"} <= set(line) for line in responded)
     # And the failures that could have leaked contents did occur
     events = {json.loads(line)["event"].split(" ")[0] for line in everything.splitlines() if line}
-    assert {"rejected", "message_failed", "provider_failed", "failed_for_good", "Failed"} <= events
+    assert {"rejected", "message_failed", "provider_failed", "actor_failed", "Failed"} <= events
     assert [line for line in responded if line.get("type") == "search" and line["worked_ms"] > 0]

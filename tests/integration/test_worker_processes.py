@@ -21,8 +21,8 @@ from redis.client import PubSub
 from tests.support import wait_until
 
 WITHIN_S = 60.0
-#: A search in a hurry leaves out what takes long; these tests ask what is found and not when.
-PATIENCE_MS = 60_000
+#: A search with a short deadline leaves out what takes long; these tests ask what is found and not when.
+DEADLINE_MS = 60_000
 SIX = {"request_id", "user_id", "success", "memories", "user_profile", "error"}
 PROCESSES = {
     "long-term-memory-worker": ["-m", "dramatiq", "tasks.worker", "--queues", "interactive"],
@@ -34,7 +34,7 @@ DRAMATIQ_OPTIONS = ["--processes", "1", "--threads", "2", "--skip-logging"]
 
 @dataclass
 class Client:
-    """A client in plain redis-py, with nothing of ours but the names of keys."""
+    """A client in plain redis-py, which knows the names of keys alone."""
 
     redis: redis.Redis
     pubsub: PubSub
@@ -60,7 +60,7 @@ class Client:
     def ask(self, kind: str, user_id: object, **data: Any) -> dict[str, Any]:
         request_id = uuid.uuid4().hex
         if kind == "search":
-            data.setdefault("deadline_ms", PATIENCE_MS)
+            data.setdefault("deadline_ms", DEADLINE_MS)
         self.push(json.dumps({"request_id": request_id, "type": kind, "user_id": user_id, "data": data}))
         return self.answer(request_id)
 
@@ -69,9 +69,9 @@ class Client:
         assert response["success"], response
         return [memory["content"] for memory in response["memories"]]
 
-    def say(self, user_id: str, content: str, **more: Any) -> None:
+    def publish(self, user_id: str, content: str, **more: Any) -> None:
         event = {"user_id": user_id, "content": content, "source": "user", "timestamp": 1_712_345_678, **more}
-        assert self.redis.publish("memory_updates", json.dumps(event)) == 1, "nobody listens"
+        assert self.redis.publish("memory_updates", json.dumps(event)) == 1, "there is no subscriber"
 
     def rejected(self) -> list[dict[str, str]]:
         entries: Any = self.redis.xrange(REJECTED_STREAM)
@@ -89,7 +89,7 @@ class Stack:
     log: Path
 
     def alive(self) -> bool:
-        """Whether every process gives a sign of life."""
+        """Whether every process has a heartbeat."""
         for name, process in self.processes.items():
             assert process.poll() is None, f"{name} ended:\n{self.log.read_text()[-5_000:]}"
         with redis.Redis.from_url(self.redis_url) as client:
@@ -109,7 +109,7 @@ class Stack:
 
 
 def start(redis_url: str, database_url: str, log: Path, **settings: str) -> Stack:
-    # PATH and the like, but none of the settings of whoever runs the tests.
+    # PATH and the like, but no setting of the environment that runs the tests.
     inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
     processes = {}
     for name, arguments in PROCESSES.items():
@@ -141,7 +141,7 @@ def stack(
     redis_url = valkey_url.removesuffix("/0") + "/7"
     stack = start(redis_url, create_database(), tmp_path_factory.mktemp("stack") / "log")
     try:
-        wait_until(stack.alive, WITHIN_S, "a sign of life of every process")
+        wait_until(stack.alive, WITHIN_S, "a heartbeat of every process")
         yield stack
     finally:
         stack.stop()
@@ -184,17 +184,17 @@ def test_each_type_is_answered(client: Client, user: str, kind: str, data: dict[
     assert set(response) >= SIX
 
 
-def test_what_was_said_is_found(client: Client, user: str) -> None:
-    """Given something that a user said, I expect a search of theirs to find it."""
-    client.say(user, "My cat is called Tofu")
+def test_an_event_is_found(client: Client, user: str) -> None:
+    """Given a message of a user, I expect a search of the same user to find it."""
+    client.publish(user, "My cat is called Tofu")
 
     wait_until(lambda: client.found(user, "what is my cat's name?"), WITHIN_S, "the memory")
     assert client.found(user, "what is my cat's name?") == ["My cat is called Tofu"]
 
 
 def test_a_memory_says_where_it_came_from(client: Client, user: str) -> None:
-    """Given something that the AI said, I expect source, time, session, id and the rest of its meta with it."""
-    client.say(user, "I am an AI", source="ai", message_id="m1", meta={"session_id": "s1", "mood": "calm"})
+    """Given a message of the AI, I expect source, time, session, id and the rest of its meta with the memory."""
+    client.publish(user, "I am an AI", source="ai", message_id="m1", meta={"session_id": "s1", "mood": "calm"})
     wait_until(lambda: client.found(user), WITHIN_S, "the memory")
 
     (memory,) = client.ask("search", user, query="who are you?")["memories"]
@@ -229,7 +229,7 @@ def test_no_more_than_the_limit_is_found(client: Client, user: str) -> None:
 
 
 def test_two_users_never_see_each_others_memories(client: Client, user: str) -> None:
-    """Given two users with the same words in mind, I expect each to find their own alone."""
+    """Given two users with similar memories, I expect each to find their own alone."""
     client.ask("add", user, content="I like green tea")
     client.ask("add", f"{user}-2", content="I like black tea")
 
@@ -250,7 +250,7 @@ def test_a_stale_profile_write_is_a_conflict(client: Client, user: str) -> None:
 
 
 def test_an_unknown_user_has_an_empty_profile(client: Client, user: str) -> None:
-    """Given a user nobody wrote about, I expect success and an empty profile."""
+    """Given a user without a profile, I expect success and an empty one."""
     response = client.ask("profile_get", user)
 
     assert (response["success"], response["user_profile"], response["profile_version"]) == (True, {}, 0)
@@ -331,7 +331,7 @@ def test_bad_requests_are_answered_and_good_ones_between_them_too(client: Client
     for name, fields in GOOD_AFTER_ALL.items():
         good = f"{user} {name}"
         sent = {"request_id": good, "type": "search", "user_id": user, **fields}
-        sent["data"] = {"query": "x", "deadline_ms": PATIENCE_MS, **fields.get("data", {})}
+        sent["data"] = {"query": "x", "deadline_ms": DEADLINE_MS, **fields.get("data", {})}
         client.push(json.dumps(sent))
         expected[good] = None
 
@@ -353,7 +353,7 @@ def test_invalid_utf8_is_answered(client: Client, user: str) -> None:
 
 
 def test_unanswerable_requests_are_kept_and_good_ones_are_answered(client: Client, user: str) -> None:
-    """Given what nobody can be answered about on the list, I expect it in the stream, and a good answer after."""
+    """Given requests without a readable id, I expect them in the stream of rejects, and a good answer after."""
     before = len(client.rejected())
 
     for raw in UNANSWERABLE:
@@ -399,11 +399,11 @@ def test_bad_events_are_kept_and_good_ones_between_them_are_indexed(client: Clie
             json.dumps({"user_id": user, "content": "bad", "source": "user", "timestamp": 1, **fields}),
         )
         good.add(f"I like tea number {number}")
-        client.say(user, f"I like tea number {number}")
+        client.publish(user, f"I like tea number {number}")
     for raw in UNANSWERABLE:
         client.redis.publish("memory_updates", raw)
     good.add("The end")
-    client.say(user, "The end")
+    client.publish(user, "The end")
 
     wait_until(lambda: len(client.found(user)) >= len(good), WITHIN_S, "the good events")
     assert (set(client.found(user)), len(client.rejected()) - before) == (good, len(BAD_EVENTS) + len(UNANSWERABLE))
@@ -411,7 +411,7 @@ def test_bad_events_are_kept_and_good_ones_between_them_are_indexed(client: Clie
 
 def test_events_with_odd_but_storable_fields_are_indexed(client: Client, user: str) -> None:
     """Given NULs and lone surrogates in an event's fields, I expect it indexed, cleaned."""
-    client.say(user, "I like t\0ea \ud83c", message_id="m\0\ud800", meta={"k\0": ["\ud800"], "session_id": "s\0"})
+    client.publish(user, "I like t\0ea \ud83c", message_id="m\0\ud800", meta={"k\0": ["\ud800"], "session_id": "s\0"})
 
     wait_until(lambda: client.found(user), WITHIN_S, "the memory")
     assert client.found(user) == ["I like tea \ufffd"]
@@ -421,9 +421,9 @@ def test_events_with_odd_but_storable_fields_are_indexed(client: Client, user: s
 
 
 def test_no_content_is_in_the_log(stack: Stack, client: Client, user: str) -> None:
-    """Given something said, added and asked for, I expect none of it in the log of any process, at debug level."""
+    """Given contents published, added and searched for, I expect none in the log of any process, at debug level."""
     secret = f"secret {user}"
-    client.say(user, secret)
+    client.publish(user, secret)
     client.ask("add", user, content=f"{secret} added")
     client.ask("profile_update", user, updates={"secret": secret})
     client.ask("search", user, query=f"{secret} asked")
@@ -433,5 +433,5 @@ def test_no_content_is_in_the_log(stack: Stack, client: Client, user: str) -> No
 
 
 def test_every_process_is_still_alive(stack: Stack) -> None:
-    """Given all of the above, I expect every process to give signs of life."""
+    """Given all of the above, I expect a heartbeat of every process."""
     assert stack.alive()

@@ -1,4 +1,4 @@
-"""Workers that are killed, stopped, poisoned, and whose servers go away: nothing is lost, nothing is done twice.
+"""Workers that are killed, stopped, poisoned, and whose servers go down: nothing is lost, nothing is done twice.
 
 Real processes on a real Valkey and PostgreSQL; each test has its own.
 """
@@ -38,7 +38,7 @@ def site() -> Iterator[Servers]:
 
 
 def texts(count: int) -> list[str]:
-    """So many different things to say, in order."""
+    """So many different contents, in order."""
     return [f"I like tea number {number:04}" for number in range(count)]
 
 
@@ -57,48 +57,48 @@ def nothing_left(site: Servers) -> bool:
     return not any(depths.values()) and not site.held()
 
 
-def test_the_messages_of_a_killed_worker_are_back_within_ten_seconds(site: Servers) -> None:
+def test_the_messages_of_a_killed_worker_are_requeued_within_ten_seconds(site: Servers) -> None:
     """Given kill -9 of one of two workers in the middle of 400 messages, I expect each of them indexed once after.
 
-    What the dead one held is back on the queue within 10 s, though nobody starts it again.
+    What the killed one held is back on the queue within 10 s, though it is not restarted.
     """
     first, _ = two_workers(site)
-    said = texts(400)
-    site.say(*said)
+    contents = texts(400)
+    site.index(*contents)
     wait_until(lambda: len(site.indexed()) > 20 and len(site.held()) == 2, ALL_WITHIN_S, "both in the middle")
 
     before = set(site.held())
     first.kill()
     killed_at = time.monotonic()
-    wait_until(lambda: before - set(site.held()), 10, "the dead worker's messages to be back")
+    wait_until(lambda: before - set(site.held()), 10, "the killed worker's messages to be back")
     assert time.monotonic() - killed_at < 10
 
-    all_indexed(site, len(said))
+    all_indexed(site, len(contents))
     wait_until(lambda: nothing_left(site), 20, "an empty queue")
-    assert site.indexed() == said
+    assert site.indexed() == contents
 
 
 def test_a_stopped_worker_leaves_nothing_behind(site: Servers) -> None:
-    """Given SIGTERM in the middle of 400 messages, I expect a clean end in its grace, what it held given back."""
+    """Given SIGTERM in the middle of 400 messages, I expect a graceful shutdown, what it held requeued."""
     worker = site.worker("first", INDEX).ready()
-    said = texts(400)
-    site.say(*said)
+    contents = texts(400)
+    site.index(*contents)
     wait_until(lambda: len(site.indexed()) > 20, ALL_WITHIN_S, "the middle")
 
     assert worker.terminate(within_s=10) == 0
 
     done = len(site.indexed())
     assert site.held() == {}
-    assert queue_depths(site.client)[INDEX]["waiting"] == len(said) - done
+    assert queue_depths(site.client)[INDEX]["waiting"] == len(contents) - done
     site.worker("second", INDEX)
-    all_indexed(site, len(said))
-    assert site.indexed() == said
+    all_indexed(site, len(contents))
+    assert site.indexed() == contents
 
 
-def test_what_a_frozen_worker_held_is_answered_once(site: Servers) -> None:
+def test_the_searches_of_a_frozen_worker_are_answered_once(site: Servers) -> None:
     """Given a worker that freezes amid 40 searches until another serves what it held, I expect one answer to each.
 
-    When it thaws it serves them once more, and finds them answered.
+    When it resumes it serves them once more, and its responses are deduplicated.
     """
     frozen = site.worker("first", INTERACTIVE).ready()
     with site.client.pubsub(ignore_subscribe_messages=True) as asker:  # type: ignore[no-untyped-call]
@@ -117,7 +117,7 @@ def test_what_a_frozen_worker_held_is_answered_once(site: Servers) -> None:
         wait_until(lambda: not site.client.hlen("dramatiq:interactive.msgs"), ALL_WITHIN_S, "the second to serve all")
         for process in family:
             process.resume()
-        wait_until(lambda: "answered_already" in frozen.log(), 20, "the first to find an answer")
+        wait_until(lambda: "response_deduplicated" in frozen.log(), 20, "the first to find its response published")
         frozen.terminate(within_s=10)
 
         answers = Counter[str]()
@@ -126,96 +126,96 @@ def test_what_a_frozen_worker_held_is_answered_once(site: Servers) -> None:
     assert answers == {f"r{number}": 1 for number in range(40)}
 
 
-def test_a_message_that_kills_its_worker_is_given_up_on(site: Servers) -> None:
-    """Given a message that no worker survives, among good ones, I expect it dead after three, the rest indexed."""
+def test_a_message_that_kills_its_worker_is_a_dead_letter(site: Servers) -> None:
+    """Given a message that no worker survives, among good ones, I expect a dead letter after 3, the rest indexed."""
     worker = site.worker("first", INDEX, module="tests.integration.dying_worker")
-    said = texts(20)
-    site.say(*said[:10], "poison", *said[10:])
+    contents = texts(20)
+    site.index(*contents[:10], "poison", *contents[10:])
     letters = DeadLetters(site.client)
     deaths = 0
 
-    def given_up_on() -> bool:
+    def dead_lettered() -> bool:
         nonlocal worker, deaths
         if worker.master.poll() is not None:
             deaths += 1
             worker = site.worker("first", INDEX, module="tests.integration.dying_worker")
         return bool(list(letters.all()))
 
-    wait_until(given_up_on, 120, "the dead letter")
+    wait_until(dead_lettered, 120, "the dead letter")
     (letter,) = letters.all()
     assert (letter.error, letter.payload["update"]["content"], deaths) == (
         "internal: TooManyDeliveries",
         "poison",
         3,
     )
-    all_indexed(site, len(said))
-    assert site.indexed() == said
+    all_indexed(site, len(contents))
+    assert site.indexed() == contents
 
 
 def tracebacks(*workers: WorkerProcess) -> list[str]:
     return [worker.name for worker in workers if "Traceback" in worker.log()]
 
 
-def redact(worker: WorkerProcess, server: str) -> list[str]:
-    """What a worker's log says about a server going and coming."""
+def outages(worker: WorkerProcess, dependency: str) -> list[str]:
+    """The events in a worker's log about a dependency going down and up."""
     lines = [json.loads(line) for line in worker.log().splitlines() if line.startswith("{")]
-    return [line["event"] for line in lines if line.get("dependency") == server]
+    return [line["event"] for line in lines if line.get("dependency") == dependency]
 
 
-def test_a_postgresql_that_is_away_loses_nothing(site: Servers) -> None:
-    """Given a PostgreSQL that is away while messages are said, I expect all indexed after, and two lines in the log.
+def test_an_outage_of_postgresql_loses_nothing(site: Servers) -> None:
+    """Given a PostgreSQL that is down while messages come, I expect all indexed after, and two lines in the log.
 
-    An add that was asked for meanwhile is answered with success; nothing is a dead letter, no traceback is logged.
+    An add that was requested meanwhile is answered with success; nothing is a dead letter, no traceback is logged.
     """
     worker = site.worker("first", "writes", INDEX).ready()
-    said = texts(60)
-    site.say(*said[:20])
+    contents = texts(60)
+    site.index(*contents[:20])
     all_indexed(site, 20)
 
     with site.client.pubsub(ignore_subscribe_messages=True) as answers:  # type: ignore[no-untyped-call]
         answers.subscribe("ltm_responses")
         wait_until(lambda: site.client.pubsub_numsub("ltm_responses")[0][1], description="the subscription")
         site.postgres.stop()
-        site.say(*said[20:40])
+        site.index(*contents[20:40])
         added = LTMRequest(request_id="r1", type="add", user_id="u2", data={"content": "zzz"})
         site.broker.enqueue(request_message(added, time.time()))
-        wait_until(lambda: redact(worker, "postgres"), 30, "the loss to be told")
-        wait_until(lambda: worker.log().count("will_be_retried") > 4, 60, "several retries")
-        site.say(*said[40:])
+        wait_until(lambda: outages(worker, "postgres"), 30, "the outage to be logged")
+        wait_until(lambda: worker.log().count("retry_scheduled") > 4, 60, "several retries")
+        site.index(*contents[40:])
         site.postgres.start()
 
         response: Any = wait_until(answers.get_message, 60, "the answer")
         assert json.loads(response["data"])["success"] is True
 
-    all_indexed(site, len(said) + 1)
+    all_indexed(site, len(contents) + 1)
     wait_until(lambda: nothing_left(site), 60, "an empty queue")
-    assert site.indexed() == [*said, "zzz"]
-    assert redact(worker, "postgres") == ["dependency_down", "dependency_up"]
+    assert site.indexed() == [*contents, "zzz"]
+    assert outages(worker, "postgres") == ["dependency_down", "dependency_up"]
     assert tracebacks(worker) == []
 
 
 def test_a_valkey_that_restarts_with_its_data_loses_nothing(site: Servers) -> None:
-    """Given a Valkey that is away for a while in the middle of messages, I expect each indexed once after.
+    """Given a Valkey that is down for a while in the middle of messages, I expect each indexed once after.
 
-    The log has a line when it went and one when it is back, and no traceback.
+    The log has a line when it went down and one when it was up again, and no traceback.
     """
     workers = two_workers(site)
-    said = texts(400)
-    site.say(*said)
+    contents = texts(400)
+    site.index(*contents)
     wait_until(lambda: len(site.indexed()) > 20, ALL_WITHIN_S, "the middle")
 
     site.valkey.stop()
-    wait_until(lambda: all(redact(worker, "broker") for worker in workers), 20, "the loss to be told")
+    wait_until(lambda: all(outages(worker, "broker") for worker in workers), 20, "the outage to be logged")
     site.valkey.start()
 
-    all_indexed(site, len(said))
+    all_indexed(site, len(contents))
     wait_until(lambda: nothing_left(site), 30, "an empty queue")
-    assert site.indexed() == said
-    assert [redact(worker, "broker") for worker in workers] == [["dependency_down", "dependency_up"]] * 2
+    assert site.indexed() == contents
+    assert [outages(worker, "broker") for worker in workers] == [["dependency_down", "dependency_up"]] * 2
     assert tracebacks(*workers) == []
 
 
-def test_a_worker_whose_child_dies_is_started_again_at_once(site: Servers, tmp_path: Path) -> None:
+def test_a_worker_whose_child_dies_is_restarted_at_once(site: Servers, tmp_path: Path) -> None:
     """Given a child that is killed, which ends Dramatiq's master too, I expect another running within 2 s."""
     (spec,) = [spec for spec in service_specs(Settings()) if spec.name == INDEXER]
     environment = {**os.environ, **site.environment, "OMP_NUM_THREADS": "1"}

@@ -1,4 +1,4 @@
-"""Workers of ours as real processes, started as compose starts them, on servers of one test's own."""
+"""Workers as real processes, started as compose starts them, on servers of one test's own."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from keepsake_client.protocol import MemoryUpdateMessage, alive_key
 
 from services.stack import process_tree
 from services.stack.embedded_valkey import valkey_spec, valkey_url
+from tasks.broker import build_broker
 from tasks.queues import index_message
-from tasks.redis_broker import build_broker
 from tests.integration.postgres_server import PostgresServer, postgres_server
 from tests.support import free_port, wait_until
 
@@ -58,13 +58,13 @@ def _answers(client: redis.Redis) -> bool:
 
 
 class WorkerProcess:
-    """One process of ours and its children: a Dramatiq master, or the adapters."""
+    """One process and its children: a Dramatiq master with its workers, or the adapters."""
 
     def __init__(self, servers: Servers, name: str, arguments: Sequence[str]) -> None:
         self.name = name
         self._servers = servers
         self._log = servers.home / f"{name}.log"
-        # PATH and the like, but none of the settings of whoever runs the tests.
+        # PATH and the like, but no setting of the environment that runs the tests.
         clean = {key: os.environ[key] for key in ("PATH", "HOME", "LANG", "TMPDIR") if key in os.environ}
         environment = {"LTM_PROCESS_NAME": name, "OMP_NUM_THREADS": "1", **servers.environment}
         with self._log.open("ab") as output:
@@ -83,7 +83,7 @@ class WorkerProcess:
         return isinstance(sign, bytes) and str(self.master.pid) in sign.decode().split(":")
 
     def ready(self) -> WorkerProcess:
-        wait_until(self.works, BOOT_WITHIN_S, f"a sign of life of {self.name}")
+        wait_until(self.works, BOOT_WITHIN_S, f"a heartbeat of {self.name}")
         return self
 
     def log(self) -> str:
@@ -134,8 +134,8 @@ class Servers:
         self.workers.append(WorkerProcess(self, name, arguments))
         return self.workers[-1]
 
-    def say(self, *contents: str, user_id: str = "u1") -> None:
-        """Have these messages of a user indexed."""
+    def index(self, *contents: str, user_id: str = "u1") -> None:
+        """Enqueue these messages of a user for indexing."""
         for content in contents:
             update = MemoryUpdateMessage(
                 user_id=user_id, content=content, source="user", timestamp=1.0, message_id=uuid.uuid4().hex

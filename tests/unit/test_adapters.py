@@ -1,11 +1,11 @@
-"""The adapters' parts on a fake Redis, turn by turn; what happens between them is tested on a real one."""
+"""The adapters' parts on a fake Redis, one iteration at a time; what happens between them is tested on a real one."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
-from types import SimpleNamespace
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import dramatiq
@@ -16,27 +16,19 @@ from dramatiq.brokers.stub import StubBroker
 from keepsake_client.protocol import COUNTERS, UPDATES_STREAM
 from structlog.testing import capture_logs
 
-from adapters import dispatcher, ltm_requests, maintenance, memory_updates
 from adapters.dispatcher import Dispatcher
-from adapters.loop import Loop
+from adapters.leader import Lease
 from adapters.ltm_requests import RequestAdapter
 from adapters.ltm_responses import ResponsePublisher
 from adapters.maintenance import Maintenance
-from adapters.membership import Lease, Membership
-from adapters.memory_updates import UpdateAdapter, says_logged
-from adapters.rejected import Rejected
+from adapters.membership import MEMBERSHIP_KEY, Membership
+from adapters.memory_updates import KEPT_S, SLACK_S, UpdateAdapter, says_logged
 from adapters.stream import UpdateStream
+from services.runtime.rejected import RejectSink
 from tests.unit.test_loop import Script
 
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Turns that find nothing return at once."""
-    monkeypatch.setattr(ltm_requests, "POLL_TIMEOUT_S", 0.02)
-    monkeypatch.setattr(memory_updates, "POLL_TIMEOUT_S", 0.02)
-    monkeypatch.setattr(dispatcher, "WAIT_MS", 20)
-    monkeypatch.setattr(maintenance, "INTERVAL_S", 0)
-    monkeypatch.setattr(maintenance, "MEASURE_INTERVAL_S", 0)
+#: The longest wait for a message: an iteration that finds nothing ends at once.
+POLL_TIMEOUT_S = 0.02
 
 
 @pytest.fixture
@@ -55,18 +47,18 @@ def broker() -> Iterator[StubBroker]:
 
 
 def event(content: str, **more: Any) -> str:
-    return json.dumps({"user_id": "u1", "content": content, "source": "user", **more})
+    return json.dumps({"user_id": "u1", "content": content, "source": "user"} | more)
 
 
 def asked(request_id: str) -> str:
     return json.dumps({"request_id": request_id, "type": "search", "user_id": "u1", "data": {"query": "tea?"}})
 
 
-# The broker's faults and the message's
+# Requests
 
 
 class Fails:
-    """A broker's `enqueue` that raises what it is told to, until it is told nothing."""
+    """A broker's `enqueue` that raises `error` while there is one."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, broker: StubBroker) -> None:
         self.error: Exception | None = None
@@ -79,54 +71,221 @@ class Fails:
         return self._enqueue(message, **options)
 
 
+def request_adapter(client: fakeredis.FakeRedis, broker: StubBroker, claim_interval_s: float = 60.0) -> RequestAdapter:
+    return RequestAdapter(
+        client,
+        "ltm_requests",
+        Membership(client, "a1"),
+        broker,
+        ResponsePublisher(client, "ltm_responses"),
+        RejectSink(client, "ltm_requests"),
+        1_000,
+        poll_timeout_s=POLL_TIMEOUT_S,
+        claim_interval_s=claim_interval_s,
+    )
+
+
 @pytest.fixture
 def requests(client: fakeredis.FakeRedis, broker: StubBroker) -> RequestAdapter:
-    rejected, responses = Rejected(client, "ltm_requests"), ResponsePublisher(client, "ltm_responses")
-    return RequestAdapter(client, "ltm_requests", Membership(client, "a1"), broker, responses, rejected, 1_000)
+    return request_adapter(client, broker)
+
+
+def enqueued(broker: StubBroker, queue: str = "interactive") -> list[dict[str, Any]]:
+    """The arguments of the messages on an actor queue, in order; they leave it."""
+    messages = []
+    while not broker.queues[queue].empty():
+        messages.append(dramatiq.Message.decode(broker.queues[queue].get_nowait()).kwargs)
+    return messages
 
 
 @pytest.mark.parametrize("error", [redis.ConnectionError("gone"), redis.OutOfMemoryError("full")])
-def test_a_request_stays_in_hand_until_the_broker_takes_it(
+def test_a_request_stays_claimed_until_the_broker_takes_it(
     client: fakeredis.FakeRedis,
     broker: StubBroker,
     requests: RequestAdapter,
     monkeypatch: pytest.MonkeyPatch,
     error: Exception,
 ) -> None:
-    """Given a broker that takes nothing for two turns, I expect the request in hand, and handed over after."""
+    """Given a broker that takes nothing for two iterations, I expect the request claimed, and enqueued after."""
     fails = Fails(monkeypatch, broker)
     fails.error = error
     client.lpush("ltm_requests", asked("r1"))
     for _ in range(2):
         with pytest.raises(type(error)):
-            requests.turn()
+            requests.run_once()
         assert client.lrange("ltm_requests:taken:a1", 0, -1) == [asked("r1").encode()]
 
     fails.error = None
-    requests.turn()
+    requests.run_once()
 
     assert broker.queues["interactive"].qsize() == 1
     assert client.keys() == []
 
 
-def test_a_request_that_nobody_can_hand_over_is_answered(
+def test_a_request_that_cannot_be_enqueued_is_answered(
     client: fakeredis.FakeRedis, broker: StubBroker, requests: RequestAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Given a request at which handing over breaks, I expect an error response, and the next one served."""
+    """Given a request at which enqueueing breaks, I expect an error response, and the next one served."""
     fails = Fails(monkeypatch, broker)
     fails.error = ValueError("a bug")
     with client.pubsub(ignore_subscribe_messages=True) as answers:  # type: ignore[no-untyped-call]
         answers.subscribe("ltm_responses")
         answers.get_message()
         client.lpush("ltm_requests", asked("r1"))
-        requests.turn()
+        requests.run_once()
         assert json.loads(answers.get_message()["data"])["error"] == "internal: ValueError"
 
     fails.error = None
     client.lpush("ltm_requests", asked("r2"))
-    requests.turn()
+    requests.run_once()
     assert broker.queues["interactive"].qsize() == 1
     assert client.keys() == []
+
+
+def test_a_request_whose_move_lost_its_reply_is_served(
+    client: fakeredis.FakeRedis, broker: StubBroker, requests: RequestAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a connection lost after Redis moved the request, I expect the next iteration to serve it, once."""
+    move = client.blmove
+
+    def lose_the_reply(*arguments: Any) -> None:
+        move(*arguments)
+        raise redis.ConnectionError("gone")
+
+    client.lpush("ltm_requests", asked("r1"))
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "blmove", lose_the_reply)
+        with pytest.raises(redis.ConnectionError):
+            requests.run_once()
+
+    for _ in range(2):
+        requests.run_once()
+
+    assert [message["request"]["request_id"] for message in enqueued(broker)] == ["r1"]
+    assert client.keys() == []
+
+
+def test_claimed_requests_are_served_oldest_first(
+    client: fakeredis.FakeRedis, broker: StubBroker, requests: RequestAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given three claimed requests after an outage, I expect them enqueued in the order in which they were claimed."""
+    client.lpush("ltm_requests:taken:a1", asked("r1"), asked("r2"), asked("r3"))
+
+    def fail(*_: Any) -> None:
+        raise redis.ConnectionError("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "blmove", fail)
+        with pytest.raises(redis.ConnectionError):
+            requests.run_once()
+    requests.run_once()
+
+    assert [message["request"]["request_id"] for message in enqueued(broker)] == ["r1", "r2", "r3"]
+
+
+def test_an_adapter_is_a_member_before_it_claims(client: fakeredis.FakeRedis, requests: RequestAdapter) -> None:
+    """Given an adapter that has connected, I expect a heartbeat: nothing looks for the requests of an unknown one."""
+    requests.connect()
+
+    assert Membership(client, "other").live() == {"a1"}
+
+
+def test_an_empty_request_is_rejected(client: fakeredis.FakeRedis, requests: RequestAdapter) -> None:
+    """Given a request without a byte, I expect it counted as a reject, and not left claimed."""
+    client.lpush("ltm_requests", "")
+
+    requests.run_once()
+
+    assert client.hgetall(COUNTERS) == {b"rejected": b"1"}
+    assert client.keys("ltm_requests*") == []
+
+
+def test_a_request_is_received_when_it_is_moved(
+    client: fakeredis.FakeRedis, broker: StubBroker, requests: RequestAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a request that comes while the adapter waits, I expect the end of the wait as the time of its receipt."""
+    move = client.blmove
+    came_at: list[float] = []
+
+    def wait(*arguments: Any) -> Any:
+        time.sleep(0.02)
+        came_at.append(time.time())
+        return move(*arguments)
+
+    monkeypatch.setattr(client, "blmove", wait)
+    client.lpush("ltm_requests", asked("r1"))
+    requests.run_once()
+
+    [message] = enqueued(broker)
+    assert came_at[0] <= message["received_at"] <= message["enqueued_at"] <= time.time()
+
+
+def test_an_adapter_that_failed_long_ago_is_evicted(client: fakeredis.FakeRedis, broker: StubBroker) -> None:
+    """Given an adapter that failed 11 minutes ago, I expect its request served, and no member of its name."""
+    client.zadd(MEMBERSHIP_KEY, {"failed": float(client.time()[0]) - 660})
+    client.lpush("ltm_requests:taken:failed", asked("r1"))
+
+    request_adapter(client, broker).run_once()
+
+    assert len(enqueued(broker)) == 1
+    assert client.zscore(MEMBERSHIP_KEY, "failed") is None
+
+
+def test_the_requests_of_a_failed_adapter_are_claimed(client: fakeredis.FakeRedis, broker: StubBroker) -> None:
+    """Given two requests of an adapter that failed a minute ago, and one of a live one, I expect the two enqueued.
+
+    They come in order, as received at its last heartbeat, and it stays a member: it may only be frozen.
+    """
+    requests = request_adapter(client, broker)
+    requests.connect()
+    last_heartbeat = float(client.time()[0]) - 60
+    client.zadd(MEMBERSHIP_KEY, {"failed": last_heartbeat, "live": last_heartbeat + 59})
+    client.lpush("ltm_requests:taken:failed", asked("r1"), asked("r2"))
+    client.lpush("ltm_requests:taken:live", asked("r3"))
+
+    with capture_logs() as lines:
+        requests.run_once()
+
+    claimed = [(message["request"]["request_id"], message["received_at"]) for message in enqueued(broker)]
+    assert claimed == [("r1", last_heartbeat), ("r2", last_heartbeat)]
+    assert client.keys("ltm_requests*") == [b"ltm_requests:taken:live"]
+    assert client.zscore(MEMBERSHIP_KEY, "failed") == last_heartbeat
+    assert [(line["event"], line["failed_adapter"]) for line in lines] == [("request_claimed", "failed")] * 2
+
+
+@pytest.mark.parametrize(("interval_s", "looks"), [(60.0, 1), (0.0, 3)])
+def test_failed_adapters_are_looked_for_now_and_then(
+    client: fakeredis.FakeRedis,
+    broker: StubBroker,
+    monkeypatch: pytest.MonkeyPatch,
+    interval_s: float,
+    looks: int,
+) -> None:
+    """Given three iterations, I expect one look where the interval is longer than they, and three where it is 0."""
+    looked: list[None] = []
+
+    def failed(_: Membership) -> dict[str, float]:
+        looked.append(None)
+        return {}
+
+    monkeypatch.setattr(Membership, "failed", failed)
+    requests = request_adapter(client, broker, interval_s)
+
+    for _ in range(3):
+        requests.run_once()
+
+    assert len(looked) == looks
+
+
+def test_released_requests_are_taken_next_and_in_order(client: fakeredis.FakeRedis, requests: RequestAdapter) -> None:
+    """Given two claimed requests and one that waits, I expect them on the list as they came."""
+    client.lpush("ltm_requests:taken:a1", "r1", "r2")
+    client.lpush("ltm_requests", "r3")
+
+    requests.release()
+
+    assert client.lrange("ltm_requests", 0, -1) == [b"r3", b"r2", b"r1"]
+    assert client.keys() == [b"ltm_requests"]
 
 
 REFUSALS = [
@@ -137,8 +296,8 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize("error", REFUSALS, ids=lambda error: type(error).__name__)
-def test_a_server_that_refuses_all_writes_is_told_of_once(error: Exception) -> None:
-    """Given a full Redis over many turns, I expect one line when it refuses and one when it takes, no traceback."""
+def test_a_server_that_refuses_all_writes_is_logged_once(error: Exception) -> None:
+    """Given a full Redis over many iterations, I expect one line when it refuses and one when it accepts again."""
     with capture_logs() as lines:
         Script([None, error, error, error, None]).play()
     assert [line["event"] for line in lines] == ["dependency_down", "dependency_up"]
@@ -148,25 +307,35 @@ def test_a_server_that_refuses_all_writes_is_told_of_once(error: Exception) -> N
 
 
 class Channel:
-    """An adapter of the channel, what it wrote, and the lease."""
+    """An adapter of the channel, what it wrote, the lease, and a clock that runs `late` seconds ahead."""
 
-    def __init__(self, client: fakeredis.FakeRedis, name: str = "a1") -> None:
+    def __init__(self, client: fakeredis.FakeRedis, name: str = "a1", late: float = 0.0) -> None:
         self.client = client
+        self.late = late
         self.lease = Lease(client, name)
-        log = UpdateStream(client, UPDATES_STREAM, name, max_len=1_000)
-        rejected = Rejected(client, "memory_updates")
-        self.adapter = UpdateAdapter(client, "memory_updates", log, self.lease, rejected, 1_000)
-        self.adapter.listen()
-        self.adapter.turn()  # the confirmation
+        stream = UpdateStream(client, UPDATES_STREAM, name, max_len=1_000)
+        rejects = RejectSink(client, "memory_updates")
+        self.adapter = UpdateAdapter(
+            client,
+            "memory_updates",
+            stream,
+            self.lease,
+            rejects,
+            1_000,
+            poll_timeout_s=POLL_TIMEOUT_S,
+            clock=lambda: time.time() + self.late,
+        )
+        self.adapter.connect()
+        self.adapter.run_once()  # the confirmation
 
-    def hear(self, *events: str) -> None:
+    def receive(self, *events: str) -> None:
         for each in events:
             self.client.publish("memory_updates", each)
-        self.turn(len(events))
+        self.run(len(events))
 
-    def turn(self, times: int = 1) -> None:
+    def run(self, times: int = 1) -> None:
         for _ in range(times):
-            self.adapter.turn()
+            self.adapter.run_once()
 
     def written(self) -> list[dict[str, Any]]:
         entries: Any = self.client.xrange(UPDATES_STREAM)
@@ -174,23 +343,23 @@ class Channel:
 
 
 def test_only_what_is_not_logged_is_written(client: fakeredis.FakeRedis) -> None:
-    """Given events that say they are in the log and others, one of which only talks of it, I expect the others."""
+    """Given events that say they are in the stream and others, one of which only quotes it, I expect the others."""
     channel = Channel(client)
     channel.lease.renew()
 
-    channel.hear(
-        event("ours", logged=True), event("theirs"), event("x", meta={"logged": True}), event('"logged": true')
+    channel.receive(
+        event("logged", logged=True), event("not logged"), event("x", meta={"logged": True}), event('"logged": true')
     )
 
-    assert [written["content"] for written in channel.written()] == ["theirs", "x", '"logged": true']
+    assert [written["content"] for written in channel.written()] == ["not logged", "x", '"logged": true']
 
 
-def test_what_a_foreign_event_lacks_is_written_down(client: fakeredis.FakeRedis) -> None:
-    """Given events without time and id, I expect both in the log; the same said twice has two, the same event one."""
+def test_an_event_without_time_and_id_gets_both(client: fakeredis.FakeRedis) -> None:
+    """Given events without them, I expect both in the stream; equal contents have two ids, equal events one."""
     channel = Channel(client)
     channel.lease.renew()
 
-    channel.hear(event("ok"), event("ok"), *[event("ok", timestamp=1_712_345_678)] * 2, event("ok", message_id="m1"))
+    channel.receive(event("ok"), event("ok"), *[event("ok", timestamp=1_712_345_678)] * 2, event("ok", message_id="m1"))
 
     first, second, third, fourth, fifth = channel.written()
     assert first["timestamp"] != second["timestamp"]
@@ -199,162 +368,324 @@ def test_what_a_foreign_event_lacks_is_written_down(client: fakeredis.FakeRedis)
     assert fifth["message_id"] == "m1"
 
 
-def test_only_the_holder_of_the_lease_writes(client: fakeredis.FakeRedis) -> None:
-    """Given two adapters, I expect what both heard once in the log, and a bad one rejected once."""
+def test_the_same_words_of_two_users_are_two_events(client: fakeredis.FakeRedis) -> None:
+    """Given one content and time of two users, and of a user and the AI, I expect three ids."""
+    channel = Channel(client)
+    channel.lease.renew()
+
+    channel.receive(*(event("ok", timestamp=1, **who) for who in ({}, {"user_id": "u2"}, {"source": "ai"})))
+
+    assert len({written["message_id"] for written in channel.written()}) == 3
+
+
+def test_only_the_leader_writes(client: fakeredis.FakeRedis) -> None:
+    """Given two adapters, I expect what both received once in the stream, and a bad one rejected once."""
     first, second = Channel(client, "a1"), Channel(client, "a2")
     for each in (first, second):
         each.lease.renew()
     assert (first.lease.held(), second.lease.held()) == (True, False)
 
-    first.hear(event("hello"), "bad")
-    second.turn(2)
+    first.receive(event("hello"), "bad")
+    second.run(2)
 
     assert len(first.written()) == 1
     assert client.hgetall(COUNTERS) == {b"rejected": b"1"}
 
 
-def test_a_new_holder_writes_what_the_last_one_had_not(client: fakeredis.FakeRedis) -> None:
-    """Given a holder that dies after it wrote two of four events, all alike, I expect the other two from the next."""
+def test_a_new_leader_writes_what_the_last_one_had_not(client: fakeredis.FakeRedis) -> None:
+    """Given a leader that fails after it wrote two of four equal events, I expect the other two from the next."""
     first, second = Channel(client, "a1"), Channel(client, "a2")
     first.lease.renew()
-    first.hear(event("ok"), event("ok"))
+    first.receive(event("ok"), event("ok"))
     for _ in range(2):
         client.publish("memory_updates", event("ok"))
-    second.turn(4)
+    second.run(4)
 
     first.lease.release()  # as if it had run out
     second.lease.renew()
-    second.turn()
+    second.run()
 
     assert [written["content"] for written in second.written()] == ["ok"] * 4
 
 
-def test_a_new_holder_that_hears_late_writes_nothing_twice(
-    client: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Given an adapter that hears a second and a half after the holder wrote, I expect it to find what is written."""
-    first, second = Channel(client, "a1"), Channel(client, "a2")
+@pytest.mark.parametrize("late", [1.5, SLACK_S - 0.2])
+def test_a_new_leader_that_receives_late_writes_nothing_twice(client: fakeredis.FakeRedis, late: float) -> None:
+    """Given an adapter that subscribed and received up to 2 s after the leader wrote, I expect no second entry.
+
+    By its clock the entry is older than its subscription, so it looks a little further back.
+    """
+    first, second = Channel(client, "a1"), Channel(client, "a2", late)
     first.lease.renew()
-    first.hear(event("written"))
-    late = time.time() + 1.5
-    monkeypatch.setattr(memory_updates, "time", SimpleNamespace(time=lambda: late))
-    second.turn()
+    first.receive(event("written"))
+    second.run()
 
     first.lease.release()
     second.lease.renew()
-    second.turn()
+    second.run()
 
     assert [written["content"] for written in second.written()] == ["written"]
 
 
-def test_a_lease_that_is_not_renewed_ends(client: fakeredis.FakeRedis) -> None:
-    """Given a lease that another has taken, I expect whoever had it to know when he renews, and to leave it alone."""
-    mine, other = Lease(client, "a1"), Lease(client, "a2")
-    mine.renew()
-    client.delete("ltm:channel-reader")
-    other.renew()
+def test_a_new_leader_that_was_frozen_writes_nothing_twice(client: fakeredis.FakeRedis) -> None:
+    """Given an adapter that subscribed early and receives 5 s after the leader wrote, I expect no second entry."""
+    first, second = Channel(client, "a1"), Channel(client, "a2")
+    first.lease.renew()
+    first.receive(event("written"))
+    second.late = 5
+    second.run()
 
-    mine.renew()
-    mine.release()
+    first.lease.release()
+    second.lease.renew()
+    second.run()
 
-    assert not mine.held()
-    assert other.held()
-    assert client.exists("ltm:channel-reader")
+    assert [written["content"] for written in second.written()] == ["written"]
+
+
+def test_a_new_leader_leaves_out_recent_messages_alone(client: fakeredis.FakeRedis) -> None:
+    """Given an "ok" that was written long ago and one that was not written, I expect the second to be written."""
+    first, second = Channel(client, "a1"), Channel(client, "a2")
+    first.lease.renew()
+    first.receive(event("ok"))
+    second.run()
+    first.lease.release()
+    second.late = KEPT_S + SLACK_S + 1
+    second.run()
+    second.receive(event("ok"))
+
+    second.lease.renew()
+    second.run()
+
+    assert [written["content"] for written in second.written()] == ["ok", "ok"]
+
+
+def test_a_leader_that_was_followed_by_another_writes_nothing_twice(client: fakeredis.FakeRedis) -> None:
+    """Given a leader that loses the lease and gets it back, I expect it to leave out what the other wrote meanwhile."""
+    first, second = Channel(client, "a1"), Channel(client, "a2")
+    first.lease.renew()
+    first.receive(event("m0"))
+    first.lease.release()
+    second.lease.renew()
+    client.publish("memory_updates", event("m1"))
+    first.run()
+    second.run(3)
+
+    second.lease.release()
+    first.lease.renew()
+    first.run()
+
+    assert [written["content"] for written in first.written()] == ["m0", "m1"]
+
+
+@pytest.mark.parametrize(("age", "contents"), [(KEPT_S - 1, ["m0", "m1"]), (KEPT_S + 1, ["m1"])])
+def test_a_follower_keeps_the_last_nine_seconds(client: fakeredis.FakeRedis, age: float, contents: list[str]) -> None:
+    """Given a channel without a leader, I expect the next one to write what is no older than that."""
+    channel = Channel(client)
+    channel.receive(event("m0"))
+    channel.late = age
+    channel.receive(event("m1"))
+
+    channel.lease.renew()
+    channel.run()
+
+    assert [written["content"] for written in channel.written()] == contents
+
+
+def test_an_event_without_a_time_has_that_of_its_receipt(client: fakeredis.FakeRedis) -> None:
+    """Given an event that is written five seconds after it was received, I expect the time of its receipt."""
+    channel = Channel(client)
+    channel.receive(event("m0"))
+    received = time.time()
+    channel.late = 5
+
+    channel.lease.renew()
+    channel.run()
+
+    [written] = channel.written()
+    assert written["timestamp"] == pytest.approx(received, abs=1)
 
 
 @pytest.mark.parametrize("raw", [b"", b"logged", b'["logged"]', b'{"logged"', b'{"logged": "true"}', b'"logged"' * 9])
 def test_nothing_else_says_that_it_is_logged(raw: bytes) -> None:
-    """Given bytes that do not say it in so many words, I expect them to be looked at as foreign."""
+    """Given bytes that are no such JSON object, I expect the event to count as not written."""
     assert not says_logged(raw)
 
 
-# The log
+# Maintenance
 
 
-def handing(client: fakeredis.FakeRedis, broker: StubBroker, log: UpdateStream) -> Dispatcher:
-    rejected = Rejected(client, UPDATES_STREAM)
-    return Dispatcher(log, Membership(client, log.consumer), broker, rejected, 1_000, prefetch=100, window=10)
+class Site:
+    """The maintenance of one adapter, and what it works on."""
+
+    def __init__(self, client: fakeredis.FakeRedis, broker: StubBroker, **options: Any) -> None:
+        self.client: Any = client
+        self.stream = UpdateStream(client, UPDATES_STREAM, "a1", 1_000)
+        self.stream.open()
+        failed_after_s = options.pop("failed_after_s", 10.0)
+        self.membership = Membership(client, "a1", failed_after_s=failed_after_s)
+        self.lease = Lease(client, "a1")
+        rejects = RejectSink(client, UPDATES_STREAM)
+        dispatcher = Dispatcher(self.stream, self.membership, broker, rejects, 1_000, prefetch=100, window=10)
+        self.resets = 0
+        dispatcher.reset = self._count_reset  # type: ignore[method-assign]
+        self.maintenance = Maintenance(
+            client,
+            self.membership,
+            self.lease,
+            self.stream,
+            dispatcher,
+            options.pop("checks", []),
+            **{"stream_hours": 1, "max_backlog": 1_000, "interval_s": 0, "measure_interval_s": 0, **options},
+        )
+
+    def _count_reset(self) -> None:
+        self.resets += 1
+
+    def run(self, times: int = 1) -> None:
+        for _ in range(times):
+            self.maintenance.run_once()
 
 
-def test_what_the_broker_does_not_take_is_handed_over_later(
-    client: fakeredis.FakeRedis, broker: StubBroker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Given a broker that is away for a while, I expect every message once and in order when it is back."""
-    fails = Fails(monkeypatch, broker)
-    over = handing(client, broker, UpdateStream(client, UPDATES_STREAM, "a1", 1_000))
-    for number in range(5):
+def publish(client: Any, count: int) -> None:
+    for number in range(count):
         client.xadd(UPDATES_STREAM, {"event": event(f"m{number}")})
-    over.connect()
-    over.turn()
-    fails.error = redis.ConnectionError("gone")
-    with pytest.raises(redis.ConnectionError):
-        over.turn()
-    over.connect()  # as the loop does
-
-    fails.error = None
-    for _ in range(3):
-        over.turn()
-
-    handed = [dramatiq.Message.decode(broker.queues["index"].get_nowait()) for _ in range(5)]
-    assert [message.kwargs["update"]["content"] for message in handed] == [f"m{number}" for number in range(5)]
-    assert broker.queues["index"].empty()
-    assert client.xinfo_groups(UPDATES_STREAM)[0]["pending"] == 0
 
 
-def test_a_backlog_over_its_bound_is_told_of_once(client: fakeredis.FakeRedis, broker: StubBroker) -> None:
+def test_a_backlog_over_its_bound_is_reported_once(client: fakeredis.FakeRedis, broker: StubBroker) -> None:
     """Given more messages than allowed over several looks, I expect one error and one count, and a line at the end."""
-    log = UpdateStream(client, UPDATES_STREAM, "a1", 1_000)
-    log.open()
-    membership, lease = Membership(client, "a1"), Lease(client, "a1")
-    keep = Maintenance(client, membership, lease, log, handing(client, broker, log), [], log_hours=1, max_backlog=3)
-    for number in range(4):
-        client.xadd(UPDATES_STREAM, {"event": event(f"m{number}")})
+    site = Site(client, broker, max_backlog=3)
+    publish(client, 4)
     with capture_logs() as lines:
-        for _ in range(3):
-            keep.turn()
+        site.run(3)
         assert client.hgetall(COUNTERS) == {b"backlog_over": b"1"}
-        log.read(10, None)
-        log.ack([entry.id for entry in log.read(10, None)])
-        for _ in range(2):
-            keep.turn()
-    assert [line["event"] for line in lines] == ["backlog_over", "backlog_back"]
+        site.stream.read(10, None)
+        first, *_ = site.stream.read(10, None)
+        site.stream.ack([first.id])
+        site.run(2)
+    assert [line["event"] for line in lines] == ["backlog_over", "backlog_recovered"]
 
 
-def test_the_log_is_trimmed_by_age(client: fakeredis.FakeRedis, broker: StubBroker) -> None:
-    """Given entries of two hours ago and LTM_STREAM_HOURS=1, I expect them gone after the keeper's turn."""
-    log = UpdateStream(client, UPDATES_STREAM, "a1", 1_000)
+def test_a_backlog_at_its_bound_is_not_over_it(client: fakeredis.FakeRedis, broker: StubBroker) -> None:
+    """Given as many messages as allowed, I expect nothing reported."""
+    site = Site(client, broker, max_backlog=3)
+    publish(client, 3)
+
+    with capture_logs() as lines:
+        site.run()
+
+    assert lines == []
+
+
+@pytest.mark.parametrize(("measure_interval_s", "measured"), [(60, 1), (0, 3)])
+def test_the_stream_is_measured_and_trimmed_now_and_then(
+    client: fakeredis.FakeRedis,
+    broker: StubBroker,
+    monkeypatch: pytest.MonkeyPatch,
+    measure_interval_s: float,
+    measured: int,
+) -> None:
+    """Given three iterations of a leader, I expect measurements at their interval, and one trim a minute."""
+    site = Site(client, broker, measure_interval_s=measure_interval_s)
+    calls: Counter[str] = Counter()
+
+    def note(name: str) -> Callable[..., int]:
+        def count(*_: Any) -> int:
+            calls[name] += 1
+            return 0
+
+        return count
+
+    for name in ("backlog", "count_trimmed", "trim"):
+        monkeypatch.setattr(site.stream, name, note(name))
+
+    site.run(3)
+
+    assert calls == {"backlog": measured, "count_trimmed": measured, "trim": 1}
+
+
+def test_the_stream_is_trimmed_by_age(client: fakeredis.FakeRedis, broker: StubBroker) -> None:
+    """Given entries of two hours ago and LTM_STREAM_HOURS=1, I expect them gone after one iteration of the leader."""
+    site = Site(client, broker)
     old = (int(client.time()[0]) - 7_200) * 1_000
     for number in range(500):
         client.xadd(UPDATES_STREAM, {"event": event("old")}, id=f"{old}-{number + 1}")
     client.xadd(UPDATES_STREAM, {"event": event("new")})
-    log.open()
-    log.read(1_000, None)
-    log.ack([entry.id for entry in log.read(1_000, None)])
+    site.stream.read(1_000, None)
+    site.stream.ack([entry.id for entry in site.stream.read(1_000, None)])
 
-    Maintenance(
-        client,
-        Membership(client, "a1"),
-        Lease(client, "a1"),
-        log,
-        handing(client, broker, log),
-        [],
-        1,
-        max_backlog=1_000,
-    ).turn()
+    site.run()
 
     assert client.xlen(UPDATES_STREAM) < 200
 
 
-def test_a_stuck_adapter_gives_no_sign(client: fakeredis.FakeRedis, broker: StubBroker) -> None:
-    """Given a loop that does not turn, I expect no sign of life and no lease, so that another takes over."""
-    log = UpdateStream(client, UPDATES_STREAM, "a1", 1_000)
-    membership, lease = Membership(client, "a1"), Lease(client, "a1")
-    stuck = Loop("stuck", lambda: None)
-    stuck.pulse.alive = lambda: False  # type: ignore[method-assign]
+def test_an_adapter_with_a_stuck_loop_sends_no_heartbeat(client: fakeredis.FakeRedis, broker: StubBroker) -> None:
+    """Given a loop that is stuck, I expect no heartbeat and no lease, so that another adapter takes over."""
+    site = Site(client, broker, checks=[lambda: True, lambda: False])
 
-    Maintenance(
-        client, membership, lease, log, handing(client, broker, log), [stuck.pulse.alive], log_hours=1, max_backlog=1
-    ).turn()
+    site.run()
 
-    assert membership.live() == set()
-    assert not lease.held()
+    assert site.membership.live() == set()
+    assert not site.lease.held()
+
+
+def test_an_adapter_that_works_is_a_member_and_leads(client: fakeredis.FakeRedis, broker: StubBroker) -> None:
+    """Given loops that all work, I expect a heartbeat and the lease, and neither after it was released."""
+    site = Site(client, broker, checks=[lambda: True, lambda: True])
+    site.run()
+    assert (site.membership.live(), site.lease.held()) == ({"a1"}, True)
+
+    site.maintenance.release()
+
+    assert (site.membership.live(), site.lease.held()) == (set(), False)
+    assert not client.exists("ltm:channel-reader")
+
+
+@pytest.mark.parametrize(("failed_after_s", "resets"), [(0.0, 2), (60.0, 0)])
+def test_an_adapter_that_was_frozen_reads_its_entries_again(
+    client: fakeredis.FakeRedis, broker: StubBroker, failed_after_s: float, resets: int
+) -> None:
+    """Given heartbeats further apart than adapters may be silent, I expect a reset of the dispatcher, else none."""
+    site = Site(client, broker, failed_after_s=failed_after_s)
+
+    site.run(2)
+
+    assert site.resets == resets
+
+
+def left_by_a_failed_adapter(site: Site) -> None:
+    publish(site.client, 2)
+    site.client.xreadgroup("indexers", "failed", {UPDATES_STREAM: ">"})
+
+
+def test_the_leader_claims_the_entries_of_failed_adapters(client: fakeredis.FakeRedis, broker: StubBroker) -> None:
+    """Given entries pending under a failed adapter, I expect the leader to claim them, and to read them again once."""
+    site = Site(client, broker)
+    left_by_a_failed_adapter(site)
+
+    site.run(2)
+
+    assert site.resets == 1
+    site.stream.rewind()
+    assert len(site.stream.read(10, None)) == 2
+
+
+def test_a_follower_claims_and_measures_nothing(client: fakeredis.FakeRedis, broker: StubBroker) -> None:
+    """Given another adapter that leads, I expect the entries of a failed one left to it, and no backlog reported."""
+    site = Site(client, broker, max_backlog=1)
+    Lease(client, "a2").renew()
+    left_by_a_failed_adapter(site)
+
+    with capture_logs() as lines:
+        site.run()
+
+    assert (site.resets, lines) == (0, [])
+
+
+def test_a_stream_that_is_deleted_is_made_again(client: fakeredis.FakeRedis, broker: StubBroker) -> None:
+    """Given that the stream is deleted between two iterations, I expect its group again after the second."""
+    site = Site(client, broker)
+    site.run()
+    client.delete(UPDATES_STREAM)
+
+    site.run()
+
+    assert client.xinfo_groups(UPDATES_STREAM)

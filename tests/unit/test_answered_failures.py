@@ -1,4 +1,4 @@
-"""A failure that its asker was told of is done with; only what somebody has to look at becomes a dead letter."""
+"""A failure that its response explains is no dead letter; one that an operator has to look at is."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tasks.middleware.retries import Retries, RetryPolicy
 
 
 class Stage:
-    """A worker whose actors fail as a test says, and whoever listens to the responses."""
+    """A worker whose actors fail as a test says, and a subscription to the responses."""
 
     def __init__(self) -> None:
         server = fakeredis.FakeServer()
@@ -38,7 +38,7 @@ class Stage:
         self.worker.start()
 
     def _declare(self, route: queues.Route) -> None:
-        policy = RetryPolicy(for_s=60, first_ms=1, longest_ms=2)
+        policy = RetryPolicy(max_age_s=60, min_backoff_ms=1, max_backoff_ms=2)
 
         @dramatiq.actor(broker=self.broker, actor_name=route.actor, queue_name=route.queue, retry=policy)
         def work(request: dict[str, Any], received_at: float, enqueued_at: float) -> dict[str, Any]:
@@ -47,7 +47,7 @@ class Stage:
             return {}
 
     def ask(self, kind: RequestType, *failures: Exception) -> list[str | None]:
-        """The `error` of every response to one request whose first tries fail in these ways."""
+        """The `error` of every response to one request whose first attempts fail in these ways."""
         self.failures = list(failures)
         request = LTMRequest(request_id="r1", type=kind, user_id="u1", data={})
         self.broker.enqueue(queues.request_message(request, 1.5))
@@ -74,28 +74,30 @@ def stage() -> Iterator[Stage]:
 @pytest.mark.parametrize(
     ("kind", "error"), [("search", Expired("late")), ("profile_update", ProfileConflict(1, 2)), ("add", Expired("x"))]
 )
-def test_what_was_told_in_words_is_no_dead_letter(stage: Stage, kind: RequestType, error: Exception) -> None:
+def test_a_failure_that_the_response_explains_is_no_dead_letter(
+    stage: Stage, kind: RequestType, error: Exception
+) -> None:
     """Given a request that is refused, I expect the answer and no dead letter: an overload would fill Redis."""
-    (told,) = stage.ask(kind, error)
+    (answered,) = stage.ask(kind, error)
 
-    assert told is not None
+    assert answered is not None
     assert stage.broker.dead_letters == []
 
 
 @pytest.mark.parametrize("kind", ["search", "profile_get"])
 def test_a_search_is_never_a_dead_letter(stage: Stage, kind: RequestType) -> None:
-    """Given a crash in what nobody would want answered tomorrow, I expect the answer and no dead letter."""
+    """Given a crash in a request that has no use tomorrow, I expect the answer and no dead letter."""
     assert stage.ask(kind, ZeroDivisionError()) == ["internal: ZeroDivisionError"]
     assert stage.broker.dead_letters == []
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError(), TooManyDeliveries("three workers died")])
-def test_a_write_that_nobody_expected_to_fail_is_kept(stage: Stage, error: Exception) -> None:
+def test_a_write_that_fails_unexpectedly_is_a_dead_letter(stage: Stage, error: Exception) -> None:
     """Given a write that crashes, or kills its worker, I expect the answer, and a dead letter to find the cause in."""
     assert stage.ask("add", error) == [f"internal: {type(error).__name__}"]
     assert len(stage.broker.dead_letters) == 1
 
 
-def test_a_failure_that_healed_is_not_told(stage: Stage) -> None:
-    """Given a database that is away for two tries, I expect one answer, and that it is the success."""
-    assert stage.ask("add", Unavailable("away"), Unavailable("away")) == [None]
+def test_a_failure_before_a_success_is_not_answered(stage: Stage) -> None:
+    """Given a database that is down for two attempts, I expect one answer, the success."""
+    assert stage.ask("add", Unavailable("down"), Unavailable("down")) == [None]

@@ -1,4 +1,4 @@
-"""A message that kills its worker is counted, and given up on."""
+"""The deliveries of a message that kills its worker are counted and limited."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import fakeredis
 import pytest
 from dramatiq.brokers.stub import StubBroker
 
-from tasks.middleware.deliveries import MAX_DELIVERIES, REMEMBERED_S, DeliveryLimit
+from tasks.middleware.deliveries import COUNT_TTL_S, MAX_DELIVERIES, DeliveryLimit
 from tasks.middleware.retries import Retries
 from tests.support import wait_until
 
@@ -38,7 +38,7 @@ class Bench:
             if self.server.connected:
                 self.counted.append(self.client.get(KEY))
             else:
-                self.counted.append("away")
+                self.counted.append("down")
 
     def run(self, queue: str) -> None:
         message: dramatiq.Message[Any] = dramatiq.Message(queue, queue, (), {}, {"redis_message_id": ID})
@@ -60,20 +60,20 @@ def bench() -> Iterator[Bench]:
 
 @pytest.mark.parametrize("queue", ["index", "writes"])
 def test_a_delivery_is_counted_while_it_runs(bench: Bench, queue: str) -> None:
-    """Given a message on a queue whose messages come back, I expect it counted before it runs, and forgotten after."""
+    """Given a queue whose messages are delivered again, I expect a count while one runs, and none after."""
     bench.run(queue)
 
     assert (bench.counted, bench.client.exists(KEY)) == ([b"1"], 0)
 
 
-def test_a_search_costs_no_round_trip_for_it(bench: Bench) -> None:
-    """Given an interactive message, I expect nothing counted: it would be past its deadline when it comes again."""
+def test_a_search_is_not_counted(bench: Bench) -> None:
+    """Given an interactive message, I expect no round trip: delivered again it would be past its deadline."""
     bench.run("interactive")
 
     assert bench.counted == [None]
 
 
-def test_the_last_try_is_granted(bench: Bench) -> None:
+def test_the_last_delivery_is_run(bench: Bench) -> None:
     """Given a message under which two workers have died, I expect it run once more."""
     bench.client.set(KEY, MAX_DELIVERIES - 1)
 
@@ -83,7 +83,7 @@ def test_the_last_try_is_granted(bench: Bench) -> None:
 
 
 def test_one_delivery_too_many_is_a_dead_letter(bench: Bench) -> None:
-    """Given a message under which three workers have died, I expect it dead without being run, and its count gone."""
+    """Given a message under which three workers have died, I expect a dead letter, no run, and the count deleted."""
     bench.client.set(KEY, MAX_DELIVERIES)
 
     bench.run("index")
@@ -91,27 +91,27 @@ def test_one_delivery_too_many_is_a_dead_letter(bench: Bench) -> None:
     assert (bench.counted, len(bench.broker.dead_letters), bench.client.exists(KEY)) == ([], 1, 0)
 
 
-def test_a_count_does_not_stay_for_ever(bench: Bench) -> None:
-    """Given a worker that dies, I expect the count it leaves behind to have an end."""
+def test_a_count_expires(bench: Bench) -> None:
+    """Given a worker that dies, I expect the count it leaves behind to expire."""
     middleware = DeliveryLimit(bench.client)
     message: dramatiq.Message[Any] = dramatiq.Message("index", "index", (), {}, {"redis_message_id": ID})
 
     middleware.before_process_message(bench.broker, dramatiq.MessageProxy(message))
 
-    assert 0 < bench.client.ttl(KEY) <= REMEMBERED_S
+    assert 0 < bench.client.ttl(KEY) <= COUNT_TTL_S
 
 
-def test_a_redis_that_is_away_holds_up_nothing(bench: Bench) -> None:
-    """Given a Redis that cannot count, I expect the message run all the same."""
+def test_an_outage_of_redis_delays_nothing(bench: Bench) -> None:
+    """Given a Redis that is down, I expect the message run all the same."""
     bench.server.connected = False
 
     bench.run("index")
 
-    assert (bench.counted, bench.broker.dead_letters) == (["away"], [])
+    assert (bench.counted, bench.broker.dead_letters) == (["down"], [])
 
 
-def test_a_message_of_rabbitmq_is_told_apart_by_its_tries(bench: Bench) -> None:
-    """Given messages without an id of Redis, I expect each try of one counted for itself."""
+def test_a_message_of_rabbitmq_is_identified_by_its_attempts(bench: Bench) -> None:
+    """Given messages without an id of Redis, I expect each attempt of one counted for itself."""
     middleware = DeliveryLimit(bench.client)
     for tries in (0, 1):
         message: dramatiq.Message[Any] = dramatiq.Message("index", "index", (), {}, {"retries": tries}, "m1")
@@ -120,7 +120,7 @@ def test_a_message_of_rabbitmq_is_told_apart_by_its_tries(bench: Bench) -> None:
     assert sorted(bench.client.keys()) == [b"ltm:deliveries:m1:0", b"ltm:deliveries:m1:1"]
 
 
-def test_what_came_back_runs_alone(bench: Bench) -> None:
+def test_a_message_that_is_delivered_again_runs_alone(bench: Bench) -> None:
     """Given two messages that were running when a worker died, I expect the second begun when the first has ended.
 
     Only one of them killed the worker, and the other must not be counted when it does so again.
@@ -140,3 +140,16 @@ def test_what_came_back_runs_alone(bench: Bench) -> None:
     begin.join(timeout=10)
 
     assert (begin.is_alive(), bench.client.get("ltm:deliveries:b")) == (False, b"2")
+
+
+def test_a_message_that_ran_alone_may_be_delivered_again(bench: Bench) -> None:
+    """Given a message that ran alone to its end, I expect it and others to run as any message after that."""
+    middleware = DeliveryLimit(bench.client)
+    message = dramatiq.MessageProxy(dramatiq.Message("index", "index", (), {}, {"redis_message_id": ID}))
+    bench.client.set(KEY, 1)
+
+    for _ in range(2):
+        middleware.before_process_message(bench.broker, message)
+        middleware.after_process_message(bench.broker, message)
+
+    assert bench.client.exists(KEY) == 0

@@ -1,4 +1,4 @@
-"""Fairness between users, without any Redis."""
+"""Fairness between users: the round-robin queue, without Redis."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def test_nothing_is_lost_and_each_users_order_is_kept(played: list[str | None]) 
 
 
 @given(st.lists(users, min_size=1, max_size=200))
-def test_no_user_has_two_turns_before_another_who_waits_has_one(put: list[str]) -> None:
-    """Given items of several users, I expect rounds in which everybody who still has one gives one."""
+def test_no_user_has_two_items_out_before_another_has_one(put: list[str]) -> None:
+    """Given items of several users, I expect rounds in which each user who still has one yields one."""
     queue: FairQueue[tuple[str, int]] = FairQueue()
     for number, user in enumerate(put):
         queue.put(user, (user, number))
@@ -63,7 +63,7 @@ def test_a_newcomer_waits_for_one_item_of_each_other() -> None:
     assert "quiet" in [queue.pop()[0] for _ in range(2)]
 
 
-def test_it_forgets_everything() -> None:
+def test_a_cleared_queue_is_empty() -> None:
     """Given a queue that was cleared, I expect it empty and usable."""
     queue: FairQueue[tuple[str, int]] = FairQueue()
     queue.put("a", ("a", 1))
@@ -71,3 +71,5 @@ def test_it_forgets_everything() -> None:
     assert not queue
     queue.put("a", ("a", 2))
     assert queue.pop() == ("a", 2)
+    queue.put("b", ("b", 3))
+    assert (queue.peek(), drained(queue)) == (("b", 3), [("b", 3)])

@@ -1,6 +1,6 @@
 """Dramatiq's own log lines, from a real worker, with and without the filter.
 
-The tests without it pin Dramatiq's words: when one fails, Dramatiq logs in another way and the filter wants a look.
+The tests without it pin the wording of Dramatiq: when one fails, Dramatiq has changed it and the filter must follow.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ def test_no_discarded_result_is_warned_of(output: tuple[io.StringIO, logging.Han
     assert "discarded" not in text.getvalue()
 
 
-def test_messages_are_still_told_apart(output: tuple[io.StringIO, logging.Handler]) -> None:
-    """Given the filter, I expect a message by its actor and id, so that a log can be followed."""
+def test_messages_are_named(output: tuple[io.StringIO, logging.Handler]) -> None:
+    """Given the filter, I expect a message by its actor and id."""
     text, handler = output
     handler.addFilter(DramatiqLogFilter())
 
@@ -122,7 +122,7 @@ def test_a_crash_keeps_its_traceback(output: tuple[io.StringIO, logging.Handler]
     assert "ZeroDivisionError" in text.getvalue()
 
 
-def test_lines_of_others_pass_as_they_are(output: tuple[io.StringIO, logging.Handler]) -> None:
+def test_lines_of_other_loggers_are_unchanged(output: tuple[io.StringIO, logging.Handler]) -> None:
     """Given lines that Dramatiq did not write, I expect them unchanged, whatever their arguments are."""
     text, handler = output
     handler.addFilter(DramatiqLogFilter())
@@ -131,3 +131,15 @@ def test_lines_of_others_pass_as_they_are(output: tuple[io.StringIO, logging.Han
     logging.getLogger("elsewhere").info("%s and %d", "Lin", 2)
 
     assert text.getvalue() == "Lin came\nLin and 2\n"
+
+
+def test_a_message_in_any_form_is_named(output: tuple[io.StringIO, logging.Handler]) -> None:
+    """Given a line with a message, as it was enqueued or as a worker has it, I expect its actor and id."""
+    text, handler = output
+    handler.addFilter(DramatiqLogFilter())
+    message: dramatiq.Message[None] = dramatiq.Message("default", "returns", (SECRET,), {}, {})
+
+    for form in (message, dramatiq.MessageProxy(message)):
+        logging.getLogger("elsewhere").info("got %s", form)
+
+    assert text.getvalue() == f"got returns {message.message_id}\n" * 2

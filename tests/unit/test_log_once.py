@@ -1,4 +1,4 @@
-"""What the log leaves out because it has been told: each rule on Dramatiq's own words, from a real worker."""
+"""What the log leaves out because another line says it: each rule on Dramatiq's own wording, from a real worker."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Lines(logging.Handler):
 
 
 @pytest.fixture
-def heard() -> Iterator[tuple[Lines, Lines]]:
+def logged() -> Iterator[tuple[Lines, Lines]]:
     """All that is logged, and what the filter leaves of it."""
     everything, filtered = Lines(), Lines()
     filtered.addFilter(DramatiqLogFilter())
@@ -50,10 +50,12 @@ def heard() -> Iterator[tuple[Lines, Lines]]:
 
 
 def run(*failures: BaseException) -> None:
-    """Run one message whose first tries fail in these ways."""
+    """Run one message whose first attempts fail in these ways."""
     broker, left = StubBroker(middleware=[Retries()]), list(failures)
 
-    @dramatiq.actor(broker=broker, actor_name="work", retry=RetryPolicy(for_s=60, first_ms=1, longest_ms=2))
+    @dramatiq.actor(
+        broker=broker, actor_name="work", retry=RetryPolicy(max_age_s=60, min_backoff_ms=1, max_backoff_ms=2)
+    )
     def work() -> None:
         if left:
             raise left.pop(0)
@@ -66,41 +68,43 @@ def run(*failures: BaseException) -> None:
     broker.close()
 
 
-def test_a_server_that_is_away_is_no_traceback(heard: tuple[Lines, Lines]) -> None:
-    """Given a try that will be repeated, I expect Dramatiq's traceback left out: `Retries` has a line for it."""
-    everything, filtered = heard
+def test_an_outage_logs_no_traceback(logged: tuple[Lines, Lines]) -> None:
+    """Given an attempt that is retried, I expect Dramatiq's traceback left out: `Retries` has a line for it."""
+    everything, filtered = logged
 
-    run(Unavailable("away"))
+    run(Unavailable("down"))
 
     assert everything.about("unhandled exception")
     assert not filtered.about("unhandled exception")
 
 
-def test_a_crash_keeps_its_traceback(heard: tuple[Lines, Lines]) -> None:
-    """Given an error that nobody expected, I expect its traceback."""
-    _, filtered = heard
+def test_a_crash_keeps_its_traceback(logged: tuple[Lines, Lines]) -> None:
+    """Given an unexpected error, I expect its traceback."""
+    _, filtered = logged
 
     run(ZeroDivisionError())
 
     assert [record.exc_info for record in filtered.about("unhandled exception") if record.exc_info]
 
 
-def test_a_lost_broker_is_not_told_at_every_try(heard: tuple[Lines, Lines], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given a broker that is away for some tries, I expect none of Dramatiq's lines about each of them."""
+def test_an_outage_of_the_broker_is_not_logged_at_every_attempt(
+    logged: tuple[Lines, Lines], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a broker that is down for some attempts, I expect none of Dramatiq's lines about each of them."""
     monkeypatch.setattr(dramatiq.worker, "CONSUMER_RESTART_DELAY_SECS", 0.01)
-    everything, filtered = heard
+    everything, filtered = logged
     broker = StubBroker(middleware=[])
     broker.declare_queue("default")
-    tries: list[None] = []
+    attempts: list[None] = []
 
     def consume(*_: Any, **__: Any) -> Any:
-        tries.append(None)
-        raise ConnectionClosed(ConnectionError("away"))
+        attempts.append(None)
+        raise ConnectionClosed(ConnectionError("down"))
 
     monkeypatch.setattr(broker, "consume", consume)
     worker = dramatiq.Worker(broker, worker_timeout=100, worker_threads=1)
     worker.start()
-    wait_until(lambda: len(tries) > 4, description="several tries")
+    wait_until(lambda: len(attempts) > 4, description="several attempts")
     worker.stop()
 
     assert everything.about("connection error")
@@ -109,14 +113,14 @@ def test_a_lost_broker_is_not_told_at_every_try(heard: tuple[Lines, Lines], monk
     assert not filtered.about("Restarting consumer")
 
 
-def test_an_acknowledgement_that_is_tried_again_is_told_in_the_known_words() -> None:
-    """Given Dramatiq's source, I expect the words by which its line about each such try is left out."""
+def test_an_acknowledgement_that_is_tried_again_is_logged_in_the_known_wording() -> None:
+    """Given Dramatiq's source, I expect the wording by which its line about each such attempt is left out."""
     source = inspect.getsource(dramatiq.worker.ConsumerThread.post_process_message)
 
     assert '"Failed to post_process_message(%s) due to a connection error' in source
 
 
 @pytest.mark.parametrize("name", ["CONSUMER_RESTART_DELAY_SECS", "POST_PROCESS_MESSAGE_RETRY_DELAY_SECS"])
-def test_the_pauses_are_read_when_they_are_made(name: str) -> None:
+def test_the_pauses_are_looked_up_at_each_use(name: str) -> None:
     """Given Dramatiq's source, I expect the pauses that the worker sets to be looked up at each use."""
     assert f"time.sleep({name})" in inspect.getsource(dramatiq.worker.ConsumerThread)

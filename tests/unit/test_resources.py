@@ -1,4 +1,4 @@
-"""What a worker process opens at boot, and what becomes of it when it cannot."""
+"""What a worker process opens at boot, and that it does not start when it cannot."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_worker_that_cannot_open_its_services_does_not_start(
 
 
 def test_the_reason_is_in_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given an embedder that does not fit the table, I expect the words that say so."""
+    """Given an embedder that does not fit the table, I expect the text that says so."""
     worker = booting(monkeypatch, EmbeddingDimensionMismatch(8, 384))
 
     with pytest.raises(WorkerCannotStart, match="gives 8 dimensions and the memories table holds 384"):
@@ -54,6 +54,6 @@ def test_the_reason_is_in_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("service", ["memories", "profiles"])
 def test_there_are_no_services_before_the_boot(service: str) -> None:
-    """Given a worker that has not booted, I expect its services to say so, and not to be None."""
+    """Given a worker that has not booted, I expect an error, and not None."""
     with pytest.raises(RuntimeError, match="has not booted"):
         getattr(Resources(Settings(), "a-worker"), service)

@@ -1,4 +1,4 @@
-"""From the wire to the actor: which request goes where, and what becomes of those that go nowhere."""
+"""From the wire to the actor: which request goes where, and what becomes of one that goes nowhere."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from dramatiq.brokers.stub import StubBroker
 from dramatiq.middleware import TimeLimit
 from keepsake_client.errors import InvalidJSON
 from keepsake_client.protocol import (
+    COUNTERS,
     REJECTED_STREAM,
     REQUEST_TYPES,
     UPDATES_STREAM,
@@ -21,22 +22,25 @@ from keepsake_client.protocol import (
     RequestType,
 )
 from redis.client import PubSub
+from structlog.testing import capture_logs
 
-from adapters import dispatcher, ltm_requests, memory_updates
 from adapters.dispatcher import Dispatcher
+from adapters.leader import Lease
 from adapters.loop import Loop
 from adapters.ltm_requests import RequestAdapter
 from adapters.ltm_responses import ResponsePublisher
-from adapters.membership import Lease, Membership
+from adapters.membership import Membership
 from adapters.memory_updates import UpdateAdapter
-from adapters.rejected import KEPT, Rejected
 from adapters.stream import UpdateStream
+from services.runtime.rejected import MAX_ENTRIES, RejectSink
 from tasks import actors, queues
 from tasks.middleware.resources import Resources
 from tasks.middleware.retries import Retries
 from tests.support import wait_until
 
 MAX_CHARS = 1_000
+#: An iteration that finds nothing ends at once, so that a loop can be stopped at once.
+POLL_TIMEOUT_S = 0.02
 UPDATE = {"user_id": "u1", "content": "I like tea", "source": "user", "timestamp": 1_712_345_678, "meta": {"a": 1}}
 EXPECTED = {
     "search": ("memory.search", "interactive"),
@@ -48,7 +52,7 @@ EXPECTED = {
 
 @pytest.fixture
 def broker() -> Iterator[StubBroker]:
-    """A broker with every actor of ours declared; nothing consumes it."""
+    """A broker with every actor declared; nothing consumes it."""
     broker = StubBroker(middleware=[TimeLimit(), Retries()])
     resources = cast(Resources, None)  # the actors are declared here and never run
     actors.declare(broker, resources)
@@ -73,49 +77,56 @@ def answers(client: fakeredis.FakeRedis) -> Iterator[PubSub]:
 
 @pytest.fixture
 def requests(client: fakeredis.FakeRedis, broker: StubBroker) -> RequestAdapter:
-    responses = ResponsePublisher(client, "ltm_responses")
-    rejected = Rejected(client, "ltm_requests")
-    return RequestAdapter(client, "ltm_requests", Membership(client, "a1"), broker, responses, rejected, MAX_CHARS)
+    return RequestAdapter(
+        client,
+        "ltm_requests",
+        Membership(client, "a1"),
+        broker,
+        ResponsePublisher(client, "ltm_responses"),
+        RejectSink(client, "ltm_requests"),
+        MAX_CHARS,
+        poll_timeout_s=POLL_TIMEOUT_S,
+    )
 
 
 class Updates:
-    """The way of an event: from the channel to the log, and from the log to the actor."""
+    """The path of an event: from the channel to the stream, and from the stream to the actor."""
 
     def __init__(self, client: fakeredis.FakeRedis, broker: StubBroker) -> None:
         lease = Lease(client, "a1")
         lease.renew()
-        log = UpdateStream(client, UPDATES_STREAM, "a1", max_len=1_000)
+        stream = UpdateStream(client, UPDATES_STREAM, "a1", max_len=1_000)
+        rejects = RejectSink(client, "memory_updates")
         self._channel = UpdateAdapter(
-            client, "memory_updates", log, lease, Rejected(client, "memory_updates"), MAX_CHARS
+            client, "memory_updates", stream, lease, rejects, MAX_CHARS, poll_timeout_s=POLL_TIMEOUT_S
         )
-        self._log = Dispatcher(
-            log, Membership(client, "a1"), broker, Rejected(client, UPDATES_STREAM), MAX_CHARS, prefetch=100, window=10
+        self._dispatcher = Dispatcher(
+            stream,
+            Membership(client, "a1"),
+            broker,
+            RejectSink(client, UPDATES_STREAM),
+            MAX_CHARS,
+            prefetch=100,
+            window=10,
+            poll_timeout_s=POLL_TIMEOUT_S,
         )
 
-    def listen(self) -> None:
-        self._channel.listen()
-        self._log.connect()
+    def connect(self) -> None:
+        self._channel.connect()
+        self._dispatcher.connect()
 
-    def turn(self) -> None:
-        self._channel.turn()
-        self._log.turn()
+    def run_once(self) -> None:
+        self._channel.run_once()
+        self._dispatcher.run_once()
 
 
 @pytest.fixture
-def updates(impatient: None, client: fakeredis.FakeRedis, broker: StubBroker) -> Updates:
+def updates(client: fakeredis.FakeRedis, broker: StubBroker) -> Updates:
     updates = Updates(client, broker)
-    updates.listen()
-    updates.turn()  # the confirmation
-    updates.turn()  # nothing was left by an earlier one
+    updates.connect()
+    updates.run_once()  # the confirmation
+    updates.run_once()  # nothing is pending
     return updates
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Turns that find nothing return at once, so that a loop can be stopped at once."""
-    monkeypatch.setattr(ltm_requests, "POLL_TIMEOUT_S", 0.02)
-    monkeypatch.setattr(memory_updates, "POLL_TIMEOUT_S", 0.02)
-    monkeypatch.setattr(dispatcher, "WAIT_MS", 20)
 
 
 def asked(kind: str, request_id: str = "r1") -> bytes:
@@ -147,7 +158,7 @@ def rejected(client: fakeredis.FakeRedis) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("kind", REQUEST_TYPES)
 def test_each_type_has_its_actor_on_its_queue(kind: RequestType) -> None:
-    """Given a request of a type, I expect a message for the actor that serves it, on the queue of its hurry."""
+    """Given a request of a type, I expect a message for the actor that serves it, on the queue of its urgency."""
     message = queues.request_message(LTMRequest(request_id="r1", type=kind, user_id="u1"), 1.5)
 
     assert (message.actor_name, message.queue_name) == EXPECTED[kind]
@@ -194,13 +205,13 @@ def test_an_event_reaches_its_actor_whole() -> None:
 
 
 @pytest.mark.parametrize("kind", REQUEST_TYPES)
-def test_a_request_on_the_list_is_handed_on(
+def test_a_request_on_the_list_is_enqueued(
     client: fakeredis.FakeRedis, broker: StubBroker, requests: RequestAdapter, kind: str
 ) -> None:
-    """Given a request on the list, I expect it on the queue of its actor after one turn."""
+    """Given a request on the list, I expect it on the queue of its actor after one iteration."""
     client.lpush("ltm_requests", asked(kind))
 
-    requests.turn()
+    requests.run_once()
 
     actor, queue = EXPECTED[kind]
     assert [message.actor_name for message in taken(broker, queue)] == [actor]
@@ -209,21 +220,19 @@ def test_a_request_on_the_list_is_handed_on(
 def test_requests_are_served_first_come_first(
     client: fakeredis.FakeRedis, broker: StubBroker, requests: RequestAdapter
 ) -> None:
-    """Given three requests that were LPUSHed, I expect them handed on in the order they were pushed in."""
+    """Given three requests that were LPUSHed, I expect them enqueued in the order they were pushed in."""
     for number in range(3):
         client.lpush("ltm_requests", asked("search", f"r{number}"))
 
     for _ in range(3):
-        requests.turn()
+        requests.run_once()
 
     assert [m.kwargs["request"]["request_id"] for m in taken(broker, "interactive")] == ["r0", "r1", "r2"]
 
 
-def test_a_turn_without_a_request_does_nothing(
-    impatient: None, client: fakeredis.FakeRedis, requests: RequestAdapter
-) -> None:
-    """Given an empty list, I expect a turn to leave Redis empty."""
-    requests.turn()
+def test_an_iteration_without_a_request_does_nothing(client: fakeredis.FakeRedis, requests: RequestAdapter) -> None:
+    """Given an empty list, I expect an iteration to leave Redis empty."""
+    requests.run_once()
 
     assert client.keys() == []
 
@@ -232,7 +241,7 @@ def test_an_invalid_request_is_answered(client: fakeredis.FakeRedis, requests: R
     """Given an invalid request with a readable id, I expect an error response and all six fields of it."""
     client.lpush("ltm_requests", json.dumps({"request_id": "r1", "user_id": "u1", "type": "search", "data": []}))
 
-    requests.turn()
+    requests.run_once()
 
     response = answer(answers)
     assert response.pop("error").startswith("invalid_request: data: ")
@@ -245,7 +254,7 @@ def test_an_unknown_type_is_answered_with_the_four(
     """Given an unknown type, I expect an answer that names the four."""
     client.lpush("ltm_requests", asked("forget"))
 
-    requests.turn()
+    requests.run_once()
 
     assert answer(answers)["error"] == (
         'unknown_type: type is "forget"; it must be one of search, add, profile_get, profile_update'
@@ -258,27 +267,27 @@ def test_an_invalid_request_without_a_user_is_answered(
     """Given a request that lacks its user_id, I expect an answer with an empty one."""
     client.lpush("ltm_requests", json.dumps({"request_id": "r1", "type": "search", "data": {"query": "x"}}))
 
-    requests.turn()
+    requests.run_once()
 
     assert answer(answers)["user_id"] == ""
 
 
-def test_an_invalid_request_is_not_handed_on(
+def test_an_invalid_request_is_not_enqueued(
     client: fakeredis.FakeRedis, broker: StubBroker, requests: RequestAdapter
 ) -> None:
-    """Given an invalid request, I expect no actor to see it."""
+    """Given an invalid request, I expect nothing on the queue."""
     client.lpush("ltm_requests", json.dumps({"request_id": "r1", "user_id": "u1", "type": "search", "data": []}))
 
-    requests.turn()
+    requests.run_once()
 
     assert taken(broker, "interactive") == []
 
 
-def test_what_nobody_can_be_answered_about_is_kept(client: fakeredis.FakeRedis, requests: RequestAdapter) -> None:
-    """Given a request without a readable id, I expect where, why and what in the stream of the rejected."""
+def test_a_request_that_cannot_be_answered_is_kept(client: fakeredis.FakeRedis, requests: RequestAdapter) -> None:
+    """Given a request without a readable id, I expect where, why and what in the stream of rejects."""
     client.lpush("ltm_requests", "hello")
 
-    requests.turn()
+    requests.run_once()
 
     (entry,) = rejected(client)
     assert entry.pop("reason").startswith("invalid_json: not JSON")
@@ -290,72 +299,77 @@ def test_what_nobody_can_be_answered_about_is_kept(client: fakeredis.FakeRedis, 
 
 def test_the_first_thousand_characters_are_kept(client: fakeredis.FakeRedis) -> None:
     """Given a long rejected message, I expect its first 1,000 characters, not bytes."""
-    Rejected(client, "here").take(("茶" * 1_500).encode(), InvalidJSON("no"))
+    RejectSink(client, "here").add(("茶" * 1_500).encode(), InvalidJSON("no"))
 
     assert rejected(client)[0]["message"] == "茶" * 1_000
 
 
 def test_bytes_that_are_no_utf8_are_kept_readable(client: fakeredis.FakeRedis) -> None:
     """Given invalid UTF-8, I expect what can be read of it."""
-    Rejected(client, "here").take(b"tea \xff", InvalidJSON("no"))
+    RejectSink(client, "here").add(b"tea \xff", InvalidJSON("no"))
 
     assert rejected(client)[0]["message"] == "tea \ufffd"
 
 
 def test_the_stream_is_capped(client: fakeredis.FakeRedis) -> None:
     """Given far more rejected messages than are kept, I expect the stream not to grow for ever."""
-    taker = Rejected(client, "here")
+    rejects = RejectSink(client, "here")
 
-    for _ in range(KEPT + 500):
-        taker.take(b"x", InvalidJSON("no"))
+    for _ in range(MAX_ENTRIES + 500):
+        rejects.add(b"x", InvalidJSON("no"))
 
-    assert client.xlen(REJECTED_STREAM) < KEPT + 200
+    assert MAX_ENTRIES <= client.xlen(REJECTED_STREAM) < MAX_ENTRIES + 200
 
 
-def test_every_rejected_message_is_counted(client: fakeredis.FakeRedis) -> None:
-    """Given rejected messages, I expect them counted."""
-    taker = Rejected(client, "here")
+def test_every_rejected_message_is_counted_and_logged(client: fakeredis.FakeRedis) -> None:
+    """Given rejected messages, I expect them in the counter, and a line of each without its content."""
+    rejects = RejectSink(client, "here")
 
-    taker.take(b"x", InvalidJSON("no"))
-    taker.take(b"y", InvalidJSON("no"))
+    with capture_logs() as lines:
+        rejects.add(b"secret", InvalidJSON("no"))
+        rejects.add("茶".encode(), InvalidJSON("no"))
 
-    assert taker.count == 2
+    assert client.hgetall(COUNTERS) == {b"rejected": b"2"}
+    assert [(line["event"], line["at"], line["reason"], line["bytes"]) for line in lines] == [
+        ("rejected", "here", "invalid_json", 6),
+        ("rejected", "here", "invalid_json", 3),
+    ]
 
 
 # Events
 
 
-def test_a_published_event_is_handed_on(client: fakeredis.FakeRedis, broker: StubBroker, updates: Updates) -> None:
-    """Given an event on the channel, I expect it on the index queue after one turn."""
+def test_a_published_event_is_enqueued(client: fakeredis.FakeRedis, broker: StubBroker, updates: Updates) -> None:
+    """Given an event on the channel, I expect it on the index queue after one iteration."""
     client.publish("memory_updates", json.dumps(UPDATE))
 
-    updates.turn()
+    updates.run_once()
 
     assert [message.actor_name for message in taken(broker, "index")] == ["memory.index"]
 
 
 def test_an_invalid_event_is_kept(client: fakeredis.FakeRedis, updates: Updates) -> None:
-    """Given an invalid event, which nobody waits for an answer to, I expect where, why and what in the stream."""
+    """Given an invalid event, which has no asker, I expect where, why and what in the stream of rejects."""
     raw = json.dumps({**UPDATE, "content": " ", "request_id": "r1"})
     client.publish("memory_updates", raw)
 
-    updates.turn()
+    updates.run_once()
 
     assert rejected(client) == [
         {"at": "memory_updates", "reason": "invalid_request: content: must not be blank", "message": raw}
     ]
 
 
-def test_events_are_heard_again_after_a_lost_connection(
+def test_events_are_received_again_after_an_outage(
     client: fakeredis.FakeRedis, broker: StubBroker, updates: Updates
 ) -> None:
-    """Given a second listen, as the loop calls after a lost connection, I expect events to arrive, and once each."""
-    updates.listen()
-    updates.turn()
+    """Given a second connect, as the loop calls after an outage, I expect events to arrive, and once each."""
+    updates.connect()
+    updates.run_once()
     client.publish("memory_updates", json.dumps(UPDATE))
 
     for _ in range(2):
-        updates.turn()
+        updates.run_once()
 
     assert len(taken(broker, "index")) == 1
 
@@ -376,14 +390,13 @@ BAD = [
 ]
 
 
-@pytest.mark.usefixtures("impatient")
 def test_the_loop_of_requests_outlives_bad_ones(
     client: fakeredis.FakeRedis, broker: StubBroker, requests: RequestAdapter
 ) -> None:
-    """Given bad requests among good ones, I expect every good one to be handed on, in order."""
+    """Given bad requests among good ones, I expect every good one to be enqueued, in order."""
     for number, raw in enumerate(BAD):
         client.lpush("ltm_requests", raw, asked("search", f"r{number}"))
-    loop = Loop("ltm_requests", requests.turn)
+    loop = Loop("ltm_requests", requests.run_once)
     loop.start()
 
     wait_until(lambda: broker.queues["interactive"].qsize() == len(BAD), description="the good requests")
@@ -394,12 +407,11 @@ def test_the_loop_of_requests_outlives_bad_ones(
     assert (ids, loop.failures) == ([f"r{number}" for number in range(len(BAD))], 0)
 
 
-@pytest.mark.usefixtures("impatient")
 def test_the_loop_of_events_outlives_bad_ones(
     client: fakeredis.FakeRedis, broker: StubBroker, updates: Updates
 ) -> None:
-    """Given bad events among good ones, I expect every good one to be handed on."""
-    loop = Loop("memory_updates", updates.turn, connect=updates.listen)
+    """Given bad events among good ones, I expect every good one to be enqueued."""
+    loop = Loop("memory_updates", updates.run_once, connect=updates.connect)
     loop.start()
     wait_until(lambda: client.pubsub_numsub("memory_updates")[0][1], description="the subscription")
 

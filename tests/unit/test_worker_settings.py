@@ -1,8 +1,10 @@
-"""How many processes and threads each kind of work gets, how far indexing stands back, and for how long one may run."""
+"""How many processes and threads each kind of work gets, the CPU priority of indexing, and the time limits."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -20,6 +22,8 @@ from tasks import actors
 from tasks.middleware.resources import Resources, WorkerCannotStart
 from tasks.middleware.retries import Retries
 
+ROOT = Path(__file__).parents[2]
+
 
 def size(settings: Settings, name: str) -> tuple[str, str]:
     """The processes and threads that a worker is started with."""
@@ -34,7 +38,7 @@ def test_the_defaults_suit_two_cores(name: str, threads: str) -> None:
 
 
 def test_each_kind_is_set_by_itself() -> None:
-    """Given settings, I expect each kind of work as large as its own say."""
+    """Given settings, I expect each kind of work to have its own."""
     settings = Settings(
         ltm_interactive_processes=2,
         ltm_interactive_threads=3,
@@ -77,18 +81,18 @@ def boot(settings: Settings, *queues: str) -> None:
         dramatiq.Worker(broker, queues=set(queues), worker_timeout=100).start()
 
 
-def test_the_indexer_stands_back(nice: Nice) -> None:
+def test_the_indexer_lowers_its_priority(nice: Nice) -> None:
     """Given a worker that indexes and nothing else, I expect its priority lowered before it has threads."""
     boot(Settings(ltm_index_nice=7), INDEX_QUEUE)
 
     assert nice.calls == [7]
 
 
-@pytest.mark.parametrize(("leader", "said"), [(os.getpid(), "7"), (os.getppid(), "7"), (1 << 22, "0")])
-def test_its_session_stands_back_if_it_was_made_for_it(
-    nice: Nice, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, leader: int, said: str
+@pytest.mark.parametrize(("leader", "written"), [(os.getpid(), "7"), (os.getppid(), "7"), (1 << 22, "0")])
+def test_the_priority_of_its_own_session_is_lowered(
+    nice: Nice, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, leader: int, written: str
 ) -> None:
-    """Given a session of this process or its master, I expect it to stand back; a terminal's, as it was."""
+    """Given a session of this process or its master, I expect its priority lowered; a terminal's, unchanged."""
     autogroup = tmp_path / "autogroup"
     autogroup.write_text("0")
     monkeypatch.setattr("tasks.middleware.resources.AUTOGROUP", autogroup)
@@ -96,11 +100,11 @@ def test_its_session_stands_back_if_it_was_made_for_it(
 
     boot(Settings(ltm_index_nice=7), INDEX_QUEUE)
 
-    assert autogroup.read_text() == said
+    assert autogroup.read_text() == written
 
 
-def test_a_kernel_that_does_not_group_sessions_is_fine(nice: Nice, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given no such file, I expect the process's own niceness, and no complaint."""
+def test_a_kernel_without_autogroups_is_no_error(nice: Nice, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given no such file, I expect the process's own niceness, and no error."""
     monkeypatch.setattr("tasks.middleware.resources.AUTOGROUP", Path("/nonexistent/autogroup"))
     monkeypatch.setattr(os, "getsid", lambda _: os.getpid())
 
@@ -110,25 +114,36 @@ def test_a_kernel_that_does_not_group_sessions_is_fine(nice: Nice, monkeypatch: 
 
 
 @pytest.mark.parametrize("queues", [(INTERACTIVE_QUEUE,), (WRITES_QUEUE,), (WRITES_QUEUE, INDEX_QUEUE), ()])
-def test_nobody_else_does(nice: Nice, queues: tuple[str, ...]) -> None:
-    """Given a worker that does anything that somebody waits for, I expect its priority as it was."""
+def test_no_other_worker_lowers_its_priority(nice: Nice, queues: tuple[str, ...]) -> None:
+    """Given a worker of a queue whose askers wait, I expect its priority unchanged."""
     boot(Settings(), *queues)
 
     assert nice.calls == []
 
 
-def test_it_does_not_where_it_should_not(nice: Nice) -> None:
+def test_the_priority_stays_where_the_setting_is_0(nice: Nice) -> None:
     """Given 0, I expect no call."""
     boot(Settings(ltm_index_nice=0), INDEX_QUEUE)
 
     assert nice.calls == []
 
 
-def test_a_system_without_priorities_is_fine(monkeypatch: pytest.MonkeyPatch, nice: Nice) -> None:
-    """Given a system that knows no niceness, I expect the worker to go on without."""
+def test_a_system_without_niceness_is_no_error(monkeypatch: pytest.MonkeyPatch, nice: Nice) -> None:
+    """Given a system without `os.nice`, I expect the worker to start."""
     monkeypatch.delattr(os, "nice")
 
     boot(Settings(), INDEX_QUEUE)
+
+
+def test_the_middleware_stand_in_their_order() -> None:
+    """Given a worker as the Dramatiq CLI imports it, I expect the one list of middleware, in its order.
+
+    In a process of its own: the import configures the log of the process.
+    """
+    show = "import dramatiq, tasks.worker; print(*(type(each).__name__ for each in dramatiq.get_broker().middleware))"
+    done = subprocess.run([sys.executable, "-c", show], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert done.stdout.split() == ["Resources", "ResponsePublisher", "DeliveryLimit", "TimeLimit", "Retries"]
 
 
 @pytest.mark.parametrize(
@@ -136,7 +151,7 @@ def test_a_system_without_priorities_is_fine(monkeypatch: pytest.MonkeyPatch, ni
     [("memory.search", 5), ("profile.get", 5), ("memory.add", 30), ("profile.update", 30), ("memory.index", 120)],
 )
 def test_each_actor_has_a_time_limit(actor: str, seconds: int) -> None:
-    """Given the actors as a worker declares them, I expect each with the time that its asker may wait."""
+    """Given the actors as a worker declares them, I expect each with the time limit of its queue."""
     broker = StubBroker(middleware=[TimeLimit(), Retries()])
     resources = cast(Resources, None)  # the actors are declared here and never run
     actors.declare(broker, resources)
@@ -146,8 +161,8 @@ def test_each_actor_has_a_time_limit(actor: str, seconds: int) -> None:
 
 
 @pytest.mark.parametrize(("data", "budget_s"), [({"deadline_ms": 300}, 0.3), ({}, 0.8)])
-def test_a_search_is_done_before_its_asker_leaves(data: dict[str, Any], budget_s: float) -> None:
-    """Given how long an asker waits, I expect a deadline that leaves the answer its way back."""
+def test_a_search_has_a_deadline_before_its_askers_time_out(data: dict[str, Any], budget_s: float) -> None:
+    """Given how long an asker waits, I expect a deadline that leaves time for the response."""
     deadlines: list[float] = []
 
     def search(*_: Any, deadline: float, **__: Any) -> SearchResult:
@@ -159,6 +174,6 @@ def test_a_search_is_done_before_its_asker_leaves(data: dict[str, Any], budget_s
     actors.declare(broker, cast(Resources, resources))
     asked = {"request_id": "r", "type": "search", "user_id": "u1", "data": {"query": "tea?", **data}}
 
-    broker.get_actor("memory.search").fn(asked, received_at=1_000.0, enqueued_at=1_000.0)
+    broker.get_actor("memory.search").fn(asked, received_at=1_000.0, enqueued_at=1_000.2)
 
     assert deadlines == [pytest.approx(1_000.0 + budget_s - 0.01)]

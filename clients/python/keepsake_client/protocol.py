@@ -396,7 +396,7 @@ def parse_update(raw: bytes, max_content_chars: int) -> MemoryUpdateMessage:
 
 
 def parse_request(raw: bytes, max_content_chars: int) -> LTMRequest:
-    """The request in `raw`.
+    """The request in `raw`; its `data` holds the given fields as their type's model validated them.
 
     Raises:
         InvalidMessage: and its subclasses, with the request_id and user_id to respond to where they can be read.
@@ -416,7 +416,7 @@ def parse_request(raw: bytes, max_content_chars: int) -> LTMRequest:
         error.request_id = request_id or _peek(raw, b"request_id")
         error.user_id = user_id or _peek(raw, b"user_id")
         raise
-    return request
+    return request.model_copy(update={"data": data.model_dump(exclude_unset=True)})
 
 
 def _load_object(raw: bytes) -> dict[str, Any]:

@@ -1,0 +1,57 @@
+"""The lease that makes one adapter the leader."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import redis
+from redis.exceptions import LockError
+from redis.lock import Lock
+
+#: Its value is the name of the adapter that holds the lease.
+LEASE_KEY = "ltm:channel-reader"
+LEASE_S = 3.0
+
+
+class Lease:
+    """A lease that one adapter holds at a time: the leader, which writes the stream and does the maintenance.
+
+    Args:
+        client: connects to the pipeline's Redis.
+        name: of this adapter; it is the lock's token.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, client: redis.Redis, name: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._lock = Lock(client, LEASE_KEY, timeout=LEASE_S, blocking=False)
+        self._token = name
+        self._clock = clock
+        self._held_until = 0.0
+
+    def held(self) -> bool:
+        """Whether this adapter holds the lease at this moment; a lease that is not renewed ends by itself."""
+        return self._clock() < self._held_until
+
+    def renew(self) -> None:
+        """Acquire the lease if it is free, or extend it."""
+        # Counted from before the request, so that it ends here before it ends in Redis.
+        asked_at = self._clock()
+        held = self._lock.acquire(token=self._token) or self._extend()
+        self._held_until = asked_at + LEASE_S if held else 0.0
+
+    def release(self) -> None:
+        """Leave the lease to the other adapters at once."""
+        self._held_until = 0.0
+        self._lock.local.token = self._token  # the lock keeps it by thread, and another one renews
+        with suppress(LockError):  # another adapter holds it
+            self._lock.release()
+
+    def _extend(self) -> bool:
+        # The lock forgets the token of an acquisition whose reply was lost. The lease is this adapter's all the same.
+        self._lock.local.token = self._token
+        try:
+            return self._lock.reacquire()
+        except LockError:
+            return False

@@ -1,0 +1,48 @@
+"""Rejects: messages that could not be understood, kept in a capped stream and counted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import redis
+import structlog
+from keepsake_client.errors import InvalidMessage
+from keepsake_client.protocol import COUNTERS, REJECTED_CHARS, REJECTED_STREAM
+
+#: Entries that the stream keeps. Redis trims approximately, so it may hold a few more.
+MAX_ENTRIES = 1_000
+
+log = structlog.get_logger()
+
+
+def add_reject(transaction: Any, at: str, reason: str, raw: bytes) -> None:
+    """Queue the commands that keep and count one reject on a transaction of redis-py, synchronous or asyncio.
+
+    Args:
+        at: the list, channel or stream that the message arrived on.
+        raw: the message; its first 1,000 characters are kept.
+    """
+    # UTF-8 has at most four bytes a character: a message of megabytes is not decoded whole.
+    beginning = raw[: 4 * REJECTED_CHARS].decode("utf-8", "replace")[:REJECTED_CHARS]
+    entry = {"at": at, "reason": reason, "message": beginning}
+    transaction.xadd(REJECTED_STREAM, entry, maxlen=MAX_ENTRIES, approximate=True)
+    transaction.hincrby(COUNTERS, "rejected", 1)
+
+
+class RejectSink:
+    """Logs and keeps the rejects of one list, channel or stream.
+
+    Args:
+        at: the name of that list, channel or stream.
+    """
+
+    def __init__(self, client: redis.Redis, at: str) -> None:
+        self._client = client
+        self._at = at
+
+    def add(self, raw: bytes, error: InvalidMessage) -> None:
+        """Reject one message."""
+        log.warning("rejected", at=self._at, reason=error.code, bytes=len(raw))
+        with self._client.pipeline() as transaction:
+            add_reject(transaction, self._at, error.wire, raw)
+            transaction.execute()

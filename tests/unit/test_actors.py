@@ -1,0 +1,129 @@
+"""The actors make one service call each, with what their message carries, and return the fields of the response."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from dramatiq.brokers.stub import StubBroker
+from dramatiq.middleware import TimeLimit
+from keepsake_client.protocol import Memory, SearchData
+
+from services.long_term_memory.memory_service import SearchResult
+from services.long_term_memory.profile_service import Profile
+from services.runtime.settings import Settings
+from tasks import actors
+from tasks.middleware.resources import Resources
+from tasks.middleware.retries import Retries
+
+MEMORY = Memory(id="m1", content="I like tea", timestamp=1.0)
+MOMENT = datetime(2024, 5, 1, tzinfo=UTC)
+
+
+class Services:
+    """Services that note what they are called with."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.partial = False
+        self.settings = Settings()
+        self.memories = SimpleNamespace(search=self._search, add=self._add, index=self._note("index"))
+        self.profiles = SimpleNamespace(get=self._profile("get"), update=self._profile("update"))
+
+    def _search(self, user_id: str, data: SearchData, *, now: float, deadline: float) -> SearchResult:
+        self.calls.append(("search", user_id, data.query, now))
+        return SearchResult([MEMORY], partial=self.partial, timings={"embed_ms": 2.0})
+
+    def _add(self, *arguments: Any) -> Memory:
+        self.calls.append(("add", *arguments))
+        return MEMORY
+
+    def _note(self, name: str) -> Any:
+        return lambda *arguments: self.calls.append((name, *arguments))
+
+    def _profile(self, name: str) -> Any:
+        def call(*arguments: Any) -> Profile:
+            self.calls.append((name, *arguments))
+            return Profile(values={"name": "Lin"}, version=3, updated_at=MOMENT)
+
+        return call
+
+
+class Worker:
+    """The actors on those services."""
+
+    def __init__(self) -> None:
+        self.services = Services()
+        self.broker = StubBroker(middleware=[TimeLimit(), Retries()])
+        actors.declare(self.broker, cast(Resources, self.services))
+
+    def run(self, actor: str, request_id: str = "r1", **data: Any) -> dict[str, Any]:
+        request = {"request_id": request_id, "type": "any", "user_id": "u1", "data": data}
+        response: dict[str, Any] = self.broker.get_actor(actor).fn(request, received_at=100.0, enqueued_at=101.0)
+        return response
+
+
+@pytest.fixture
+def worker() -> Iterator[Worker]:
+    worker = Worker()
+    yield worker
+    worker.broker.close()
+
+
+@pytest.mark.parametrize(("partial", "field"), [(False, None), (True, True)])
+def test_a_search_returns_what_is_found(worker: Worker, partial: bool, field: bool | None) -> None:
+    """Given a search, I expect its memories, `partial` only where it is, and no timings."""
+    worker.services.partial = partial
+
+    response = worker.run("memory.search", query="tea?")
+
+    assert worker.services.calls == [("search", "u1", "tea?", 100.0)]
+    assert response == {"memories": [MEMORY], "partial": field}
+
+
+def test_a_search_with_timings_returns_its_moments(worker: Worker) -> None:
+    """Given `timings`, I expect receipt, enqueueing, start and response in order, and the durations of the search."""
+    timings = worker.run("memory.search", query="tea?", timings=True)["timings"]
+
+    assert (timings["received_at"], timings["enqueued_at"], timings["embed_ms"]) == (100.0, 101.0, 2.0)
+    assert 101.0 < timings["started_at"] <= timings["responded_at"]
+
+
+def test_an_add_returns_its_memory(worker: Worker) -> None:
+    """Given an add under an id that PostgreSQL cannot hold, I expect the memory stored with a clean one."""
+    response = worker.run("memory.add", "r\0\ud800", content="I like tea", metadata={"a": 1})
+
+    assert worker.services.calls == [("add", "u1", "I like tea", {"a": 1}, "r\ufffd", 100.0)]
+    assert response == {"memories": [MEMORY]}
+
+
+def test_a_profile_is_returned_with_its_version_and_time(worker: Worker) -> None:
+    """Given a profile_get, I expect the profile's fields of the response."""
+    response = worker.run("profile.get")
+
+    assert worker.services.calls == [("get", "u1")]
+    assert response == {
+        "user_profile": {"name": "Lin"},
+        "profile_version": 3,
+        "profile_updated_at": MOMENT.timestamp(),
+    }
+
+
+def test_a_profile_update_expects_the_version_that_was_sent(worker: Worker) -> None:
+    """Given a profile_update, I expect its updates, expected version and request id passed on."""
+    response = worker.run("profile.update", updates={"name": "Lin"}, expected_version=2)
+
+    assert worker.services.calls == [("update", "u1", {"name": "Lin"}, 2, "r1")]
+    assert response["profile_version"] == 3
+
+
+def test_an_event_is_indexed_and_returns_nothing(worker: Worker) -> None:
+    """Given an event, I expect it passed to the memory service."""
+    event = {"user_id": "u1", "content": "I like tea", "source": "user", "timestamp": 1}
+
+    assert worker.broker.get_actor("memory.index").fn(event) is None
+    [(name, update)] = worker.services.calls
+    assert (name, update.content, update.timestamp) == ("index", "I like tea", 1.0)

@@ -1,0 +1,484 @@
+"""The stream and the dispatcher on a fake Redis: bounds, backpressure, acknowledgements and claims."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import dramatiq
+import fakeredis
+import pytest
+import redis
+from dramatiq.brokers.redis import RedisBroker
+from keepsake_client.protocol import COUNTERS, STREAM_GROUP, UPDATES_STREAM, MemoryUpdateMessage
+from structlog.testing import capture_logs
+
+from adapters.dispatcher import Dispatcher
+from adapters.membership import Membership
+from adapters.stream import CONSUMER_GONE_MS, Entry, UpdateStream, digest
+from services.runtime.queues import QueueKeys
+from services.runtime.rejected import RejectSink
+
+INDEX = QueueKeys("index")
+WINDOW = 100
+
+
+@pytest.fixture
+def client() -> Iterator[fakeredis.FakeRedis]:
+    with fakeredis.FakeRedis() as client:
+        yield client
+
+
+def event(content: str, user: str = "u1") -> str:
+    return json.dumps({"user_id": user, "content": content, "source": "user"})
+
+
+def publish(client: Any, *contents: str) -> None:
+    for content in contents:
+        client.xadd(UPDATES_STREAM, {"event": event(content)})
+
+
+def pending(client: Any) -> int:
+    [group] = client.xinfo_groups(UPDATES_STREAM)
+    return int(group["pending"])
+
+
+class Site:
+    """A dispatcher, its stream, and an index queue whose window a test opens and closes."""
+
+    def __init__(self, client: fakeredis.FakeRedis, **options: Any) -> None:
+        self.client: Any = client
+        self.broker = RedisBroker(client=client, middleware=[])
+        self.stream = UpdateStream(client, UPDATES_STREAM, "a1", 1_000)
+        self.dispatcher = Dispatcher(
+            self.stream,
+            Membership(client, "a1"),
+            self.broker,
+            RejectSink(client, UPDATES_STREAM),
+            1_000,
+            **{"prefetch": 100, "window": WINDOW, "poll_timeout_s": 0.02, **options},
+        )
+        self.dispatcher.connect()
+        self.dispatcher.run_once()  # nothing was pending
+
+    def run(self, times: int = 1) -> None:
+        for _ in range(times):
+            self.dispatcher.run_once()
+
+    def close_window(self) -> None:
+        self.client.hset(INDEX.messages, mapping={f"filler-{number}": "x" for number in range(WINDOW)})
+
+    def open_window(self) -> None:
+        self.client.hdel(INDEX.messages, *(f"filler-{number}" for number in range(WINDOW)))
+
+    def dispatched(self) -> list[str]:
+        """The contents on the index queue, in order."""
+        bodies = [self.client.hget(INDEX.messages, each) for each in self.client.lrange(INDEX.ids, 0, -1)]
+        return [dramatiq.Message.decode(body).kwargs["update"]["content"] for body in bodies]
+
+
+# Bounds of the prefetch
+
+
+def test_reading_goes_on_after_many_bytes(client: fakeredis.FakeRedis) -> None:
+    """Given a bound of bytes that every read reaches, I expect all entries dispatched: those that left do not count."""
+    site = Site(client, prefetch=2, max_prefetch_bytes=1)
+    publish(client, *(f"m{number}" for number in range(8)))
+
+    site.run(8)
+
+    assert site.dispatched() == [f"m{number}" for number in range(8)]
+    assert pending(client) == 0
+
+
+def test_no_more_bytes_are_prefetched_than_allowed(client: fakeredis.FakeRedis) -> None:
+    """Given a full window, I expect nothing read once the bound is reached, and all of it when there is room again."""
+    site = Site(client, max_prefetch_bytes=2 * len(event("m0")))
+    site.close_window()
+    for number in range(4):
+        publish(client, f"m{number}")
+        site.run()
+    assert pending(client) == 2
+
+    site.open_window()
+    site.run(4)
+
+    assert site.dispatched() == ["m0", "m1", "m2", "m3"]
+
+
+def test_no_more_entries_are_prefetched_than_allowed(client: fakeredis.FakeRedis) -> None:
+    """Given a full window and prefetch=3, I expect three entries read of five, in however many iterations."""
+    site = Site(client, prefetch=3)
+    site.close_window()
+    publish(client, "m0", "m1")
+    site.run()
+    publish(client, "m2", "m3", "m4")
+
+    site.run(3)
+
+    assert pending(client) == 3
+
+
+def test_entries_trimmed_while_nothing_was_read_are_counted(
+    client: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a dispatcher that was full, I expect it to count trimmed entries once, before it reads on."""
+    site = Site(client, prefetch=2)
+    counted: list[int] = []
+    monkeypatch.setattr(site.stream, "count_trimmed", lambda: counted.append(pending(client)))
+    site.close_window()
+    publish(client, *(f"m{number}" for number in range(4)))
+    site.run(2)
+    site.open_window()
+    site.run()
+    assert counted == []
+
+    site.run(2)
+
+    assert counted == [0]
+    assert len(site.dispatched()) == 4
+
+
+# Backpressure
+
+
+def test_no_more_is_dispatched_than_the_window_allows(client: fakeredis.FakeRedis) -> None:
+    """Given window=3, I expect three of five on the queue, and one more for each that is acknowledged."""
+    site = Site(client, window=3)
+    publish(client, *(f"m{number}" for number in range(5)))
+    site.run(2)
+    assert (site.dispatched(), pending(client)) == (["m0", "m1", "m2"], 2)
+
+    [first] = site.client.lrange(INDEX.ids, 0, 0)
+    site.client.lpop(INDEX.ids)
+    site.run()
+    assert site.dispatched() == ["m1", "m2"], "it is fetched and not acknowledged"
+    site.client.hdel(INDEX.messages, first)
+    site.run()
+
+    assert site.dispatched() == ["m1", "m2", "m3"]
+
+
+def test_a_namespace_of_its_own_is_counted(client: fakeredis.FakeRedis) -> None:
+    """Given a broker with another namespace, I expect the window to be that of its queue."""
+    site = Site(client, window=1)
+    site.broker.namespace = "other"
+    publish(client, "m0", "m1")
+
+    site.run(2)
+
+    assert client.hlen(QueueKeys("index", "other").messages) == 1
+
+
+# Acknowledgements
+
+
+def test_what_was_enqueued_before_a_failure_is_acknowledged(
+    client: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a broker that goes down after two of five, I expect three pending, and each on the queue once."""
+    site = Site(client)
+    enqueue = site.broker.enqueue
+    taken: list[dramatiq.Message[Any]] = []
+
+    def fail_after_two(message: dramatiq.Message[Any], **options: Any) -> Any:
+        if len(taken) == 2:
+            raise redis.ConnectionError("down")
+        taken.append(message)
+        return enqueue(message, **options)
+
+    publish(client, *(f"m{number}" for number in range(5)))
+    with monkeypatch.context() as patch:
+        patch.setattr(site.broker, "enqueue", fail_after_two)
+        with pytest.raises(redis.ConnectionError):
+            site.run()
+    assert pending(client) == 3
+
+    site.dispatcher.connect()  # as the loop does
+    site.run(2)
+
+    assert (site.dispatched(), pending(client)) == ([f"m{number}" for number in range(5)], 0)
+
+
+def test_an_entry_is_acknowledged_once(client: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given entries dispatched in several iterations, I expect each id in one acknowledgement, and no empty one."""
+    site = Site(client)
+    acknowledge = site.stream.ack
+    calls: list[list[bytes]] = []
+
+    def note(ids: Iterable[bytes]) -> None:
+        calls.append(list(ids))
+        acknowledge(ids)
+
+    monkeypatch.setattr(site.stream, "ack", note)
+    for number in range(3):
+        publish(client, f"m{number}")
+        site.run()
+    site.run(2)
+
+    assert [len(ids) for ids in calls] == [1, 1, 1]
+    assert len({entry_id for ids in calls for entry_id in ids}) == 3
+
+
+def test_an_adapter_is_a_member_before_it_reads(client: fakeredis.FakeRedis) -> None:
+    """Given a dispatcher that has connected, I expect a heartbeat: what an unknown adapter reads would be claimed."""
+    Site(client)
+
+    assert Membership(client, "other").live() == {"a1"}
+
+
+def test_it_waits_for_new_entries_only_where_nothing_is_prefetched(
+    client: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given an idle iteration, then one with entries behind a full window, I expect the first alone to wait."""
+    site = Site(client)
+    read = site.stream.read
+    waits: list[int | None] = []
+
+    def note(count: int, wait_ms: int | None) -> list[Entry]:
+        waits.append(wait_ms)
+        return read(count, wait_ms)
+
+    monkeypatch.setattr(site.stream, "read", note)
+    site.close_window()
+    site.run()
+    publish(client, "m0")
+    site.run(2)
+
+    assert waits == [20, 20, None]
+
+
+def test_an_unreadable_entry_is_rejected_and_acknowledged(client: fakeredis.FakeRedis) -> None:
+    """Given entries that are no events around a good one, I expect both rejected, none pending, the good one sent."""
+    site = Site(client)
+    site.client.xadd(UPDATES_STREAM, {"hello": "world"})
+    publish(client, "good")
+    site.client.xadd(UPDATES_STREAM, {"event": "{}"})
+
+    site.run(2)
+
+    assert (site.dispatched(), pending(client)) == (["good"], 0)
+    assert client.hgetall(COUNTERS) == {b"rejected": b"2"}
+
+
+# Reset
+
+
+def test_a_reset_reads_what_is_pending_again(client: fakeredis.FakeRedis) -> None:
+    """Given prefetched entries up to both bounds, I expect them read again after a reset, and dispatched once."""
+    site = Site(client, prefetch=3, max_prefetch_bytes=3 * len(event("m0")))
+    site.close_window()
+    publish(client, "m0", "m1", "m2", "m3")
+    site.run()
+
+    site.dispatcher.reset()
+    site.run()
+    site.open_window()
+    site.run(4)
+
+    assert (site.dispatched(), pending(client)) == (["m0", "m1", "m2", "m3"], 0)
+
+
+def test_what_another_adapter_claimed_is_not_dispatched_here(client: fakeredis.FakeRedis) -> None:
+    """Given prefetched entries that another adapter has claimed, I expect a reset to forget them."""
+    site = Site(client)
+    site.close_window()
+    publish(client, "m0", "m1")
+    site.run()
+    other = UpdateStream(client, UPDATES_STREAM, "a2", 1_000)
+    assert other.claim_from_failed(live=set()) == 2
+
+    site.dispatcher.reset()
+    site.open_window()
+    site.run(2)
+
+    assert (site.dispatched(), pending(client)) == ([], 2)
+
+
+# The stream
+
+
+@pytest.fixture
+def stream(client: fakeredis.FakeRedis) -> UpdateStream:
+    stream = UpdateStream(client, UPDATES_STREAM, "a1", 1_000)
+    stream.open()
+    return stream
+
+
+def read(stream: UpdateStream, count: int) -> list[str]:
+    return [json.loads(entry.event)["content"] for entry in stream.read(count, None)]
+
+
+def test_pending_entries_are_read_in_order_before_new_ones(client: fakeredis.FakeRedis, stream: UpdateStream) -> None:
+    """Given five pending entries and one new, I expect them in batches of two from the first on, then the new one."""
+    publish(client, *(f"m{number}" for number in range(5)))
+    read(stream, 10)
+    assert len(read(stream, 10)) == 5
+    publish(client, "new")
+
+    stream.rewind()
+
+    assert [read(stream, 2) for _ in range(5)] == [["m0", "m1"], ["m2", "m3"], ["m4"], [], ["new"]]
+
+
+def test_a_pending_entry_that_was_trimmed_is_counted_as_lost(client: Any, stream: UpdateStream) -> None:
+    """Given a pending entry that has left the stream, I expect it acknowledged, counted and logged, the others read."""
+    publish(client, "m0", "m1")
+    read(stream, 10)
+    first, _ = stream.read(10, None)
+    client.xdel(UPDATES_STREAM, first.id)
+    stream.rewind()
+
+    with capture_logs() as lines:
+        assert read(stream, 10) == ["m1"]
+
+    assert pending(client) == 1
+    assert client.hgetall(COUNTERS) == {b"log_trimmed_unread": b"1"}
+    assert [(line["event"], line["lost"]) for line in lines] == [("stream_trimmed_unread", 1)]
+
+
+def test_a_stream_that_is_deleted_is_read_on(client: fakeredis.FakeRedis, stream: UpdateStream) -> None:
+    """Given a stream that is deleted and written again, I expect one line in the log, and what was written since."""
+    read(stream, 10)
+    client.delete(UPDATES_STREAM)
+    publish(client, "new")
+
+    with capture_logs() as lines:
+        assert read(stream, 10) == []
+    assert [line["event"] for line in lines] == ["stream_recreated"]
+
+    assert read(stream, 10) == ["new"]
+
+
+def test_another_error_of_redis_is_not_swallowed(
+    client: fakeredis.FakeRedis, stream: UpdateStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a key of another type in place of the stream, I expect the error, and not a group made again and again."""
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise redis.ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value")
+
+    monkeypatch.setattr(client, "xreadgroup", refuse)
+
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        stream.read(10, None)
+
+
+def test_the_entries_of_failed_consumers_alone_are_claimed(client: Any, stream: UpdateStream) -> None:
+    """Given a live and a failed consumer with entries, I expect the failed one's, the lost of them counted."""
+    for name, contents in {"live": ["m0"], "failed": ["m1", "m2", "m3"]}.items():
+        publish(client, *contents)
+        client.xreadgroup(STREAM_GROUP, name, {UPDATES_STREAM: ">"})
+    lost = client.xpending_range(UPDATES_STREAM, STREAM_GROUP, "-", "+", 1, "failed")[0]["message_id"]
+    client.xdel(UPDATES_STREAM, lost)
+
+    with capture_logs() as lines:
+        assert stream.claim_from_failed(live={"live", "a1"}) == 2
+        assert stream.claim_from_failed(live={"live", "a1"}) == 0
+
+    assert read(stream, 10) == ["m2", "m3"]
+    assert [each["pending"] for each in client.xinfo_consumers(UPDATES_STREAM, STREAM_GROUP) if each["name"] == b"live"]
+    assert client.hgetall(COUNTERS) == {b"log_trimmed_unread": b"1"}
+    assert {line["event"]: line.get("entries", line.get("lost")) for line in lines} == {
+        "stream_trimmed_unread": 1,
+        "entries_claimed": 2,
+    }
+
+
+def test_entries_trimmed_before_they_were_read_are_counted_once(client: Any, stream: UpdateStream) -> None:
+    """Given five entries of which two are left, I expect three counted by one of two adapters, and the two read."""
+    publish(client, *(f"m{number}" for number in range(5)))
+    client.xtrim(UPDATES_STREAM, maxlen=2, approximate=False)
+
+    with capture_logs() as lines:
+        for each in (stream, UpdateStream(client, UPDATES_STREAM, "a2", 1_000), stream):
+            each.count_trimmed()
+
+    assert client.hgetall(COUNTERS) == {b"log_trimmed_unread": b"3"}
+    assert [(line["event"], line["lost"]) for line in lines] == [("stream_trimmed_unread", 3)]
+    read(stream, 10)
+    assert read(stream, 10) == ["m3", "m4"]
+    stream.count_trimmed()
+    assert client.hgetall(COUNTERS) == {b"log_trimmed_unread": b"3"}
+
+
+def test_the_backlog_is_what_is_pending_and_what_is_unread(client: Any, stream: UpdateStream) -> None:
+    """Given two pending entries, one acknowledged and three unread, I expect a backlog of five."""
+    publish(client, "m0", "m1", "m2")
+    read(stream, 10)
+    first, *_ = stream.read(10, None)
+    stream.ack([first.id])
+    publish(client, "m3", "m4", "m5")
+
+    assert stream.backlog() == 5
+
+
+def test_an_adapter_claims_nothing_from_itself(client: fakeredis.FakeRedis, stream: UpdateStream) -> None:
+    """Given pending entries of this adapter, whose heartbeat is late, I expect it to leave them as they are."""
+    publish(client, "m0")
+    read(stream, 10)
+    read(stream, 10)
+
+    assert stream.claim_from_failed(live=set()) == 0
+    assert pending(client) == 1
+
+
+def test_a_consumer_that_is_gone_is_deleted_once_nothing_is_pending(
+    client: Any, stream: UpdateStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given failed consumers idle for more and less than an hour, I expect the long idle one without entries deleted.
+
+    Redis would delete the pending entries of the other with it.
+    """
+    for name in ("idle", "recent"):
+        client.xgroup_createconsumer(UPDATES_STREAM, STREAM_GROUP, name)
+    publish(client, "m0")
+    client.xreadgroup(STREAM_GROUP, "pending", {UPDATES_STREAM: ">"})
+    consumers = client.xinfo_consumers
+
+    def aged(*arguments: Any) -> Any:
+        return [
+            {**each, "idle": CONSUMER_GONE_MS + (-1 if each["name"] == b"recent" else 1)}
+            for each in consumers(*arguments)
+        ]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "xinfo_consumers", aged)
+        assert stream.claim_from_failed(live=set()) == 1
+
+    assert {each["name"] for each in consumers(UPDATES_STREAM, STREAM_GROUP)} == {b"recent", b"pending", b"a1"}
+
+
+def test_the_stream_is_trimmed_by_hours(client: Any, stream: UpdateStream, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given two hours, I expect Redis asked to trim the entries before that moment."""
+    asked: list[int] = []
+    monkeypatch.setattr(client, "xtrim", lambda key, minid, approximate: asked.append(minid))
+
+    stream.trim(hours=2)
+
+    assert asked == [pytest.approx((time.time() - 7_200) * 1000, abs=2_000)]
+
+
+def test_digests_are_those_since_a_time(client: Any, stream: UpdateStream) -> None:
+    """Given entries of two ages and one of a publisher, I expect the digests of what adapters wrote since then."""
+    now = time.time()
+    for seconds, raw in ((10, b"old"), (1, b"new"), (0.5, b"new")):
+        fields = {"event": "{}", "heard": digest(raw)}
+        client.xadd(UPDATES_STREAM, fields, id=f"{int((now - seconds) * 1000)}-1")
+    publish(client, "of a publisher")
+
+    assert stream.digests_since(now - 5) == {digest(b"new"): 2}
+
+
+def test_the_stream_is_capped(client: Any) -> None:
+    """Given far more events than the stream keeps, I expect the oldest gone."""
+    stream = UpdateStream(client, UPDATES_STREAM, "a1", max_len=100)
+    for number in range(500):
+        update = MemoryUpdateMessage(user_id="u1", content=f"m{number}", source="ai")
+        stream.append(update, b"raw")
+
+    assert client.xlen(UPDATES_STREAM) < 300
+    [(_, newest)] = client.xrevrange(UPDATES_STREAM, count=1)
+    assert json.loads(newest[b"event"])["content"] == "m499"
