@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from mem0.memory.storage import SQLiteManager
 from psycopg_pool import ConnectionPool
 
-from services.long_term_memory.postgres.history import LAST_MESSAGES, PostgresHistory
+from services.long_term_memory.postgres.history import MAX_LAST_MESSAGES, PostgresHistory
 from services.long_term_memory.postgres.pool import open_pool
 
 # SQLiteManager or PostgresHistory; Mem0 has no types.
@@ -52,7 +52,7 @@ def changes(store: Store, memory_id: str) -> list[dict[str, Any]]:
     return [{name: value for name, value in change.items() if name != "id"} for change in store.get_history(memory_id)]
 
 
-def last(store: Store, scope: str, limit: int = LAST_MESSAGES) -> list[dict[str, Any]]:
+def last(store: Store, scope: str, limit: int = MAX_LAST_MESSAGES) -> list[dict[str, Any]]:
     """The last messages of a scope, less the time of saving."""
     return [
         {name: value for name, value in message.items() if name != "created_at"}
@@ -137,20 +137,20 @@ def test_changes_come_oldest_first(history: PostgresHistory) -> None:
 
 def test_a_batch_of_messages_keeps_its_order(history: PostgresHistory) -> None:
     """Given messages saved in one call, I expect them back in their order, which SQLite leaves to chance."""
-    history.save_messages([{"role": "user", "content": str(n)} for n in range(LAST_MESSAGES)], "user_id=u1")
+    history.save_messages([{"role": "user", "content": str(n)} for n in range(MAX_LAST_MESSAGES)], "user_id=u1")
 
-    assert [m["content"] for m in history.get_last_messages("user_id=u1")] == [str(n) for n in range(LAST_MESSAGES)]
+    assert [m["content"] for m in history.get_last_messages("user_id=u1")] == [str(n) for n in range(MAX_LAST_MESSAGES)]
 
 
 def test_no_more_than_the_last_messages_are_kept(history: PostgresHistory, pool: ConnectionPool) -> None:
     """Given more messages than Mem0 looks back on, I expect the older ones gone from the table, of this scope alone."""
     history.save_messages([{"role": "user", "content": "other"}], "user_id=u2")
-    for n in range(3 * LAST_MESSAGES):
+    for n in range(3 * MAX_LAST_MESSAGES):
         history.save_messages([{"role": "user", "content": str(n)}], "user_id=u1")
 
     with pool.connection() as connection:
         kept = connection.execute("SELECT session_scope, count(*) FROM last_messages GROUP BY 1 ORDER BY 1").fetchall()
-    assert kept == [("user_id=u1", LAST_MESSAGES), ("user_id=u2", 1)]
+    assert kept == [("user_id=u1", MAX_LAST_MESSAGES), ("user_id=u2", 1)]
 
 
 @given(scope=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])))
