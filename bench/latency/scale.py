@@ -28,11 +28,11 @@ from numpy.typing import NDArray
 from psycopg_pool import ConnectionPool
 
 from bench.harness.common import mean, quantile, scratch_database, show, timed, track, write_json
-from services.long_term_memory.postgres.reader import MemoryColumns
-from services.long_term_memory.postgres.rows import TRAITS, hashed, hashed_terms
+from services.long_term_memory.postgres.rows import TRAITS
 from services.long_term_memory.postgres.schema import migrate
 from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.retrieval.candidates import EXACT_LIMIT, CandidateReader
+from services.long_term_memory.retrieval.columns import MemoryColumns, hashed, hashed_terms
 from services.long_term_memory.retrieval.ranking import Weights
 
 DIMENSIONS = 384
@@ -217,7 +217,7 @@ def _one(connection: psycopg.Connection[Any], query: str) -> int:
 
 
 def _search_of(store: MemoryStore, user: int, exact_limit: int) -> Reading:
-    reader = CandidateReader(store.conversations, Weights(), exact_limit)
+    reader = CandidateReader(store.columns, Weights(), exact_limit)
     search = SearchData(query="What did we buy at the market?")
     return lambda query: reader.read(f"u{user}", query, search, 0.0)
 

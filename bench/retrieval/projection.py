@@ -21,13 +21,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from keepsake_client.protocol import SearchData
 from numpy.typing import NDArray
 
 from bench.harness.common import FULL, mean, scratch_database, show, track, write_json
 from bench.retrieval.chats import BILINGUAL, SEEN, Chat, read_chats
-from services.long_term_memory.embeddings.providers import PROJECTION, project
+from services.long_term_memory.embeddings.projection import PROJECTION, project
 from services.long_term_memory.factory import open_long_term_memory
-from services.long_term_memory.retrieval.query import memories_of, query_of
+from services.long_term_memory.retrieval.features import match
+from services.long_term_memory.retrieval.query import query_features
 from services.long_term_memory.retrieval.ranking import rank
 from services.runtime.settings import load_settings
 
@@ -62,14 +64,14 @@ class Affine:
         """Asks the ranking for it: once for each memory, once for each query."""
         size = len(chat.conversation)
         # No two of them alike, or one would be hidden; and newness depends on what would come first without it.
-        memories = replace(memories_of(chat.conversation), fingerprint=np.arange(size))
-        weights = replace(FULL, newest=0.0)
+        columns = replace(chat.conversation, fingerprint=np.arange(size))
+        weights, unfiltered = replace(FULL, newest=0.0), SearchData(query="anything")
 
         def evidence(text: str, cosine: NDArray[np.float64]) -> NDArray[np.float64]:
-            query = query_of(replace(chat.conversation, cosine=cosine), text, chat.now, weights)
-            ranked = rank(memories, query, weights)
+            memories, query = replace(columns, cosine=cosine), query_features(text)
+            ranked = rank(memories, query, match(memories, query, unfiltered, chat.now), weights)
             found = np.zeros(size)
-            found[ranked.rows] = ranked.meaning + ranked.words + ranked.session + ranked.utterance
+            found[ranked.rows] = ranked.evidence
             return found
 
         nought = evidence("", np.zeros(size))

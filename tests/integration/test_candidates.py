@@ -35,21 +35,20 @@ THEIRS = "boats and cats, they said"
 def reads(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """What is read from the store, as it is read: how, and how many memories."""
     seen: list[tuple[str, int]] = []
-    conversations = store.conversations
-    conversation, runs = conversations.read, conversations.read_runs
+    columns, segments = store.columns.read, store.columns.read_segments
 
-    def read_conversation(*args: Any, **options: Any) -> Any:
-        found = conversation(*args, **options)
+    def read(*args: Any, **options: Any) -> Any:
+        found = columns(*args, **options)
         seen.append(("sample" if options.get("sample") else "all", len(found)))
         return found
 
-    def read_runs(*args: Any, **options: Any) -> Any:
-        found = runs(*args, **options)
-        seen.append(("runs", len(found)))
+    def read_segments(*args: Any, **options: Any) -> Any:
+        found = segments(*args, **options)
+        seen.append(("segments", len(found)))
         return found
 
-    monkeypatch.setattr(conversations, "read", read_conversation)
-    monkeypatch.setattr(conversations, "read_runs", read_runs)
+    monkeypatch.setattr(store.columns, "read", read)
+    monkeypatch.setattr(store.columns, "read_segments", read_segments)
     return seen
 
 
@@ -91,10 +90,9 @@ def talkative(mem0: Mem0Memory, store: MemoryStore) -> MemoryService:
 
 
 @pytest.fixture
-def long_winded(mem0: Mem0Memory, store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> MemoryService:
+def long_winded(mem0: Mem0Memory, store: MemoryStore) -> MemoryService:
     """A service where all of the 1,500 are read, and a part of a conversation is 100."""
-    monkeypatch.setattr(candidates, "PART", 100)
-    return MemoryService(mem0, store, calibrate(mem0.embedding_model)[0])
+    return MemoryService(mem0, store, calibrate(mem0.embedding_model)[0], part_size=100)
 
 
 def contents(service: MemoryService, query: str, user_id: str = "u1", **more: Any) -> list[str]:
@@ -108,7 +106,7 @@ def test_no_more_is_read_than_the_limit(talkative: MemoryService, reads: list[tu
     reads.clear()
     contents(talkative, "what about chess")
 
-    assert [how for how, _ in reads] == ["sample", "runs"]
+    assert [how for how, _ in reads] == ["sample", "segments"]
     assert sum(number for _, number in reads) < LIMIT
 
 
@@ -126,15 +124,15 @@ def test_a_long_conversation_is_read_in_parts_the_next_time(
     first = contents(long_winded, "boats and cats", limit=100)
     again = contents(long_winded, "boats and cats", limit=100)
 
-    assert reads == [("all", SESSIONS * TURNS), ("runs", SESSIONS * TURNS)]
+    assert reads == [("all", SESSIONS * TURNS), ("segments", SESSIONS * TURNS)]
     assert again == first
 
 
 def test_the_parts_are_the_whole_in_its_order(store: MemoryStore) -> None:
     """Given cuts in the midst of sessions, I expect every memory once, in the order of the conversation."""
-    whole = store.conversations.read("u1", [1.0] * 384)
+    whole = store.columns.read("u1", [1.0] * 384)
     places = candidates._places(whole, slice(17, None, 101))
-    parts = store.conversations.read_runs(
+    parts = store.columns.read_segments(
         "u1", [1.0] * 384, list(pairwise([candidates._BEGINNING, *places, candidates._END]))
     )
 
@@ -147,9 +145,9 @@ def test_one_connection_is_enough_for_the_parts(database: str) -> None:
     """Given a pool whose other connections are all taken, I expect the halves one after the other, not a deadlock."""
     with open_pool(database, 1) as pool:
         store = MemoryStore(pool)
-        place = candidates._places(store.conversations.read("u1", None))[700]
+        place = candidates._places(store.columns.read("u1", None))[700]
 
-        parts = store.conversations.read_runs("u1", None, [(candidates._BEGINNING, place), (place, candidates._END)])
+        parts = store.columns.read_segments("u1", None, [(candidates._BEGINNING, place), (place, candidates._END)])
 
     assert len(parts) == SESSIONS * TURNS
 
@@ -195,18 +193,18 @@ def test_what_was_said_and_deleted_since_the_last_search_counts(
     assert gone not in contents(long_winded, "boats and cats", limit=100)
 
 
-def test_who_outgrows_the_limit_is_read_in_part(
-    mem0: Mem0Memory, store: MemoryStore, reads: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+def test_a_user_who_outgrows_the_limit_is_read_in_segments(
+    mem0: Mem0Memory, store: MemoryStore, reads: list[tuple[str, int]]
 ) -> None:
     """Given a long conversation that was cut before and then passed the limit, I expect a sample to be read."""
-    monkeypatch.setattr(candidates, "PART", 100)
-    service = MemoryService(mem0, store, calibrate(mem0.embedding_model)[0], exact_limit=SESSIONS * TURNS)
+    weights = calibrate(mem0.embedding_model)[0]
+    service = MemoryService(mem0, store, weights, exact_limit=SESSIONS * TURNS, part_size=100)
     contents(service, "what about cats")
     more = [MemoryUpdateMessage(user_id="u1", content=f"{n}", source="user", timestamp=n) for n in range(20)]
     service.index_many(more)
     contents(service, "what about cats")
 
-    assert [how for how, _ in reads] == ["all", "runs", "sample", "runs"]
+    assert [how for how, _ in reads] == ["all", "segments", "sample", "segments"]
 
 
 def test_the_sessions_about_it_are_found(talkative: MemoryService) -> None:
@@ -292,7 +290,7 @@ def test_who_forgets_much_is_read_whole_again(
 
 def test_a_sample_holds_both_sides(talkative: MemoryService, store: MemoryStore) -> None:
     """Given a user and an AI who take turns, I expect both in the sample."""
-    from_ai = store.conversations.read("u1", None, sample=True).from_ai
+    from_ai = store.columns.read("u1", None, sample=True).from_ai
 
     assert (len(from_ai), set(from_ai.tolist())) == (SESSIONS * TURNS // SAMPLE, {True, False})
 

@@ -15,7 +15,7 @@ from keepsake_client.errors import Unavailable
 from psycopg_pool import ConnectionPool
 from structlog.testing import capture_logs
 
-from services.long_term_memory.postgres.pool import CONNECTION_WITHIN_S, _quiet, database_errors, open_pool
+from services.long_term_memory.postgres.pool import CONNECTION_TIMEOUT_S, _quiet, database_errors, open_pool
 from tests.integration.postgres_server import PostgresServer, postgres_server
 from tests.support import wait_until
 
@@ -94,7 +94,7 @@ def test_a_server_that_is_away_is_told_in_time(server: PostgresServer, pool: Con
 
     with pytest.raises(Unavailable):
         ask(pool)
-    assert CONNECTION_WITHIN_S < 5
+    assert CONNECTION_TIMEOUT_S < 5
 
 
 def test_a_server_that_was_away_for_long_is_found_soon(server: PostgresServer, pool: ConnectionPool) -> None:

@@ -345,7 +345,7 @@ def test_an_embedder_that_cannot_answer_now_is_unavailable(opened: Open, provide
     provider.failing = status
 
     with pytest.raises(Unavailable):
-        ltm.memories.search("u1", "where do I live?", 5)
+        ltm.memories.search("u1", SearchData(query="where do I live?", limit=5))
 
 
 @pytest.mark.parametrize("status", [429, 500])

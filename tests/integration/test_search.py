@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
 from keepsake_client.protocol import MemoryUpdateMessage, SearchData
 
-from services.long_term_memory import memory_service
 from services.long_term_memory.memory_service import MemoryService
 from services.runtime.errors import Expired
 
@@ -50,8 +48,8 @@ def found(service: MemoryService, query: str, *, user_id: str = "u1", now: float
 
 
 @pytest.fixture
-def redact(keepsake: MemoryService) -> MemoryService:
-    """Four tellings about tea, in three sessions, of both sides, days apart."""
+def tea_talk(keepsake: MemoryService) -> MemoryService:
+    """Four statements about tea, in three sessions, of both sides, days apart."""
     say(keepsake, "I drink green tea in the morning", timestamp=NOW - 40 * DAY, meta={"session_id": "s1"})
     say(keepsake, "You like green tea", source="ai", timestamp=NOW - 40 * DAY + 90, meta={"session_id": "s1"})
     say(keepsake, "I drink black tea in the morning", timestamp=NOW - 20 * DAY, meta={"session_id": "s2"})
@@ -83,59 +81,59 @@ FILTERS: dict[str, tuple[dict[str, Any], set[str]]] = {
 
 
 @pytest.mark.parametrize(("more", "expected"), FILTERS.values(), ids=FILTERS)
-def test_filters_leave_what_they_say(told: MemoryService, more: dict[str, Any], expected: set[str]) -> None:
+def test_filters_leave_what_they_say(tea_talk: MemoryService, more: dict[str, Any], expected: set[str]) -> None:
     """Given a filter, I expect what fits it, all of it, and nothing else."""
-    assert set(found(told, "which tea in the morning?", min_score=0, limit=100, **more)) == expected
+    assert set(found(tea_talk, "which tea in the morning?", min_score=0, limit=100, **more)) == expected
 
 
-def test_the_new_is_preferred_where_asked(told: MemoryService) -> None:
+def test_the_new_is_preferred_where_asked(tea_talk: MemoryService) -> None:
     """Given a half-life of days, I expect the last of three like tellings first, and the first of them last."""
-    ranked = found(told, "which tea do I drink in the morning?", min_score=0, recency_half_life_days=5)
+    ranked = found(tea_talk, "which tea do I drink in the morning?", min_score=0, recency_half_life_days=5)
 
     assert [content for content in ranked if content != LIKE] == [MINT, BLACK, GREEN]
 
 
-def test_age_does_not_matter_unless_asked(told: MemoryService) -> None:
+def test_age_does_not_matter_unless_asked(tea_talk: MemoryService) -> None:
     """Given no half-life, I expect the same scores now and a year later."""
     now, later = (
-        [m.score for m in told.search("u1", SearchData(query="which tea do I drink?", min_score=0), now=moment)]
+        [m.score for m in tea_talk.search("u1", SearchData(query="which tea do I drink?", min_score=0), now=moment)]
         for moment in (NOW, NOW + 365 * DAY)
     )
 
     assert now == later
 
 
-def test_no_more_than_the_limit(told: MemoryService) -> None:
+def test_no_more_than_the_limit(tea_talk: MemoryService) -> None:
     """Given a limit, I expect the best so many."""
-    assert found(told, "green tea?", limit=2, min_score=0) == found(told, "green tea?", min_score=0)[:2]
+    assert found(tea_talk, "green tea?", limit=2, min_score=0) == found(tea_talk, "green tea?", min_score=0)[:2]
 
 
-def test_min_score_cuts(told: MemoryService) -> None:
+def test_min_score_cuts(tea_talk: MemoryService) -> None:
     """Given a score that one memory has, I expect it and what is above, and nothing below."""
-    scores = [m.score or 0 for m in told.search("u1", SearchData(query="green tea?", min_score=0), now=NOW)]
+    scores = [m.score or 0 for m in tea_talk.search("u1", SearchData(query="green tea?", min_score=0), now=NOW)]
 
-    cut = told.search("u1", SearchData(query="green tea?", min_score=scores[1] - 0.0001), now=NOW)
+    cut = tea_talk.search("u1", SearchData(query="green tea?", min_score=scores[1] - 0.0001), now=NOW)
 
     assert [m.score for m in cut] == scores[:2]
 
 
-def test_scores_fall_and_stay_within_bounds(told: MemoryService) -> None:
+def test_scores_fall_and_stay_within_bounds(tea_talk: MemoryService) -> None:
     """Given a search, I expect scores between 0 and 1, best first."""
-    scores = [m.score or 0 for m in told.search("u1", SearchData(query="green tea?", min_score=0), now=NOW)]
+    scores = [m.score or 0 for m in tea_talk.search("u1", SearchData(query="green tea?", min_score=0), now=NOW)]
 
     assert (scores == sorted(scores, reverse=True), all(0 <= score <= 1 for score in scores)) == (True, True)
 
 
-def test_a_score_is_explained_where_asked(told: MemoryService) -> None:
+def test_a_score_is_explained_where_asked(tea_talk: MemoryService) -> None:
     """Given explain, I expect the four parts of each score."""
-    (best, *_) = told.search("u1", SearchData(query="green tea?", explain=True), now=NOW)
+    (best, *_) = tea_talk.search("u1", SearchData(query="green tea?", explain=True), now=NOW)
 
     assert set(best.metadata["score_parts"]) == {"meaning", "words", "session", "utterance"}
 
 
-def test_a_score_is_not_explained_unasked(told: MemoryService) -> None:
+def test_a_score_is_not_explained_unasked(tea_talk: MemoryService) -> None:
     """Given no explain, I expect nothing of the kind."""
-    (best, *_) = told.search("u1", SearchData(query="green tea?"), now=NOW)
+    (best, *_) = tea_talk.search("u1", SearchData(query="green tea?"), now=NOW)
 
     assert "score_parts" not in best.metadata
 
@@ -197,7 +195,7 @@ def test_what_is_said_just_now_by_the_clock_is_not_its_own_memory(keepsake: Memo
     """Given no `now`, as in a worker, I expect the same of what is said this second."""
     say(keepsake, "I feel like having peanuts", timestamp=time.time())
 
-    assert keepsake.search("u1", "I feel like having peanuts") == []
+    assert keepsake.search("u1", SearchData(query="I feel like having peanuts")) == []
 
 
 def test_earlier_askings_do_not_crowd_out_the_answer(keepsake: MemoryService) -> None:
@@ -278,22 +276,22 @@ def test_what_an_event_claims_changes_nothing(keepsake: MemoryService) -> None:
     """Given an event whose meta claims another user, source, time and ids, I expect those of the event itself."""
     say(keepsake, "I like green tea", message_id="m1", meta=CLAIMS)
 
-    (memory,) = keepsake.search("u1", "tea?", now=NOW)
+    (memory,) = keepsake.search("u1", SearchData(query="tea?"), now=NOW)
 
     assert (memory.content, memory.source, memory.timestamp) == ("I like green tea", "user", NOW - 3_600)
     assert memory.metadata == {**CLAIMS, "message_id": "m1"}
-    assert keepsake.search("u2", "tea?", now=NOW) == []
+    assert keepsake.search("u2", SearchData(query="tea?"), now=NOW) == []
 
 
 def test_what_an_add_claims_changes_nothing(keepsake: MemoryService) -> None:
     """Given an add whose metadata claims the same, I expect those of the request itself."""
     added = keepsake.add("u1", "I like green tea", CLAIMS, "r1", NOW)
 
-    (memory,) = keepsake.search("u1", "tea?", now=NOW + 60)
+    (memory,) = keepsake.search("u1", SearchData(query="tea?"), now=NOW + 60)
 
     assert (memory.id, memory.source, memory.timestamp) == (added.id, "user", NOW)
     assert memory.metadata == {**CLAIMS, "request_id": "r1"}
-    assert keepsake.search("u2", "tea?", now=NOW) == []
+    assert keepsake.search("u2", SearchData(query="tea?"), now=NOW) == []
 
 
 # Every language
@@ -318,9 +316,9 @@ def test_words_alone_find_a_memory(
 ) -> None:
     """Given no time to embed the query, I expect its words to find the memory in any script."""
     say(keepsake, *CHATTER, content)
-    monkeypatch.setattr(keepsake._vectors, "get", lambda *_: None)
+    monkeypatch.setattr(keepsake._query_cache, "get", lambda *_: None)
 
-    result = keepsake.search("u1", query, now=NOW, deadline=time.time() + 60)
+    result = keepsake.search("u1", SearchData(query=query), now=NOW, deadline=time.time() + 60)
 
     assert (result.partial, [memory.content for memory in result][:1]) == (True, [content])
 
@@ -330,9 +328,9 @@ def test_words_alone_find_nothing_where_there_are_none(
 ) -> None:
     """Given no time to embed the query and none of its words in any memory, I expect nothing rather than anything."""
     say(keepsake, *CHATTER)
-    monkeypatch.setattr(keepsake._vectors, "get", lambda *_: None)
+    monkeypatch.setattr(keepsake._query_cache, "get", lambda *_: None)
 
-    assert keepsake.search("u1", "quantum entanglement", now=NOW, deadline=time.time() + 60) == []
+    assert keepsake.search("u1", SearchData(query="quantum entanglement"), now=NOW, deadline=time.time() + 60) == []
 
 
 class Clock:
@@ -340,10 +338,9 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, keepsake: MemoryService) -> None:
         self.now = NOW
-        clock = SimpleNamespace(time=lambda: self.now, perf_counter=time.perf_counter)
-        monkeypatch.setattr(memory_service, "time", clock)
-        monkeypatch.setattr(keepsake._vectors, "get", self.slow(keepsake._vectors.get))
-        monkeypatch.setattr(keepsake._reader, "read", self.slow(keepsake._reader.read))
+        monkeypatch.setattr(keepsake, "_clock", lambda: self.now)
+        monkeypatch.setattr(keepsake._query_cache, "get", self.slow(keepsake._query_cache.get))
+        monkeypatch.setattr(keepsake._candidates, "read", self.slow(keepsake._candidates.read))
 
     def slow(self, stage: Callable[..., T]) -> Callable[..., T]:
         """The stage, a second later."""
@@ -356,17 +353,17 @@ class Clock:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"),
+    ("seconds", "message"),
     [(-0.5, "came to its turn 500 ms"), (0.75, "was embedded 250 ms"), (1.5, "was done 500 ms")],
 )
 def test_a_search_whose_time_is_up_is_not_gone_on_with(
-    keepsake: MemoryService, monkeypatch: pytest.MonkeyPatch, seconds: float, told: str
+    keepsake: MemoryService, monkeypatch: pytest.MonkeyPatch, seconds: float, message: str
 ) -> None:
     """Given a deadline that has passed before a search or by one of its stages, I expect `Expired`, not a late one."""
     Clock(monkeypatch, keepsake)
 
-    with pytest.raises(Expired, match=f"{told} after its deadline"):
-        keepsake.search("u1", "tea", deadline=NOW + seconds)
+    with pytest.raises(Expired, match=f"{message} after its deadline"):
+        keepsake.search("u1", SearchData(query="tea"), deadline=NOW + seconds)
 
 
 def test_a_search_that_is_done_in_time_is_answered(keepsake: MemoryService, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -374,7 +371,7 @@ def test_a_search_that_is_done_in_time_is_answered(keepsake: MemoryService, monk
     say(keepsake, "I like tea")
     Clock(monkeypatch, keepsake)
 
-    assert keepsake.search("u1", "What do I like to drink?", deadline=NOW + 2.25)
+    assert keepsake.search("u1", SearchData(query="What do I like to drink?"), deadline=NOW + 2.25)
 
 
 ACROSS = {

@@ -20,9 +20,10 @@ from services.long_term_memory.mem0_bridge import Mem0Memory
 from services.long_term_memory.memory_service import MemoryService
 from services.long_term_memory.postgres.history import PostgresHistory
 from services.long_term_memory.postgres.pool import open_pool
-from services.long_term_memory.postgres.rows import MAX_TERMS, TRAITS, hashed, hashed_terms
+from services.long_term_memory.postgres.rows import MAX_TERMS, TRAITS
 from services.long_term_memory.postgres.schema import migrate
 from services.long_term_memory.postgres.store import MemoryStore
+from services.long_term_memory.retrieval.columns import hashed, hashed_terms
 from tests.integration.conftest import WordEmbedder
 from tests.support import wait_until
 
@@ -122,7 +123,7 @@ def test_an_update_is_found_by_our_search(mem0: Mem0Memory, memories: MemoryServ
     (memory_id,) = keep(mem0, "green tea")
     mem0.update(memory_id, "black coffee")
 
-    assert [m.content for m in memories.search("u1", "coffee", 5)] == ["black coffee"]
+    assert [m.content for m in memories.search("u1", SearchData(query="coffee", limit=5))] == ["black coffee"]
 
 
 def test_mem0_deletes_one(mem0: Mem0Memory) -> None:
@@ -161,7 +162,7 @@ def test_what_mem0_stored_alone_is_found_by_us(mem0: Mem0Memory, memories: Memor
     """Given a text that Mem0 stored without any of what our pipeline adds, I expect our search to return it whole."""
     keep(mem0, "green tea", source="slack")
 
-    (found,) = memories.search("u1", "tea", 5)
+    (found,) = memories.search("u1", SearchData(query="tea", limit=5))
 
     assert (found.content, found.source, found.timestamp > NOON) == ("green tea", "user", True)
 
@@ -331,7 +332,7 @@ def test_what_threads_index_at_the_same_time_is_embedded_at_once(
     def slow_at_first(texts: list[str], action: str) -> list[list[float]]:
         batches.append(texts)
         if len(batches) == 1:
-            wait_until(lambda: len(memories._keep_together._waiting) == 3, 10, "three threads to wait")
+            wait_until(lambda: len(memories._batcher._pending) == 3, 10, "three threads to wait")
         vectors: list[list[float]] = embed(texts, action)
         return vectors
 
@@ -440,7 +441,7 @@ def test_any_time_of_the_contract_is_kept(memories: MemoryService, store: Memory
 
 def conversation_of(store: MemoryStore, pool: ConnectionPool, user_id: str = "u1") -> list[str]:
     contents = dict(rows(pool, "number, content"))
-    return [contents[number] for number in store.conversations.read(user_id, None).number.tolist()]
+    return [contents[number] for number in store.columns.read(user_id, None).number.tolist()]
 
 
 def test_a_conversation_has_its_sessions_whole(
@@ -474,14 +475,14 @@ def test_a_conversation_is_one_users(memories: MemoryService, store: MemoryStore
 
 def test_an_unknown_user_has_said_nothing(store: MemoryStore) -> None:
     """Given a user nobody knows, I expect an empty conversation."""
-    assert len(store.conversations.read("nobody", [0.1] * 384)) == 0
+    assert len(store.columns.read("nobody", [0.1] * 384)) == 0
 
 
 def test_a_cosine_is_that_of_the_vectors(memories: MemoryService, store: MemoryStore) -> None:
     """Given a memory and its own vector, I expect a cosine of 1."""
     memories.index(said("green tea"))
 
-    assert store.conversations.read("u1", WordEmbedder().embed("green tea")).cosine == pytest.approx(1, abs=1e-3)
+    assert store.columns.read("u1", WordEmbedder().embed("green tea")).cosine == pytest.approx(1, abs=1e-3)
 
 
 # Sessions that nobody named
@@ -517,7 +518,7 @@ def test_a_day_is_not_shown_as_a_session(memories: MemoryService) -> None:
     """Given a message without a session, I expect none in what comes back."""
     memories.index(said("green tea"))
 
-    assert memories.search("u1", "tea", 1)[0].metadata == {}
+    assert memories.search("u1", SearchData(query="tea", limit=1))[0].metadata == {}
 
 
 @pytest.mark.parametrize(
