@@ -735,3 +735,17 @@ def test_a_response_carries_any_id_back(request_id: str) -> None:
     wire = LTMResponse(request_id=request_id, user_id="u1", success=True).to_wire().encode()
 
     assert json.loads(wire)["request_id"] == request_id
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (946_684_800_000, 946_684_800),  # 2000-01-01, in milliseconds
+        (100_000_000_000, 100_000_000),  # 1973-03-03, the first instant that is read as milliseconds
+        (99_999_999_999, 99_999_999_999),  # the second before: the year 5138, in seconds
+        (-100_000_000_000, -100_000_000),
+    ],
+)
+def test_milliseconds_are_those_from_1973_on(value: int, seconds: float) -> None:
+    """Given a number of 10^11 or more, I expect milliseconds, also of times before 2001; a smaller one is seconds."""
+    assert parse_timestamp(value) == seconds
