@@ -39,7 +39,7 @@ RELEASED = {
 
 
 def schema(url: str) -> list[tuple[Any, ...]]:
-    """Every column and index of ours, and which steps have been applied when."""
+    """Every column and index, and which steps have been applied when."""
     with psycopg.connect(url) as connection:
         columns = connection.execute(
             "SELECT table_name, column_name, data_type, is_nullable FROM information_schema.columns"
@@ -109,7 +109,7 @@ def test_an_empty_database_gets_every_step(empty_database: str) -> None:
     assert versions(empty_database) == list(range(1, len(STEPS) + 1))
 
 
-def test_many_workers_may_start_at_once(empty_database: str) -> None:
+def test_concurrent_migrations_apply_each_step_once(empty_database: str) -> None:
     """Given eight workers that migrate an empty database at once, I expect all to succeed, and one schema."""
     together = Barrier(WORKERS)
 
@@ -124,7 +124,7 @@ def test_many_workers_may_start_at_once(empty_database: str) -> None:
     assert versions(empty_database) == list(range(1, len(STEPS) + 1))
 
 
-def test_migrating_twice_changes_nothing(database: str) -> None:
+def test_migrating_is_idempotent(database: str) -> None:
     """Given a migrated database, I expect migrating it again to leave it as it is."""
     before = schema(database)
 
@@ -235,11 +235,11 @@ def test_there_is_no_approximate_index(database: str) -> None:
     assert not {name for (name,) in methods} & {"hnsw", "ivfflat"}
 
 
-# From the first release's table to ours
+# From the first release's table to the present one
 
 
 def as_mem0_stored_it(url: str) -> dict[str, dict[str, Any]]:
-    """A database as the first step left it, with memories as Mem0's own store kept them; payloads by id."""
+    """A database as the first step left it, with memories as Mem0's own store has them; payloads by id."""
     payloads = {
         str(uuid.UUID(int=number)): {"data": content, "user_id": user_id, "hash": "h", "text_lemmatized": "l", **more}
         for number, (content, user_id, more) in enumerate(OLD, start=1)
@@ -322,7 +322,7 @@ def test_nothing_of_old_memories_is_lost(empty_database: str) -> None:
     ],
 )
 def test_old_memories_are_found(empty_database: str, user_id: str, query: str, expected: str) -> None:
-    """Given the same, I expect a search of ours to find them."""
+    """Given the same, I expect a search to find them."""
     as_mem0_stored_it(empty_database)
 
     migrated(empty_database)

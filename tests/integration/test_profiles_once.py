@@ -1,4 +1,4 @@
-"""A profile_update that is handed over again by somebody who died on the way is applied once."""
+"""Deduplication of profile_update: a request that is redelivered after a crash is applied once."""
 
 from __future__ import annotations
 

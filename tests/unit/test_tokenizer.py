@@ -5,11 +5,11 @@ import pytest
 from services.long_term_memory.retrieval.tokenizer import terms
 
 
-def test_forms_of_a_word_meet() -> None:
+def test_forms_of_a_word_are_one_term() -> None:
     assert terms("She paints, he painted, we like painting") == ["paint", "paint", "like", "paint"]
 
 
-def test_grammar_is_left_out_unless_there_is_nothing_else() -> None:
+def test_function_words_are_left_out_unless_there_are_no_others() -> None:
     assert terms("What is the name of my cat?") == ["name", "cat"]
     assert terms("who are you") == ["who", "are", "you"]
 
@@ -29,11 +29,11 @@ def test_grammar_is_left_out_unless_there_is_nothing_else() -> None:
         ("книги", "книга"),
     ],
 )
-def test_two_ways_to_write_it_are_one(one: str, other: str) -> None:
+def test_two_spellings_are_one_term(one: str, other: str) -> None:
     assert terms(one) == terms(other)
 
 
-def test_numbers_dates_names_and_emoji_survive() -> None:
+def test_numbers_dates_names_and_emoji_are_terms() -> None:
     found = terms("Zoë paid 3.5 on 2023-05-08 🎂 🇨🇳")
     assert found == ["zoe", "paid", "3.5", "2023", "5", "8", "🎂", "🇨🇳"]
 

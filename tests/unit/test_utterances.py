@@ -36,7 +36,7 @@ def test_it_only_asks(text: str) -> None:
         "我跟阿凯吵架了,怎么办?",
     ],
 )
-def test_it_tells_before_it_asks(text: str) -> None:
+def test_it_states_before_it_asks(text: str) -> None:
     assert asks(text) is Question.AT_THE_END
 
 
@@ -51,7 +51,7 @@ def test_it_tells_before_it_asks(text: str) -> None:
         "Why? Because. I left.",
     ],
 )
-def test_it_tells(text: str) -> None:
+def test_it_only_states(text: str) -> None:
     assert asks(text) is Question.NOTHING
 
 
@@ -66,18 +66,18 @@ def test_it_tells(text: str) -> None:
         "¿Dónde vivo ahora?",
     ],
 )
-def test_it_asks_how_things_are_by_now(text: str) -> None:
+def test_it_asks_for_the_current_state(text: str) -> None:
     assert asks_current_state(text)
 
 
 @pytest.mark.parametrize(
     "text", ["I am leaving now", "Where did I live?", "Do you know Anna?", "我住在哪里?", "现在出门了"]
 )
-def test_it_does_not_ask_of_now(text: str) -> None:
+def test_it_does_not_ask_for_the_current_state(text: str) -> None:
     assert not asks_current_state(text)
 
 
-def test_who_speaks_is_read_before_the_colon() -> None:
+def test_the_speaker_is_the_name_before_the_colon() -> None:
     assert speaker("Anna Lee: hello") == "anna lee"
     assert speaker("小王：在吗") == "小王"
     assert speaker("meet at 10:30") == speaker("https://example.org") == speaker("hello") == ""

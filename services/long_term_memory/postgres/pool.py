@@ -27,6 +27,15 @@ RECONNECT_TIMEOUT_S = 2.0
 #: The key of the advisory lock that a migrating process holds, the same in every release: "keepsake" in ASCII.
 MIGRATION_LOCK = 0x6B656570_73616B65
 
+_CONNECTION_OPTIONS: dict[str, Any] = {
+    "autocommit": True,  # a search's statements are independent; BEGIN and COMMIT would double its round trips
+    "application_name": "keepsake",
+    "connect_timeout": 3,
+    # For a host that disappears without closing; otherwise the kernel waits for a quarter of an hour.
+    "tcp_user_timeout": 10_000,
+    "options": f"-c statement_timeout={STATEMENT_TIMEOUT_MS}",
+}
+
 
 def reachable(database_url: str, timeout_s: float = 2.0) -> bool:
     """Whether the database answers `SELECT 1`."""
@@ -92,14 +101,7 @@ def open_pool(database_url: str, size: int) -> ConnectionPool:
         configure=configure,
         reconnect_timeout=RECONNECT_TIMEOUT_S,
         reconnect_failed=lambda _: availability.down("no connection"),
-        kwargs={
-            "autocommit": True,  # a search's statements are independent; BEGIN and COMMIT would double its round trips
-            "application_name": "keepsake",
-            "connect_timeout": 3,
-            # For a host that disappears without closing; otherwise the kernel waits for a quarter of an hour.
-            "tcp_user_timeout": 10_000,
-            "options": f"-c statement_timeout={STATEMENT_TIMEOUT_MS}",
-        },
+        kwargs=_CONNECTION_OPTIONS,
     )
     try:
         pool.open(wait=True, timeout=5)

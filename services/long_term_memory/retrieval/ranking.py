@@ -130,9 +130,8 @@ def rank(
     """
     weights = weights or Weights()
     embedded = not np.isnan(columns.cosine).all()
-    original = np.arange(len(columns))
-    if features.echoes.any():
-        original = np.flatnonzero(~features.echoes)
+    original = np.flatnonzero(~features.echoes)
+    if len(original) < len(columns):
         columns, features = columns.where(~features.echoes), features.where(~features.echoes)
     if not len(columns):
         return Ranking(original, *(np.zeros(0) for _ in range(5)))
