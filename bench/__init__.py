@@ -1,6 +1,6 @@
-"""Benchmarks: they measure and print, and never fail on a time.
+"""Benchmarks of retrieval, latency and resilience: they measure and print, and never fail on a time.
 
-They measure as the workers run, with one OpenMP thread, which has to be said before numpy or the embedder is loaded.
+They run with one OpenMP thread, as the workers do; numpy and the embedder read that variable when they are loaded.
 """
 
 import os

@@ -1,1 +1,1 @@
-"""What the benchmarks share: the stack under test, the load generator, statistics."""
+"""Parts that the benchmarks share: the stack under test, the load generator, statistics, tables."""

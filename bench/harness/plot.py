@@ -1,4 +1,4 @@
-"""Latency over time, and its distribution, as a PNG."""
+"""Plots of latency over time and of its distribution, as PNG."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from bench.harness.load import Outcome, Result
+from bench.harness.load import Result
+from bench.harness.outcomes import Outcome
 
-_ANSWERED, _PARTIAL, _NOT = "#2b6cb0", "#dd9b1f", "#c53030"
+_ANSWERED, _PARTIAL, _FAILED = "#2b6cb0", "#dd9b1f", "#c53030"
 
 
 def draw(path: Path, results: Mapping[str, Result], floors: Mapping[str, Sequence[float]], budget_ms: float) -> None:
-    """One row a run: every request at its time on the left, the share of answers within a time on the right."""
+    """Draw one row a run: latency by time of the request on the left, the cumulative distribution on the right."""
     figure = Figure(figsize=(13, 3.4 * max(1, len(results))), layout="constrained")
     FigureCanvasAgg(figure)
     for row, (name, result) in enumerate(results.items()):
@@ -28,8 +29,8 @@ def draw(path: Path, results: Mapping[str, Result], floors: Mapping[str, Sequenc
 def _draw_over_time(axes: Axes, name: str, result: Result, budget_ms: float) -> None:
     kinds = {
         "answered": (_ANSWERED, [o for o in result.outcomes if o.ms is not None and not o.partial]),
-        "by words alone": (_PARTIAL, [o for o in result.outcomes if o.ms is not None and o.partial]),
-        "expired or failed": (_NOT, [o for o in result.outcomes if o.error]),
+        "partial (by words alone)": (_PARTIAL, [o for o in result.outcomes if o.ms is not None and o.partial]),
+        "expired or failed": (_FAILED, [o for o in result.outcomes if o.error]),
     }
     for label, (colour, outcomes) in kinds.items():
         if outcomes:
@@ -38,7 +39,7 @@ def _draw_over_time(axes: Axes, name: str, result: Result, budget_ms: float) -> 
             axes.plot(moments, took, ".", markersize=3, color=colour, label=label)
     for outcome in result.outcomes:
         if outcome.answered_at is None:
-            axes.axvline(outcome.sent_at - result.begun_at, color=_NOT, alpha=0.2, linewidth=0.6)
+            axes.axvline(outcome.sent_at - result.begun_at, color=_FAILED, alpha=0.2, linewidth=0.6)
     axes.axhline(budget_ms, color="black", linewidth=0.8, linestyle=":")
     axes.set(title=name, xlabel="seconds", ylabel="ms", yscale="log")
     axes.legend(loc="upper right", fontsize="small")
@@ -47,8 +48,8 @@ def _draw_over_time(axes: Axes, name: str, result: Result, budget_ms: float) -> 
 def _draw_distribution(
     axes: Axes, outcomes: Sequence[Outcome], floors: Mapping[str, Sequence[float]], budget_ms: float
 ) -> None:
-    ours = [ms for outcome in outcomes if (ms := outcome.ms) is not None]
-    _draw_steps(axes, ours, "round trip", _ANSWERED, 1.8)
+    latencies = [ms for outcome in outcomes if (ms := outcome.ms) is not None]
+    _draw_steps(axes, latencies, "round trip", _ANSWERED, 1.8)
     for shade, (name, took) in zip(("0.75", "0.55", "0.4", "0.25"), floors.items(), strict=False):
         _draw_steps(axes, took, name, shade, 1.0)
     axes.axvline(budget_ms, color="black", linewidth=0.8, linestyle=":")
@@ -59,5 +60,5 @@ def _draw_distribution(
 def _draw_steps(axes: Axes, took: Sequence[float], label: str, colour: str, width: float) -> None:
     ordered = sorted(took)
     if ordered:
-        shares = [(place + 1) / len(ordered) for place in range(len(ordered))]
+        shares = [rank / len(ordered) for rank in range(1, len(ordered) + 1)]
         axes.step(ordered, shares, where="post", label=label, color=colour, linewidth=width)

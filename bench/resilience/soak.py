@@ -1,10 +1,10 @@
-"""Does it stay the same? `python -m bench.resilience.soak [--seconds S] [--json PATH]`: messages, searches, and
-memory meanwhile.
+"""Soak run: memory and latency under a steady load, `python -m bench.resilience.soak [--seconds S] [--json PATH]`.
 
-Prints the memory of each process over time, how fast it grew in the second half, what still waited in the queues, and
-the round trip minute by minute. PostgreSQL's shared buffers are a line of their own: they fill as the table grows, up
-to the size they were given, and would hide whatever else grew. `--warm-up S` runs the load for so long before the
-first look, so that caches have reached their bounds; with `LTM_STREAM_MAX_LEN=5000` in the environment, so has the log.
+Prints the memory of each process over time and its growth in the second half, the messages that still waited at the
+end, and the round trip minute by minute. PostgreSQL's shared buffers are a line of their own: they fill as the table
+grows, up to their configured size, and would hide any other growth. `--warm-up S` runs the load for so long before the
+first sample, so that caches have reached their bounds, and with `LTM_STREAM_MAX_LEN=5000` in the environment the stream
+has too.
 """
 
 from __future__ import annotations
@@ -16,26 +16,33 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.harness.common import show, write_json
-from bench.harness.load import Load, poisson, summary
-from bench.harness.stack import Stack, ask, memory_by_process, running_stack, tell, watched
-from bench.harness.texts import Speech
+from bench.harness.load import Load, poisson
+from bench.harness.memory_usage import memory_by_process
+from bench.harness.outcomes import summary
+from bench.harness.stack import Stack, running_stack
+from bench.harness.tables import show, write_json
+from bench.harness.texts import TextGenerator
+from bench.harness.workload import message_event, run_with_progress, search_event
 
-SHOWN = 10
+MAX_SHOWN = 10
 
 
 def slope(moments: Sequence[float], values: Sequence[float]) -> float:
-    """Least-squares growth of the values, in units an hour; 0 of fewer than two."""
+    """Least-squares slope of the values in units an hour; 0 with fewer than two moments.
+
+    Args:
+        moments: in seconds.
+    """
     if len(set(moments)) < 2:
         return 0.0
     return statistics.linear_regression(moments, values).slope * 3_600
 
 
 class Samples:
-    """The memory of each process now and then.
+    """Samples of the memory of each process.
 
     Args:
-        every_s: how often.
+        every_s: the time between samples.
     """
 
     def __init__(self, stack: Stack, every_s: float) -> None:
@@ -45,20 +52,20 @@ class Samples:
         self.megabytes: dict[str, list[float]] = {}
 
     def take(self, moment: float) -> None:
-        """Look, if it is time to."""
+        """Take a sample if one is due at this moment, in seconds after the beginning."""
         if self.moments and moment < self.moments[-1] + self._every_s:
             return
         self.moments.append(moment)
         for name, memory in memory_by_process(self._stack).items():
-            # What shared pages there are does not change; PSS is 0 where the system does not tell.
+            # Shared pages do not change; PSS is 0 where the system does not report it.
             parts = {name: (memory["pss"] or memory["rss"]) - memory["buffers"], f"{name}: buffers": memory["buffers"]}
             for part, megabytes in parts.items():
                 if megabytes:
                     self.megabytes.setdefault(part, []).append(megabytes)
 
     def rows(self) -> dict[str, dict[str, float]]:
-        """By process: some of the samples, and the growth in the second half."""
-        step = max(1, len(self.moments) // SHOWN)
+        """By process: up to `MAX_SHOWN` samples, and the growth in the second half."""
+        step = max(1, len(self.moments) // MAX_SHOWN)
         half = len(self.moments) // 2
         return {
             name: {
@@ -70,28 +77,28 @@ class Samples:
 
 
 def measure(stack: Stack, given: argparse.Namespace) -> dict[str, Any]:
-    """Run the load, and look at it meanwhile."""
-    rng, speech, users = random.Random(given.seed), Speech(given.seed), given.users
+    """Run the load, and sample memory meanwhile."""
+    rng, texts, users = random.Random(given.seed), TextGenerator(given.seed), given.users
     lasting = given.warm_up + given.seconds
-    told = [
-        tell(due, user := rng.randrange(users), number, speech.statement(user))
+    messages = [
+        message_event(due, user := rng.randrange(users), number, texts.statement(user))
         for number, due in enumerate(poisson(given.messages_rate, lasting, rng))
     ]
-    asked = [
-        ask(due, user := rng.randrange(users), speech.query(user), given.budget_ms)
+    searches = [
+        search_event(due, user := rng.randrange(users), texts.query(user), given.budget_ms)
         for due in poisson(given.searches_rate, lasting, rng)
     ]
     samples = Samples(stack, given.every_seconds)
-    result = watched(
-        Load(stack.wire, [*told, *asked]),
+    result = run_with_progress(
+        Load(stack.wire, [*messages, *searches]),
         "soaking",
         lambda moment: samples.take(moment) if moment >= given.warm_up else None,
     )
-    waiting = stack.waiting()
-    part = lasting / min(SHOWN, max(1, lasting // 60))
+    waiting = stack.indexing_pending()
+    part = lasting / min(MAX_SHOWN, max(1, lasting // 60))
     minutes = {
         f"{n * part:.0f} to {(n + 1) * part:.0f} s": summary(
-            [o for o in result.outcomes if n * part <= o.due - result.begun_at < (n + 1) * part], given.budget_ms
+            result.due_between(n * part, (n + 1) * part), given.budget_ms
         )
         for n in range(round(lasting / part))
     }
@@ -101,7 +108,7 @@ def measure(stack: Stack, given: argparse.Namespace) -> dict[str, Any]:
         "growth": samples.rows(),
         "round trip": minutes,
         "all": summary(result.outcomes, given.budget_ms),
-        "messages": len(told),
+        "messages": len(messages),
         "messages still waiting at the end": waiting,
     }
 
@@ -110,10 +117,10 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=600.0)
-    parser.add_argument("--warm-up", type=float, default=0.0, help="seconds of the same load before the first look")
+    parser.add_argument("--warm-up", type=float, default=0.0, help="seconds of the same load before the first sample")
     parser.add_argument("--messages-rate", type=float, default=20.0, help="messages a second")
     parser.add_argument("--searches-rate", type=float, default=10.0, help="searches a second")
-    parser.add_argument("--every-seconds", type=float, default=10.0, help="between looks at the memory")
+    parser.add_argument("--every-seconds", type=float, default=10.0, help="between samples of the memory")
     parser.add_argument("--users", type=int, default=200)
     parser.add_argument("--budget-ms", type=int, default=300)
     parser.add_argument("--seed", type=int, default=7)

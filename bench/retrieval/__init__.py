@@ -1,1 +1,1 @@
-"""Retrieval quality benchmarks."""
+"""Benchmarks of retrieval quality: recall@k and hit@k on conversations."""

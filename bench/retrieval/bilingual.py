@@ -1,13 +1,11 @@
-"""Retrieval on chats in Chinese, English and both.
+"""hit@1 and hit@5 on chats in Chinese, English and both.
 
 `python -m bench.retrieval.bilingual [--data FILE] [--misses] [--json PATH]`.
 
-tests/data/bilingual.json holds memories of six users and questions about them, each of one kind; a question is
-hit
-when one of the memories that answer it is among the first 1 or 5. Beside it lie chats-seen.json, sixteen times as much;
-on these two the ranking's constants and the projection of queries were chosen (`bench.retrieval.projection` says
-what they find
-for users left out). chats-unseen.json tells whether they hold elsewhere.
+tests/data/bilingual.json holds memories of six users, and questions about them, each of one kind. A question is a hit
+at k if one of the memories that answer it is among the first k results. chats-seen.json, beside it, is sixteen times as
+large; the ranking's constants and the projection of queries were chosen on these two (`bench.retrieval.projection` has
+the leave-users-out cross-validation). chats-unseen.json measures how they generalize.
 """
 
 from __future__ import annotations
@@ -21,19 +19,22 @@ from typing import Any
 from keepsake_client.protocol import SearchData
 from rich.console import Console
 
-from bench.harness.common import COLUMNS, mean, scratch_database, show, track, write_json
+from bench.harness.databases import scratch_database
+from bench.harness.statistics import mean
+from bench.harness.tables import show, track, write_json
 from bench.retrieval.chats import BILINGUAL, updates
+from bench.retrieval.variants import VARIANTS
 from services.long_term_memory.factory import open_long_term_memory
 from services.runtime.settings import load_settings
 
 
 def measure(users: list[dict[str, Any]], database_url: str) -> tuple[dict[str, dict[str, float]], list[str]]:
-    """hit@1 and hit@5 by kind for each column of the table, and what the full ranking misses, in words."""
+    """hit@1 and hit@5 by kind of question for each variant, and the misses of the full ranking, as text."""
     settings = load_settings(database_url=database_url)
-    opened = {name: open_long_term_memory(settings, 1, weights) for name, weights in COLUMNS.items()}
+    opened = {name: open_long_term_memory(settings, 1, weights) for name, weights in VARIANTS.items()}
     for user in track(users, "indexing"):
         opened["full"].memories.index_many(updates(user))
-    places: dict[str, dict[str, list[int]]] = {name: defaultdict(list) for name in COLUMNS}
+    places: dict[str, dict[str, list[int]]] = {name: defaultdict(list) for name in VARIANTS}
     misses = []
     for user in track(users, "asking"):
         contents = {memory["id"]: memory["content"] for memory in user["memories"]}
@@ -69,9 +70,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=BILINGUAL, help="a file in the form of tests/data/bilingual.json")
-    parser.add_argument(
-        "--misses", action="store_true", help="print what the full ranking has not among its first five"
-    )
+    parser.add_argument("--misses", action="store_true", help="print the questions without a hit@5 in the full ranking")
     parser.add_argument("--json", type=Path, help="write the figures here")
     given = parser.parse_args()
     users = json.loads(given.data.read_text())["users"]

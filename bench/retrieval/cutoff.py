@@ -1,10 +1,10 @@
-"""What `min_score` keeps and what it leaves out: `python -m bench.retrieval.cutoff --data FILE [--json PATH]`.
+"""Effect of the cutoff `min_score`: `python -m bench.retrieval.cutoff --data FILE [--json PATH]`.
 
-The questions of each conversation of a LoCoMo file are asked of it, and of the next conversation, where nothing answers
-them though much is alike. "kept" is hit@5 and recall@10 of the former, "empty" the share of the latter that finds
-nothing; once with each conversation as one user, once with every 20 turns of it as a user of their own, asked what is
-answered in them and what is answered in the same turns of the next conversation, and once with the users of
-tests/data/chats-unseen.json, each asked the questions of the next one who writes the same language.
+The questions of each conversation of a LoCoMo file are asked of that conversation, and of the next one, which is
+similar but does not answer them. "kept" is hit@5 and recall@10 of the former, "empty" the share of the latter without
+results. Three sets of users: each conversation as one user; every 20 turns of a conversation as one user, with the
+questions that they answer, and those that the same turns of the next conversation answer; and the users of
+tests/data/chats-unseen.json, each with the questions of the next user of the same language.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from pathlib import Path
 
 from keepsake_client.protocol import SearchData
 
-from bench.harness.common import mean, scratch_database, show, track, write_json
+from bench.harness.databases import scratch_database
+from bench.harness.statistics import mean
+from bench.harness.tables import show, track, write_json
 from bench.retrieval.chats import UNSEEN, updates
 from bench.retrieval.locomo import ANSWERABLE, Conversation, Question, read
 from services.long_term_memory.factory import open_long_term_memory
@@ -31,19 +33,19 @@ CUTOFFS = (0.0, 0.03, 0.05, 0.1, 0.2)
 
 @dataclass(frozen=True)
 class Answer:
-    """What one search found: each memory's id and score, best first."""
+    """The result of one search: id and score of each memory, best first."""
 
     question: Question
     found: list[tuple[str, float]]
 
     def share(self, cutoff: float, first: int) -> float:
-        """Which share of the evidence is among the first of those that pass."""
+        """Recall of the evidence among the first results whose score is at least `cutoff`."""
         ids = {memory_id for memory_id, score in self.found[:first] if score >= cutoff}
         return len(self.question.evidence & ids) / len(self.question.evidence)
 
 
 def few_at_a_time(conversation: Conversation) -> list[Conversation]:
-    """Every `FEW` turns as a user of their own, with the questions that they answer alone."""
+    """Split a conversation: every `FEW` turns are one user, with the questions that these turns alone answer."""
     parts = []
     for begin in range(0, len(conversation.turns), FEW):
         user_id = f"{conversation.user_id} from {begin}"
@@ -55,7 +57,7 @@ def few_at_a_time(conversation: Conversation) -> list[Conversation]:
 
 
 def by_language(path: Path) -> list[list[Conversation]]:
-    """The users of a file in the form of tests/data/bilingual.json, those of one language together."""
+    """The users of a file in the format of tests/data/bilingual.json, grouped by language."""
     groups: dict[str, list[Conversation]] = defaultdict(list)
     for user in json.loads(path.read_text())["users"]:
         questions = [Question(q["question"], frozenset(q["answers"]), ANSWERABLE[0]) for q in user["questions"]]
@@ -64,13 +66,13 @@ def by_language(path: Path) -> list[list[Conversation]]:
 
 
 def each_with_the_next(conversations: Sequence[Conversation]) -> list[tuple[Conversation, Conversation]]:
-    """Each with the one after it, the last with the first; none where there is but one."""
+    """Pairs of each conversation and the next, the last and the first; none of a single one."""
     following = [*conversations[1:], *conversations[:1]]
     return list(zip(conversations, following, strict=True)) if len(conversations) > 1 else []
 
 
 def ask(memories: MemoryService, conversation: Conversation, questions: Sequence[Question]) -> list[Answer]:
-    """What the conversation's user is shown for each of the questions that LoCoMo holds answerable."""
+    """Search the conversation for each question of an answerable category."""
     answers = []
     for question in questions:
         if question.category in ANSWERABLE:
@@ -81,7 +83,11 @@ def ask(memories: MemoryService, conversation: Conversation, questions: Sequence
 
 
 def measure(memories: MemoryService, users: Sequence[tuple[Conversation, Conversation]]) -> dict[str, dict[str, float]]:
-    """The figures by cutoff, of users and those whose questions nothing of theirs answers."""
+    """The figures by cutoff.
+
+    Args:
+        users: a conversation, and another one whose questions it does not answer.
+    """
     own, others = [], []
     for user, other in track(users, "asking"):
         memories.index_many(user.turns)
@@ -100,7 +106,7 @@ def measure(memories: MemoryService, users: Sequence[tuple[Conversation, Convers
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="a file in LoCoMo's form: two conversations or more")
+    parser.add_argument("--data", type=Path, required=True, help="a file in LoCoMo's format: two conversations or more")
     parser.add_argument("--json", type=Path, help="write the figures here")
     given = parser.parse_args()
     whole = each_with_the_next(read(given.data))

@@ -1,6 +1,6 @@
-"""Retrieval on LoCoMo conversations: `python -m bench.retrieval.locomo --data FILE [--echo] [--json PATH]`.
+"""Recall and hit rate on LoCoMo conversations: `python -m bench.retrieval.locomo --data FILE [--echo] [--json PATH]`.
 
-Each conversation is one user, each turn one memory. A question is answered by the turns that its evidence names.
+Each conversation is one user, each turn one memory. The turns that a question's evidence names answer it.
 LoCoMo: Maharana et al., ACL 2024, arXiv:2402.17753.
 """
 
@@ -18,7 +18,10 @@ from typing import Any
 
 from keepsake_client.protocol import Memory, MemoryUpdateMessage, SearchData
 
-from bench.harness.common import COLUMNS, mean, quantile, scratch_database, show, timed, track, write_json
+from bench.harness.databases import scratch_database
+from bench.harness.statistics import mean, quantile, timed
+from bench.harness.tables import show, track, write_json
+from bench.retrieval.variants import VARIANTS
 from services.long_term_memory.factory import open_long_term_memory
 from services.runtime.settings import load_settings
 
@@ -52,7 +55,7 @@ class Conversation:
 
 
 def read(path: Path) -> list[Conversation]:
-    """The conversations of a file in LoCoMo's form."""
+    """The conversations of a file in LoCoMo's formatat."""
     samples = json.loads(path.read_text())
     return [_conversation(sample, f"{sample.get('sample_id', 'user')}-{n}") for n, sample in enumerate(samples)]
 
@@ -87,13 +90,18 @@ def _turns(conversation: dict[str, Any], user_id: str) -> Iterator[MemoryUpdateM
 
 @dataclass
 class Tally:
-    """What one ranking found, question by question."""
+    """The results of one ranking variant.
+
+    Args:
+        found: each question with the message_ids found, best first.
+        ms: how long each search took.
+    """
 
     found: list[tuple[Question, list[str]]]
     ms: list[float]
 
     def figures(self) -> dict[str, float]:
-        """The figures by name."""
+        """Recall, hit rates and times by name."""
         asked = [(q, ids) for q, ids in self.found if q.category in ANSWERABLE]
         figures = {f"recall@{k}": mean([_share(q, ids[:k]) for q, ids in asked]) for k in CUTS}
         figures |= {f"hit@{k}": mean([float(_share(q, ids[:k]) > 0) for q, ids in asked]) for k in CUTS}
@@ -116,7 +124,7 @@ def _session(turn_id: str) -> str:
 
 
 def _sessions(ids: list[str]) -> list[str]:
-    """The sessions of turns, each at the place of its best."""
+    """The sessions of turns, each at the rank of its first turn."""
     return list(dict.fromkeys(_session(turn_id) for turn_id in ids))
 
 
@@ -125,11 +133,15 @@ def _ids(memories: list[Memory]) -> list[str]:
 
 
 def measure(conversations: list[Conversation], database_url: str, *, echo: bool) -> dict[str, dict[str, float]]:
-    """The figures of each column of the table, by its name, and the embedder's time."""
+    """The figures of each ranking variant by name, and the embedder's time.
+
+    Args:
+        echo: index every question as a message just before its search.
+    """
     settings = load_settings(database_url=database_url)
-    tallies = {name: Tally([], []) for name in COLUMNS}
+    tallies = {name: Tally([], []) for name in VARIANTS}
     embedding_ms: list[float] = []
-    opened = {name: open_long_term_memory(settings, 1, weights) for name, weights in COLUMNS.items()}
+    opened = {name: open_long_term_memory(settings, 1, weights) for name, weights in VARIANTS.items()}
     full = opened["full"]
     turns = [turn for conversation in conversations for turn in conversation.turns]
     for begin in track(range(0, len(turns), 32), "indexing"):
@@ -165,7 +177,7 @@ def measure(conversations: list[Conversation], database_url: str, *, echo: bool)
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="a file in LoCoMo's form")
+    parser.add_argument("--data", type=Path, required=True, help="a file in LoCoMo's format")
     parser.add_argument("--echo", action="store_true", help="index every question as a message just before it is asked")
     parser.add_argument("--json", type=Path, help="write the figures here")
     given = parser.parse_args()

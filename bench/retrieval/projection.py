@@ -1,15 +1,15 @@
-"""Fits the projection of queries.
+"""Fit of the projection of queries, with leave-users-out cross-validation.
 
 `python -m bench.retrieval.projection [--data FILE ...] [--folds N] [--write] [--json PATH]`.
 
-The default embedder learned from the web which page answers a question. Which line of a chat does, it can be taught
-with little: an affine map of the query's vector (384 numbers to add, a matrix of 384 by 384), and nothing of the
-memories'. What is wanted of it is that the ranking as a whole finds the answers. For given words, the evidence of every
-memory is affine in the cosines; so the map is fitted by gradient descent on the cross-entropy between the memories that
-answer and the softmax of the evidence, with a penalty for moving vectors far.
+The default embedder was trained on which web page answers a question. An affine map of the query's vector (an offset of
+384 numbers, a matrix of 384 by 384) adapts it to which line of a chat does; the memories' vectors stay as they are. The
+objective is that the ranking as a whole finds the answers. For a given query text, the log-odds of every memory are
+affine in the cosines; so the map is fitted by gradient descent on the cross-entropy between the memories that answer
+and the softmax of the log-odds, with a penalty on large displacements.
 
-Printed is what it does for users it was not fitted to: of N groups of users, each is asked with the map fitted to the
-others. `--write` fits it to all and writes services/long_term_memory/query_projection.npy.
+Prints the results for users that the map was not fitted to: of N groups of users, each is searched with the map fitted
+to the others. `--write` fits it to all users and writes the file of the projection.
 """
 
 from __future__ import annotations
@@ -24,8 +24,11 @@ import numpy as np
 from keepsake_client.protocol import SearchData
 from numpy.typing import NDArray
 
-from bench.harness.common import FULL, mean, scratch_database, show, track, write_json
+from bench.harness.databases import scratch_database
+from bench.harness.statistics import mean
+from bench.harness.tables import show, track, write_json
 from bench.retrieval.chats import BILINGUAL, SEEN, Chat, read_chats
+from bench.retrieval.variants import FULL
 from services.long_term_memory.embeddings.projection import PROJECTION, project
 from services.long_term_memory.factory import open_long_term_memory
 from services.long_term_memory.retrieval.features import match
@@ -35,23 +38,25 @@ from services.runtime.settings import load_settings
 
 Matrix = NDArray[np.float32]
 
-#: What moving a vector costs, by the squares of the map. A third or three times as much finds as much, within 0.01.
+#: Ridge penalty on matrix and offset. A third or three times as much changes hit rates by less than 0.01.
 MATRIX_COST, OFFSET_COST = 0.03, 3.0
-#: What the evidence is divided by before its softmax; 1 to 2 find as much.
+#: Divides the log-odds before their softmax; values from 1 to 2 find as much.
 TEMPERATURE = 1.2
-#: Of the descent, and how far one goes at the most. Twice the steps change nothing.
+#: Number and size of the steps of the descent. Twice as many steps change nothing.
 STEPS, RATE = 60, 3e-3
 
 
 @dataclass(frozen=True)
 class Affine:
-    """One user's evidence as it depends on the projected queries: `queries @ lift.T + rest`, row by query.
+    """One user's log-odds as an affine function of the projected queries: `queries @ lift.T + rest`.
+
+    Of q queries and n memories.
 
     Args:
-        queries: their vectors, not projected.
-        lift: what each direction of a query adds to each memory's evidence.
-        rest: the evidence of each memory for each query, were all cosines nought.
-        wanted: which memories answer it.
+        queries: (q, 384) float32, their vectors, not projected.
+        lift: (n, 384) float32, the change of each memory's log-odds by direction of the query.
+        rest: (q, n) float32, the log-odds of each memory for each query if all cosines were 0.
+        wanted: (q, n) bool, which memories answer it.
     """
 
     queries: Matrix
@@ -61,9 +66,9 @@ class Affine:
 
     @classmethod
     def of(cls, chat: Chat) -> Affine:
-        """Asks the ranking for it: once for each memory, once for each query."""
+        """Determine it from the ranking, with one evaluation for each memory and each query."""
         size = len(chat.conversation)
-        # No two of them alike, or one would be hidden; and newness depends on what would come first without it.
+        # Fingerprints are unique, or the ranking would drop duplicates; and the boost of the newest is not affine.
         columns = replace(chat.conversation, fingerprint=np.arange(size))
         weights, unfiltered = replace(FULL, newest=0.0), SearchData(query="anything")
 
@@ -85,7 +90,7 @@ class Affine:
 
 
 def fit(users: Sequence[Affine]) -> Matrix:
-    """The projection, as `embedders.project` takes it, that finds the answers of these users best."""
+    """The projection that finds these users' answers best, as `providers.project` takes it: (385, 384) float32."""
     centre = np.concatenate([user.queries for user in users]).mean(axis=0)
     matrix, offset = np.zeros((len(centre), len(centre)), np.float32), np.zeros_like(centre)
     number = sum(len(user.queries) for user in users)
@@ -115,7 +120,7 @@ def _softmax(evidence: Matrix) -> Matrix:
 
 
 def _adam(name: str, slope: Matrix, step: int, moments: dict[str, tuple[Matrix, Matrix]]) -> Matrix:
-    """How far to go (Kingma & Ba 2015, arXiv:1412.6980, with its own constants)."""
+    """The step of Adam (Kingma & Ba 2015, arXiv:1412.6980, with its default constants)."""
     first, second = moments.get(name, (np.zeros_like(slope), np.zeros_like(slope)))
     first, second = 0.9 * first + 0.1 * slope, 0.999 * second + 0.001 * slope**2
     moments[name] = first, second
@@ -124,19 +129,22 @@ def _adam(name: str, slope: Matrix, step: int, moments: dict[str, tuple[Matrix, 
 
 
 def places(user: Affine, queries: Matrix) -> list[int]:
-    """At which place each query finds its first answer, from 0."""
+    """The rank, from 0, of the first memory that answers, for each query."""
     evidence = queries @ user.lift.T + user.rest
     best = np.where(user.wanted, evidence, -np.inf).max(axis=1, keepdims=True)
     return [int(place) for place in (evidence > best).sum(axis=1)]
 
 
 def measure(chats: Sequence[tuple[str, Chat]], users: Sequence[Affine], folds: int) -> dict[str, dict[str, float]]:
-    """hit@1 and hit@5 by file, kind and language: as the model has it, and projected for users left out."""
+    """hit@1 and hit@5 by file, kind and language, without the projection and with one fitted to other users."""
     found: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for fold in track(range(folds), "fitting"):
         projection = fit([user for number, user in enumerate(users) if number % folds != fold])
         for (name, chat), user in list(zip(chats, users, strict=True))[fold::folds]:
-            for column, queries in (("as it is", user.queries), ("projected", project(user.queries, projection))):
+            for column, queries in (
+                ("without projection", user.queries),
+                ("projected", project(user.queries, projection)),
+            ):
                 for asked, place in zip(chat.asked, places(user, queries), strict=True):
                     kind = {"cross": "across languages", "message": "messages"}.get(asked.kind, "own language")
                     for group in (f"{name}: {kind}", f"{name}: {chat.language}"):
@@ -151,10 +159,14 @@ def measure(chats: Sequence[tuple[str, Chat]], users: Sequence[Affine], folds: i
 
 
 def main() -> None:
-    """Measure, print, and write what is wanted."""
+    """Measure and print; write the projection if `--write` is given."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--data", type=Path, nargs="+", default=[BILINGUAL, SEEN], help="files in the form of tests/data/bilingual.json"
+        "--data",
+        type=Path,
+        nargs="+",
+        default=[BILINGUAL, SEEN],
+        help="files in the format of tests/data/bilingual.json",
     )
     parser.add_argument("--folds", type=int, default=6, help="groups of users")
     parser.add_argument("--write", action="store_true", help="fit to all and write the projection")
@@ -166,9 +178,9 @@ def main() -> None:
         ltm.close()
     users = [Affine.of(chat) for _, chat in chats]
     figures = measure(chats, users, given.folds)
-    show("users that the projection was not fitted to", figures)
+    show("leave-users-out cross-validation", figures)
     if given.write:
-        np.save(PROJECTION, fit(users).astype(np.float16))  # half as large, and the same to four digits
+        np.save(PROJECTION, fit(users).astype(np.float16))  # half the size, equal to four digits
     write_json(given.json, figures)
 
 

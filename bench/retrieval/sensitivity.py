@@ -1,9 +1,9 @@
-"""How flat the ranking's optimum is.
+"""Sensitivity analysis of the ranking's constants.
 
 `python -m bench.retrieval.sensitivity --data FILE [--span S] [--draws N] [--json PATH]`.
 
-All constants of the ranking but the embedder's are moved at once, each by a random factor between 1 - S and 1 + S, and
-that N times. Printed is how far it moves recall@10 on a LoCoMo file and hit@5 on tests/data/chats-unseen.json.
+All constants of the ranking but the embedder's are multiplied at once, each by a random factor between 1 - S and 1 + S,
+N times. Prints the range of recall@10 on a LoCoMo file and of hit@5 on tests/data/chats-unseen.json.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ from typing import Any
 import numpy as np
 from keepsake_client.protocol import SearchData
 
-from bench.harness.common import FULL, mean, scratch_database, show, track, write_json
+from bench.harness.databases import scratch_database
+from bench.harness.statistics import mean
+from bench.harness.tables import show, track, write_json
 from bench.retrieval import locomo
 from bench.retrieval.chats import UNSEEN, Chat, read_chat, read_chats
+from bench.retrieval.variants import FULL
 from services.long_term_memory.embeddings.projection import PROJECTION, project
 from services.long_term_memory.factory import open_long_term_memory
 from services.long_term_memory.retrieval.features import match
@@ -27,12 +30,12 @@ from services.long_term_memory.retrieval.query import query_features
 from services.long_term_memory.retrieval.ranking import Weights, rank
 from services.runtime.settings import load_settings
 
-#: These belong to the embedding model.
+#: Properties of the embedding model, not of the ranking.
 FIXED = {"unrelated_cosine", "cosine_deviation"}
 
 
-def shaken(rng: np.random.Generator, span: float) -> Weights:
-    """The weights, each moved by a random share of itself."""
+def perturbed(rng: np.random.Generator, span: float) -> Weights:
+    """The weights, each multiplied by a random factor between 1 - span and 1 + span."""
     moved: dict[str, Any] = {}
     for name in (field.name for field in fields(Weights) if field.name not in FIXED):
         value = getattr(FULL, name)
@@ -41,8 +44,8 @@ def shaken(rng: np.random.Generator, span: float) -> Weights:
     return replace(FULL, **moved)
 
 
-def shares(chats: Sequence[Chat], weights: Weights, first: int) -> list[float]:
-    """For each query, which share of the memories that answer it is among the first."""
+def recalls(chats: Sequence[Chat], weights: Weights, first: int) -> list[float]:
+    """Recall of each query: the share of the memories that answer it among the first results."""
     projection, found = np.load(PROJECTION).astype(np.float32), []
     for chat in chats:
         queries = project(np.stack([asked.vector for asked in chat.asked]), projection)
@@ -58,33 +61,33 @@ def shares(chats: Sequence[Chat], weights: Weights, first: int) -> list[float]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="a file in LoCoMo's form")
-    parser.add_argument("--span", type=float, default=0.25, help="by how much of itself a constant moves at the most")
+    parser.add_argument("--data", type=Path, required=True, help="a file in LoCoMo's format")
+    parser.add_argument("--span", type=float, default=0.25, help="largest relative change of a constant")
     parser.add_argument("--draws", type=int, default=25, help="how many times")
     parser.add_argument("--json", type=Path, help="write the figures here")
     given = parser.parse_args()
     with scratch_database() as url:
         ltm = open_long_term_memory(load_settings(database_url=url), 1)
-        friends = []
+        conversations = []
         for conversation in track(locomo.read(given.data), given.data.stem):
             answerable = [question for question in conversation.questions if question.category in locomo.ANSWERABLE]
             questions = [(question.text, str(question.category), question.evidence) for question in answerable]
-            friends.append(read_chat(ltm, "en", conversation.turns, questions))
+            conversations.append(read_chat(ltm, "en", conversation.turns, questions))
         unseen = list(read_chats(ltm, UNSEEN))
         ltm.close()
 
     def measured(weights: Weights) -> dict[str, float]:
         return {
-            "recall@10, LoCoMo": mean(shares(friends, weights, 10)),
-            "hit@5, unseen chats": mean([float(share > 0) for share in shares(unseen, weights, 5)]),
+            "recall@10, LoCoMo": mean(recalls(conversations, weights, 10)),
+            "hit@5, unseen chats": mean([float(share > 0) for share in recalls(unseen, weights, 5)]),
         }
 
     rng = np.random.default_rng(7)
-    found = [measured(shaken(rng, given.span)) for _ in track(range(given.draws), "shaking")]
-    figures = {"as it is": measured(FULL)}
+    found = [measured(perturbed(rng, given.span)) for _ in track(range(given.draws), "perturbing")]
+    figures = {"unchanged": measured(FULL)}
     for name, of in (("lowest", min), ("highest", max)):
-        figures[name] = {figure: of(one[figure] for one in found) for figure in figures["as it is"]}
-    show(f"all constants moved by up to {given.span:.0%}, {given.draws} times", figures)
+        figures[name] = {figure: of(one[figure] for one in found) for figure in figures["unchanged"]}
+    show(f"all constants changed by up to {given.span:.0%}, {given.draws} times", figures)
     write_json(given.json, figures)
 
 

