@@ -76,7 +76,7 @@ def watched(
         redis_url, create_database(), home / "log", PYTHONPATH=str(home), MEMORY_UPDATES_CHANNEL=UPDATES_CHANNEL
     )
     try:
-        wait_until(stack.alive, WITHIN_S, "a sign of life of every process")
+        wait_until(stack.alive, WITHIN_S, "every process to be alive")
         with (
             redis.Redis.from_url(redis_url) as connection,
             connection.pubsub(ignore_subscribe_messages=True) as pubsub,
