@@ -105,7 +105,7 @@ def test_a_query_has_the_features_of_an_utterance() -> None:
 
 def test_names_are_phrases_of_up_to_three_words() -> None:
     """Given a possessive and a name of four words, I expect phrases of one to three words without the possessive."""
-    names = set(query_features("What is Anna's Mary Lou's cat called?").names.tolist())
+    names = set(query_features("What is Ａnna's Mary Lou's cat called?").names.tolist())  # a full-width A
 
     assert {hashed("anna"), hashed("mary lou"), hashed("anna mary lou"), hashed("called")} <= names
     assert hashed("anna mary lou cat") not in names

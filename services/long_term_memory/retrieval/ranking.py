@@ -210,8 +210,6 @@ def _passage_words(columns: MemoryColumns, query: QueryFeatures, features: Featu
 def _session_words(columns: MemoryColumns, query: QueryFeatures, features: Features, weights: Weights) -> Floats:
     """(n,) float64, BM25 of the session of each turn; turns that only ask do not count."""
     terms, session, statements = len(query.terms), columns.session_index, columns.statements
-    if not terms:
-        return np.zeros(len(columns))
     sessions = int(session[-1]) + 1
     length = bm25f.sums(session, columns.length * statements, sessions)
     stated = statements[features.rows]
