@@ -71,14 +71,16 @@ class FakeReader:
         return found
 
 
-def candidates(columns: MemoryColumns, limit: int, part_size: int = 10_000) -> tuple[FakeReader, CandidateReader]:
+def candidates(
+    columns: MemoryColumns, limit: int, part_size: int = 10_000, max_remembered: int = 10
+) -> tuple[FakeReader, CandidateReader]:
     reader = FakeReader(columns)
-    return reader, CandidateReader(cast(ColumnReader, reader), Weights(), limit, part_size)
+    return reader, CandidateReader(cast(ColumnReader, reader), Weights(), limit, part_size, max_remembered)
 
 
-def read(reader: CandidateReader, search: SearchData = SEARCH) -> list[int]:
+def read(reader: CandidateReader, search: SearchData = SEARCH, user_id: str = "u1") -> list[int]:
     """The numbers of the candidates."""
-    return reader.read("u1", None, search, NOW).number.tolist()
+    return list(reader.read(user_id, None, search, NOW).number.tolist())
 
 
 @pytest.mark.parametrize(("limit", "reads"), [(SIZE, ["all"]), (SIZE - 1, ["all", "sample", "segments"])])
@@ -133,6 +135,39 @@ def test_a_filter_that_leaves_no_more_than_the_limit_is_exact() -> None:
     assert read(reader, since) == list(range(SIZE - 300, SIZE))
     assert [how for how, _ in fake.reads] == ["all", "sample", "all"]
     assert reader._exceeding == {"u1"}  # a window says nothing of the whole
+
+
+def test_a_filter_that_leaves_more_than_the_sample_suggests_is_read_in_segments() -> None:
+    """Given 353 memories after a time, of which the sample has 50 for 350, I expect segments, not the first 351."""
+    fake, reader = candidates(conversation(SIZE), 350)
+    since = SEARCH.model_copy(update={"filters": SEARCH.filters.model_copy(update={"since": SIZE - 353.0})})
+
+    assert max(read(reader, since)) == SIZE - 1
+    assert [how for how, _ in fake.reads] == ["all", "sample", "all", "segments"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "part_size", "first"), [(350, 10_000, "sample"), (10_000, 100, "segments")], ids=["over", "in parts"]
+)
+def test_what_is_remembered_of_users_is_bounded(limit: int, part_size: int, first: str) -> None:
+    """Given room for two users, I expect both remembered, and the first forgotten once there is a third."""
+    fake, reader = candidates(conversation(SIZE), limit, part_size, max_remembered=2)
+
+    def reads(user_id: str) -> str:
+        fake.reads.clear()
+        read(reader, user_id=user_id)
+        return fake.reads[0][0]
+
+    assert [reads(user) for user in ("u1", "u2", "u1", "u2")] == ["all", "all", first, first]
+    assert [reads(user) for user in ("u3", "u1")] == ["all", "all"]
+
+
+def test_a_conversation_lies_between_its_beginning_and_its_end() -> None:
+    """Given the least and the greatest keys that PostgreSQL can hold, I expect them within the bounds."""
+    least, greatest = -(2**63), 2**63 - 1
+
+    assert (least, -1e300, 1) >= _BEGINNING
+    assert (greatest, 1e300, greatest) < _END
 
 
 def test_a_user_whose_memories_were_deleted_is_read_whole_again() -> None:

@@ -44,15 +44,22 @@ class CandidateReader:
     Args:
         exact_limit: how many memories of one user are all ranked.
         part_size: how many memories are read as one part.
+        max_remembered: how many users' parts, and how many users over the limit, are remembered.
     """
 
     def __init__(
-        self, reader: ColumnReader, weights: Weights, exact_limit: int = EXACT_LIMIT, part_size: int = PART_SIZE
+        self,
+        reader: ColumnReader,
+        weights: Weights,
+        exact_limit: int = EXACT_LIMIT,
+        part_size: int = PART_SIZE,
+        max_remembered: int = MAX_REMEMBERED,
     ) -> None:
         self._reader = reader
         self._weights = weights
         self._exact_limit = exact_limit
         self._part_size = part_size
+        self._max_remembered = max_remembered
         self._exceeding: set[str] = set()
         self._parts: dict[str, list[tuple[Place, Place]]] = {}
 
@@ -66,7 +73,7 @@ class CandidateReader:
             columns = self._whole(user_id, vector)
             if len(columns) <= self._exact_limit:
                 return columns
-            if len(self._exceeding) >= MAX_REMEMBERED:
+            if len(self._exceeding) >= self._max_remembered:
                 self._exceeding.clear()
             self._exceeding.add(user_id)
 
@@ -90,7 +97,7 @@ class CandidateReader:
         else:
             columns = self._reader.read(user_id, vector, limit=self._exact_limit + 1)
         if len(columns) >= 2 * self._part_size:
-            if len(self._parts) >= MAX_REMEMBERED:
+            if user_id not in self._parts and len(self._parts) >= self._max_remembered:
                 self._parts.clear()
             places = _places(columns, slice(self._part_size, None, self._part_size))
             self._parts[user_id] = list(pairwise([_BEGINNING, *places, _END]))
