@@ -488,6 +488,7 @@ def _random_conversation(seed: int) -> tuple[MemoryColumns, QueryFeatures, Featu
     random = np.random.default_rng(seed)
     size, terms = 40, 4
     length = random.integers(1, 60, size)
+    length[:2] = 0, 400  # beyond the bounds of what length is worth
     columns = MemoryColumns(
         number=np.arange(size),
         session=np.repeat(random.permutation(8), 5),
