@@ -21,12 +21,12 @@ from bench.harness.load import ROOT, Wire
 from bench.harness.tables import progress_bar
 from services.runtime.errors import StackError
 from services.runtime.queues import INDEX_QUEUE, QUEUES, QueueKeys, queue_depths
+from services.runtime.redis import connect
 from services.runtime.settings import Settings, load_settings
 from services.stack.data_directory import DataDirectory
 from services.stack.directories import PREFIX
 from services.stack.processes import CHAT, MEMORY
 from services.stack.readiness import stream_backlog
-from services.stack.wire import connect
 
 READY_WITHIN_S = 120.0
 ENDED_WITHIN_S = 30.0

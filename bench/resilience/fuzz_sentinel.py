@@ -9,10 +9,10 @@ import psycopg
 from keepsake_client.protocol import conversation_key
 
 from bench.harness.stack import Stack
-from services.stack.wire import WireClient
+from services.stack.probe import client_of
 
 USER = "sentinel"
-TIMEOUT_S = 10
+TIMEOUT_MS = 10_000
 IDLE_WITHIN_S = 30.0
 
 
@@ -21,10 +21,10 @@ class Sentinel:
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
-        client = WireClient(stack.connect(), stack.settings)
-        for number in range(5):
-            client.ask("add", USER, {"content": f"Secret {number} of the sentinel."}, TIMEOUT_S)
-        client.ask("profile_update", USER, {"updates": {"name": "Sentinel", "secret": 42}}, TIMEOUT_S)
+        with client_of(stack.settings) as client:
+            for number in range(5):
+                client.add(USER, f"Secret {number} of the sentinel.", deadline_ms=TIMEOUT_MS)
+            client.profile_update(USER, {"name": "Sentinel", "secret": 42}, deadline_ms=TIMEOUT_MS)
         message = json.dumps({"user_id": USER, "content": "A message of the sentinel."})
         stack.connect().lpush(stack.settings.user_input_queue, message)
         stack.wait_until_idle(IDLE_WITHIN_S)

@@ -1,1 +1,1 @@
-"""The chat service: asks the long-term memory, builds a prompt, replies. Its parts are usable alone."""
+"""The chat service: searches the long-term memory, builds a prompt, replies. Its parts are usable alone."""

@@ -6,7 +6,7 @@ import asyncio
 from contextlib import AsyncExitStack
 
 import structlog
-from keepsake_client.async_client import AsyncClient
+from keepsake_client import AsyncClient
 from openai import AsyncOpenAI
 
 from services.chat_ai.replies import REPLY_TIMEOUT_S, OpenAIReplier, QuotingReplier, Replier
@@ -44,7 +44,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             max_content_chars=settings.ltm_max_content_chars,
         )
         link = LoopConnection(settings.memory_updates_channel, stop)
-        log.info("started", remembers=settings.enable_ltm)
+        log.info("started", ltm_enabled=settings.enable_ltm)
         try:
             async with alive(client, NAME, [link.working]):
                 await service.run(link, stop)
@@ -56,7 +56,7 @@ async def _replier(settings: Settings, opened: AsyncExitStack) -> Replier:
     built_in = QuotingReplier()
     if settings.chat_base_url is None and settings.openai_api_key is None:
         return built_in
-    # Endpoints of one's own often want no key; the library insists on one.
+    # Self-hosted endpoints often need no key; the library requires one.
     key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else "none"
     url = settings.chat_base_url.get_secret_value() if settings.chat_base_url else None
     client = AsyncOpenAI(base_url=url, api_key=key, timeout=REPLY_TIMEOUT_S, max_retries=1)

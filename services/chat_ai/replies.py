@@ -1,4 +1,4 @@
-"""Where replies come from: an OpenAI-compatible endpoint, or the built-in replier that quotes what it was given."""
+"""Repliers: an OpenAI-compatible endpoint, or the built-in one that quotes memories."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from openai import AsyncOpenAI, OpenAIError
 from services.chat_ai.prompt import Prompt, shorten, when
 
 REPLY_TIMEOUT_S = 30.0
-#: A quote in a built-in reply; longer memories are cut, so that replies quoting replies do not grow for ever.
-QUOTE_CHARS = 500
-#: The built-in reply as a whole: no further memory is quoted once it is this long.
-REPLY_CHARS = 4_000
+#: The maximum length of a quote in a built-in reply; without it, replies that quote replies would grow without bound.
+MAX_QUOTE_CHARS = 500
+#: The maximum length of a built-in reply; a memory that would exceed it is not quoted.
+MAX_REPLY_CHARS = 4_000
 
-#: What is less likely to answer is not quoted.
-LEAST_SCORE = 0.25
+#: The least score of a memory that is quoted.
+MIN_SCORE = 0.25
 
 _HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 _KANA = re.compile(r"[\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f]")
@@ -28,7 +28,7 @@ log = structlog.get_logger()
 
 
 class Replier(Protocol):
-    """Whoever answers a message."""
+    """Interface of a replier."""
 
     async def reply(self, message: MemoryUpdateMessage, prompt: Prompt) -> str:
         """The answer to `message`; never blank, never an error."""
@@ -36,9 +36,9 @@ class Replier(Protocol):
 
 
 class QuotingReplier:
-    """Answers in Chinese or English by quoting the memories word for word, with who said them and when.
+    """Replies in Chinese or English by quoting the memories verbatim, with speaker and time.
 
-    It quotes the user where it can: its own earlier replies quote the same words again.
+    It prefers the user's memories: its own earlier replies only quote them again.
     """
 
     async def reply(self, message: MemoryUpdateMessage, prompt: Prompt) -> str:
@@ -50,26 +50,26 @@ class QuotingReplier:
         lines = ["我记得：" if chinese else "Here is what I remember:"]
         for memory in memories:
             line = _in_chinese(memory) if chinese else _in_english(memory)
-            if len(lines) > 1 and sum(map(len, lines)) + len(line) > REPLY_CHARS:
+            if len(lines) > 1 and sum(map(len, lines)) + len(line) > MAX_REPLY_CHARS:
                 break
             lines.append(line)
         return "\n".join(lines)
 
 
 class OpenAIReplier:
-    """Asks a chat model, and answers with `fallback` when it fails or takes longer than `seconds`."""
+    """Replies with a chat model, and with `fallback` where it fails or takes longer than `timeout_s`."""
 
-    def __init__(self, client: AsyncOpenAI, model: str, fallback: Replier, seconds: float = REPLY_TIMEOUT_S) -> None:
+    def __init__(self, client: AsyncOpenAI, model: str, fallback: Replier, timeout_s: float = REPLY_TIMEOUT_S) -> None:
         self._client = client
         self._model = model
         self._fallback = fallback
-        self._seconds = seconds
+        self._timeout_s = timeout_s
 
     async def reply(self, message: MemoryUpdateMessage, prompt: Prompt) -> str:
         """The model's answer to `message`, or the fallback's."""
         try:
-            # The client's own limit starts anew with each byte and each retry; this one holds for all of it.
-            async with asyncio.timeout(self._seconds):
+            # The library's timeout restarts with each byte and each retry; this one covers the whole request.
+            async with asyncio.timeout(self._timeout_s):
                 completion = await self._client.chat.completions.create(
                     model=self._model,
                     messages=prompt.messages,  # type: ignore[arg-type]  # one TypedDict for the library's five
@@ -78,7 +78,7 @@ class OpenAIReplier:
                 return text
             log.error("provider_failed", model=self._model, error="empty reply")
         except (OpenAIError, TimeoutError) as error:
-            # No traceback: it holds the provider's words, which may repeat what was sent.
+            # No traceback: it contains the provider's message, which may quote the prompt.
             log.error("provider_failed", model=self._model, error=type(error).__name__)  # noqa: TRY400
         except Exception:
             log.exception("provider_failed", model=self._model)
@@ -86,9 +86,9 @@ class OpenAIReplier:
 
 
 def _answering(memories: list[Memory]) -> list[Memory]:
-    """Those that answer about as well as the best: a model would pick, and what is quoted will be remembered again."""
+    """Those with at least half the best score: unlike a model, this replier cannot select, and its reply is indexed."""
     best = max((_score(memory) for memory in memories), default=0.0)
-    near = [memory for memory in memories if _score(memory) >= max(LEAST_SCORE, best / 2)]
+    near = [memory for memory in memories if _score(memory) >= max(MIN_SCORE, best / 2)]
     return [memory for memory in near if memory.source == "user"] or near
 
 
@@ -97,15 +97,15 @@ def _score(memory: Memory) -> float:
 
 
 def is_chinese(text: str) -> bool:
-    """Han characters without kana, which would make it Japanese."""
+    """Whether the text has Han characters and no kana, which would make it Japanese."""
     return bool(_HAN.search(text)) and not _KANA.search(text)
 
 
 def _in_english(memory: Memory) -> str:
     who = "I" if memory.source == "ai" else "you"
-    return f'- {when(memory.timestamp)}, {who} said: "{shorten(clean(memory.content), QUOTE_CHARS)}"'
+    return f'- {when(memory.timestamp)}, {who} said: "{shorten(clean(memory.content), MAX_QUOTE_CHARS)}"'
 
 
 def _in_chinese(memory: Memory) -> str:
     who = "我" if memory.source == "ai" else "你"
-    return f"- {when(memory.timestamp)}，{who}说过：“{shorten(clean(memory.content), QUOTE_CHARS)}”"
+    return f"- {when(memory.timestamp)}，{who}说过：“{shorten(clean(memory.content), MAX_QUOTE_CHARS)}”"

@@ -1,4 +1,4 @@
-"""The chat service: for each message of a user it remembers, replies and publishes the reply."""
+"""The chat service: for each message of a user, searches memories, replies and publishes the reply."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import structlog
-from keepsake_client.async_client import AsyncClient
+from keepsake_client import AsyncClient
 from keepsake_client.errors import InvalidMessage
 from keepsake_client.protocol import (
     Memory,
@@ -28,12 +28,12 @@ from services.runtime.logging import redact
 from services.runtime.process import LoopConnection, listen
 
 FINISH_TIMEOUT_S = 5.0
-#: The longest reply, and what of how many memories goes along with it: the whole stays far below the contract's limit.
-REPLY_CHARS = 32_768
-SHOWN_MEMORIES = 20
-SHOWN_CHARS = 1_000
-#: Messages that may have come in since the one being answered.
-_NEWER = 50
+#: The maximum length of a reply, and of the memories published with it: far below the contract's limit in total.
+MAX_REPLY_CHARS = 32_768
+MAX_SHOWN_MEMORIES = 20
+MAX_SHOWN_CHARS = 1_000
+#: The number of messages that may be newer than the one being answered.
+_MAX_NEWER = 50
 
 log = structlog.get_logger()
 
@@ -42,8 +42,9 @@ class ChatService:
     """Replies to users.
 
     Args:
-        memory_limit: how many memories are asked for before a reply.
-        history_messages, prompt_max_chars: what of the conversation and how much altogether goes into a prompt.
+        memory_limit: the most memories to search for before a reply.
+        history_messages: the most messages of the conversation in a prompt.
+        prompt_max_chars: the maximum length of a prompt.
         max_content_chars: longer messages are not answered, and longer replies are cut.
     """
 
@@ -69,14 +70,14 @@ class ChatService:
         self._history_messages = history_messages
         self._prompt_max_chars = prompt_max_chars
         self._max_content_chars = max_content_chars
-        self._lanes = PerUserExecutor(self._answer)
-        #: What happened how often: replied, failed, history_failed, dropped, unreadable, abandoned.
+        self._executor = PerUserExecutor(self._answer)
+        #: Number of messages by outcome: replied, failed, history_failed, dropped, unreadable, abandoned.
         self.counts: Counter[str] = Counter()
 
     async def run(self, link: LoopConnection, stop: asyncio.Event) -> None:
-        """Reply until `stop`; then finish what is in hand, for 5 s at most."""
+        """Reply until `stop`; then finish the messages in progress, for at most 5 s (graceful shutdown)."""
         await listen(self._client, self._updates_channel, self._take, link, stop)
-        if abandoned := await self._lanes.finish(FINISH_TIMEOUT_S):
+        if abandoned := await self._executor.finish(FINISH_TIMEOUT_S):
             self.counts["abandoned"] += abandoned
             log.warning("replies_abandoned", messages=abandoned)
 
@@ -84,15 +85,15 @@ class ChatService:
         try:
             message = parse_update(raw, self._max_content_chars)
         except InvalidMessage as error:
-            # The adapters read the same channel and keep such an event in the stream of the rejected.
+            # The adapters read the same channel and put such an event into the stream `ltm:rejected`.
             self.counts["unreadable"] += 1
             log.debug("event_unreadable", reason=error.wire)
             return
         if message.source != "user":
             return
-        if not self._lanes.offer(message):
+        if not self._executor.offer(message):
             self.counts["dropped"] += 1
-            if self.counts["dropped"] % 100 == 1:  # a flood of messages must not become a flood of lines
+            if self.counts["dropped"] % 100 == 1:  # one line for each hundred
                 log.warning("message_dropped", user_id=message.user_id, dropped=self.counts["dropped"])
 
     async def _answer(self, message: MemoryUpdateMessage) -> None:
@@ -117,7 +118,7 @@ class ChatService:
         text = await self._replier.reply(message, prompt)
         reply = {
             "user_id": message.user_id,
-            "text": shorten(text, min(self._max_content_chars, REPLY_CHARS)),
+            "text": shorten(text, min(self._max_content_chars, MAX_REPLY_CHARS)),
             "original_message_id": message.message_id,
             "timestamp": json_number(time.time()),
             "memories": _shown(prompt.memories),
@@ -139,7 +140,7 @@ class ChatService:
             return []
         try:
             entries = await self._client.lrange(
-                conversation_key(message.user_id), -(self._history_messages + _NEWER), -1
+                conversation_key(message.user_id), -(self._history_messages + _MAX_NEWER), -1
             )
         except (RedisError, OSError) as error:
             self.counts["history_failed"] += 1
@@ -158,8 +159,8 @@ class ChatService:
 
 
 def _shown(memories: Sequence[Memory]) -> list[dict[str, object]]:
-    """What of the memories goes along with the reply, for people to look at."""
+    """The memories published with the reply, for display."""
     return [
-        {"id": memory.id, "content": shorten(memory.content, SHOWN_CHARS), "score": memory.score}
-        for memory in memories[:SHOWN_MEMORIES]
+        {"id": memory.id, "content": shorten(memory.content, MAX_SHOWN_CHARS), "score": memory.score}
+        for memory in memories[:MAX_SHOWN_MEMORIES]
     ]

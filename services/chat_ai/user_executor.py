@@ -1,4 +1,4 @@
-"""Many users at once, each in order: a lane a user, a bounded number of lanes moving."""
+"""Per-user executor: messages of one user in order, a bounded number of users concurrently."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class PerUserExecutor:
     """Calls `handle` for each message: in order within a user, for at most `width` users at a time.
 
     Args:
-        handle: keeps its own errors to itself.
-        per_user: messages one user may have waiting, so that a flood by one keeps nobody else waiting.
-        total: messages waiting altogether.
+        handle: must not raise.
+        per_user: the most waiting messages of one user, so that a flood from one does not delay the others.
+        total: the most waiting messages of all users.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class PerUserExecutor:
         total: int = 2_000,
     ) -> None:
         self._handle = handle
-        self._moving = asyncio.Semaphore(width)
+        self._slots = asyncio.Semaphore(width)
         self._per_user = per_user
         self._total = total
         self._waiting: dict[str, deque[MemoryUpdateMessage]] = {}
@@ -37,34 +37,34 @@ class PerUserExecutor:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def offer(self, message: MemoryUpdateMessage) -> bool:
-        """Take the message, or return False: too many are waiting."""
-        lane = self._waiting.get(message.user_id)
-        if self._count >= self._total or (lane is not None and len(lane) >= self._per_user):
+        """Accept the message, or return False: too many are waiting."""
+        queue = self._waiting.get(message.user_id)
+        if self._count >= self._total or (queue is not None and len(queue) >= self._per_user):
             return False
         self._count += 1
-        if lane is not None:
-            lane.append(message)
+        if queue is not None:
+            queue.append(message)
             return True
         self._waiting[message.user_id] = deque([message])
-        task = asyncio.create_task(self._drive(message.user_id))
+        task = asyncio.create_task(self._run(message.user_id))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return True
 
     async def finish(self, seconds: float) -> int:
-        """Let what was taken end within `seconds`, give up the rest, and return how many messages that was."""
+        """Wait for the accepted messages for `seconds`, cancel the rest, and return how many were cancelled."""
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=seconds)
             await give_up(late)
         return self._count
 
-    async def _drive(self, user_id: str) -> None:
-        lane = self._waiting[user_id]
+    async def _run(self, user_id: str) -> None:
+        queue = self._waiting[user_id]
         try:
-            while lane:
-                async with self._moving:  # taken anew for each message: users take turns
-                    await self._handle(lane[0])
-                lane.popleft()
+            while queue:
+                async with self._slots:  # acquired for each message: users take turns
+                    await self._handle(queue[0])
+                queue.popleft()
                 self._count -= 1
         finally:
             del self._waiting[user_id]

@@ -1,16 +1,18 @@
-"""The commands of `ltm`, put together."""
+"""The application `ltm`, assembled from its commands."""
 
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
-from keepsake_client.errors import KeepsakeError
+from keepsake_client.errors import InvalidMessage, KeepsakeError
 
 from services.cli.ask import add, profile, search
 from services.cli.backfill import backfill
 from services.cli.chat import chat
-from services.cli.dead import app as dead
+from services.cli.dead_letters import app as dead
 from services.cli.demo import demo
 from services.cli.status import status
 from services.cli.up import up
@@ -19,14 +21,9 @@ from services.runtime.errors import InvalidSetting
 
 def build_app() -> typer.Typer:
     """The application with all its commands."""
-    # Pretty tracebacks show local variables, and some of those hold passwords.
-    app = typer.Typer(
-        name="ltm",
-        help="Keepsake: a long-term memory for Redis chat pipelines.",
-        no_args_is_help=True,
-        add_completion=False,
-        pretty_exceptions_enable=False,
-    )
+    # Typer's tracebacks show local variables, and some of them contain passwords.
+    app = typer.Typer(name="ltm", no_args_is_help=True, pretty_exceptions_enable=False)
+    app.callback()(_options)
     for command in (up, status, demo, chat, search, add, profile, backfill):
         app.command()(command)
     app.add_typer(dead)
@@ -34,9 +31,24 @@ def build_app() -> typer.Typer:
 
 
 def main() -> None:
-    """Run the command line. An error of ours is told in words: exit 2 for a wrong setting, 1 for all others."""
+    """Run the command line. A KeepsakeError is one line on stderr; exit 2 for a wrong setting, 1 for the others."""
     try:
         build_app()()
     except KeepsakeError as error:
-        print(f"ltm: {error}", file=sys.stderr)
+        print(f"ltm: {error.wire if isinstance(error, InvalidMessage) else error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InvalidSetting) else 1)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"keepsake-ltm {version('keepsake-ltm')}")
+        raise typer.Exit
+
+
+def _options(
+    _: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    """Keepsake: a long-term memory for Redis chat pipelines."""

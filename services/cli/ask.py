@@ -1,4 +1,4 @@
-"""`ltm search`, `ltm add`, `ltm profile`: the four request types over the public wire."""
+"""`ltm search`, `ltm add`, `ltm profile`: the four request types, sent with the public client."""
 
 from __future__ import annotations
 
@@ -7,39 +7,40 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from keepsake_client.errors import RequestTimeout
 from keepsake_client.protocol import RequestType
 
 from services.cli.options import DEFAULT_DATA_DIRECTORY, DataDir, Timeout, found_stack
 from services.cli.output import Output, described
-from services.stack.wire import WireClient, connect
+from services.stack.probe import client_of
 
 User = Annotated[str, typer.Argument(metavar="USER", help="The user's id.")]
-AsJSON = Annotated[bool, typer.Option("--json", help="Print the response as it came.")]
+AsJSON = Annotated[bool, typer.Option("--json", help="Print the whole response as JSON.")]
 
 
 def search(
     user: User,
-    query: Annotated[str, typer.Argument(help="What to look for.")],
+    query: Annotated[str, typer.Argument(help="What to search for.")],
     limit: Annotated[int, typer.Option(min=1, max=100, help="The most memories to return.")] = 5,
     as_json: AsJSON = False,
     timeout: Timeout = 10.0,
     data_dir: DataDir = DEFAULT_DATA_DIRECTORY,
 ) -> None:
     """Search a user's memories, best first."""
-    response = _ask(data_dir, "search", user, {"query": query, "limit": limit}, timeout)
-    _show_memories(response, as_json, "no memories")
+    response = _request(data_dir, "search", user, {"query": query, "limit": limit}, timeout)
+    _print_memories(response, as_json, "no memories")
 
 
 def add(
     user: User,
-    text: Annotated[str, typer.Argument(help="What to remember.")],
+    text: Annotated[str, typer.Argument(help="The memory.")],
     as_json: AsJSON = False,
     timeout: Timeout = 10.0,
     data_dir: DataDir = DEFAULT_DATA_DIRECTORY,
 ) -> None:
     """Add a memory of a user."""
-    response = _ask(data_dir, "add", user, {"content": text}, timeout)
-    _show_memories(response, as_json, "added")
+    response = _request(data_dir, "add", user, {"content": text}, timeout)
+    _print_memories(response, as_json, "added")
 
 
 def profile(
@@ -54,19 +55,26 @@ def profile(
 ) -> None:
     """Show a user's profile, after changing it with --set."""
     if changes:
-        updates = dict(_parsed_change(change) for change in changes)
-        response = _ask(data_dir, "profile_update", user, {"updates": updates}, timeout)
+        updates = dict(_parse_change(change) for change in changes)
+        response = _request(data_dir, "profile_update", user, {"updates": updates}, timeout)
     else:
-        response = _ask(data_dir, "profile_get", user, {}, timeout)
+        response = _request(data_dir, "profile_get", user, {}, timeout)
     Output().json(response if as_json else response["user_profile"])
 
 
-def _ask(data_dir: Path, kind: RequestType, user: str, data: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-    stack = found_stack(data_dir)
-    return WireClient(connect(stack.redis_url), stack.settings).ask(kind, user, data, timeout_s)
+def _request(
+    data_dir: Path, request_type: RequestType, user: str, data: dict[str, Any], timeout_s: float
+) -> dict[str, Any]:
+    with client_of(found_stack(data_dir).settings) as client:
+        try:
+            response = client.request(request_type, user, data, deadline_ms=round(timeout_s * 1000))
+        except RequestTimeout as error:
+            hint = "are long-term-memory-worker and long-term-memory-adapters running? See `ltm status`"
+            raise RequestTimeout(f"{error}; {hint}") from None
+    return dict(json.loads(response.to_wire()))
 
 
-def _show_memories(response: dict[str, Any], as_json: bool, otherwise: str) -> None:
+def _print_memories(response: dict[str, Any], as_json: bool, otherwise: str) -> None:
     output = Output()
     if as_json:
         output.json(response)
@@ -77,7 +85,7 @@ def _show_memories(response: dict[str, Any], as_json: bool, otherwise: str) -> N
         output.line(otherwise, "dim")
 
 
-def _parsed_change(change: str) -> tuple[str, Any]:
+def _parse_change(change: str) -> tuple[str, Any]:
     key, equals, text = change.partition("=")
     if not key or not equals:
         raise typer.BadParameter(f"{change!r} is not KEY=JSON", param_hint="--set")

@@ -1,8 +1,7 @@
-"""`ltm backfill`: has stored conversations indexed that were published before long-term memory listened."""
+"""`ltm backfill`: index stored conversations, such as those from before long-term memory was enabled."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,19 +23,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from services.cli.options import DEFAULT_DATA_DIRECTORY, DataDir, found_stack
 from services.cli.output import Output
+from services.runtime.redis import connect
 from services.runtime.settings import Settings
 from services.stack.readiness import stream_backlog
-from services.stack.wire import connect
 
 CHUNK = 200
-#: How long the backlog may stand still before the command gives up.
-PATIENCE_S = 60.0
-LOOK_EVERY_S = 0.2
+#: How long the backlog may not shrink before the command gives up.
+STALLED_TIMEOUT_S = 60.0
+POLL_INTERVAL_S = 0.2
 
 
 @dataclass
 class Counts:
-    """What became of the stored messages."""
+    """Number of conversations written, and of messages by outcome."""
 
     conversations: int = 0
     appended: int = 0
@@ -45,18 +44,18 @@ class Counts:
 
 
 class Backfill:
-    """Writes stored messages to the log of updates, with the ids and times that they have: twice does no harm.
+    """Writes stored messages to the stream of updates, with their own ids and times, so that it is idempotent.
 
-    It keeps so far behind the adapters that what is said meanwhile is read ahead with it, and so has its turn, and that
-    nothing is trimmed unread.
+    It waits while the backlog is over half of what the adapters prefetch and of what the stream keeps (backpressure):
+    new messages are then prefetched along with it, so they get their turn, and nothing is trimmed unread.
     """
 
     def __init__(self, client: redis.Redis, settings: Settings) -> None:
         self._client: Any = client
-        self._log = settings.ltm_stream_key
+        self._stream = settings.ltm_stream_key
         self._max_len = settings.ltm_stream_max_len
         self._max_chars = settings.ltm_max_content_chars
-        self._most_waiting = max(CHUNK, min(settings.ltm_prefetch, settings.ltm_stream_max_len) // 2)
+        self._max_backlog = max(CHUNK, min(settings.ltm_prefetch, settings.ltm_stream_max_len) // 2)
 
     def keys(self, user_id: str | None) -> list[bytes]:
         """The keys of the stored conversations, of one user or of all."""
@@ -66,31 +65,31 @@ class Backfill:
         return sorted(set(self._client.scan_iter(match="memory:conversation:*", count=1_000)))
 
     def append(self, key: bytes, since: float, counts: Counts) -> None:
-        """Write one conversation to the log, oldest first.
+        """Write one conversation to the stream, oldest first.
 
         Raises:
-            Unavailable: nothing takes messages off the log.
+            Unavailable: nothing takes messages from the stream.
         """
         messages = self._messages(key, since, counts)
         while chunk := list(islice(messages, CHUNK)):
             self._wait_for_room()
             with self._client.pipeline(transaction=False) as pipeline:
                 for message in chunk:
-                    event = json.dumps({**message.model_dump(), "logged": True})
-                    pipeline.xadd(self._log, {STREAM_EVENT_FIELD: event}, maxlen=self._max_len, approximate=True)
+                    event = message.to_wire(logged=True)
+                    pipeline.xadd(self._stream, {STREAM_EVENT_FIELD: event}, maxlen=self._max_len, approximate=True)
                 pipeline.execute()
             counts.appended += len(chunk)
         counts.conversations += 1
 
     def _messages(self, key: bytes, since: float, counts: Counts) -> Iterator[MemoryUpdateMessage]:
-        # All at once, for the list moves while it is read piece by piece; it is bounded by MEMORY_MAX_MESSAGES.
+        # In one call: new messages shift the list between two. Its length is bounded by MEMORY_MAX_MESSAGES.
         for raw in self._client.lrange(key, 0, -1):
             try:
                 message = parse_update(raw, self._max_chars)
             except InvalidMessage:
                 counts.unreadable += 1
                 continue
-            # Without its time it would be another memory each time; under another user's key it is nobody's to index.
+            # Without a timestamp it would be a new memory at each run; under the key of another user it is invalid.
             if "timestamp" not in message.model_fields_set or conversation_key(message.user_id).encode() != key:
                 counts.unreadable += 1
             elif message.timestamp < since:
@@ -99,16 +98,16 @@ class Backfill:
                 yield message
 
     def _wait_for_room(self) -> None:
-        least, until = stream_backlog(self._client, self._log), time.monotonic() + PATIENCE_S
-        while (waiting := stream_backlog(self._client, self._log)) > self._most_waiting:
+        least, until = stream_backlog(self._client, self._stream), time.monotonic() + STALLED_TIMEOUT_S
+        while (waiting := stream_backlog(self._client, self._stream)) > self._max_backlog:
             if waiting < least:
-                least, until = waiting, time.monotonic() + PATIENCE_S
+                least, until = waiting, time.monotonic() + STALLED_TIMEOUT_S
             if time.monotonic() > until:
                 raise Unavailable(
-                    f"{waiting} messages wait in {self._log} and none has been taken for {PATIENCE_S:g} s; "
-                    "do long-term-memory-adapters and long-term-memory-indexer run? Then run it again"
+                    f"{waiting} messages wait in {self._stream} and none has been taken for {STALLED_TIMEOUT_S:g} s; "
+                    "are long-term-memory-adapters and long-term-memory-indexer running? Then run it again"
                 )
-            time.sleep(LOOK_EVERY_S)
+            time.sleep(POLL_INTERVAL_S)
 
 
 def backfill(
@@ -116,7 +115,7 @@ def backfill(
     user: Annotated[str | None, typer.Option(help="Only this user's conversation.")] = None,
     data_dir: DataDir = DEFAULT_DATA_DIRECTORY,
 ) -> None:
-    """Index the stored conversations, such as those from before LTM was there; safe to repeat."""
+    """Index the stored conversations, such as those from before LTM was enabled; idempotent."""
     try:
         from_time = float("-inf") if since is None else parse_timestamp(since)
     except ValueError as error:
@@ -130,7 +129,7 @@ def backfill(
             for key in progress.track(keys):
                 job.append(key, from_time, counts)
     except (redis.RedisError, OSError) as error:
-        raise Unavailable(f"Redis does not do it: {error}") from error
+        raise Unavailable(f"Redis does not answer: {error}") from error
     Output().line(
         f"{counts.appended} messages of {counts.conversations} conversations are on their way to be indexed; "
         f"{counts.earlier} were earlier, {counts.unreadable} could not be read"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import readline  # noqa: F401  # importing it gives input() cursor keys and a history
 import sys
 import uuid
 from typing import Annotated, Any
@@ -12,37 +13,38 @@ from keepsake_client.errors import RequestTimeout
 from services.cli.conversation import Conversation, channels
 from services.cli.options import DEFAULT_DATA_DIRECTORY, DataDir, found_stack
 from services.cli.output import Output, described, paragraph
-from services.stack.wire import connect, subscribed
+from services.cli.subscription import subscribed
+from services.runtime.redis import connect
 
 
 def chat(
-    user: Annotated[str, typer.Option(metavar="NAME", help="Who you are; the bot remembers by this name.")] = "you",
+    user: Annotated[str, typer.Option(metavar="NAME", help="Your user id; the bot remembers you by it.")] = "you",
     data_dir: DataDir = DEFAULT_DATA_DIRECTORY,
 ) -> None:
-    """Talk to the bot. /memories lists what was used for its last reply, /quit leaves."""
+    """Talk to the bot. /memories lists the memories used for its last reply, /quit leaves."""
     stack, output = found_stack(data_dir), Output()
     client = connect(stack.redis_url)
     with subscribed(client, *channels(stack.settings)) as events:
         session = f"chat-{uuid.uuid4().hex[:8]}"
-        talk = Conversation(client, stack.settings, events, user, session, "terminal")
-        output.line(f"You are {user}. /memories lists what was used for the last reply, /quit leaves.", "dim")
-        unanswered = _converse(talk, output)
+        conversation = Conversation(client, stack.settings, events, user, session, "terminal")
+        output.line(f"You are {user}. /memories lists the memories used for the last reply, /quit leaves.", "dim")
+        unanswered = _converse(conversation, output)
     raise typer.Exit(1 if unanswered else 0)
 
 
-def _converse(talk: Conversation, output: Output) -> int:
-    """Converse until the user leaves; how many messages had no reply."""
+def _converse(conversation: Conversation, output: Output) -> int:
+    """Converse until the user leaves; the number of messages without a reply."""
     memories: list[dict[str, Any]] = []
     unanswered = 0
-    while (said := _read_line()) not in {None, "/quit"}:
-        if said == "/memories":
+    while (line := read_line()) not in {None, "/quit"}:
+        if line == "/memories":
             for memory in memories:
                 output.line(f"  {described(memory)}", "cyan")
             if not memories:
                 output.line("  none were used", "dim")
-        elif said:
+        elif line:
             try:
-                reply = talk.replied(talk.stored(talk.say(said)))
+                reply = conversation.wait_for_reply(conversation.wait_until_stored(conversation.send(line)))
             except RequestTimeout as error:
                 unanswered += 1
                 output.line(f"  {error}", "bold red")
@@ -52,10 +54,10 @@ def _converse(talk: Conversation, output: Output) -> int:
     return unanswered
 
 
-def _read_line() -> str | None:
-    """What the user typed, or None at the end of the input."""
+def read_line() -> str | None:
+    """One line of input, or None at its end."""
     try:
-        # A prompt is for people; piped input leaves the output to the replies.
+        # No prompt where the input is piped: the output has the replies alone.
         return input("you> " if sys.stdin.isatty() else "").strip()
     except (EOFError, KeyboardInterrupt):
         return None

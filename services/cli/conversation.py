@@ -1,4 +1,4 @@
-"""One user's side of the pipeline: says something, hears that it was stored, hears the reply."""
+"""One user's side of the pipeline: sends a message, waits until it is stored, waits for the reply."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Any
 import redis
 from keepsake_client.errors import RequestTimeout
 
+from services.cli.subscription import Subscription
 from services.runtime.settings import Settings
-from services.stack.wire import Subscription
 
-STORED_WITHIN_S = 10.0
-REPLIED_WITHIN_S = 60.0  # a model on somebody's laptop may take its time
+STORED_TIMEOUT_S = 10.0
+REPLY_TIMEOUT_S = 60.0  # a model on a laptop takes its time
 
 
 class Conversation:
-    """What any producer on `user_input_queue` and listener on `ai_responses` does.
+    """Pushes messages to `user_input_queue` and follows them on `memory_updates` and `ai_responses`.
 
     Args:
         client: connects to the pipeline's Redis.
         settings: names the list and the channels.
         events: a subscription to both channels, `channels(settings)`.
-        origin: where the messages come in, as `source`.
+        origin: the input device, as `source` of each message.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Conversation:
         self._session_id = session_id
         self._origin = origin
 
-    def say(self, content: str) -> str:
+    def send(self, content: str) -> str:
         """Push a message; its task_id."""
         task_id = f"task-{uuid.uuid4()}"
         message = {
@@ -52,33 +52,37 @@ class Conversation:
         self._client.lpush(self._queue, json.dumps(message))
         return task_id
 
-    def stored(self, task_id: str) -> str:
-        """Wait until the message has been published as stored; its message_id.
+    def wait_until_stored(self, task_id: str) -> str:
+        """The message_id under which the message has been published as stored.
 
         Raises:
-            RequestTimeout: it has not, in time.
+            RequestTimeout: it was not published in time.
         """
-        until = time.monotonic() + STORED_WITHIN_S
-        while received := self._events.next(until):
-            channel, event = received
-            if channel == self._updates and event.get("task_id") == task_id:
-                return str(event["message_id"])
-        raise RequestTimeout(f"nothing was published on {self._updates} within {STORED_WITHIN_S:g} s")
+        event = self._wait(self._updates, "task_id", task_id, STORED_TIMEOUT_S)
+        if event is None:
+            raise RequestTimeout(f"nothing was published on {self._updates} within {STORED_TIMEOUT_S:g} s")
+        return str(event["message_id"])
 
-    def replied(self, message_id: str) -> dict[str, Any]:
-        """Wait for the reply to a message, as it was published.
+    def wait_for_reply(self, message_id: str) -> dict[str, Any]:
+        """The reply to a message, as published.
 
         Raises:
             RequestTimeout: none came in time.
         """
-        until = time.monotonic() + REPLIED_WITHIN_S
+        reply = self._wait(self._replies, "original_message_id", message_id, REPLY_TIMEOUT_S)
+        if reply is None:
+            raise RequestTimeout(f"no reply came on {self._replies} within {REPLY_TIMEOUT_S:g} s; is chat-ai running?")
+        return reply
+
+    def _wait(self, channel: str, field: str, value: str, timeout_s: float) -> dict[str, Any] | None:
+        until = time.monotonic() + timeout_s
         while received := self._events.next(until):
-            channel, event = received
-            if channel == self._replies and event.get("original_message_id") == message_id:
+            heard_on, event = received
+            if heard_on == channel and event.get(field) == value:
                 return event
-        raise RequestTimeout(f"no reply came on {self._replies} within {REPLIED_WITHIN_S:g} s; does chat-ai run?")
+        return None
 
 
 def channels(settings: Settings) -> tuple[str, str]:
-    """Where messages are published as stored, and where replies are."""
+    """The channel of stored messages and that of replies."""
     return settings.memory_updates_channel, settings.ai_responses_channel

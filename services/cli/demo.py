@@ -1,4 +1,4 @@
-"""`ltm demo`: a short conversation that shows memory at work. Each line it prints is something it saw happen."""
+"""`ltm demo`: a short scripted conversation. Each line it prints reports an observed step, with its time."""
 
 from __future__ import annotations
 
@@ -11,22 +11,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from keepsake_client.errors import KeepsakeError, RequestTimeout
-from keepsake_client.protocol import MAX_LIMIT
+from keepsake_client.protocol import MAX_LIMIT, Memory
 
 from services.cli.conversation import Conversation, channels
 from services.cli.options import DEFAULT_DATA_DIRECTORY, DataDir, found_stack
 from services.cli.output import Output, described, paragraph
+from services.cli.subscription import Subscription, subscribed
+from services.runtime.redis import connect
 from services.runtime.settings import Settings
-from services.stack.wire import Subscription, WireClient, connect, subscribed
+from services.stack.probe import client_of
 
-INDEXED_WITHIN_S = 30.0
-LOOK_EVERY_S = 0.02
-SHOWN = 3
+INDEXED_TIMEOUT_S = 30.0
+POLL_INTERVAL_S = 0.02
+SEARCH_TIMEOUT_MS = 5_000
+MAX_SHOWN = 3
 
 
 @dataclass(frozen=True)
 class Turn:
-    """Something the user says; `fact` is what the reply must contain, said in an earlier session."""
+    """One message of the user. The reply must contain `fact`, which an earlier session has."""
 
     content: str
     fact: str | None = None
@@ -49,7 +52,7 @@ SESSIONS = (
 
 
 class DemoFailed(KeepsakeError):
-    """A step of the demo did not happen as it should."""
+    """A step of the demo failed."""
 
     code = "demo_failed"
 
@@ -59,30 +62,30 @@ class DemoFailed(KeepsakeError):
 
 
 class Demo:
-    """Plays the conversation as a user nobody has heard of before.
+    """Plays the conversation as a new user.
 
     Args:
-        settings: where the stack is.
+        settings: the address and names of the stack.
     """
 
     def __init__(self, settings: Settings, output: Output) -> None:
         self._settings = settings
         self._output = output
         self._client = connect(settings.redis_url.get_secret_value())
-        self._wire = WireClient(self._client, settings)
+        self._ltm = client_of(settings)
         self._user_id = f"demo-{uuid.uuid4().hex[:8]}"
         self._step = "connected"
         self._indexed_ms: list[float] = []
         self._searched_ms: list[float] = []
 
     def run(self) -> None:
-        """Play it.
+        """Play the conversation.
 
         Raises:
-            DemoFailed: naming the step.
+            DemoFailed: names the step.
         """
         self._output.line(f"A conversation with a new user, {self._user_id}:")
-        with self._named(""), subscribed(self._client, *channels(self._settings)) as events:
+        with self._named(""), subscribed(self._client, *channels(self._settings)) as events, self._ltm:
             for number, turns in enumerate(SESSIONS, start=1):
                 self._play(number, turns, events)
         remembered = sum(turn.fact is not None for turns in SESSIONS for turn in turns)
@@ -96,63 +99,68 @@ class Demo:
     def _play(self, number: int, turns: tuple[Turn, ...], events: Subscription) -> None:
         session = f"{self._user_id}-{number}"
         self._output.line(f"\nsession {number}", "bold")
-        talk = Conversation(self._client, self._settings, events, self._user_id, session, "demo")
+        conversation = Conversation(self._client, self._settings, events, self._user_id, session, "demo")
         for turn in turns:
             with self._named(turn.content):
-                self._take(turn, talk)
+                self._take(turn, conversation)
 
-    def _take(self, turn: Turn, talk: Conversation) -> None:
+    def _take(self, turn: Turn, conversation: Conversation) -> None:
         self._output.line(f"user> {turn.content}", "bold")
 
         self._step, began = "stored", time.monotonic()
-        message_id = talk.stored(talk.say(turn.content))
-        self._tell(f"as message {message_id[:8]} after {_ms_since(began):.0f} ms")
+        message_id = conversation.wait_until_stored(conversation.send(turn.content))
+        self._report(f"as message {message_id[:8]} after {_ms_since(began):.0f} ms")
 
         self._step, began = "indexed", time.monotonic()
         self._wait_until_indexed(turn.content, message_id)
         self._indexed_ms.append(_ms_since(began))
-        self._tell(f"in {self._indexed_ms[-1]:.0f} ms")
+        self._report(f"in {self._indexed_ms[-1]:.0f} ms")
 
         self._step, began = "searched", time.monotonic()
-        memories = self._wire.search(self._user_id, turn.content)
+        memories = self._search(turn.content)
         self._searched_ms.append(_ms_since(began))
-        self._tell(f"in {self._searched_ms[-1]:.0f} ms")
+        self._report(f"in {self._searched_ms[-1]:.0f} ms")
 
         self._step = "found"
-        earlier = [memory for memory in memories if _message_id(memory) != message_id]
-        for memory in earlier[:SHOWN]:
-            self._tell(described(memory), "cyan")
+        earlier = [memory for memory in memories if memory.metadata.get("message_id") != message_id]
+        for memory in earlier[:MAX_SHOWN]:
+            self._report(described(memory.model_dump()), "cyan")
         if not earlier:
-            self._tell("nothing said before", "cyan")
+            self._report("nothing said before", "cyan")
 
         self._step = "replied"
-        text = str(talk.replied(message_id).get("text"))
-        self._tell(paragraph(text, " " * 14), "green")
+        text = str(conversation.wait_for_reply(message_id).get("text"))
+        self._report(paragraph(text, " " * 14), "green")
 
         if turn.fact is not None:
             self._step = "remembered"
             if turn.fact.casefold() not in text.casefold():
                 raise DemoFailed(self._step, turn.content, f"the reply does not contain {turn.fact!r}")
-            self._tell(f"{turn.fact!r}, from the first session", "bold green")
+            self._report(f"{turn.fact!r}, from the first session", "bold green")
 
     def _wait_until_indexed(self, content: str, message_id: str) -> None:
-        # Not by its own words: what was said just now does not come back to who says it again. From a score of 0 on,
-        # a search returns all there is.
+        # By half of its content: a search for the whole does not return the message itself. With a min_score of 0 it
+        # returns every memory.
         part = content[: len(content) // 2]
-        until = time.monotonic() + INDEXED_WITHIN_S
+        until = time.monotonic() + INDEXED_TIMEOUT_S
         while time.monotonic() < until:
-            found = self._wire.search(self._user_id, part, limit=MAX_LIMIT, min_score=0)
-            if message_id in map(_message_id, found):
+            found = self._search(part, limit=MAX_LIMIT, min_score=0)
+            if any(memory.metadata.get("message_id") == message_id for memory in found):
                 return
-            time.sleep(LOOK_EVERY_S)
-        raise RequestTimeout(f"not found within {INDEXED_WITHIN_S:g} s; does long-term-memory-indexer run?")
+            time.sleep(POLL_INTERVAL_S)
+        raise RequestTimeout(f"not found within {INDEXED_TIMEOUT_S:g} s; is long-term-memory-indexer running?")
 
-    def _tell(self, text: str, style: str | None = None) -> None:
+    def _search(self, query: str, **options: Any) -> list[Memory]:
+        # With `request`: the demo fails where no response comes.
+        data = {"query": query, **options}
+        return self._ltm.request("search", self._user_id, data, deadline_ms=SEARCH_TIMEOUT_MS).memories
+
+    def _report(self, text: str, style: str | None = None) -> None:
         self._output.line(f"  {self._step:<11} {text}", style)
 
     @contextmanager
     def _named(self, turn: str) -> Iterator[None]:
-        """Name the step and the turn in which something of ours failed."""
+        """Add the step and the turn to an error."""
         try:
             yield
         except DemoFailed:
@@ -168,9 +176,3 @@ def demo(data_dir: DataDir = DEFAULT_DATA_DIRECTORY) -> None:
 
 def _ms_since(began: float) -> float:
     return (time.monotonic() - began) * 1000
-
-
-def _message_id(memory: dict[str, Any]) -> str | None:
-    metadata = memory.get("metadata")
-    found = metadata.get("message_id") if isinstance(metadata, dict) else None
-    return found if isinstance(found, str) else None

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they are made into."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from services.stack.locate import FoundStack, find_stack
 
 DEFAULT_DATA_DIRECTORY = Path(".ltm")
 
-DataDir = Annotated[Path, typer.Option(help="Where the stack keeps its data; REDIS_URL, when set, wins.")]
+DataDir = Annotated[Path, typer.Option(help="The stack's data directory; REDIS_URL, where set, takes precedence.")]
 Timeout = Annotated[float, typer.Option(min=0.1, max=600, help="Seconds to wait for the response.")]
 
 

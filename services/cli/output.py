@@ -1,4 +1,4 @@
-"""What the commands print: with colours on a terminal, plain lines elsewhere."""
+"""Output of the commands: with colours on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from rich.console import Console
 
 
 def printable(text: str) -> str:
-    """Text that other people wrote, fit for a terminal: one line, without control characters."""
+    """User-generated text made safe for a terminal: one line, without control characters."""
     return "".join(char if char.isprintable() else " " for char in text)
 
 
 def paragraph(text: str, indent: str) -> str:
-    """`printable`, with the line breaks kept and every line but the first indented."""
+    """`printable` with the line breaks kept, and every line but the first indented."""
     return f"\n{indent}".join(map(printable, text.splitlines()))
 
 
 def described(memory: dict[str, Any]) -> str:
-    """A memory of a response in one line: score, day, who said it, and what."""
+    """A memory of a response in one line: score, date, source and content."""
     score, moment = memory.get("score"), memory.get("timestamp")
     parts = [f"{score:.2f}" if isinstance(score, int | float) else "  - "]
     if isinstance(moment, int | float):
@@ -41,7 +41,7 @@ class Output:
         self._console.print(text, style=style)
 
     def json(self, value: Any) -> None:
-        """A value as indented JSON, in the characters that people wrote."""
-        # Lone surrogates, which JSON can carry, cannot be printed as such.
+        """A value as indented JSON, without escapes for other scripts."""
+        # JSON can represent lone surrogates; UTF-8 cannot.
         text = json.dumps(value, ensure_ascii=False, indent=2).encode("utf-8", "replace").decode()
         self._console.print(text)

@@ -1,4 +1,4 @@
-"""`ltm status`: what answers, and what waits in the queues."""
+"""`ltm status`: which servers and processes answer, and the depth of each queue."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from services.cli.options import DEFAULT_DATA_DIRECTORY, DataDir, found_stack
 from services.cli.output import Output
 from services.long_term_memory.postgres.pool import reachable
 from services.runtime.queues import queue_depths
+from services.runtime.redis import connect
 from services.runtime.settings import mask_url
 from services.stack.locate import FoundStack
+from services.stack.probe import probe
 from services.stack.processes import ADAPTERS, POSTGRES, REDIS, SERVICES, WORKER, check_names
 from services.stack.readiness import Readiness, stream_backlog
-from services.stack.wire import WireClient, connect
 
 TIMEOUT_S = 2.0
 
 
 def status(
-    name: Annotated[str | None, typer.Argument(help="Check this server or process alone.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Check only this server or process.")] = None,
     data_dir: DataDir = DEFAULT_DATA_DIRECTORY,
 ) -> None:
-    """Tell of each server and process whether it answers, and how deep the queues are; exit 1 if anything is down."""
+    """Show whether each server and process answers, and the queue depths; exit 1 if anything is down."""
     check_names([name] if name else [])
     stack = found_stack(data_dir)
     client = connect(stack.redis_url, TIMEOUT_S)
@@ -51,7 +52,7 @@ def status(
             text = f"{each:<26} {'answers' if answers else 'DOWN':<8} {addresses.get(each, '')}"
             output.line(text.rstrip(), "green" if answers else "bold red")
     if not {WORKER, ADAPTERS} & set(stack.without):
-        problem = WireClient(client, stack.settings).probe(TIMEOUT_S)
+        problem = probe(stack.settings, TIMEOUT_S)
         down |= problem is not None
         output.line(f"{'a search over the wire':<26} {problem or 'answered'}", "bold red" if problem else "green")
     _show_queues(stack, client, output)
@@ -63,8 +64,8 @@ def _show_queues(stack: FoundStack, client: redis.Redis, output: Output) -> None
     try:
         for queue in (settings.user_input_queue, settings.ltm_requests_queue):
             output.line(f"queue {queue:<20} waiting {client.llen(queue)}")
-        log = settings.ltm_stream_key
-        output.line(f"log   {log:<20} not yet handed over {stream_backlog(client, log)}")
+        stream = settings.ltm_stream_key
+        output.line(f"stream {stream:<19} not yet dispatched {stream_backlog(client, stream)}")
         for name, count in sorted(client.hgetall(COUNTERS).items()):
             output.line(f"count {_text(name):<20} {_text(count)}")
     except redis.RedisError as error:

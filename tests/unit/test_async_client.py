@@ -1,20 +1,23 @@
-"""The long-term memory's client, against an answerer that the test plays itself, on a fake Redis."""
+"""`AsyncClient` against fakeredis; the test itself is the long-term memory that responds."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import fakeredis
 import pytest
 from keepsake_client.async_client import AsyncClient
 from keepsake_client.errors import Disabled, InvalidMessage, KeepsakeError, RequestFailed, RequestTimeout, Unavailable
-from keepsake_client.protocol import LTMResponse, Memory, parse_request
+from keepsake_client.protocol import LTMResponse, Memory, parse_request, parse_update
 from redis.asyncio import Redis
+from redis.exceptions import NoPermissionError, OutOfMemoryError, ReadOnlyError, ResponseError
 
 from tests.support import eventually
 
@@ -23,15 +26,15 @@ MEMORY = {"id": "m1", "content": "My cat is Miso", "score": 0.9, "timestamp": 1_
 
 
 class Keepsake:
-    """The other side: sees requests and answers as the test says."""
+    """The other side of the wire: takes requests, and responds as the test tells it."""
 
     def __init__(self, server: fakeredis.FakeServer) -> None:
         self.server = server
         self.redis: Redis = fakeredis.FakeAsyncRedis(server=server)
 
-    async def request(self) -> dict[str, Any]:
+    async def request(self, queue: str = "ltm_requests") -> dict[str, Any]:
         async def taken() -> Any:
-            return await self.redis.rpop("ltm_requests")
+            return await self.redis.rpop(queue)
 
         request: dict[str, Any] = json.loads(await eventually(taken, description="a request"))
         return request
@@ -55,22 +58,22 @@ async def connected(**options: Any) -> AsyncIterator[tuple[AsyncClient, Keepsake
 
 
 def run(story: Callable[[], Awaitable[None]]) -> None:
-    async def redact() -> None:
+    async def in_a_coroutine() -> None:
         await story()
 
-    asyncio.run(redact())
+    asyncio.run(in_a_coroutine())
 
 
-def test_a_search_finds_what_the_response_holds() -> None:
-    """Given an answerer, I expect a request the contract accepts, and the memories of its response."""
+def test_a_search_returns_the_memories_of_its_response() -> None:
+    """Given a long-term memory, I expect a request that the contract accepts, and the memories of its response."""
 
     async def story() -> None:
         async with connected() as (client, keepsake):
-            search = asyncio.create_task(client.search("u1", "cat?", limit=3, timeout_ms=LONG_MS, hint="x"))
+            search = asyncio.create_task(client.search("u1", "cat?", limit=3, deadline_ms=LONG_MS))
             request = await keepsake.request()
             parse_request(json.dumps(request).encode(), 100)
             assert (request["type"], request["user_id"]) == ("search", "u1")
-            assert request["data"] == {"query": "cat?", "limit": 3, "deadline_ms": LONG_MS, "hint": "x"}
+            assert request["data"] == {"query": "cat?", "limit": 3, "deadline_ms": LONG_MS}
             await keepsake.answer(request, memories=[MEMORY])
             assert await search == [Memory.model_validate(MEMORY)]
             assert client.counts == {"ok": 1}
@@ -78,12 +81,12 @@ def test_a_search_finds_what_the_response_holds() -> None:
     run(story)
 
 
-def test_nothing_is_asked_before_somebody_listens() -> None:
-    """Given a request at once, I expect that the subscription stood when it arrived."""
+def test_a_request_is_pushed_after_the_subscription() -> None:
+    """Given a request right after the start, I expect the subscription to be up when it arrives."""
 
     async def story() -> None:
         async with connected() as (client, keepsake):
-            search = asyncio.create_task(client.search("u1", "cat?", timeout_ms=LONG_MS))
+            search = asyncio.create_task(client.search("u1", "cat?", deadline_ms=LONG_MS))
             request = await keepsake.request()
             assert await keepsake.redis.pubsub_numsub("ltm_responses") == [(b"ltm_responses", 1)]
             await keepsake.answer(request)
@@ -92,12 +95,12 @@ def test_nothing_is_asked_before_somebody_listens() -> None:
     run(story)
 
 
-def test_answers_find_their_askers_whatever_their_order() -> None:
-    """Given ten askers and answers in reverse, I expect each to get its own, over one subscription."""
+def test_responses_are_matched_in_any_order() -> None:
+    """Given ten searches and responses in reverse, I expect each to get its own, over one subscription."""
 
     async def story() -> None:
         async with connected() as (client, keepsake):
-            searches = [asyncio.create_task(client.search(f"u{n}", f"q{n}", timeout_ms=LONG_MS)) for n in range(10)]
+            searches = [asyncio.create_task(client.search(f"u{n}", f"q{n}", deadline_ms=LONG_MS)) for n in range(10)]
             requests = [await keepsake.request() for _ in range(10)]
             assert await keepsake.redis.pubsub_numsub("ltm_responses") == [(b"ltm_responses", 1)]
             for request in reversed(requests):
@@ -118,35 +121,36 @@ def test_answers_find_their_askers_whatever_their_order() -> None:
     ],
     ids=repr,
 )
-def test_an_answer_to_somebody_else_is_ignored(foreign: dict[str, Any]) -> None:
-    """Given that another asker's answer comes first, I expect our own."""
+def test_a_response_to_another_request_is_ignored(foreign: dict[str, Any]) -> None:
+    """Given that a response to another client comes first, I expect the client to wait for its own."""
 
     async def story() -> None:
         async with connected() as (client, keepsake):
-            search = asyncio.create_task(client.search("u1", "cat?", timeout_ms=LONG_MS))
+            search = asyncio.create_task(client.search("u1", "cat?", deadline_ms=LONG_MS))
             request = await keepsake.request()
             await keepsake.answer(request, **{"memories": [{**MEMORY, "content": "not yours"}], **foreign})
-            for noise in (b"no json", b"[]", b"\xff", b"[" * 100_000):
-                await keepsake.redis.publish("ltm_responses", noise)
+            for malformed in (b"no json", b"[]", b"\xff", b"[" * 100_000):
+                await keepsake.redis.publish("ltm_responses", malformed)
             await keepsake.answer(request, memories=[MEMORY])
             assert [memory.content for memory in await search] == ["My cat is Miso"]
 
     run(story)
 
 
-def test_a_search_without_an_answer_finds_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """Given that nobody answers, I expect no memories after the wait, a count, a warning without the words said."""
+def test_a_search_without_a_response_returns_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """Given no response, I expect an empty list at the deadline, a count, and a warning without contents."""
 
     async def story() -> None:
-        async with connected(search_timeout_ms=30) as (client, keepsake):
-            assert await client.search("u1", "my secret") == []
-            assert client.counts == {"timeout": 1}
+        async with connected(search_timeout_ms=100) as (client, keepsake):
+            search = asyncio.create_task(client.search("u1", "my secret"))
             request = await keepsake.request()
-            assert request["data"]["deadline_ms"] == 30
-            # Its answer comes late, and twice; the next search is not confused by it.
+            assert request["data"]["deadline_ms"] == 100
+            assert await search == []
+            assert client.counts == {"timeout": 1}
+            # The response comes late, and twice; the next search is not confused by it.
             for _ in range(2):
                 await keepsake.answer(request, memories=[MEMORY])
-            search = asyncio.create_task(client.search("u1", "again", timeout_ms=LONG_MS))
+            search = asyncio.create_task(client.search("u1", "again", deadline_ms=LONG_MS))
             await keepsake.answer(await keepsake.request())
             assert await search == []
             assert client.counts == {"timeout": 1, "ok": 1}
@@ -157,37 +161,76 @@ def test_a_search_without_an_answer_finds_nothing(caplog: pytest.LogCaptureFixtu
     assert "secret" not in caplog.text
 
 
-def test_a_search_answered_by_an_error_finds_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """Given an error response, I expect no memories, and the error's code in the log without its words."""
+def test_a_request_that_timed_out_is_removed_from_the_list() -> None:
+    """Given that no adapter takes requests, I expect that expired ones do not pile up in the list."""
+
+    async def story() -> None:
+        async with connected(search_timeout_ms=30, write_timeout_ms=30) as (client, keepsake):
+            await keepsake.redis.lpush("ltm_requests", "of another client")
+            assert await client.search("u1", "cat?") == []
+            with pytest.raises(RequestTimeout, match="no response to profile_get within 30 ms"):
+                await client.profile_get("u1")
+            assert await keepsake.redis.lrange("ltm_requests", 0, -1) == [b"of another client"]
+
+    run(story)
+
+
+def test_a_search_sends_the_options_that_are_set() -> None:
+    """Given every option, I expect each in `data` under its name; the other test shows that unset ones are absent."""
 
     async def story() -> None:
         async with connected() as (client, keepsake):
-            search = asyncio.create_task(client.search("u1", "cat?", timeout_ms=LONG_MS))
+            options: dict[str, Any] = {
+                "limit": 2,
+                "min_score": 0.0,
+                "filters": {"source": "user", "since": 1},
+                "exclude_session": "s1",
+                "recency_half_life_days": 30,
+                "explain": True,
+                "deadline_ms": LONG_MS,
+            }
+            search = asyncio.create_task(client.search("u1", "cat?", **options))
+            request = await keepsake.request()
+            parse_request(json.dumps(request).encode(), 100)
+            assert request["data"] == {"query": "cat?", **options}
+            await keepsake.answer(request)
+            await search
+
+    run(story)
+
+
+def test_a_failed_search_returns_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """Given an error response, I expect an empty list, and its code counted and logged without its reason."""
+
+    async def story() -> None:
+        async with connected() as (client, keepsake):
+            search = asyncio.create_task(client.search("u1", "cat?", deadline_ms=LONG_MS))
             await keepsake.answer(await keepsake.request(), success=False, error="too_large: my secret is too long")
             assert await search == []
-            assert client.counts == {"request_failed": 1}
+            assert client.counts == {"too_large": 1}
 
     run(story)
     assert "too_large" in caplog.text
     assert "secret" not in caplog.text
 
 
-def test_a_response_that_cannot_be_read_is_a_failure_at_once() -> None:
-    """Given our answer in a broken shape, I expect a typed error instead of the whole wait."""
+def test_a_malformed_response_fails_at_once() -> None:
+    """Given a response of the wrong shape, I expect an exception before the deadline."""
 
     async def story() -> None:
         async with connected(write_timeout_ms=LONG_MS) as (client, keepsake):
             get = asyncio.create_task(client.profile_get("u1"))
             await keepsake.answer(await keepsake.request(), memories="none")
-            with pytest.raises(RequestFailed, match="invalid_response"):
+            with pytest.raises(RequestFailed, match="invalid_response") as failed:
                 await get
+            assert failed.value.code == "invalid_response"
 
     run(story)
 
 
 Call = Callable[[AsyncClient], Awaitable[LTMResponse]]
 CALLS: dict[str, tuple[Call, str, dict[str, Any]]] = {
-    "add": (lambda c: c.add("u1", "fact", {"a": 1}), "add", {"content": "fact", "metadata": {"a": 1}}),
+    "add": (lambda c: c.add("u1", "fact", metadata={"a": 1}), "add", {"content": "fact", "metadata": {"a": 1}}),
     "profile_get": (lambda c: c.profile_get("u1"), "profile_get", {}),
     "profile_update": (lambda c: c.profile_update("u1", {"a": 1}), "profile_update", {"updates": {"a": 1}}),
     "guarded update": (
@@ -199,8 +242,8 @@ CALLS: dict[str, tuple[Call, str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize(("call", "kind", "data"), CALLS.values(), ids=CALLS.keys())
-def test_the_other_requests_return_their_response(call: Call, kind: str, data: dict[str, Any]) -> None:
-    """Given an answerer, I expect the request as the contract has it, and the response as a model."""
+def test_the_other_verbs_return_their_response(call: Call, kind: str, data: dict[str, Any]) -> None:
+    """Given a long-term memory, I expect the request that the contract specifies, and the response as a model."""
 
     async def story() -> None:
         async with connected(write_timeout_ms=LONG_MS) as (client, keepsake):
@@ -217,8 +260,8 @@ def test_the_other_requests_return_their_response(call: Call, kind: str, data: d
 
 
 @pytest.mark.parametrize("call", [call for call, _, _ in CALLS.values()], ids=CALLS.keys())
-def test_the_other_requests_raise_when_nobody_answers(call: Call) -> None:
-    """Given that nobody answers, I expect a typed time-out."""
+def test_the_other_verbs_raise_at_their_deadline(call: Call) -> None:
+    """Given no response, I expect RequestTimeout."""
 
     async def story() -> None:
         async with connected(write_timeout_ms=30) as (client, _):
@@ -228,36 +271,40 @@ def test_the_other_requests_raise_when_nobody_answers(call: Call) -> None:
     run(story)
 
 
-def test_a_refused_write_raises_with_the_responses_own_error() -> None:
-    """Given a conflict, I expect its words in the error."""
+def test_a_failed_write_raises_with_the_code_of_its_response() -> None:
+    """Given a conflict, I expect its code and its message in the exception."""
 
     async def story() -> None:
         async with connected(write_timeout_ms=LONG_MS) as (client, keepsake):
             update = asyncio.create_task(client.profile_update("u1", {}, expected_version=1))
             await keepsake.answer(await keepsake.request(), success=False, error="conflict: at version 2")
-            with pytest.raises(RequestFailed, match=r"^conflict: at version 2$"):
+            with pytest.raises(RequestFailed, match=r"^conflict: at version 2$") as failed:
                 await update
+            assert (failed.value.code, failed.value.wire) == ("conflict", "conflict: at version 2")
+            assert client.counts == {"conflict": 1}
 
     run(story)
 
 
-def test_a_request_that_could_not_succeed_is_not_sent() -> None:
-    """Given a blank user, I expect an error before anything is pushed, and no memories from a search."""
+def test_an_invalid_request_is_not_sent() -> None:
+    """Given a blank user, I expect an exception before anything is pushed, and an empty list from a search."""
 
     async def story() -> None:
         async with connected() as (client, keepsake):
             with pytest.raises(InvalidMessage, match="user_id"):
                 await client.add(" ", "fact")
-            with pytest.raises(InvalidMessage, match="data"):
-                await client.add("u1", "fact", {"a": float("nan")})
+            for value in (float("nan"), datetime(2024, 4, 5, tzinfo=UTC), b"bytes"):
+                with pytest.raises(InvalidMessage, match="data"):
+                    await client.add("u1", "fact", metadata={"a": value})
             assert await client.search("", "cat?") == []
+            assert await client.search("u1", "cat?", filters={"since": datetime(2024, 4, 5, tzinfo=UTC)}) == []
             assert await keepsake.redis.exists("ltm_requests") == 0
 
     run(story)
 
 
-def test_a_client_that_is_not_started_or_closed_says_so() -> None:
-    """Given no listener, I expect an error at once rather than a wait for nothing; after a start, service again."""
+def test_a_client_that_is_not_started_or_closed_fails_at_once() -> None:
+    """Given no subscription, I expect an exception at once; after a start, responses again."""
 
     async def story() -> None:
         keepsake = Keepsake(fakeredis.FakeServer())
@@ -280,17 +327,18 @@ def test_a_client_that_is_not_started_or_closed_says_so() -> None:
     run(story)
 
 
-def test_a_broken_connection_fails_fast_and_heals() -> None:
-    """Given that Redis goes and comes back, I expect waiting askers freed, nothing found meanwhile, then service."""
+def test_a_lost_connection_fails_at_once_and_is_restored() -> None:
+    """Given that Redis goes down and comes back, I expect pending requests to fail, later ones to fail at once, and
+    responses after the reconnect."""
 
     async def story() -> None:
-        async with connected(write_timeout_ms=LONG_MS) as (client, keepsake):
+        async with connected(write_timeout_ms=LONG_MS, ping_interval_s=0.05) as (client, keepsake):
             add = asyncio.create_task(client.add("u1", "fact"))
             await keepsake.request()
             keepsake.server.connected = False
             with pytest.raises(Unavailable):
                 await add
-            assert await client.search("u1", "cat?", timeout_ms=LONG_MS) == []
+            assert await client.search("u1", "cat?", deadline_ms=LONG_MS) == []
             keepsake.server.connected = True
 
             async def serve() -> None:
@@ -298,7 +346,7 @@ def test_a_broken_connection_fails_fast_and_heals() -> None:
                     await keepsake.answer(await keepsake.request(), memories=[MEMORY])
 
             async def found() -> bool:
-                return bool(await client.search("u1", "cat?", timeout_ms=LONG_MS))
+                return bool(await client.search("u1", "cat?", deadline_ms=LONG_MS))
 
             serving = asyncio.create_task(serve())
             await eventually(found, description="a search after the reconnect")
@@ -307,12 +355,12 @@ def test_a_broken_connection_fails_fast_and_heals() -> None:
     run(story)
 
 
-def test_an_asker_that_gives_up_leaves_nothing_behind() -> None:
-    """Given a cancelled search, I expect its place cleared (checked as the client closes)."""
+def test_a_cancelled_request_leaves_nothing_pending() -> None:
+    """Given a cancelled search, I expect no pending entry of it (checked as the client closes)."""
 
     async def story() -> None:
         async with connected() as (client, keepsake):
-            search = asyncio.create_task(client.search("u1", "cat?", timeout_ms=LONG_MS))
+            search = asyncio.create_task(client.search("u1", "cat?", deadline_ms=LONG_MS))
             request = await keepsake.request()
             search.cancel()
             await asyncio.wait([search])
@@ -332,28 +380,285 @@ class Stubborn(fakeredis.FakeAsyncRedis):
         raise AssertionError("unreachable")
 
 
-def test_a_swallowed_cancellation_does_not_stretch_the_wait() -> None:
-    """Given a push during which the time-out is swallowed, I expect the time-out all the same."""
+def test_a_swallowed_cancellation_does_not_extend_the_deadline() -> None:
+    """Given a push that swallows the timeout's cancellation, I expect the timeout all the same."""
 
     async def story() -> None:
         redis: Redis = Stubborn(server=fakeredis.FakeServer())
         async with AsyncClient(redis) as client, asyncio.timeout(5):
-            assert await client.search("u1", "cat?", timeout_ms=30) == []
+            assert await client.search("u1", "cat?", deadline_ms=30) == []
             assert client.counts == {"timeout": 1}
         await redis.aclose()
 
     run(story)
 
 
+class HalfOpen(fakeredis.FakeAsyncRedis):
+    """A Redis whose subscriptions fall silent while `silent` is set, as behind a firewall that drops packets."""
+
+    silent = False
+    subscriptions = 0
+    pongs = 0
+
+    def pubsub(self, **options: Any) -> Any:
+        self.subscriptions += 1
+        pubsub: Any = super().pubsub(**options)
+        receive = pubsub.get_message
+
+        async def get_message(timeout: float) -> Any:
+            message = await receive(timeout=timeout)
+            if self.silent and message is not None:
+                await asyncio.sleep(timeout)
+                return None
+            self.pongs += message is not None and message["type"] == "pong"
+            return message
+
+        pubsub.get_message = get_message
+        return pubsub
+
+
+def test_a_silent_subscription_is_replaced() -> None:
+    """Given that nothing arrives any more, not even answers to pings, I expect requests to fail at once until the
+    client has subscribed anew, and responses then."""
+
+    async def story() -> None:
+        keepsake = Keepsake(fakeredis.FakeServer())
+        redis = HalfOpen(server=keepsake.server)
+        async with AsyncClient(redis, write_timeout_ms=LONG_MS, ping_interval_s=0.02, max_silence_s=0.1) as client:
+            get = asyncio.create_task(client.profile_get("u1"))
+            await keepsake.request()
+            redis.silent = True
+            with pytest.raises(Unavailable):
+                await get
+            redis.silent = False
+
+            async def responds() -> bool:
+                get = asyncio.create_task(client.profile_get("u1"))
+                await asyncio.wait([get, asyncio.create_task(asyncio.sleep(0.05))], return_when="FIRST_COMPLETED")
+                if get.done():
+                    return get.exception() is None
+                await keepsake.answer(await keepsake.request())
+                return (await get).success
+
+            await eventually(responds, description="a response over the new subscription")
+            assert redis.subscriptions >= 2
+        await redis.aclose()
+        await keepsake.redis.aclose()
+
+    run(story)
+
+
+def test_an_idle_subscription_is_kept() -> None:
+    """Given no traffic but answered pings for longer than the silence that is allowed, I expect it to stay."""
+
+    async def story() -> None:
+        redis = HalfOpen(server=fakeredis.FakeServer())
+        async with AsyncClient(redis, ping_interval_s=0.02, max_silence_s=0.1):
+            await eventually(lambda: redis.pongs >= 20, description="the answers to twenty pings")
+            assert redis.subscriptions == 1
+        await redis.aclose()
+
+    run(story)
+
+
+async def stream_entries(keepsake: Keepsake) -> list[dict[str, Any]]:
+    entries: Any = await keepsake.redis.xrange("memory_updates:log")
+    return [json.loads(fields[b"event"]) for _, fields in entries]
+
+
+@asynccontextmanager
+async def subscribed(keepsake: Keepsake) -> AsyncIterator[Callable[[], Awaitable[dict[str, Any]]]]:
+    async with keepsake.redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+        await pubsub.subscribe("memory_updates")
+        await pubsub.get_message(timeout=1)
+
+        async def published() -> dict[str, Any]:
+            message = await pubsub.get_message(timeout=5)
+            assert message is not None, "nothing was published"
+            return dict(json.loads(message["data"]))
+
+        yield published
+
+
+def test_a_remembered_message_is_in_the_stream_and_on_the_channel() -> None:
+    """Given a message, I expect one event that the contract accepts in both places, with `logged` and an id."""
+
+    async def story() -> None:
+        async with connected() as (client, keepsake), subscribed(keepsake) as published:
+            message_id = await client.remember(
+                "u1", "我的猫叫豆包", source="ai", session="s1", timestamp=1_712_345_678, meta={"a": 1}, task_id="t1"
+            )
+            event = await published()
+            assert event == {
+                "user_id": "u1",
+                "content": "我的猫叫豆包",
+                "source": "ai",
+                "timestamp": 1_712_345_678,
+                "meta": {"a": 1, "session_id": "s1"},
+                "message_id": message_id,
+                "task_id": "t1",
+                "logged": True,
+            }
+            assert await stream_entries(keepsake) == [event]
+            assert parse_update(json.dumps(event).encode(), 100).message_id == message_id
+            assert client.counts == {"ok": 1}
+
+    run(story)
+
+
+def test_a_remembered_message_needs_only_user_and_content() -> None:
+    """Given the least, I expect the user as source, the time of the call, and a new id for each message."""
+
+    async def story() -> None:
+        async with connected() as (client, keepsake):
+            ids = [await client.remember("u1", "tea"), await client.remember("u1", "tea")]
+            assert await client.remember("u1", "tea", message_id="m1") == "m1"
+            events = await stream_entries(keepsake)
+            assert [event["message_id"] for event in events] == [*ids, "m1"]
+            assert len(set(ids)) == 2
+            assert {event["source"] for event in events} == {"user"}
+            assert abs(events[0]["timestamp"] - time.time()) < 60
+            assert "task_id" not in events[0]
+
+    run(story)
+
+
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [
+        ({"user_id": " "}, "user_id"),
+        ({"content": ""}, "content"),
+        ({"source": "system"}, "source"),
+        ({"timestamp": "yesterday"}, "timestamp"),
+        ({"meta": {"x": float("inf")}}, "meta"),
+        ({"meta": {"x": {1, 2}}}, "meta: set is not a JSON type"),
+        ({"content": "长" * 200_000}, "bytes"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_message_that_readers_would_reject_is_not_published(message: dict[str, Any], field: str) -> None:
+    """Given an invalid message, I expect an exception that names the field and not its value, and nothing written."""
+
+    async def story() -> None:
+        async with connected() as (client, keepsake):
+            with pytest.raises(InvalidMessage, match=field) as invalid:
+                await client.remember(**{"user_id": "u1", "content": "tea", **message})
+            assert "yesterday" not in str(invalid.value)
+            assert await stream_entries(keepsake) == []
+
+    run(story)
+
+
+class NoStream(fakeredis.FakeAsyncRedis):
+    """A Redis that refuses XADD, and with it the transaction, as an ACL does or a full memory."""
+
+    error: ResponseError = NoPermissionError("no permissions to run the 'xadd' command")
+
+    def pipeline(self, *args: Any, **options: Any) -> Any:
+        pipeline: Any = super().pipeline(*args, **options)
+
+        async def execute(**_: Any) -> None:
+            raise self.error
+
+        pipeline.execute = execute
+        return pipeline
+
+
+def test_without_the_right_to_the_stream_a_message_is_published_without_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Given an ACL that lacks XADD, I expect the event on the channel alone, for the adapters to take it from there,
+    and one warning for any number of messages."""
+
+    async def story() -> None:
+        keepsake = Keepsake(fakeredis.FakeServer())
+        redis = NoStream(server=keepsake.server)
+        client = AsyncClient(redis)
+        async with subscribed(keepsake) as published:
+            for content in ("tea", "coffee"):
+                message_id = await client.remember("u1", content)
+                event = await published()
+                assert (event["content"], event["message_id"], "logged" in event) == (content, message_id, False)
+        assert client.counts == {"unlogged": 2, "ok": 2}
+        await redis.aclose()
+        await keepsake.redis.aclose()
+
+    with caplog.at_level(logging.WARNING):
+        run(story)
+    assert len(caplog.records) == 1
+    assert "NoPermissionError" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "error", [OutOfMemoryError("command not allowed"), ReadOnlyError("replica"), ResponseError("MISCONF no disk")]
+)
+def test_a_redis_that_refuses_every_write_is_unavailable(error: ResponseError) -> None:
+    """Given a Redis that is full, I expect an exception: the adapters could not keep an event from the channel."""
+
+    async def story() -> None:
+        keepsake = Keepsake(fakeredis.FakeServer())
+        redis = NoStream(server=keepsake.server)
+        redis.error = error
+        client = AsyncClient(redis)
+        with pytest.raises(Unavailable, match=type(error).__name__):
+            await client.remember("u1", "tea")
+        assert client.counts == {"unavailable": 1}
+        await redis.aclose()
+        await keepsake.redis.aclose()
+
+    run(story)
+
+
+def test_a_stream_key_of_another_type_is_an_error() -> None:
+    """Given that XADD fails while PUBLISH works, I expect an exception that quotes nothing of the message."""
+
+    async def story() -> None:
+        async with connected() as (client, keepsake):
+            await keepsake.redis.set("memory_updates:log", "not a stream")
+            with pytest.raises(Unavailable, match=r"^Redis refused the command: ResponseError$"):
+                await client.remember("u1", "my secret")
+
+    run(story)
+
+
+def test_remember_without_redis_raises() -> None:
+    """Given that Redis is down, I expect Unavailable, whether or not the client was started."""
+
+    async def story() -> None:
+        client = AsyncClient("redis://127.0.0.1:1/0")
+        with pytest.raises(Unavailable, match="Redis does not answer"):
+            await client.remember("u1", "tea")
+        await client.close()
+
+    run(story)
+
+
+def test_other_names_are_arguments() -> None:
+    """Given other names of list, channels and stream, I expect those to be used."""
+
+    async def story() -> None:
+        names = {"updates_channel": "c", "updates_stream": "s", "requests_queue": "q", "responses_channel": "r"}
+        async with connected(**names) as (client, keepsake):
+            await client.remember("u1", "tea")
+            assert await keepsake.redis.xlen("s") == 1
+            search = asyncio.create_task(client.search("u1", "cat?", deadline_ms=LONG_MS))
+            request = await keepsake.request("q")
+            response = {"request_id": request["request_id"], "user_id": "u1", "success": True, "memories": [MEMORY]}
+            await keepsake.redis.publish("r", json.dumps(response))
+            assert len(await search) == 1
+
+    run(story)
+
+
 class Exploding:
-    """A Redis that nobody may touch."""
+    """A Redis on which every access is an error."""
 
     def __getattr__(self, name: str) -> Any:
         raise AssertionError(f"Redis was touched: {name}")
 
 
-def test_switched_off_it_touches_nothing() -> None:
-    """Given ENABLE_LTM=false and a Redis that explodes on use, I expect no memories and typed errors."""
+def test_a_disabled_client_touches_nothing() -> None:
+    """Given ENABLE_LTM=false and a Redis that raises on use, I expect an empty list from searches, and Disabled."""
 
     async def story() -> None:
         off: Any = Exploding()
@@ -363,5 +668,7 @@ def test_switched_off_it_touches_nothing() -> None:
                 with pytest.raises(Disabled) as refused:
                     await call(client)
                 assert isinstance(refused.value, KeepsakeError)
+            with pytest.raises(Disabled):
+                await client.remember("u1", "tea")
 
     run(story)

@@ -1,8 +1,12 @@
-"""The command line: what it refuses, and what it prints."""
+"""The command line: errors, and the format of its output."""
 
 from __future__ import annotations
 
+import os
+import pty
+import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -13,9 +17,11 @@ from services.cli.app import build_app
 from services.cli.output import described, paragraph, printable
 from services.runtime.settings import Settings
 
+ROOT = Path(__file__).parents[2]
+
 
 @pytest.fixture(autouse=True)
-def _empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_stack_or_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
@@ -28,7 +34,7 @@ def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return int(ended.value.code or 0)
 
 
-def test_a_wrong_setting_stops_the_start_with_one_line(
+def test_a_wrong_setting_is_one_line_and_exit_code_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("REDIS_URL", "http://:secret@h:1/0")
@@ -40,28 +46,39 @@ def test_a_wrong_setting_stops_the_start_with_one_line(
 
 
 @pytest.mark.parametrize("command", [["status"], ["demo"], ["chat"], ["search", "u1", "tea"], ["profile", "u1"]])
-def test_without_a_stack_every_command_says_how_to_start_one(
+def test_without_a_stack_every_command_names_ltm_up(
     command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_main(monkeypatch, *command) == 1
     assert "start one with `ltm up`, or set REDIS_URL" in capsys.readouterr().err
 
 
-def test_a_redis_that_is_away_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_redis_that_is_down_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
 
     assert run_main(monkeypatch, "search", "u1", "tea") == 1
-    assert capsys.readouterr().err.startswith("ltm: Redis does not answer: ")
+    error = capsys.readouterr().err
+    assert error.startswith("ltm: Redis does not answer: ")
+    assert error.count("\n") == 1
 
 
-def test_an_unknown_process_cannot_be_left_out(
+def test_an_invalid_request_is_one_line_with_its_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+
+    assert run_main(monkeypatch, "search", " ", "tea") == 1
+    assert capsys.readouterr().err == "ltm: invalid_request: user_id: must not be blank\n"
+
+
+def test_without_refuses_an_unknown_process(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_main(monkeypatch, "up", "--ephemeral", "--without", "chatai") == 1
     assert "there is no process 'chatai'; there are redis, postgres, long-term-memory-worker" in capsys.readouterr().err
 
 
-def test_a_port_for_an_embedded_server_and_the_address_of_another_contradict(
+def test_a_port_of_the_embedded_server_contradicts_the_url_of_another(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
@@ -74,7 +91,7 @@ def test_a_port_for_an_embedded_server_and_the_address_of_another_contradict(
     ("change", "complaint"),
     [("name", "is not KEY=JSON"), ("=1", "is not KEY=JSON"), ("name=Anna", "is not JSON; for text:")],
 )
-def test_a_change_of_a_profile_is_a_key_and_json(change: str, complaint: str) -> None:
+def test_a_profile_change_is_a_key_and_json(change: str, complaint: str) -> None:
     result = CliRunner().invoke(build_app(), ["profile", "u1", "--set", change])
 
     assert result.exit_code == 2
@@ -84,14 +101,45 @@ def test_a_change_of_a_profile_is_a_key_and_json(change: str, complaint: str) ->
 def test_help_names_every_command() -> None:
     output = CliRunner().invoke(build_app(), ["--help"]).output
 
-    assert all(name in output for name in ("up", "status", "demo", "chat", "search", "add", "profile"))
+    assert all(name in output for name in ("up", "status", "demo", "chat", "search", "add", "profile", "dead"))
 
 
-def test_what_others_wrote_cannot_steer_the_terminal() -> None:
+def test_version_is_that_of_the_distribution() -> None:
+    result = CliRunner().invoke(build_app(), ["--version"])
+
+    assert (result.exit_code, result.output) == (0, f"keepsake-ltm {version('keepsake-ltm')}\n")
+
+
+def test_shell_completion_can_be_installed() -> None:
+    assert "--install-completion" in CliRunner().invoke(build_app(), ["--help"]).output
+
+
+def test_chat_reads_lines_with_cursor_keys_and_history() -> None:
+    """Given a terminal, I expect the left arrow to edit the line, and the up arrow to bring it back."""
+    code = "from services.cli.chat import read_line; print('<', read_line(), read_line(), '>')"
+    terminal, its_end = pty.openpty()
+    left, up = b"\x1b[D", b"\x1b[A"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=its_end, stdout=its_end, stderr=its_end, cwd=ROOT, env={"TERM": "xterm"}
+    ) as process:
+        os.close(its_end)
+        os.write(terminal, b"helo" + left + b"l\n")
+        shown = b""
+        while b"you> " not in shown.partition(b"\n")[2]:  # the second prompt
+            shown += os.read(terminal, 1_024)
+        os.write(terminal, up + b"\n")
+        while b">\r\n" not in shown.partition(b"< ")[2]:
+            shown += os.read(terminal, 1_024)
+        assert process.wait(10) == 0
+    os.close(terminal)
+    assert b"< hello hello >" in shown
+
+
+def test_user_generated_text_cannot_control_the_terminal() -> None:
     assert printable("tea\x1b[2J\nand 茶\u202e") == "tea [2J and 茶 "
 
 
-def test_lines_of_a_reply_are_kept_and_indented() -> None:
+def test_the_lines_of_a_reply_are_kept_and_indented() -> None:
     assert paragraph("one\ntwo\x07", "  ") == "one\n  two "
 
 
@@ -101,5 +149,5 @@ def test_a_memory_is_described_in_one_line() -> None:
     assert described(memory) == "0.50  2024-04-05  user  likes tea"
 
 
-def test_a_memory_with_nothing_but_content_is_described_too() -> None:
+def test_a_memory_with_content_alone_is_described_too() -> None:
     assert described({"content": "likes tea", "score": None}) == "  -   likes tea"

@@ -1,4 +1,4 @@
-"""The wire: what is understood, what is refused and why, and what leaves."""
+"""The wire protocol: parsing, validation errors, id encoding and serialization."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def strings_in(value: object) -> Iterator[str]:
 
 
 def storable(value: object) -> bool:
-    """Whether PostgreSQL takes the value: no NUL and nothing that UTF-8 does not have."""
+    """Whether PostgreSQL can store the value: it has no NUL and no lone surrogates."""
     return all("\0" not in text and not re.search("[\ud800-\udfff]", text) for text in strings_in(value))
 
 
@@ -116,8 +116,8 @@ NOT_MESSAGES = {
 
 
 @pytest.mark.parametrize(("raw", "code"), NOT_MESSAGES.values(), ids=NOT_MESSAGES)
-def test_bytes_that_are_no_request_are_refused(raw: bytes, code: str) -> None:
-    """Given bytes that are not one JSON object of a bearable size, I expect an error that says so by its code."""
+def test_bytes_that_are_not_a_request_are_invalid(raw: bytes, code: str) -> None:
+    """Given bytes that are not one JSON object within the size limit, I expect an error with the code for it."""
     with pytest.raises(InvalidMessage) as refused:
         parse_request(raw, MAX_CHARS)
 
@@ -125,7 +125,7 @@ def test_bytes_that_are_no_request_are_refused(raw: bytes, code: str) -> None:
 
 
 @pytest.mark.parametrize(("raw", "code"), NOT_MESSAGES.values(), ids=NOT_MESSAGES)
-def test_bytes_that_are_no_event_are_refused(raw: bytes, code: str) -> None:
+def test_bytes_that_are_not_an_event_are_invalid(raw: bytes, code: str) -> None:
     """Given the same bytes on the channel of events, I expect the same."""
     with pytest.raises(InvalidMessage) as refused:
         parse_update(raw, MAX_CHARS)
@@ -134,7 +134,7 @@ def test_bytes_that_are_no_event_are_refused(raw: bytes, code: str) -> None:
 
 
 def test_nan_in_a_request_is_named() -> None:
-    """Given a NaN, I expect the error to name it, because JSON writers in Python produce it without a word."""
+    """Given a NaN, I expect the error to name it: Python's JSON encoder writes it by default."""
     with pytest.raises(InvalidJSON, match="NaN is no JSON number"):
         parse_request(encoded({**SEARCH, "data": {"query": "x", "x": float("nan")}}), MAX_CHARS)
 
@@ -224,7 +224,7 @@ BAD_REQUESTS = {
 
 
 @pytest.mark.parametrize(("raw", "reason"), BAD_REQUESTS.values(), ids=BAD_REQUESTS)
-def test_a_bad_request_is_refused_with_its_field(raw: dict[str, Any] | str, reason: str) -> None:
+def test_an_invalid_request_is_refused_with_its_field(raw: dict[str, Any] | str, reason: str) -> None:
     """Given a request with one thing wrong, I expect an error that names the field."""
     with pytest.raises(InvalidMessage) as refused:
         parse_request(raw.encode() if isinstance(raw, str) else encoded(raw), MAX_CHARS)
@@ -254,22 +254,27 @@ def test_too_long_a_text_is_refused_with_both_lengths(kind: str, field: str) -> 
         parse_request(raw, 100)
 
 
-def test_a_text_of_just_the_limit_is_taken() -> None:
-    """Given a text as long as allowed, in characters and not in bytes, I expect it to be taken."""
+def test_a_text_of_exactly_the_limit_is_valid() -> None:
+    """Given a text as long as allowed, in characters and not in bytes, I expect it to be valid."""
     text = "茶" * 100
 
     assert parse_request(encoded({**SEARCH, "data": {"query": text}}), 100).data["query"] == text
 
 
-def test_errors_never_repeat_what_was_sent() -> None:
-    """Given a refused value, I expect the error to keep it to itself: it goes to logs and streams."""
+def test_errors_never_quote_values() -> None:
+    """Given an invalid value, I expect the error not to quote it: errors go to logs and streams."""
     with pytest.raises(InvalidMessage) as refused:
         request({**SEARCH, "user_id": {"secret": "hush"}, "data": {"query": ["hush"], "limit": "hush"}})
 
     assert "hush" not in str(refused.value)
 
+    with pytest.raises(InvalidMessage) as refused:
+        update({**UPDATE, "source": "hush", "timestamp": "hush", "meta": ["hush"]})
 
-def test_an_invalid_request_carries_whom_to_answer() -> None:
+    assert "hush" not in str(refused.value)
+
+
+def test_an_invalid_request_has_the_ids_for_its_response() -> None:
     """Given a request with readable ids and something else wrong, I expect both ids on the error."""
     with pytest.raises(InvalidMessage) as refused:
         request({**SEARCH, "data": []})
@@ -288,15 +293,15 @@ CUT_SHORT = {
 
 
 @pytest.mark.parametrize("raw", CUT_SHORT.values(), ids=CUT_SHORT)
-def test_ids_are_read_out_of_what_is_no_json(raw: bytes) -> None:
-    """Given bytes that are no JSON and show ids all the same, I expect their sender to be answered."""
+def test_ids_are_found_in_bytes_that_are_not_json(raw: bytes) -> None:
+    """Given bytes that are not JSON but contain ids, I expect the ids, so that the sender gets a response."""
     with pytest.raises(InvalidMessage) as refused:
         parse_request(raw, MAX_CHARS)
 
     assert (refused.value.request_id, refused.value.user_id) == ("r1", "u1")
 
 
-def test_ids_quoted_inside_a_text_are_nobodys() -> None:
+def test_ids_quoted_inside_a_text_are_ignored() -> None:
     """Given broken JSON whose text quotes a request, I expect the quoted id not to be taken for the sender's."""
     with pytest.raises(InvalidMessage) as refused:
         parse_request(b'{"content": "he sent {\\"request_id\\": \\"r9\\"}"', MAX_CHARS)
@@ -333,7 +338,7 @@ BAD_UPDATES = {
 
 
 @pytest.mark.parametrize(("raw", "reason"), BAD_UPDATES.values(), ids=BAD_UPDATES)
-def test_a_bad_event_is_refused_with_its_field(raw: dict[str, Any], reason: str) -> None:
+def test_an_invalid_event_is_refused_with_its_field(raw: dict[str, Any], reason: str) -> None:
     """Given an event with one thing wrong, I expect an error that names the field."""
     with pytest.raises(InvalidMessage) as refused:
         update(raw)
@@ -348,7 +353,7 @@ def test_too_long_an_event_is_refused_with_both_lengths() -> None:
 
 
 def test_nul_and_lone_surrogates_are_cleaned_out_of_events() -> None:
-    """Given a NUL and half of an emoji, I expect the one gone and a mark for the other."""
+    """Given a NUL and half of an emoji, I expect the first removed and U+FFFD for the other."""
     cleaned = update({**UPDATE, "content": "t\0ea \ud83c", "meta": {"\0k": ["\udf75"]}})
 
     assert (cleaned.content, cleaned.meta) == ("tea \ufffd", {"k": ["\ufffd"]})
@@ -387,11 +392,13 @@ TIMESTAMPS = {
     "seconds as text": (str(int(NOON)), NOON),
     "milliseconds as text": (str(int(NOON) * 1_000), NOON),
     "before 1970": (-1, -1.0),
+    "the least milliseconds": (100_000_000_000, 100_000_000.0),  # in 1973
+    "the greatest seconds": (99_999_999_999, 99_999_999_999.0),  # in 5138
 }
 
 
 @pytest.mark.parametrize(("sent", "seconds"), TIMESTAMPS.values(), ids=TIMESTAMPS)
-def test_timestamps_of_all_forms_are_understood(sent: object, seconds: float) -> None:
+def test_every_form_of_a_timestamp_is_parsed(sent: object, seconds: float) -> None:
     """Given any of the forms a publisher may use, I expect the same moment in seconds."""
     assert update({**UPDATE, "timestamp": sent}).timestamp == pytest.approx(seconds, abs=1e-3)
 
@@ -410,8 +417,8 @@ def test_a_missing_timestamp_is_the_time_of_arrival(raw: dict[str, Any]) -> None
 @example(10**400)
 @example("9999-12-31T23:59:59-14:00")
 @example("0001-01-01T00:00:00+14:00")
-def test_a_timestamp_is_a_moment_or_a_value_error(value: float | str) -> None:
-    """Given any number or text, I expect a moment that the calendar has, or a ValueError and nothing else."""
+def test_a_timestamp_is_parsed_or_a_value_error(value: float | str) -> None:
+    """Given any number or text, I expect a time within the calendar or a ValueError, and no other exception."""
     try:
         seconds = parse_timestamp(value)
     except ValueError:
@@ -427,12 +434,12 @@ def test_meta_may_be_left_out(raw: dict[str, Any]) -> None:
 
 
 def test_unknown_fields_of_events_are_ignored() -> None:
-    """Given the fields that publishers out there add, I expect an event as without them."""
+    """Given the fields that other publishers add, I expect the same event as without them."""
     assert update({**UPDATE, "event_type": "said", "require_ai_response": True}) == update(UPDATE)
 
 
 def test_unknown_fields_of_requests_are_ignored() -> None:
-    """Given a field that nobody knows, I expect a request as without it."""
+    """Given an unknown field, I expect the same request as without it."""
     assert request({**SEARCH, "priority": "high"}) == request(SEARCH)
 
 
@@ -445,7 +452,7 @@ def test_the_ids_that_publishers_add_are_kept() -> None:
 
 @pytest.mark.parametrize("field", ["message_id", "task_id"])
 def test_an_optional_id_may_be_null(field: str) -> None:
-    """Given a null where an id could be, I expect what its absence means."""
+    """Given null for an optional id, I expect the same as without it."""
     assert getattr(update({**UPDATE, field: None}), field) is None
 
 
@@ -465,14 +472,14 @@ def test_an_integer_session_is_its_digits() -> None:
 
 
 @pytest.mark.parametrize(("sent", "limit"), [("5", 5), (1, 1), (100, 100)])
-def test_limits_are_whole_numbers_in_digits_too(sent: object, limit: int) -> None:
+def test_limits_are_whole_numbers_or_strings_of_digits(sent: object, limit: int) -> None:
     """Given a limit from 1 to 100, as a number or in digits, I expect it."""
     asked = request({**SEARCH, "data": {"query": "x", "limit": sent}})
 
     assert SearchData.model_validate(asked.data).limit == limit
 
 
-def test_a_search_without_a_limit_asks_for_five() -> None:
+def test_the_default_limit_of_a_search_is_five() -> None:
     """Given no limit, I expect 5."""
     assert SearchData.model_validate(request(SEARCH).data).limit == 5
 
@@ -480,19 +487,19 @@ def test_a_search_without_a_limit_asks_for_five() -> None:
 @pytest.mark.parametrize("kind", ["profile_get", "profile_update"])
 @pytest.mark.parametrize("data", [{}, None])
 def test_data_may_be_empty_where_nothing_is_needed(kind: str, data: object) -> None:
-    """Given a profile request without data, I expect it to be understood."""
+    """Given a profile_get without data, I expect it to be valid."""
     assert request({**SEARCH, "type": kind, "data": data}).data == {}
 
 
-def test_updates_may_be_the_data_themselves() -> None:
-    """Given the updates without their envelope, I expect what the envelope would have said."""
+def test_data_may_be_the_updates_directly() -> None:
+    """Given the updates without their envelope, I expect the same as with it."""
     data = ProfileUpdateData.model_validate({"name": "Lin", "age": None, "expected_version": 3, "deadline_ms": 500})
 
     assert data == ProfileUpdateData(updates={"name": "Lin", "age": None}, expected_version=3, deadline_ms=500)
 
 
 def test_updates_in_their_envelope() -> None:
-    """Given the envelope, I expect what is beside it not to be updates."""
+    """Given the envelope, I expect the fields beside it not to be updates."""
     data = ProfileUpdateData.model_validate({"updates": {"name": "Lin"}, "name": "Eve"})
 
     assert data.updates == {"name": "Lin"}
@@ -524,7 +531,7 @@ def test_distinct_ids_have_distinct_encodings(one: str, other: str) -> None:
     assert (encode_user_id(one) == encode_user_id(other)) == (one == other)
 
 
-def test_strange_ids_are_each_their_own() -> None:
+def test_strange_ids_are_distinct_users() -> None:
     """Given ids that Mem0 or a database would confuse, I expect as many encodings."""
     assert len({encode_user_id(user_id) for user_id in STRANGE_IDS}) == len(STRANGE_IDS)
 
@@ -538,13 +545,13 @@ def test_encoded_ids_hold_no_white_space(user_id: str) -> None:
 @given(any_text)
 @example("*")
 def test_encoded_ids_hold_no_wildcard(user_id: str) -> None:
-    """Given any id, I expect no `*`, which Mem0 takes for everybody."""
+    """Given any id, I expect no `*`, which Mem0 takes for every user."""
     assert "*" not in encode_user_id(user_id)
 
 
 @given(any_text)
 def test_encoded_ids_can_be_stored(user_id: str) -> None:
-    """Given any id, I expect an encoding that PostgreSQL takes and a person can read."""
+    """Given any id, I expect an encoding that PostgreSQL stores and that is readable."""
     assert storable(encode_user_id(user_id))
     assert encode_user_id(user_id).isprintable()
 
@@ -626,7 +633,7 @@ def test_any_bytes_are_an_event_or_an_invalid_message(raw: bytes) -> None:
 
 @given(near_requests | json_values)
 def test_any_json_is_a_storable_request_or_an_invalid_message(value: object) -> None:
-    """Given any JSON, I expect InvalidMessage, or a request whose data PostgreSQL takes."""
+    """Given any JSON, I expect InvalidMessage, or a request whose data PostgreSQL can store."""
     try:
         asked = request(value)
     except InvalidMessage:
@@ -638,7 +645,7 @@ def test_any_json_is_a_storable_request_or_an_invalid_message(value: object) -> 
 @given(near_updates | json_values)
 @example({**UPDATE, "timestamp": 10**400})
 def test_any_json_is_a_storable_event_or_an_invalid_message(value: object) -> None:
-    """Given any JSON on the channel, I expect InvalidMessage, or an event whose content and meta PostgreSQL takes."""
+    """Given any JSON on the channel, I expect InvalidMessage or an event that PostgreSQL can store."""
     try:
         event = update(value)
     except InvalidMessage:
@@ -649,7 +656,7 @@ def test_any_json_is_a_storable_event_or_an_invalid_message(value: object) -> No
 
 @given(near_requests | json_values)
 def test_an_error_can_always_be_sent(value: object) -> None:
-    """Given an invalid request with a readable id, I expect an answer that is JSON."""
+    """Given an invalid request with a readable id, I expect a response that is JSON."""
     refused = InvalidMessage("nothing")
     try:
         request(value)
@@ -672,7 +679,7 @@ def test_cleaning_twice_is_cleaning_once(value: object) -> None:
     assert clean(once) == once
 
 
-def test_a_message_of_just_the_limit_is_taken() -> None:
+def test_a_message_of_exactly_the_limit_is_parsed() -> None:
     """Given a message with as many bytes as allowed, I expect it to be read."""
     raw = encoded(SEARCH)
     padded = raw[:-1] + b" " * (MAX_MESSAGE_BYTES - len(raw)) + b"}"
@@ -686,7 +693,7 @@ SIX = {"request_id", "user_id", "success", "memories", "user_profile", "error"}
 
 
 def test_every_response_carries_the_six_fields() -> None:
-    """Given a response with nothing to say, I expect the six fields, and none more."""
+    """Given an empty response, I expect the six fields and no others."""
     wire = json.loads(LTMResponse(request_id="r1", user_id="u1", success=True).to_wire())
 
     assert wire == {
@@ -699,7 +706,7 @@ def test_every_response_carries_the_six_fields() -> None:
     }
 
 
-def test_a_profile_response_says_its_version_too() -> None:
+def test_a_profile_response_has_its_version_too() -> None:
     """Given a profile's version and time, I expect them beside the six."""
     response = LTMResponse(request_id="r1", user_id="u1", success=True, profile_version=0, profile_updated_at=1.5)
 
@@ -707,7 +714,7 @@ def test_a_profile_response_says_its_version_too() -> None:
 
 
 def test_a_memory_repeats_its_content() -> None:
-    """Given a memory, I expect its text under both names, because clients of both kinds exist."""
+    """Given a memory, I expect its content under both names: clients read either."""
     memory = Memory(id="m1", content="I like tea", memory="something else", timestamp=NOON)
 
     assert (memory.content, memory.memory) == ("I like tea", "I like tea")
@@ -724,28 +731,14 @@ def test_a_memory_carries_all_its_fields() -> None:
     assert set(memory) == {"id", "content", "memory", "score", "source", "timestamp", "metadata"}
 
 
-def test_whole_seconds_leave_as_integers() -> None:
+def test_whole_seconds_are_written_as_integers() -> None:
     """Given a whole second, I expect it written as the contract's example writes it."""
     assert '"timestamp": 1712345678' in json.dumps(update(UPDATE).model_dump())
 
 
 @given(any_text)
 def test_a_response_carries_any_id_back(request_id: str) -> None:
-    """Given any id, lone surrogates included, I expect the response to bring back the very same one."""
+    """Given any id, lone surrogates included, I expect the response to have exactly that one."""
     wire = LTMResponse(request_id=request_id, user_id="u1", success=True).to_wire().encode()
 
     assert json.loads(wire)["request_id"] == request_id
-
-
-@pytest.mark.parametrize(
-    ("value", "seconds"),
-    [
-        (946_684_800_000, 946_684_800),  # 2000-01-01, in milliseconds
-        (100_000_000_000, 100_000_000),  # 1973-03-03, the first instant that is read as milliseconds
-        (99_999_999_999, 99_999_999_999),  # the second before: the year 5138, in seconds
-        (-100_000_000_000, -100_000_000),
-    ],
-)
-def test_milliseconds_are_those_from_1973_on(value: int, seconds: float) -> None:
-    """Given a number of 10^11 or more, I expect milliseconds, also of times before 2001; a smaller one is seconds."""
-    assert parse_timestamp(value) == seconds

@@ -1,4 +1,4 @@
-"""Replies: built in, or from a provider that may fail."""
+"""Repliers: the built-in one, and that of a provider that may fail."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from keepsake_client.protocol import Memory, MemoryUpdateMessage
 from openai import AsyncOpenAI
 
 from services.chat_ai.prompt import Prompt
-from services.chat_ai.replies import REPLY_CHARS, OpenAIReplier, QuotingReplier, is_chinese
+from services.chat_ai.replies import MAX_REPLY_CHARS, OpenAIReplier, QuotingReplier, is_chinese
 
 
-def said(content: str) -> MemoryUpdateMessage:
+def message(content: str) -> MemoryUpdateMessage:
     return MemoryUpdateMessage(user_id="u1", content=content, source="user")
 
 
@@ -28,17 +28,17 @@ def prompt(*memories: tuple[str, str]) -> Prompt:
 
 
 def built_in(question: str, *memories: tuple[str, str]) -> str:
-    return asyncio.run(QuotingReplier().reply(said(question), prompt(*memories)))
+    return asyncio.run(QuotingReplier().reply(message(question), prompt(*memories)))
 
 
 def test_an_english_question_is_answered_with_quotes() -> None:
-    """Given a memory, I expect it word for word, with who said it and when."""
+    """Given a memory, I expect it verbatim, with speaker and time."""
     reply = built_in("What is my cat called?", ("user", "My cat is called Miso."))
     assert reply == 'Here is what I remember:\n- 2024-04-05 19:34 UTC, you said: "My cat is called Miso."'
 
 
 def test_a_chinese_question_is_answered_in_chinese() -> None:
-    """Given a question in Chinese, I expect the same in Chinese, quotes in whatever language they were."""
+    """Given a question in Chinese, I expect a reply in Chinese, and each quote in its own language."""
     reply = built_in("我的猫叫什么？", ("user", "我的猫叫米索。"), ("user", "Miso is three."))
     assert reply.startswith("我记得：\n- 2024-04-05 19:34 UTC，你说过：“我的猫叫米索。”")
     assert "Miso is three." in reply
@@ -52,19 +52,19 @@ def test_a_chinese_question_is_answered_in_chinese() -> None:
     ],
 )
 def test_without_memories_it_says_so(question: str, answer: str) -> None:
-    """Given nothing found, I expect it to say that in the user's language."""
+    """Given no memories, I expect a reply that says so in the language of the question."""
     assert built_in(question) == answer
 
 
-def test_the_users_own_words_come_before_its_own() -> None:
-    """Given memories of both, I expect the user's quoted; given only its own, I expect those."""
+def test_memories_of_the_user_are_preferred_to_those_of_the_ai() -> None:
+    """Given memories of both, I expect the user's alone; given only the AI's, I expect those."""
     assert "parrot" not in built_in("Who?", ("ai", "parrot"), ("user", "fact"))
     assert 'I said: "parrot"' in built_in("Who?", ("ai", "parrot"))
 
 
-def test_a_reply_does_not_grow_without_end() -> None:
+def test_the_length_of_a_reply_is_bounded() -> None:
     """Given a hundred long memories, I expect a reply of a bounded length."""
-    assert len(built_in("Who?", *[("user", "long " * 1_000)] * 100)) < REPLY_CHARS + 100
+    assert len(built_in("Who?", *[("user", "long " * 1_000)] * 100)) < MAX_REPLY_CHARS + 100
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_the_language_of_a_message(text: str, chinese: bool) -> None:
 
 
 class Provider:
-    """An OpenAI-compatible endpoint that answers each request as told."""
+    """An OpenAI-compatible endpoint that gives each request the same response."""
 
     def __init__(self, status: int = 200, body: Any = None, hangs: bool = False) -> None:
         self.status = status
@@ -91,14 +91,14 @@ class Provider:
             await asyncio.Event().wait()
         return httpx2.Response(self.status, json=self.body, headers={"retry-after-ms": "1"})
 
-    def ask(self, seconds: float = 10) -> str:
+    def ask(self, timeout_s: float = 10) -> str:
         async def conversation() -> str:
             transport = httpx2.AsyncClient(transport=httpx2.MockTransport(self.answer))
             async with AsyncOpenAI(
                 base_url="http://chat/v1", api_key="none", max_retries=1, http_client=transport
             ) as client:
-                replier = OpenAIReplier(client, "a-model", fallback=QuotingReplier(), seconds=seconds)
-                return await replier.reply(said("Who?"), prompt(("user", "fact")))
+                replier = OpenAIReplier(client, "a-model", fallback=QuotingReplier(), timeout_s=timeout_s)
+                return await replier.reply(message("Who?"), prompt(("user", "fact")))
 
         return asyncio.run(conversation())
 
@@ -113,8 +113,8 @@ def completion(text: str | None) -> dict[str, Any]:
     }
 
 
-def test_a_provider_is_sent_the_prompt_and_its_answer_is_the_reply() -> None:
-    """Given an endpoint that answers, I expect its words, for our model and messages."""
+def test_the_reply_is_the_providers_response_to_the_prompt() -> None:
+    """Given an endpoint that responds, I expect its text, and in its request the model and the messages."""
     provider = Provider(body=completion("It is Miso."))
     assert provider.ask() == "It is Miso."
     [request] = provider.requests
@@ -131,21 +131,21 @@ def test_a_provider_is_sent_the_prompt_and_its_answer_is_the_reply() -> None:
         Provider(status=200, body={**completion("x"), "choices": []}),
         Provider(status=200, body="not a completion"),
     ],
-    ids=["bad key", "blank", "null", "no choices", "nonsense"],
+    ids=["bad key", "blank", "null", "no choices", "malformed"],
 )
-def test_a_provider_that_fails_is_replaced_by_the_built_in(provider: Provider) -> None:
-    """Given an endpoint that gives no usable answer, I expect the built-in reply."""
+def test_a_failed_provider_falls_back_to_the_built_in_reply(provider: Provider) -> None:
+    """Given an endpoint without a usable response, I expect the built-in reply."""
     assert '"fact"' in provider.ask()
 
 
-def test_a_provider_in_trouble_is_asked_once_more() -> None:
-    """Given an endpoint that answers 503, I expect a second try and then the built-in reply."""
+def test_a_provider_error_is_retried_once() -> None:
+    """Given an endpoint that responds 503, I expect a second attempt and then the built-in reply."""
     provider = Provider(status=503, body={})
     assert '"fact"' in provider.ask()
     assert len(provider.requests) == 2
 
 
-def test_a_provider_that_hangs_is_given_up() -> None:
-    """Given an endpoint that never answers, I expect the built-in reply after the time limit."""
+def test_a_provider_that_hangs_is_abandoned_at_the_timeout() -> None:
+    """Given an endpoint that never responds, I expect the built-in reply after the timeout."""
     provider = Provider(hangs=True)
-    assert '"fact"' in provider.ask(seconds=0.2)
+    assert '"fact"' in provider.ask(timeout_s=0.2)

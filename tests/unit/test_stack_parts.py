@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import stat
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +12,17 @@ import fakeredis
 import pytest
 from dramatiq.brokers.redis import RedisBroker
 from keepsake_client import protocol
-from keepsake_client.errors import RequestFailed, RequestTimeout
 
 from services.runtime.errors import InvalidSetting, PortTaken, StackError
 from services.runtime.queues import INDEX_QUEUE, INTERACTIVE_QUEUE, WRITES_QUEUE, queue_depths
-from services.runtime.settings import Settings
+from services.runtime.settings import Settings, load_settings
 from services.stack.data_directory import DataDirectory, StackRecord
 from services.stack.locate import find_stack, shared_settings
 from services.stack.logfile import BoundedLog
+from services.stack.probe import client_of, probe
 from services.stack.processes import NAMES, SERVICES, check_names, service_specs
 from services.stack.readiness import Readiness
 from services.stack.sockets import check_port, free_port, make_socket_directory, remove_socket_directory
-from services.stack.wire import WireClient
 
 # --- logs
 
@@ -228,52 +225,21 @@ def test_the_depth_of_a_queue_is_what_dramatiq_keeps_in_redis() -> None:
     assert queue_depths(client)[INDEX_QUEUE] == {"waiting": 1, "working": 1, "delayed": 1, "dead": 0}
 
 
-# --- the wire
+# --- the check of the whole path
 
 
-class Responder(threading.Thread):
-    """Answers the first request that comes, after somebody else's answer."""
-
-    def __init__(self, client: fakeredis.FakeRedis, answer: dict[str, Any]) -> None:
-        super().__init__(daemon=True)
-        self._client = client
-        self._answer = answer
-        self.request: dict[str, Any] = {}
-
-    def run(self) -> None:
-        popped = self._client.brpop([protocol.REQUESTS_QUEUE], timeout=5)
-        assert isinstance(popped, list | tuple)
-        self.request = json.loads(popped[1])
-        for request_id in ("another", self.request["request_id"]):
-            response = {"request_id": request_id, "memories": [request_id], **self._answer}
-            self._client.publish(protocol.RESPONSES_CHANNEL, json.dumps(response))
+@pytest.fixture
+def without_redis(no_settings: None) -> Settings:
+    return load_settings(redis_url="redis://127.0.0.1:1/0")
 
 
-def test_an_answer_is_told_by_its_request_id(no_settings: None) -> None:
-    server = fakeredis.FakeServer()
-    responder = Responder(fakeredis.FakeRedis(server=server), {"success": True})
-    responder.start()
-
-    memories = WireClient(fakeredis.FakeRedis(server=server), Settings()).search("u1", "tea?", limit=2)
-
-    responder.join(5)
-    assert memories == [responder.request["request_id"]]
-    assert responder.request["type"] == "search"
-    assert responder.request["data"] == {"deadline_ms": 5_000, "query": "tea?", "limit": 2}
+def test_the_probe_is_the_error_of_a_search(without_redis: Settings) -> None:
+    assert str(probe(without_redis, timeout_s=5)).startswith("unavailable: Redis does not answer: ")
 
 
-def test_an_error_response_is_raised(no_settings: None) -> None:
-    server = fakeredis.FakeServer()
-    Responder(fakeredis.FakeRedis(server=server), {"success": False, "error": "conflict: too late"}).start()
+def test_a_client_of_the_stack_uses_its_names(without_redis: Settings) -> None:
+    names = {"ltm_requests_queue": "q", "ltm_responses_channel": "r", "memory_updates_channel": "c"}
+    client = client_of(load_settings(**names, ltm_stream_key="s", ltm_stream_max_len=1_000))._client
 
-    with pytest.raises(RequestFailed, match="conflict: too late"):
-        WireClient(fakeredis.FakeRedis(server=server), Settings()).ask("profile_get", "u1", {}, 5)
-
-
-def test_a_request_that_nobody_takes_is_taken_back(no_settings: None) -> None:
-    client = fakeredis.FakeRedis()
-
-    with pytest.raises(RequestTimeout, match=r"no response to a search within 0.05 s"):
-        WireClient(client, Settings()).search("u1", "tea?", timeout_s=0.05)
-
-    assert client.llen(protocol.REQUESTS_QUEUE) == 0
+    assert (client._requests_queue, client._responses_channel) == ("q", "r")
+    assert (client._updates_channel, client._updates_stream, client._stream_max_len) == ("c", "s", 1_000)

@@ -1,4 +1,4 @@
-"""The client of the long-term memory, for any asyncio service: it needs redis-py and the contract, nothing else."""
+"""The asyncio client: one Redis subscription serves every request of the process."""
 
 from __future__ import annotations
 
@@ -6,44 +6,88 @@ import asyncio
 import json
 import logging
 from collections import Counter
-from typing import Any, Self
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any, Self, TypedDict
 from uuid import uuid4
 
 from pydantic import ValidationError
 from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.backoff import ExponentialBackoff, NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 
-from keepsake_client.errors import Disabled, InvalidMessage, KeepsakeError, RequestFailed, RequestTimeout, Unavailable
+from keepsake_client.errors import (
+    Disabled,
+    KeepsakeError,
+    MessageTooLarge,
+    RequestFailed,
+    RequestTimeout,
+    Unavailable,
+)
 from keepsake_client.protocol import (
+    MAX_DEADLINE_MS,
+    MAX_MESSAGE_BYTES,
     REQUESTS_QUEUE,
     RESPONSES_CHANNEL,
+    STREAM_EVENT_FIELD,
+    STREAM_MAX_LEN,
+    UPDATES_CHANNEL,
+    UPDATES_STREAM,
     LTMRequest,
     LTMResponse,
     Memory,
+    MemoryUpdateMessage,
     RequestType,
+    Source,
+    validate,
 )
 
-FIRST_WAIT_S = 0.1
-MAX_WAIT_S = 5.0
-_LONGEST_DEADLINE_MS = 600_000
+CONNECT_TIMEOUT_S = 5.0
+#: How long the removal of an expired request may take on top of its deadline, and the closing of half-open connections.
+CLEANUP_TIMEOUT_S = 0.1
+_BACKOFF = ExponentialBackoff(cap=5.0, base=0.1)
+#: By then the cap is reached; an outage of hours would count to 2**1024, which no float holds.
+_MAX_DOUBLINGS = 10
 
 log = logging.getLogger(__name__)
 
 
-class AsyncClient:
-    """Asks the long-term memory over Redis; one subscription serves every request of the process.
+class ClientOptions(TypedDict, total=False):
+    """The optional arguments of both clients; see `AsyncClient`."""
 
-    Use it as an async context manager, or call `start` and `close`. It reconnects by itself; while the connection is
-    known to be broken, requests fail at once instead of keeping their caller waiting.
+    requests_queue: str
+    responses_channel: str
+    updates_channel: str
+    updates_stream: str
+    stream_max_len: int
+    search_timeout_ms: int
+    write_timeout_ms: int
+    enabled: bool
+    ping_interval_s: float
+    max_silence_s: float
+
+
+class AsyncClient:
+    """Client of the long-term memory for asyncio services; needs redis-py and pydantic alone.
+
+    Use it as an async context manager, or call `start` and `close`. It reconnects with exponential backoff; while the
+    subscription is known to be down, requests fail at once. A half-open connection is noticed by pings on the
+    subscription. `counts` says how requests ended.
 
     Args:
-        redis: a client to share, which stays open, or the URL to connect to.
-        requests_queue, responses_channel: LTM_REQUESTS_QUEUE and LTM_RESPONSES_CHANNEL of the pipeline.
-        search_timeout_ms: how long a search is waited for, unless it says otherwise.
-        write_timeout_ms: how long the other requests are waited for.
-        enabled: False (ENABLE_LTM=false) touches no key, list or channel: searches find nothing, the rest raises.
+        redis: the URL to connect to, or a redis-py client to share, which `close` leaves open.
+        requests_queue, responses_channel, updates_channel, updates_stream: LTM_REQUESTS_QUEUE, LTM_RESPONSES_CHANNEL,
+            MEMORY_UPDATES_CHANNEL and LTM_STREAM_KEY of the pipeline.
+        stream_max_len: LTM_STREAM_MAX_LEN, the approximate length that `remember` trims the stream to.
+        search_timeout_ms: the deadline of a search that sets none.
+        write_timeout_ms: the deadline of every other request, and of `remember`.
+        enabled: False (ENABLE_LTM=false) touches no key, list or channel: searches return nothing, the rest raises.
+        ping_interval_s: a subscription that received nothing for this long is pinged.
+        max_silence_s: one that received nothing for this long, not even the answer to a ping, is replaced, and with it
+            every other connection of a client made from a URL.
     """
 
     def __init__(
@@ -52,23 +96,35 @@ class AsyncClient:
         *,
         requests_queue: str = REQUESTS_QUEUE,
         responses_channel: str = RESPONSES_CHANNEL,
+        updates_channel: str = UPDATES_CHANNEL,
+        updates_stream: str = UPDATES_STREAM,
+        stream_max_len: int = STREAM_MAX_LEN,
         search_timeout_ms: int = 600,
         write_timeout_ms: int = 2_000,
         enabled: bool = True,
+        ping_interval_s: float = 5.0,
+        max_silence_s: float = 10.0,
     ) -> None:
-        self._owned = isinstance(redis, str)
-        self._redis = Redis.from_url(redis, retry=Retry(NoBackoff(), 0)) if isinstance(redis, str) else redis
+        self._url = redis if isinstance(redis, str) else None
+        self._redis = _connect(redis) if isinstance(redis, str) else redis
         self._requests_queue = requests_queue
         self._responses_channel = responses_channel
+        self._updates_channel = updates_channel
+        self._updates_stream = updates_stream
+        self._stream_max_len = stream_max_len
         self._search_timeout_ms = search_timeout_ms
         self._write_timeout_ms = write_timeout_ms
         self._enabled = enabled
-        self._listener: asyncio.Task[None] | None = None
-        # Once the first try to subscribe has ended, `_broken` is None exactly while the subscription stands.
-        self._tried = asyncio.Event()
-        self._broken: Exception | None = None
+        self._ping_interval_s = ping_interval_s
+        self._max_silence_s = max_silence_s
+        self._subscriber: asyncio.Task[None] | None = None
+        self._failures = 0
+        # After the first attempt to subscribe, `_error` is None exactly while the subscription is up.
+        self._attempted = asyncio.Event()
+        self._error: Unavailable | None = None
         self._pending: dict[str, tuple[str, asyncio.Future[LTMResponse]]] = {}
-        #: How often a request ended how: ok, or an error's code (timeout, request_failed, unavailable, ...).
+        #: Number of requests by outcome: `ok` or an error's code (`timeout`, `unavailable`, `too_large`, ...), and of
+        #: remembered messages that the stream did not take (`unlogged`).
         self.counts: Counter[str] = Counter()
 
     async def __aenter__(self) -> Self:
@@ -79,180 +135,371 @@ class AsyncClient:
         await self.close()
 
     async def start(self) -> None:
-        """Begin to listen for responses. A Redis that is down is no error: the client keeps trying."""
-        if self._enabled and self._listener is None:
-            self._broken = None
-            self._tried.clear()
-            self._listener = asyncio.create_task(self._listen(), name="ltm-responses")
+        """Subscribe to the responses, in the background. Redis may be down: the client keeps trying."""
+        if self._enabled and self._subscriber is None:
+            self._error = None
+            self._attempted.clear()
+            self._subscriber = asyncio.create_task(self._subscribe(), name="keepsake-responses")
 
     async def close(self) -> None:
-        """Stop listening; whoever still waits gets `Unavailable`."""
-        if self._listener is not None:
-            # redis-py uses `asyncio.wait_for`, which before Python 3.12 swallows a cancellation that comes in the
-            # moment its own wait is over.
-            while not self._listener.done():
-                self._listener.cancel()
-                await asyncio.wait([self._listener], timeout=0.1)
-            self._listener = None
-        self._lose(Unavailable("the client was closed"))
-        if self._owned:
+        """Unsubscribe; pending requests raise `Unavailable`."""
+        if self._subscriber is not None:
+            # redis-py uses `asyncio.wait_for`, which before Python 3.12 swallows a cancellation that arrives in the
+            # moment its own wait ends.
+            while not self._subscriber.done():
+                self._subscriber.cancel()
+                await asyncio.wait([self._subscriber], timeout=0.1)
+            self._subscriber = None
+        self._down(Unavailable("the client is closed"))
+        if self._url is not None:
             await self._redis.aclose()
 
     async def search(
-        self, user_id: str, query: str, limit: int = 5, timeout_ms: int | None = None, **data: Any
+        self,
+        user_id: str,
+        query: str,
+        *,
+        limit: int = 5,
+        min_score: float | None = None,
+        filters: Mapping[str, Any] | None = None,
+        exclude_session: str | None = None,
+        recency_half_life_days: float | None = None,
+        explain: bool = False,
+        deadline_ms: int | None = None,
     ) -> list[Memory]:
-        """The user's memories that fit the query, best first; none when no answer came, for whatever reason.
+        """The user's memories that match the query, best first. Never raises: without a response it returns none.
+
+        The cause is logged without contents, and counted in `counts`. `request` raises instead, and returns the whole
+        response.
 
         Args:
-            timeout_ms: how long to wait; the long-term memory is told, so that it drops what nobody waits for.
-            data: further fields of the request's `data`.
+            limit: the most memories to return, 1 to 100.
+            min_score: the least score of a memory, 0 to 1.
+            filters: conditions that a memory must meet: `session_id`, `source`, `since`, `until`.
+            exclude_session: no memory of this session is returned.
+            recency_half_life_days: the age in days at which a memory counts half.
+            explain: adds the parts of each score to `metadata["score_parts"]`.
+            deadline_ms: how long to wait. It is sent along, so that an expired search is not executed.
         """
+        options = {
+            "min_score": min_score,
+            "filters": None if filters is None else dict(filters),
+            "exclude_session": exclude_session,
+            "recency_half_life_days": recency_half_life_days,
+            "explain": explain or None,
+        }
+        given = {name: value for name, value in options.items() if value is not None}
         try:
-            response = await self._ask("search", user_id, {**data, "query": query, "limit": limit}, timeout_ms)
+            response = await self.request(
+                "search", user_id, {"query": query, "limit": limit, **given}, deadline_ms=deadline_ms
+            )
         except Disabled:
             return []
         except KeepsakeError as error:
-            # A response's own words may quote contents, which belong in no log: its code says enough.
-            code = str(error).partition(":")[0][:64] if isinstance(error, RequestFailed) else error.code
-            log.warning("ltm search failed: %r", code, extra={"user_id": user_id})
+            # Not its message: the reason in a response may quote contents.
+            log.warning("ltm search failed: %r", error.code, extra={"user_id": user_id})
             return []
         return response.memories
 
-    async def add(self, user_id: str, content: str, metadata: dict[str, Any] | None = None) -> LTMResponse:
-        """Remember `content`; the response holds the memory.
+    async def add(
+        self, user_id: str, content: str, *, metadata: Mapping[str, Any] | None = None, deadline_ms: int | None = None
+    ) -> LTMResponse:
+        """Store `content` as one memory, verbatim; the response contains it.
 
         Raises:
             RequestTimeout, RequestFailed, Unavailable, InvalidMessage, Disabled
         """
-        return await self._ask("add", user_id, {"content": content, "metadata": metadata or {}})
+        data = {"content": content, "metadata": dict(metadata or {})}
+        return await self.request("add", user_id, data, deadline_ms=deadline_ms)
 
-    async def profile_get(self, user_id: str) -> LTMResponse:
+    async def profile_get(self, user_id: str, *, deadline_ms: int | None = None) -> LTMResponse:
         """The user's profile, as `user_profile` and `profile_version` of the response.
 
         Raises:
             RequestTimeout, RequestFailed, Unavailable, InvalidMessage, Disabled
         """
-        return await self._ask("profile_get", user_id, {})
+        return await self.request("profile_get", user_id, {}, deadline_ms=deadline_ms)
 
     async def profile_update(
-        self, user_id: str, updates: dict[str, Any], expected_version: int | None = None
+        self,
+        user_id: str,
+        updates: Mapping[str, Any],
+        *,
+        expected_version: int | None = None,
+        deadline_ms: int | None = None,
     ) -> LTMResponse:
-        """Merge `updates` into the profile (JSON Merge Patch: null removes a key); the response holds the new one.
+        """Apply a JSON Merge Patch (RFC 7386) to the profile; the response contains the result.
 
         Args:
-            expected_version: refuse the update when the profile has moved on (`RequestFailed`: "conflict: ...").
+            updates: the patch; null removes a key.
+            expected_version: apply it to this version only; `RequestFailed` with code `conflict` otherwise.
 
         Raises:
             RequestTimeout, RequestFailed, Unavailable, InvalidMessage, Disabled
         """
         expected = {} if expected_version is None else {"expected_version": expected_version}
-        return await self._ask("profile_update", user_id, {"updates": updates, **expected})
+        return await self.request(
+            "profile_update", user_id, {"updates": dict(updates), **expected}, deadline_ms=deadline_ms
+        )
 
-    async def _ask(
-        self, kind: RequestType, user_id: str, data: dict[str, Any], timeout_ms: int | None = None
+    async def request(
+        self, request_type: RequestType, user_id: str, data: Mapping[str, Any], *, deadline_ms: int | None = None
     ) -> LTMResponse:
+        """Send one request and return its response; the verbs are built on it.
+
+        A request that no adapter takes before the deadline is removed from the list.
+
+        Args:
+            data: the request's `data` as in the contract, without `deadline_ms`.
+
+        Raises:
+            RequestTimeout: no response came before the deadline. A write may have been done, or be done later.
+            RequestFailed: the response reports a failure.
+            Unavailable: Redis does not respond, or the client is not started.
+            InvalidMessage: the request does not have the shape of the contract; nothing was sent.
+            Disabled: ENABLE_LTM is false.
+        """
+        self._check_enabled()
+        if deadline_ms is None:
+            deadline_ms = self._search_timeout_ms if request_type == "search" else self._write_timeout_ms
+        with self._counted():
+            request = validate(
+                LTMRequest,
+                {
+                    "request_id": f"req-{uuid4().hex}",
+                    "type": request_type,
+                    "user_id": user_id,
+                    "data": {**data, "deadline_ms": min(max(deadline_ms, 1), MAX_DEADLINE_MS)},
+                },
+            )
+            response = await self._respond(request, deadline_ms)
+            if not response.success:
+                raise RequestFailed(response.error or "internal: the response has no error")
+        return response
+
+    async def remember(
+        self,
+        user_id: str,
+        content: str,
+        *,
+        source: Source = "user",
+        session: str | None = None,
+        timestamp: float | str | None = None,
+        meta: Mapping[str, Any] | None = None,
+        message_id: str | None = None,
+        task_id: str | None = None,
+    ) -> str:
+        """Publish a message of a user or the AI, to be indexed; returns its message_id.
+
+        The event is written to the stream and published on the channel in one transaction, so it outlives an outage of
+        the adapters. Where Redis does not permit writing the stream, it is published alone, without `logged`: the
+        adapters then take it from the channel, if they are subscribed. Needs no `start`.
+
+        Repeating a call that raised is idempotent with the same `message_id`: the same event is one memory.
+
+        Args:
+            source: who wrote it, `"user"` or `"ai"`.
+            session: the conversation it belongs to, as `meta.session_id`.
+            timestamp: when, in any form of the contract; now where it is missing.
+            meta: an object of the caller's own, returned in a memory's `metadata`.
+            message_id: identifies the message; a new id where it is missing.
+            task_id: another id of the caller's, passed on with the event.
+
+        Raises:
+            RequestTimeout, Unavailable: it is not known to be published.
+            InvalidMessage, Disabled: nothing was published.
+        """
+        self._check_enabled()
+        session_id = {} if session is None else {"session_id": session}
+        with self._counted():
+            message = validate(
+                MemoryUpdateMessage,
+                {
+                    "user_id": user_id,
+                    "content": content,
+                    "source": source,
+                    "timestamp": timestamp,
+                    "meta": {**(meta or {}), **session_id},
+                    "message_id": uuid4().hex if message_id is None else message_id,
+                    "task_id": task_id,
+                },
+            )
+            with _translated(f"remember was not confirmed within {self._write_timeout_ms} ms"):
+                async with asyncio.timeout(self._write_timeout_ms / 1000):
+                    await self._publish(message)
+        return str(message.message_id)
+
+    async def _publish(self, message: MemoryUpdateMessage) -> None:
+        event = message.to_wire(logged=True)
+        if len(event) > MAX_MESSAGE_BYTES:
+            raise MessageTooLarge(f"the event has {len(event)} bytes; {MAX_MESSAGE_BYTES} are allowed")
+        async with self._redis.pipeline(transaction=True) as transaction:
+            transaction.xadd(
+                self._updates_stream, {STREAM_EVENT_FIELD: event}, maxlen=self._stream_max_len, approximate=True
+            )
+            transaction.publish(self._updates_channel, event)
+            try:
+                # A command that Redis does not even queue, as without the right to it, aborts the transaction.
+                results = await transaction.execute(raise_on_error=False)
+            except ResponseError as error:
+                if _refuses_writes(error):
+                    raise
+                await self._redis.publish(self._updates_channel, message.to_wire())
+                if not self.counts["unlogged"]:
+                    log.warning("ltm remember: the stream is not written: %s", type(error).__name__)
+                self.counts["unlogged"] += 1
+                return
+        # One that fails when it is executed, as on a key of another type, does not keep the other from running.
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+
+    def _check_enabled(self) -> None:
         if not self._enabled:
             raise Disabled("long-term memory is switched off by ENABLE_LTM")
-        if timeout_ms is None:
-            timeout_ms = self._search_timeout_ms if kind == "search" else self._write_timeout_ms
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
         try:
-            request = _request(kind, user_id, {**data, "deadline_ms": min(max(timeout_ms, 1), _LONGEST_DEADLINE_MS)})
-            response = await self._answer(request, timeout_ms)
-            if not response.success:
-                raise RequestFailed(response.error or "internal: the response gives no reason")
+            yield
         except KeepsakeError as error:
             self.counts[error.code] += 1
             raise
         self.counts["ok"] += 1
-        return response
 
-    async def _answer(self, request: LTMRequest, timeout_ms: int) -> LTMResponse:
-        answer: asyncio.Future[LTMResponse] = asyncio.get_running_loop().create_future()
-        deadline = asyncio.get_running_loop().time() + timeout_ms / 1000
+    async def _respond(self, request: LTMRequest, deadline_ms: int) -> LTMResponse:
+        response: asyncio.Future[LTMResponse] = asyncio.get_running_loop().create_future()
+        deadline = asyncio.get_running_loop().time() + deadline_ms / 1000
+        wire = json.dumps(request.model_dump())
         try:
-            async with asyncio.timeout_at(deadline):
-                await self._listening()
-            # Registered before it is pushed: the answer may be there before the push returns.
-            self._pending[request.request_id] = (request.user_id, answer)
-            # Each step has a limit of its own: one limit is one cancellation, and redis-py can swallow that (`close`).
-            async with asyncio.timeout_at(deadline):
-                await self._redis.lpush(self._requests_queue, json.dumps(request.model_dump()))
-            async with asyncio.timeout_at(deadline):
-                return await answer
-        except TimeoutError:
-            raise RequestTimeout(f"no response to {request.type} within {timeout_ms} ms") from None
-        except (RedisError, OSError) as error:
-            raise Unavailable(f"Redis does not answer: {type(error).__name__}") from error
+            with _translated(f"no response to {request.type} within {deadline_ms} ms"):
+                async with asyncio.timeout_at(deadline):
+                    await self._subscribed()
+                # Registered before it is pushed: the response may arrive before the push returns.
+                self._pending[request.request_id] = (request.user_id, response)
+                # Each step has a timeout of its own: one timeout is one cancellation, which redis-py may swallow (see
+                # `close`).
+                async with asyncio.timeout_at(deadline):
+                    await self._redis.lpush(self._requests_queue, wire)
+                async with asyncio.timeout_at(deadline):
+                    return await response
+        except RequestTimeout:
+            with suppress(RedisError, OSError):
+                async with asyncio.timeout(CLEANUP_TIMEOUT_S):
+                    await self._redis.lrem(self._requests_queue, 1, wire)
+            raise
         finally:
             self._pending.pop(request.request_id, None)
-            if not answer.cancel() and not answer.cancelled():
-                answer.exception()  # looked at, or asyncio complains where the wait ended in the same moment
+            if not response.cancel() and not response.cancelled():
+                response.exception()  # retrieved, or asyncio logs it where the wait ended in the same moment
 
-    async def _listening(self) -> None:
-        """Wait for the subscription; an answer that nobody listens for is lost."""
-        if self._listener is None:
+    async def _subscribed(self) -> None:
+        """Wait for the subscription: a response published before it is lost."""
+        if self._subscriber is None:
             raise Unavailable("the client is not started")
-        await self._tried.wait()
-        if self._broken is not None:
-            raise Unavailable(f"Redis does not answer: {type(self._broken).__name__}")
+        await self._attempted.wait()
+        if self._error is not None:
+            raise Unavailable(str(self._error))
 
-    async def _listen(self) -> None:
-        wait = FIRST_WAIT_S
+    async def _subscribe(self) -> None:
         while True:
             try:
                 async with self._redis.pubsub() as pubsub:
-                    await pubsub.subscribe(self._responses_channel)
-                    while True:
-                        message = await pubsub.get_message(timeout=1)
-                        if message is None:
-                            continue
-                        if message["type"] == "subscribe":
-                            wait = FIRST_WAIT_S
-                            self._found()
-                        elif message["type"] == "message":
-                            self._receive(message["data"])
+                    async with asyncio.timeout(self._max_silence_s):
+                        await pubsub.subscribe(self._responses_channel)
+                    await self._receive_all(pubsub)
             except (RedisError, OSError) as error:
-                self._lose(error)
-            except Exception as error:
-                # The way back is the same; a listener that ended would leave every later request unanswered.
-                log.exception("ltm responses: listening failed")
-                self._lose(error)
-            await asyncio.sleep(wait)
-            wait = min(wait * 2, MAX_WAIT_S)
+                self._down(Unavailable(_describe(error)))
+            except Exception:
+                # Reconnecting is right here too: without a subscriber, every later request would time out.
+                log.exception("ltm responses: subscriber failed")
+                self._down(Unavailable("the subscription failed"))
+            await asyncio.sleep(_BACKOFF.compute(min(self._failures, _MAX_DOUBLINGS)))
+            self._failures += 1
 
-    def _found(self) -> None:
-        if self._broken is not None:
-            log.info("ltm responses: connected again")
-        self._broken = None
-        self._tried.set()
+    async def _receive_all(self, pubsub: PubSub) -> None:
+        """Receive until the connection breaks, or is silent for too long."""
+        now = asyncio.get_running_loop().time
+        received_at = now()
+        while True:
+            message = await pubsub.get_message(timeout=self._ping_interval_s)
+            if message is None:
+                if now() - received_at >= self._max_silence_s:
+                    silence = RedisConnectionError(f"nothing received for {self._max_silence_s:g} s")
+                    self._down(Unavailable(_describe(silence)))
+                    await self._replace_connections()
+                    raise silence
+                await pubsub.ping()
+                continue
+            received_at = now()
+            if message["type"] == "subscribe":
+                self._up()
+            elif message["type"] == "message":
+                self._receive(message["data"])
 
-    def _lose(self, error: Exception) -> None:
-        if self._broken is None and self._listener is not None:
-            log.warning("ltm responses: connection lost: %r", error)
-        self._broken = error
-        self._tried.set()
-        for _, answer in self._pending.values():
-            if not answer.done():
-                answer.set_exception(Unavailable("the connection broke while waiting for the response"))
+    async def _replace_connections(self) -> None:
+        """Drop every connection: those of the pool are half-open too, and each would cost one request its deadline."""
+        if self._url is not None:
+            half_open, self._redis = self._redis, _connect(self._url)
+            with suppress(RedisError, OSError):
+                async with asyncio.timeout(CLEANUP_TIMEOUT_S):
+                    await half_open.aclose()
+
+    def _up(self) -> None:
+        if self._error is not None:
+            log.info("ltm responses: reconnected")
+        self._error = None
+        self._failures = 0
+        self._attempted.set()
+
+    def _down(self, error: Unavailable) -> None:
+        if self._error is None and self._subscriber is not None:
+            log.warning("ltm responses: %s", error)
+        self._error = error
+        self._attempted.set()
+        for _, response in self._pending.values():
+            if not response.done():
+                response.set_exception(Unavailable("the connection was lost before the response arrived"))
 
     def _receive(self, raw: bytes | str) -> None:
         try:
             payload = json.loads(raw)
         except (ValueError, RecursionError):
-            return  # nothing in it says whom it is for
+            return  # it has no readable request_id
         request_id = payload.get("request_id") if isinstance(payload, dict) else None
-        user_id, answer = self._pending.get(request_id, (None, None)) if isinstance(request_id, str) else (None, None)
-        if answer is None or answer.done() or payload.get("user_id") != user_id:
-            return  # another asker's, or too late
+        user_id, response = self._pending.get(request_id, (None, None)) if isinstance(request_id, str) else (None, None)
+        if response is None or response.done() or payload.get("user_id") != user_id:
+            return  # of another client, or too late
         try:
-            answer.set_result(LTMResponse.model_validate(payload))
+            response.set_result(LTMResponse.model_validate(payload))
         except ValidationError:
-            answer.set_exception(RequestFailed("invalid_response: the response cannot be read"))
+            response.set_exception(RequestFailed("invalid_response: the response does not have the contract's shape"))
 
 
-def _request(kind: RequestType, user_id: str, data: dict[str, Any]) -> LTMRequest:
+def _connect(url: str) -> Redis:
+    # Without redis-py's own retries: the subscriber backs off by itself, and a request fails at once.
+    return Redis.from_url(
+        url, retry=Retry(NoBackoff(), 0), socket_timeout=CONNECT_TIMEOUT_S, socket_connect_timeout=CONNECT_TIMEOUT_S
+    )
+
+
+def _refuses_writes(error: ResponseError) -> bool:
+    """Whether Redis refuses every write: it is full, a replica, or cannot write to its disk."""
+    return isinstance(error, OutOfMemoryError | ReadOnlyError) or str(error).startswith("MISCONF")
+
+
+@contextmanager
+def _translated(on_timeout: str) -> Iterator[None]:
+    """Raise the errors of Redis and of asyncio as the client's own."""
     try:
-        return LTMRequest(request_id=f"req-{uuid4().hex}", type=kind, user_id=user_id, data=data)
-    except ValidationError as error:
-        fields = ", ".join(sorted({str(problem["loc"][0]) for problem in error.errors(include_input=False)}))
-        raise InvalidMessage(f"{kind} cannot be asked: {fields} is not as the contract has it") from None
+        yield
+    except TimeoutError:
+        raise RequestTimeout(on_timeout) from None
+    except (RedisError, OSError) as error:
+        raise Unavailable(_describe(error)) from error
+
+
+def _describe(error: RedisError | OSError) -> str:
+    if isinstance(error, ResponseError):  # its message quotes the command, which has contents
+        return f"Redis refused the command: {type(error).__name__}"
+    return f"Redis does not answer: {str(error) or type(error).__name__}"

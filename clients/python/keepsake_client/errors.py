@@ -1,10 +1,12 @@
-"""Errors of the client and of the wire. `code` is an error's id, on the wire and in logs."""
+"""Exceptions of the client and of the wire. `code` identifies an error on the wire, in logs and in counters."""
 
 from __future__ import annotations
 
+import re
+
 
 class KeepsakeError(Exception):
-    """Base class of every error that Keepsake raises on purpose."""
+    """Base class of every exception that Keepsake raises on purpose."""
 
     code = "internal"
 
@@ -15,11 +17,11 @@ class KeepsakeError(Exception):
 
 
 class InvalidMessage(KeepsakeError):
-    """A message from the wire that does not have the shape of the contract.
+    """A message does not have the shape that the contract specifies.
 
     Args:
-        reason: what is wrong, for the sender; names fields, never values.
-        request_id, user_id: the ids to answer to, as far as they could be read.
+        reason: what is wrong; names fields, never values.
+        request_id, user_id: where the error response goes, as far as they could be read.
     """
 
     code = "invalid_request"
@@ -49,21 +51,34 @@ class UnknownRequestType(InvalidMessage):
 
 
 class Unavailable(KeepsakeError):
-    """A server or provider that the request needs does not answer at present; a later try may succeed."""
+    """A server or provider that the request needs does not respond at present; a later attempt may succeed."""
 
     code = "unavailable"
 
 
 class RequestTimeout(KeepsakeError):
-    """No response arrived within the time-out."""
+    """No response arrived before the deadline."""
 
     code = "timeout"
 
 
 class RequestFailed(KeepsakeError):
-    """The response reports a failure; the message is the response's `error`."""
+    """The response reports a failure.
 
-    code = "request_failed"
+    Args:
+        error: the response's `error`, `"code: reason"`. `code` becomes its code, the message all of it. The reason may
+            quote contents, which belong in no log.
+    """
+
+    def __init__(self, error: str) -> None:
+        super().__init__(error)
+        code, colon, _ = error.partition(":")
+        self.code = code if colon and re.fullmatch("[a-z_]{1,64}", code) else "internal"
+
+    @property
+    def wire(self) -> str:
+        """The `error` field of the response."""
+        return str(self)
 
 
 class Disabled(KeepsakeError):

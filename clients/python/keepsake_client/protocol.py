@@ -1,7 +1,8 @@
-"""The wire: what other people's services send and receive. The one source of its shapes, names and limits.
+"""The wire protocol: message models, key names, id encoding and limits. Every service imports them from here.
 
-Read tolerantly, write strictly: unknown fields are ignored, several forms of a timestamp are understood, and every
-response carries all six fields. docs/contract.md says the same in prose.
+Read tolerantly, write strictly: unknown fields are ignored, several timestamp formats are accepted, and every response
+carries all six fields. JSON is written in ASCII, which represents every id, lone surrogates included. docs/contract.md
+specifies the same in prose.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pydantic import (
 
 from keepsake_client.errors import InvalidJSON, InvalidMessage, MessageTooLarge, UnknownRequestType
 
-# Names on the wire; those of other people's lists and channels can be changed by settings.
+# Names in Redis. Those of lists, channels and the stream of updates are defaults: settings can change them.
 REQUESTS_QUEUE = "ltm_requests"
 RESPONSES_CHANNEL = "ltm_responses"
 UPDATES_CHANNEL = "memory_updates"
@@ -35,18 +36,21 @@ USER_INPUT_QUEUE = "user_input_queue"
 AI_RESPONSES_CHANNEL = "ai_responses"
 REJECTED_STREAM = "ltm:rejected"
 UPDATES_STREAM = "memory_updates:log"
-#: The field of an entry of the log that holds the event, in the form it has on the channel.
+#: Approximate maximum length of the stream.
+STREAM_MAX_LEN = 100_000
+#: The field of a stream entry that holds the event, in the form it has on the channel.
 STREAM_EVENT_FIELD = "event"
-#: The group of consumers that reads the log.
+#: The consumer group that reads the stream.
 STREAM_GROUP = "indexers"
-#: A hash of what happened how often, for the operator: `rejected`, `log_trimmed_unread`,
-#: `backlog_over`, `searches_expired`, `searches_partial`. `ltm status` shows them.
+#: A hash of counters for the operator: `rejected`, `log_trimmed_unread`, `backlog_over`, `searches_expired`,
+#: `searches_partial`. `ltm status` shows them.
 COUNTERS = "ltm:counters"
 
 MAX_LIMIT = 100
 MAX_MESSAGE_BYTES = 1_048_576
 MAX_NESTING = 64
-MAX_ID_BYTES = 2_600  # of the encoded form; PostgreSQL's btree takes keys up to 2,704 bytes
+MAX_ID_BYTES = 2_600  # of the encoded form; a key of PostgreSQL's btree has at most 2,704 bytes
+MAX_DEADLINE_MS = 600_000
 REJECTED_CHARS = 1_000
 
 RequestType = Literal["search", "add", "profile_get", "profile_update"]
@@ -55,10 +59,10 @@ Source = Literal["user", "ai"]
 
 
 def encode_user_id(user_id: str) -> str:
-    """The one-to-one, total encoding of a user id into text without white space, wildcards or control characters.
+    """Percent-encoding of a user id, injective and total, without white space, wildcards or control characters.
 
-    Letters of every script stay readable; the rest is percent-encoded UTF-8 (RFC 3986, section 2.1), lone surrogates
-    included. `decode_user_id` is its inverse.
+    Letters of every script stay readable; the other characters are percent-encoded UTF-8 (RFC 3986, section 2.1), lone
+    surrogates included. `decode_user_id` is its inverse.
     """
     return "".join(
         quote(char, safe="", errors="surrogatepass")
@@ -79,16 +83,20 @@ def conversation_key(user_id: str) -> str:
 
 
 def alive_key(name: str) -> str:
-    """The Redis key that a process called `name` keeps alive while it works."""
+    """The Redis key of the heartbeat of the process `name`."""
     return f"ltm:alive:{name}"
 
 
-def clean(value: Any, depth: int = 0) -> Any:
-    """A JSON value that PostgreSQL can hold: without NUL, lone surrogates and infinite numbers.
+def clean(value: Any) -> Any:
+    """A JSON value that PostgreSQL can store: NUL characters are removed, lone surrogates become U+FFFD.
 
     Raises:
-        ValueError: nested deeper than `MAX_NESTING`, or a number that JSON does not have.
+        ValueError: it is nested deeper than `MAX_NESTING`, or contains NaN, an infinite number or no JSON type.
     """
+    return _clean(value, 0)
+
+
+def _clean(value: Any, depth: int) -> Any:
     if depth > MAX_NESTING:
         raise ValueError(f"nested deeper than {MAX_NESTING} levels")
     match value:
@@ -97,29 +105,37 @@ def clean(value: Any, depth: int = 0) -> Any:
         case float() if not math.isfinite(value):
             raise ValueError("a number out of range")
         case dict():
-            return {clean(key, depth + 1): clean(item, depth + 1) for key, item in value.items()}
-        case list():
-            return [clean(item, depth + 1) for item in value]
-    return value
+            return {_clean(key, depth + 1): _clean(item, depth + 1) for key, item in value.items()}
+        case list() | tuple():
+            return [_clean(item, depth + 1) for item in value]
+        case None | bool() | int() | float():
+            return value
+    raise ValueError(f"{type(value).__name__} is not a JSON type")
+
+
+_NO_TIMESTAMP = "timestamp must be seconds, milliseconds or ISO 8601"
 
 
 def parse_timestamp(value: Any) -> float:
-    """Seconds since 1970 from int or float seconds, milliseconds, or ISO 8601 (without a zone: UTC).
+    """Seconds since 1970, from seconds, milliseconds, or ISO 8601 (UTC where it has no zone).
 
     Raises:
-        ValueError: it is none of these, or not within the years 1 to 9999.
+        ValueError: it is none of these, or outside the years 1 to 9999.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError("timestamp must be seconds, milliseconds or ISO 8601")
+        raise ValueError(_NO_TIMESTAMP)
     if isinstance(value, str):
         try:
             moment = datetime.fromisoformat(value)
         except ValueError:
-            value = float(value)  # "1712345678" is common out there
+            try:
+                value = float(value)  # publishers also send "1712345678"
+            except ValueError:
+                raise ValueError(_NO_TIMESTAMP) from None  # float's own message quotes the value
         else:
             return _in_range((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
-    # Seconds pass 10^11 in the year 5138; milliseconds passed it in 1973. The bound comes first: JSON has integers that
-    # no float can hold.
+    # Seconds reach 10^11 in the year 5138, milliseconds reached it in 1973. The upper bound is checked before the
+    # division: JSON has integers that no float can represent.
     return _in_range(value / 1000 if 1e11 <= abs(value) < 1e18 else value)
 
 
@@ -153,7 +169,7 @@ def _limit(value: Any) -> Any:
 
 
 Id = Annotated[str, BeforeValidator(_readable_id), AfterValidator(_not_blank), AfterValidator(_short_enough)]
-# Other people's ids that are only kept: cleaned like a text, because they are never answered with.
+# An id that is stored and not echoed in a response: cleaned like a text.
 KeptId = Annotated[
     str,
     BeforeValidator(_readable_id),
@@ -164,17 +180,17 @@ KeptId = Annotated[
 Text = Annotated[str, BeforeValidator(clean), AfterValidator(_not_blank)]
 JSONObject = Annotated[dict[str, Any], AfterValidator(clean)]
 Limit = Annotated[int, BeforeValidator(_limit), Field(ge=1, le=MAX_LIMIT)]
-Deadline = Annotated[int, BeforeValidator(_limit), Field(ge=1, le=600_000)]
+Deadline = Annotated[int, BeforeValidator(_limit), Field(ge=1, le=MAX_DEADLINE_MS)]
 Timestamp = Annotated[float, BeforeValidator(parse_timestamp)]
 
 
 def json_number(seconds: float) -> int | float:
-    """Whole seconds leave as integers, as the contract's examples show them."""
+    """`seconds`, as an integer where it is whole: the form that the contract's examples have."""
     return int(seconds) if seconds.is_integer() else seconds
 
 
 class WireModel(BaseModel):
-    """A frozen model of something on the wire; unknown fields are ignored, and null means what leaving out means."""
+    """Base of the wire models: frozen, unknown fields ignored, null equivalent to an absent optional field."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -188,7 +204,7 @@ class WireModel(BaseModel):
 
 
 class MemoryUpdateMessage(WireModel):
-    """One thing that a user or the AI said, as published on `memory_updates`."""
+    """An event: one message of a user or the AI, as published on `memory_updates`."""
 
     user_id: Id
     content: Text
@@ -200,9 +216,18 @@ class MemoryUpdateMessage(WireModel):
 
     @property
     def session_id(self) -> str | None:
-        """`meta.session_id` as text, where the publisher gave one."""
+        """`meta.session_id` as text, where the publisher set one."""
         session = self.meta.get("session_id")
         return None if session is None else str(session)
+
+    def to_wire(self, *, logged: bool = False) -> str:
+        """The event as JSON, in the form it has on the channel, in the stream and in a stored conversation.
+
+        Args:
+            logged: the event is in the stream too, so the adapters skip it on the channel.
+        """
+        fields = self.model_dump(exclude=set() if self.task_id else {"task_id"})
+        return json.dumps({**fields, "logged": True} if logged else fields)
 
     @field_serializer("timestamp")
     def _timestamp_as_number(self, seconds: float) -> int | float:
@@ -210,7 +235,7 @@ class MemoryUpdateMessage(WireModel):
 
 
 class SearchFilters(WireModel):
-    """Which memories a search may return; a filter nobody knows is refused, for ignoring it would return too much."""
+    """Conditions on the memories that a search may return. An unknown one is an error: ignoring it returns too much."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -243,13 +268,13 @@ class AddData(WireModel):
 
 
 class ProfileGetData(WireModel):
-    """`data` of a profile_get: nothing is needed."""
+    """`data` of a profile_get."""
 
     deadline_ms: Deadline | None = None
 
 
 class ProfileUpdateData(WireModel):
-    """`data` of a profile_update: `{"updates": {...}}`, or the updates themselves."""
+    """`data` of a profile_update: `{"updates": {...}}`, or the fields of `updates` directly."""
 
     updates: JSONObject
     expected_version: Annotated[int, BeforeValidator(_limit), Field(ge=0)] | None = None
@@ -274,7 +299,7 @@ _DATA_BY_TYPE: dict[RequestType, type[RequestData]] = {
 
 
 class LTMRequest(WireModel):
-    """One request from the list `ltm_requests`; what its `data` holds is for its type's model to say."""
+    """One request from the list `ltm_requests`; `data` has the shape of its type's model."""
 
     request_id: Id
     type: RequestType
@@ -283,7 +308,7 @@ class LTMRequest(WireModel):
 
 
 class Memory(WireModel):
-    """One memory in a response. `memory` repeats `content`, because clients of both kinds exist."""
+    """One memory in a response. `memory` repeats `content`: some clients read one, some the other."""
 
     id: str
     content: str
@@ -303,14 +328,16 @@ class Memory(WireModel):
         return json_number(seconds)
 
 
-_SOMETIMES = ("profile_version", "profile_updated_at", "partial", "timings")
+_OPTIONAL_FIELDS = ("profile_version", "profile_updated_at", "partial", "timings")
 
 
 class LTMResponse(WireModel):
-    """One response on `ltm_responses`: six fields always, and some only where they have something to say.
+    """One response on `ltm_responses`: six fields always, the optional ones only where they are set.
 
-    The profile's version and time come with profiles; `partial` with a search that ran out of time and looked at words
-    alone; `timings` with one that asked for them: moments in seconds since 1970, durations in ms.
+    Attributes:
+        profile_version, profile_updated_at: of responses with a profile; the time in seconds since 1970.
+        partial: true where a search had no time to embed its query and ranked by words alone.
+        timings: where the search asked for it; `*_at` in seconds since 1970, `*_ms` in milliseconds.
     """
 
     request_id: str
@@ -326,28 +353,42 @@ class LTMResponse(WireModel):
 
     def to_wire(self) -> str:
         """The response as JSON."""
-        absent = {name for name in _SOMETIMES if getattr(self, name) is None}
-        # ASCII-only JSON carries every id there is, lone surrogates included.
+        absent = {name for name in _OPTIONAL_FIELDS if getattr(self, name) is None}
         return json.dumps(self.model_dump(exclude=absent))
 
 
 M = TypeVar("M", bound=WireModel)
 
 
-def parse_as(model: type[M], raw: bytes) -> M:
-    """The message in `raw`, in the shape of `model`; its lengths are for the caller to judge.
+def validate(model: type[M], fields: dict[str, Any], within: str = "") -> M:
+    """The message with these fields.
+
+    Args:
+        within: the field of the message that `fields` is the value of, for the error.
 
     Raises:
-        InvalidMessage: and its subclasses, saying what is wrong.
+        InvalidMessage: names every invalid field, never a value: values are contents.
     """
-    return _validated(model, _load_object(raw))
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        raise InvalidMessage(_reasons(error, within)) from None
+
+
+def parse_as(model: type[M], raw: bytes) -> M:
+    """The message in `raw`, which is JSON; its lengths are not checked.
+
+    Raises:
+        InvalidMessage: and its subclasses, with the reason.
+    """
+    return validate(model, _load_object(raw))
 
 
 def parse_update(raw: bytes, max_content_chars: int) -> MemoryUpdateMessage:
     """The event in `raw`.
 
     Raises:
-        InvalidMessage: and its subclasses, saying what is wrong.
+        InvalidMessage: and its subclasses, with the reason.
     """
     update = parse_as(MemoryUpdateMessage, raw)
     _check_length("content", update.content, max_content_chars)
@@ -358,7 +399,7 @@ def parse_request(raw: bytes, max_content_chars: int) -> LTMRequest:
     """The request in `raw`.
 
     Raises:
-        InvalidMessage: and its subclasses, with the request_id and user_id to answer where they can be read.
+        InvalidMessage: and its subclasses, with the request_id and user_id to respond to where they can be read.
     """
     request_id = user_id = None
     try:
@@ -367,8 +408,8 @@ def parse_request(raw: bytes, max_content_chars: int) -> LTMRequest:
         if (kind := payload.get("type")) not in REQUEST_TYPES:
             shown = json.dumps(kind)[:80] if isinstance(kind, str) else "missing or not a string"
             raise UnknownRequestType(f"type is {shown}; it must be one of {', '.join(REQUEST_TYPES)}")
-        request = _validated(LTMRequest, payload)
-        data = _validated(_DATA_BY_TYPE[request.type], request.data, within="data")
+        request = validate(LTMRequest, payload)
+        data = validate(_DATA_BY_TYPE[request.type], request.data, within="data")
         for name in ("content", "query"):
             _check_length(f"data.{name}", getattr(data, name, ""), max_content_chars)
     except InvalidMessage as error:
@@ -398,15 +439,7 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number")
 
 
-def _validated(model: type[M], payload: dict[str, Any], within: str = "") -> M:
-    try:
-        return model.model_validate(payload)
-    except ValidationError as error:
-        raise InvalidMessage(_in_words(error, within)) from None
-
-
-def _in_words(error: ValidationError, within: str) -> str:
-    """Every problem of a validation error with its field, never with the value: values are other people's words."""
+def _reasons(error: ValidationError, within: str) -> str:
     problems = []
     for problem in error.errors(include_url=False, include_input=False):
         field = ".".join(str(part) for part in ([within] if within else []) + list(problem["loc"]))
@@ -415,9 +448,9 @@ def _in_words(error: ValidationError, within: str) -> str:
     return "; ".join(dict.fromkeys(problems))
 
 
-def _check_length(name: str, text: str, most: int) -> None:
-    if len(text) > most:
-        raise MessageTooLarge(f"{name} has {len(text)} characters; {most} are allowed")
+def _check_length(name: str, text: str, max_chars: int) -> None:
+    if len(text) > max_chars:
+        raise MessageTooLarge(f"{name} has {len(text)} characters; {max_chars} are allowed")
 
 
 def _peeked_id(value: Any) -> str | None:
@@ -426,7 +459,7 @@ def _peeked_id(value: Any) -> str | None:
 
 
 def _peek(raw: bytes, name: bytes) -> str | None:
-    """A top-looking id in bytes that are no JSON, so that their sender hears about it instead of waiting."""
+    """An id found by pattern in bytes that are not JSON, so that their sender gets an error response."""
     window = 8_192
     for part in (raw[:window], raw[-window:]) if len(raw) > window else (raw,):
         if found := re.search(rb'(?<!\\)"' + name + rb'"\s*:\s*"((?:[^"\\]|\\.){1,512})"', part):

@@ -1,4 +1,4 @@
-"""`ltm dead`: what failed for good; look at it, send it again, or forget it."""
+"""`ltm dead`: list, show, replay and drop dead letters, the messages that failed for good."""
 
 from __future__ import annotations
 
@@ -15,21 +15,23 @@ from services.cli.output import Output, printable
 from services.runtime.dead_letters import DeadLetter, DeadLetters
 from services.runtime.errors import StackError
 from services.runtime.queues import QUEUES
+from services.runtime.redis import connect
 from services.runtime.settings import mask_url
-from services.stack.wire import connect
 
 TIMEOUT_S = 10.0
 
-Queue = Annotated[str | None, typer.Option(metavar="NAME", help=f"Of this queue alone: {', '.join(QUEUES)}.")]
-Id = Annotated[str | None, typer.Argument(metavar="ID", help="Its id, or enough of the beginning.")]
+Queue = Annotated[str | None, typer.Option(metavar="NAME", help=f"Only those of this queue: {', '.join(QUEUES)}.")]
+Id = Annotated[str | None, typer.Argument(metavar="ID", help="The id of one, or the beginning of its id.")]
 All = Annotated[bool, typer.Option("--all", help="All of them.")]
 
-app = typer.Typer(name="dead", help="See, replay and drop what failed for good.", no_args_is_help=True)
+app = typer.Typer(
+    name="dead", help="List, show, replay and drop dead letters: messages that failed for good.", no_args_is_help=True
+)
 
 
 @app.command("list")
 def list_letters(queue: Queue = None, data_dir: DataDir = DEFAULT_DATA_DIRECTORY) -> None:
-    """List what failed for good, each queue's oldest first; nothing that people wrote is shown."""
+    """List the dead letters, each queue's oldest first, without contents."""
     output = Output()
     with _Opened(data_dir) as letters:
         found = list(letters.all(_checked(queue)))
@@ -42,7 +44,7 @@ def list_letters(queue: Queue = None, data_dir: DataDir = DEFAULT_DATA_DIRECTORY
 
 @app.command()
 def show(identifier: Annotated[str, typer.Argument(metavar="ID")], data_dir: DataDir = DEFAULT_DATA_DIRECTORY) -> None:
-    """Show one of them whole: what it is about, why it failed and where."""
+    """Show one dead letter whole: its message, its error and the traceback."""
     output = Output()
     with _Opened(data_dir) as letters:
         letter = letters.find(identifier)
@@ -61,7 +63,7 @@ def show(identifier: Annotated[str, typer.Argument(metavar="ID")], data_dir: Dat
 def replay(
     identifier: Id = None, every: All = False, queue: Queue = None, data_dir: DataDir = DEFAULT_DATA_DIRECTORY
 ) -> None:
-    """Send one or all of them to their queues again, as if for the first time."""
+    """Send one or all dead letters to their queues again, with no failed attempts counted."""
     with _Opened(data_dir) as letters:
         _each(_chosen(letters, identifier, every, queue), letters.replay, "replayed", "cannot be replayed")
 
@@ -70,19 +72,19 @@ def replay(
 def drop(
     identifier: Id = None, every: All = False, queue: Queue = None, data_dir: DataDir = DEFAULT_DATA_DIRECTORY
 ) -> None:
-    """Forget one or all of them."""
+    """Delete one or all dead letters."""
     with _Opened(data_dir) as letters:
         _each(_chosen(letters, identifier, every, queue), letters.drop, "dropped", "gone already")
 
 
 class _Opened:
-    """The dead letters of the running stack, with a lost Redis told in words."""
+    """Context manager: the dead letters of the running stack; a Redis that is down becomes a StackError."""
 
     def __init__(self, data_dir: Path) -> None:
         self._url = found_stack(data_dir).settings.broker.get_secret_value()
         if not self._url.startswith(("redis", "unix")):
             raise StackError(
-                f"the workers' queues are on {mask_url(self._url)}: look at its queues"
+                f"the workers' queues are on {mask_url(self._url)}: inspect its queues"
                 f" {', '.join(f'{queue}.XQ' for queue in QUEUES)} with RabbitMQ's own tools"
             )
 

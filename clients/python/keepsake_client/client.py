@@ -1,0 +1,181 @@
+"""The client for threads: the asyncio client on an event loop in a background thread."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import Coroutine, Mapping
+from concurrent.futures import CancelledError
+from typing import Any, Self, TypeVar, Unpack
+
+from redis.asyncio import Redis
+
+from keepsake_client.async_client import AsyncClient, ClientOptions
+from keepsake_client.errors import Unavailable
+from keepsake_client.protocol import LTMResponse, Memory, RequestType, Source
+
+T = TypeVar("T")
+
+
+class Client:
+    """Client of the long-term memory for threads: the verbs of `AsyncClient`, blocking, with the same results.
+
+    Use it as a context manager, or call `start` and `close`, once each. Any number of threads may share one client; a
+    process that forks starts it after the fork. The subscription lives in a daemon thread.
+
+    Args:
+        redis: the URL to connect to, or an asyncio client of redis-py that nothing else uses.
+        options: those of `AsyncClient`.
+    """
+
+    def __init__(self, redis: Redis | str, **options: Unpack[ClientOptions]) -> None:
+        self._client = AsyncClient(redis, **options)
+        # Guards `_loop`: once it is None, nothing is scheduled on a loop that is about to end.
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._closing = asyncio.Event()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def counts(self) -> Counter[str]:
+        """`AsyncClient.counts`."""
+        return self._client.counts
+
+    def start(self) -> None:
+        """Subscribe to the responses, in the background. Redis may be down: the client keeps trying."""
+        with self._lock:
+            if self._thread is not None:
+                return
+            started = threading.Event()
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(
+                target=self._serve, args=(self._loop, started), name="keepsake-client", daemon=True
+            )
+            self._thread.start()
+            started.wait()
+
+    def close(self) -> None:
+        """Unsubscribe and end the thread; pending requests raise `Unavailable`."""
+        with self._lock:
+            if self._loop is None or self._thread is None:
+                return
+            self._loop.call_soon_threadsafe(self._closing.set)
+            self._loop = None
+            self._thread.join()
+
+    def search(
+        self,
+        user_id: str,
+        query: str,
+        *,
+        limit: int = 5,
+        min_score: float | None = None,
+        filters: Mapping[str, Any] | None = None,
+        exclude_session: str | None = None,
+        recency_half_life_days: float | None = None,
+        explain: bool = False,
+        deadline_ms: int | None = None,
+    ) -> list[Memory]:
+        """See `AsyncClient.search`. Never raises: without a response it returns none."""
+        try:
+            return self._wait(
+                self._client.search(
+                    user_id,
+                    query,
+                    limit=limit,
+                    min_score=min_score,
+                    filters=filters,
+                    exclude_session=exclude_session,
+                    recency_half_life_days=recency_half_life_days,
+                    explain=explain,
+                    deadline_ms=deadline_ms,
+                )
+            )
+        except Unavailable:  # not started, or closed meanwhile
+            return []
+
+    def add(
+        self, user_id: str, content: str, *, metadata: Mapping[str, Any] | None = None, deadline_ms: int | None = None
+    ) -> LTMResponse:
+        """See `AsyncClient.add`."""
+        return self._wait(self._client.add(user_id, content, metadata=metadata, deadline_ms=deadline_ms))
+
+    def profile_get(self, user_id: str, *, deadline_ms: int | None = None) -> LTMResponse:
+        """See `AsyncClient.profile_get`."""
+        return self._wait(self._client.profile_get(user_id, deadline_ms=deadline_ms))
+
+    def profile_update(
+        self,
+        user_id: str,
+        updates: Mapping[str, Any],
+        *,
+        expected_version: int | None = None,
+        deadline_ms: int | None = None,
+    ) -> LTMResponse:
+        """See `AsyncClient.profile_update`."""
+        return self._wait(
+            self._client.profile_update(user_id, updates, expected_version=expected_version, deadline_ms=deadline_ms)
+        )
+
+    def request(
+        self, request_type: RequestType, user_id: str, data: Mapping[str, Any], *, deadline_ms: int | None = None
+    ) -> LTMResponse:
+        """See `AsyncClient.request`."""
+        return self._wait(self._client.request(request_type, user_id, data, deadline_ms=deadline_ms))
+
+    def remember(
+        self,
+        user_id: str,
+        content: str,
+        *,
+        source: Source = "user",
+        session: str | None = None,
+        timestamp: float | str | None = None,
+        meta: Mapping[str, Any] | None = None,
+        message_id: str | None = None,
+        task_id: str | None = None,
+    ) -> str:
+        """See `AsyncClient.remember`."""
+        return self._wait(
+            self._client.remember(
+                user_id,
+                content,
+                source=source,
+                session=session,
+                timestamp=timestamp,
+                meta=meta,
+                message_id=message_id,
+                task_id=task_id,
+            )
+        )
+
+    def _serve(self, loop: asyncio.AbstractEventLoop, started: threading.Event) -> None:
+        async def until_closed() -> None:
+            async with self._client:
+                started.set()
+                await self._closing.wait()
+
+        # At its end the runner cancels what is still pending.
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            runner.run(until_closed())
+
+    def _wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        with self._lock:
+            if self._loop is None:
+                coroutine.close()
+                raise Unavailable("the client is not started, or closed")
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result()
+        except CancelledError:
+            raise Unavailable("the client is closed") from None
+        finally:
+            future.cancel()  # after an interrupt, such as Ctrl-C; otherwise it is done, and this does nothing

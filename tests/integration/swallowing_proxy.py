@@ -1,0 +1,69 @@
+"""A TCP proxy on loopback that can swallow traffic, as a firewall that drops packets: connections become half-open."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Self
+
+
+class SwallowingProxy:
+    """Forwards to a port of 127.0.0.1; `swallow` and `forward` change what it does.
+
+    Args:
+        target: the port that it forwards to.
+    """
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._swallowing = False
+        self._half_open: set[asyncio.Task[None]] = set()
+        self._connections: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port: int = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for connection in self._connections:
+            connection.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    def swallow(self) -> None:
+        """Forward nothing more, neither of the connections that exist nor of new ones; close none."""
+        self._swallowing = True
+        self._half_open |= self._connections
+
+    def forward(self) -> None:
+        """Forward new connections again. Those of before stay half-open."""
+        self._swallowing = False
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = asyncio.current_task()
+        assert connection is not None
+        self._connections.add(connection)
+        if self._swallowing:
+            self._half_open.add(connection)
+        to_server: asyncio.StreamWriter | None = None
+        try:
+            from_server, to_server = await asyncio.open_connection("127.0.0.1", self._target)
+            async with asyncio.TaskGroup() as pumps:
+                pumps.create_task(self._pump(connection, reader, to_server))
+                pumps.create_task(self._pump(connection, from_server, writer))
+        except* (OSError, asyncio.CancelledError):
+            pass
+        finally:
+            self._connections.discard(connection)
+            for end in (writer, to_server):
+                if end is not None:
+                    end.close()
+
+    async def _pump(
+        self, connection: asyncio.Task[None], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        while data := await reader.read(65_536):
+            if connection not in self._half_open:
+                writer.write(data)
+                await writer.drain()
+        raise ConnectionResetError("one side closed")
