@@ -175,7 +175,8 @@ def test_nothing_relevant_means_nothing_even_for_a_new_user(company: int) -> Non
 
 
 def test_an_empty_memory_and_an_empty_query_are_answered() -> None:
-    assert len(search("anything?")[1]) == 0
+    nothing = search("anything?")[1]
+    assert len(nothing) == len(nothing.score) == len(nothing.evidence) == 0
     assert len(search("???", *SMALL_TALK)[1]) == len(SMALL_TALK)
     assert len(search("Where is it?", Turn("Where is it?", 0.99))[1]) == 0
 
@@ -287,6 +288,21 @@ def test_a_query_that_was_not_embedded_finds_words_alone() -> None:
 
     assert texts == ["green tea"]
     assert ranking.meaning.tolist() == [0.0]
+
+
+def test_a_query_that_was_not_embedded_finds_the_least_of_its_words() -> None:
+    """Given no cosines and one word of many, I expect the memory with that word, however little evidence it is."""
+    turn = Turn("green tea", cosine=np.nan)
+    _, ranking = search("Which tea, harpsichord, attic, ladder or lantern did the neighbour borrow?", turn)
+
+    assert 0 < ranking.words[0] < 1
+
+
+def test_a_very_old_memory_is_scored_without_overflow() -> None:
+    """Given a half-life of minutes and a memory of years ago, I expect a score of about nought, and no warning."""
+    _, ranking = search("tea?", Turn("green tea"), now=1e9, recency_half_life_days=0.01)
+
+    assert 0 < ranking.score[0] < 1e-12
 
 
 @pytest.mark.parametrize(
