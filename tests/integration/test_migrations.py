@@ -209,6 +209,18 @@ def test_other_processes_see_that_a_step_is_under_way(empty_database: str) -> No
     assert (before, seen, migrating(empty_database)) == (False, [True], False)
 
 
+def test_a_pool_that_is_older_than_the_extension_stores_and_finds(empty_database: str) -> None:
+    """Given a pool opened on an empty database and migrated through it, I expect vectors on every connection of it."""
+    with open_pool(empty_database, 2) as pool:
+        with pool.connection() as connection:
+            migrate(connection, DIMENSIONS)
+        store, vector = MemoryStore(pool), WordEmbedder().embed("tea")
+        with pool.connection():  # the pool's first one: the next is newer
+            store.insert([vector], [{"data": "tea", "user_id": "u1"}], [str(uuid.UUID(int=1))])
+
+        assert store.columns.read("u1", vector).cosine == pytest.approx(1, abs=1e-3)
+
+
 def test_reads_of_one_user_go_through_an_index(database: str) -> None:
     """Given many users' memories, I expect PostgreSQL to find one user's through an index, not by reading all."""
     with psycopg.connect(database, autocommit=True) as connection:
