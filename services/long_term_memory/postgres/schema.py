@@ -6,6 +6,7 @@ number of dimensions of the embedder's vectors.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -37,8 +38,8 @@ def _move_mem0_rows(connection: Connection[TupleRow]) -> None:
     """Insert the rows of Mem0's own table into the table of columns, and drop the former."""
     register_vector(connection)
     with connection.cursor("mem0_rows") as old, connection.cursor() as new:
-        for memory_id, vector, payload in old.execute("SELECT id::text, vector, payload FROM memories_of_mem0"):
-            insert_memories(new, [memory_row(memory_id, vector.to_list(), payload)])
+        for memory_id, vector, payload in old.execute("SELECT id::text, vector::text, payload FROM memories_of_mem0"):
+            insert_memories(new, [memory_row(memory_id, json.loads(vector), payload)])
     connection.execute("DROP TABLE memories_of_mem0")
 
 
