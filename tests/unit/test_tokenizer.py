@@ -44,6 +44,31 @@ def test_chinese_is_found_by_a_word_and_by_a_character_of_it() -> None:
     assert not {"我", "的", "我的"} & set(memory)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("麻薯", ["麻", "薯", "麻薯"]),
+        ("猫", ["猫"]),
+        ("강아지", ["강아", "아지"]),
+        ("낮", ["낮"]),
+        ("0 007", ["0", "7"]),
+    ],
+    ids=["Chinese", "one of Chinese", "Korean", "one of Korean", "numbers"],
+)
+def test_characters_become_unigrams_and_bigrams(text: str, expected: list[str]) -> None:
+    assert terms(text) == expected
+
+
+def test_function_words_of_two_characters_are_left_out() -> None:
+    assert "时候" not in terms("猫小的时候")
+    assert {"时", "候"} <= set(terms("猫小的时候"))
+
+
+def test_accents_are_folded_in_the_latin_script_alone() -> None:
+    assert terms("йога") != terms("иога")
+    assert terms("yogá") == terms("yoga")
+
+
 def test_languages_mix_in_one_line() -> None:
     assert {"boss", "deadlin", "老板"} <= set(terms("我老板 my boss moved the deadlines"))
 
