@@ -8,8 +8,6 @@ import threading
 
 import redis
 import structlog
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from adapters.dispatcher import Dispatcher
 from adapters.loop import Loop
@@ -21,7 +19,8 @@ from adapters.memory_updates import UpdateAdapter
 from adapters.rejected import Rejected
 from adapters.stream import UpdateStream
 from services.runtime.heartbeat import HeartbeatThread
-from services.runtime.process import begin
+from services.runtime.process import bootstrap
+from services.runtime.redis import connect
 from services.runtime.settings import Settings
 from tasks.redis_broker import build_broker
 
@@ -62,7 +61,7 @@ class Adapters:
             self._lease,
             updates,
             dispatcher,
-            [loop.pulse.beating for loop in self.working],
+            [loop.pulse.alive for loop in self.working],
             log_hours=settings.ltm_stream_hours,
             max_backlog=settings.ltm_max_backlog,
         )
@@ -95,7 +94,7 @@ def run(settings: Settings, process: str) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: stopped.set())
     adapters = Adapters(settings)
-    heart = HeartbeatThread(_client(settings), process, [loop.pulse.beating for loop in adapters.loops])
+    heart = HeartbeatThread(_client(settings), process, [loop.pulse.alive for loop in adapters.loops])
     for thread in (*adapters.loops, heart):
         thread.start()
     log.info("adapters_ready")
@@ -106,10 +105,9 @@ def run(settings: Settings, process: str) -> None:
 
 
 def _client(settings: Settings) -> redis.Redis:
-    # The loops wait and try again themselves, and say so once; the client fails at once.
-    return redis.Redis.from_url(settings.redis_url.get_secret_value(), retry=Retry(NoBackoff(), 0), socket_timeout=5)
+    return connect(settings.redis_url.get_secret_value())
 
 
 if __name__ == "__main__":
     name = os.environ.get("LTM_PROCESS_NAME", "long-term-memory-adapters")
-    run(begin(name), name)
+    run(bootstrap(name), name)

@@ -22,11 +22,10 @@ from dramatiq.brokers.redis import _scripts as dispatch_scripts
 from dramatiq.common import current_millis
 from dramatiq.errors import ConnectionClosed, DecodeError
 from dramatiq.middleware import Middleware
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from services.runtime.availability import Availability
 from services.runtime.logging import redact
+from services.runtime.redis import connect
 from tasks.dead_letters import write_reason
 
 #: A worker that has not been heard of for this long is dead, and its messages go back to their queues. Every fetch
@@ -48,11 +47,8 @@ def build_broker(url: str, middleware: Sequence[Middleware]) -> dramatiq.Broker:
         from tasks.rabbitmq_broker import TellingRabbitmqBroker  # noqa: PLC0415 - brings its client, which few have a use for
 
         return TellingRabbitmqBroker(url=url, middleware=list(middleware), confirm_delivery=True)
-    # Without retries of its own the client fails at once, and whoever called decides: redis-py's ten tries would hold
-    # an adapter for seconds.
-    client = redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=SOCKET_TIMEOUT_S)
     return WakingRedisBroker(
-        client=client,
+        client=connect(url, SOCKET_TIMEOUT_S),
         middleware=list(middleware),
         heartbeat_timeout=HEARTBEAT_TIMEOUT_MS,
         maintenance_chance=MAINTENANCE_EVERY_FETCH,

@@ -7,11 +7,11 @@ import os
 
 import dramatiq
 import dramatiq.worker
-import redis
 from dramatiq.middleware import TimeLimit
 
 from adapters.ltm_responses import ResponsePublisher
-from services.runtime.process import begin
+from services.runtime.process import bootstrap
+from services.runtime.redis import connect
 from services.runtime.settings import Settings
 from tasks import actors
 from tasks.log_filter import install_log_filter
@@ -27,7 +27,7 @@ RECONNECT_S = 0.5
 
 def compose(settings: Settings, process: str) -> dramatiq.Broker:
     """The broker of a worker process, with its middleware and actors."""
-    responses = redis.Redis.from_url(settings.redis_url.get_secret_value(), socket_timeout=2)
+    responses = connect(settings.redis_url.get_secret_value(), 2.0)
     resources = Resources(settings, process)
     broker = build_broker(
         settings.broker.get_secret_value(),
@@ -45,7 +45,7 @@ def compose(settings: Settings, process: str) -> dramatiq.Broker:
 
 def _main() -> dramatiq.Broker:
     process = os.environ.get("LTM_PROCESS_NAME", "long-term-memory-worker")
-    settings = begin(process)
+    settings = bootstrap(process)
     install_log_filter(logging.getLogger().handlers)
     # Dramatiq reads the first of them from the environment before this module is there to set it.
     dramatiq.worker.CONSUMER_RESTART_DELAY_SECS = RECONNECT_S

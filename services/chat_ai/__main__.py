@@ -11,7 +11,9 @@ from openai import AsyncOpenAI
 
 from services.chat_ai.replies import REPLY_TIMEOUT_S, OpenAIReplier, QuotingReplier, Replier
 from services.chat_ai.service import ChatService
-from services.runtime.process import LoopConnection, alive, connect, serve
+from services.runtime.heartbeat import send_heartbeats
+from services.runtime.process import LoopConnection, serve
+from services.runtime.redis import connect_async
 from services.runtime.settings import Settings
 
 NAME = "chat-ai"
@@ -22,7 +24,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     log = structlog.get_logger()
     url = settings.redis_url.get_secret_value()
     async with AsyncExitStack() as opened:
-        client = await opened.enter_async_context(connect(url))
+        client = await opened.enter_async_context(connect_async(url))
         ltm = await opened.enter_async_context(
             AsyncClient(
                 url,
@@ -46,7 +48,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         link = LoopConnection(settings.memory_updates_channel, stop)
         log.info("started", ltm_enabled=settings.enable_ltm)
         try:
-            async with alive(client, NAME, [link.working]):
+            async with send_heartbeats(client, NAME, [link.working]):
                 await service.run(link, stop)
         finally:
             log.info("stopped", **service.counts)

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from keepsake_client.protocol import MemoryUpdateMessage
 
-from services.runtime.process import give_up
+from services.runtime.process import cancel_all
 
 
 class PerUserExecutor:
@@ -55,7 +55,7 @@ class PerUserExecutor:
         """Wait for the accepted messages for `seconds`, cancel the rest, and return how many were cancelled."""
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=seconds)
-            await give_up(late)
+            await cancel_all(late)
         return self._count
 
     async def _run(self, user_id: str) -> None:

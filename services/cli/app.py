@@ -17,6 +17,7 @@ from services.cli.demo import demo
 from services.cli.status import status
 from services.cli.up import up
 from services.runtime.errors import InvalidSetting
+from services.runtime.settings import renamed_settings
 
 
 def build_app() -> typer.Typer:
@@ -32,6 +33,8 @@ def build_app() -> typer.Typer:
 
 def main() -> None:
     """Run the command line. A KeepsakeError is one line on stderr; exit 2 for a wrong setting, 1 for the others."""
+    for old, new in renamed_settings():
+        print(f"ltm: {old} is now called {new}; the old name is read while the new one is not set", file=sys.stderr)
     try:
         build_app()()
     except KeepsakeError as error:

@@ -1,1 +1,1 @@
-"""The memory service: stores what users and the AI say, and publishes it on `memory_updates`."""
+"""The memory service: stores the messages of users and the AI, and publishes them on `memory_updates`."""

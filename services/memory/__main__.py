@@ -7,9 +7,11 @@ from collections.abc import Awaitable
 
 import structlog
 
-from services.memory.conversations import Conversations, Updates
+from services.memory.conversations import Conversations, Destination
 from services.memory.service import MemoryService
-from services.runtime.process import LoopConnection, alive, connect, serve
+from services.runtime.heartbeat import send_heartbeats
+from services.runtime.process import LoopConnection, serve
+from services.runtime.redis import connect_async
 from services.runtime.settings import Settings
 
 NAME = "memory"
@@ -18,35 +20,36 @@ NAME = "memory"
 async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Serve both loops until `stop`."""
     log = structlog.get_logger()
-    updates = Updates(settings.memory_updates_channel, settings.ltm_stream_key, settings.ltm_stream_max_len)
-    async with connect(settings.redis_url.get_secret_value()) as client:
+    destination = Destination(settings.memory_updates_channel, settings.ltm_stream_key, settings.ltm_stream_max_len)
+    async with connect_async(settings.redis_url.get_secret_value()) as client:
         service = MemoryService(
             client,
             Conversations(
                 client,
                 max_messages=settings.memory_max_messages,
                 ttl_hours=settings.memory_ttl_hours,
-                updates=updates if settings.enable_ltm_publish else None,
+                destination=destination if settings.enable_ltm_publish else None,
             ),
             input_queue=settings.user_input_queue,
             ai_channel=settings.ai_responses_channel,
             max_content_chars=settings.ltm_max_content_chars,
         )
-        inputs, replies = (
-            LoopConnection(settings.user_input_queue, stop),
-            LoopConnection(settings.ai_responses_channel, stop),
-        )
+        inputs = LoopConnection(settings.user_input_queue, stop)
+        replies = LoopConnection(settings.ai_responses_channel, stop)
         log.info("started", publishes=settings.enable_ltm_publish)
         try:
-            async with alive(client, NAME, [inputs.working, replies.working]), asyncio.TaskGroup() as loops:
-                loops.create_task(_then(stop, service.take_inputs(inputs, stop)))
-                loops.create_task(_then(stop, service.take_ai_responses(replies, stop)))
+            async with (
+                send_heartbeats(client, NAME, [inputs.working, replies.working]),
+                asyncio.TaskGroup() as loops,
+            ):
+                loops.create_task(_stop_after(service.serve_user_inputs(inputs, stop), stop))
+                loops.create_task(_stop_after(service.serve_ai_responses(replies, stop), stop))
         finally:
             log.info("stopped", **service.counts)
 
 
-async def _then(stop: asyncio.Event, loop: Awaitable[None]) -> None:
-    """A loop that fails takes the other one with it: the process ends, and whoever watches it starts it again."""
+async def _stop_after(loop: Awaitable[None], stop: asyncio.Event) -> None:
+    """Run a loop, and stop the other one when it ends: a loop that failed ends the process, which is then restarted."""
     try:
         await loop
     finally:

@@ -1,4 +1,4 @@
-"""Conversations in Redis: a bounded list a user, newest message last, gone after hours of silence."""
+"""Conversations in Redis: one bounded list per user, newest message last, which expires after hours without one."""
 
 from __future__ import annotations
 
@@ -22,83 +22,87 @@ from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, Respon
 from services.memory.messages import to_wire
 from services.runtime.logging import redact
 
-REJECTED_ENTRIES = 1_000
+MAX_REJECTED = 1_000
 _CHUNK = 50
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
-class Updates:
+class Destination:
     """Where stored messages are published.
 
     Args:
-        channel: heard by whoever listens just then.
-        log: the stream that keeps them for the adapters.
-        log_max_len: how many it keeps, about.
+        channel: for its present subscribers.
+        stream: keeps them for the adapters.
+        stream_max_len: its approximate maximum length.
     """
 
     channel: str
-    log: str
-    log_max_len: int
+    stream: str
+    stream_max_len: int
 
 
 class Conversations:
-    """Stores and publishes messages, and keeps what could not be one.
+    """Stores and publishes messages, and records rejected ones.
 
-    A message is stored, written to the log and published in one transaction, so nobody ever hears of one that is not
-    stored, and none that is stored goes unheard. `taken_from` is the list of messages in hand: the message leaves it
-    in the same transaction, so a crash at any moment neither loses it nor stores it twice. Where another program keeps
-    something else under a conversation's key, Redis runs the rest of the transaction all the same: such a message is
-    published, and rejected instead of stored.
+    A message is stored, appended to the stream and published in one transaction, so exactly the stored messages are
+    published. `taken_from` is the processing list: the message is removed from it in the same transaction, so a crash
+    at any moment neither loses it nor stores it twice. Where another program keeps a value of another type under a
+    conversation's key, Redis runs the rest of the transaction nevertheless: such a message is published, and rejected
+    instead of stored.
 
     Args:
-        max_messages: how many messages a conversation keeps.
-        ttl_hours: for how long a silent conversation is kept.
-        updates: None publishes nothing (ENABLE_LTM_PUBLISH=false).
+        max_messages: the length of a conversation's list.
+        ttl_hours: a conversation expires this long after its last message.
+        destination: None publishes nothing (ENABLE_LTM_PUBLISH=false).
     """
 
-    def __init__(self, client: Redis, *, max_messages: int, ttl_hours: float, updates: Updates | None) -> None:
+    def __init__(self, client: Redis, *, max_messages: int, ttl_hours: float, destination: Destination | None) -> None:
         self._client = client
         self._max_messages = max_messages
         self._ttl_ms = max(1, round(ttl_hours * 3_600_000))
-        self._updates = updates
-        self._refused = False
+        self._destination = destination
+        self._stream_refused = False
 
     @property
     def publishes(self) -> bool:
-        """Whether messages are to be published."""
-        return self._updates is not None
+        """Whether messages are published."""
+        return self._destination is not None
 
     async def append(self, message: MemoryUpdateMessage, raw: bytes = b"", taken_from: str | None = None) -> bool:
-        """Store a message as the newest of its conversation; `raw`, as which it arrived, leaves `taken_from`.
+        """Store and publish a message as the newest of its conversation.
+
+        Args:
+            raw: the message as it arrived, to be removed from the list `taken_from`.
 
         Returns:
-            Whether it was published too. Where Redis refuses to keep it in the log, as with an ACL that lacks XADD, it
-            is stored and published all the same, and the adapters take it from the channel if they hear it.
+            Whether it was published. Where Redis refuses to append it to the stream, for example by an ACL without
+            XADD, it is stored and published nevertheless; the adapters then take it from the channel, if they receive
+            it.
 
         Raises:
-            RedisError: nothing was stored, or (when the connection broke) it is not known.
+            RedisError: nothing was stored; or the connection broke, and it is unknown whether it was.
         """
-        if self._updates is None:
+        if self._destination is None:
             await self._store(message, raw, taken_from, None)
             return False
         try:
-            refused = await self._store(message, raw, taken_from, self._updates)
+            refused = await self._store(message, raw, taken_from, self._destination)
         except ResponseError as error:
-            if refuses_all(error):
+            if refuses_writes(error):
                 raise
             await self._store(message, raw, taken_from, None)
-            self._tell(error)
-            return await self._publish_alone(message, self._updates)
-        self._tell(refused)
+            self._log_refusal(error)
+            return await self._publish_alone(message, self._destination)
+        self._log_refusal(refused)
         return refused is None
 
     async def _store(
-        self, message: MemoryUpdateMessage, raw: bytes, taken_from: str | None, updates: Updates | None
+        self, message: MemoryUpdateMessage, raw: bytes, taken_from: str | None, destination: Destination | None
     ) -> Exception | None:
-        """One transaction; why the log or the channel refused the message, if one did."""
-        key, text = conversation_key(message.user_id), to_wire(message, logged=updates is not None)
+        """Run the transaction; return why the stream or the channel refused the message, if one did."""
+        key, text = conversation_key(message.user_id), to_wire(message, logged=destination is not None)
         async with self._client.pipeline(transaction=True) as transaction:
             transaction.rpush(key, text)
             transaction.ltrim(key, -self._max_messages, -1)
@@ -106,39 +110,47 @@ class Conversations:
             if taken_from is not None:
                 transaction.lrem(taken_from, -1, raw)  # type: ignore[arg-type]  # bytes are as good as str to redis-py
             stored = len(transaction)
-            if updates is not None:
-                transaction.xadd(updates.log, {STREAM_EVENT_FIELD: text}, maxlen=updates.log_max_len, approximate=True)
-                transaction.publish(updates.channel, text)
-            # A command that fails as it runs, as on a key of another type, does not keep the others from running.
+            if destination is not None:
+                transaction.xadd(
+                    destination.stream,
+                    {STREAM_EVENT_FIELD: text},
+                    maxlen=destination.stream_max_len,
+                    approximate=True,
+                )
+                transaction.publish(destination.channel, text)
+            # A command that fails, for example on a key of another type, does not stop the others of the transaction.
             results = await transaction.execute(raise_on_error=False)
         errors = [(number, result) for number, result in enumerate(results) if isinstance(result, Exception)]
         if errors and errors[0][0] < stored:
             raise errors[0][1]
         return errors[0][1] if errors else None
 
-    async def _publish_alone(self, message: MemoryUpdateMessage, updates: Updates) -> bool:
+    async def _publish_alone(self, message: MemoryUpdateMessage, destination: Destination) -> bool:
         try:
-            await self._client.publish(updates.channel, to_wire(message))
+            await self._client.publish(destination.channel, to_wire(message))
         except (RedisError, OSError) as error:
             log.warning("publish_failed", message_id=message.message_id, error=type(error).__name__)
             return False
         return True
 
-    def _tell(self, refused: Exception | None) -> None:
-        if (refused is not None) is self._refused:
+    def _log_refusal(self, refusal: Exception | None) -> None:
+        """Log the first refusal by the stream, and the first success after it."""
+        if (refusal is not None) is self._stream_refused:
             return
-        self._refused = refused is not None
-        if refused is not None and self._updates is not None:
-            log.error("log_refused", at=self._updates.log, error=redact(refused), mend="then run ltm backfill")
+        self._stream_refused = refusal is not None
+        if refusal is not None and self._destination is not None:
+            log.error(
+                "stream_refused", at=self._destination.stream, reason=redact(refusal), remedy="then run ltm backfill"
+            )
         else:
-            log.info("log_accepted")
+            log.info("stream_accepted")
 
-    async def has(self, message: MemoryUpdateMessage) -> bool:
-        """Whether the message is in its conversation."""
+    async def contains(self, message: MemoryUpdateMessage) -> bool:
+        """Whether the message is in its conversation, by its id."""
         return await self._find(message.user_id, str(message.message_id)) is not None
 
     async def session_of(self, user_id: str, message_id: str) -> Any:
-        """`meta.session_id` of a message of the user's conversation, or None."""
+        """The `meta.session_id` of a message of the user's conversation, or None."""
         match await self._find(user_id, message_id):
             case {"meta": dict(meta)}:
                 return meta.get("session_id")
@@ -146,10 +158,10 @@ class Conversations:
 
     async def _find(self, user_id: str, message_id: str) -> dict[str, Any] | None:
         key, end = conversation_key(user_id), -1
-        # What is looked for is nearly always among the last few, so the list is read from its end.
+        # The message is nearly always among the last few, so the list is read from its end.
         while entries := await self._client.lrange(key, end - _CHUNK + 1, end):
             for entry in reversed(entries):
-                with contextlib.suppress(ValueError):  # another program's entry is no reason to lose a reply
+                with contextlib.suppress(ValueError):  # an entry of another program must not make the reply fail
                     match json.loads(entry):
                         case {"message_id": found, **fields} if found == message_id:
                             return dict[Any, Any](fields)
@@ -157,17 +169,18 @@ class Conversations:
         return None
 
     async def reject(self, at: str, reason: str, raw: bytes, taken_from: str | None = None) -> None:
-        """Keep the beginning of a message that could not be taken, with the reason, in a capped stream.
+        """Record the beginning of a rejected message, with the reason, in a capped stream.
 
         Args:
-            at: the list or channel it arrived on.
+            at: the list or channel that it arrived on.
+            taken_from: the list that it is removed from, in the same transaction.
         """
         beginning = raw[: REJECTED_CHARS * 4].decode("utf-8", errors="replace")[:REJECTED_CHARS]
         async with self._client.pipeline(transaction=True) as transaction:
             transaction.xadd(
                 REJECTED_STREAM,
                 {"at": at, "reason": reason, "message": beginning},
-                maxlen=REJECTED_ENTRIES,
+                maxlen=MAX_REJECTED,
                 approximate=True,
             )
             transaction.hincrby(COUNTERS, "rejected", 1)
@@ -176,6 +189,6 @@ class Conversations:
             await transaction.execute()
 
 
-def refuses_all(error: Exception) -> bool:
-    """Whether Redis would refuse any write: it is full, or cannot write to its disk."""
+def refuses_writes(error: Exception) -> bool:
+    """Whether Redis refuses all writes: its memory is full, or it cannot write to its disk."""
     return isinstance(error, OutOfMemoryError | ReadOnlyError) or str(error).startswith("MISCONF")

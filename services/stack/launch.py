@@ -1,4 +1,4 @@
-"""`ltm up`: the whole stack from nothing to ready, until it is stopped."""
+"""`ltm up`: starts the whole stack, reports when it is ready, and keeps it running until it is stopped."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from services.stack.readiness import Readiness
 from services.stack.sockets import check_port, free_port, make_socket_directory, remove_socket_directory
 from services.stack.supervisor import Supervisor
 
-START_WITHIN_S = 120.0
-#: A server that is not ours to start should run already.
-FOUND_WITHIN_S = 20.0
-STARTING_TICK_S = 0.05
-RUNNING_TICK_S = 0.2
+START_TIMEOUT_S = 120.0
+#: A server that this stack does not start should run already.
+EXTERNAL_SERVER_TIMEOUT_S = 20.0
+STARTING_POLL_INTERVAL_S = 0.05
+RUNNING_POLL_INTERVAL_S = 0.2
 PROBE_TIMEOUT_S = 1.0
-#: A sign of life is as old as this at most, so everything else about a process is known sooner.
-CLIENT_TIMEOUT_S = 1.0
+#: The time-out of one readiness check; a heartbeat is renewed as often.
+CHECK_TIMEOUT_S = 1.0
 
 
 @dataclass(frozen=True)
 class LaunchOptions:
-    """What `ltm up` was asked for."""
+    """The options of `ltm up`."""
 
     data_directory: Path
     ephemeral: bool = False
@@ -53,7 +53,12 @@ class LaunchOptions:
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where the servers of a stack are, what starts those that are embedded, and a directory made for sockets."""
+    """The addresses of a stack's servers.
+
+    Args:
+        embedded: those that the stack starts itself.
+        socket_directory: a directory made for their sockets outside the data directory.
+    """
 
     redis_url: str
     database_url: str
@@ -62,20 +67,20 @@ class Addresses:
 
 
 class StopRequest:
-    """Whether somebody asked this process to end: Ctrl-C, SIGTERM, or a closed terminal."""
+    """A request to stop this process: Ctrl-C, SIGTERM, or a closed terminal."""
 
     def __init__(self) -> None:
         self.made = False
 
     def listen(self) -> None:
-        """Listen from now on; to be called in the main thread."""
+        """Install the signal handlers; to be called in the main thread."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._make)
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
             signal.signal(signal.SIGHUP, self._make)
 
     def _make(self, _: int, __: FrameType | None) -> None:
-        # A flag that is looked at often: waking a lock from within a signal handler can deadlock.
+        # A flag that is polled: releasing a lock within a signal handler can deadlock.
         self.made = True
 
 
@@ -83,11 +88,13 @@ class Launch:
     """One run of the stack.
 
     Args:
-        options: what was asked for.
+        options: those of the command line.
         environment: this process's, which every process of the stack inherits.
         say: prints a line.
         stop: ends the run.
-        on_ready: called once, when everything answers.
+        on_ready: called once, when every process is ready and a search is answered.
+        start_timeout_s: how long the start may take, and again after each time a migration was found under way.
+        clock: seconds, monotonic.
     """
 
     def __init__(
@@ -97,27 +104,31 @@ class Launch:
         say: Callable[[str], None],
         stop: StopRequest,
         on_ready: Callable[[Settings], None],
+        start_timeout_s: float = START_TIMEOUT_S,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._options = options
         self._environment = environment
         self._say = say
         self._stop = stop
         self._on_ready = on_ready
-        self._began = time.monotonic()
-        self._give_up_at = self._began + START_WITHIN_S
+        self._start_timeout_s = start_timeout_s
+        self._clock = clock
+        self._started_at = self._clock()
+        self._deadline = self._started_at + start_timeout_s
 
     def run(self) -> None:
-        """Start everything, and keep it running until the stop is requested; then end everything.
+        """Start the stack, keep it running until a stop is requested, then stop it.
 
         Raises:
-            InvalidSetting, StackError: it cannot be started, or not be kept running; nothing is left running.
+            InvalidSetting, StackError: it cannot be started or kept running; nothing is left running.
         """
         check_names(self._options.without)
         load_settings()
         home = temporary_dir() if self._options.ephemeral else persistent_dir(self._options.data_directory)
         with home as directory, ExitStack() as at_exit:
             if found := directory.end_leftovers():
-                self._say(f"ended what a killed `ltm up` had left running: {', '.join(found)}")
+                self._say(f"stopped what a killed `ltm up` had left running: {', '.join(found)}")
             addresses = self._addresses(directory, at_exit)
             settings = load_settings(redis_url=addresses.redis_url, database_url=addresses.database_url)
             left_out = self._options.without
@@ -126,7 +137,7 @@ class Launch:
             supervisor = Supervisor(
                 specs,
                 self._child_environment(addresses),
-                Path(services.__file__).parents[1],  # where a user's own `tasks` or `services` are not in the way
+                Path(services.__file__).parents[1],  # so that a user's own `tasks` or `services` are not imported
                 directory.logs,
                 partial(self._record, directory, addresses, settings),
             )
@@ -140,7 +151,7 @@ class Launch:
 
     def _addresses(self, directory: DataDirectory, at_exit: ExitStack) -> Addresses:
         options, embedded, socket_directory = self._options, [], None
-        # An empty variable counts as unset, as the settings have it.
+        # An empty variable counts as unset, as in the settings.
         if redis_url := self._environment.get("REDIS_URL", ""):
             _refuse_port(options.redis_port, "--redis-port", "REDIS_URL")
         elif REDIS not in options.without:
@@ -173,10 +184,10 @@ class Launch:
             **self._environment,
             "REDIS_URL": addresses.redis_url,
             "DATABASE_URL": addresses.database_url,
-            # On a busy machine the embedder is 20 times slower with more threads than one a process.
+            # On a busy machine the embedder is 20 times slower with more than one thread per process.
             "OMP_NUM_THREADS": "1",
             "PYTHONUNBUFFERED": "1",
-            # glibc keeps freed blocks: after a few messages of 20 MB the adapters held 199 MB, with this 41.
+            # glibc keeps freed blocks: after a few messages of 20 MB the adapters held 199 MB, with these settings 41.
             "MALLOC_MMAP_THRESHOLD_": "1000000",
             "MALLOC_TRIM_THRESHOLD_": "10000000",
         }
@@ -198,56 +209,65 @@ class Launch:
     def _keep_running(
         self, supervisor: Supervisor, addresses: Addresses, settings: Settings, directory: DataDirectory
     ) -> None:
-        client = connect(addresses.redis_url, CLIENT_TIMEOUT_S)
-        readiness = Readiness(client, partial(reachable, addresses.database_url, CLIENT_TIMEOUT_S))
+        client = connect(addresses.redis_url, CHECK_TIMEOUT_S)
+        readiness = Readiness(client, partial(reachable, addresses.database_url, CHECK_TIMEOUT_S))
         answers_searches = not {WORKER, ADAPTERS} & set(self._options.without)
-        answered: dict[str, int | None] = {}
+        reported: dict[str, int | None] = {}
         ready = False
         while not self._stop.made:
             supervisor.poll()
             pids = {name: identity.pid for name, identity in supervisor.running.items()}
-            silent = self._report_ready(readiness, supervisor.names, pids, answered)
-            if not ready and not silent and (not answers_searches or probe(settings, PROBE_TIMEOUT_S) is None):
+            pending = self._report_ready(readiness, supervisor.names, pids, reported)
+            if not ready and not pending and (not answers_searches or probe(settings, PROBE_TIMEOUT_S) is None):
                 ready = True
                 self._announce(addresses, directory, pids)
                 self._on_ready(settings)
             if not ready:
-                self._check_time(supervisor, silent, addresses)
-            time.sleep(RUNNING_TICK_S if ready else STARTING_TICK_S)
+                self._check_deadline(supervisor, pending, addresses)
+            time.sleep(RUNNING_POLL_INTERVAL_S if ready else STARTING_POLL_INTERVAL_S)
 
     def _report_ready(
-        self, readiness: Readiness, names: list[str], pids: dict[str, int], answered: dict[str, int | None]
+        self, readiness: Readiness, names: list[str], pids: dict[str, int], reported: dict[str, int | None]
     ) -> list[str]:
-        """Say of each process once that it answers, and again after a restart; return who does not yet."""
-        silent = []
+        """Print a line for each process that became ready, and again after its restart; return the others."""
+        pending = []
         for name in dict.fromkeys((*SERVERS, *names)):
-            pid = pids.get(name)  # None: not ours
-            if name in answered and answered[name] == pid:
+            pid = pids.get(name)  # None: not started by this stack
+            if name in reported and reported[name] == pid:
                 continue
             if (name in names and pid is None) or not readiness.answers(name, pid):
-                silent.append(name)
+                pending.append(name)
                 continue
-            answered[name] = pid
-            whose = f"pid {pid}" if pid else "not ours"
-            self._say(f"{name:<26} answers  {whose:<12} {time.monotonic() - self._began:5.1f} s")
-        return silent
+            reported[name] = pid
+            origin = f"pid {pid}" if pid else "external"
+            self._say(f"{name:<26} answers  {origin:<12} {self._clock() - self._started_at:5.1f} s")
+        return pending
 
-    def _check_time(self, supervisor: Supervisor, silent: list[str], addresses: Addresses) -> None:
-        waited = time.monotonic() - self._began
+    def _check_deadline(self, supervisor: Supervisor, pending: list[str], addresses: Addresses) -> None:
+        waited_s = self._clock() - self._started_at
         urls = {REDIS: addresses.redis_url, POSTGRES: addresses.database_url}
-        for name in set(silent) - set(supervisor.names):
-            if waited > FOUND_WITHIN_S:
+        for name in set(pending) - set(supervisor.names):
+            if waited_s > EXTERNAL_SERVER_TIMEOUT_S:
                 variable = "REDIS_URL" if name == REDIS else "DATABASE_URL"
                 raise StackError(f"{variable} is {mask_url(urls[name])!r}, and no server answers there")
-        if time.monotonic() > self._give_up_at:
+        if self._clock() > self._deadline:
             if not migrating(addresses.database_url):
-                raise StackError(_too_late(supervisor, silent))
-            # A million memories take minutes; given up on, they would take as long at every start, and never be done.
-            self._say("the database is being brought up to date, which may take minutes")
-            self._give_up_at = time.monotonic() + START_WITHIN_S
+                raise StackError(self._start_timeout(supervisor, pending))
+            # Migrating a million memories takes minutes. Aborted, it would take as long at every start, and never end.
+            self._say("the database is being migrated, which may take minutes")
+            self._deadline = self._clock() + self._start_timeout_s
+
+    def _start_timeout(self, supervisor: Supervisor, pending: list[str]) -> str:
+        within = f"within {self._start_timeout_s:g} s"
+        if not pending:
+            return f"no search was answered {within}; the logs of {WORKER} and {ADAPTERS} may say why"
+        lines = [f"{', '.join(pending)} did not answer {within}; last lines:"]
+        for name in pending:
+            lines += [f"  {name}: {line}" for line in supervisor.last_lines(name)]
+        return "\n".join(lines)
 
     def _announce(self, addresses: Addresses, directory: DataDirectory, pids: dict[str, int]) -> None:
-        self._say(f"Keepsake is up after {time.monotonic() - self._began:.1f} s.")
+        self._say(f"Keepsake is up after {self._clock() - self._started_at:.1f} s.")
         self._say(f"  Redis       {mask_url(addresses.redis_url)}")
         self._say(f"  PostgreSQL  {mask_url(addresses.database_url)}")
         self._say(f"  logs        {directory.logs}")
@@ -261,12 +281,3 @@ class Launch:
 def _refuse_port(port: int | None, option: str, variable: str) -> None:
     if port is not None:
         raise StackError(f"{option} is for the embedded server, and {variable} says to use another: leave one out")
-
-
-def _too_late(supervisor: Supervisor, silent: list[str]) -> str:
-    if not silent:
-        return f"no search was answered within {START_WITHIN_S:g} s; the logs of {WORKER} and {ADAPTERS} may say why"
-    lines = [f"{', '.join(silent)} did not answer within {START_WITHIN_S:g} s; last lines:"]
-    for name in silent:
-        lines += [f"  {name}: {line}" for line in supervisor.last_lines(name)]
-    return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""How the commands find the running stack: `REDIS_URL`, or else the data directory."""
+"""Locating the running stack: `REDIS_URL`, or else the data directory."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from services.runtime.errors import StackError
-from services.runtime.settings import Settings, load_settings
+from services.runtime.settings import RENAMED_SETTINGS, Settings, load_settings
 from services.stack.data_directory import DataDirectory
 
-#: Settings that both ends of the wire must agree on.
+#: Settings on which clients and processes must agree: names and addresses.
 SHARED_SETTINGS = (
     "broker_url",
     "ltm_requests_queue",
@@ -24,12 +24,12 @@ SHARED_SETTINGS = (
 
 @dataclass(frozen=True)
 class FoundStack:
-    """A stack to talk to.
+    """A running stack, as a client sees it.
 
     Args:
         settings: with the addresses and names that it uses.
-        database_known: whether anything but a default says where PostgreSQL is.
-        without: names of the processes left out of it.
+        database_known: whether the address of its PostgreSQL is known, and not just the default.
+        without: the names of the processes left out of it.
     """
 
     settings: Settings
@@ -55,9 +55,11 @@ def shared_settings(settings: Settings) -> dict[str, str]:
 def find_stack(directory: DataDirectory, environment: Mapping[str, str]) -> FoundStack:
     """The stack that the environment names, or the one that runs in the data directory.
 
+    A variable that is set wins over the recorded setting. The record may be of a version before settings were renamed.
+
     Raises:
-        StackError: neither tells where one is.
-        InvalidSetting: a variable holds what it must not.
+        StackError: neither names one.
+        InvalidSetting: a variable has an invalid value.
     """
     record = directory.read()
     if environment.get("REDIS_URL"):
@@ -65,5 +67,11 @@ def find_stack(directory: DataDirectory, environment: Mapping[str, str]) -> Foun
     if record is None:
         raise StackError(f"no stack runs in {directory.path}: start one with `ltm up`, or set REDIS_URL")
     recorded: dict[str, Any] = {"redis_url": record.redis_url, "database_url": record.database_url, **record.settings}
-    overrides = {name: value for name, value in recorded.items() if not environment.get(name.upper())}
+    given = {_field(variable.lower()) for variable, value in environment.items() if value}
+    overrides = {_field(name): value for name, value in recorded.items() if _field(name) not in given}
     return FoundStack(load_settings(**overrides), True, tuple(record.without))
+
+
+def _field(name: str) -> str:
+    """The present name of a setting's field."""
+    return RENAMED_SETTINGS.get(name, name)

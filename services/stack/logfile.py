@@ -1,4 +1,4 @@
-"""The log of one process: a file that grows to a limit, with one older file beside it."""
+"""Rotated log files of the stack's processes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ TAIL_BYTES = 65_536
 
 
 class BoundedLog:
-    """A log that a process writes through an inherited descriptor.
+    """The log file of one process, rotated at a size limit into one older file.
 
-    It is cut by copy and truncate, because the writer keeps its descriptor; what it writes in between is lost.
+    The process writes through an inherited descriptor and keeps it, so the rotation copies and truncates. Lines
+    written in between are lost.
+
+    Args:
+        max_bytes: the size from which on it is rotated.
     """
 
     def __init__(self, path: Path, max_bytes: int = MAX_BYTES) -> None:
@@ -21,11 +25,11 @@ class BoundedLog:
         self._max_bytes = max_bytes
 
     def open(self) -> BinaryIO:
-        """The file, to be appended to; each write goes to its end wherever that has moved to."""
+        """The file, opened for appending: each write goes to its current end, also after a rotation."""
         return self.path.open("ab")
 
     def trim(self) -> None:
-        """Move what there is to `NAME.log.1` once it is over the limit."""
+        """Rotate the file to `NAME.log.1` if it is over the limit."""
         if self.path.stat().st_size <= self._max_bytes:
             return
         shutil.copyfile(self.path, self.path.with_name(self.path.name + ".1"))

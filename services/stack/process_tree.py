@@ -1,4 +1,4 @@
-"""Processes by pid, told apart from later ones that got the same pid, and ended with all they started."""
+"""Processes identified by pid and start time, because pids are reused, and stopped with everything they started."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from collections.abc import Iterable, Sequence
 import psutil
 from pydantic import BaseModel, ConfigDict
 
-# The kernel keeps start times in ticks since boot; a corrected clock moves them a little.
+# The kernel keeps start times in ticks since boot; a clock correction shifts them a little.
 SAME_START_S = 2.0
 
-#: Tells a process, and all it starts, what it is called.
+#: The environment variable that holds a process's name; its descendants inherit it.
 NAME_VARIABLE = "LTM_PROCESS_NAME"
 
 
 class ProcessId(BaseModel):
-    """A pid and the time its process began (seconds since 1970), which together name one process."""
+    """The identity of a process: its pid and its start time (seconds since 1970)."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -27,10 +27,10 @@ class ProcessId(BaseModel):
 
 
 def identify(pid: int) -> ProcessId:
-    """The identity of a child of ours that has only just been started."""
+    """The identity of a child process that has just been started."""
     try:
         return ProcessId(pid=pid, create_time=psutil.Process(pid).create_time())
-    except psutil.NoSuchProcess:  # macOS tells nothing of one that is dead already
+    except psutil.NoSuchProcess:  # macOS has no start time of one that has exited already
         return ProcessId(pid=pid, create_time=time.time())
 
 
@@ -39,13 +39,13 @@ def find(identity: ProcessId) -> psutil.Process | None:
     try:
         process = psutil.Process(identity.pid)
         same = abs(process.create_time() - identity.create_time) < SAME_START_S
-        return process if same and _works(process) else None
+        return process if same and _runs(process) else None
     except psutil.NoSuchProcess:
         return None
 
 
 def descendants(process: psutil.Process) -> list[psutil.Process]:
-    """Everything it started and is still the parent of, down the tree."""
+    """Its children, their children, and so on; not those whose parent has exited."""
     try:
         return process.children(recursive=True)
     except psutil.NoSuchProcess:
@@ -53,10 +53,10 @@ def descendants(process: psutil.Process) -> list[psutil.Process]:
 
 
 def session_members(leader: int) -> list[psutil.Process]:
-    """Whatever runs in the session that process `leader` began.
+    """The processes in the session of process `leader`, without itself.
 
-    A process whose parent died belongs to init by then, but its session still tells where it came from. The kernel
-    gives no new process a pid that names a living session.
+    A process whose parent has exited is adopted by init, but stays in its session. The kernel does not reuse a pid
+    while a session of that number exists.
     """
     members = []
     for pid in psutil.pids():
@@ -69,11 +69,11 @@ def session_members(leader: int) -> list[psutil.Process]:
 
 
 def remains(identity: ProcessId, name: str) -> list[psutil.Process]:
-    """What still runs of a process that was started as `name`: itself, or else what it left behind when it died."""
+    """What still runs of a process that was started as `name`: itself, or else, if it has exited, what it started."""
     if process := find(identity):
         return [process]
     if psutil.pid_exists(identity.pid):
-        return []  # somebody else's by now, and so is its session
+        return []  # the pid, and so the session, belongs to another process by now
     return [member for member in session_members(identity.pid) if _started_as(member) == name]
 
 
@@ -85,32 +85,32 @@ def _started_as(process: psutil.Process) -> str | None:
 
 
 def kill(processes: Iterable[psutil.Process], wait_s: float = 1.0) -> None:
-    """SIGKILL each, and wait until they are gone."""
-    doomed = list(processes)
-    for process in doomed:
+    """Send each SIGKILL, and wait until they have exited."""
+    killed = list(processes)
+    for process in killed:
         _send(process, signal.SIGKILL)
-    _wait(doomed, wait_s)
+    _wait(killed, wait_s)
 
 
 def end(processes: Sequence[tuple[psutil.Process, signal.Signals]], grace_s: float) -> None:
-    """Send each its signal; after `grace_s`, kill what is left, and whatever they had started."""
+    """Send each its signal; after `grace_s`, kill what is left of them and of everything that they started."""
     families = [member for process, _ in processes for member in descendants(process)]
     for process, stop_signal in processes:
         _send(process, stop_signal)
     _wait([process for process, _ in processes], grace_s)
     left = [process for process, _ in processes] + families
     left += [member for process, _ in processes for member in session_members(process.pid)]
-    kill(process for process in left if _works(process))
+    kill(process for process in left if _runs(process))
 
 
 def _wait(processes: Iterable[psutil.Process], timeout_s: float) -> None:
     until = time.monotonic() + timeout_s
-    while time.monotonic() < until and any(map(_works, processes)):
+    while time.monotonic() < until and any(map(_runs, processes)):
         time.sleep(0.02)
 
 
-def _works(process: psutil.Process) -> bool:
-    """Whether it does anything still: a zombie only waits for its parent, which is not always quick."""
+def _runs(process: psutil.Process) -> bool:
+    """Whether it still runs: a zombie does not, it only waits to be reaped by its parent, which may take a while."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -119,6 +119,6 @@ def _works(process: psutil.Process) -> bool:
 
 def _send(process: psutil.Process, number: signal.Signals) -> None:
     try:
-        process.send_signal(number)  # psutil makes sure that it is still the same process
+        process.send_signal(number)  # psutil checks that it is still the same process
     except psutil.NoSuchProcess:
         return

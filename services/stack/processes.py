@@ -1,4 +1,4 @@
-"""The processes of the stack: their names, which are compose's, and their commands, in start order."""
+"""The processes of the stack, in start order: their names, as in docker-compose.yml, and their commands."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ NAMES = SERVERS + SERVICES
 
 @dataclass(frozen=True)
 class ProcessSpec:
-    """What one process of the stack is.
+    """The name and the command of one process of the stack.
 
     Args:
-        name: what compose, the logs and `ltm status` call it.
-        argv: its command; nothing is looked up in PATH.
+        name: its name in compose, the logs and `ltm status`.
+        argv: its command; PATH is not searched.
     """
 
     name: str
@@ -39,12 +39,12 @@ class ProcessSpec:
 
     @property
     def is_server(self) -> bool:
-        """Whether the others need it until their last moment."""
+        """Whether it is a server, which the services need until they have stopped."""
         return self.name in SERVERS
 
 
 def service_specs(settings: Settings) -> list[ProcessSpec]:
-    """Keepsake's own processes. Interactive work, writes and bulk indexing never wait for one another."""
+    """Keepsake's own processes: separate ones by urgency, so that searches wait neither for writes nor for indexing."""
     return [
         _dramatiq(WORKER, INTERACTIVE_QUEUE, settings.ltm_interactive_processes, settings.ltm_interactive_threads),
         _dramatiq(WRITER, WRITES_QUEUE, 1, settings.ltm_writes_threads),
@@ -56,12 +56,13 @@ def service_specs(settings: Settings) -> list[ProcessSpec]:
 
 
 def stop_signal(name: str) -> signal.Signals:
-    """What the process's own pid is sent to end it: PostgreSQL waits for its clients on SIGTERM, on SIGINT not."""
+    """The signal that stops a process. PostgreSQL waits for its clients to disconnect on SIGTERM, not on SIGINT."""
     return signal.SIGINT if name == POSTGRES else signal.SIGTERM
 
 
 def check_names(names: Iterable[str]) -> None:
-    """
+    """Check the names of processes.
+
     Raises:
         StackError: one of them is no process of the stack.
     """
@@ -76,6 +77,6 @@ def _module(name: str, module: str, *arguments: str) -> ProcessSpec:
 
 def _dramatiq(name: str, queue: str, processes: int, threads: int) -> ProcessSpec:
     size = ["--processes", str(processes), "--threads", str(threads)]
-    # Four seconds to finish a running task lie inside what the supervisor grants before it kills.
+    # Running tasks get four seconds, which is less than the supervisor's grace period.
     options = ["--skip-logging", "--worker-shutdown-timeout", "4000"]
     return _module(name, "dramatiq", "tasks.worker", *size, *options, "--queues", queue)

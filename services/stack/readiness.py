@@ -1,4 +1,4 @@
-"""Whether a server or process of the stack really answers, and how much waits in the queues and the log."""
+"""Readiness: whether each server and process of the stack works, and how many messages of the stream wait."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from services.stack.processes import POSTGRES, REDIS
 
 
 class Readiness:
-    """Asks each by name.
+    """Readiness checks by process name.
 
     Args:
-        client: connects to the pipeline's Redis; it should give up within a second or two.
+        client: a connection to the pipeline's Redis, with a time-out of a second or two.
         database: whether PostgreSQL answers.
     """
 
@@ -23,31 +23,31 @@ class Readiness:
         self._database = database
 
     def answers(self, name: str, pid: int | None = None) -> bool:
-        """Whether it answers; with a pid, whether it is that process (or a child of it) which does."""
+        """Whether a server answers, or a service has a heartbeat; with a pid, of that process or a child of it."""
         if name == POSTGRES:
             return self._database()
         try:
             if name == REDIS:
                 return bool(self._client.ping())
-            sign = self._client.get(protocol.alive_key(name))
+            heartbeat = self._client.get(protocol.alive_key(name))
         except (redis.RedisError, OSError):
             return False
-        if not isinstance(sign, bytes):
+        if not isinstance(heartbeat, bytes):
             return False
-        return pid is None or str(pid) in sign.decode().split(":")[-2:]
+        return pid is None or str(pid) in heartbeat.decode().split(":")[-2:]
 
 
-def stream_backlog(client: redis.Redis, log: str) -> int:
-    """How many messages of the log no adapter has read, or one has read and not yet handed over.
+def stream_backlog(client: redis.Redis, stream: str) -> int:
+    """The number of messages in the stream that have not been dispatched: unread ones, and prefetched ones.
 
     Raises:
-        redis.RedisError: its Redis is away.
+        redis.RedisError: Redis is away.
     """
     try:
-        groups = client.xinfo_groups(log)
-    except redis.ResponseError:  # there is no log yet
+        groups = client.xinfo_groups(stream)
+    except redis.ResponseError:  # there is no stream yet
         return 0
     for group in groups:
         if group["name"] == protocol.STREAM_GROUP.encode():
             return int(group["pending"] + (group.get("lag") or 0))
-    return int(client.xlen(log))
+    return int(client.xlen(stream))

@@ -1,4 +1,4 @@
-"""Ports and socket paths: free ones, taken ones, and ones that are too long."""
+"""TCP ports and paths of Unix sockets for the embedded servers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ POSTGRES_SOCKET = ".s.PGSQL.5432"
 
 
 def free_port() -> int:
-    """A TCP port on the loopback that nobody uses."""
+    """A TCP port on the loopback that is not in use."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])
@@ -27,11 +27,14 @@ def free_port() -> int:
 def check_port(port: int, option: str) -> int:
     """The port, if it can be listened on.
 
+    Args:
+        option: the command-line option that chose it, for the error.
+
     Raises:
-        PortTaken: somebody listens there; `option` is what chose it.
+        PortTaken: it is in use.
     """
     with socket.socket() as probe:
-        # As the servers do: connections of an earlier run that still fade away are no hindrance.
+        # As the servers do: connections of an earlier run in TIME_WAIT do not make the port taken.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((LOOPBACK, port))
@@ -44,14 +47,14 @@ def check_port(port: int, option: str) -> int:
 
 
 def make_socket_directory(preferred: Path) -> Path:
-    """`preferred`, or a short private directory where the path of a socket in it would be too long."""
+    """`preferred`, or a new private directory with a short path where the path of a socket in it would be too long."""
     if len(bytes(preferred / POSTGRES_SOCKET)) <= MAX_SOCKET_PATH_BYTES:
         return preferred
     return Path(tempfile.mkdtemp(prefix="ltm-"))
 
 
 def remove_socket_directory(directory: Path) -> None:
-    """Remove a directory made for sockets; one that holds anything else stays."""
+    """Remove a directory of sockets, unless it holds anything else."""
     with suppress(OSError):
         for left in directory.glob(".s.PGSQL.*"):
             left.unlink()

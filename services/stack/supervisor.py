@@ -1,4 +1,4 @@
-"""The supervisor: starts processes, starts those again that die, and ends them all."""
+"""The supervisor: starts processes, restarts those that exit, and stops them all."""
 
 from __future__ import annotations
 
@@ -17,27 +17,28 @@ from services.stack.logfile import BoundedLog
 from services.stack.process_tree import NAME_VARIABLE, ProcessId
 from services.stack.processes import ProcessSpec, stop_signal
 
-MAX_DEATHS = 5
-DEATHS_WITHIN_S = 60.0
+#: A process that exits this often within the window is in a crash loop, which ends the stack.
+MAX_CRASHES = 5
+CRASH_WINDOW_S = 60.0
 LAST_LINES = 20
 
-# Batcher with a second for the kills they stay under the ten seconds in which everything has to end.
+# Together with a second for the kills they stay under the ten seconds in which the stack has to stop.
 SERVICE_GRACE_S = 5.5
 SERVER_GRACE_S = 2.0
-TRIM_EVERY_S = 5.0
+TRIM_INTERVAL_S = 5.0
 
 log = structlog.get_logger()
 
 
 class Child:
-    """One process, from its first start to its end.
+    """One supervised process, across its restarts.
 
     Args:
-        spec: what to start.
+        spec: its name and command.
         environment: its environment, to which its name is added.
-        directory: where it works.
+        directory: its working directory.
         logs: the directory of its log.
-        clock: seconds, never going back.
+        clock: seconds, monotonic.
     """
 
     def __init__(
@@ -55,21 +56,21 @@ class Child:
         self._directory = directory
         self._clock = clock
         self._process: subprocess.Popen[bytes] | None = None
-        self._deaths: deque[float] = deque(maxlen=MAX_DEATHS)
+        self._crashes: deque[float] = deque(maxlen=MAX_CRASHES)
         self._start_at = clock()
 
     @property
     def running(self) -> bool:
-        """Whether it has been started and not yet been seen dead."""
+        """Whether it has been started and not yet been seen to have exited."""
         return self._process is not None
 
     @property
     def due(self) -> bool:
-        """Whether it is time to start it."""
+        """Whether it has to be started now."""
         return not self.running and self._clock() >= self._start_at
 
     def start(self) -> None:
-        """Start it, in a session of its own: a terminal's Ctrl-C is for `ltm up` alone."""
+        """Start it, in a session of its own, so that a terminal's Ctrl-C reaches `ltm up` alone."""
         with self.log.open() as output:
             self._process = subprocess.Popen(
                 self.spec.argv,
@@ -80,39 +81,43 @@ class Child:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        # It has not been waited for, so the pid is its own even if it is dead already.
+        # It has not been waited for, so the pid is not reused even if it has exited already.
         self.identity = process_tree.identify(self._process.pid)
 
-    def died(self) -> int | None:
-        """Its exit code (negative: the signal that killed it) if it has died since it was started."""
+    def reap(self) -> int | None:
+        """Kill what it left behind and schedule its restart, if it has exited.
+
+        Returns:
+            Its exit code (negative: the signal that killed it), or None if it runs or is not started.
+        """
         if self._process is None or (code := self._process.poll()) is None:
             return None
-        # What a killed master leaves behind would go on working beside its successor's children.
+        # The children of a killed master would go on working beside those of its successor.
         process_tree.kill(process_tree.session_members(self._process.pid))
         self._process = None
         self.identity = None
         now = self._clock()
-        self._deaths.append(now)
-        # At once the first time, then with pauses of 0.25, 0.5 and 1 s: most causes need a moment to go away.
-        self._start_at = now + (0.0 if self.deaths < 2 else 2.0 ** (self.deaths - 4))
+        self._crashes.append(now)
+        # The first restart is immediate, the next after 0.25, 0.5 and 1 s: most causes need a moment to disappear.
+        self._start_at = now + (0.0 if self.crashes < 2 else 2.0 ** (self.crashes - 4))
         return code
 
     @property
-    def deaths(self) -> int:
-        """How often it died within the last minute."""
-        return sum(1 for moment in self._deaths if self._clock() - moment < DEATHS_WITHIN_S)
+    def crashes(self) -> int:
+        """How often it exited within the last `CRASH_WINDOW_S`."""
+        return sum(1 for moment in self._crashes if self._clock() - moment < CRASH_WINDOW_S)
 
     def signal(self) -> None:
-        """Ask it to end; it alone is asked, since a master ends its own children in good order."""
+        """Send it its stop signal: it alone, since a Dramatiq master stops its own children in order."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(stop_signal(self.spec.name))
 
     def ended(self) -> bool:
-        """Whether nothing of it runs any more, as far as it can be asked."""
+        """Whether it has exited, or was never started."""
         return self._process is None or self._process.poll() is not None
 
     def kill(self) -> None:
-        """Kill what still runs of it and of everything it started."""
+        """Kill it, if it still runs, and everything that it started."""
         if self._process is None:
             return
         leader = self._process.pid
@@ -127,15 +132,16 @@ class Child:
 
 
 class Supervisor:
-    """A group of processes, kept running until it is stopped.
+    """A group of processes that are kept running until `stop`.
 
     Args:
-        specs: what to start, in this order.
-        environment: what all of them get.
-        directory: where they work.
+        specs: the processes, in start order.
+        environment: the environment of all of them.
+        directory: their working directory.
         logs: the directory of their logs.
-        on_start: called after every start, with who runs now.
-        clock: seconds, never going back.
+        on_start: called after every start, with the processes that run now, by name.
+        clock: seconds, monotonic.
+        service_grace_s: how long all services together may take to stop before they are killed.
     """
 
     def __init__(
@@ -146,20 +152,22 @@ class Supervisor:
         logs: Path,
         on_start: Callable[[dict[str, ProcessId]], None],
         clock: Callable[[], float] = time.monotonic,
+        service_grace_s: float = SERVICE_GRACE_S,
     ) -> None:
         self._children = [Child(spec, environment, directory, logs, clock) for spec in specs]
         self._on_start = on_start
         self._clock = clock
-        self._trim_at = clock() + TRIM_EVERY_S
+        self._service_grace_s = service_grace_s
+        self._trim_at = clock() + TRIM_INTERVAL_S
 
     @property
     def names(self) -> list[str]:
-        """Whom it keeps running, in start order."""
+        """The names of its processes, in start order."""
         return [child.spec.name for child in self._children]
 
     @property
     def running(self) -> dict[str, ProcessId]:
-        """Who runs now, by name, as far as is known."""
+        """The processes that run, by name, as of the last `poll`."""
         return {child.spec.name: child.identity for child in self._children if child.identity is not None}
 
     def last_lines(self, name: str) -> list[str]:
@@ -167,42 +175,42 @@ class Supervisor:
         return next(child.log.tail(LAST_LINES) for child in self._children if child.spec.name == name)
 
     def poll(self) -> None:
-        """Start what is due, the dead among them; to be called again and again.
+        """Start what is due, restart what has exited, trim the logs; to be called several times a second.
 
         Raises:
-            ProcessKeepsDying: one died five times within a minute; the message ends with its last lines.
+            ProcessKeepsDying: one exited five times within a minute; the message ends with its last lines.
         """
         for child in self._children:
-            code = child.died()
+            code = child.reap()
             if code is not None:
-                if child.deaths >= MAX_DEATHS:
+                if child.crashes >= MAX_CRASHES:
                     raise ProcessKeepsDying(_format_crash(child, code))
-                log.warning("process_died_and_is_restarted", name=child.spec.name, exit_code=code, deaths=child.deaths)
+                log.warning("process_restarted", name=child.spec.name, exit_code=code, crashes=child.crashes)
             if child.due:
                 child.start()
                 self._on_start(self.running)
         if self._clock() >= self._trim_at:
-            self._trim_at = self._clock() + TRIM_EVERY_S
+            self._trim_at = self._clock() + TRIM_INTERVAL_S
             for child in self._children:
                 child.log.trim()
 
     def stop(self) -> None:
-        """End every process, the servers last, within ten seconds; what does not end by itself is killed."""
+        """Stop every process, the servers last, within ten seconds; kill those that do not stop in time."""
         services = [child for child in reversed(self._children) if not child.spec.is_server]
         servers = [child for child in reversed(self._children) if child.spec.is_server]
-        for layer, grace_s in ((services, SERVICE_GRACE_S), (servers, SERVER_GRACE_S)):
+        for layer, grace_s in ((services, self._service_grace_s), (servers, SERVER_GRACE_S)):
             for child in layer:
                 child.signal()
-            give_up = time.monotonic() + grace_s
-            while time.monotonic() < give_up and not all(child.ended() for child in layer):
+            deadline = time.monotonic() + grace_s
+            while time.monotonic() < deadline and not all(child.ended() for child in layer):
                 time.sleep(0.02)
             for child in layer:
                 child.kill()
 
 
 def _format_crash(child: Child, code: int) -> str:
-    lines = "\n".join(f"  {line}" for line in child.log.tail(LAST_LINES)) or "  (it said nothing)"
+    lines = "\n".join(f"  {line}" for line in child.log.tail(LAST_LINES)) or "  (none)"
     return (
-        f"{child.spec.name} died {MAX_DEATHS} times within a minute (exit code {code}), so everything was stopped; "
+        f"{child.spec.name} exited {MAX_CRASHES} times within a minute (exit code {code}), so the stack was stopped; "
         f"its last lines ({child.log.path}):\n{lines}"
     )

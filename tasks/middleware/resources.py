@@ -7,7 +7,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import dramatiq
-import redis
 import structlog
 from dramatiq.middleware import Middleware, MiddlewareError
 from keepsake_client.errors import KeepsakeError
@@ -17,6 +16,7 @@ from services.long_term_memory.memory_service import MemoryService
 from services.long_term_memory.profile_service import ProfileService
 from services.runtime.heartbeat import HeartbeatThread
 from services.runtime.queues import INDEX_QUEUE
+from services.runtime.redis import connect
 from services.runtime.settings import Settings
 
 #: The niceness of this process's session, where the kernel knows such a thing.
@@ -73,7 +73,7 @@ class Resources(Middleware):
             raise WorkerCannotStart(type(error).__name__) from error
 
     def after_worker_boot(self, _: dramatiq.Broker, worker: dramatiq.Worker) -> None:
-        client = redis.Redis.from_url(self.settings.redis_url.get_secret_value(), socket_timeout=2)
+        client = connect(self.settings.redis_url.get_secret_value(), 2.0)
         self._heart = HeartbeatThread(client, self._process, [self._opened.answers, lambda: _threads_live(worker)])
         self._heart.start()
         log.info("worker_ready", queues=sorted(worker.consumer_whitelist or ()))

@@ -1,4 +1,4 @@
-"""The whole stack as a user starts it: `ltm up` in a process of its own."""
+"""Fixtures: the whole stack as a user starts it, `ltm up` in a process of its own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from services.runtime.settings import Settings
+from services.runtime.settings import RENAMED_SETTINGS, Settings
 from tests.support import wait_until
 
 LTM = str(Path(sys.executable).parent / "ltm")
@@ -29,8 +29,8 @@ class Stack:
     """A running `ltm up`.
 
     Args:
-        ready: what its ready file said.
-        output: the file that holds what it printed.
+        ready: the content of its ready file.
+        output: the file of its output.
     """
 
     process: subprocess.Popen[bytes]
@@ -62,9 +62,9 @@ Up = Callable[..., Stack]
 
 
 def clean_environment(**variables: str) -> dict[str, str]:
-    """This environment without any setting of ours, and with `variables`."""
-    ours = {name.upper() for name in Settings.model_fields}
-    return {**{name: value for name, value in os.environ.items() if name not in ours}, **variables}
+    """This environment without Keepsake's settings, and with `variables`."""
+    settings = {name.upper() for name in (*Settings.model_fields, *RENAMED_SETTINGS)}
+    return {**{name: value for name, value in os.environ.items() if name not in settings}, **variables}
 
 
 def run_ltm(*arguments: str, stdin: str | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -81,7 +81,7 @@ def run_ltm(*arguments: str, stdin: str | None = None, **variables: str) -> subp
 
 
 def start_ltm_up(directory: Path, *arguments: str, **variables: str) -> Stack:
-    """Start `ltm up` and wait until its ready file is there."""
+    """Start `ltm up` and wait for its ready file."""
     ready, output = directory / "ready.json", directory / "output"
     with output.open("wb") as file:
         process = subprocess.Popen(
@@ -105,7 +105,7 @@ def start_ltm_up(directory: Path, *arguments: str, **variables: str) -> Stack:
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
-    """One `ltm up --ephemeral` for all tests that only talk to it."""
+    """One `ltm up --ephemeral` for all tests that do not change it."""
     with tempfile.TemporaryDirectory(prefix="ltm-test-") as directory:
         stack = start_ltm_up(Path(directory), "--ephemeral")
         yield stack
@@ -114,7 +114,7 @@ def stack() -> Iterator[Stack]:
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """An empty directory that PostgreSQL's user can be let through when root tests, as pytest's own cannot."""
+    """An empty directory that PostgreSQL's account can traverse when root runs the tests, unlike pytest's own."""
     directory = Path(tempfile.mkdtemp(prefix="ltm-test-"))
     yield directory
     shutil.rmtree(directory, ignore_errors=True)
@@ -122,7 +122,7 @@ def place() -> Iterator[Path]:
 
 @pytest.fixture
 def up(place: Path) -> Iterator[Up]:
-    """Starts stacks of the test's own, which end with it."""
+    """Starts stacks that are stopped after the test."""
     stacks: list[Stack] = []
 
     def start(*arguments: str, **variables: str) -> Stack:

@@ -27,7 +27,7 @@ def ltm(stack: Stack, *arguments: str, stdin: str | None = None) -> subprocess.C
     return run_ltm(*arguments, stdin=stdin, REDIS_URL=stack.redis_url, DATABASE_URL=stack.database_url)
 
 
-def test_up_tells_of_each_process_once_and_then_where_all_is(stack: Stack) -> None:
+def test_up_reports_each_process_once_and_then_the_addresses(stack: Stack) -> None:
     lines = stack.printed().splitlines()
 
     answered = [line.split()[0] for line in lines if " answers " in line]
@@ -36,15 +36,15 @@ def test_up_tells_of_each_process_once_and_then_where_all_is(stack: Stack) -> No
     assert f"  Redis       {stack.redis_url}" in lines
 
 
-def test_the_ready_file_tells_the_pid_of_each_process(stack: Stack) -> None:
+def test_the_ready_file_holds_the_pid_of_each_process(stack: Stack) -> None:
     assert sorted(stack.pids) == sorted(NAMES)
     assert all(psutil.Process(pid).ppid() == stack.process.pid for pid in stack.pids.values())
 
 
-def test_indexing_stands_back_and_nothing_else_does(stack: Stack) -> None:
+def test_indexing_alone_has_a_lower_cpu_priority(stack: Stack) -> None:
     autogroups = {name: Path(f"/proc/{pid}/autogroup") for name, pid in stack.pids.items()}
     if not autogroups[INDEXER].exists():
-        pytest.skip("this kernel does not share the processors out between sessions")
+        pytest.skip("this kernel has no autogroup scheduling")
 
     # "/autogroup-12 nice 19"
     assert {name: int(file.read_text().split()[-1]) for name, file in autogroups.items()} == {
@@ -54,7 +54,7 @@ def test_indexing_stands_back_and_nothing_else_does(stack: Stack) -> None:
     assert 19 in {process.nice() for process in works}
 
 
-def test_the_demo_shows_every_step_of_every_turn_in_both_languages(stack: Stack) -> None:
+def test_the_demo_prints_every_step_of_every_turn_in_both_languages(stack: Stack) -> None:
     result = ltm(stack, "demo")
 
     assert result.returncode == 0, result.stdout + result.stderr
@@ -68,14 +68,14 @@ def test_the_demo_shows_every_step_of_every_turn_in_both_languages(stack: Stack)
 
 
 def test_a_demo_without_a_stack_names_the_step_that_failed(stack: Stack) -> None:
-    # Given nobody at the other end of the list
+    # Given no Redis at the address
     result = run_ltm("demo", REDIS_URL="redis://127.0.0.1:1/0")
 
     assert result.returncode == 1
     assert "step 'connected'" in result.stderr
 
 
-def test_status_is_fine_when_all_is(stack: Stack) -> None:
+def test_status_succeeds_when_every_process_works(stack: Stack) -> None:
     result = ltm(stack, "status")
 
     assert result.returncode == 0, result.stdout
@@ -89,7 +89,7 @@ def test_status_of_one_process_is_its_health_check(stack: Stack, name: str) -> N
     assert ltm(stack, "status", name).returncode == 0
 
 
-def test_status_without_redis_is_a_failure_in_words() -> None:
+def test_status_without_redis_fails_with_a_report() -> None:
     result = run_ltm("status", REDIS_URL="redis://127.0.0.1:1/0")
 
     assert result.returncode == 1
@@ -97,7 +97,7 @@ def test_status_without_redis_is_a_failure_in_words() -> None:
     assert result.stderr == ""
 
 
-def test_what_was_added_is_found(stack: Stack, user: str) -> None:
+def test_an_added_memory_is_found(stack: Stack, user: str) -> None:
     added = ltm(stack, "add", user, "I play the cello.")
     found = ltm(stack, "search", user, "which instrument do I play?")
 
@@ -106,13 +106,13 @@ def test_what_was_added_is_found(stack: Stack, user: str) -> None:
     assert re.fullmatch(r"-?\d\.\d\d  \d{4}-\d\d-\d\d  user  I play the cello\.\n", found.stdout)
 
 
-def test_a_search_can_be_printed_as_it_came(stack: Stack, user: str) -> None:
+def test_a_search_can_be_printed_as_json(stack: Stack, user: str) -> None:
     response = json.loads(ltm(stack, "search", user, "anything?", "--json").stdout)
 
     assert (response["user_id"], response["success"], response["memories"]) == (user, True, [])
 
 
-def test_a_profile_is_changed_and_shown(stack: Stack, user: str) -> None:
+def test_a_profile_is_updated_and_printed(stack: Stack, user: str) -> None:
     ltm(stack, "profile", user, "--set", 'name="安娜"', "--set", "age=30")
     ltm(stack, "profile", user, "--set", "age=null")
 
@@ -144,17 +144,17 @@ def test_chat_remembers_across_sessions(stack: Stack, user: str) -> None:
     assert re.search(r"^  \d\.\d\d .* My dog is called Biscuit\.$", second.stdout, re.MULTILINE)
 
 
-def test_a_process_that_is_killed_comes_back_and_up_says_so(stack: Stack) -> None:
-    # Given a worker of a Dramatiq master, which ends when its worker dies
+def test_a_killed_process_is_restarted_and_reported(stack: Stack) -> None:
+    # Given a worker of a Dramatiq master, which exits when its worker does
     master = psutil.Process(stack.pids["long-term-memory-writer"])
     worker = next(child for child in master.children() if child.cmdline()[1:3] == master.cmdline()[1:3])
 
     os.kill(worker.pid, signal.SIGKILL)
 
-    def greeted_again() -> bool:
+    def reported_again() -> bool:
         return len(re.findall(r"^long-term-memory-writer +answers", stack.printed(), re.MULTILINE)) == 2
 
-    wait_until(greeted_again, 60, "the writer to answer again")
+    wait_until(reported_again, 60, "the writer to answer again")
     assert '"name": "long-term-memory-writer"' in stack.printed()
-    assert "process_died_and_is_restarted" in stack.printed()
+    assert "process_restarted" in stack.printed()
     assert all(ltm(stack, "status", name).returncode == 0 for name in SERVICES)

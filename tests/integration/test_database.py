@@ -129,7 +129,7 @@ def test_an_outage_is_one_event_at_its_start_and_one_at_its_end(server: Postgres
         server.start()
         wait_until(lambda: answers(pool), 20, "an answer")
 
-    assert [(line["event"], line["server"]) for line in lines] == [
+    assert [(line["event"], line["dependency"]) for line in lines] == [
         ("dependency_down", "postgres"),
         ("dependency_up", "postgres"),
     ]

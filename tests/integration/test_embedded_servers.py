@@ -1,4 +1,4 @@
-"""Embedded Valkey and PostgreSQL as the supervisor runs them, and what is used inside their wheels."""
+"""Embedded Valkey and PostgreSQL as the supervisor runs them, and the private parts of their wheels that are used."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Start = Callable[[ProcessSpec], Supervisor]
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """A directory as `ltm up --ephemeral` makes one; pytest's own are closed to PostgreSQL's user when root tests."""
+    """A directory as `ltm up --ephemeral` creates one; pytest's own are closed to PostgreSQL's account."""
     directory = Path(tempfile.mkdtemp(prefix="ltm-test-"))
     yield directory
     shutil.rmtree(directory)
@@ -74,11 +74,11 @@ def connected(url: str) -> redis.Redis:
     return client
 
 
-def test_the_wheel_has_a_valkey_where_it_is_looked_for() -> None:
+def test_the_wheel_has_a_valkey_at_the_pinned_path() -> None:
     assert os.access(get_binary_path(), os.X_OK)
 
 
-def test_valkey_has_the_command_that_the_workers_wait_with(started: Start, home: Path) -> None:
+def test_valkey_has_the_blocking_command_of_the_workers(started: Start, home: Path) -> None:
     spec, url = valkey(home, ephemeral=True)
     started(spec)
 
@@ -97,18 +97,18 @@ def test_valkey_listens_on_the_loopback_alone(started: Start, home: Path) -> Non
     assert {socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN} == {"127.0.0.1"}
 
 
-def test_what_valkey_was_told_survives_a_restart(started: Start, home: Path) -> None:
+def test_the_data_of_valkey_survives_a_restart(started: Start, home: Path) -> None:
     spec, url = valkey(home, ephemeral=False)
     first = started(spec)
     with connected(url) as client:
-        client.set("said", "tea")
+        client.set("kept", "tea")
 
     first.stop()
     spec, url = valkey(home, ephemeral=False)
     started(spec)
 
     with connected(url) as client:
-        assert client.get("said") == b"tea"
+        assert client.get("kept") == b"tea"
 
 
 # --- PostgreSQL
@@ -123,11 +123,11 @@ def wait_for(url: str) -> None:
     wait_until(lambda: reachable(url, 1), 30, "PostgreSQL to answer")
 
 
-def test_the_wheel_has_the_programs_where_they_are_looked_for() -> None:
+def test_the_wheel_has_the_programs_at_the_pinned_path() -> None:
     assert all(os.access(binaries() / program, os.X_OK) for program in ("initdb", "postgres"))
 
 
-def test_postgres_starts_from_nothing_with_all_that_keepsake_needs(started: Start, home: Path) -> None:
+def test_postgres_creates_a_cluster_with_what_keepsake_needs(started: Start, home: Path) -> None:
     spec, url = postgres(home)
 
     started(spec)
@@ -143,7 +143,7 @@ def test_postgres_starts_from_nothing_with_all_that_keepsake_needs(started: Star
         assert connection.execute(query).fetchone() == ("keepsake", "UTF8", "C.UTF-8", 18)
 
 
-def test_no_other_user_of_the_machine_reaches_postgres(started: Start, home: Path) -> None:
+def test_other_users_of_the_machine_cannot_reach_postgres(started: Start, home: Path) -> None:
     spec, url = postgres(home)
     supervisor = started(spec)
     wait_for(url)
@@ -165,12 +165,12 @@ def test_a_port_opens_the_loopback_alone(started: Start, home: Path) -> None:
     assert {tuple(socket.laddr) for socket in sockets} == {("127.0.0.1", port)}
 
 
-def test_a_killed_postgres_is_started_again_with_its_data(started: Start, home: Path) -> None:
+def test_a_killed_postgres_is_restarted_with_its_data(started: Start, home: Path) -> None:
     spec, url = postgres(home)
     supervisor = started(spec)
     wait_for(url)
     with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("CREATE TABLE said AS SELECT 'tea' AS what")
+        connection.execute("CREATE TABLE kept AS SELECT 'tea' AS what")
     first = supervisor.running[POSTGRES].pid
 
     os.kill(first, signal.SIGKILL)
@@ -182,10 +182,10 @@ def test_a_killed_postgres_is_started_again_with_its_data(started: Start, home: 
     with structlog.testing.capture_logs():
         wait_until(back, 30, "PostgreSQL to come back")
     with psycopg.connect(url) as connection:
-        assert connection.execute("SELECT what FROM said").fetchone() == ("tea",)
+        assert connection.execute("SELECT what FROM kept").fetchone() == ("tea",)
 
 
-def test_a_postgres_that_still_runs_on_the_data_is_ended_first(started: Start, home: Path) -> None:
+def test_a_postgres_that_still_runs_on_the_data_is_stopped_first(started: Start, home: Path) -> None:
     # Given one whose supervisor was killed
     spec, url = postgres(home)
     old = started(spec).running[POSTGRES]
@@ -194,13 +194,13 @@ def test_a_postgres_that_still_runs_on_the_data_is_ended_first(started: Start, h
     # When another starts on the same data
     new = started(spec).running[POSTGRES]
 
-    # I expect the old one to be gone and the new one to serve
+    # I expect the old one to be stopped and the new one to answer
     wait_until(lambda: process_tree.find(old) is None, 15, "the end of the old server")
     wait_for(url)
     assert process_tree.find(new) is not None
 
 
-def test_a_cluster_that_was_only_half_made_is_made_anew(started: Start, home: Path) -> None:
+def test_an_incomplete_cluster_is_created_anew(started: Start, home: Path) -> None:
     (home / "postgres" / "data.new").mkdir(parents=True)
     (home / "postgres" / "data.new" / "PG_VERSION").touch()
     spec, url = postgres(home)

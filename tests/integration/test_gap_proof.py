@@ -38,7 +38,7 @@ from adapters.__main__ import Adapters
 from adapters.membership import LEASE, MEMBERSHIP_KEY
 from adapters.stream import UpdateStream
 from services.cli.backfill import Backfill, Counts
-from services.memory.conversations import Conversations, Updates
+from services.memory.conversations import Conversations, Destination
 from services.memory.messages import to_wire
 from services.runtime.settings import Settings
 from services.stack.embedded_valkey import valkey_spec
@@ -103,8 +103,8 @@ def say(url: str, messages: list[MemoryUpdateMessage], max_len: int = 100_000) -
 
     async def store() -> None:
         async with Redis.from_url(url) as client:
-            updates = Updates("memory_updates", UPDATES_STREAM, max_len)
-            conversations = Conversations(client, max_messages=10_000, ttl_hours=24, updates=updates)
+            updates = Destination("memory_updates", UPDATES_STREAM, max_len)
+            conversations = Conversations(client, max_messages=10_000, ttl_hours=24, destination=updates)
             for message in messages:
                 assert await conversations.append(message)
 
@@ -348,7 +348,7 @@ def test_a_restarted_redis_is_read_on(start: Start, tmp_path: Path, kept: bool) 
         handed = Indexers(client).all_of(200 if kept else 100)
         assert set(ids(said(100, begin=100))) <= set(handed)
         assert not kept or set(ids(said(200))) == set(handed)
-        wait_until(lambda: all(loop.pulse.beating() for loop in adapters.loops), description="all loops turning")
+        wait_until(lambda: all(loop.pulse.alive() for loop in adapters.loops), description="all loops turning")
         adapters.stop()  # while there is a Redis
 
 

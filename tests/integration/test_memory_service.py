@@ -62,43 +62,45 @@ def test_both_sides_of_a_conversation_are_stored_and_published(memory: ServicePr
         assert [json.loads(message["data"]) for message in published] == both
 
 
-def test_first_come_first_served(memory: ServiceProcess, valkey: redis.Redis) -> None:
-    """Given a hundred messages and a bad one between them, I expect them in order and the bad one put aside."""
+def test_messages_are_processed_in_order(memory: ServiceProcess, valkey: redis.Redis) -> None:
+    """Given a hundred messages and an invalid one between them, I expect them in order and that one rejected."""
     for number in range(100):
         say(valkey, str(number))
         if number == 50:
             valkey.lpush("user_input_queue", b"\xff not json")
     assert [entry["content"] for entry in stored(valkey, 100)] == [str(number) for number in range(100)]
     assert valkey.xlen(REJECTED_STREAM) == 1
-    wait_until(lambda: valkey.llen(PROCESSING) == 0, description="nothing in hand")
+    wait_until(lambda: valkey.llen(PROCESSING) == 0, description="an empty processing list")
 
 
-def test_what_a_crash_left_in_hand_is_served_first(valkey: redis.Redis, valkey_url: str, tmp_path: Path) -> None:
-    """Given messages that a killed service had taken and one that waits, I expect all three, oldest first."""
+def test_what_a_crash_left_in_the_processing_list_is_processed_first(
+    valkey: redis.Redis, valkey_url: str, tmp_path: Path
+) -> None:
+    """Given messages that a killed service was processing and one that waits, I expect all three, oldest first."""
     for content in ("first", "second"):
         valkey.lpush(PROCESSING, json.dumps({"user_id": "u1", "content": content}))
     say(valkey, "third")
     with running("services.memory", "memory", valkey_url, tmp_path / "log"):
         assert [entry["content"] for entry in stored(valkey, 3)] == ["first", "second", "third"]
-        wait_until(lambda: valkey.llen(PROCESSING) == 0, description="nothing in hand")
+        wait_until(lambda: valkey.llen(PROCESSING) == 0, description="an empty processing list")
 
 
-def test_while_it_is_away_users_wait_and_replies_are_not_heard(
+def test_during_an_outage_messages_wait_and_replies_are_missed(
     valkey: redis.Redis, valkey_url: str, tmp_path: Path
 ) -> None:
-    """Given a message and a reply while it is away, I expect the message and the reply of afterwards, and no more."""
-    say(valkey, "said meanwhile")
+    """Given a message and a reply while the service is down, I expect the message, and later replies alone."""
+    say(valkey, "sent meanwhile")
     valkey.publish("ai_responses", json.dumps({"user_id": "u1", "text": "replied meanwhile", "timestamp": 1}))
 
     with running("services.memory", "memory", valkey_url, tmp_path / "log"):
         stored(valkey, 1)
         valkey.publish("ai_responses", json.dumps({"user_id": "u1", "text": "replied afterwards", "timestamp": 2}))
 
-        assert [entry["content"] for entry in stored(valkey, 2)] == ["said meanwhile", "replied afterwards"]
+        assert [entry["content"] for entry in stored(valkey, 2)] == ["sent meanwhile", "replied afterwards"]
 
 
-def test_a_message_torn_by_a_loss_of_power_is_in_neither_place_and_comes_again(tmp_path: Path) -> None:
-    """Given a Redis whose file ends in the midst of storing a message, I expect nothing of it, and all of it later."""
+def test_storing_a_message_is_atomic_across_a_power_loss(tmp_path: Path) -> None:
+    """Given a Redis whose append-only file ends within a transaction, I expect none of it, and the message again."""
     data = tmp_path / "valkey"
     data.mkdir()
     server = DurableValkey(data)
@@ -115,7 +117,7 @@ def test_a_message_torn_by_a_loss_of_power_is_in_neither_place_and_comes_again(t
                     stored(client, count)
             assert kept() == (["synced", "not yet"], 2)
 
-            # What a disk holds that lost its last second: here, up to the entry of the log.
+            # The file of a disk that lost its last second: here, up to the append to the stream.
             server.stop()
             [file] = data.glob("appendonlydir/*.incr.aof")
             written = file.read_bytes()
@@ -130,8 +132,8 @@ def test_a_message_torn_by_a_loss_of_power_is_in_neither_place_and_comes_again(t
             server.stop()
 
 
-def test_sigterm_ends_it_cleanly(memory: ServiceProcess, valkey: redis.Redis) -> None:
-    """Given SIGTERM, I expect exit code 0 within seconds and no sign of life left."""
+def test_sigterm_is_a_graceful_shutdown(memory: ServiceProcess, valkey: redis.Redis) -> None:
+    """Given SIGTERM, I expect exit code 0 within seconds and the heartbeat's key deleted."""
     assert memory.stop() == 0
     assert valkey.exists(alive_key("memory")) == 0
 
@@ -147,8 +149,8 @@ def test_a_wrong_setting_is_one_line(valkey_url: str, tmp_path: Path) -> None:
         service.close()
 
 
-def test_a_lost_redis_is_survived_and_said_once(tmp_path: Path) -> None:
-    """Given that Redis goes for many tries and comes back, I expect both loops at work again, and a line a change."""
+def test_an_outage_of_redis_is_survived_and_logged_once(tmp_path: Path) -> None:
+    """Given that Redis is down for many attempts and comes back, I expect both loops to work, and one line a change."""
     data = tmp_path / "valkey"
     port = free_port()
     first = ValkeyServer(port=port, data_dir=data)
@@ -156,9 +158,9 @@ def test_a_lost_redis_is_survived_and_said_once(tmp_path: Path) -> None:
     url = f"redis://127.0.0.1:{port}/0"
     with running("services.memory", "memory", url, tmp_path / "log") as memory, redis.Redis.from_url(url) as valkey:
         first.terminate()
-        wait_until(lambda: memory.log().count("dependency_down") == 2, description="both loops notice")
+        wait_until(lambda: memory.log().count("dependency_down") == 2, description="both loops to log the outage")
         with ValkeyServer(port=port, data_dir=data):
-            wait_until(memory.works, timeout=15, description="the service is back")
+            wait_until(memory.works, timeout=15, description="the heartbeat of the service")
             say(valkey, "hello")
             valkey.publish("ai_responses", json.dumps({"user_id": "u2", "text": "hi"}))
             stored(valkey, 1)

@@ -1,4 +1,4 @@
-"""What people say, and what opens doors, is in nobody's log: a conversation with marked words through every process."""
+"""No log holds contents or secrets: a conversation with marked words goes through every process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support import wait_until
 
 ROOT = Path(__file__).parents[2]
 WITHIN_S = 120.0
-#: Each part of a message, of a request and of a URL that is somebody's own.
+#: A unique word for each part of a message and of a request that must not be logged.
 MARKS = {
     part: f"mark{part}{uuid.uuid4().hex[:8]}"
     for part in ("content", "query", "meta", "metakey", "session", "task", "profile", "profilekey", "type", "broken")
@@ -38,9 +38,9 @@ def environment(valkey_url: str, database_url: str, name: str, **settings: str) 
     return {
         **{name: os.environ[name] for name in names if name in os.environ},
         "REDIS_URL": valkey_url,
-        # Trust and no ACL are what these servers have; a password that nobody asks for is in the URL all the same.
+        # These servers require no password; the URL has one nevertheless.
         "DATABASE_URL": f"{database_url}{separator}password={PASSWORDS[0]}",
-        "CHAT_BASE_URL": f"http://somebody:{PASSWORDS[1]}@127.0.0.1:1/v1",
+        "CHAT_BASE_URL": f"http://user:{PASSWORDS[1]}@127.0.0.1:1/v1",
         "OPENAI_API_KEY": PASSWORDS[2],
         "LTM_LLM_API_KEY": PASSWORDS[3],
         "LTM_PROCESS_NAME": name,
@@ -50,14 +50,14 @@ def environment(valkey_url: str, database_url: str, name: str, **settings: str) 
 
 
 def converse(client: redis.Redis) -> None:
-    """Everything that can be said to the stack, right and wrong, with the marks in it."""
+    """Send every kind of valid and invalid message to the stack, with the marks in them."""
     answers: dict[str, dict[str, Any]] = {}
-    with client.pubsub(ignore_subscribe_messages=True) as heard:  # type: ignore[no-untyped-call]
-        heard.subscribe("ltm_responses", "ai_responses")
+    with client.pubsub(ignore_subscribe_messages=True) as subscription:  # type: ignore[no-untyped-call]
+        subscription.subscribe("ltm_responses", "ai_responses")
 
         def listen() -> None:
-            while message := heard.get_message(timeout=0.01):
-                with suppress(ValueError, AttributeError):  # what is broken below is heard here too
+            while message := subscription.get_message(timeout=0.01):
+                with suppress(ValueError, AttributeError):  # the broken messages below arrive here too
                     payload = json.loads(message["data"])
                     answers[payload.get("request_id") or "reply"] = payload
 
@@ -72,8 +72,8 @@ def converse(client: redis.Redis) -> None:
             wait_until(lambda: answered(request_id), WITHIN_S, f"the answer to a {kind}")
 
         meta = {"session_id": MARKS["session"], MARKS["metakey"]: MARKS["meta"]}
-        said = {"user_id": USER, "content": MARKS["content"], "task_id": MARKS["task"], "meta": meta}
-        client.lpush("user_input_queue", json.dumps(said))
+        message = {"user_id": USER, "content": MARKS["content"], "task_id": MARKS["task"], "meta": meta}
+        client.lpush("user_input_queue", json.dumps(message))
         wait_until(lambda: answered("reply"), WITHIN_S, "a reply, the built-in one: no model answers")
         ask("search", query=MARKS["query"], filters={"session_id": MARKS["session"]})
         ask("add", content=MARKS["content"], metadata=meta)
@@ -81,7 +81,7 @@ def converse(client: redis.Redis) -> None:
         ask("profile_update", updates={MARKS["profilekey"]: MARKS["profile"]}, expected_version=7)
         ask("profile_update", updates={MARKS["profilekey"]: MARKS["profile"] * 7_000})
         ask("profile_get")
-        # What is refused says why, and must not say what
+        # A rejection gives the reason, and must not quote the message
         ask("search", query=MARKS["query"], filters={MARKS["metakey"]: MARKS["meta"]})
         ask("search", query=[MARKS["query"]])
         ask(MARKS["type"], query=MARKS["query"])
@@ -93,10 +93,10 @@ def converse(client: redis.Redis) -> None:
             client.publish("ai_responses", broken)
             client.publish("ltm_responses", broken)
         client.lpush("user_input_queue", json.dumps({"user_id": USER, "content": {MARKS["metakey"]: MARKS["content"]}}))
-        client.publish("memory_updates", json.dumps({**said, "source": MARKS["meta"]}))
+        client.publish("memory_updates", json.dumps({**message, "source": MARKS["meta"]}))
         # A conversation that is no list, so that Redis itself refuses the message
         client.set(f"memory:conversation:{USER}-2", MARKS["content"])
-        client.lpush("user_input_queue", json.dumps({**said, "user_id": f"{USER}-2"}))
+        client.lpush("user_input_queue", json.dumps({**message, "user_id": f"{USER}-2"}))
         # And an actor's message that crashes it
         poison(client)
         wait_until(lambda: client.zcard("dramatiq:index.XQ"), WITHIN_S, "the dead letter")
@@ -120,9 +120,9 @@ def poison(client: redis.Redis) -> None:
     client.rpush("dramatiq:index", redis_id)
 
 
-def test_no_log_holds_what_was_said(valkey_url: str, create_database: Callable[..., str], tmp_path: Path) -> None:
-    """Given a conversation, every kind of request, and messages that fail in every place, I expect no word of them and
-    no password in any process's log at info; nor a user id, since LTM_LOG_USER_IDS=false."""
+def test_no_log_holds_contents_or_secrets(valkey_url: str, create_database: Callable[..., str], tmp_path: Path) -> None:
+    """Given a conversation, every kind of request, and messages that fail in every place, I expect no content and no
+    password in any process's log at info; nor a user id, since LTM_LOG_USER_IDS=false."""
     url, database_url = f"{valkey_url.removesuffix('/0')}/{DATABASE_NUMBER}", create_database()
     processes = {}
     with redis.Redis.from_url(url) as client:
@@ -138,7 +138,9 @@ def test_no_log_holds_what_was_said(valkey_url: str, create_database: Callable[.
                         stderr=output,
                     )
             wait_until(
-                lambda: all(client.exists(alive_key(name)) for name in SERVICES), WITHIN_S, "a sign of life of all"
+                lambda: all(client.exists(alive_key(name)) for name in SERVICES),
+                WITHIN_S,
+                "a heartbeat of every process",
             )
             converse(client)
         finally:
@@ -157,10 +159,10 @@ def test_no_log_holds_what_was_said(valkey_url: str, create_database: Callable[.
             line = next((line for line in text.splitlines() if secret in line), None)
             assert line is None, f"{name} logged {secret}: {line}"
     everything = "\n".join(logs.values())
-    # What an operator does want: whose, which, how long
+    # What an operator needs: user, request and duration
     responded = [json.loads(line) for line in everything.splitlines() if '"responded"' in line]
     assert all({"request_id", "user_id", "success"} <= set(line) for line in responded)
-    # And that the failures which could have told were there to be told
+    # And the failures that could have leaked contents did occur
     events = {json.loads(line)["event"].split(" ")[0] for line in everything.splitlines() if line}
     assert {"rejected", "message_failed", "provider_failed", "failed_for_good", "Failed"} <= events
     assert [line for line in responded if line.get("type") == "search" and line["worked_ms"] > 0]

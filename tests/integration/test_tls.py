@@ -1,6 +1,6 @@
-"""TLS to Redis and to PostgreSQL through the URL alone, and what is told when the certificate is nobody's we know.
+"""TLS to Redis and to PostgreSQL, configured by the URL alone, and the errors of an untrusted certificate.
 
-Neither embedded server is built with TLS, so these are the machine's own programs.
+Neither embedded server is built with TLS, so these tests run the machine's own programs.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Certificates:
-    """A certificate authority, what it has signed, and one that has signed nothing."""
+    """A certificate authority with its certificates, and another authority without any."""
 
     directory: Path
 
@@ -44,7 +44,7 @@ class Certificates:
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Path]:
-    """A directory that PostgreSQL's user can be let through when root tests, as pytest's own cannot."""
+    """A directory that PostgreSQL's account can traverse when root runs the tests; pytest's own is closed to it."""
     directory = Path(tempfile.mkdtemp(prefix="ltm-test-"))
     directory.chmod(0o755)
     yield directory
@@ -80,7 +80,7 @@ def certificates(place: Path) -> Certificates:
 
 @pytest.fixture(scope="module")
 def tls_port(certificates: Certificates) -> Iterator[int]:
-    """The port of a Redis that speaks TLS alone and asks its clients for a certificate of the same authority."""
+    """The port of a Redis with TLS only, which requires client certificates of the same authority."""
     if (program := shutil.which("redis-server")) is None:
         pytest.skip("there is no redis-server with TLS: the embedded Valkey is built without it")
     port = free_port()
@@ -119,7 +119,7 @@ def redis_url(port: int, certificates: Certificates, authority: str = "ca.pem", 
 
 
 def test_the_memory_service_works_over_tls(tls_port: int, certificates: Certificates, tmp_path: Path) -> None:
-    """Given rediss:// with an authority and a client's certificate in the URL, I expect a message to be stored."""
+    """Given rediss:// with an authority and a client certificate in the URL, I expect a message to be stored."""
     url = redis_url(tls_port, certificates)
     with running("services.memory", "memory", url, tmp_path / "log") as service, redis.Redis.from_url(url) as client:
         client.lpush("user_input_queue", json.dumps({"user_id": "anna", "content": "I like tea"}))
@@ -128,17 +128,17 @@ def test_the_memory_service_works_over_tls(tls_port: int, certificates: Certific
 
 
 def test_the_adapters_work_over_tls(tls_port: int, certificates: Certificates, tmp_path: Path) -> None:
-    """Given the same, I expect the adapters to take a request and to answer what is wrong with it."""
+    """Given the same, I expect the adapters to answer an invalid request with its error."""
     url = redis_url(tls_port, certificates)
     with (
         running("adapters", "long-term-memory-adapters", url, tmp_path / "log"),
         redis.Redis.from_url(url) as client,
-        client.pubsub(ignore_subscribe_messages=True) as heard,
+        client.pubsub(ignore_subscribe_messages=True) as subscription,
     ):
-        heard.subscribe("ltm_responses")
+        subscription.subscribe("ltm_responses")
         wait_until(lambda: client.pubsub_numsub("ltm_responses")[0][1], description="the subscription")
         client.lpush("ltm_requests", json.dumps({"request_id": "r1", "type": "forget", "user_id": "anna"}))
-        response = wait_until(lambda: heard.get_message(timeout=0.1), 10, "the response")
+        response = wait_until(lambda: subscription.get_message(timeout=0.1), 10, "the response")
         assert json.loads(response["data"])["error"].startswith("unknown_type")
 
 
@@ -146,17 +146,17 @@ def test_the_adapters_work_over_tls(tls_port: int, certificates: Certificates, t
     ("module", "event"),
     [("services.memory", "dependency_down"), ("services.chat_ai", "dependency_down"), ("adapters", "dependency_down")],
 )
-def test_an_unknown_authority_is_told_in_the_log(
+def test_an_unknown_authority_is_logged(
     tls_port: int, certificates: Certificates, tmp_path: Path, module: str, event: str
 ) -> None:
-    """Given a CA that did not sign the server's certificate, I expect a line that says so, and no password in any."""
-    service = ServiceProcess(module, "nobody", redis_url(tls_port, certificates, "other.pem"), tmp_path / "log")
+    """Given a CA that did not sign the server's certificate, I expect a line with that reason, and no password."""
+    service = ServiceProcess(module, "no-name", redis_url(tls_port, certificates, "other.pem"), tmp_path / "log")
     try:
         wait_until(lambda: "certificate verify failed" in service.log(), 20, "a line about the certificate")
         assert PASSWORD not in service.log()
         assert "Traceback" not in service.log()
-        told = [line for line in service.log().splitlines() if "certificate verify failed" in line]
-        assert any(json.loads(line)["event"] == event for line in told)
+        lines = [line for line in service.log().splitlines() if "certificate verify failed" in line]
+        assert any(json.loads(line)["event"] == event for line in lines)
     finally:
         service.close()
 
@@ -172,7 +172,7 @@ def test_an_unknown_authority_is_told_in_the_log(
 def test_a_command_says_what_is_wrong_with_a_certificate(
     tls_port: int, certificates: Certificates, authority: str, host: str, why: str
 ) -> None:
-    """Given a certificate that cannot be trusted, I expect `ltm` to say why in one line, without the password."""
+    """Given an untrusted certificate, I expect `ltm` to say why in one line, without the password."""
     url = redis_url(tls_port, certificates, authority, host)
     done = ltm("search", "anna", "tea", REDIS_URL=url)
 
@@ -201,7 +201,7 @@ def ltm(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def postgres_port(certificates: Certificates, place: Path) -> Iterator[int]:
-    """The port of a PostgreSQL that wants TLS and a password."""
+    """The port of a PostgreSQL that requires TLS and a password."""
     if (found := shutil.which("postgres")) is None:
         pytest.skip("there is no PostgreSQL with TLS: the embedded one is built without it")
     programs, data = Path(found).resolve().parent, place / "data"
@@ -245,7 +245,7 @@ def postgres_port(certificates: Certificates, place: Path) -> Iterator[int]:
 
 
 def _account() -> pwd.struct_passwd | None:
-    """Whom PostgreSQL runs as, where root tests: it refuses to be root."""
+    """The account for PostgreSQL, which refuses to run as root, where root runs the tests."""
     if os.geteuid() != 0:
         return None
     try:
@@ -255,8 +255,8 @@ def _account() -> pwd.struct_passwd | None:
 
 
 def run_as(account: pwd.struct_passwd | None, *argv: str) -> subprocess.Popen[str]:
-    who = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []} if account else {}
-    return subprocess.Popen(argv, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **who)  # type: ignore[call-overload,no-any-return]  # mypy cannot match ** to its overloads
+    identity = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []} if account else {}
+    return subprocess.Popen(argv, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **identity)  # type: ignore[call-overload,no-any-return]  # mypy cannot match ** to its overloads
 
 
 def database_url(port: int, certificates: Certificates, authority: str = "ca.pem", host: str = "localhost") -> str:
@@ -266,8 +266,8 @@ def database_url(port: int, certificates: Certificates, authority: str = "ca.pem
     )
 
 
-def test_the_pool_speaks_tls(postgres_port: int, certificates: Certificates) -> None:
-    """Given sslmode=verify-full and an authority in the URL, I expect connections that are encrypted."""
+def test_the_pool_uses_tls(postgres_port: int, certificates: Certificates) -> None:
+    """Given sslmode=verify-full and an authority in the URL, I expect encrypted connections."""
     pool = open_pool(database_url(postgres_port, certificates), 1)
     with pool, pool.connection() as connection:
         row = connection.execute("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()").fetchone()
@@ -290,10 +290,10 @@ def within(seconds: float) -> Iterator[None]:
         ("ca.pem", "hush-wrong", "password authentication failed"),
     ],
 )
-def test_a_database_that_is_refused_is_told_why(
+def test_the_error_of_a_refused_database_says_why(
     postgres_port: int, certificates: Certificates, authority: str, password: str, why: str
 ) -> None:
-    """Given an unknown authority, or a wrong password, I expect one line that says so, without the password."""
+    """Given an unknown authority or a wrong password, I expect one line with that reason, without the password."""
     url = database_url(postgres_port, certificates, authority).replace(PASSWORD, password)
 
     assert not reachable(url)

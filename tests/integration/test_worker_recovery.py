@@ -159,7 +159,7 @@ def tracebacks(*workers: WorkerProcess) -> list[str]:
 def redact(worker: WorkerProcess, server: str) -> list[str]:
     """What a worker's log says about a server going and coming."""
     lines = [json.loads(line) for line in worker.log().splitlines() if line.startswith("{")]
-    return [line["event"] for line in lines if line.get("server") == server]
+    return [line["event"] for line in lines if line.get("dependency") == server]
 
 
 def test_a_postgresql_that_is_away_loses_nothing(site: Servers) -> None:

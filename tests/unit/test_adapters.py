@@ -350,10 +350,10 @@ def test_a_stuck_adapter_gives_no_sign(client: fakeredis.FakeRedis, broker: Stub
     log = UpdateStream(client, UPDATES_STREAM, "a1", 1_000)
     membership, lease = Membership(client, "a1"), Lease(client, "a1")
     stuck = Loop("stuck", lambda: None)
-    stuck.pulse.beating = lambda: False  # type: ignore[method-assign]
+    stuck.pulse.alive = lambda: False  # type: ignore[method-assign]
 
     Maintenance(
-        client, membership, lease, log, handing(client, broker, log), [stuck.pulse.beating], log_hours=1, max_backlog=1
+        client, membership, lease, log, handing(client, broker, log), [stuck.pulse.alive], log_hours=1, max_backlog=1
     ).turn()
 
     assert membership.live() == set()

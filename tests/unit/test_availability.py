@@ -1,4 +1,4 @@
-"""An availability is told twice: when it begins and when it is over."""
+"""An outage of a dependency is two log lines: one when it begins and one when it is over."""
 
 from __future__ import annotations
 
@@ -21,24 +21,31 @@ def test_each_change_is_one_line() -> None:
     assert [line["event"] for line in lines] == ["dependency_down", "dependency_up", "dependency_down"]
 
 
-def test_the_line_says_who_and_why() -> None:
-    """Given a failure, I expect the server's name and the reason."""
+def test_the_lines_name_the_dependency() -> None:
+    """Given an outage, I expect the dependency and the context in both lines, and the reason in the first."""
+    availability = Availability("redis", at="ltm_requests")
+
     with capture_logs() as lines:
-        Availability("broker").down("refused")
+        availability.down(OSError("refused"))
+        availability.up()
 
-    assert lines == [{"event": "dependency_down", "server": "broker", "reason": "refused", "log_level": "warning"}]
+    context = {"dependency": "redis", "at": "ltm_requests"}
+    assert lines == [
+        {"event": "dependency_down", **context, "reason": "refused", "log_level": "warning"},
+        {"event": "dependency_up", **context, "log_level": "info"},
+    ]
 
 
-def test_what_is_there_from_the_start_is_not_told() -> None:
-    """Given a server that answers, I expect nothing in the log."""
+def test_a_dependency_that_is_up_from_the_start_is_not_logged() -> None:
+    """Given a dependency that answers, I expect nothing in the log."""
     with capture_logs() as lines:
         Availability("broker").up()
 
     assert lines == []
 
 
-def test_what_was_never_there_is_not_lost() -> None:
-    """Given a server that somebody else waits for at the start, I expect no loss before it was found, and one after."""
+def test_a_dependency_that_was_never_up_is_not_down() -> None:
+    """Given a dependency that is waited for elsewhere, I expect no outage before it was up, and one after."""
     availability = Availability("postgres", up=False)
 
     with capture_logs() as lines:

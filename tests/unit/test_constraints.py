@@ -1,4 +1,4 @@
-"""constraints.txt pins all that is installed: what we ask for, and what that needs."""
+"""constraints.txt pins all that is installed: the direct dependencies and theirs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_every_line_pins_one_version() -> None:
 
 
 def test_all_that_is_needed_is_pinned() -> None:
-    """Given our dependencies and theirs, I expect each to be pinned."""
+    """Given the dependencies, direct and indirect, I expect each to be pinned."""
     pinned = {canonicalize_name(line.partition("==")[0]) for line in LINES}
 
     assert needed() - pinned == {"keepsake-client"}  # installed from clients/python, never from an index

@@ -1,4 +1,4 @@
-"""The data directory: one owner, and no trace of an owner that was killed."""
+"""The data directory: its lock, its record, and the processes that a killed `ltm up` leaves."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -27,14 +28,22 @@ def directory(tmp_path: Path) -> DataDirectory:
     return directory
 
 
+@contextmanager
+def named(name: str, script: str = SLEEPS) -> Iterator[subprocess.Popen[bytes]]:
+    """A process of that name, as an earlier `ltm up` might have left it."""
+    environment = {**os.environ, "LTM_PROCESS_NAME": name}
+    with subprocess.Popen(
+        [sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, start_new_session=True
+    ) as process:
+        yield process
+        process.kill()
+
+
 @pytest.fixture
 def leftover() -> Iterator[subprocess.Popen[bytes]]:
-    """A process that an earlier `ltm up` might have left, of the name `memory`."""
-    environment = {**os.environ, "LTM_PROCESS_NAME": "memory"}
-    process = subprocess.Popen([sys.executable, "-c", SLEEPS], env=environment, start_new_session=True)
-    yield process
-    process.kill()
-    process.wait()
+    """A process named `memory`."""
+    with named("memory") as process:
+        yield process
 
 
 def record(**processes: ProcessId) -> StackRecord:
@@ -49,8 +58,8 @@ def test_a_record_is_read_as_it_was_written(directory: DataDirectory) -> None:
     assert directory.read() == written
 
 
-def test_a_record_is_for_its_owner_alone(directory: DataDirectory) -> None:
-    # since its addresses may hold passwords
+def test_a_record_is_readable_by_its_owner_alone(directory: DataDirectory) -> None:
+    # Its addresses may hold passwords.
     directory.write(record())
 
     assert stat.S_IMODE((directory.path / "stack.json").stat().st_mode) == 0o600
@@ -60,43 +69,43 @@ def test_without_a_record_nothing_runs(directory: DataDirectory) -> None:
     assert directory.read() is None
 
 
-def test_a_record_that_makes_no_sense_blocks_no_start(directory: DataDirectory) -> None:
+def test_an_invalid_record_does_not_prevent_a_start(directory: DataDirectory) -> None:
     (directory.path / "stack.json").write_text('{"redis')
 
     assert directory.end_leftovers() == []
 
 
-def test_a_second_owner_is_told_who_the_first_is(directory: DataDirectory) -> None:
-    with directory.owned(), pytest.raises(StackError, match=rf"another `ltm up` \(pid {os.getpid()}\)"):
-        DataDirectory(directory.path).owned().__enter__()
+def test_a_second_lock_is_refused_with_the_pid_of_the_first(directory: DataDirectory) -> None:
+    with directory.locked(), pytest.raises(StackError, match=rf"another `ltm up` \(pid {os.getpid()}\)"):
+        DataDirectory(directory.path).locked().__enter__()
 
 
-def test_the_directory_is_free_again_after_its_owner(directory: DataDirectory) -> None:
-    with directory.owned():
+def test_the_lock_is_released_after_the_block(directory: DataDirectory) -> None:
+    with directory.locked():
         pass
 
-    with directory.owned():
+    with directory.locked():
         pass
 
 
-def test_a_process_of_the_stack_does_not_keep_the_lock(directory: DataDirectory) -> None:
-    with directory.owned():
+def test_a_child_process_does_not_inherit_the_lock(directory: DataDirectory) -> None:
+    with directory.locked():
         child = subprocess.Popen([sys.executable, "-c", SLEEPS], stdout=subprocess.PIPE)
         assert child.stdout
         child.stdout.readline()
 
-    with directory.owned(), child:
+    with directory.locked(), child:
         child.kill()
 
 
-def test_a_place_that_cannot_be_written_is_an_error_in_words(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
     with pytest.raises(StackError, match="cannot use the data directory"):
         DataDirectory(tmp_path / "file" / "data").create()
 
 
-def test_leftovers_are_ended_and_named(directory: DataDirectory, leftover: subprocess.Popen[bytes]) -> None:
+def test_leftovers_are_stopped_and_named(directory: DataDirectory, leftover: subprocess.Popen[bytes]) -> None:
     identity = identify(leftover.pid)
     directory.write(record(memory=identity))
 
@@ -105,7 +114,7 @@ def test_leftovers_are_ended_and_named(directory: DataDirectory, leftover: subpr
     assert directory.read() is None
 
 
-def test_a_stranger_with_the_pid_of_a_leftover_is_left_alone(
+def test_another_process_with_the_pid_of_a_leftover_keeps_running(
     directory: DataDirectory, leftover: subprocess.Popen[bytes]
 ) -> None:
     directory.write(record(memory=ProcessId(pid=leftover.pid, create_time=identify(leftover.pid).create_time - 3_600)))
@@ -114,22 +123,56 @@ def test_a_stranger_with_the_pid_of_a_leftover_is_left_alone(
     assert leftover.poll() is None
 
 
-def test_the_workers_of_a_master_that_is_gone_are_leftovers_too(directory: DataDirectory) -> None:
-    # Given a master that started a worker and was killed
-    master = f"""
+def test_servers_are_stopped_after_the_services(directory: DataDirectory, leftover: subprocess.Popen[bytes]) -> None:
+    with named("redis") as server:
+        directory.write(record(redis=identify(server.pid), memory=identify(leftover.pid)))
+
+        assert directory.end_leftovers() == ["memory", "redis"]
+
+
+@pytest.fixture
+def orphan() -> Iterator[tuple[ProcessId, ProcessId]]:
+    """A killed master named `memory`, and its worker, which still runs."""
+    script = f"""
 import subprocess, sys, time
 print(subprocess.Popen([sys.executable, "-c", {SLEEPS!r}]).pid, flush=True)
 time.sleep(600)
 """
-    environment = {**os.environ, "LTM_PROCESS_NAME": "memory"}
-    with subprocess.Popen(
-        [sys.executable, "-c", master], env=environment, stdout=subprocess.PIPE, start_new_session=True
-    ) as process:
+    with named("memory", script) as process:
         assert process.stdout
         worker = identify(int(process.stdout.readline()))
-        directory.write(record(memory=identify(process.pid)))
+        master = identify(process.pid)
         process.kill()
+        process.wait()
+        yield master, worker
+        if found := process_tree.find(worker):
+            found.kill()
 
-    # I expect the worker to be found and ended
+
+def test_the_workers_of_a_killed_master_are_leftovers_too(
+    directory: DataDirectory, orphan: tuple[ProcessId, ProcessId]
+) -> None:
+    master, worker = orphan
+    directory.write(record(memory=master))
+
     assert directory.end_leftovers() == ["memory"]
     wait_until(lambda: process_tree.find(worker) is None, 5, "the end of the worker")
+
+
+def test_the_children_of_a_process_of_another_name_keep_running(
+    directory: DataDirectory, orphan: tuple[ProcessId, ProcessId]
+) -> None:
+    # Given a pid that another program had before it was killed
+    master, worker = orphan
+    directory.write(record(redis=master))
+
+    assert directory.end_leftovers() == []
+    assert process_tree.find(worker) is not None
+
+
+def test_the_lock_names_its_present_owner(directory: DataDirectory) -> None:
+    # Given a lock file that holds a longer pid of an earlier owner
+    (directory.path / "lock").write_text("99999999999")
+
+    with directory.locked(), pytest.raises(StackError, match=rf"\(pid {os.getpid()}\)"):
+        DataDirectory(directory.path).locked().__enter__()

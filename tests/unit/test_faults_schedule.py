@@ -12,7 +12,7 @@ from bench.resilience.fault_schedule import RUN_S, WORKERS, schedule
 from bench.resilience.fault_workload import USERS, foreign_data, plan
 from bench.resilience.recovery import longest_gap
 from services.stack.processes import ADAPTERS, MEMORY, POSTGRES, REDIS
-from services.stack.supervisor import DEATHS_WITHIN_S, MAX_DEATHS
+from services.stack.supervisor import CRASH_WINDOW_S, MAX_CRASHES
 
 seeds = st.integers(0, 10_000)
 
@@ -62,8 +62,8 @@ def test_the_supervisor_never_gives_up(seed: int) -> None:
     faults = [fault for fault in schedule(seed) if fault.kind != "freeze"]
 
     for fault in faults:
-        again = [f for f in faults if f.target == fault.target and 0 <= f.at - fault.at < DEATHS_WITHIN_S]
-        assert len(again) < MAX_DEATHS
+        again = [f for f in faults if f.target == fault.target and 0 <= f.at - fault.at < CRASH_WINDOW_S]
+        assert len(again) < MAX_CRASHES
 
 
 def test_freezes_and_outages_have_their_length() -> None:

@@ -1,4 +1,4 @@
-"""How long `ltm up` waits for what it started."""
+"""The start time-out of `ltm up`."""
 
 from __future__ import annotations
 
@@ -10,52 +10,94 @@ import pytest
 from services.runtime.errors import StackError
 from services.stack import launch
 from services.stack.launch import Addresses, Launch, LaunchOptions, StopRequest
-from services.stack.processes import WORKER
+from services.stack.processes import POSTGRES, REDIS, WORKER
 from services.stack.supervisor import Supervisor
 
 ADDRESSES = Addresses("redis://nowhere", "postgresql://nowhere", [], None)
 
 
-class OneSilentWorker:
-    """A supervisor whose worker starts and does not answer."""
+class NeverReady:
+    """A supervisor whose worker runs and does not become ready."""
 
     names = (WORKER,)
 
     def last_lines(self, _: str) -> list[str]:
-        return ["still at it"]
+        return ["still loading"]
 
 
 @pytest.fixture
-def said() -> list[str]:
+def printed() -> list[str]:
     return []
 
 
 @pytest.fixture
-def late(said: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Launch:
-    """A launch whose time is up."""
-    monkeypatch.setattr(launch, "START_WITHIN_S", -1.0)
-    return Launch(LaunchOptions(tmp_path), {}, said.append, StopRequest(), lambda _: None)
+def clock() -> list[float]:
+    """The time in seconds, as the launch sees it, to be changed in place."""
+    return [1_000.0]
 
 
-def test_a_worker_that_never_answers_is_given_up_on(
-    late: Launch, said: list[str], monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def starting(printed: list[str], clock: list[float], tmp_path: Path) -> Launch:
+    """A launch that may take 60 s."""
+    options, stop = LaunchOptions(tmp_path), StopRequest()
+    return Launch(options, {}, printed.append, stop, lambda _: None, start_timeout_s=60.0, clock=lambda: clock[0])
+
+
+def check(starting: Launch, pending: list[str]) -> None:
+    starting._check_deadline(cast(Supervisor, NeverReady()), pending, ADDRESSES)
+
+
+def test_the_start_fails_when_a_worker_is_not_ready_in_time(
+    starting: Launch, printed: list[str], clock: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Given a silent worker and no time left, I expect its last lines, and an end."""
+    """Given a worker that is not ready, I expect its last lines as the error at the deadline, and not before."""
     monkeypatch.setattr(launch, "migrating", lambda _: False)
+    clock[0] += 60
+    check(starting, [WORKER])
 
-    with pytest.raises(StackError, match="still at it"):
-        late._check_time(cast(Supervisor, OneSilentWorker()), [WORKER], ADDRESSES)
-    assert said == []
+    clock[0] += 1
+    with pytest.raises(StackError, match="long-term-memory-worker did not answer within 60 s; last lines:") as failed:
+        check(starting, [WORKER])
+    assert str(failed.value).endswith("long-term-memory-worker: still loading")
+    assert printed == []
 
 
-def test_a_worker_that_brings_the_database_up_to_date_is_waited_for(
-    late: Launch, said: list[str], monkeypatch: pytest.MonkeyPatch
+def test_the_start_fails_when_no_search_is_answered_in_time(
+    starting: Launch, clock: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Given a migration under way and no time left, I expect to be told once, and as much time again."""
+    """Given that every process is ready and no search is answered, I expect an error that names the logs to read."""
+    monkeypatch.setattr(launch, "migrating", lambda _: False)
+    clock[0] += 61
+
+    with pytest.raises(StackError, match="no search was answered within 60 s; the logs of long-term-memory-worker"):
+        check(starting, [])
+
+
+def test_a_migration_extends_the_deadline(
+    starting: Launch, printed: list[str], clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a migration under way at the deadline, I expect one line, and as much time again."""
     monkeypatch.setattr(launch, "migrating", lambda _: True)
-    monkeypatch.setattr(launch, "START_WITHIN_S", 60.0)
+    clock[0] += 61
 
     for _ in range(3):
-        late._check_time(cast(Supervisor, OneSilentWorker()), [WORKER], ADDRESSES)
+        check(starting, [WORKER])
+    assert printed == ["the database is being migrated, which may take minutes"]
 
-    assert said == ["the database is being brought up to date, which may take minutes"]
+    clock[0] += 61
+    check(starting, [WORKER])
+    assert len(printed) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [(REDIS, "REDIS_URL is 'redis://nowhere'"), (POSTGRES, "DATABASE_URL is 'postgresql://nowhere'")],
+)
+def test_an_external_server_has_less_time(starting: Launch, clock: list[float], name: str, message: str) -> None:
+    """Given a server that this stack does not start, I expect an error after 20 s that names its variable."""
+    clock[0] += 20
+    check(starting, [name])
+
+    clock[0] += 1
+    with pytest.raises(StackError, match=f"{message}, and no server answers there"):
+        check(starting, [name])

@@ -1,4 +1,4 @@
-"""The memory service message by message, on a fake Redis; its loops are tested on a real one."""
+"""The memory service, one message at a time, on a fake Redis; its loops are tested on a real one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from redis.asyncio.client import Pipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
 from structlog.testing import capture_logs
 
-from services.memory.conversations import Conversations, Updates
+from services.memory.conversations import Conversations, Destination
 from services.memory.service import MemoryService
 
 PROCESSING = "user_input_queue:processing"
@@ -42,7 +42,7 @@ class Rig:
                 self.redis,
                 max_messages=max_messages,
                 ttl_hours=24,
-                updates=Updates("memory_updates", UPDATES_STREAM, 1_000) if publishes else None,
+                destination=Destination("memory_updates", UPDATES_STREAM, 1_000) if publishes else None,
             ),
             input_queue="user_input_queue",
             ai_channel="ai_responses",
@@ -50,13 +50,13 @@ class Rig:
         )
 
     async def say(self, raw: bytes | None = None, **fields: Any) -> None:
-        """Have the service take one message that BLMOVE has just put into its hands."""
+        """Have the service process one message that BLMOVE has just moved to the processing list."""
         raw = json.dumps(fields).encode() if raw is None else raw
         await self.redis.lpush(PROCESSING, raw)
-        await self.service.take_input(raw)
+        await self.service.process_user_input(raw)
 
     async def reply(self, **fields: Any) -> None:
-        await self.service.take_ai_response(json.dumps(fields).encode(), uuid4().hex)
+        await self.service.process_ai_response(json.dumps(fields).encode(), uuid4().hex)
 
     async def conversation(self, user_id: str = "u1") -> list[dict[str, Any]]:
         return [json.loads(entry) for entry in await self.redis.lrange(conversation_key(user_id), 0, -1)]
@@ -82,7 +82,7 @@ def on_rig(story: Callable[[Rig], Awaitable[None]], **options: Any) -> None:
 
 
 def test_a_stored_message_is_published_in_the_contracts_form() -> None:
-    """Given that a user says something, I expect the stored entry on memory_updates, as the contract has it."""
+    """Given a user's message, I expect the stored entry on memory_updates, in the form of the contract."""
 
     async def story(rig: Rig) -> None:
         async with rig.redis.pubsub() as pubsub:
@@ -104,8 +104,8 @@ def test_a_stored_message_is_published_in_the_contracts_form() -> None:
     on_rig(story)
 
 
-def test_a_stored_message_leaves_the_list_of_messages_in_hand() -> None:
-    """Given that a message was stored, I expect that a restart does not find it in hand again."""
+def test_a_stored_message_leaves_the_processing_list() -> None:
+    """Given that a message was stored, I expect a restart not to find it in the processing list."""
 
     async def story(rig: Rig) -> None:
         await rig.say(user_id="u1", content="hello")
@@ -115,7 +115,7 @@ def test_a_stored_message_leaves_the_list_of_messages_in_hand() -> None:
 
 
 def test_two_messages_of_one_millisecond_have_ids_of_their_own() -> None:
-    """Given that a user says the same thing twice at the same time, I expect two messages."""
+    """Given the same content twice at the same time, I expect two messages."""
 
     async def story(rig: Rig) -> None:
         for _ in range(2):
@@ -128,7 +128,7 @@ def test_two_messages_of_one_millisecond_have_ids_of_their_own() -> None:
 
 
 def test_the_smallest_message_is_enough() -> None:
-    """Given only a user and a content, nulls elsewhere and a field nobody knows, I expect it stored as of now."""
+    """Given only a user and a content, nulls elsewhere, an unknown field, I expect it stored with the current time."""
 
     async def story(rig: Rig) -> None:
         await rig.say(user_id=7, content="hi", type=None, meta=None, timestamp=None, task_id="", mood="good")
@@ -152,8 +152,8 @@ def test_a_conversation_keeps_its_newest_messages_for_a_time() -> None:
     on_rig(story, max_messages=3)
 
 
-def test_a_stored_message_is_in_the_log_in_the_form_it_is_published_in() -> None:
-    """Given that a user says something, I expect the stored entry in the log, saying that it is there."""
+def test_the_stream_holds_a_message_as_it_is_published() -> None:
+    """Given a user's message, I expect the stored entry in the stream, marked as logged."""
 
     async def story(rig: Rig) -> None:
         await rig.say(user_id="u1", content="hello")
@@ -164,8 +164,8 @@ def test_a_stored_message_is_in_the_log_in_the_form_it_is_published_in() -> None
     on_rig(story)
 
 
-def test_a_log_that_fails_does_not_lose_the_message() -> None:
-    """Given that the log's key holds something else, I expect messages stored and heard, failures counted, one line."""
+def test_a_stream_that_refuses_does_not_lose_the_message() -> None:
+    """Given a stream's key of another type, I expect messages stored and published, failures counted, one line."""
 
     async def story(rig: Rig) -> None:
         await rig.redis.set(UPDATES_STREAM, "not a stream")
@@ -177,17 +177,17 @@ def test_a_log_that_fails_does_not_lose_the_message() -> None:
         assert [entry["content"] for entry in await rig.conversation()] == ["keep me", "me too", "and me"]
         assert await rig.redis.llen(PROCESSING) == 0
         assert rig.service.counts == {"stored": 3, "publish_failed": 2, "published": 1}
-        assert [line["event"] for line in lines] == ["log_refused", "log_accepted"]
+        assert [line["event"] for line in lines] == ["stream_refused", "stream_accepted"]
 
     on_rig(story)
 
 
 class Killed(BaseException):
-    """As good as kill -9: nothing of ours runs after it."""
+    """Like kill -9: no handler of the service runs after it."""
 
 
 @pytest.mark.parametrize("executed", [False, True], ids=["before", "after"])
-def test_a_kill_in_the_middle_neither_loses_nor_doubles_a_message(
+def test_a_kill_during_the_transaction_neither_loses_nor_duplicates_a_message(
     monkeypatch: pytest.MonkeyPatch, executed: bool
 ) -> None:
     """Given "ok" twice and a kill around the first one's transaction, I expect two messages after the restart."""
@@ -205,9 +205,9 @@ def test_a_kill_in_the_middle_neither_loses_nor_doubles_a_message(
         with monkeypatch.context() as patch:
             patch.setattr(Pipeline, "execute", killed)
             with pytest.raises(Killed):
-                await rig.service.take_input(raw)
-        while await rig.redis.llen(PROCESSING):  # as the next one does first
-            await rig.service.take_input(raw)
+                await rig.service.process_user_input(raw)
+        while await rig.redis.llen(PROCESSING):  # as the next process does first
+            await rig.service.process_user_input(raw)
 
         both = await rig.conversation()
         assert len({entry["message_id"] for entry in both}) == len(both) == 2
@@ -216,8 +216,8 @@ def test_a_kill_in_the_middle_neither_loses_nor_doubles_a_message(
     on_rig(story)
 
 
-def test_a_reply_whose_storing_broke_off_is_stored_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given a connection that breaks after Redis stored a reply, I expect the second try to find it there."""
+def test_storing_a_reply_is_idempotent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a connection that breaks after Redis stored a reply, I expect the retry to find it there."""
 
     async def story(rig: Rig) -> None:
         execute, tries = Pipeline.execute, []
@@ -232,8 +232,8 @@ def test_a_reply_whose_storing_broke_off_is_stored_once(monkeypatch: pytest.Monk
         monkeypatch.setattr(Pipeline, "execute", broken)
         raw = b'{"user_id": "u1", "text": "hi"}'
         with pytest.raises(RedisConnectionError):
-            await rig.service.take_ai_response(raw, "m1")
-        await rig.service.take_ai_response(raw, "m1", again=True)
+            await rig.service.process_ai_response(raw, "m1")
+        await rig.service.process_ai_response(raw, "m1", retry=True)
 
         assert [entry["message_id"] for entry in await rig.conversation()] == ["m1"]
         assert len(await rig.logged()) == 1
@@ -241,8 +241,8 @@ def test_a_reply_whose_storing_broke_off_is_stored_once(monkeypatch: pytest.Monk
     on_rig(story)
 
 
-def test_publishing_switched_off_stores_all_the_same() -> None:
-    """Given ENABLE_LTM_PUBLISH=false, I expect messages of both sides stored, none heard and no log."""
+def test_messages_are_stored_when_publishing_is_disabled() -> None:
+    """Given ENABLE_LTM_PUBLISH=false, I expect messages of both sides stored, none published, and no stream."""
 
     async def story(rig: Rig) -> None:
         async with rig.redis.pubsub() as pubsub:
@@ -258,7 +258,7 @@ def test_publishing_switched_off_stores_all_the_same() -> None:
     on_rig(story, publishes=False)
 
 
-def test_a_reply_belongs_to_the_session_it_answers() -> None:
+def test_a_reply_gets_the_session_of_the_message_it_answers() -> None:
     """Given a reply to a message of session s1, I expect it stored as the AI's, in s1, extra fields ignored."""
 
     async def story(rig: Rig) -> None:
@@ -283,8 +283,8 @@ def test_a_reply_belongs_to_the_session_it_answers() -> None:
     on_rig(story)
 
 
-def test_a_reply_to_nothing_known_is_stored_without_a_session() -> None:
-    """Given that the answered message is gone and somebody else's entry is in the list, I expect the reply kept."""
+def test_a_reply_to_an_unknown_message_is_stored_without_a_session() -> None:
+    """Given that the answered message is gone and entries of another program are in the list, I expect it stored."""
 
     async def story(rig: Rig) -> None:
         await rig.redis.rpush(conversation_key("u1"), "no json", "[]")
@@ -320,8 +320,8 @@ BAD = {
 
 
 @pytest.mark.parametrize("raw", BAD.values(), ids=BAD.keys())
-def test_a_bad_message_is_kept_with_its_reason_and_the_next_is_served(raw: bytes) -> None:
-    """Given a message that cannot be taken, I expect its reason and beginning in the stream, and no other trace."""
+def test_an_invalid_message_is_rejected_and_the_next_is_processed(raw: bytes) -> None:
+    """Given an invalid message, I expect its reason and beginning in the rejected stream, and no other trace."""
 
     async def story(rig: Rig) -> None:
         await rig.say(raw)
@@ -338,8 +338,8 @@ def test_a_bad_message_is_kept_with_its_reason_and_the_next_is_served(raw: bytes
     on_rig(story)
 
 
-def test_a_bad_reply_is_rejected_by_its_channel() -> None:
-    """Given a reply without a text, I expect it in the stream under the channel's name."""
+def test_an_invalid_reply_is_rejected_with_its_channel() -> None:
+    """Given a reply without a text, I expect it in the rejected stream with the channel's name."""
 
     async def story(rig: Rig) -> None:
         await rig.reply(user_id="u1")
@@ -349,8 +349,8 @@ def test_a_bad_reply_is_rejected_by_its_channel() -> None:
     on_rig(story)
 
 
-def test_a_message_that_breaks_the_service_is_put_aside() -> None:
-    """Given a conversation's key that holds something else, I expect its message put aside and others served."""
+def test_a_message_that_raises_an_internal_error_is_rejected() -> None:
+    """Given a conversation's key of another type, I expect its message rejected and others processed."""
 
     async def story(rig: Rig) -> None:
         await rig.redis.set(conversation_key("broken"), "not a list")
@@ -365,8 +365,8 @@ def test_a_message_that_breaks_the_service_is_put_aside() -> None:
     on_rig(story)
 
 
-def test_a_lost_redis_leaves_the_message_in_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given that Redis goes away before the message is stored, I expect to be told, and the message still there."""
+def test_a_message_stays_in_the_processing_list_while_redis_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given that Redis goes away before the message is stored, I expect the error, and the message still there."""
 
     async def story(rig: Rig) -> None:
         async def refuse(*_: Any, **__: Any) -> None:
@@ -385,8 +385,8 @@ HOSTILE = ["*", " u1 ", "anna lee", "用户一", '{"ne": "x"}', "x" * 500, "'; d
 
 
 @pytest.mark.parametrize("user_id", HOSTILE)
-def test_a_hostile_user_id_is_just_an_id(user_id: str) -> None:
-    """Given any id at all, I expect its own conversation, and the id back unharmed."""
+def test_a_hostile_user_id_is_data(user_id: str) -> None:
+    """Given any id, I expect its own conversation, and the id unchanged."""
 
     async def story(rig: Rig) -> None:
         await rig.say(user_id=user_id, content="mine")
@@ -412,8 +412,8 @@ json_values = st.recursive(
         optional=dict.fromkeys(("user_id", "content", "source", "timestamp", "meta", "task_id", "type"), json_values),
     ).map(lambda fields: json.dumps(fields).encode())
 )
-def test_whatever_comes_in_is_either_stored_or_rejected(raw: bytes) -> None:
-    """Given any bytes, I expect exactly one of the two, nothing left in hand, and no exception."""
+def test_any_input_is_either_stored_or_rejected(raw: bytes) -> None:
+    """Given any bytes, I expect exactly one of the two, an empty processing list, and no exception."""
 
     async def story(rig: Rig) -> None:
         await rig.say(raw)

@@ -1,4 +1,4 @@
-"""The settings: read once, frozen, silent about passwords, clear about what is wrong."""
+"""The settings: read once, frozen, without passwords in any output, with a clear error for a wrong value."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import pytest
 from pydantic import ValidationError
 
 from services.runtime.errors import InvalidSetting
-from services.runtime.settings import Settings, load_settings, mask_url
+from services.runtime.settings import RENAMED_SETTINGS, Settings, load_settings, mask_url, renamed_settings
 
 
 @pytest.fixture(autouse=True)
 def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """None of the settings of whoever runs the tests."""
-    for name in Settings.model_fields:
+    """An environment without settings."""
+    for name in {*Settings.model_fields, *RENAMED_SETTINGS}:
         for variable in os.environ.keys() & {name, name.upper()}:
             monkeypatch.delenv(variable)
 
 
-def test_nothing_needs_to_be_set() -> None:
-    """Given no variable at all, I expect the contract's own names."""
+def test_every_setting_has_a_default() -> None:
+    """Given no variable, I expect the names of the contract."""
     settings = load_settings()
 
     assert (settings.ltm_requests_queue, settings.ltm_responses_channel, settings.memory_updates_channel) == (
@@ -31,7 +31,7 @@ def test_nothing_needs_to_be_set() -> None:
     )
 
 
-def test_a_setting_is_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_sets_its_field(monkeypatch: pytest.MonkeyPatch) -> None:
     """Given a variable, I expect its value in the field of its name."""
     monkeypatch.setenv("LTM_SEARCH_TIMEOUT_MS", "750")
 
@@ -39,8 +39,8 @@ def test_a_setting_is_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("value", "on"), [("false", False), ("0", False), ("no", False), ("true", True), ("1", True)])
-def test_a_flag_understands_the_usual_words(monkeypatch: pytest.MonkeyPatch, value: str, on: bool) -> None:
-    """Given a flag in one of the usual words, I expect what it says."""
+def test_a_flag_accepts_the_usual_spellings(monkeypatch: pytest.MonkeyPatch, value: str, on: bool) -> None:
+    """Given a flag in one of the usual spellings, I expect its value."""
     monkeypatch.setenv("ENABLE_LTM", value)
 
     assert load_settings().enable_ltm is on
@@ -48,7 +48,7 @@ def test_a_flag_understands_the_usual_words(monkeypatch: pytest.MonkeyPatch, val
 
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Given a variable that is empty, as compose passes those that nobody set, I expect the default."""
+    """Given an empty variable, as compose passes those that are not set, I expect the default."""
     monkeypatch.setenv(name.upper(), "")
 
     assert getattr(load_settings(), name) == Settings.model_fields[name].get_default()
@@ -56,13 +56,13 @@ def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch, name
 
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_every_setting_is_described(name: str) -> None:
-    """Given any setting, I expect a description: README's table is made of them."""
+    """Given any setting, I expect a description: the table of the settings is made of them."""
     assert Settings.model_fields[name].description
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_every_setting_is_frozen(name: str) -> None:
-    """Given loaded settings, I expect none of them to be changed by whoever they are handed to."""
+    """Given loaded settings, I expect that none of them can be changed."""
     settings = load_settings()
 
     with pytest.raises(ValidationError, match="frozen"):
@@ -83,15 +83,16 @@ WRONG = {
     "a URL of another scheme": ("REDIS_URL", "http://r:1", "http://r:1", "redis://"),
     "a path for a database": ("DATABASE_URL", "/var/db", "/var/db", "postgresql://"),
     "a broker of another kind": ("BROKER_URL", "kafka://b", "kafka://b", "redis://"),
-    "a flag in other words": ("ENABLE_LTM", "maybe", "maybe", "boolean"),
-    "a number in words": ("LTM_SEARCH_TIMEOUT_MS", "soon", "soon", "integer"),
+    "a flag that is none": ("ENABLE_LTM", "maybe", "maybe", "boolean"),
+    "no number": ("LTM_SEARCH_TIMEOUT_MS", "soon", "soon", "integer"),
     "a number too small": ("LTM_SEARCH_TIMEOUT_MS", "0", "0", "greater than or equal to 1"),
     "a number too large": ("LTM_MAX_CONTENT_CHARS", "250001", "250001", "less than or equal to 250000"),
     "a fraction of a message": ("MEMORY_MAX_MESSAGES", "1.5", "1.5", "integer"),
-    "no time at all": ("MEMORY_TTL_HOURS", "0", "0", "greater than 0"),
+    "a time of zero": ("MEMORY_TTL_HOURS", "0", "0", "greater than 0"),
     "not a number": ("MEMORY_TTL_HOURS", "nan", "nan", "less than or equal to 87600"),
     "an unknown level": ("LTM_LOG_LEVEL", "loud", "loud", "'debug', 'info', 'warning' or 'error'"),
     "too long a name": ("LTM_REQUESTS_QUEUE", "x" * 201, "x" * 201, "at most 200 characters"),
+    "a Redis key, which is no secret": ("LTM_STREAM_KEY", "x" * 201, "x" * 201, "at most 200 characters"),
 }
 
 
@@ -133,8 +134,10 @@ LEAKS = {
 
 
 @pytest.mark.parametrize(("variable", "value"), LEAKS.values(), ids=LEAKS)
-def test_a_wrong_url_keeps_its_password(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
-    """Given a wrong URL with a password in it, I expect an error that does not show the password."""
+def test_the_error_of_a_wrong_url_hides_its_password(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    """Given a wrong URL with a password in it, I expect an error without the password."""
     monkeypatch.setenv(variable, value)
 
     with pytest.raises(InvalidSetting) as refused:
@@ -150,6 +153,7 @@ def test_the_cause_of_an_error_is_not_chained(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(InvalidSetting) as refused:
         load_settings()
 
+    assert refused.value.__cause__ is None
     assert refused.value.__suppress_context__
 
 
@@ -171,16 +175,16 @@ SECRETS = {
     "written", [repr, str, lambda settings: settings.model_dump_json()], ids=["repr", "str", "json"]
 )
 @pytest.mark.parametrize("name", SECRETS)
-def test_settings_never_show_a_secret(name: str, written: object) -> None:
-    """Given a password or key, I expect it in no form of the settings that a log could hold."""
+def test_no_representation_of_settings_holds_a_secret(name: str, written: object) -> None:
+    """Given a password or key, I expect it in no representation of the settings that a log could hold."""
     settings = load_settings(**{name: SECRETS[name]})
 
     assert callable(written)
     assert "hush" not in written(settings)
 
 
-def test_the_secret_itself_can_be_had() -> None:
-    """Given a URL with a password, I expect whoever connects to get all of it."""
+def test_a_secret_can_be_read() -> None:
+    """Given a URL with a password, I expect all of it as the secret's value, to connect with."""
     assert load_settings(**SECRETS).redis_url.get_secret_value() == SECRETS["redis_url"]
 
 
@@ -193,8 +197,8 @@ def test_the_secret_itself_can_be_had() -> None:
         "unix:///run/redis.sock?db=0",
     ],
 )
-def test_an_ordinary_redis_url_is_taken(url: str) -> None:
-    """Given a URL as clients write it, I expect it as it is."""
+def test_a_valid_redis_url_is_accepted(url: str) -> None:
+    """Given a valid URL, I expect it unchanged."""
     assert load_settings(redis_url=url).redis_url.get_secret_value() == url
 
 
@@ -206,13 +210,13 @@ def test_an_ordinary_redis_url_is_taken(url: str) -> None:
         "postgresql:///db?user=anna@home&sslmode=verify-full&sslrootcert=/etc/ca.pem",
     ],
 )
-def test_an_ordinary_database_url_is_taken(url: str) -> None:
-    """Given a URL as libpq reads it, with several hosts, a socket or TLS, I expect it as it is."""
+def test_a_valid_database_url_is_accepted(url: str) -> None:
+    """Given a URL as libpq reads it, with several hosts, a socket or TLS, I expect it unchanged."""
     assert load_settings(database_url=url).database_url.get_secret_value() == url
 
 
-def test_equal_settings_survive_a_copy() -> None:
-    """Given settings, I expect a pickled copy to equal them, so that a child process may be handed them."""
+def test_settings_can_be_pickled() -> None:
+    """Given settings, I expect a pickled copy to equal them, so that they can be passed to a child process."""
     settings = load_settings(**SECRETS)
 
     assert pickle.loads(pickle.dumps(settings)) == settings
@@ -225,10 +229,97 @@ MASKED = {
     "postgresql://user:hu%40sh@[::1]:5432/db": "postgresql://user:***@[::1]:5432/db",
     "postgresql:///db?user=u&password=hush": "postgresql:///db?user=u&password=***",
     "redis://user:@host": "redis://user:***@host",
+    "redis://user:hu\nsh@host": "redis://user:***@host",
 }
 
 
 @pytest.mark.parametrize(("url", "masked"), MASKED.items())
-def test_a_masked_url_is_the_url_without_its_password(url: str, masked: str) -> None:
+def test_a_masked_url_hides_the_password_alone(url: str, masked: str) -> None:
     """Given a URL, I expect all of it but its password."""
     assert mask_url(url) == masked
+
+
+RENAMED = {
+    "LTM_UPDATES_LOG": ("ltm_stream_key", "mine", "mine"),
+    "LTM_LOG_MAX_LEN": ("ltm_stream_max_len", "7", 7),
+    "LTM_LOG_HOURS": ("ltm_stream_hours", "1.5", 1.5),
+    "LTM_READ_AHEAD": ("ltm_prefetch", "8", 8),
+}
+
+
+@pytest.mark.parametrize("old", RENAMED)
+def test_a_renamed_setting_is_read_under_its_old_name(monkeypatch: pytest.MonkeyPatch, old: str) -> None:
+    """Given a setting under its old name alone, I expect its value, as one that was set, and the names to warn of."""
+    field, value, expected = RENAMED[old]
+    monkeypatch.setenv(old, value)
+
+    settings = load_settings()
+
+    assert getattr(settings, field) == expected
+    assert field in settings.model_fields_set
+    assert [*renamed_settings()] == [(old, field.upper())]
+
+
+def test_the_new_name_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a setting under both names, I expect the value of the new one, and the old one still to be warned of."""
+    monkeypatch.setenv("LTM_READ_AHEAD", "not even a number")
+    monkeypatch.setenv("LTM_PREFETCH", "9")
+
+    assert load_settings().ltm_prefetch == 9
+    assert [*renamed_settings()] == [("LTM_READ_AHEAD", "LTM_PREFETCH")]
+
+
+def test_an_override_wins_over_an_old_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a setting under its old name and an override, I expect the override."""
+    monkeypatch.setenv("LTM_UPDATES_LOG", "of the environment")
+
+    assert load_settings(ltm_stream_key="of the caller").ltm_stream_key == "of the caller"
+
+
+@pytest.mark.parametrize(("old", "new"), [("", ""), ("", "9"), ("8", "")])
+def test_an_empty_variable_is_unset_under_either_name(monkeypatch: pytest.MonkeyPatch, old: str, new: str) -> None:
+    """Given empty variables, as compose may pass them, I expect the value of the other name, or the default."""
+    monkeypatch.setenv("LTM_READ_AHEAD", old)
+    monkeypatch.setenv("LTM_PREFETCH", new)
+
+    assert load_settings().ltm_prefetch == int(old or new or 20_000)
+    assert len([*renamed_settings()]) == bool(old)
+
+
+def test_a_wrong_value_is_reported_under_the_name_that_was_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a wrong value under an old name, I expect the error to name that variable."""
+    monkeypatch.setenv("LTM_LOG_MAX_LEN", "many")
+
+    with pytest.raises(InvalidSetting, match=r"^LTM_LOG_MAX_LEN is 'many'; allowed: "):
+        load_settings()
+
+
+def test_a_wrong_value_under_the_new_name_is_reported_under_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given both names and a wrong value under the new one, I expect the error to name the new one."""
+    monkeypatch.setenv("LTM_LOG_MAX_LEN", "7")
+    monkeypatch.setenv("LTM_STREAM_MAX_LEN", "many")
+
+    with pytest.raises(InvalidSetting, match=r"^LTM_STREAM_MAX_LEN is 'many'; allowed: "):
+        load_settings()
+
+
+@pytest.mark.parametrize("name", ["ltm_log_key", "ltm_embedder_api_key", "ltm_llm_api_key", "openai_api_key"])
+def test_the_error_of_a_wrong_key_hides_it(name: str) -> None:
+    """Given a key of the wrong type, I expect an error without it."""
+    with pytest.raises(InvalidSetting, match=rf"^{name.upper()} is '\*\*\*'; allowed: "):
+        load_settings(**{name: 12_345})
+
+
+@pytest.mark.parametrize("url", ["redis://:p%4@host", "redis://host:63x9/0", "redis://one:1,two:x"])
+def test_a_broken_escape_or_port_is_refused(url: str) -> None:
+    """Given a broken escape or port, I expect an error: the client library's would quote parts of the URL."""
+    with pytest.raises(InvalidSetting, match="percent-encoded and whose port is a number"):
+        load_settings(redis_url=url)
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://host:/0?x=1:2", "rediss://u:p%25@h:6380/0", "redis://[::1]:1", "redis://[::1]"]
+)
+def test_an_ipv6_address_or_an_empty_port_is_accepted(url: str) -> None:
+    """Given an IPv6 address, an empty port, or colons after the host, I expect the URL unchanged."""
+    assert load_settings(redis_url=url).redis_url.get_secret_value() == url

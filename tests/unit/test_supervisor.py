@@ -1,4 +1,4 @@
-"""The supervisor, with little scripts in place of the stack's processes."""
+"""The supervisor, with small scripts in place of the stack's processes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -13,14 +14,14 @@ import pytest
 import structlog
 
 from services.runtime.errors import ProcessKeepsDying
-from services.stack import supervisor as supervisor_module
+from services.stack.logfile import MAX_BYTES
 from services.stack.process_tree import ProcessId
 from services.stack.processes import ProcessSpec
-from services.stack.supervisor import Supervisor
+from services.stack.supervisor import CRASH_WINDOW_S, SERVICE_GRACE_S, TRIM_INTERVAL_S, Supervisor
 from tests.support import wait_until
 
 SLEEPS = "import time; time.sleep(600)"
-DIES = "import sys; print('no luck today'); sys.exit(3)"
+CRASHES = "import sys; print('no disk'); sys.exit(3)"
 
 Start = Callable[..., Supervisor]
 
@@ -29,8 +30,8 @@ def spec(name: str, script: str) -> ProcessSpec:
     return ProcessSpec(name, (sys.executable, "-c", script))
 
 
-def notes_its_end(file: Path, signal_name: str = "SIGTERM") -> str:
-    """A script that says it is ready, and notes its name when it gets the signal."""
+def records_its_stop(file: Path, signal_name: str = "SIGTERM") -> str:
+    """A script that prints "ready", and appends its name to the file when it receives the signal."""
     return f"""
 import os, signal, sys, time
 def end(*_):
@@ -44,7 +45,7 @@ time.sleep(600)
 
 
 class Clock:
-    """Seconds that pass when told to."""
+    """A clock that a test advances."""
 
     def __init__(self) -> None:
         self.now = 1_000.0
@@ -60,11 +61,17 @@ def clock() -> Clock:
 
 @pytest.fixture
 def started(tmp_path: Path, clock: Clock) -> Iterator[Start]:
-    """Starts a supervisor of the specs, and ends it with the test."""
+    """Starts a supervisor of the specs, and stops it after the test."""
     supervisors: list[Supervisor] = []
 
-    def start(*specs: ProcessSpec, on_start: Callable[[dict[str, ProcessId]], None] = lambda _: None) -> Supervisor:
-        supervisors.append(Supervisor(specs, dict(os.environ), tmp_path, tmp_path, on_start, clock))
+    def start(
+        *specs: ProcessSpec,
+        on_start: Callable[[dict[str, ProcessId]], None] = lambda _: None,
+        service_grace_s: float = SERVICE_GRACE_S,
+    ) -> Supervisor:
+        supervisors.append(
+            Supervisor(specs, dict(os.environ), tmp_path, tmp_path, on_start, clock, service_grace_s=service_grace_s)
+        )
         supervisors[-1].poll()
         return supervisors[-1]
 
@@ -78,14 +85,14 @@ def wait_for_line(supervisor: Supervisor, name: str, line: str) -> None:
 
 
 def wait_for_restart(supervisor: Supervisor) -> list[structlog.typing.EventDict]:
-    """Tend until something is logged, which a death is; the log."""
+    """Poll until something is logged, as a restart is; the log."""
 
-    def tended() -> list[structlog.typing.EventDict]:
+    def polled() -> list[structlog.typing.EventDict]:
         supervisor.poll()
         return logs
 
     with structlog.testing.capture_logs() as logs:
-        return wait_until(tended, 10, "a death to be noticed")
+        return wait_until(polled, 10, "a restart")
 
 
 def test_every_process_is_started_in_a_session_of_its_own(started: Start) -> None:
@@ -97,21 +104,27 @@ def test_every_process_is_started_in_a_session_of_its_own(started: Start) -> Non
     assert [os.getsid(pid) for pid in pids] == pids
 
 
-def test_each_start_is_told_with_all_who_run_by_then(started: Start) -> None:
-    told: list[list[str]] = []
+def test_on_start_gets_the_processes_that_run_after_each_start(started: Start) -> None:
+    calls: list[list[str]] = []
 
-    started(spec("a", SLEEPS), spec("b", SLEEPS), on_start=lambda running: told.append(list(running)))
+    started(spec("a", SLEEPS), spec("b", SLEEPS), on_start=lambda running: calls.append(list(running)))
 
-    assert told == [["a"], ["a", "b"]]
+    assert calls == [["a"], ["a", "b"]]
 
 
-def test_a_process_knows_its_name(started: Start) -> None:
+def test_a_process_has_its_name_in_its_environment(started: Start) -> None:
     supervisor = started(spec("memory", "import os; print(os.environ['LTM_PROCESS_NAME'])"))
 
     wait_for_line(supervisor, "memory", "memory")
 
 
-def test_a_process_that_dies_is_started_again_and_the_log_says_so(started: Start) -> None:
+def test_a_process_has_its_working_directory_and_logs_its_stderr(started: Start, tmp_path: Path) -> None:
+    supervisor = started(spec("a", "import os, sys; print(os.getcwd(), file=sys.stderr)"))
+
+    wait_for_line(supervisor, "a", str(tmp_path))
+
+
+def test_a_process_that_exits_is_restarted_and_logged(started: Start) -> None:
     supervisor = started(spec("a", SLEEPS))
     first = supervisor.running["a"].pid
 
@@ -119,12 +132,10 @@ def test_a_process_that_dies_is_started_again_and_the_log_says_so(started: Start
     logs = wait_for_restart(supervisor)
 
     assert supervisor.running["a"].pid != first
-    assert logs == [
-        {"event": "process_died_and_is_restarted", "log_level": "warning", "name": "a", "exit_code": -9, "deaths": 1}
-    ]
+    assert logs == [{"event": "process_restarted", "log_level": "warning", "name": "a", "exit_code": -9, "crashes": 1}]
 
 
-def test_what_a_dead_master_left_behind_is_ended_before_its_successor_starts(started: Start) -> None:
+def test_the_children_of_a_killed_master_are_killed_before_its_restart(started: Start) -> None:
     # Given a process with a worker of its own, as a Dramatiq master has
     master = f"""
 import subprocess, sys
@@ -135,47 +146,82 @@ worker.wait()
     supervisor = started(spec("a", master))
     worker = int(wait_until(lambda: supervisor.last_lines("a"), 10, "the worker's pid")[0])
 
-    # When the master dies without a chance to end it
+    # When the master is killed without a chance to stop it
     os.kill(supervisor.running["a"].pid, signal.SIGKILL)
     wait_for_restart(supervisor)
 
-    # I expect the worker to be gone too
+    # I expect the worker to be killed too
     wait_until(lambda: not runs(worker), 5, "the end of the worker")
 
 
-def test_five_deaths_within_a_minute_are_too_many(started: Start, clock: Clock) -> None:
-    supervisor = started(spec("a", DIES))
+def test_five_crashes_within_a_minute_end_the_stack(started: Start, clock: Clock) -> None:
+    supervisor = started(spec("a", CRASHES))
 
     def poll() -> None:
         if not supervisor.running:
             clock.now += 3  # longer than any pause before a restart
         supervisor.poll()
 
-    with structlog.testing.capture_logs() as logs, pytest.raises(ProcessKeepsDying, match="no luck today") as raised:
-        wait_until(poll, 20, "the fifth death")
+    with structlog.testing.capture_logs() as logs, pytest.raises(ProcessKeepsDying, match="no disk") as raised:
+        wait_until(poll, 20, "the fifth crash")
 
-    assert "a died 5 times within a minute (exit code 3)" in str(raised.value)
+    assert "a exited 5 times within a minute (exit code 3)" in str(raised.value)
     assert len(logs) == 4  # four restarts came before
 
 
-def test_deaths_of_long_ago_are_forgiven(started: Start, clock: Clock) -> None:
-    supervisor = started(spec("a", DIES))
+def test_crashes_before_the_last_minute_do_not_count(started: Start, clock: Clock) -> None:
+    supervisor = started(spec("a", CRASHES))
 
-    def deaths(logs: list[structlog.typing.EventDict]) -> bool:
+    def crashes(logs: list[structlog.typing.EventDict]) -> bool:
         if not supervisor.running:
             clock.now += 3
         if len(logs) == 4:
-            clock.now += 60
+            clock.now += CRASH_WINDOW_S
         supervisor.poll()
         return len(logs) == 7
 
     with structlog.testing.capture_logs() as logs:
-        wait_until(lambda: deaths(logs), 20, "seven deaths")
+        wait_until(lambda: crashes(logs), 20, "seven crashes")
 
 
-def test_servers_are_ended_after_all_that_need_them(started: Start, tmp_path: Path) -> None:
+def test_restarts_back_off(started: Start, clock: Clock) -> None:
+    """Given a crash loop, I expect the first restart at once, and the next after 0.25, 0.5 and 1 s, not before."""
+    supervisor = started(spec("a", CRASHES))
+
+    def crashed(times: int) -> bool:
+        supervisor.poll()
+        return len(logs) == times
+
+    with structlog.testing.capture_logs() as logs:
+        for number, wait_s in enumerate((0.0, 0.25, 0.5, 1.0), start=1):
+            wait_until(partial(crashed, number), 10, "a crash")
+            if wait_s:
+                clock.now += wait_s - 0.125
+                supervisor.poll()
+                assert supervisor.running == {}
+                clock.now += 0.125
+                supervisor.poll()
+            assert "a" in supervisor.running
+
+
+def test_logs_are_rotated_every_few_seconds(started: Start, clock: Clock, tmp_path: Path) -> None:
+    supervisor = started(spec("a", SLEEPS))
+    with (tmp_path / "a.log").open("ab") as log:
+        log.truncate(MAX_BYTES + 1)
+
+    clock.now += TRIM_INTERVAL_S - 0.1
+    supervisor.poll()
+    assert not (tmp_path / "a.log.1").exists()
+
+    clock.now += 0.1
+    supervisor.poll()
+    assert (tmp_path / "a.log.1").exists()
+    assert (tmp_path / "a.log").stat().st_size == 0
+
+
+def test_servers_are_stopped_after_the_services(started: Start, tmp_path: Path) -> None:
     notes = tmp_path / "notes"
-    script = notes_its_end(notes)
+    script = records_its_stop(notes)
     supervisor = started(spec("redis", script), spec("memory", script), spec("chat-ai", script))
     for name in supervisor.names:
         wait_for_line(supervisor, name, "ready")
@@ -187,8 +233,8 @@ def test_servers_are_ended_after_all_that_need_them(started: Start, tmp_path: Pa
     assert last == "redis"
 
 
-def test_postgres_gets_the_signal_on_which_it_does_not_wait_for_its_clients(started: Start, tmp_path: Path) -> None:
-    supervisor = started(spec("postgres", notes_its_end(tmp_path / "notes", "SIGINT")))
+def test_postgres_is_stopped_by_sigint(started: Start, tmp_path: Path) -> None:
+    supervisor = started(spec("postgres", records_its_stop(tmp_path / "notes", "SIGINT")))
     wait_for_line(supervisor, "postgres", "ready")
 
     supervisor.stop()
@@ -196,10 +242,10 @@ def test_postgres_gets_the_signal_on_which_it_does_not_wait_for_its_clients(star
     assert (tmp_path / "notes").read_text() == "postgres\n"
 
 
-def test_a_worker_gets_its_signal_from_its_own_master_alone(started: Start, tmp_path: Path) -> None:
-    # Given a master that ends its worker itself, and counts on nobody else doing so
+def test_a_master_alone_is_signalled_and_stops_its_workers(started: Start, tmp_path: Path) -> None:
+    # Given a master that stops its worker itself
     notes = tmp_path / "notes"
-    worker = notes_its_end(notes)
+    worker = records_its_stop(notes)
     master = f"""
 import signal, subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", {worker!r}], stdout=subprocess.PIPE)
@@ -218,15 +264,14 @@ time.sleep(600)
     assert notes.read_text() == "a\n"
 
 
-def test_what_ignores_its_signal_is_killed_with_all_it_started(started: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor_module, "SERVICE_GRACE_S", 0.3)
+def test_a_process_that_ignores_its_signal_is_killed_with_all_it_started(started: Start) -> None:
     stubborn = f"""
 import signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 print(subprocess.Popen([sys.executable, "-c", {SLEEPS!r}], start_new_session=True).pid, flush=True)
 time.sleep(600)
 """
-    supervisor = started(spec("a", stubborn))
+    supervisor = started(spec("a", stubborn), service_grace_s=0.3)
     grandchild = int(wait_until(lambda: supervisor.last_lines("a"), 10, "the grandchild's pid")[0])
     pid = supervisor.running["a"].pid
 
@@ -236,7 +281,7 @@ time.sleep(600)
     wait_until(lambda: not runs(grandchild), 5, "the end of the grandchild")
 
 
-def test_stopping_twice_is_stopping_once(started: Start) -> None:
+def test_stop_is_idempotent(started: Start) -> None:
     supervisor = started(spec("a", SLEEPS))
 
     supervisor.stop()

@@ -1,0 +1,179 @@
+"""Heartbeats: a key that lives while a process's work loops turn, by thread and by asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import fakeredis
+import pytest
+from keepsake_client.protocol import alive_key
+from structlog.testing import capture_logs
+
+from services.runtime.heartbeat import (
+    HEARTBEAT_INTERVAL_S,
+    HEARTBEAT_TTL_S,
+    STUCK_AFTER_S,
+    HeartbeatThread,
+    Liveness,
+    send_heartbeats,
+)
+from tests.support import eventually, wait_until
+
+KEY = alive_key("memory")
+
+
+@pytest.fixture(autouse=True)
+def silent() -> Iterator[None]:
+    """Formats no traceback of a missed heartbeat, which takes a second."""
+    with capture_logs():
+        yield
+
+
+@pytest.fixture
+def server() -> fakeredis.FakeServer:
+    return fakeredis.FakeServer()
+
+
+@pytest.fixture
+def reader(server: fakeredis.FakeServer) -> fakeredis.FakeRedis:
+    return fakeredis.FakeRedis(server=server)
+
+
+@contextmanager
+def beating(server: fakeredis.FakeServer, *checks: Callable[[], bool]) -> Iterator[HeartbeatThread]:
+    """A thread that sends heartbeats a hundred times a second."""
+    thread = HeartbeatThread(fakeredis.FakeRedis(server=server), "memory", checks, interval_s=0.01)
+    thread.start()
+    yield thread
+    thread.stop()
+    assert not thread.is_alive()
+
+
+def test_a_loop_is_alive_until_it_has_not_turned_for_a_while() -> None:
+    """Given a loop that turned once, I expect it to be alive for less than `STUCK_AFTER_S`, and again after a mark."""
+    now = 1_000.0
+    liveness = Liveness(clock=lambda: now)
+    assert liveness.alive()
+
+    now += STUCK_AFTER_S - 1
+    assert liveness.alive()
+    now += 1
+    assert not liveness.alive()
+
+    liveness.mark()
+    assert liveness.alive()
+
+
+def test_a_heartbeat_outlives_the_interval() -> None:
+    """Given the times, I expect a key that survives a few late heartbeats."""
+    assert HEARTBEAT_INTERVAL_S * 3 <= HEARTBEAT_TTL_S
+
+
+def test_the_key_names_the_process_and_expires(server: fakeredis.FakeServer, reader: fakeredis.FakeRedis) -> None:
+    """Given a working process, I expect `host:pid:parent pid` under its key, with the time to live."""
+    with beating(server):
+        wait_until(lambda: reader.exists(KEY), description="a heartbeat")
+
+        assert reader.get(KEY) == f"{socket.gethostname()}:{os.getpid()}:{os.getppid()}".encode()
+        assert reader.ttl(KEY) == HEARTBEAT_TTL_S
+
+
+def test_a_stop_deletes_the_key(server: fakeredis.FakeServer, reader: fakeredis.FakeRedis) -> None:
+    """Given that the process stops, I expect the key gone at once."""
+    with beating(server):
+        wait_until(lambda: reader.exists(KEY), description="a heartbeat")
+
+    assert not reader.exists(KEY)
+
+
+def test_there_is_no_heartbeat_unless_every_check_passes(
+    server: fakeredis.FakeServer, reader: fakeredis.FakeRedis
+) -> None:
+    """Given one check of two that fails, I expect no heartbeat until it passes."""
+    checks = iter([False, False, True])
+    seen: list[int] = []
+
+    def check() -> bool:
+        seen.append(int(reader.exists(KEY)))
+        return next(checks, True)
+
+    with beating(server, lambda: True, check):
+        wait_until(lambda: reader.exists(KEY), description="a heartbeat")
+    assert seen[:3] == [0, 0, 0]
+
+
+def test_heartbeats_resume_after_an_outage(server: fakeredis.FakeServer, reader: fakeredis.FakeRedis) -> None:
+    """Given a Redis that is away for several heartbeats, I expect them again when it is back."""
+    calls = 0
+
+    def check() -> bool:
+        nonlocal calls
+        calls += 1
+        return True
+
+    server.connected = False
+    with beating(server, check):
+        wait_until(lambda: calls > 2, description="attempts")
+        server.connected = True
+        wait_until(lambda: reader.exists(KEY), description="a heartbeat")
+
+
+def test_a_stop_while_redis_is_away_raises_nothing(server: fakeredis.FakeServer) -> None:
+    """Given a Redis that is away when the process stops, I expect a stop without an error."""
+    with beating(server):
+        server.connected = False
+
+
+def test_asyncio_sends_the_same_heartbeats(server: fakeredis.FakeServer, reader: fakeredis.FakeRedis) -> None:
+    """Given an asyncio process, I expect the same key within the block, and none after it."""
+
+    async def story() -> None:
+        client = fakeredis.FakeAsyncRedis(server=server)
+        async with send_heartbeats(client, "memory", [lambda: True], interval_s=0.01):
+            await eventually(lambda: reader.exists(KEY), description="a heartbeat")
+            assert reader.get(KEY) == f"{socket.gethostname()}:{os.getpid()}:{os.getppid()}".encode()
+            assert reader.ttl(KEY) == HEARTBEAT_TTL_S
+        assert not reader.exists(KEY)
+        await client.aclose()
+
+    asyncio.run(story())
+
+
+def test_asyncio_checks_more_often_until_the_process_works(
+    server: fakeredis.FakeServer, reader: fakeredis.FakeRedis
+) -> None:
+    """Given a process that begins to work after its third check, I expect its heartbeat long before the interval."""
+    checks = iter([False, False, True])
+    seen: list[int] = []
+
+    def check() -> bool:
+        seen.append(int(reader.exists(KEY)))
+        return next(checks, True)
+
+    async def story() -> None:
+        client = fakeredis.FakeAsyncRedis(server=server)
+        async with send_heartbeats(client, "memory", [lambda: True, check], interval_s=1.0):
+            await eventually(lambda: reader.exists(KEY), timeout=0.9, description="a heartbeat")
+        await client.aclose()
+
+    asyncio.run(story())
+    assert seen[:3] == [0, 0, 0]
+
+
+def test_asyncio_resumes_after_an_outage(server: fakeredis.FakeServer, reader: fakeredis.FakeRedis) -> None:
+    """Given a Redis that is away at first and at the end, I expect heartbeats in between, and no error."""
+
+    async def story() -> None:
+        client = fakeredis.FakeAsyncRedis(server=server)
+        server.connected = False
+        async with send_heartbeats(client, "memory", [lambda: True], interval_s=0.01):
+            await asyncio.sleep(0.05)
+            server.connected = True
+            await eventually(lambda: reader.exists(KEY), description="a heartbeat")
+            server.connected = False
+
+    asyncio.run(story())
