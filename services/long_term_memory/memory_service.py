@@ -1,12 +1,11 @@
-"""What users and the AI said, kept and found again."""
+"""MemoryService: index, add and search the memories of one user."""
 
 from __future__ import annotations
 
 import json
-import math
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -15,29 +14,31 @@ from typing import Any
 from keepsake_client.protocol import Memory, MemoryUpdateMessage, SearchData, encode_user_id
 
 from services.long_term_memory.batching import Batcher
-from services.long_term_memory.deadlines import SAFETY_FACTOR, LatencyEstimate, QueryVectors
+from services.long_term_memory.deadlines import SAFETY_FACTOR, Deadline, LatencyEstimate
+from services.long_term_memory.embeddings.query_cache import QueryCache
 from services.long_term_memory.mem0_bridge import Mem0Memory, provider_errors
 from services.long_term_memory.postgres.history import insert_history
 from services.long_term_memory.postgres.pool import database_errors
 from services.long_term_memory.postgres.rows import insert_memories, memory_rows
 from services.long_term_memory.postgres.store import MemoryStore
-from services.long_term_memory.retrieval import ranking
-from services.long_term_memory.retrieval.candidates import EXACT_LIMIT, CandidateReader
-from services.long_term_memory.retrieval.query import recall
-from services.runtime.errors import Expired
+from services.long_term_memory.retrieval.candidates import EXACT_LIMIT, PART_SIZE, CandidateReader
+from services.long_term_memory.retrieval.columns import MemoryColumns
+from services.long_term_memory.retrieval.features import match
+from services.long_term_memory.retrieval.query import query_features
+from services.long_term_memory.retrieval.ranking import DEFAULT_MIN_SCORE, Ranking, Weights, rank
 
-#: Query vectors kept in a process: 1.5 kB each of multilingual-e5-small's.
+#: Query vectors cached in a process: 1.5 kB each of multilingual-e5-small's.
 QUERY_CACHE_SIZE = 4_096
-#: Messages embedded and stored together at the most. There are as many as threads; an embedder over HTTP may want fewer
-#: texts at once than a host has threads.
+#: Messages that are embedded and stored in one batch at most. No more come at once than there are threads, but an
+#: embedder over HTTP may accept fewer texts than a host has threads.
 MAX_BATCH = 16
 
 
 class SearchResult(list[Memory]):
-    """What a search found, best first.
+    """The memories that a search found, best first.
 
     Args:
-        partial: time was short, and only words were looked at.
+        partial: whether the query was not embedded for want of time: ranked by words alone.
         timings: milliseconds by stage: embed_ms, database_ms, rank_ms.
     """
 
@@ -48,7 +49,7 @@ class SearchResult(list[Memory]):
 
 
 class _Stopwatch:
-    """Adds up milliseconds by stage."""
+    """Milliseconds by stage."""
 
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}
@@ -62,7 +63,11 @@ class _Stopwatch:
 
 @dataclass(frozen=True, slots=True)
 class _Utterance:
-    """One memory on its way to the store."""
+    """One memory to be stored.
+
+    Args:
+        payload: Mem0's, without the content.
+    """
 
     id: str
     content: str
@@ -70,42 +75,47 @@ class _Utterance:
 
 
 class MemoryService:
-    """Index, add and search memories of one user at a time, on Mem0 and its store.
+    """Index, add and search the memories of one user at a time, on Mem0 and its store.
 
     Args:
-        weights: of the ranking; None for its own.
+        weights: the ranking's constants; None for the default embedder's.
         exact_limit: how many memories of one user are all ranked.
+        part_size: how many memories of a longer conversation are read by one query.
+        clock: the time in seconds since 1970.
     """
 
     def __init__(
         self,
         mem0: Mem0Memory,
         store: MemoryStore,
-        weights: ranking.Weights | None = None,
+        weights: Weights | None = None,
         exact_limit: int = EXACT_LIMIT,
+        part_size: int = PART_SIZE,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._mem0 = mem0
         self._store = store
-        self._weights = weights or ranking.Weights()
-        self._reader = CandidateReader(store.conversations, self._weights, exact_limit)
-        self._vectors = QueryVectors(lambda query: mem0.embedding_model.embed(query, "search"), QUERY_CACHE_SIZE)
-        self._rest = LatencyEstimate()
-        self._keep_together = Batcher(self._keep, MAX_BATCH)
+        self._weights = weights or Weights()
+        self._candidates = CandidateReader(store.columns, self._weights, exact_limit, part_size)
+        self._query_cache = QueryCache(lambda query: mem0.embedding_model.embed(query, "search"), QUERY_CACHE_SIZE)
+        self._latency_after_embedding = LatencyEstimate()
+        self._batcher = Batcher(self._store_batch, MAX_BATCH)
+        self._clock = clock
 
     def index(self, update: MemoryUpdateMessage) -> list[str]:
-        """Keep what was said: as it was said, or as the facts that the LLM finds in it.
+        """Store a message: verbatim or, where an LLM is configured, as the facts that it extracts; idempotent verbatim.
 
-        As it was said, it is embedded and stored together with what other threads keep at the same time.
+        Verbatim messages of concurrent threads are embedded and stored in one batch (group commit).
 
         Returns:
-            The ids of the memories it became; none where the LLM found no fact.
+            The ids of the memories; none where the LLM extracted no fact.
 
         Raises:
             Unavailable: the database, the embedder or the LLM does not answer.
         """
         if self._mem0.llm is None:
             utterance = _of_update(update)
-            self._keep_together(utterance)
+            self._batcher(utterance)
             return [utterance.id]
         role = "assistant" if update.source == "ai" else "user"
         with database_errors(), provider_errors():
@@ -117,22 +127,22 @@ class MemoryService:
         return [memory["id"] for memory in added["results"]]
 
     def index_many(self, updates: Sequence[MemoryUpdateMessage]) -> list[str]:
-        """Keep many messages as they were said, embedded and stored together.
+        """Store many messages verbatim in one batch; idempotent.
 
-        The same message twice is one memory: by its message_id where it has one, else by all that it says.
+        A message is identified by its message_id or, without one, by source, content and time.
 
         Raises:
             Unavailable: the database or the embedder does not answer.
         """
         utterances = [_of_update(update) for update in updates]
-        self._keep(utterances)
+        self._store_batch(utterances)
         return [utterance.id for utterance in utterances]
 
     def add(self, user_id: str, content: str, metadata: dict[str, Any], request_id: str, timestamp: float) -> Memory:
-        """Keep one memory on request, always as it is worded; the same request twice is one memory.
+        """Store one memory verbatim, on request; idempotent by `request_id` and content.
 
         Args:
-            metadata: anything; `session_id` in it says which session the memory belongs to.
+            metadata: any JSON; `session_id` in it is the session that the memory belongs to.
             timestamp: seconds since 1970.
 
         Raises:
@@ -143,96 +153,82 @@ class MemoryService:
         known = {"source": "user", "session_id": None if session is None else str(session), "request_id": request_id}
         payload = _payload(key, "user", timestamp, known, metadata)
         utterance = _Utterance(_identity(key, "request", request_id, content), content, payload)
-        self._keep([utterance])
+        self._store_batch([utterance])
         return _memory(utterance.id, {**payload, "data": content}, None)
 
     def search(
-        self,
-        user_id: str,
-        search: SearchData | str,
-        limit: int | None = None,
-        *,
-        now: float | None = None,
-        deadline: float | None = None,
+        self, user_id: str, search: SearchData, *, now: float | None = None, deadline: float | None = None
     ) -> SearchResult:
-        """The user's memories that answer best, best first, never anyone else's; none where none does.
+        """The user's memories that answer best, best first; none where none does.
 
-        A search with no time left for its embedding ranks by words alone; one whose time is up by any of its stages is
-        not gone on with.
+        A search without time for its embedding is ranked by words alone; one whose deadline has passed after any of its
+        stages is aborted.
 
         Args:
-            search: the request's data, or just the query.
-            limit: how many at the most, where `search` does not say.
-            now: when it was asked, in seconds since 1970.
-            deadline: when the answer is no longer wanted, in seconds since 1970.
+            now: when it was asked, in seconds since 1970; None for the present.
+            deadline: when its answer becomes useless, in seconds since 1970; None for never.
 
         Raises:
-            Expired: the deadline has passed: before its turn, or because a stage took longer than there was.
+            Expired: the deadline has passed, before or during the search.
             Unavailable: the database or the embedder does not answer.
         """
-        if isinstance(search, str):
-            search = SearchData(query=search, **({} if limit is None else {"limit": limit}))
-        begun = time.time()
-        left = _left(deadline, "came to its turn")
+        now = self._clock() if now is None else now
+        budget = Deadline(deadline, self._clock)
+        time_to_embed = budget.left_s("came to its turn") - SAFETY_FACTOR * self._latency_after_embedding.seconds
         key = encode_user_id(user_id)
-        clock = _Stopwatch()
+        stopwatch = _Stopwatch()
         with database_errors(), provider_errors():
-            vector = self._vectors.get(search.query, left - SAFETY_FACTOR * self._rest.seconds)
-            clock.lap("embed_ms")
-            _left(deadline, "was embedded")
-            now = begun if now is None else now
-            conversation = self._reader.read(key, vector, search, now)
-            clock.lap("database_ms")
-            ranked = recall(conversation, search, now, self._weights)
-            least = ranking.DEFAULT_MIN_SCORE if search.min_score is None else search.min_score
-            shown = int((ranked.score >= least).sum())  # scores fall in order
-            numbers = conversation.number[ranked.rows[:shown]].tolist()
-            clock.lap("rank_ms")
-            kept = self._store.payloads(key, numbers) if numbers else {}
-            clock.lap("database_ms")
-        self._rest.took((clock.laps["database_ms"] + clock.laps["rank_ms"]) / 1000)
-        _left(deadline, "was done")
-        memories = [
+            vector = self._query_cache.get(search.query, time_to_embed)
+            stopwatch.lap("embed_ms")
+            budget.left_s("was embedded")
+            columns = self._candidates.read(key, vector, search, now)
+            stopwatch.lap("database_ms")
+            query = query_features(search.query)
+            features = match(columns, query, search, now)
+            ranking = rank(columns, query, features, self._weights, limit=search.limit)
+            stopwatch.lap("rank_ms")
+            memories = self._load(key, columns, ranking, search)
+            stopwatch.lap("database_ms")
+        self._latency_after_embedding.record((stopwatch.laps["database_ms"] + stopwatch.laps["rank_ms"]) / 1000)
+        budget.left_s("was done")
+        return SearchResult(memories, partial=vector is None, timings=stopwatch.laps)
+
+    def _load(self, user_key: str, columns: MemoryColumns, ranking: Ranking, search: SearchData) -> list[Memory]:
+        """The memories of a ranking whose score is high enough, in its order."""
+        shown = ranking.where(ranking.score >= (DEFAULT_MIN_SCORE if search.min_score is None else search.min_score))
+        numbers = columns.number[shown.rows].tolist()
+        stored = self._store.payloads(user_key, numbers) if numbers else {}
+        return [
             _memory(
-                kept[number].id,
-                kept[number].payload,
-                float(ranked.score[place]),
-                _parts(ranked, place) if search.explain else None,
+                stored[number].id,
+                stored[number].payload,
+                float(shown.score[place]),
+                _parts(shown, place) if search.explain else None,
             )
             for place, number in enumerate(numbers)
-            if number in kept  # it may have been deleted in between
+            if number in stored  # it may have been deleted in between
         ]
-        return SearchResult(memories, partial=vector is None, timings=clock.laps)
 
-    def _keep(self, utterances: Sequence[_Utterance]) -> None:
-        """What Mem0's `add(infer=False)` does for one message at a time, for many, and once for the same one."""
+    def _store_batch(self, utterances: Sequence[_Utterance]) -> None:
+        """Embed and insert utterances and their history in one transaction; those that exist are left unchanged.
+
+        Mem0's `add(infer=False)` does this for one message at a time, and inserts a repeated one again.
+        """
         if not utterances:
             return
-        first: dict[str, _Utterance] = {}
+        distinct: dict[str, _Utterance] = {}
         for utterance in utterances:
-            first.setdefault(utterance.id, utterance)
-        utterances = list(first.values())
+            distinct.setdefault(utterance.id, utterance)
+        utterances = list(distinct.values())
         with database_errors(), provider_errors():
             contents = [utterance.content for utterance in utterances]
             vectors = self._mem0.embedding_model.embed_batch(contents, "add")
             payloads = [{**utterance.payload, "data": utterance.content} for utterance in utterances]
             rows = memory_rows([utterance.id for utterance in utterances], vectors, payloads)
-            # Batcher: a memory that a crash left without its history would never get one, for it is there already.
+            # One transaction: a memory left without its history by a crash would never get one, because it exists.
             with self._store.transaction() as cursor:
                 new = insert_memories(cursor, rows)
                 insert_history(cursor, [_added(utterance) for utterance in utterances if utterance.id in new])
-
-
-def _left(deadline: float | None, stage: str) -> float:
-    """The seconds until the deadline.
-
-    Raises:
-        Expired: it has passed; the search came to this stage too late.
-    """
-    left = math.inf if deadline is None else deadline - time.time()
-    if left <= 0:
-        raise Expired(f"the search {stage} {-left * 1000:.0f} ms after its deadline")
-    return left
 
 
 def _added(utterance: _Utterance) -> dict[str, Any]:
@@ -245,14 +241,14 @@ def _of_update(update: MemoryUpdateMessage) -> _Utterance:
     role = "assistant" if update.source == "ai" else "user"
     known = {"source": update.source, "session_id": update.session_id or None, "message_id": update.message_id}
     payload = _payload(key, role, update.timestamp, known, update.meta)
-    said = ("message", update.message_id) if update.message_id else (update.source, update.content, update.timestamp)
-    return _Utterance(_identity(key, *said), update.content, payload)
+    event = ("message", update.message_id) if update.message_id else (update.source, update.content, update.timestamp)
+    return _Utterance(_identity(key, *event), update.content, payload)
 
 
 def _identity(user_key: str, *event: object) -> str:
-    """The memory's id, made of the event it keeps: stored again, at once or after a crash, it is there already.
+    """The memory's id, derived from its event, which makes storing it idempotent, concurrently and after a crash.
 
-    A version 8 UUID (RFC 9562) of the SHA-256 of user and event as JSON, so no two events share one.
+    A version 8 UUID (RFC 9562) of the SHA-256 of user and event as JSON.
     """
     digest = bytearray(sha256(json.dumps([user_key, *event]).encode()).digest()[:16])
     digest[6] = digest[6] & 0x0F | 0x80
@@ -261,7 +257,7 @@ def _identity(user_key: str, *event: object) -> str:
 
 
 def _payload(user_key: str, role: str, timestamp: float, known: dict[str, Any], meta: dict[str, Any]) -> dict[str, Any]:
-    """Mem0's payload of one memory. What others sent stays in a drawer of its own, where it overwrites nothing."""
+    """Mem0's payload of one memory. The publisher's fields are nested in `meta`, where they overwrite nothing."""
     created_at = datetime.fromtimestamp(timestamp, UTC).isoformat()
     return {
         **{name: value for name, value in known.items() if value is not None},
@@ -289,7 +285,7 @@ def _memory(
     )
 
 
-def _parts(ranked: ranking.Ranking, place: int) -> dict[str, float]:
+def _parts(ranking: Ranking, place: int) -> dict[str, float]:
     return {
-        name: round(float(getattr(ranked, name)[place]), 3) for name in ("meaning", "words", "session", "utterance")
+        name: round(float(getattr(ranking, name)[place]), 3) for name in ("meaning", "words", "session", "utterance")
     }

@@ -1,4 +1,4 @@
-"""Profiles: one JSON object a user, patched atomically, every change kept."""
+"""ProfileService: one JSON object a user, patched atomically, with a history of its changes."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from psycopg_pool import ConnectionPool
 from services.long_term_memory.postgres.pool import database_errors
 from services.runtime.errors import ProfileConflict
 
-#: A profile is read before every reply and held by every asker; this is a long one.
+#: A profile is read before every reply, and in memory of every client; this is a long one.
 MAX_PROFILE_BYTES = 65_536
-#: A request that comes again within this time, among so many of the profile's last changes, is the same request.
-SAME_REQUEST_WITHIN = timedelta(minutes=10)
-SAME_REQUEST_AMONG = 1_000
+#: Deduplication: a request_id is recognized for this time, among so many of the profile's last changes.
+DEDUPLICATION_WINDOW = timedelta(minutes=10)
+DEDUPLICATION_CHANGES = 1_000
 
 
 @dataclass(frozen=True)
 class Profile:
-    """A user's profile; version 0 is the empty one nobody has written to."""
+    """A user's profile; version 0 is the empty one that has never been written."""
 
     values: dict[str, Any] = field(default_factory=dict)
     version: int = 0
@@ -34,7 +34,7 @@ class Profile:
 
 
 def merge_patch(target: Any, patch: Any) -> Any:
-    """JSON Merge Patch as RFC 7386, section 2, words it: null removes, objects merge, the rest replaces."""
+    """JSON Merge Patch (RFC 7386, section 2): null removes, objects merge, all else replaces."""
     if not isinstance(patch, dict):
         return patch
     merged = dict(target) if isinstance(target, dict) else {}
@@ -49,8 +49,9 @@ def merge_patch(target: Any, patch: Any) -> Any:
 class ProfileService:
     """Get and update profiles."""
 
-    def __init__(self, pool: ConnectionPool) -> None:
+    def __init__(self, pool: ConnectionPool, deduplication_window: timedelta = DEDUPLICATION_WINDOW) -> None:
         self._pool = pool
+        self._deduplication_window = deduplication_window
 
     def get(self, user_id: str) -> Profile:
         """The user's profile; an unknown user has an empty one.
@@ -67,12 +68,12 @@ class ProfileService:
     def update(
         self, user_id: str, patch: dict[str, Any], expected_version: int | None = None, request_id: str | None = None
     ) -> Profile:
-        """Apply a JSON Merge Patch; of two at once, one waits for the other and both survive.
+        """Apply a JSON Merge Patch; concurrent patches are serialized by a row lock. Idempotent by `request_id`.
 
         Args:
-            expected_version: refuse the patch unless the profile is at this version; 0 for one not yet written.
-            request_id: kept with the change. The same one with the same patch soon after is the same request, handed
-                over again after somebody died on the way: it is not applied twice, and answered with the profile.
+            expected_version: the version that the profile must be at; 0 for one not yet written.
+            request_id: stored with the change. The same id with the same patch within `DEDUPLICATION_WINDOW` is a
+                redelivery, after a crash for example: it is not applied again, and answered with the profile.
 
         Raises:
             ProfileConflict: the profile is at another version.
@@ -81,7 +82,7 @@ class ProfileService:
         """
         key = encode_user_id(user_id)
         with database_errors(), self._pool.connection() as connection, connection.transaction():
-            # The row exists before it is locked, so two first patches at once queue up like any others.
+            # Inserted before it is locked, so that two concurrent first patches are serialized too.
             connection.execute(
                 "INSERT INTO profiles VALUES (%s, '{}', 0, clock_timestamp()) ON CONFLICT DO NOTHING", (key,)
             )
@@ -91,7 +92,7 @@ class ProfileService:
             assert row is not None  # noqa: S101 - inserted above, and never deleted
             values, version, _ = row
             request = request_id and encode_user_id(request_id)
-            if request and _is_applied(connection, key, version, request, patch):
+            if request and self._is_applied(connection, key, version, request, patch):
                 return Profile(*row)
             if expected_version is not None and expected_version != version:
                 raise ProfileConflict(expected_version, version)
@@ -112,13 +113,12 @@ class ProfileService:
             )
         return profile
 
-
-def _is_applied(
-    connection: Connection[TupleRow], user_key: str, version: int, request: str, patch: dict[str, Any]
-) -> bool:
-    row = connection.execute(
-        "SELECT EXISTS (SELECT FROM profile_history WHERE user_id = %s AND version > %s AND request_id = %s"
-        " AND patch = %s AND changed_at > clock_timestamp() - %s::interval)",
-        (user_key, version - SAME_REQUEST_AMONG, request, Jsonb(patch), SAME_REQUEST_WITHIN),
-    ).fetchone()
-    return bool(row and row[0])
+    def _is_applied(
+        self, connection: Connection[TupleRow], user_key: str, version: int, request: str, patch: dict[str, Any]
+    ) -> bool:
+        row = connection.execute(
+            "SELECT EXISTS (SELECT FROM profile_history WHERE user_id = %s AND version > %s AND request_id = %s"
+            " AND patch = %s AND changed_at > clock_timestamp() - %s::interval)",
+            (user_key, version - DEDUPLICATION_CHANGES, request, Jsonb(patch), self._deduplication_window),
+        ).fetchone()
+        return bool(row and row[0])

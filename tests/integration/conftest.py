@@ -23,9 +23,9 @@ from services.long_term_memory.mem0_bridge import Mem0Memory
 from services.long_term_memory.memory_service import MemoryService
 from services.long_term_memory.postgres.history import PostgresHistory
 from services.long_term_memory.postgres.pool import open_pool, reachable
-from services.long_term_memory.postgres.rows import hashed
 from services.long_term_memory.postgres.schema import migrate
 from services.long_term_memory.postgres.store import MemoryStore
+from services.long_term_memory.retrieval.columns import hashed
 from services.stack.embedded_postgres import postgres_spec, postgres_url
 from tests.support import free_port, wait_until
 

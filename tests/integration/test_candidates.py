@@ -1,4 +1,4 @@
-"""Users with more memories than a search reads: the best and newest parts of their conversation, and only theirs."""
+"""Users with more memories than a search reads: the best and newest segments of their conversation."""
 
 from __future__ import annotations
 
@@ -35,21 +35,20 @@ THEIRS = "boats and cats, they said"
 def reads(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """What is read from the store, as it is read: how, and how many memories."""
     seen: list[tuple[str, int]] = []
-    conversations = store.conversations
-    conversation, runs = conversations.read, conversations.read_runs
+    columns, segments = store.columns.read, store.columns.read_segments
 
-    def read_conversation(*args: Any, **options: Any) -> Any:
-        found = conversation(*args, **options)
+    def read(*args: Any, **options: Any) -> Any:
+        found = columns(*args, **options)
         seen.append(("sample" if options.get("sample") else "all", len(found)))
         return found
 
-    def read_runs(*args: Any, **options: Any) -> Any:
-        found = runs(*args, **options)
-        seen.append(("runs", len(found)))
+    def read_segments(*args: Any, **options: Any) -> Any:
+        found = segments(*args, **options)
+        seen.append(("segments", len(found)))
         return found
 
-    monkeypatch.setattr(conversations, "read", read_conversation)
-    monkeypatch.setattr(conversations, "read_runs", read_runs)
+    monkeypatch.setattr(store.columns, "read", read)
+    monkeypatch.setattr(store.columns, "read_segments", read_segments)
     return seen
 
 
@@ -85,16 +84,15 @@ def database(create_database: Callable[..., str], filled_template: str) -> str:
 
 
 @pytest.fixture
-def talkative(mem0: Mem0Memory, store: MemoryStore) -> MemoryService:
+def sampling(mem0: Mem0Memory, store: MemoryStore) -> MemoryService:
     """A service where 600 memories are many."""
     return MemoryService(mem0, store, calibrate(mem0.embedding_model)[0], exact_limit=LIMIT)
 
 
 @pytest.fixture
-def long_winded(mem0: Mem0Memory, store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> MemoryService:
+def in_parts(mem0: Mem0Memory, store: MemoryStore) -> MemoryService:
     """A service where all of the 1,500 are read, and a part of a conversation is 100."""
-    monkeypatch.setattr(candidates, "PART", 100)
-    return MemoryService(mem0, store, calibrate(mem0.embedding_model)[0])
+    return MemoryService(mem0, store, calibrate(mem0.embedding_model)[0], part_size=100)
 
 
 def contents(service: MemoryService, query: str, user_id: str = "u1", **more: Any) -> list[str]:
@@ -102,39 +100,39 @@ def contents(service: MemoryService, query: str, user_id: str = "u1", **more: An
     return [memory.content for memory in service.search(user_id, search)]
 
 
-def test_no_more_is_read_than_the_limit(talkative: MemoryService, reads: list[tuple[str, int]]) -> None:
+def test_no_more_is_read_than_the_limit(sampling: MemoryService, reads: list[tuple[str, int]]) -> None:
     """Given a user with more memories than the limit, I expect a search to read a sample and parts, not all."""
-    contents(talkative, "what about cats")
+    contents(sampling, "what about cats")
     reads.clear()
-    contents(talkative, "what about chess")
+    contents(sampling, "what about chess")
 
-    assert [how for how, _ in reads] == ["sample", "runs"]
+    assert [how for how, _ in reads] == ["sample", "segments"]
     assert sum(number for _, number in reads) < LIMIT
 
 
-def test_a_user_within_the_limit_is_read_once(talkative: MemoryService, reads: list[tuple[str, int]]) -> None:
+def test_a_user_within_the_limit_is_read_once(sampling: MemoryService, reads: list[tuple[str, int]]) -> None:
     """Given a user with few memories beside one with many, I expect one read, of all they said."""
-    contents(talkative, "what about tea", "u2")
+    contents(sampling, "what about tea", "u2")
 
     assert reads == [("all", 1)]
 
 
 def test_a_long_conversation_is_read_in_parts_the_next_time(
-    long_winded: MemoryService, reads: list[tuple[str, int]]
+    in_parts: MemoryService, reads: list[tuple[str, int]]
 ) -> None:
     """Given a user whose conversation was long, I expect its parts to be read at once, and the same to be found."""
-    first = contents(long_winded, "boats and cats", limit=100)
-    again = contents(long_winded, "boats and cats", limit=100)
+    first = contents(in_parts, "boats and cats", limit=100)
+    again = contents(in_parts, "boats and cats", limit=100)
 
-    assert reads == [("all", SESSIONS * TURNS), ("runs", SESSIONS * TURNS)]
+    assert reads == [("all", SESSIONS * TURNS), ("segments", SESSIONS * TURNS)]
     assert again == first
 
 
 def test_the_parts_are_the_whole_in_its_order(store: MemoryStore) -> None:
     """Given cuts in the midst of sessions, I expect every memory once, in the order of the conversation."""
-    whole = store.conversations.read("u1", [1.0] * 384)
+    whole = store.columns.read("u1", [1.0] * 384)
     places = candidates._places(whole, slice(17, None, 101))
-    parts = store.conversations.read_runs(
+    parts = store.columns.read_segments(
         "u1", [1.0] * 384, list(pairwise([candidates._BEGINNING, *places, candidates._END]))
     )
 
@@ -147,24 +145,24 @@ def test_one_connection_is_enough_for_the_parts(database: str) -> None:
     """Given a pool whose other connections are all taken, I expect the halves one after the other, not a deadlock."""
     with open_pool(database, 1) as pool:
         store = MemoryStore(pool)
-        place = candidates._places(store.conversations.read("u1", None))[700]
+        place = candidates._places(store.columns.read("u1", None))[700]
 
-        parts = store.conversations.read_runs("u1", None, [(candidates._BEGINNING, place), (place, candidates._END)])
+        parts = store.columns.read_segments("u1", None, [(candidates._BEGINNING, place), (place, candidates._END)])
 
     assert len(parts) == SESSIONS * TURNS
 
 
-def test_a_half_that_cannot_be_read_fails_the_search(long_winded: MemoryService, database: str) -> None:
+def test_a_failed_half_fails_the_search(in_parts: MemoryService, database: str) -> None:
     """Given that one of the two connections dies as both read, I expect the search to fail as if its only one had."""
     reading_now = (
         "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
         " AND query LIKE '%FROM unnest(%' ORDER BY query_start"
     )
-    contents(long_winded, "what about cats")
+    contents(in_parts, "what about cats")
     with ThreadPoolExecutor() as searches, psycopg.connect(database, autocommit=True) as watch:
         with psycopg.connect(database) as lock:
             lock.execute("LOCK memories IN ACCESS EXCLUSIVE MODE")
-            search = searches.submit(contents, long_winded, "what about cats")
+            search = searches.submit(contents, in_parts, "what about cats")
             wait_until(lambda: len(watch.execute(reading_now).fetchall()) == 2, 10, "both halves to be read")
             [(first,), _] = watch.execute(reading_now).fetchall()
             watch.execute("SELECT pg_terminate_backend(%s)", (first,))
@@ -172,11 +170,9 @@ def test_a_half_that_cannot_be_read_fails_the_search(long_winded: MemoryService,
             search.result()
 
 
-def test_what_was_said_and_deleted_since_the_last_search_counts(
-    long_winded: MemoryService, pool: ConnectionPool
-) -> None:
+def test_what_was_said_and_deleted_since_the_last_search_counts(in_parts: MemoryService, pool: ConnectionPool) -> None:
     """Given a long conversation that was cut before, I expect what is new in it, and not what is gone."""
-    gone = contents(long_winded, "boats and cats")[0]
+    gone = contents(in_parts, "boats and cats")[0]
     said = [
         MemoryUpdateMessage(
             user_id="u1",
@@ -187,38 +183,38 @@ def test_what_was_said_and_deleted_since_the_last_search_counts(
         )
         for n in range(20)
     ]
-    long_winded.index_many(said)
+    in_parts.index_many(said)
     with pool.connection() as connection:
         connection.execute("DELETE FROM memories WHERE content = %s", (gone,))
 
-    assert set(contents(long_winded, "my violet giraffe", limit=20)) == {update.content for update in said}
-    assert gone not in contents(long_winded, "boats and cats", limit=100)
+    assert set(contents(in_parts, "my violet giraffe", limit=20)) == {update.content for update in said}
+    assert gone not in contents(in_parts, "boats and cats", limit=100)
 
 
-def test_who_outgrows_the_limit_is_read_in_part(
-    mem0: Mem0Memory, store: MemoryStore, reads: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+def test_a_user_who_outgrows_the_limit_is_read_in_segments(
+    mem0: Mem0Memory, store: MemoryStore, reads: list[tuple[str, int]]
 ) -> None:
     """Given a long conversation that was cut before and then passed the limit, I expect a sample to be read."""
-    monkeypatch.setattr(candidates, "PART", 100)
-    service = MemoryService(mem0, store, calibrate(mem0.embedding_model)[0], exact_limit=SESSIONS * TURNS)
+    weights = calibrate(mem0.embedding_model)[0]
+    service = MemoryService(mem0, store, weights, exact_limit=SESSIONS * TURNS, part_size=100)
     contents(service, "what about cats")
     more = [MemoryUpdateMessage(user_id="u1", content=f"{n}", source="user", timestamp=n) for n in range(20)]
     service.index_many(more)
     contents(service, "what about cats")
 
-    assert [how for how, _ in reads] == ["all", "runs", "sample", "runs"]
+    assert [how for how, _ in reads] == ["all", "segments", "sample", "segments"]
 
 
-def test_the_sessions_about_it_are_found(talkative: MemoryService) -> None:
+def test_the_session_about_the_topic_is_found(sampling: MemoryService) -> None:
     """Given a question about what one session was about, I expect what is found to be of that session."""
-    found = contents(talkative, "boats and cats")
+    found = contents(sampling, "boats and cats")
 
     assert all(content.endswith("of 17") for content in found), found
 
 
-def test_what_was_said_last_is_found(talkative: MemoryService) -> None:
+def test_the_newest_message_is_found(sampling: MemoryService) -> None:
     """Given something new in the session that goes on, I expect it found, although no sample has seen it."""
-    talkative.index(
+    sampling.index(
         MemoryUpdateMessage(
             user_id="u1",
             content="my locker is number 7781",
@@ -228,12 +224,12 @@ def test_what_was_said_last_is_found(talkative: MemoryService) -> None:
         )
     )
 
-    assert contents(talkative, "which locker is mine?")[0] == "my locker is number 7781"
+    assert contents(sampling, "which locker is mine?")[0] == "my locker is number 7781"
 
 
-def test_nobody_elses_memories_are_among_them(talkative: MemoryService) -> None:
+def test_memories_of_other_users_are_not_read(sampling: MemoryService) -> None:
     """Given another user with the same words, I expect none of theirs, in any part of what is read."""
-    assert THEIRS not in contents(talkative, "boats and cats", limit=100)
+    assert THEIRS not in contents(sampling, "boats and cats", limit=100)
 
 
 @pytest.mark.parametrize(
@@ -246,28 +242,28 @@ def test_nobody_elses_memories_are_among_them(talkative: MemoryService) -> None:
     ],
     ids=str,
 )
-def test_a_filter_that_leaves_few_is_exact(
-    talkative: MemoryService, filters: dict[str, Any], expected: set[int]
+def test_a_filter_that_matches_few_is_exact(
+    sampling: MemoryService, filters: dict[str, Any], expected: set[int]
 ) -> None:
     """Given a filter for a session or a time, I expect all that it leaves to be ranked, whatever it is about."""
-    found = contents(talkative, "what about the weather", filters=filters, limit=100)
+    found = contents(sampling, "what about the weather", filters=filters, limit=100)
 
     assert {int(content.split()[-1]) for content in found} == expected
     assert len(found) == sum(TURNS if session != 1 or len(expected) == 1 else 1 for session in expected)
 
 
-def test_a_filter_that_leaves_many_holds(talkative: MemoryService) -> None:
+def test_a_filter_that_matches_many_holds(sampling: MemoryService) -> None:
     """Given a filter that leaves more than the limit, I expect nothing that it does not leave."""
-    found = contents(talkative, "boats and cats", filters={"since": 1_700_000_000 + 86_400 * 20}, limit=100)
+    found = contents(sampling, "boats and cats", filters={"since": 1_700_000_000 + 86_400 * 20}, limit=100)
 
     assert min(int(content.split()[-1]) for content in found) >= 20
 
 
-def test_the_other_side_can_be_asked_for(talkative: MemoryService) -> None:
+def test_the_other_side_can_be_asked_for(sampling: MemoryService) -> None:
     """Given a filter for the AI's words, I expect those of the sessions that are about it."""
     sources = {
         memory.source
-        for memory in talkative.search(
+        for memory in sampling.search(
             "u1",
             SearchData(query="boats and cats", filters={"source": "ai"}, min_score=0),
         )
@@ -277,27 +273,27 @@ def test_the_other_side_can_be_asked_for(talkative: MemoryService) -> None:
 
 
 def test_who_forgets_much_is_read_whole_again(
-    talkative: MemoryService, reads: list[tuple[str, int]], pool: ConnectionPool
+    sampling: MemoryService, reads: list[tuple[str, int]], pool: ConnectionPool
 ) -> None:
     """Given that most of the memories are deleted, I expect one read of all again."""
-    contents(talkative, "what about cats")
+    contents(sampling, "what about cats")
     with pool.connection() as connection:
         connection.execute("DELETE FROM memories WHERE number > 150")
-    contents(talkative, "what about cats")
+    contents(sampling, "what about cats")
     reads.clear()
-    contents(talkative, "what about cats")
+    contents(sampling, "what about cats")
 
     assert reads == [("all", 150)]
 
 
-def test_a_sample_holds_both_sides(talkative: MemoryService, store: MemoryStore) -> None:
+def test_a_sample_holds_both_sides(sampling: MemoryService, store: MemoryStore) -> None:
     """Given a user and an AI who take turns, I expect both in the sample."""
-    from_ai = store.conversations.read("u1", None, sample=True).from_ai
+    from_ai = store.columns.read("u1", None, sample=True).from_ai
 
     assert (len(from_ai), set(from_ai.tolist())) == (SESSIONS * TURNS // SAMPLE, {True, False})
 
 
-def test_the_sample_has_an_index_of_its_own(talkative: MemoryService, pool: ConnectionPool) -> None:
+def test_the_sample_has_an_index_of_its_own(sampling: MemoryService, pool: ConnectionPool) -> None:
     """Given many memories, I expect the sample to be read without the rest."""
     with pool.connection() as connection:
         connection.execute("VACUUM ANALYZE memories")

@@ -1,4 +1,4 @@
-"""A PostgreSQL that goes and comes back, refuses and runs full: what callers see of it, and what the log does."""
+"""A PostgreSQL that restarts, refuses or runs full: the errors that callers get, and the log events."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from keepsake_client.errors import Unavailable
 from psycopg_pool import ConnectionPool
 from structlog.testing import capture_logs
 
-from services.long_term_memory.postgres.pool import CONNECTION_WITHIN_S, _quiet, database_errors, open_pool
+from services.long_term_memory.postgres.pool import CONNECTION_TIMEOUT_S, _quiet, database_errors, open_pool
 from tests.integration.postgres_server import PostgresServer, postgres_server
 from tests.support import wait_until
 
@@ -49,7 +49,7 @@ def ask(pool: ConnectionPool) -> int:
 
 
 def fill(pool: ConnectionPool) -> None:
-    """Have the pool hold as many connections as it may."""
+    """Open all connections that the pool may have."""
     all_held = threading.Barrier(pool.max_size)
 
     def hold() -> None:
@@ -63,7 +63,7 @@ def fill(pool: ConnectionPool) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["stopped", "killed"])
-def test_a_restart_fails_nobody(server: PostgresServer, pool: ConnectionPool, number: signal.Signals) -> None:
+def test_a_restart_fails_no_request(server: PostgresServer, pool: ConnectionPool, number: signal.Signals) -> None:
     """Given a pool full of connections to a server that was restarted, I expect every request after that answered."""
     fill(pool)
     server.stop(number)
@@ -73,14 +73,14 @@ def test_a_restart_fails_nobody(server: PostgresServer, pool: ConnectionPool, nu
         assert list(threads.map(lambda _: ask(pool), range(12))) == [1] * 12
 
 
-def test_a_quiet_connection_costs_no_round_trip(pool: ConnectionPool) -> None:
-    """Given a connection of a server that is there, I expect it taken as it is, without a statement to try it."""
+def test_a_connection_without_input_is_taken_without_a_round_trip(pool: ConnectionPool) -> None:
+    """Given a live connection, I expect it taken without a statement that checks it."""
     with pool.connection() as connection:
         assert _quiet(connection)
 
 
-def test_a_connection_that_was_ended_is_not(pool: ConnectionPool) -> None:
-    """Given a connection that the server has ended, I expect a look at its socket to tell."""
+def test_a_connection_that_the_server_has_closed_is_detected(pool: ConnectionPool) -> None:
+    """Given a connection that the server has ended, I expect a poll of its socket to detect it."""
     with pool.connection() as connection, pool.connection() as another:
         row = another.execute("SELECT pg_terminate_backend(%s, 20000)", (connection.info.backend_pid,)).fetchone()
         assert row == (True,)
@@ -88,21 +88,21 @@ def test_a_connection_that_was_ended_is_not(pool: ConnectionPool) -> None:
         assert not _quiet(connection)
 
 
-def test_a_server_that_is_away_is_told_in_time(server: PostgresServer, pool: ConnectionPool) -> None:
+def test_an_unreachable_server_is_reported_in_time(server: PostgresServer, pool: ConnectionPool) -> None:
     """Given no server, I expect `Unavailable`, sooner than a search is interrupted."""
     server.stop()
 
     with pytest.raises(Unavailable):
         ask(pool)
-    assert CONNECTION_WITHIN_S < 5
+    assert CONNECTION_TIMEOUT_S < 5
 
 
-def test_a_server_that_was_away_for_long_is_found_soon(server: PostgresServer, pool: ConnectionPool) -> None:
-    """Given a server that was away until the pool gave up on it, I expect the next requests to find it again."""
+def test_a_server_that_was_down_for_long_is_found_soon(server: PostgresServer, pool: ConnectionPool) -> None:
+    """Given a server that was down until the pool gave up reconnecting, I expect the next requests to find it again."""
     given_up = threading.Event()
-    told = pool._reconnect_failed
-    assert told is not None
-    pool._reconnect_failed = lambda pool: (told(pool), given_up.set())  # type: ignore[assignment, func-returns-value]
+    reconnect_failed = pool._reconnect_failed
+    assert reconnect_failed is not None
+    pool._reconnect_failed = lambda pool: (reconnect_failed(pool), given_up.set())  # type: ignore[assignment, func-returns-value]
     server.stop()
     with pytest.raises(Unavailable):
         ask(pool)
@@ -119,8 +119,8 @@ def answers(pool: ConnectionPool) -> bool:
         return False
 
 
-def test_going_and_coming_back_are_a_line_each(server: PostgresServer, pool: ConnectionPool) -> None:
-    """Given a server that is away for several tries, I expect one line when it went and one when it is back."""
+def test_an_outage_is_one_event_at_its_start_and_one_at_its_end(server: PostgresServer, pool: ConnectionPool) -> None:
+    """Given a server that is down for several attempts, I expect one event when it went down and one when it is up."""
     with capture_logs() as lines:
         server.stop()
         for _ in range(2):
@@ -135,8 +135,8 @@ def test_going_and_coming_back_are_a_line_each(server: PostgresServer, pool: Con
     ]
 
 
-def test_the_pool_itself_warns_at_every_try(server: PostgresServer, caplog: pytest.LogCaptureFixture) -> None:
-    """Given the pool's own logger, I expect only warnings of what our two lines say: the workers leave them out."""
+def test_the_pool_itself_warns_at_every_attempt(server: PostgresServer, caplog: pytest.LogCaptureFixture) -> None:
+    """Given the pool's own logger, I expect only warnings that repeat Keepsake's two events: the workers drop them."""
     with caplog.at_level(logging.INFO, "psycopg.pool"), open_pool(server.url, 2) as pool:
         server.stop()
         with pytest.raises(Unavailable):
@@ -176,14 +176,14 @@ STAYS = [
 
 
 @pytest.mark.parametrize("error", HEALS)
-def test_what_passes_is_unavailable(error: type[Exception]) -> None:
+def test_a_transient_error_becomes_unavailable(error: type[Exception]) -> None:
     """Given an error that a later try may not meet, I expect the one that is retried."""
     with pytest.raises(Unavailable):
         raise_in_a_block(error("no"))
 
 
 @pytest.mark.parametrize("error", STAYS)
-def test_what_stays_is_what_it_is(error: type[Exception]) -> None:
+def test_a_permanent_error_is_unchanged(error: type[Exception]) -> None:
     """Given an error that every later try would meet, I expect it as it is: it is not retried."""
     with pytest.raises(error):
         raise_in_a_block(error("no"))
@@ -195,7 +195,7 @@ def run(pool: ConnectionPool, *statements: LiteralString) -> None:
             connection.execute(statement)
 
 
-def test_a_database_that_only_reads_is_unavailable(pool: ConnectionPool) -> None:
+def test_a_read_only_database_is_unavailable(pool: ConnectionPool) -> None:
     """Given a session that may not write, as after a failover, I expect `Unavailable` in PostgreSQL's words."""
     with pytest.raises(Unavailable, match="read-only transaction"):
         run(pool, "SET default_transaction_read_only = on", "CREATE TABLE t ()")

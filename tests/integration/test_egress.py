@@ -1,4 +1,4 @@
-"""What people say stays here: no process calls anybody but Redis, PostgreSQL and the providers in the settings."""
+"""Egress: no process connects to anything but Redis, PostgreSQL and the providers in the settings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import redis
 from tests.integration.test_worker_processes import WITHIN_S, Client, Stack, start
 from tests.support import wait_until
 
-#: Channels are everybody's, whatever the database, and there are other stacks in this test run.
+#: Channels are shared by all databases of a server, and there are other stacks in this test run.
 UPDATES_CHANNEL = "watched_updates"
 
 # Python imports it in every process that is started with its directory on PYTHONPATH, before anything else.
@@ -67,7 +67,7 @@ class Watched:
 def watched(
     valkey_url: str, create_database: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Watched]:
-    """Adapters and workers of their own, that have indexed, added, searched and kept a profile."""
+    """Adapters and workers that have indexed, added, searched and updated a profile."""
     home = tmp_path_factory.mktemp("watched")
     notes = home / "notes"
     (home / "sitecustomize.py").write_text(SITECUSTOMIZE.format(path=str(notes)))
@@ -76,7 +76,7 @@ def watched(
         redis_url, create_database(), home / "log", PYTHONPATH=str(home), MEMORY_UPDATES_CHANNEL=UPDATES_CHANNEL
     )
     try:
-        wait_until(stack.alive, WITHIN_S, "a sign of life of every process")
+        wait_until(stack.alive, WITHIN_S, "every process to be alive")
         with (
             redis.Redis.from_url(redis_url) as connection,
             connection.pubsub(ignore_subscribe_messages=True) as pubsub,
@@ -105,7 +105,7 @@ def port_of(stack: Stack) -> int:
     return urlsplit(stack.redis_url).port or 0
 
 
-def test_nobody_but_redis_is_called(watched: Watched) -> None:
+def test_only_redis_is_connected_to(watched: Watched) -> None:
     """Given processes that have done all they do, I expect every connection of theirs to be one to Redis."""
     addresses = {tuple(address) for _, event, address in watched.noted() if event == "socket.connect"}
 
@@ -131,6 +131,6 @@ def test_every_process_was_watched(watched: Watched) -> None:
     assert [any(name in program for program in programs) for name in ("dramatiq", "adapters")] == [True, True]
 
 
-def test_libpq_calls_nobody_else(watched: Watched) -> None:
+def test_libpq_connects_to_nothing_else(watched: Watched) -> None:
     """Given PostgreSQL on a socket in a directory, I expect Redis alone at the far end of what is connected."""
     assert watched.connected() == {("127.0.0.1", port_of(watched.stack))}

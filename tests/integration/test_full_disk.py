@@ -1,4 +1,4 @@
-"""A PostgreSQL whose disk really runs full: what is refused is told, what was kept stays, and room mends it."""
+"""A PostgreSQL on a full disk: writes raise Unavailable, stored memories stay, and free space is enough to recover."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def index_until_refused(memories: MemoryService) -> tuple[int, str]:
             return number, str(error)
 
 
-def test_a_full_disk_is_told_and_loses_nothing(disk: Path, pool: ConnectionPool) -> None:
-    """Given a disk without room, I expect `Unavailable`, what was kept still found, and the rest kept once there is."""
+def test_a_full_disk_is_unavailable_and_loses_nothing(disk: Path, pool: ConnectionPool) -> None:
+    """Given a disk without room, I expect `Unavailable`, stored memories found, and the rest stored later."""
     store = MemoryStore(pool)
     memories = MemoryService(Mem0Memory(WordEmbedder(), store, PostgresHistory(pool), None), store)
     memories.index(said(0))

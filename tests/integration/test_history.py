@@ -1,4 +1,4 @@
-"""Mem0's history in PostgreSQL answers as Mem0's own SQLite file does."""
+"""Mem0's history in PostgreSQL returns the same as Mem0's own SQLite file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from mem0.memory.storage import SQLiteManager
 from psycopg_pool import ConnectionPool
 
-from services.long_term_memory.postgres.history import LAST_MESSAGES, PostgresHistory
+from services.long_term_memory.postgres.history import MAX_LAST_MESSAGES, PostgresHistory
 from services.long_term_memory.postgres.pool import open_pool
 
 # SQLiteManager or PostgresHistory; Mem0 has no types.
@@ -48,11 +48,11 @@ def history(pool: ConnectionPool) -> PostgresHistory:
 
 
 def changes(store: Store, memory_id: str) -> list[dict[str, Any]]:
-    """What a store says of a memory, less the ids that it makes up."""
+    """The history of a memory without the ids, which are random."""
     return [{name: value for name, value in change.items() if name != "id"} for change in store.get_history(memory_id)]
 
 
-def last(store: Store, scope: str, limit: int = LAST_MESSAGES) -> list[dict[str, Any]]:
+def last(store: Store, scope: str, limit: int = MAX_LAST_MESSAGES) -> list[dict[str, Any]]:
     """The last messages of a scope, less the time of saving."""
     return [
         {name: value for name, value in message.items() if name != "created_at"}
@@ -60,7 +60,7 @@ def last(store: Store, scope: str, limit: int = LAST_MESSAGES) -> list[dict[str,
     ]
 
 
-def test_it_answers_as_mem0s_own(history: PostgresHistory) -> None:
+def test_it_returns_the_same_as_mem0s_own(history: PostgresHistory) -> None:
     """Given any calls in any order on both stores, I expect the same answers from both."""
 
     class Both(RuleBasedStateMachine):
@@ -71,7 +71,7 @@ def test_it_answers_as_mem0s_own(history: PostgresHistory) -> None:
             history.reset()
 
         def now(self) -> str:
-            # SQLite orders by what it is told; told in order, it and ours must agree.
+            # SQLite orders by the given times; with times in order, both stores must agree.
             self.clock += 1
             return f"2026-01-01T00:00:00.{self.clock:06}+00:00"
 
@@ -124,7 +124,7 @@ def test_it_answers_as_mem0s_own(history: PostgresHistory) -> None:
 
 def test_an_unknown_memory_has_no_history(history: PostgresHistory) -> None:
     """Given a memory that nothing happened to, I expect no changes."""
-    assert history.get_history("nobody") == []
+    assert history.get_history("unknown") == []
 
 
 def test_changes_come_oldest_first(history: PostgresHistory) -> None:
@@ -137,20 +137,20 @@ def test_changes_come_oldest_first(history: PostgresHistory) -> None:
 
 def test_a_batch_of_messages_keeps_its_order(history: PostgresHistory) -> None:
     """Given messages saved in one call, I expect them back in their order, which SQLite leaves to chance."""
-    history.save_messages([{"role": "user", "content": str(n)} for n in range(LAST_MESSAGES)], "user_id=u1")
+    history.save_messages([{"role": "user", "content": str(n)} for n in range(MAX_LAST_MESSAGES)], "user_id=u1")
 
-    assert [m["content"] for m in history.get_last_messages("user_id=u1")] == [str(n) for n in range(LAST_MESSAGES)]
+    assert [m["content"] for m in history.get_last_messages("user_id=u1")] == [str(n) for n in range(MAX_LAST_MESSAGES)]
 
 
-def test_no_more_than_the_last_messages_are_kept(history: PostgresHistory, pool: ConnectionPool) -> None:
-    """Given more messages than Mem0 looks back on, I expect the older ones gone from the table, of this scope alone."""
+def test_only_the_last_messages_of_a_scope_are_kept(history: PostgresHistory, pool: ConnectionPool) -> None:
+    """Given more messages than Mem0 reads back, I expect the older ones gone from the table, of this scope alone."""
     history.save_messages([{"role": "user", "content": "other"}], "user_id=u2")
-    for n in range(3 * LAST_MESSAGES):
+    for n in range(3 * MAX_LAST_MESSAGES):
         history.save_messages([{"role": "user", "content": str(n)}], "user_id=u1")
 
     with pool.connection() as connection:
         kept = connection.execute("SELECT session_scope, count(*) FROM last_messages GROUP BY 1 ORDER BY 1").fetchall()
-    assert kept == [("user_id=u1", LAST_MESSAGES), ("user_id=u2", 1)]
+    assert kept == [("user_id=u1", MAX_LAST_MESSAGES), ("user_id=u2", 1)]
 
 
 @given(scope=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])))
@@ -169,7 +169,7 @@ def shared_history(create_database: Any, migrated_template: str) -> Iterator[Pos
         yield PostgresHistory(pool)
 
 
-def test_resetting_forgets(history: PostgresHistory) -> None:
+def test_reset_deletes_history_and_messages(history: PostgresHistory) -> None:
     """Given a history and messages, I expect nothing of either after a reset."""
     history.add_history("m1", None, "tea", "ADD")
     history.save_messages([{"role": "user", "content": "tea"}], "user_id=u1")
@@ -180,7 +180,7 @@ def test_resetting_forgets(history: PostgresHistory) -> None:
 
 
 def test_closing_leaves_the_pool_open(history: PostgresHistory) -> None:
-    """Given a close, which Mem0 calls at its end, I expect the pool still to work for those who share it."""
+    """Given a close, which Mem0 calls at its end, I expect the shared pool still to work."""
     history.close()
 
     assert history.get_history("m1") == []

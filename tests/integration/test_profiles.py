@@ -48,13 +48,13 @@ def history(pool: ConnectionPool) -> list[tuple[Any, ...]]:
 
 
 def test_an_unknown_user_has_an_empty_profile(profiles: ProfileService) -> None:
-    """Given a user nobody wrote about, I expect an empty profile at version 0."""
-    assert profiles.get("nobody") == Profile({}, 0, None)
+    """Given an unknown user, I expect an empty profile at version 0."""
+    assert profiles.get("unknown") == Profile({}, 0, None)
 
 
-def test_asking_creates_nothing(profiles: ProfileService, pool: ConnectionPool) -> None:
+def test_a_get_creates_no_row(profiles: ProfileService, pool: ConnectionPool) -> None:
     """Given a get of an unknown user, I expect no row to be left behind."""
-    profiles.get("nobody")
+    profiles.get("unknown")
 
     with pool.connection() as connection:
         assert connection.execute("SELECT count(*) FROM profiles").fetchone() == (0,)
@@ -68,7 +68,7 @@ def test_what_was_written_is_read(profiles: ProfileService) -> None:
 
 
 def test_a_patch_merges(profiles: ProfileService) -> None:
-    """Given a second patch, I expect the first one's values kept where it does not speak of them."""
+    """Given a second patch, I expect the first one's values unchanged where it does not name them."""
     profiles.update("u1", {"name": "Lin", "likes": {"drink": "tea", "pet": "cat"}})
 
     assert profiles.update("u1", {"likes": {"drink": None}, "age": 30}).values == {
@@ -78,7 +78,7 @@ def test_a_patch_merges(profiles: ProfileService) -> None:
     }
 
 
-def test_two_patches_at_once_both_survive(profiles: ProfileService) -> None:
+def test_concurrent_patches_are_all_applied(profiles: ProfileService) -> None:
     """Given forty patches from eight threads, I expect every one of them in the profile."""
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda n: profiles.update("u1", {f"k{n}": n}), range(40)))
@@ -86,7 +86,7 @@ def test_two_patches_at_once_both_survive(profiles: ProfileService) -> None:
     assert profiles.get("u1").values == {f"k{n}": n for n in range(40)}
 
 
-def test_every_patch_at_once_is_a_version(profiles: ProfileService, pool: ConnectionPool) -> None:
+def test_concurrent_patches_have_consecutive_versions(profiles: ProfileService, pool: ConnectionPool) -> None:
     """Given patches from many threads, I expect their versions to count on without a gap."""
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda n: profiles.update("u1", {"n": n}), range(20)))
@@ -155,8 +155,8 @@ def test_every_change_is_kept(profiles: ProfileService, pool: ConnectionPool) ->
     ]
 
 
-def test_a_strange_request_id_can_be_kept(profiles: ProfileService, pool: ConnectionPool) -> None:
-    """Given a request id that PostgreSQL could not store as it is, I expect it kept in its encoding."""
+def test_a_request_id_that_postgresql_refuses_is_stored_encoded(profiles: ProfileService, pool: ConnectionPool) -> None:
+    """Given a request id that PostgreSQL could not store as it is, I expect it stored encoded."""
     profiles.update("u1", {"name": "Lin"}, request_id="r\0\ud800")
 
     assert [decode_user_id(row[3]) for row in history(pool)] == ["r\0\ud800"]
@@ -170,7 +170,7 @@ def test_strange_users_are_each_their_own(profiles: ProfileService) -> None:
     assert [profiles.get(user_id).values["me"] for user_id in STRANGE_IDS] == list(range(len(STRANGE_IDS)))
 
 
-def test_a_profile_may_not_grow_for_ever(profiles: ProfileService) -> None:
+def test_a_profile_over_its_maximum_size_is_refused(profiles: ProfileService) -> None:
     """Given a patch that would make a profile too large, I expect it refused with both sizes."""
     with pytest.raises(MessageTooLarge, match=f"{MAX_PROFILE_BYTES} are allowed"):
         profiles.update("u1", {"x": "y" * MAX_PROFILE_BYTES})
@@ -185,8 +185,8 @@ def test_numbers_come_back_as_they_were(profiles: ProfileService) -> None:
     assert profiles.get("u1").values == numbers
 
 
-def test_a_database_that_is_away_is_unavailable(database: str) -> None:
-    """Given a pool whose database is gone, I expect Unavailable: asking again may help."""
+def test_an_unreachable_database_is_unavailable(database: str) -> None:
+    """Given a pool whose database is gone, I expect Unavailable, which is transient."""
     pool = open_pool(database, 1)
     pool.close()
 
@@ -195,6 +195,6 @@ def test_a_database_that_is_away_is_unavailable(database: str) -> None:
 
 
 def test_a_server_that_is_not_there_is_unavailable() -> None:
-    """Given an address where nobody listens, I expect Unavailable."""
+    """Given an address without a listener, I expect Unavailable."""
     with pytest.raises(Unavailable, match="PostgreSQL does not answer"):
         open_pool("postgresql://postgres@127.0.0.1:1/keepsake", 1)

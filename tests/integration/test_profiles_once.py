@@ -1,4 +1,4 @@
-"""A profile_update that is handed over again by somebody who died on the way is applied once."""
+"""Deduplication of profile_update: a request that is redelivered after a crash is applied once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from datetime import timedelta
 import pytest
 from psycopg_pool import ConnectionPool
 
-from services.long_term_memory import profile_service
 from services.long_term_memory.postgres.pool import open_pool
 from services.long_term_memory.profile_service import ProfileService
 from services.runtime.errors import ProfileConflict
@@ -86,9 +85,9 @@ def test_one_without_an_id_is_applied(profiles: ProfileService) -> None:
     assert [profiles.update("u1", {"mood": "calm"}).version for _ in range(2)] == [1, 2]
 
 
-def test_the_same_one_much_later_is_another(profiles: ProfileService, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given an id that comes again after the time in which hand-overs happen, I expect it applied."""
+def test_the_same_request_id_after_the_window_is_applied(pool: ConnectionPool) -> None:
+    """Given an id that comes again after the deduplication window, I expect it applied."""
+    profiles = ProfileService(pool, deduplication_window=timedelta(0))
     profiles.update("u1", {"mood": "calm"}, request_id="r1")
-    monkeypatch.setattr(profile_service, "SAME_REQUEST_WITHIN", timedelta(0))
 
     assert profiles.update("u1", {"mood": "calm"}, request_id="r1").version == 2

@@ -1,16 +1,14 @@
-"""Search with the real embedder on a real PostgreSQL: what comes back, what does not, and what a request may say."""
+"""Search with the real embedder on a real PostgreSQL: what is returned, what is not, and the fields of a request."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
 from keepsake_client.protocol import MemoryUpdateMessage, SearchData
 
-from services.long_term_memory import memory_service
 from services.long_term_memory.memory_service import MemoryService
 from services.runtime.errors import Expired
 
@@ -46,12 +44,12 @@ def found(service: MemoryService, query: str, *, user_id: str = "u1", now: float
     return [memory.content for memory in service.search(user_id, SearchData(query=query, **more), now=now)]
 
 
-# What a request may say
+# The fields of a request
 
 
 @pytest.fixture
-def redact(keepsake: MemoryService) -> MemoryService:
-    """Four tellings about tea, in three sessions, of both sides, days apart."""
+def tea_talk(keepsake: MemoryService) -> MemoryService:
+    """Four statements about tea, in three sessions, of both sides, days apart."""
     say(keepsake, "I drink green tea in the morning", timestamp=NOW - 40 * DAY, meta={"session_id": "s1"})
     say(keepsake, "You like green tea", source="ai", timestamp=NOW - 40 * DAY + 90, meta={"session_id": "s1"})
     say(keepsake, "I drink black tea in the morning", timestamp=NOW - 20 * DAY, meta={"session_id": "s2"})
@@ -83,64 +81,66 @@ FILTERS: dict[str, tuple[dict[str, Any], set[str]]] = {
 
 
 @pytest.mark.parametrize(("more", "expected"), FILTERS.values(), ids=FILTERS)
-def test_filters_leave_what_they_say(told: MemoryService, more: dict[str, Any], expected: set[str]) -> None:
+def test_a_filter_returns_exactly_what_matches(
+    tea_talk: MemoryService, more: dict[str, Any], expected: set[str]
+) -> None:
     """Given a filter, I expect what fits it, all of it, and nothing else."""
-    assert set(found(told, "which tea in the morning?", min_score=0, limit=100, **more)) == expected
+    assert set(found(tea_talk, "which tea in the morning?", min_score=0, limit=100, **more)) == expected
 
 
-def test_the_new_is_preferred_where_asked(told: MemoryService) -> None:
-    """Given a half-life of days, I expect the last of three like tellings first, and the first of them last."""
-    ranked = found(told, "which tea do I drink in the morning?", min_score=0, recency_half_life_days=5)
+def test_a_half_life_prefers_newer_memories(tea_talk: MemoryService) -> None:
+    """Given a half-life of days, I expect the last of three similar statements first, and the first of them last."""
+    ranked = found(tea_talk, "which tea do I drink in the morning?", min_score=0, recency_half_life_days=5)
 
     assert [content for content in ranked if content != LIKE] == [MINT, BLACK, GREEN]
 
 
-def test_age_does_not_matter_unless_asked(told: MemoryService) -> None:
+def test_age_does_not_matter_without_a_half_life(tea_talk: MemoryService) -> None:
     """Given no half-life, I expect the same scores now and a year later."""
     now, later = (
-        [m.score for m in told.search("u1", SearchData(query="which tea do I drink?", min_score=0), now=moment)]
+        [m.score for m in tea_talk.search("u1", SearchData(query="which tea do I drink?", min_score=0), now=moment)]
         for moment in (NOW, NOW + 365 * DAY)
     )
 
     assert now == later
 
 
-def test_no_more_than_the_limit(told: MemoryService) -> None:
+def test_a_search_returns_at_most_its_limit(tea_talk: MemoryService) -> None:
     """Given a limit, I expect the best so many."""
-    assert found(told, "green tea?", limit=2, min_score=0) == found(told, "green tea?", min_score=0)[:2]
+    assert found(tea_talk, "green tea?", limit=2, min_score=0) == found(tea_talk, "green tea?", min_score=0)[:2]
 
 
-def test_min_score_cuts(told: MemoryService) -> None:
+def test_memories_below_min_score_are_left_out(tea_talk: MemoryService) -> None:
     """Given a score that one memory has, I expect it and what is above, and nothing below."""
-    scores = [m.score or 0 for m in told.search("u1", SearchData(query="green tea?", min_score=0), now=NOW)]
+    scores = [m.score or 0 for m in tea_talk.search("u1", SearchData(query="green tea?", min_score=0), now=NOW)]
 
-    cut = told.search("u1", SearchData(query="green tea?", min_score=scores[1] - 0.0001), now=NOW)
+    cut = tea_talk.search("u1", SearchData(query="green tea?", min_score=scores[1] - 0.0001), now=NOW)
 
     assert [m.score for m in cut] == scores[:2]
 
 
-def test_scores_fall_and_stay_within_bounds(told: MemoryService) -> None:
+def test_scores_are_probabilities_in_descending_order(tea_talk: MemoryService) -> None:
     """Given a search, I expect scores between 0 and 1, best first."""
-    scores = [m.score or 0 for m in told.search("u1", SearchData(query="green tea?", min_score=0), now=NOW)]
+    scores = [m.score or 0 for m in tea_talk.search("u1", SearchData(query="green tea?", min_score=0), now=NOW)]
 
     assert (scores == sorted(scores, reverse=True), all(0 <= score <= 1 for score in scores)) == (True, True)
 
 
-def test_a_score_is_explained_where_asked(told: MemoryService) -> None:
+def test_a_score_is_explained_where_asked(tea_talk: MemoryService) -> None:
     """Given explain, I expect the four parts of each score."""
-    (best, *_) = told.search("u1", SearchData(query="green tea?", explain=True), now=NOW)
+    (best, *_) = tea_talk.search("u1", SearchData(query="green tea?", explain=True), now=NOW)
 
     assert set(best.metadata["score_parts"]) == {"meaning", "words", "session", "utterance"}
 
 
-def test_a_score_is_not_explained_unasked(told: MemoryService) -> None:
+def test_a_score_is_not_explained_unasked(tea_talk: MemoryService) -> None:
     """Given no explain, I expect nothing of the kind."""
-    (best, *_) = told.search("u1", SearchData(query="green tea?"), now=NOW)
+    (best, *_) = tea_talk.search("u1", SearchData(query="green tea?"), now=NOW)
 
     assert "score_parts" not in best.metadata
 
 
-# What the AI said
+# Messages of the AI
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_a_score_is_not_explained_unasked(told: MemoryService) -> None:
         ("when is my parcel arriving?", "It is on its way and should be with you on Tuesday, March 5."),
     ],
 )
-def test_what_a_support_bot_answered_is_found(keepsake: MemoryService, query: str, content: str) -> None:
+def test_an_answer_of_the_ai_is_found(keepsake: MemoryService, query: str, content: str) -> None:
     """Given answers that only the AI has given, I expect them first, and neither the question nor a greeting."""
     chat = (
         "hi there",
@@ -170,11 +170,11 @@ def test_what_a_support_bot_answered_is_found(keepsake: MemoryService, query: st
     assert found(keepsake, query)[0] == content
 
 
-# What does not come back
+# What is not returned
 
 
-def test_what_was_just_said_is_not_its_own_memory(keepsake: MemoryService) -> None:
-    """Given a statement that is indexed while it is searched for, I expect what it reminds of, without itself."""
+def test_the_message_that_is_searched_for_is_not_returned(keepsake: MemoryService) -> None:
+    """Given a statement that is indexed while it is searched for, I expect related memories without itself."""
     say(keepsake, "I am allergic to peanuts", *CHATTER)
     say(keepsake, "I feel like having peanuts", timestamp=NOW - 1)
 
@@ -183,7 +183,7 @@ def test_what_was_just_said_is_not_its_own_memory(keepsake: MemoryService) -> No
 
 
 def test_an_older_statement_in_the_same_words_is_found(keepsake: MemoryService) -> None:
-    """Given a statement that was made a week ago too, I expect the one of then."""
+    """Given a statement that was made a week ago too, I expect the older one."""
     say(keepsake, "I feel like having peanuts", timestamp=NOW - 7 * DAY)
     say(keepsake, *CHATTER)
     say(keepsake, "I feel like having peanuts", timestamp=NOW - 1)
@@ -193,14 +193,14 @@ def test_an_older_statement_in_the_same_words_is_found(keepsake: MemoryService) 
     assert (first.content, first.timestamp) == ("I feel like having peanuts", NOW - 7 * DAY)
 
 
-def test_what_is_said_just_now_by_the_clock_is_not_its_own_memory(keepsake: MemoryService) -> None:
-    """Given no `now`, as in a worker, I expect the same of what is said this second."""
+def test_without_now_the_clock_decides_what_is_an_echo(keepsake: MemoryService) -> None:
+    """Given no `now`, as in a worker, I expect the same of a message of this second."""
     say(keepsake, "I feel like having peanuts", timestamp=time.time())
 
-    assert keepsake.search("u1", "I feel like having peanuts") == []
+    assert keepsake.search("u1", SearchData(query="I feel like having peanuts")) == []
 
 
-def test_earlier_askings_do_not_crowd_out_the_answer(keepsake: MemoryService) -> None:
+def test_earlier_questions_do_not_displace_the_answer(keepsake: MemoryService) -> None:
     """Given a question that was asked ten times, in the same words and in others, I expect its answer first."""
     say(keepsake, "My sister Anna lives in Lisbon", *CHATTER)
     for day in range(5):
@@ -210,7 +210,7 @@ def test_earlier_askings_do_not_crowd_out_the_answer(keepsake: MemoryService) ->
     assert found(keepsake, "Where does my sister live?")[0] == "My sister Anna lives in Lisbon"
 
 
-def test_the_question_itself_never_comes_back(keepsake: MemoryService) -> None:
+def test_the_question_itself_is_never_returned(keepsake: MemoryService) -> None:
     """Given a question that was asked before, in another case, I expect it nowhere, however long the list."""
     say(keepsake, "My sister Anna lives in Lisbon", "where does my sister live", "Where does my sister live?!")
 
@@ -243,18 +243,18 @@ UNRELATED = [
 
 @pytest.mark.parametrize("query", UNRELATED)
 def test_nothing_relevant_gives_nothing(keepsake: MemoryService, query: str) -> None:
-    """Given a query about something nobody spoke of, I expect nothing rather than the least bad."""
+    """Given a query about a subject of no memory, I expect nothing rather than the least bad."""
     say(keepsake, "I am allergic to peanuts", *CHATTER)
 
     assert found(keepsake, query) == []
 
 
 def test_a_user_without_memories_gets_nothing(keepsake: MemoryService) -> None:
-    """Given a user nobody heard of, I expect nothing."""
+    """Given an unknown user, I expect nothing."""
     assert found(keepsake, "what do I like?") == []
 
 
-# What comes with a memory
+# The fields of a memory
 
 CLAIMS = {
     "user_id": "u2",
@@ -278,22 +278,22 @@ def test_what_an_event_claims_changes_nothing(keepsake: MemoryService) -> None:
     """Given an event whose meta claims another user, source, time and ids, I expect those of the event itself."""
     say(keepsake, "I like green tea", message_id="m1", meta=CLAIMS)
 
-    (memory,) = keepsake.search("u1", "tea?", now=NOW)
+    (memory,) = keepsake.search("u1", SearchData(query="tea?"), now=NOW)
 
     assert (memory.content, memory.source, memory.timestamp) == ("I like green tea", "user", NOW - 3_600)
     assert memory.metadata == {**CLAIMS, "message_id": "m1"}
-    assert keepsake.search("u2", "tea?", now=NOW) == []
+    assert keepsake.search("u2", SearchData(query="tea?"), now=NOW) == []
 
 
 def test_what_an_add_claims_changes_nothing(keepsake: MemoryService) -> None:
     """Given an add whose metadata claims the same, I expect those of the request itself."""
     added = keepsake.add("u1", "I like green tea", CLAIMS, "r1", NOW)
 
-    (memory,) = keepsake.search("u1", "tea?", now=NOW + 60)
+    (memory,) = keepsake.search("u1", SearchData(query="tea?"), now=NOW + 60)
 
     assert (memory.id, memory.source, memory.timestamp) == (added.id, "user", NOW)
     assert memory.metadata == {**CLAIMS, "request_id": "r1"}
-    assert keepsake.search("u2", "tea?", now=NOW) == []
+    assert keepsake.search("u2", SearchData(query="tea?"), now=NOW) == []
 
 
 # Every language
@@ -318,9 +318,9 @@ def test_words_alone_find_a_memory(
 ) -> None:
     """Given no time to embed the query, I expect its words to find the memory in any script."""
     say(keepsake, *CHATTER, content)
-    monkeypatch.setattr(keepsake._vectors, "get", lambda *_: None)
+    monkeypatch.setattr(keepsake._query_cache, "get", lambda *_: None)
 
-    result = keepsake.search("u1", query, now=NOW, deadline=time.time() + 60)
+    result = keepsake.search("u1", SearchData(query=query), now=NOW, deadline=time.time() + 60)
 
     assert (result.partial, [memory.content for memory in result][:1]) == (True, [content])
 
@@ -330,9 +330,9 @@ def test_words_alone_find_nothing_where_there_are_none(
 ) -> None:
     """Given no time to embed the query and none of its words in any memory, I expect nothing rather than anything."""
     say(keepsake, *CHATTER)
-    monkeypatch.setattr(keepsake._vectors, "get", lambda *_: None)
+    monkeypatch.setattr(keepsake._query_cache, "get", lambda *_: None)
 
-    assert keepsake.search("u1", "quantum entanglement", now=NOW, deadline=time.time() + 60) == []
+    assert keepsake.search("u1", SearchData(query="quantum entanglement"), now=NOW, deadline=time.time() + 60) == []
 
 
 class Clock:
@@ -340,10 +340,9 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, keepsake: MemoryService) -> None:
         self.now = NOW
-        clock = SimpleNamespace(time=lambda: self.now, perf_counter=time.perf_counter)
-        monkeypatch.setattr(memory_service, "time", clock)
-        monkeypatch.setattr(keepsake._vectors, "get", self.slow(keepsake._vectors.get))
-        monkeypatch.setattr(keepsake._reader, "read", self.slow(keepsake._reader.read))
+        monkeypatch.setattr(keepsake, "_clock", lambda: self.now)
+        monkeypatch.setattr(keepsake._query_cache, "get", self.slow(keepsake._query_cache.get))
+        monkeypatch.setattr(keepsake._candidates, "read", self.slow(keepsake._candidates.read))
 
     def slow(self, stage: Callable[..., T]) -> Callable[..., T]:
         """The stage, a second later."""
@@ -356,25 +355,25 @@ class Clock:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"),
+    ("seconds", "message"),
     [(-0.5, "came to its turn 500 ms"), (0.75, "was embedded 250 ms"), (1.5, "was done 500 ms")],
 )
-def test_a_search_whose_time_is_up_is_not_gone_on_with(
-    keepsake: MemoryService, monkeypatch: pytest.MonkeyPatch, seconds: float, told: str
+def test_a_search_past_its_deadline_is_aborted(
+    keepsake: MemoryService, monkeypatch: pytest.MonkeyPatch, seconds: float, message: str
 ) -> None:
-    """Given a deadline that has passed before a search or by one of its stages, I expect `Expired`, not a late one."""
+    """Given a deadline that has passed before a search or by one of its stages, I expect `Expired`."""
     Clock(monkeypatch, keepsake)
 
-    with pytest.raises(Expired, match=f"{told} after its deadline"):
-        keepsake.search("u1", "tea", deadline=NOW + seconds)
+    with pytest.raises(Expired, match=f"{message} after its deadline"):
+        keepsake.search("u1", SearchData(query="tea"), deadline=NOW + seconds)
 
 
-def test_a_search_that_is_done_in_time_is_answered(keepsake: MemoryService, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_within_its_deadline_is_answered(keepsake: MemoryService, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given a deadline after all of that, I expect what was found."""
     say(keepsake, "I like tea")
     Clock(monkeypatch, keepsake)
 
-    assert keepsake.search("u1", "What do I like to drink?", deadline=NOW + 2.25)
+    assert keepsake.search("u1", SearchData(query="What do I like to drink?"), deadline=NOW + 2.25)
 
 
 ACROSS = {

@@ -1,4 +1,4 @@
-"""The store on a real PostgreSQL: Mem0's own calls work on it, and one event is one memory whatever happens."""
+"""The store on a real PostgreSQL: Mem0's own calls work on it, and storing an event is idempotent."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from services.long_term_memory.mem0_bridge import Mem0Memory
 from services.long_term_memory.memory_service import MemoryService
 from services.long_term_memory.postgres.history import PostgresHistory
 from services.long_term_memory.postgres.pool import open_pool
-from services.long_term_memory.postgres.rows import MAX_TERMS, TRAITS, hashed, hashed_terms
+from services.long_term_memory.postgres.rows import MAX_TERMS, TRAITS
 from services.long_term_memory.postgres.schema import migrate
 from services.long_term_memory.postgres.store import MemoryStore
+from services.long_term_memory.retrieval.columns import hashed, hashed_terms
 from tests.integration.conftest import WordEmbedder
 from tests.support import wait_until
 
@@ -94,7 +95,7 @@ def test_mem0_gets_one(mem0: Mem0Memory) -> None:
 
 
 def test_mem0_gets_nothing_under_an_unknown_id(mem0: Mem0Memory) -> None:
-    """Given an id that nobody has, I expect None."""
+    """Given an unknown id, I expect None."""
     assert mem0.get("00000000-0000-0000-0000-000000000000") is None
 
 
@@ -117,12 +118,12 @@ def test_an_update_leaves_a_memory_in_its_place(mem0: Mem0Memory, pool: Connecti
     assert rows(pool, "user_number, session, said_at, source") == before
 
 
-def test_an_update_is_found_by_our_search(mem0: Mem0Memory, memories: MemoryService) -> None:
-    """Given a new text, I expect our search to know its words, and the old ones no more."""
+def test_an_update_is_found_by_search(mem0: Mem0Memory, memories: MemoryService) -> None:
+    """Given a new text, I expect a search to find it by its words, and not by the old ones."""
     (memory_id,) = keep(mem0, "green tea")
     mem0.update(memory_id, "black coffee")
 
-    assert [m.content for m in memories.search("u1", "coffee", 5)] == ["black coffee"]
+    assert [m.content for m in memories.search("u1", SearchData(query="coffee", limit=5))] == ["black coffee"]
 
 
 def test_mem0_deletes_one(mem0: Mem0Memory) -> None:
@@ -157,11 +158,11 @@ def test_mem0_tells_the_history(mem0: Mem0Memory) -> None:
     ]
 
 
-def test_what_mem0_stored_alone_is_found_by_us(mem0: Mem0Memory, memories: MemoryService) -> None:
-    """Given a text that Mem0 stored without any of what our pipeline adds, I expect our search to return it whole."""
+def test_a_memory_that_mem0_stored_is_found_by_search(mem0: Mem0Memory, memories: MemoryService) -> None:
+    """Given a text that Mem0 stored without the fields that the pipeline adds, I expect a search to return it whole."""
     keep(mem0, "green tea", source="slack")
 
-    (found,) = memories.search("u1", "tea", 5)
+    (found,) = memories.search("u1", SearchData(query="tea", limit=5))
 
     assert (found.content, found.source, found.timestamp > NOON) == ("green tea", "user", True)
 
@@ -193,8 +194,8 @@ def test_a_list_without_one_user_is_refused(store: MemoryStore, filters: Any) ->
         store.list(filters)
 
 
-def test_everybodys_memories_are_refused_through_mem0(mem0: Mem0Memory) -> None:
-    """Given Mem0's wildcard for a user, which its own store takes to mean everybody, I expect a refusal."""
+def test_a_wildcard_for_the_user_is_refused_through_mem0(mem0: Mem0Memory) -> None:
+    """Given Mem0's wildcard for a user, which its own store takes to mean all users, I expect a refusal."""
     with pytest.raises(ValueError, match="filters must name one user_id"):
         mem0.search("tea", filters={"user_id": "*"})
 
@@ -331,7 +332,7 @@ def test_what_threads_index_at_the_same_time_is_embedded_at_once(
     def slow_at_first(texts: list[str], action: str) -> list[list[float]]:
         batches.append(texts)
         if len(batches) == 1:
-            wait_until(lambda: len(memories._keep_together._waiting) == 3, 10, "three threads to wait")
+            wait_until(lambda: len(memories._batcher._pending) == 3, 10, "three threads to wait")
         vectors: list[list[float]] = embed(texts, action)
         return vectors
 
@@ -346,7 +347,7 @@ def test_what_threads_index_at_the_same_time_is_embedded_at_once(
     assert all(len(memories._mem0.history(one)) == 1 for (one,) in ids)
 
 
-def test_batches_of_many_users_at_once_do_not_wait_in_a_circle(memories: MemoryService, pool: ConnectionPool) -> None:
+def test_concurrent_batches_of_many_users_do_not_deadlock(memories: MemoryService, pool: ConnectionPool) -> None:
     """Given threads that store the same events of the same new users in different orders, I expect each event once."""
     events = [said(f"tea number {n}", f"u{n % 12}") for n in range(120)]
     together = Barrier(THREADS)
@@ -398,7 +399,7 @@ def test_a_memory_of_32000_characters_comes_back_whole(memories: MemoryService, 
     assert [m.content for m in memories.search("u1", SearchData(query=content[:9], min_score=0))] == [content]
 
 
-def test_a_row_knows_what_its_columns_say(memories: MemoryService, pool: ConnectionPool) -> None:
+def test_a_row_has_the_columns_of_its_event(memories: MemoryService, pool: ConnectionPool) -> None:
     """Given an event, I expect user, session, time, source, text and id in columns of their own."""
     (memory_id,) = memories.index(said("hello", "anna lee", source="ai", meta={"session_id": "s1"}))
 
@@ -409,7 +410,7 @@ def test_a_row_knows_what_its_columns_say(memories: MemoryService, pool: Connect
     assert row == (memory_id, "anna%20lee", hashed("s1"), datetime.fromtimestamp(NOON, UTC), "ai", "hello")
 
 
-def test_a_row_knows_what_is_judged_of_its_text(memories: MemoryService, pool: ConnectionPool) -> None:
+def test_a_row_has_the_features_of_its_text(memories: MemoryService, pool: ConnectionPool) -> None:
     """Given an utterance, I expect its terms and traits beside it."""
     memories.index(said("Anna: I like tea, do you?"))
 
@@ -426,7 +427,7 @@ def test_a_row_knows_what_is_judged_of_its_text(memories: MemoryService, pool: C
 
 
 @pytest.mark.parametrize("timestamp", [0, -6.1e10, 9.9e10, 1_712_345_678.123456], ids=str)
-def test_any_time_of_the_contract_is_kept(memories: MemoryService, store: MemoryStore, timestamp: float) -> None:
+def test_any_time_of_the_contract_is_stored(memories: MemoryService, store: MemoryStore, timestamp: float) -> None:
     """Given a time as early or late as the contract allows, I expect it to rank, and to come back."""
     memories.index(said("green tea", timestamp=timestamp))
 
@@ -440,10 +441,10 @@ def test_any_time_of_the_contract_is_kept(memories: MemoryService, store: Memory
 
 def conversation_of(store: MemoryStore, pool: ConnectionPool, user_id: str = "u1") -> list[str]:
     contents = dict(rows(pool, "number, content"))
-    return [contents[number] for number in store.conversations.read(user_id, None).number.tolist()]
+    return [contents[number] for number in store.columns.read(user_id, None).number.tolist()]
 
 
-def test_a_conversation_has_its_sessions_whole(
+def test_columns_are_in_the_order_of_sessions(
     memories: MemoryService, store: MemoryStore, pool: ConnectionPool
 ) -> None:
     """Given turns of two sessions that took turns themselves, I expect each session's together, as time went."""
@@ -455,7 +456,7 @@ def test_a_conversation_has_its_sessions_whole(
     assert found in (["0", "2", "1", "3"], ["1", "3", "0", "2"])
 
 
-def test_turns_of_one_moment_stay_in_the_order_they_came(
+def test_turns_of_the_same_time_stay_in_order_of_arrival(
     memories: MemoryService, store: MemoryStore, pool: ConnectionPool
 ) -> None:
     """Given turns whose publisher counts time in whole seconds, I expect them as they came, in a batch too."""
@@ -465,26 +466,26 @@ def test_turns_of_one_moment_stay_in_the_order_they_came(
     assert conversation_of(store, pool) == [f"{n}" for n in range(20)]
 
 
-def test_a_conversation_is_one_users(memories: MemoryService, store: MemoryStore, pool: ConnectionPool) -> None:
+def test_columns_are_of_one_user(memories: MemoryService, store: MemoryStore, pool: ConnectionPool) -> None:
     """Given two users in a session of one name, I expect the conversation of one of them."""
     memories.index_many([said("mine"), said("yours", "u2")])
 
     assert conversation_of(store, pool) == ["mine"]
 
 
-def test_an_unknown_user_has_said_nothing(store: MemoryStore) -> None:
-    """Given a user nobody knows, I expect an empty conversation."""
-    assert len(store.conversations.read("nobody", [0.1] * 384)) == 0
+def test_an_unknown_user_has_no_memories(store: MemoryStore) -> None:
+    """Given an unknown user, I expect no memories."""
+    assert len(store.columns.read("unknown", [0.1] * 384)) == 0
 
 
 def test_a_cosine_is_that_of_the_vectors(memories: MemoryService, store: MemoryStore) -> None:
     """Given a memory and its own vector, I expect a cosine of 1."""
     memories.index(said("green tea"))
 
-    assert store.conversations.read("u1", WordEmbedder().embed("green tea")).cosine == pytest.approx(1, abs=1e-3)
+    assert store.columns.read("u1", WordEmbedder().embed("green tea")).cosine == pytest.approx(1, abs=1e-3)
 
 
-# Sessions that nobody named
+# Sessions without an id
 
 
 def sessions(pool: ConnectionPool) -> list[int]:
@@ -517,7 +518,7 @@ def test_a_day_is_not_shown_as_a_session(memories: MemoryService) -> None:
     """Given a message without a session, I expect none in what comes back."""
     memories.index(said("green tea"))
 
-    assert memories.search("u1", "tea", 1)[0].metadata == {}
+    assert memories.search("u1", SearchData(query="tea", limit=1))[0].metadata == {}
 
 
 @pytest.mark.parametrize(

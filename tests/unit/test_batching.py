@@ -1,4 +1,4 @@
-"""What several threads want at the same time is done at once, and each hears what became of its own."""
+"""Group commit: items of concurrent threads are one batch, and each thread gets the outcome of its own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support import wait_until
 
 
 class Store:
-    """Takes batches, and its time for the first until it is let go on."""
+    """Processes batches; blocks in the first until `go_on` is set."""
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
@@ -30,27 +30,27 @@ class Store:
 
 
 class Threads:
-    """Threads that want something kept while the store is busy with "first"."""
+    """Threads that submit items while the store is busy with "first"."""
 
-    def __init__(self, store: Store, most: int = 16) -> None:
+    def __init__(self, store: Store, max_items: int = 16) -> None:
         self.store = store
-        self._together = Batcher(store.keep, most)
+        self._batcher = Batcher(store.keep, max_items)
         self._pool = ThreadPoolExecutor(8)
-        self.first = self._pool.submit(self._together, "first")
+        self.first = self._pool.submit(self._batcher, "first")
         assert store.begun.wait(10)
 
-    def want(self, *items: str) -> list[Future[None]]:
-        """In this order."""
-        wanted = []
+    def submit(self, *items: str) -> list[Future[None]]:
+        """Submit items in this order, each on a thread of its own."""
+        submitted = []
         for number, item in enumerate(items, 1):
-            wanted.append(self._pool.submit(self._together, item))
-            wait_until(lambda: len(self._together._waiting) == number, 10, "a thread to wait")  # noqa: B023
-        return wanted
+            submitted.append(self._pool.submit(self._batcher, item))
+            wait_until(lambda: len(self._batcher._pending) == number, 10, "a thread to wait")  # noqa: B023
+        return submitted
 
-    def outcomes(self, wanted: list[Future[None]]) -> list[BaseException | None]:
-        """What each heard, once the store goes on."""
+    def outcomes(self, submitted: list[Future[None]]) -> list[BaseException | None]:
+        """The error of each, "first" included, once the store goes on."""
         self.store.go_on.set()
-        outcomes = [one.exception(10) for one in [self.first, *wanted]]
+        outcomes = [one.exception(10) for one in [self.first, *submitted]]
         self._pool.shutdown()
         return outcomes
 
@@ -60,53 +60,53 @@ def store() -> Store:
     return Store()
 
 
-def test_what_comes_meanwhile_is_done_at_once(store: Store) -> None:
-    """Given three threads that come while one is at work, I expect one batch of theirs, in their order."""
+def test_items_that_arrive_meanwhile_are_one_batch(store: Store) -> None:
+    """Given three threads that come while one is at work, I expect their items in one batch, in their order."""
     threads = Threads(store)
 
-    assert threads.outcomes(threads.want("a", "b", "c")) == [None] * 4
+    assert threads.outcomes(threads.submit("a", "b", "c")) == [None] * 4
     assert store.batches == [["first"], ["a", "b", "c"]]
 
 
-def test_no_batch_is_larger_than_it_may_be(store: Store) -> None:
+def test_no_batch_exceeds_its_maximum(store: Store) -> None:
     """Given five and room for two, I expect three batches."""
-    threads = Threads(store, most=2)
+    threads = Threads(store, max_items=2)
 
-    assert threads.outcomes(threads.want("a", "b", "c", "d", "e")) == [None] * 6
+    assert threads.outcomes(threads.submit("a", "b", "c", "d", "e")) == [None] * 6
     assert store.batches == [["first"], ["a", "b"], ["c", "d"], ["e"]]
 
 
-def test_what_cannot_be_done_fails_alone(store: Store) -> None:
-    """Given one of three that breaks its batch, I expect the others done, and its own thread told."""
+def test_an_item_that_fails_fails_alone(store: Store) -> None:
+    """Given one of three that breaks its batch, I expect the others done, and the error in its own thread."""
     broken = ValueError("b")
     store.breaks = lambda batch: broken if "b" in batch else None
     threads = Threads(store)
 
-    assert threads.outcomes(threads.want("a", "b", "c")) == [None, None, broken, None]
+    assert threads.outcomes(threads.submit("a", "b", "c")) == [None, None, broken, None]
     assert store.batches == [["first"], ["a", "b", "c"], ["a"], ["b"], ["c"]]
 
 
-def test_a_server_that_is_away_is_not_asked_again_for_each(store: Store) -> None:
-    """Given a batch that finds the database away, I expect all of it told so, after one try."""
+def test_an_unavailable_server_is_not_retried_item_by_item(store: Store) -> None:
+    """Given a batch that finds the database unreachable, I expect the error for all of it, after one attempt."""
     away = Unavailable("PostgreSQL does not answer")
     store.breaks = lambda batch: away if "a" in batch else None
     threads = Threads(store)
 
-    assert threads.outcomes(threads.want("a", "b")) == [None, away, away]
+    assert threads.outcomes(threads.submit("a", "b")) == [None, away, away]
     assert store.batches == [["first"], ["a", "b"]]
 
 
 class TimeLimit(BaseException):
-    """What interrupts a thread at any line."""
+    """An exception that interrupts a thread at any line."""
 
 
-def test_who_is_interrupted_leaves_the_others_theirs(store: Store) -> None:
+def test_an_interrupted_thread_leaves_the_other_items(store: Store) -> None:
     """Given a thread that is interrupted at a batch of three, I expect the other two done, and its own not."""
     limits = [TimeLimit()]
     store.breaks = lambda batch: limits.pop() if "a" in batch and limits else None
     threads = Threads(store)
 
-    outcomes = threads.outcomes(threads.want("a", "b", "c"))
+    outcomes = threads.outcomes(threads.submit("a", "b", "c"))
 
     interrupted = [item for item, outcome in zip("abc", outcomes[1:], strict=True) if outcome is not None]
     assert len(interrupted) == 1

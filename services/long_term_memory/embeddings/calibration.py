@@ -1,7 +1,7 @@
-"""What the cosines of an embedding model mean, measured when it is opened.
+"""Calibration: mean and deviation of the cosines of unrelated texts, measured when an embedding model is opened.
 
-Two texts that have nothing to do with each other have a cosine of 0.8 in one model and of 0.1 in another, and a
-translation's lies elsewhere again. The ranking measures meaning from there, in deviations.
+Two unrelated texts have a cosine of 0.8 in one model and of 0.1 in another, and in two languages yet another one. The
+ranking expresses cosines in deviations from that mean.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from services.long_term_memory.retrieval.ranking import Weights
 
-#: Questions and lines that answer them, of which no two are about the same thing, by speech.Script.
+#: Questions and lines that answer them, of which only those with the same index are related, by utterances.Script.
 QUESTIONS: Final = (
     (
         "What instrument does my sister play?",
@@ -61,33 +61,38 @@ LINES: Final = (
     ),
 )
 
-#: What one person says is more alike than these lines, and less evenly: by so many deviations, and by so many times.
-#: Fitted to multilingual-e5-small as it comes, whose cosines were measured on whole conversations.
-NEARER: Final = 0.9
-SPREAD: Final = 1.3
+#: Messages of one person are more similar than these lines: the mean of their cosines is higher by this many
+#: deviations, and the deviation larger by this factor. Fitted to multilingual-e5-small without the projection of
+#: queries, whose cosines were measured on whole conversations.
+MEAN_SHIFT: Final = 0.9
+DEVIATION_FACTOR: Final = 1.3
 
-#: A deviation smaller than this would take a model's noise for meaning.
-LEAST_DEVIATION: Final = 0.01
+#: With a smaller deviation the model's noise would count as meaning.
+MIN_DEVIATION: Final = 0.01
 
 
 def calibrate(embedder: EmbeddingBase, weights: Weights | None = None) -> tuple[Weights, int]:
-    """The weights with the model's own constants, and how many numbers its vectors have."""
-    asked, said = (
+    """The weights with the constants measured for this model, and the number of dimensions of its vectors.
+
+    Args:
+        weights: the others; None for the defaults.
+    """
+    questions, lines = (
         _unit(np.asarray(embedder.embed_batch([text for texts in kind for text in texts], action), np.float64))
         for kind, action in ((QUESTIONS, "search"), (LINES, "add"))
     )
     scripts, size = len(LINES), len(LINES[0])
-    # [script of the question][script of the line][question][line]
-    cosines = (asked @ said.T).reshape(scripts, size, scripts, size).swapaxes(1, 2)
+    # (script of the question, script of the line, question, line) float64
+    cosines = (questions @ lines.T).reshape(scripts, size, scripts, size).swapaxes(1, 2)
     unrelated = cosines[:, :, ~np.eye(size, dtype=bool)]
-    deviation = max(SPREAD * float(np.sqrt(unrelated.var(axis=2).mean())), LEAST_DEVIATION)
-    usual = unrelated.mean(axis=2) + NEARER * deviation
-    measured = replace(
+    deviation = max(DEVIATION_FACTOR * float(np.sqrt(unrelated.var(axis=2).mean())), MIN_DEVIATION)
+    mean = unrelated.mean(axis=2) + MEAN_SHIFT * deviation
+    calibrated = replace(
         weights or Weights(),
-        unrelated_cosine=tuple(tuple(row) for row in usual.tolist()),
+        unrelated_cosine=tuple(tuple(row) for row in mean.tolist()),
         cosine_deviation=deviation,
     )
-    return measured, asked.shape[1]
+    return calibrated, questions.shape[1]
 
 
 def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:

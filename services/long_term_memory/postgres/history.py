@@ -1,4 +1,4 @@
-"""Mem0's history of memories and its last messages, kept in PostgreSQL instead of one SQLite file a process."""
+"""PostgresHistory: Mem0's change history and last messages, in PostgreSQL instead of one SQLite file per process."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _COLUMNS = (
 )
 _INSERT = f"INSERT INTO memory_history ({', '.join(_COLUMNS)}) VALUES ({', '.join(f'%({c})s' for c in _COLUMNS)})"  # noqa: S608 - constants
 
-#: Messages Mem0 looks back on when it extracts facts; its own SQLite store keeps as many.
-LAST_MESSAGES = 10
+#: Messages of a scope that are kept as context for the extraction of facts; as many as in Mem0's own SQLite store.
+MAX_LAST_MESSAGES = 10
 
 
 class PostgresHistory:
-    """What Mem0 calls on its `SQLiteManager`, on the pool that the memories use."""
+    """The interface of Mem0's `SQLiteManager`, on the connection pool of the memories."""
 
     def __init__(self, pool: ConnectionPool) -> None:
         self._pool = pool
@@ -43,13 +43,13 @@ class PostgresHistory:
         event: str,
         **details: Any,
     ) -> None:
-        """Keep one change of a memory."""
+        """Insert one change of a memory."""
         self.batch_add_history(
             [{"memory_id": memory_id, "old_memory": old_memory, "new_memory": new_memory, "event": event, **details}]
         )
 
     def batch_add_history(self, records: Sequence[dict[str, Any]]) -> None:
-        """Keep many changes in one transaction."""
+        """Insert changes of memories in one transaction."""
         with self._pool.connection() as connection, connection.transaction(), connection.cursor() as cursor:
             insert_history(cursor, records)
 
@@ -64,7 +64,7 @@ class PostgresHistory:
             return rows.fetchall()
 
     def save_messages(self, messages: Sequence[dict[str, Any]], session_scope: str) -> None:
-        """Append messages to a scope and drop all but its last ones."""
+        """Append messages to a scope and delete all but its last `MAX_LAST_MESSAGES`."""
         now = datetime.now(UTC).isoformat()
         with self._pool.connection() as connection, connection.transaction(), connection.cursor() as cursor:
             cursor.executemany(
@@ -76,10 +76,10 @@ class PostgresHistory:
                 "DELETE FROM last_messages WHERE session_scope = %(scope)s AND number <= ("
                 " SELECT number FROM last_messages WHERE session_scope = %(scope)s"
                 " ORDER BY number DESC OFFSET %(kept)s LIMIT 1)",
-                {"scope": session_scope, "kept": LAST_MESSAGES},
+                {"scope": session_scope, "kept": MAX_LAST_MESSAGES},
             )
 
-    def get_last_messages(self, session_scope: str, limit: int = LAST_MESSAGES) -> list[dict[str, Any]]:
+    def get_last_messages(self, session_scope: str, limit: int = MAX_LAST_MESSAGES) -> list[dict[str, Any]]:
         """The last messages of a scope, oldest first."""
         with self._pool.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
             rows = cursor.execute(
@@ -90,16 +90,20 @@ class PostgresHistory:
             return rows.fetchall()[::-1]
 
     def reset(self) -> None:
-        """Forget all of it."""
+        """Delete the history and the last messages of all users."""
         with self._pool.connection() as connection:
             connection.execute("TRUNCATE memory_history, last_messages")
 
     def close(self) -> None:
-        """Nothing to close: the pool belongs to whoever opened it."""
+        """Nothing: the pool is closed by its owner."""
 
 
 def insert_history(cursor: Cursor[TupleRow], records: Sequence[dict[str, Any]]) -> None:
-    """Insert changes of memories, as Mem0 words them, in whatever transaction the cursor is in."""
+    """Insert changes of memories in the cursor's transaction.
+
+    Args:
+        records: as Mem0's `batch_add_history` takes them.
+    """
     cursor.executemany(
         _INSERT,
         [

@@ -1,4 +1,4 @@
-"""PostgreSQL: the connection pool, whether it answers, and its errors as ours."""
+"""The connection pool of PostgreSQL, availability checks, and the translation of its errors."""
 
 from __future__ import annotations
 
@@ -9,21 +9,32 @@ from typing import Any
 
 import psycopg
 from keepsake_client.errors import Unavailable
+from pgvector.psycopg import register_vector
+from psycopg.types import TypeInfo
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from services.runtime.availability import Availability
 from services.runtime.settings import mask_url
 
-#: Longer than any statement of ours takes on a healthy server; a stuck one must not hold its worker for ever.
+#: Longer than any statement takes on a healthy server; one that hangs must not occupy its worker for ever.
 STATEMENT_TIMEOUT_MS = 30_000
-#: Shorter than a search may run, so that a database that is away is told as such.
-CONNECTION_WITHIN_S = 4.0
-#: The pool doubles its pauses between tries until it gives up, and then tries anew as soon as it is asked: given up on
-#: early, a server that is back after a minute is found within a second or two.
-GIVE_UP_AFTER_S = 2.0
-#: The advisory lock of whoever brings the schema up to date. Any number will do as long as every Keepsake takes the
-#: same one: "keepsake" in ASCII.
+#: How long a request waits for a connection: shorter than the time limit of a search, so that an unreachable database
+#: is reported as such.
+CONNECTION_TIMEOUT_S = 4.0
+#: The pool backs off exponentially between its attempts to reconnect until this time is over, and begins anew with the
+#: next request: with a short time, a server that is back after a minute is found within a second or two.
+RECONNECT_TIMEOUT_S = 2.0
+#: The key of the advisory lock that a migrating process holds, the same in every release: "keepsake" in ASCII.
 MIGRATION_LOCK = 0x6B656570_73616B65
+
+_CONNECTION_OPTIONS: dict[str, Any] = {
+    "autocommit": True,  # a search's statements are independent; BEGIN and COMMIT would double its round trips
+    "application_name": "keepsake",
+    "connect_timeout": 3,
+    # For a host that disappears without closing; otherwise the kernel waits for a quarter of an hour.
+    "tcp_user_timeout": 10_000,
+    "options": f"-c statement_timeout={STATEMENT_TIMEOUT_MS}",
+}
 
 
 def reachable(database_url: str, timeout_s: float = 2.0) -> bool:
@@ -37,7 +48,7 @@ def reachable(database_url: str, timeout_s: float = 2.0) -> bool:
 
 
 def migrating(database_url: str) -> bool:
-    """Whether somebody brings the schema up to date just now; False of a database that does not answer."""
+    """Whether a process is migrating the schema right now; False where the database does not answer."""
     held = (
         "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1"
         " AND (classid::bigint << 32 | objid::bigint) = %s"
@@ -52,12 +63,23 @@ def migrating(database_url: str) -> bool:
 
 
 def open_pool(database_url: str, size: int) -> ConnectionPool:
-    """A pool of up to `size` connections, open and with its first connection made.
+    """An open connection pool, with its first connection made.
+
+    Its connections know pgvector's types, but for those that are older than the extension: `schema.migrate` registers
+    the types on the one that it creates the extension with.
+
+    Args:
+        size: how many connections at most.
 
     Raises:
         Unavailable: no connection could be made within 5 s.
     """
     availability = Availability("postgres", up=False)
+
+    def configure(connection: psycopg.Connection[Any]) -> None:
+        if TypeInfo.fetch(connection, "halfvec"):  # not yet in a new database
+            register_vector(connection)
+        availability.up()
 
     def check(connection: psycopg.Connection[Any]) -> None:
         if _quiet(connection):
@@ -65,7 +87,7 @@ def open_pool(database_url: str, size: int) -> ConnectionPool:
         try:
             ConnectionPool.check_connection(connection)
         except psycopg.Error:
-            # Those that died with it are found now, one round trip each, and not by one request after another.
+            # Finds the other broken connections now, with one round trip each, instead of one request after another.
             pool.check()
             raise
 
@@ -73,20 +95,13 @@ def open_pool(database_url: str, size: int) -> ConnectionPool:
         database_url,
         min_size=1,
         max_size=size,
-        timeout=CONNECTION_WITHIN_S,
+        timeout=CONNECTION_TIMEOUT_S,
         open=False,
         check=check,
-        configure=lambda _: availability.up(),
-        reconnect_timeout=GIVE_UP_AFTER_S,
+        configure=configure,
+        reconnect_timeout=RECONNECT_TIMEOUT_S,
         reconnect_failed=lambda _: availability.down("no connection"),
-        kwargs={
-            "autocommit": True,  # a search is statements that each stand alone; BEGIN and COMMIT would double its hops
-            "application_name": "keepsake",
-            "connect_timeout": 3,
-            # A host that is gone without a word; otherwise the kernel waits for a quarter of an hour.
-            "tcp_user_timeout": 10_000,
-            "options": f"-c statement_timeout={STATEMENT_TIMEOUT_MS}",
-        },
+        kwargs=_CONNECTION_OPTIONS,
     )
     try:
         pool.open(wait=True, timeout=5)
@@ -97,35 +112,35 @@ def open_pool(database_url: str, size: int) -> ConnectionPool:
 
 
 def _why_not(database_url: str) -> str:
-    """What a connection fails with, in one line: the pool knows, and keeps it to itself."""
+    """The first line of the error that a connection fails with, which the pool does not report."""
     try:
         psycopg.connect(database_url, connect_timeout=2).close()
     except psycopg.Error as error:
-        # libpq never tells a password, and the settings let none pass that it would take for something else.
+        # libpq's messages contain no password, and the settings refuse one that it would parse as something else.
         return f": {mask_url(str(error).strip().partition(chr(10))[0])}"
     return ""
 
 
 def _quiet(connection: psycopg.Connection[Any]) -> bool:
-    """Whether the server has said nothing since the last answer; what it says unasked is mostly that it goes.
+    """Whether the server has sent nothing since the last answer; an unsolicited message is mostly that it shuts down.
 
-    A look at the socket finds the connections that a restarted server has left in the pool, and costs no round trip.
+    Polling the socket finds the connections that a restarted server has left in the pool, without a round trip.
     """
-    look = select.poll()
-    look.register(connection, select.POLLIN)
-    return not look.poll(0)
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    return not poll.poll(0)
 
 
 @contextmanager
 def database_errors() -> Iterator[None]:
-    """Turn a database that is away, busy, full, or refuses to write, into `Unavailable`: asking again may help."""
+    """Raise `Unavailable` for transient errors: a database that is unreachable, busy, full or read-only."""
     try:
         yield
     except PoolTimeout as error:
         raise Unavailable("PostgreSQL does not answer") from error
     except psycopg.errors.ProgramLimitExceeded:
-        # An OperationalError like the others, but this row will be too large tomorrow too.
+        # An OperationalError like the others, but not transient: the row stays too large.
         raise
     except (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction) as error:
-        # The first is lost and refused connections, shutdowns, locks, deadlocks, time-outs, a full disk or memory.
+        # The former are lost and refused connections, shutdowns, locks, deadlocks, timeouts, a full disk or memory.
         raise Unavailable(f"PostgreSQL: {error.diag.message_primary or 'the connection broke'}") from error

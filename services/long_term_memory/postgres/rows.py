@@ -1,33 +1,36 @@
-"""Rows: one memory as the table holds it, judged from its text once, when it is stored."""
+"""Rows: one memory as the table holds it; the features of its text are computed once, when it is stored."""
 
 from __future__ import annotations
 
-import json
-import zlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from hashlib import blake2b
 from operator import itemgetter
 from typing import Any
 
 import numpy as np
 from keepsake_client.protocol import parse_timestamp
 from numpy.typing import NDArray
+from pgvector import HalfVector
 from psycopg import Cursor
 from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 
 from services.long_term_memory.retrieval import tokenizer, utterances
+from services.long_term_memory.retrieval.columns import hashed, hashed_terms
 
-#: Of a longer memory, the first so many terms can be found by word: an index row of PostgreSQL holds 2,704 bytes.
+#: (d,) numbers: an embedder's list, or an array of float32.
+Vector = Sequence[float] | NDArray[np.float32]
+
+#: Terms of a memory that can be found by word, the first ones: an index row of PostgreSQL holds 2,704 bytes.
 MAX_TERMS = 400
 
-#: What is judged of a memory's text once, when it is stored, as the column `traits` holds it.
+#: The features of a memory's text, as the column `traits` holds them.
 TRAITS = np.dtype(
     [("from_ai", "?"), ("asks", "i1"), ("script", "i1"), ("length", "<u2"), ("speaker", "<i8"), ("fingerprint", "<i8")]
 )
 
-#: All that ranks a memory and has a fixed size, as the column `head` holds it: sent by PostgreSQL, but for the traits.
+#: All features of a memory that have a fixed size, as the generated column `head` holds them: in PostgreSQL's binary
+#: format (big-endian, `said_at` in microseconds since 2000) but for the traits.
 HEAD = np.dtype([("number", ">i8"), ("session", ">i8"), ("said_at", ">i8"), *TRAITS.descr])
 
 _COLUMN_NAMES = ("session", "said_at", "source", "content", "payload", "terms", "traits", "vector")
@@ -40,17 +43,18 @@ _INSERT = (
 UPDATE = f"UPDATE memories SET ({', '.join(_COLUMN_NAMES)}) = ROW ({_VALUES}) WHERE id = %(id)s"  # noqa: S608 - constants
 
 
-def memory_row(memory_id: str, vector: Sequence[float], payload: dict[str, Any]) -> dict[str, Any]:
-    """The columns of one memory, judged from its text once, when it is stored.
+def memory_row(memory_id: str, vector: Vector, payload: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of the statements that insert or update one memory.
 
     Args:
+        vector: (d,) numbers, the embedding of its text.
         payload: Mem0's, as `MemoryStore.insert` takes it.
     """
     content = payload["data"]
     source = _source(payload)
     said_at = _said_at(payload)
     terms = hashed_terms(tokenizer.terms(content)[:MAX_TERMS])
-    judged = (
+    traits = (
         source == "ai",
         utterances.asks(content),
         utterances.script(content),
@@ -65,10 +69,10 @@ def memory_row(memory_id: str, vector: Sequence[float], payload: dict[str, Any])
         "said_at": said_at,
         "source": source,
         "content": content,
-        "payload": Jsonb(kept(payload)),
+        "payload": Jsonb(stored_payload(payload)),
         "terms": terms.tobytes(),
-        "traits": np.array(judged, TRAITS).tobytes(),
-        "vector": literal(vector),
+        "traits": np.array(traits, TRAITS).tobytes(),
+        "vector": halfvec(vector),
     }
 
 
@@ -94,12 +98,12 @@ def _said_at(payload: dict[str, Any]) -> datetime:
             seconds = float(moment) if isinstance(moment, int | float) else parse_timestamp(moment)
             return datetime.fromtimestamp(seconds, UTC)
         except (ValueError, OverflowError, OSError):
-            continue  # absent, or whatever Mem0's own callers mean by it
+            continue  # absent, or in another form from Mem0's own callers
     return datetime.now(UTC)
 
 
 def _session(payload: dict[str, Any], said_at: datetime) -> int:
-    """The session that was given or, since what is said in a day hangs together, that of the day."""
+    """The hash of the session that was given or, since the messages of one day belong together, of the day in UTC."""
     if session_id := payload.get("session_id"):
         return hashed(str(session_id))
     return hashed(f"day {said_at:%Y-%m-%d}", person=b"day")
@@ -107,39 +111,23 @@ def _session(payload: dict[str, Any], said_at: datetime) -> int:
 
 def insert_memories(cursor: Cursor[TupleRow], rows: Sequence[dict[str, Any]]) -> set[str]:
     """Insert rows of `memory_row`, numbered in their order, and return the ids that are new."""
-    # In order, so that two batches at once cannot wait for each other in a circle.
+    # Sorted, so that two concurrent batches cannot deadlock.
     users = sorted({row["user_id"] for row in rows})
     cursor.execute("INSERT INTO users (user_id) SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING", (users,))
-    # Of turns in one second the number says which came first, so it cannot follow from the order of insertion.
+    # The number orders turns of the same time, so it must follow the order of the rows, not that of insertion.
     cursor.execute("SELECT nextval('memories_number_seq') FROM generate_series(1, %s)", (len(rows),))
     numbered = [{**row, "number": number} for row, (number,) in zip(rows, cursor.fetchall(), strict=True)]
     cursor.executemany(_INSERT, sorted(numbered, key=itemgetter("id")), returning=True)
     return {str(row[0]) for result in cursor.results() for row in result}
 
 
-def hashed(text: str, person: bytes = b"") -> int:
-    """64 bits of a text's BLAKE2b, as PostgreSQL's signed bigint; 0 for the empty text.
-
-    Args:
-        person: BLAKE2's personalisation: texts of another kind, whose hashes are none of these.
-    """
-    if not text:
-        return 0
-    digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8, person=person).digest()
-    return int.from_bytes(digest, "big", signed=True)
-
-
-def hashed_terms(terms: Sequence[str]) -> NDArray[np.uint32]:
-    """A CRC-32 for each term, in their order. Two terms of one user meet in one hash once in four billion pairs."""
-    return np.array([zlib.crc32(term.encode("utf-8", "surrogatepass")) for term in terms], dtype="<u4")
-
-
-def kept(payload: dict[str, Any]) -> dict[str, Any]:
-    """What of Mem0's payload goes into the column `payload`."""
-    # What has a column of its own is not kept twice, and Mem0's lemmas only serve its own keyword search.
+def stored_payload(payload: dict[str, Any]) -> dict[str, Any]:
+    """The part of Mem0's payload that the column `payload` holds."""
+    # Fields with a column of their own are not stored twice, and Mem0's lemmas serve only its own keyword search.
     return {name: value for name, value in payload.items() if name not in {"data", "user_id", "text_lemmatized"}}
 
 
-def literal(vector: Sequence[float] | NDArray[np.float32]) -> str:
-    """A vector as pgvector reads it."""
-    return json.dumps(vector.tolist() if isinstance(vector, np.ndarray) else [float(x) for x in vector])
+def halfvec(vector: Vector) -> HalfVector:
+    """A vector as pgvector's type for psycopg, in half precision."""
+    # By way of float32, as pgvector itself reads numbers.
+    return HalfVector(np.asarray(vector, np.float32))

@@ -1,7 +1,8 @@
-"""The store: what Mem0 keeps in PostgreSQL, laid out so that all of one user's memories can be ranked exactly.
+"""MemoryStore: Mem0's vector store on PostgreSQL, laid out so that all memories of one user can be ranked exactly.
 
-Mem0's own pgvector store filters an index over everybody's vectors afterwards and finds next to nothing of one user
-among many. Here every search names its user, and what ranks that user's memories is read as a whole.
+Mem0's own pgvector store searches an approximate index over the vectors of all users and filters the result: of one
+user among many it finds next to nothing. Here every search is of one user, and reads all columns of that user's
+memories.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from psycopg_pool import ConnectionPool
 from services.long_term_memory.postgres.reader import ColumnReader
 from services.long_term_memory.postgres.rows import (
     UPDATE,
+    halfvec,
     insert_memories,
-    kept,
-    literal,
     memory_row,
     memory_rows,
+    stored_payload,
 )
 
-# A memory as Mem0 knows it: its payload whole, as it was inserted.
+# A memory as Mem0 has it: with its whole payload, as it was inserted.
 _AS_MEM0 = (
     "SELECT m.number, m.id, m.vector, m.user_number, m.source, m.said_at,"
     " m.payload || jsonb_build_object('data', m.content, 'user_id', u.user_id) AS payload"
@@ -37,14 +38,14 @@ _OF_USER = sql.SQL("user_number = (SELECT number FROM users WHERE user_id = %s)"
 
 
 class MemoryStore(VectorStoreBase):  # type: ignore[misc]  # Mem0 has no types
-    """Memories in PostgreSQL. Mem0 calls the methods of its base class; the others are `MemoryService`'s."""
+    """Memories in PostgreSQL. Mem0 calls the methods of its base class, `MemoryService` the others."""
 
     def __init__(self, pool: ConnectionPool) -> None:
         self._pool = pool
-        self.conversations = ColumnReader(pool)
+        self.columns = ColumnReader(pool)
 
     def payloads(self, user_id: str, numbers: Sequence[int]) -> dict[int, OutputData]:
-        """The user's memories of these numbers, by number; `source`, `timestamp` and `meta` are in every payload."""
+        """The user's memories of these numbers, by number; every payload has `source`, `timestamp` and `meta`."""
         with self._pool.connection() as connection:
             rows = connection.execute(
                 sql.SQL(
@@ -63,7 +64,7 @@ class MemoryStore(VectorStoreBase):  # type: ignore[misc]  # Mem0 has no types
         payloads: Sequence[dict[str, Any]] | None = None,
         ids: Sequence[str] | None = None,
     ) -> set[str]:
-        """Keep memories; one whose id is there already stays as it was.
+        """Insert memories; idempotent: one whose id exists is left unchanged.
 
         Args:
             payloads: Mem0's, with at least `data` and `user_id`, and where known `source`, `timestamp` in seconds
@@ -77,21 +78,21 @@ class MemoryStore(VectorStoreBase):  # type: ignore[misc]  # Mem0 has no types
 
     @contextmanager
     def transaction(self) -> Iterator[Cursor[TupleRow]]:
-        """A cursor whose statements happen together or not at all."""
+        """A cursor in a transaction."""
         with self._pool.connection() as connection, connection.transaction(), connection.cursor() as cursor:
             yield cursor
 
     def search(
         self, query: str, vectors: Sequence[float], top_k: int = 5, filters: dict[str, Any] | None = None
     ) -> list[OutputData]:
-        """The user's nearest memories by meaning alone, exactly: what Mem0 compares new facts with."""
+        """The exact nearest neighbours by cosine among the user's memories: Mem0 compares new facts with them."""
         where, values = _where(filters)
         with self._pool.connection() as connection:
             rows = connection.execute(
                 sql.SQL(
                     "SELECT id, 1 - (vector <=> %s::halfvec), payload FROM ({}) AS m WHERE {} ORDER BY 2 DESC LIMIT %s"
                 ).format(sql.SQL(_AS_MEM0), where),
-                (literal(vectors), *values, top_k),
+                (halfvec(vectors), *values, top_k),
             ).fetchall()
         return [OutputData(id=str(row[0]), score=max(0.0, row[1]), payload=row[2]) for row in rows]
 
@@ -104,7 +105,7 @@ class MemoryStore(VectorStoreBase):  # type: ignore[misc]  # Mem0 has no types
         return OutputData(id=str(row[0]), score=None, payload=row[1]) if row else None
 
     def list(self, filters: dict[str, Any] | None = None, top_k: int | None = 100) -> list[list[OutputData]]:
-        """The user's memories, oldest first, in the extra list that Mem0 unwraps."""
+        """The user's memories in the order of insertion, in the outer list that Mem0 unwraps."""
         where, values = _where(filters)
         with self._pool.connection() as connection:
             rows = connection.execute(
@@ -118,40 +119,42 @@ class MemoryStore(VectorStoreBase):  # type: ignore[misc]  # Mem0 has no types
     def update(
         self, vector_id: str, vector: Sequence[float] | None = None, payload: dict[str, Any] | None = None
     ) -> None:
-        """Replace a memory's vector, its payload, or both; its user stays."""
+        """Replace a memory's vector, its payload, or both, but never its user."""
         with self._pool.connection() as connection:
             if payload is not None and vector is not None:
                 connection.execute(UPDATE, memory_row(vector_id, vector, payload))
             elif vector is not None:
                 connection.execute(
-                    "UPDATE memories SET vector = %s::halfvec WHERE id = %s", (literal(vector), vector_id)
+                    "UPDATE memories SET vector = %s::halfvec WHERE id = %s", (halfvec(vector), vector_id)
                 )
             elif payload is not None:
-                connection.execute("UPDATE memories SET payload = %s WHERE id = %s", (Jsonb(kept(payload)), vector_id))
+                connection.execute(
+                    "UPDATE memories SET payload = %s WHERE id = %s", (Jsonb(stored_payload(payload)), vector_id)
+                )
 
     def delete(self, vector_id: str) -> None:
-        """Forget one memory."""
+        """Delete one memory."""
         with self._pool.connection() as connection:
             connection.execute("DELETE FROM memories WHERE id = %s", (vector_id,))
 
     def reset(self) -> None:
-        """Forget everybody's memories."""
+        """Delete the memories of all users."""
         with self._pool.connection() as connection:
             connection.execute("TRUNCATE memories")
 
     def create_col(self, name: str, vector_size: int, distance: str) -> None:
-        """The table is there: migrations make it."""
+        """Nothing: migrations create the table."""
 
     def list_cols(self) -> Sequence[str]:
-        """The one collection there is."""
+        """The name of the only collection."""
         return ["memories"]
 
     def delete_col(self) -> None:
-        """Forget everybody's memories."""
+        """Delete the memories of all users."""
         self.reset()
 
     def col_info(self) -> dict[str, Any]:
-        """How many memories there are, about."""
+        """PostgreSQL's estimate of the number of memories, and their size in bytes."""
         with self._pool.connection() as connection:
             row = connection.execute(
                 "SELECT greatest(reltuples, 0)::bigint, pg_total_relation_size(oid)"
@@ -161,7 +164,11 @@ class MemoryStore(VectorStoreBase):  # type: ignore[misc]  # Mem0 has no types
 
 
 def _where(filters: dict[str, Any] | None) -> tuple[sql.Composable, list[Any]]:
-    """Mem0's filters as SQL. There is no reading without a user, and a user is a value, never an operator."""
+    """Mem0's filters as SQL conditions and their parameters.
+
+    Raises:
+        ValueError: they name no user, or an operator in place of one.
+    """
     user_id = (filters or {}).get("user_id")
     if not isinstance(user_id, str) or user_id == "*":
         raise ValueError("filters must name one user_id")

@@ -1,1 +1,1 @@
-"""Which memories answer a query: candidates, features, ranking."""
+"""Retrieval: candidates, features of queries and memories, ranking."""

@@ -1,4 +1,4 @@
-"""What a search reads of a user's memories: all, or of very many those parts of the conversation that promise most."""
+"""CandidateReader: the memories that a search ranks: all of a user, or of very many the best segments."""
 
 from __future__ import annotations
 
@@ -7,109 +7,137 @@ from typing import Final
 
 import numpy as np
 from keepsake_client.protocol import SearchData, SearchFilters
-from numpy.typing import NDArray
 
-from services.long_term_memory.postgres.reader import SAMPLE, ColumnReader, MemoryColumns, Place, Window
-from services.long_term_memory.retrieval import ranking
-from services.long_term_memory.retrieval.query import recall
+from services.long_term_memory.postgres.reader import SAMPLE, ColumnReader, Place, Window
+from services.long_term_memory.postgres.rows import Vector
+from services.long_term_memory.retrieval.columns import Floats, Integers, MemoryColumns
+from services.long_term_memory.retrieval.features import match
+from services.long_term_memory.retrieval.query import query_features
+from services.long_term_memory.retrieval.ranking import Weights, rank
 
-#: Up to so many memories of a user are all read and ranked: about 1 ms a thousand.
+#: A user's memories up to this number are all read and ranked: about 1 ms a thousand.
 EXACT_LIMIT: Final = 100_000
-#: Of a user with more, as large a share of that limit is read beside the sample.
-BUDGET: Final = 0.5
-#: And as large a share of those are the newest, whatever they say.
-NEWEST: Final = 0.1
-#: Of a user with more memories than two such parts, several are read at once: 50,000 took 0.55 of the time.
-PART: Final = 4_096
+#: The share of that limit that is read in segments beside the sample, of a user with more.
+SEGMENTS_SHARE: Final = 0.5
+#: The share of those segments that are the newest, whatever their evidence.
+NEWEST_SHARE: Final = 0.1
+#: Memories in a part of a conversation. Two or more parts are read concurrently: 50,000 memories took 0.55 of the time.
+PART_SIZE: Final = 4_096
 #: Users with so many memories that one process remembers.
-REMEMBERED: Final = 10_000
+MAX_REMEMBERED: Final = 10_000
 
 _BEGINNING: Final[Place] = (-(2**63), -np.inf, 0)
 _END: Final[Place] = (2**63 - 1, np.inf, 2**63 - 1)
 
 
 class CandidateReader:
-    """Reads conversations for searches.
+    """Reads the candidates of a search.
 
-    Where a long conversation can be cut into parts is known once it was read; the next time these are read at once.
+    Where a long conversation can be cut into parts is known once it was read; from then on its parts are read
+    concurrently.
 
-    A user with more memories than `exact_limit` is read in two steps. Every `SAMPLE`th memory has an index of its own;
-    they are ranked like any conversation. They cut it into runs of about `SAMPLE` turns, and what is said in one run is
-    mostly about the same: those beside the best of the sample are read, and the newest. All that follows takes these
-    for the whole conversation.
+    A user with more memories than `exact_limit` is read in two steps. Every `SAMPLE`th memory is in an index of its
+    own; these are ranked like any conversation. They cut the conversation into segments of about `SAMPLE` turns, and
+    the turns of one segment are mostly about the same: the segments next to the best of the sample are read, and the
+    newest. All later stages take these for the whole conversation.
+
+    Args:
+        exact_limit: how many memories of one user are all ranked.
+        part_size: how many memories are read as one part.
+        max_remembered: how many users' parts, and how many users over the limit, are remembered.
     """
 
-    def __init__(self, conversations: ColumnReader, weights: ranking.Weights, exact_limit: int) -> None:
-        self._conversations = conversations
+    def __init__(
+        self,
+        reader: ColumnReader,
+        weights: Weights,
+        exact_limit: int = EXACT_LIMIT,
+        part_size: int = PART_SIZE,
+        max_remembered: int = MAX_REMEMBERED,
+    ) -> None:
+        self._reader = reader
         self._weights = weights
         self._exact_limit = exact_limit
+        self._part_size = part_size
+        self._max_remembered = max_remembered
         self._exceeding: set[str] = set()
         self._parts: dict[str, list[tuple[Place, Place]]] = {}
 
-    def read(self, user_id: str, vector: NDArray[np.float32] | None, search: SearchData, now: float) -> MemoryColumns:
-        """What is to be ranked for a search."""
+    def read(self, user_id: str, vector: Vector | None, search: SearchData, now: float) -> MemoryColumns:
+        """The memories to rank for a search, with their cosines to the query's `vector`.
+
+        Args:
+            now: when it was asked, in seconds since 1970.
+        """
         if user_id not in self._exceeding:
-            conversation = self._whole(user_id, vector)
-            if len(conversation) <= self._exact_limit:
-                return conversation
-            if len(self._exceeding) >= REMEMBERED:
+            columns = self._whole(user_id, vector)
+            if len(columns) <= self._exact_limit:
+                return columns
+            if len(self._exceeding) >= self._max_remembered:
                 self._exceeding.clear()
             self._exceeding.add(user_id)
 
         filters = search.filters
         window = Window(filters.session_id, filters.since, filters.until)
-        sample = self._conversations.read(user_id, vector, window, sample=True)
+        sample = self._reader.read(user_id, vector, window, sample=True)
         if len(sample) * SAMPLE <= self._exact_limit:
-            conversation = self._conversations.read(user_id, vector, window, most=self._exact_limit + 1)
-            if len(conversation) <= self._exact_limit:
+            columns = self._reader.read(user_id, vector, window, limit=self._exact_limit + 1)
+            if len(columns) <= self._exact_limit:
                 if window == Window():
-                    self._exceeding.discard(user_id)  # much was deleted
-                return conversation
-        runs = max(1, int(BUDGET * self._exact_limit) // SAMPLE)
-        chosen = _chosen(sample, self._evidence(sample, search, now), runs)
-        return self._conversations.read_runs(user_id, vector, _bounds(sample, chosen), window)
+                    self._exceeding.discard(user_id)  # many memories were deleted
+                return columns
+        count = max(1, int(SEGMENTS_SHARE * self._exact_limit) // SAMPLE)
+        segments = _best_segments(sample, self._evidence(sample, search, now), count)
+        return self._reader.read_segments(user_id, vector, _bounds(sample, segments), window)
 
-    def _whole(self, user_id: str, vector: NDArray[np.float32] | None) -> MemoryColumns:
-        """All of it; of one that was never read whole, no more than tells that it is too much."""
+    def _whole(self, user_id: str, vector: Vector | None) -> MemoryColumns:
+        """All memories; at the first read of a user at most one more than the limit, to show that it is exceeded."""
         if user_id in self._parts:
-            conversation = self._conversations.read_runs(user_id, vector, self._parts[user_id])
+            columns = self._reader.read_segments(user_id, vector, self._parts[user_id])
         else:
-            conversation = self._conversations.read(user_id, vector, most=self._exact_limit + 1)
-        if len(conversation) >= 2 * PART:
-            if len(self._parts) >= REMEMBERED:
+            columns = self._reader.read(user_id, vector, limit=self._exact_limit + 1)
+        if len(columns) >= 2 * self._part_size:
+            if user_id not in self._parts and len(self._parts) >= self._max_remembered:
                 self._parts.clear()
-            places = _places(conversation, slice(PART, None, PART))
+            places = _places(columns, slice(self._part_size, None, self._part_size))
             self._parts[user_id] = list(pairwise([_BEGINNING, *places, _END]))
-        return conversation
+        return columns
 
-    def _evidence(self, sample: MemoryColumns, search: SearchData, now: float) -> NDArray[np.float64]:
-        """How much each memory of the sample speaks for those around it."""
-        # Filters are for memories: one that fails them may well stand beside one that does not.
-        everything = {"limit": len(sample), "filters": SearchFilters(), "exclude_session": None}
-        ranked = recall(sample, search.model_copy(update=everything), now, self._weights)
+    def _evidence(self, sample: MemoryColumns, search: SearchData, now: float) -> Floats:
+        """(n,) float64, the evidence of each memory of the sample in log-odds; -inf for those that are not ranked."""
+        # Filters are for memories: one that fails them may well be next to one that does not.
+        unfiltered = search.model_copy(update={"filters": SearchFilters(), "exclude_session": None})
+        query = query_features(search.query)
+        ranked = rank(sample, query, match(sample, query, unfiltered, now), self._weights)
         evidence = np.full(len(sample), -np.inf)
-        evidence[ranked.rows] = ranked.meaning + ranked.words + ranked.session + ranked.utterance
+        evidence[ranked.rows] = ranked.evidence
         return evidence
 
 
-def _chosen(sample: MemoryColumns, evidence: NDArray[np.float64], runs: int) -> NDArray[np.int64]:
-    """Which runs are read, of those before, between and after the sample's memories: run i ends before memory i."""
+def _best_segments(sample: MemoryColumns, evidence: Floats, count: int) -> Integers:
+    """The segments to read, (count,) int64 or fewer, ascending.
+
+    Segment i ends before memory i of the sample; the last one begins with its last memory.
+
+    Args:
+        evidence: (n,) float64, of each memory of the sample.
+    """
     best = np.maximum(np.append(evidence, -np.inf), np.append(-np.inf, evidence))
-    # A session that is going on has its newest after the last of its sample.
-    newest = np.append(-np.inf, sample.timestamp)
-    of_newest = np.argsort(-newest, kind="stable")[: int(NEWEST * runs)]
-    best[of_newest] = np.inf
-    return np.sort(np.argsort(-best, kind="stable")[:runs])
+    # The newest memories of a session in progress come after the last of it in the sample.
+    begins_at = np.append(-np.inf, sample.timestamp)
+    newest = np.argsort(-begins_at, kind="stable")[: int(NEWEST_SHARE * count)]
+    best[newest] = np.inf
+    return np.sort(np.argsort(-best, kind="stable")[:count])
 
 
-def _places(conversation: MemoryColumns, rows: slice = slice(None)) -> list[Place]:
-    columns = (conversation.session, conversation.timestamp, conversation.number)
-    return list(zip(*(column[rows].tolist() for column in columns), strict=True))
+def _places(columns: MemoryColumns, rows: slice = slice(None)) -> list[Place]:
+    keys = (columns.session, columns.timestamp, columns.number)
+    return list(zip(*(key[rows].tolist() for key in keys), strict=True))
 
 
-def _bounds(sample: MemoryColumns, chosen: NDArray[np.int64]) -> list[tuple[Place, Place]]:
-    """The places where the chosen runs begin and end; runs that follow each other are one."""
+def _bounds(sample: MemoryColumns, segments: Integers) -> list[tuple[Place, Place]]:
+    """The places where the segments begin and end; consecutive segments are one."""
     edges = [_BEGINNING, *_places(sample), _END]
-    following = np.flatnonzero(np.diff(chosen) > 1)
-    first, last = np.append(0, following + 1), np.append(following, len(chosen) - 1)
-    return [(edges[chosen[a]], edges[chosen[b] + 1]) for a, b in zip(first, last, strict=True)]
+    gaps = np.flatnonzero(np.diff(segments) > 1)
+    first, last = np.append(0, gaps + 1), np.append(gaps, len(segments) - 1)
+    return [(edges[segments[a]], edges[segments[b] + 1]) for a, b in zip(first, last, strict=True)]

@@ -1,17 +1,17 @@
-"""The words of a text, as the keyword half of search counts them.
+"""Tokenizer: the terms of a text, as keyword search counts them.
 
-One function, used for memories and queries alike, so that what is stored and what is asked meet. Languages are told
-apart by script, never guessed: a chat line is too short to guess from, and one line often mixes several.
+The same for memories and queries. The language is determined by script, never by statistics: a chat line is too short
+for that, and one line often mixes several languages.
 
 * Alphabets: Snowball stems (snowballstem.org), English for the Latin script, whose accents are folded.
-* Chinese and Japanese: every character and every pair of neighbours, after Traditional forms became Simplified
-  (OpenCC). A segmenter's words were measured and find less: in a short line the word asked for is often another with
-  the same character in it, and one cut differently is not found at all.
+* Chinese and Japanese: character unigrams and bigrams, after the conversion of Traditional to Simplified (OpenCC). A
+  word segmenter was measured and finds less: in a short line the word that is asked for is often another one with the
+  same character, and one that is segmented differently is not found at all.
 * Hangul, Thai, Lao, Khmer, Burmese: overlapping character bigrams, as Lucene's CJK analyzer does, because there words
   carry particles or stand without spaces.
-* Numbers and emoji stand for themselves: "3rd" is 3, "07" is 7, and a skin tone does not make another emoji.
+* Numbers and emoji are terms themselves: "3rd" is 3, "07" is 7, and an emoji is the same in every skin tone.
 
-Words that carry grammar rather than content are left out, unless a text has no others.
+Function words are left out, unless a text has no others.
 """
 
 import re
@@ -22,7 +22,8 @@ from functools import lru_cache
 import opencc
 import Stemmer  # type: ignore[import-not-found, unused-ignore]  # a C extension without stubs
 
-_LONGEST = 64  # of a term, in characters: a pasted key or a scream is not a word, and an index has limits
+#: A longer term, a pasted key for example, is cut: an index row has a limit.
+MAX_TERM_CHARS = 64
 
 _HAN = r"\u3005-\u3007\u3041-\u3096\u309d-\u30ff\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\uac00-\ud7ff"
@@ -51,7 +52,7 @@ _ALPHABETS = tuple(
         (r"\u0530-\u058f", "armenian"),
     )
 )
-_stemming = threading.Lock()  # a Snowball stemmer keeps state and must not be shared by threads
+_stemmer_lock = threading.Lock()  # Snowball stemmers are not thread-safe
 
 _simplified = opencc.OpenCC("t2s").convert
 
@@ -74,29 +75,31 @@ _FUNCTION_WORDS = frozenset(
 
 
 def terms(text: str) -> list[str]:
-    """The terms of a text in their order, repeated as often as they occur; never raises, whatever the text."""
+    """The terms of a text in their order, repeated as often as they occur; total: it raises for no text."""
     content: list[str] = []
-    grammar: list[str] = []
+    function_words: list[str] = []
     for piece in _PIECE.finditer(unicodedata.normalize("NFKC", text).casefold()):
         kind, value = piece.lastgroup, piece[0]
         if kind == "word":
             for part in value.replace("’", "'").split("'"):
-                (grammar if part in _FUNCTION_WORDS else content).append(_stem(part))
+                (function_words if part in _FUNCTION_WORDS else content).append(_stem(part))
         elif kind == "han":
             value = _simplified(value)
             for term in (*value, *_pairs(value)):
-                (grammar if term in _FUNCTION_WORDS or _FUNCTION_WORDS.issuperset(term) else content).append(term)
+                (function_words if term in _FUNCTION_WORDS or _FUNCTION_WORDS.issuperset(term) else content).append(
+                    term
+                )
         elif kind == "unspaced":
             content += _pairs(value) or [value]
         elif kind == "number":
             content.append(piece["number"].replace(",", "").lstrip("0") or "0")
         else:
             content.append(value)
-    return [term[:_LONGEST] for term in content or grammar]
+    return [term[:MAX_TERM_CHARS] for term in content or function_words]
 
 
 def term_weight(term: str) -> float:
-    """How much a term counts for: where terms overlap, as in Chinese, half, since one word makes several of them."""
+    """The factor of a term's idf: a half where terms overlap, as in Chinese, since one word makes several of them."""
     return 0.5 if _OVERLAPPING.match(term) else 1.0
 
 
@@ -104,7 +107,7 @@ def term_weight(term: str) -> float:
 def _stem(word: str) -> str:
     for letters, stemmer in _ALPHABETS:
         if letters.match(word):
-            with _stemming:
+            with _stemmer_lock:
                 return str(stemmer.stemWord(_unaccented(word) if stemmer is _ALPHABETS[0][1] else word))
     return word
 

@@ -1,6 +1,6 @@
-"""What kind of utterance a memory is, told by its form alone: who speaks, does it ask, does it repeat another.
+"""Features of an utterance that follow from its form alone: speaker, script, question or statement, fingerprint.
 
-These are judged once, when a memory is stored, and kept as columns beside it; a search asks them of its query only.
+Those of a memory are computed once, when it is stored, and are columns of it; a search computes those of its query.
 """
 
 import re
@@ -9,17 +9,18 @@ from enum import IntEnum
 from typing import Final
 
 _SPEAKER: Final = re.compile(r"\s*([^\W\d_][^\n:：?!.,，。？！]{0,40}?)\s*(?::\s|：\s*)(?=\S)")
-_MOST_NAME_WORDS: Final = 3
+#: Words of a speaker's name.
+MAX_NAME_WORDS: Final = 3
 
-_APPENDIX: Final = re.compile(r"\s*\[[^\]]*\]\s*$")  # "[photo: a cat]" and the like, hung on by a client
+_APPENDIX: Final = re.compile(r"\s*\[[^\]]*\]\s*$")  # "[photo: a cat]" and the like, appended by a client
 _SENTENCE_END: Final = re.compile(r"(?<=[!?。！？؟…])\s*|(?<=\w{3}\.)\s+|\n+")  # "Dr. Who", "U.S. has" go on
 _QUESTION_MARKS: Final = ("?", "？", "؟")
 _LETTER: Final = re.compile(r"[^\W_]")
 _LATIN: Final = re.compile(r"[a-z]")
 
 _SUBJECT: Final = r"(?:i|you|he|she|it|we|they|my|your|his|her|our|their|the|this|that|these|those|there|anyone|any)"
-_WHO_WHAT: Final = r"(?:what|where|who|whom|whose|why|how|when|which)(?:'\w+)?"
-_DOES_IT: Final = (
+_QUESTION_WORD: Final = r"(?:what|where|who|whom|whose|why|how|when|which)(?:'\w+)?"
+_AUXILIARY: Final = (
     r"(?:is|are|am|was|were|do|does|did|can|could|shall|should|would|will|may|might|must|has|have|had)(?:n't)?"
 )
 _LEAD_IN: Final = (  # "In May, what did ...", "Hey, do you ..."
@@ -27,9 +28,11 @@ _LEAD_IN: Final = (  # "In May, what did ...", "Hey, do you ..."
     r"but|or|hey|hi|ok|okay|oh|well|also|btw|hmm|um|wait|say|please|name|tell)"
 )
 _OPENS_AS_QUESTION: Final = re.compile(
-    rf"\W*(?:{_WHO_WHAT}|{_DOES_IT}|any|anyone|anything)\b|\W*{_LEAD_IN}\b.*\b(?:{_WHO_WHAT}|{_DOES_IT})\b", re.DOTALL
+    rf"\W*(?:{_QUESTION_WORD}|{_AUXILIARY}|any|anyone|anything)\b"
+    rf"|\W*{_LEAD_IN}\b.*\b(?:{_QUESTION_WORD}|{_AUXILIARY})\b",
+    re.DOTALL,
 )
-_UNMARKED: Final = re.compile(  # asked without a question mark; "When I was young" and "Which is nice" are not
+_UNMARKED: Final = re.compile(  # a question without a question mark; "When I was young" and "Which is nice" are not
     r"(?:what|where|who|whom|whose|why|how|when)"
     r"(?:'s|'re|'d| (?:is|are|was|were|do|does|did|can|could|"
     r"should|would|will|has|have|had|many|much|often|long|old|far)) .+"
@@ -37,7 +40,7 @@ _UNMARKED: Final = re.compile(  # asked without a question mark; "When I was you
     rf"|(?:is|are|was|were|does|did|can|could|should|would|will|has|had) {_SUBJECT} .+"
     r"|(?:do|have) (?:i|you|we|they) .+"
 )
-_TELLS_BY_ASKING: Final = re.compile(  # "Did I tell you my sister moved?"
+_STATES_BY_ASKING: Final = re.compile(  # "Did I tell you my sister moved?"
     r"\b(?:did|didn't|have|haven't) (?:i|we) (?:\w+ )?(?:tell|told|mention|mentioned|say|said)\b|\bremember that\b"
     r"|\bremind me (?:to|that|about)\b|\byou know (?:that|i|my|we)\b"
 )
@@ -53,45 +56,45 @@ _CHINESE_UNMARKED: Final = re.compile(
     r"(?:.*(?:谁|誰|什么|什麼|啥|哪|怎么|怎麼|咋|多少|多久|多大|几[点點号號岁歲分]|为何).*|.*(?:吗|嗎|来着|來著))"
 )
 _CHINESE_REPORTS: Final = re.compile(r"知道|告诉|告訴|忘|问|問|[谁誰啥么麼哪].{0,3}[都也]|呗")
-_OF_NOW: Final = re.compile(  # in nine languages; in others both facts are found, and neither is preferred
+_CURRENT: Final = re.compile(  # in nine languages; in others the newer of two facts is not preferred
     r"\b(?:now|nowadays|currently|current|these days|at the moment|at present|presently|latest|most recent(?:ly)?"
     r"|ahora|actualmente|maintenant|actuellement|jetzt|derzeit|aktuell\w*|agora|atualmente|сейчас|теперь)\b"
     r"|现在|現在|眼下|如今|目前|当前|當前|最新|今は|今では|지금|요즘|현재"
 )
-_ENOUGH_TO_TELL: Final = 4  # Chinese characters: "在么,你好呀" tells nothing
+_MIN_STATEMENT_CHARS: Final = 4  # Chinese characters: "在么,你好呀" states nothing
 
 
 class Question(IntEnum):
     """How much of an utterance is a question."""
 
     NOTHING = 0
-    AT_THE_END = 1  # it says something, then asks the other one
-    ONLY = 2  # it says nothing: every sentence is a question
+    AT_THE_END = 1  # it states something, then asks
+    ONLY = 2  # it states nothing: every sentence is a question
 
 
 class Script(IntEnum):
-    """What an utterance is written in, as far as it moves the cosines of an embedding."""
+    """The script of an utterance, as far as the cosines of embeddings depend on it."""
 
     ALPHABET = 0
     HAN = 1  # and kana
 
 
 def script(text: str) -> Script:
-    """The script of what an utterance says; a few borrowed words do not change it."""
+    """The script of an utterance without its speaker; a few borrowed words do not change it."""
     text = strip_speaker(text)
     return Script.HAN if len(_HAN_OR_KANA.findall(text)) > 0.2 * len(text) else Script.ALPHABET
 
 
 def speaker(text: str) -> str:
-    """The name before the colon, folded, in a line such as "Anna: hello"; empty where there is none."""
+    """The name before the colon of a line such as "Anna: hello", case-folded; empty where there is none."""
     found = _SPEAKER.match(text)
-    if found is None or len(found[1].split()) > _MOST_NAME_WORDS:
+    if found is None or len(found[1].split()) > MAX_NAME_WORDS:
         return ""
     return unicodedata.normalize("NFKC", found[1]).casefold()
 
 
 def strip_speaker(text: str) -> str:
-    """The utterance itself: without the speaker's name before it and what was hung on behind it."""
+    """The utterance without the speaker's name before it and a bracketed appendix after it."""
     found = _SPEAKER.match(text)
     if found is not None and speaker(text):
         text = text[found.end() :]
@@ -99,9 +102,9 @@ def strip_speaker(text: str) -> str:
 
 
 def asks(text: str) -> Question:
-    """Whether an utterance asks, by its punctuation or, since people leave that out in a chat, by its wording.
+    """How much of an utterance is a question, by its punctuation or, which is often omitted in a chat, its wording.
 
-    In doubt it tells: to take a statement for a question hides it, the reverse costs a place in the list.
+    In doubt it is a statement: a statement taken for a question is hidden, the reverse costs a place in the list.
     """
     sentences = [_asks(s) for s in _SENTENCE_END.split(strip_speaker(text)) if _LETTER.search(s)]
     if sentences and min(sentences) is Question.ONLY:
@@ -110,12 +113,12 @@ def asks(text: str) -> Question:
 
 
 def asks_current_state(text: str) -> bool:
-    """Whether an utterance asks how something is by now: of two facts, the newer is meant."""
-    return bool(_OF_NOW.search(text.casefold())) and asks(text) is not Question.NOTHING
+    """Whether an utterance asks for the current state of something: of two facts, the newer is meant."""
+    return bool(_CURRENT.search(text.casefold())) and asks(text) is not Question.NOTHING
 
 
 def fingerprint(text: str) -> str:
-    """What two askings of one question, or two copies of one remark, have in common: letters and digits, folded."""
+    """The letters and digits of a text, case-folded, or its other characters where it has none; equal for copies."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     return "".join(c for c in folded if c.isalnum()) or "".join(folded.split())
 
@@ -127,9 +130,9 @@ def _asks(sentence: str) -> Question:
         clauses = _CHINESE_CLAUSE.findall(bare)
         if not marked and not (_CHINESE_UNMARKED.fullmatch(clauses[-1]) and not _CHINESE_REPORTS.search(bare)):
             return Question.NOTHING
-        tells = any(len(_HAN.findall(c)) >= _ENOUGH_TO_TELL and not _CHINESE_ASKS.search(c) for c in clauses)
-        return Question.AT_THE_END if tells and len(clauses) > 1 else Question.ONLY
+        states = any(len(_HAN.findall(c)) >= _MIN_STATEMENT_CHARS and not _CHINESE_ASKS.search(c) for c in clauses)
+        return Question.AT_THE_END if states and len(clauses) > 1 else Question.ONLY
     if marked:
-        opens = _OPENS_AS_QUESTION.match(bare) and not _TELLS_BY_ASKING.search(bare)
+        opens = _OPENS_AS_QUESTION.match(bare) and not _STATES_BY_ASKING.search(bare)
         return Question.ONLY if opens or not _LATIN.search(bare) else Question.AT_THE_END
-    return Question.ONLY if _UNMARKED.fullmatch(bare) and not _TELLS_BY_ASKING.search(bare) else Question.NOTHING
+    return Question.ONLY if _UNMARKED.fullmatch(bare) and not _STATES_BY_ASKING.search(bare) else Question.NOTHING

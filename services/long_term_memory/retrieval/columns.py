@@ -1,0 +1,120 @@
+"""MemoryColumns: the memories of one user as columns, and the hashes that stand for texts in them."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from hashlib import blake2b
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.long_term_memory.retrieval.utterances import Question
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Booleans = NDArray[np.bool_]
+
+#: Turns before and after a turn that are its neighbours.
+NEIGHBOUR_DISTANCES: Final = (1, 2)
+
+
+@dataclass(frozen=True)
+class MemoryColumns:
+    """Memories of one user in the order of the conversation: sessions whole, the turns of each by time and number.
+
+    Args:
+        number: (n,) int64, the memory's key in PostgreSQL.
+        session: (n,) int64, hash of the session; equal means the same session.
+        timestamp: (n,) float64, seconds since 1970.
+        from_ai: (n,) bool, whether the AI said it; else the user did.
+        asks: (n,) int64, utterances.Question.
+        script: (n,) int64, utterances.Script.
+        speaker: (n,) int64, hash of the name before the colon; 0 is none.
+        fingerprint: (n,) int64, hash of the text; equal but for case, spaces and punctuation.
+        length: (n,) int64, number of terms.
+        terms: (length.sum(),) uint32, the hashed terms of all memories one after another, `length[i]` of memory i.
+        cosine: (n,) float64, cosine similarity to the query's vector; NaN where the query was not embedded.
+    """
+
+    number: Integers
+    session: Integers
+    timestamp: Floats
+    from_ai: Booleans
+    asks: Integers
+    script: Integers
+    speaker: Integers
+    fingerprint: Integers
+    length: Integers
+    terms: NDArray[np.uint32]
+    cosine: Floats
+
+    def __len__(self) -> int:
+        return len(self.number)
+
+    @cached_property
+    def term_rows(self) -> Integers:
+        """(length.sum(),) int64, the row of the memory that each of `terms` belongs to."""
+        return np.repeat(np.arange(len(self)), self.length)
+
+    @cached_property
+    def statements(self) -> Booleans:
+        """(n,) bool, whether the memory states something. Those that only ask are left out of statistics."""
+        return self.asks < Question.ONLY
+
+    @cached_property
+    def session_index(self) -> Integers:
+        """(n,) int64, the sessions numbered from 0 in their order; there is at least one memory."""
+        begins = self.session[1:] != self.session[:-1]
+        return np.concatenate(([0], np.cumsum(begins)))
+
+    @cached_property
+    def joined(self) -> tuple[Booleans, ...]:
+        """For each of NEIGHBOUR_DISTANCES d: (n - d,) bool, whether rows i and i + d are of one session."""
+        return tuple(self.session[d:] == self.session[:-d] for d in NEIGHBOUR_DISTANCES)
+
+    def where(self, kept: Booleans) -> MemoryColumns:
+        """The memories of the mask `kept`, (n,) bool, in the same order."""
+        columns = {f.name: getattr(self, f.name)[kept] for f in fields(self) if f.name != "terms"}
+        return MemoryColumns(**columns, terms=self.terms[kept[self.term_rows]])
+
+    def neighbours(self, kernel: tuple[float, float], follow_up_boost: float) -> list[tuple[int, Floats, Floats]]:
+        """What turns share with their neighbours: for each distance d, the weight of row i in row i + d, and back.
+
+        A turn that only asks takes nothing: a row of questions would lift one another above every answer.
+
+        Args:
+            kernel: the weights of turns one and two away.
+            follow_up_boost: added for a turn that follows directly on one which asks: it is often the answer.
+
+        Returns:
+            Triples of d, forward and backward, both (n - d,) float64.
+        """
+        boost = np.where(self.asks > Question.NOTHING, follow_up_boost, 0.0)
+        shares = []
+        for distance, weight, joined in zip(NEIGHBOUR_DISTANCES, kernel, self.joined, strict=True):
+            onward = weight + boost[:-1] if distance == 1 else weight
+            forward = np.where(joined & self.statements[distance:], onward, 0.0)
+            backward = np.where(joined & self.statements[:-distance], weight, 0.0)
+            shares.append((distance, forward, backward))
+        return shares
+
+
+def hashed(text: str, person: bytes = b"") -> int:
+    """The first 64 bits of a text's BLAKE2b, as PostgreSQL's signed bigint; 0 for the empty text.
+
+    Args:
+        person: BLAKE2's personalisation: separates texts of one kind from those of another.
+    """
+    if not text:
+        return 0
+    digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8, person=person).digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
+def hashed_terms(terms: Sequence[str]) -> NDArray[np.uint32]:
+    """The CRC-32 of each term, (n,) uint32: two terms of one user collide once in four billion pairs."""
+    return np.array([zlib.crc32(term.encode("utf-8", "surrogatepass")) for term in terms], dtype="<u4")

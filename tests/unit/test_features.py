@@ -1,0 +1,218 @@
+"""Columns, features of a query, and features of a query and the memories of one user."""
+
+from __future__ import annotations
+
+from math import log
+from typing import Any
+
+import numpy as np
+import pytest
+from keepsake_client.protocol import SearchData
+
+from services.long_term_memory.retrieval.columns import MemoryColumns, hashed, hashed_terms
+from services.long_term_memory.retrieval.features import Features, match
+from services.long_term_memory.retrieval.query import query_features
+from services.long_term_memory.retrieval.utterances import Question, Script
+from tests.unit.turns import Turn, columns_of
+
+NOW = 1_000_000.0
+DAY = 86_400.0
+
+
+def features_of(question: str, *turns: Turn, **more: Any) -> Features:
+    return match(columns_of(turns), query_features(question), SearchData(query=question, **more), NOW)
+
+
+# Columns
+
+
+def test_hashes_are_those_that_are_stored() -> None:
+    """Given texts, I expect the hashes that stored memories have: others would find none of them."""
+    assert hashed("") == 0
+    assert hashed("tea") == -5_015_453_343_862_700_912
+    assert hashed("tea", person=b"day") not in {0, hashed("tea")}
+    assert hashed_terms(["tea", ""]).tolist() == [2_391_201_714, 0]
+
+
+CONVERSATION = columns_of(
+    [
+        Turn("I like tea", session=7),
+        Turn("Do you like coffee?", session=7),
+        Turn("green tea", session=7),
+        Turn("We went home, and you?", session=3),
+        Turn("rain", session=3),
+    ]
+)
+
+
+def test_terms_belong_to_rows() -> None:
+    """Given the lengths of memories, I expect each term's row."""
+    assert CONVERSATION.length.tolist() == [2, 2, 2, 2, 1]
+    assert CONVERSATION.term_rows.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4]
+
+
+def test_sessions_are_numbered_in_their_order() -> None:
+    """Given the hashes 7 and 3, I expect 0 and 1."""
+    assert CONVERSATION.session_index.tolist() == [0, 0, 0, 1, 1]
+
+
+def test_statements_are_all_but_what_only_asks() -> None:
+    """Given a question, and a statement with a question, I expect the latter to be a statement."""
+    assert CONVERSATION.asks.tolist() == [0, Question.ONLY, 0, Question.AT_THE_END, 0]
+    assert CONVERSATION.statements.tolist() == [True, False, True, True, True]
+
+
+def test_neighbours_are_one_and_two_turns_away_in_one_session() -> None:
+    """Given a kernel, I expect its weights within sessions, none for the turn that only asks, more after a question."""
+    (one, forward1, backward1), (two, forward2, backward2) = CONVERSATION.neighbours((0.5, 0.3), 0.4)
+
+    assert (one, two) == (1, 2)
+    assert forward1 == pytest.approx([0.0, 0.9, 0.0, 0.9])  # the turns after the two that ask get 0.4 more
+    assert backward1.tolist() == [0.5, 0.0, 0.0, 0.5]
+    assert forward2.tolist() == backward2.tolist() == [0.3, 0.0, 0.0]
+
+
+def test_a_part_of_the_columns_has_its_own_terms() -> None:
+    """Given a mask, I expect those memories with their terms, as if the others had never been stored."""
+    kept = np.array([True, False, False, True, True])
+
+    part = CONVERSATION.where(kept)
+
+    assert isinstance(part, MemoryColumns)
+    assert part.number.tolist() == [0, 3, 4]
+    assert part.terms.tolist() == CONVERSATION.terms[[0, 1, 6, 7, 8]].tolist()
+    assert part.session_index.tolist() == [0, 1, 1]
+
+
+# The query
+
+
+def test_a_query_has_each_term_once_with_its_weight() -> None:
+    """Given a repeated word and a Chinese one, I expect each once, and a half of the weight where terms overlap."""
+    query = query_features("tea, tea and 茶")
+
+    assert query.terms.tolist() == hashed_terms(["tea", "茶"]).tolist()
+    assert query.term_weight.tolist() == [1.0, 0.5]
+
+
+def test_a_query_has_the_features_of_an_utterance() -> None:
+    """Given a question of the present in Chinese, I expect it to be known as one."""
+    query = query_features("我现在住在哪里?")
+
+    assert (query.script, query.asks, query.asks_current_state) == (Script.HAN, Question.ONLY, True)
+    assert query.fingerprint == hashed("我现在住在哪里")
+
+
+def test_names_are_phrases_of_up_to_three_words() -> None:
+    """Given a possessive and a name of four words, I expect phrases of one to three words without the possessive."""
+    names = set(query_features("What is Ａnna's Mary Lou's cat called?").names.tolist())  # a full-width A
+
+    assert {hashed("anna"), hashed("mary lou"), hashed("anna mary lou"), hashed("called")} <= names
+    assert hashed("anna mary lou cat") not in names
+    assert hashed("anna's") not in names
+
+
+# The query and the memories
+
+
+def test_postings_count_terms_by_row() -> None:
+    """Given words that occur in several memories, I expect term, row and count of each pair."""
+    features = features_of("green tea", Turn("tea, tea"), Turn("rain"), Turn("green tea"))
+
+    postings = zip(features.terms.tolist(), features.rows.tolist(), features.counts.tolist(), strict=True)
+    assert list(postings) == [(0, 2, 1), (1, 0, 2), (1, 2, 1)]
+
+
+def test_a_query_without_known_words_has_no_postings() -> None:
+    """Given punctuation, and a word that does not occur, I expect no postings."""
+    for question in ("???", "harpsichord"):
+        features = features_of(question, Turn("tea"))
+        assert (len(features.terms), len(features.rows), len(features.counts)) == (0, 0, 0)
+
+
+def test_the_speakers_are_those_that_the_query_names() -> None:
+    """Given two speakers of whom one is named, I expect that one."""
+    features = features_of("What did Anna Lee buy?", Turn("Anna Lee: a boat"), Turn("Ben: no"), Turn("tea"))
+
+    assert features.speakers.tolist() == [hashed("anna lee")]
+
+
+@pytest.mark.parametrize(
+    ("turn", "echo"),
+    [
+        (Turn("my dog is Rex!", timestamp=NOW), True),
+        (Turn("my dog is Rex", timestamp=NOW - 5), True),
+        (Turn("my dog is Rex", timestamp=NOW + 5), True),  # clocks differ
+        (Turn("my dog is Rex", timestamp=NOW - 5.01), False),
+        (Turn("my dog is Rex", timestamp=NOW + 5.01), False),
+        (Turn("my dog is Rex", timestamp=NOW, from_ai=True), False),
+        (Turn("my dog is Max", timestamp=NOW), False),
+    ],
+)
+def test_a_statement_is_an_echo_where_the_user_makes_it_now(turn: Turn, echo: bool) -> None:
+    """Given a statement as a query, I expect its own message left out, but not the AI's, nor an older one."""
+    assert features_of("my dog is Rex", turn).echoes.tolist() == [echo]
+
+
+def test_a_question_is_an_echo_at_any_time() -> None:
+    """Given a question that was asked before, by either side, I expect an echo."""
+    turns = Turn("where is it?", timestamp=1.0), Turn("Where is it", timestamp=2.0, from_ai=True)
+
+    assert features_of("Where is it?", *turns).echoes.tolist() == [True, True]
+
+
+TURNS = (
+    Turn("one", timestamp=10.0),
+    Turn("two", timestamp=20.0, from_ai=True),
+    Turn("three", timestamp=30.0),
+)
+
+
+@pytest.mark.parametrize(
+    ("more", "eligible"),
+    [
+        ({}, [True, True, True]),
+        ({"filters": {"source": "ai"}}, [False, True, False]),
+        ({"filters": {"source": "user"}}, [True, False, True]),
+        ({"filters": {"since": 20.0}}, [False, True, True]),
+        ({"filters": {"until": 20.0}}, [True, True, False]),
+        ({"filters": {"since": 20.0, "source": "user"}}, [False, False, True]),
+        ({"filters": {"session_id": "s"}}, [False, False, False]),
+        ({"exclude_session": "s"}, [True, True, True]),
+    ],
+)
+def test_filters_say_what_is_eligible(more: dict[str, Any], eligible: list[bool]) -> None:
+    """Given filters, I expect the memories that pass all of them; bounds of time are inclusive."""
+    assert features_of("x", *TURNS, **more).eligible.tolist() == eligible
+
+
+def test_a_session_is_eligible_by_its_hash() -> None:
+    """Given a session's id, I expect its memories, or all others where it is excluded."""
+    turns = Turn("one", session=hashed("s")), Turn("two", session=hashed("t"))
+
+    assert features_of("x", *turns, filters={"session_id": "s"}).eligible.tolist() == [True, False]
+    assert features_of("x", *turns, exclude_session="s").eligible.tolist() == [False, True]
+
+
+def test_a_half_life_halves_the_odds() -> None:
+    """Given a half-life of two days, I expect log(2) less for each two days of age, and nothing less of the future."""
+    turns = [Turn(text, timestamp=NOW - days * DAY) for text, days in (("a", 0), ("b", 2), ("c", 4), ("d", -2))]
+
+    recency = features_of("x", *turns, recency_half_life_days=2).recency
+
+    assert recency == pytest.approx([0, -log(2), -2 * log(2), 0])
+    assert features_of("x", *turns).recency.tolist() == [0.0] * 4
+
+
+def test_features_of_a_part_are_renumbered() -> None:
+    """Given a mask, I expect the postings of those rows under their new numbers, and all else of those rows."""
+    turns = Turn("tea", timestamp=NOW - DAY), Turn("green tea", timestamp=NOW - 2 * DAY), Turn("tea tea", timestamp=NOW)
+    features = features_of("green tea", *turns, recency_half_life_days=1, filters={"until": NOW - DAY})
+
+    part = features.where(np.array([False, True, True]))
+
+    postings = zip(part.terms.tolist(), part.rows.tolist(), part.counts.tolist(), strict=True)
+    assert list(postings) == [(0, 0, 1), (1, 0, 1), (1, 1, 2)]
+    assert part.eligible.tolist() == [True, False]
+    assert part.recency == pytest.approx([-2 * log(2), 0])
+    assert part.echoes.tolist() == [False, False]

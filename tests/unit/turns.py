@@ -1,0 +1,52 @@
+"""Turns of a conversation as columns, as the store would have them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from services.long_term_memory.retrieval.columns import MemoryColumns, hashed, hashed_terms
+from services.long_term_memory.retrieval.ranking import Weights
+from services.long_term_memory.retrieval.tokenizer import terms
+from services.long_term_memory.retrieval.utterances import asks, fingerprint, script, speaker
+
+# Cosines, by how many deviations they exceed those of unrelated texts.
+UNRELATED, RELATED, VERY_NEAR = (
+    Weights().unrelated_cosine[0][0] + deviations * Weights().cosine_deviation for deviations in (-1, 3, 5)
+)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One memory.
+
+    Args:
+        cosine: to the query.
+        timestamp: seconds since 1970.
+    """
+
+    text: str
+    cosine: float = UNRELATED
+    session: int = 1
+    from_ai: bool = False
+    timestamp: float = 0.0
+
+
+def columns_of(turns: Sequence[Turn]) -> MemoryColumns:
+    """The turns, numbered from 0, as columns."""
+    words = [terms(turn.text) for turn in turns]
+    return MemoryColumns(
+        number=np.arange(len(turns)),
+        session=np.array([turn.session for turn in turns], np.int64),
+        timestamp=np.array([turn.timestamp for turn in turns], np.float64),
+        from_ai=np.array([turn.from_ai for turn in turns], np.bool_),
+        asks=np.array([asks(turn.text) for turn in turns], np.int64),
+        script=np.array([script(turn.text) for turn in turns], np.int64),
+        speaker=np.array([hashed(speaker(turn.text)) for turn in turns], np.int64),
+        fingerprint=np.array([hashed(fingerprint(turn.text)) for turn in turns], np.int64),
+        length=np.array([len(w) for w in words], np.int64),
+        terms=hashed_terms([word for w in words for word in w]).astype(np.uint32),
+        cosine=np.array([turn.cosine for turn in turns], np.float64),
+    )
