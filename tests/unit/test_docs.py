@@ -9,6 +9,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import keepsake_client
@@ -211,6 +212,30 @@ def test_the_contract_has_every_error() -> None:
     ]
 
     assert [error.code for error in errors if f"| `{error.code}` |" not in text] == []
+
+
+@pytest.mark.parametrize(
+    ("page", "module", "constant"),
+    [
+        ("contract.md", "keepsake_client.protocol", "MAX_MESSAGE_BYTES"),
+        ("contract.md", "keepsake_client.protocol", "MAX_NESTING"),
+        ("contract.md", "keepsake_client.protocol", "MAX_ID_BYTES"),
+        ("contract.md", "keepsake_client.protocol", "MAX_LIMIT"),
+        ("contract.md", "services.long_term_memory.profile_service", "MAX_PROFILE_BYTES"),
+        ("limits.md", "services.long_term_memory.retrieval.candidates", "EXACT_LIMIT"),
+        ("limits.md", "services.long_term_memory.retrieval.ranking", "DEFAULT_MIN_SCORE"),
+        ("limits.md", "services.long_term_memory.postgres.rows", "MAX_TERMS"),
+        ("limits.md", "services.long_term_memory.embeddings.providers", "MAX_PASSAGE_CHARS"),
+        ("limits.md", "services.long_term_memory.embeddings.providers", "MAX_PASSAGE_TOKENS"),
+        ("limits.md", "services.long_term_memory.embeddings.providers", "MAX_QUERY_CHARS"),
+        ("limits.md", "services.long_term_memory.embeddings.providers", "MAX_QUERY_TOKENS"),
+    ],
+)
+def test_a_limit_is_that_of_the_code(page: str, module: str, constant: str) -> None:
+    """Given a limit of the code, I expect its value in the page that lists it."""
+    limit = getattr(import_module(module), constant)
+
+    assert re.search(rf"(?<![\d,.]){limit:,}(?![\d,])", (DOCS / page).read_text())
 
 
 def test_the_contract_has_every_counter() -> None:
