@@ -22,7 +22,7 @@ MAX_CRASHES = 5
 CRASH_WINDOW_S = 60.0
 LAST_LINES = 20
 
-# Together with a second for the kills they stay under the ten seconds in which the stack has to stop.
+# Their sum, plus one second for SIGKILL, stays below the 10 s within which the stack has to stop.
 SERVICE_GRACE_S = 5.5
 SERVER_GRACE_S = 2.0
 TRIM_INTERVAL_S = 5.0

@@ -23,7 +23,7 @@ class ServiceProcess:
         self._client = redis.Redis.from_url(redis_url)
         self._key = alive_key(name)
         self._log = log
-        # PATH and the like, but none of the settings of whoever runs the tests.
+        # PATH and the like, but none of the settings of the shell that runs the tests.
         clean = {key: os.environ[key] for key in ("PATH", "HOME", "LANG", "TMPDIR") if key in os.environ}
         with log.open("ab") as stderr:
             self.process = subprocess.Popen(
@@ -33,7 +33,7 @@ class ServiceProcess:
             )
 
     def works(self) -> bool:
-        """Whether its sign of life, and not another's, is there."""
+        """Whether the heartbeat key holds this process's heartbeat."""
         assert self.process.poll() is None, f"the process ended:\n{self.log()}"
         try:
             sign = self._client.get(self._key)
@@ -65,7 +65,7 @@ def running(module: str, name: str, redis_url: str, log: Path, **environment: st
     """The process, once it works."""
     service = ServiceProcess(module, name, redis_url, log, **environment)
     try:
-        wait_until(service.works, timeout=20, description=f"a sign of life of {name}")
+        wait_until(service.works, timeout=20, description=f"a heartbeat of {name}")
         yield service
     finally:
         service.close()

@@ -140,7 +140,10 @@ time.sleep(600)
 """
     with named("memory", script) as process:
         assert process.stdout
-        worker = identify(int(process.stdout.readline()))
+        # Both lines: until the worker has started, the kernel shows no environment of it, so no name.
+        lines = {process.stdout.readline().strip() for _ in range(2)}
+        [pid] = lines - {b"ready"}
+        worker = identify(int(pid))
         master = identify(process.pid)
         process.kill()
         process.wait()
