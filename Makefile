@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP = PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --disable-pip-version-check
 SOURCES := pyproject.toml clients/python/pyproject.toml constraints.txt
 # Branch coverage in per cent that the tests must reach: what it was when last raised, rounded down.
-MIN_COVERAGE := 0
+MIN_COVERAGE := 95
 
 .PHONY: setup setup-dev run test test-pythons lint mutants clean
 

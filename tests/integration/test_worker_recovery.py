@@ -109,6 +109,7 @@ def test_the_searches_of_a_frozen_worker_are_answered_once(site: Servers) -> Non
             asked = LTMRequest(request_id=f"r{number}", type="search", user_id="u1", data=data)
             site.broker.enqueue(request_message(asked, time.time()))
         family = [psutil.Process(frozen.master.pid), *psutil.Process(frozen.master.pid).children(recursive=True)]
+        wait_until(lambda: site.held(INTERACTIVE), description="the first to fetch searches")
         for process in family:
             process.suspend()
         assert site.client.hlen("dramatiq:interactive.msgs"), "it was done before it froze"

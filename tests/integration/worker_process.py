@@ -66,7 +66,13 @@ class WorkerProcess:
         self._log = servers.home / f"{name}.log"
         # PATH and the like, but no setting of the environment that runs the tests.
         clean = {key: os.environ[key] for key in ("PATH", "HOME", "LANG", "TMPDIR") if key in os.environ}
-        environment = {"LTM_PROCESS_NAME": name, "OMP_NUM_THREADS": "1", **servers.environment}
+        # At normal priority: on a busy machine an indexer at nice 19 gets no CPU, and no test here is about priorities.
+        environment = {
+            "LTM_PROCESS_NAME": name,
+            "LTM_INDEX_NICE": "0",
+            "OMP_NUM_THREADS": "1",
+            **servers.environment,
+        }
         with self._log.open("ab") as output:
             self.master = subprocess.Popen(
                 [sys.executable, "-m", *arguments],
@@ -147,9 +153,9 @@ class Servers:
         with psycopg.connect(self.postgres.url) as connection:
             return [row[0] for row in connection.execute("SELECT content FROM memories ORDER BY content")]
 
-    def held(self) -> dict[str, int]:
-        """How many index messages each broker id holds."""
-        keys: list[bytes] = list(self.client.scan_iter("dramatiq:__acks__.*.index*"))
+    def held(self, queue: str = "index") -> dict[str, int]:
+        """How many messages of a queue each broker id has fetched and not acknowledged."""
+        keys: list[bytes] = list(self.client.scan_iter(f"dramatiq:__acks__.*.{queue}*"))
         sizes: dict[str, Any] = {key.decode(): self.client.scard(key) for key in keys}
         return {key: size for key, size in sizes.items() if size}
 
