@@ -18,6 +18,7 @@ from services.long_term_memory.retrieval.utterances import (
         "Where did I put the key?",
         "In May, what did Anna buy?",
         "what's my sister's name",
+        "what’s my sister’s name",  # as phones type it
         "does the landlady allow pets",
         "Anna: What is it? Where is it? [photo: a box]",
         "我对什么过敏来着",
@@ -25,6 +26,8 @@ from services.long_term_memory.retrieval.utterances import (
         "お元気ですか？",
         "WHERE DO I LIVE",
         "在么,你好呀?",
+        "你吃过饭了吗。",
+        "你昨天去看电影?",  # one clause: no other one states anything
     ],
 )
 def test_it_only_asks(text: str) -> None:
@@ -113,3 +116,4 @@ def test_copies_share_a_fingerprint_and_other_texts_do_not() -> None:
     assert fingerprint("I love tea!!") == fingerprint("i love  TEA 😊")
     assert fingerprint("I paid 50") != fingerprint("I paid 60")
     assert fingerprint("👍") != fingerprint("😢")
+    assert fingerprint("👍 👍") == fingerprint("👍👍")
