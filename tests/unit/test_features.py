@@ -126,6 +126,13 @@ def test_names_are_phrases_of_up_to_three_words() -> None:
     assert hashed("anna's") not in names
 
 
+def test_a_possessive_ends_a_word() -> None:
+    """Given a typographic apostrophe, and a name with one before an s, I expect no part of a name lost."""
+    names = set(query_features("Did O'Sullivan meet Anna’s boss?").names.tolist())
+
+    assert {hashed("sullivan"), hashed("anna"), hashed("meet anna boss")} <= names
+
+
 def test_a_query_without_words_names_no_speaker() -> None:
     """Given punctuation, I expect no names, of the type of the hashes that they are compared with."""
     names = query_features("???").names
