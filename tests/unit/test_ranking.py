@@ -617,6 +617,18 @@ def test_the_ranking_is_what_its_definition_says(seed: int) -> None:
     assert (np.diff(ranking.evidence) <= 0).all()
 
 
+def test_a_part_of_a_ranking_has_all_of_each_memory() -> None:
+    """Given a mask, I expect those memories in their order, each with its score and its parts of the evidence."""
+    ranking = rank(*_random_conversation(0))
+    kept = np.arange(len(ranking)) % 3 == 1
+
+    part = ranking.where(kept)
+
+    assert part.rows.tolist() == ranking.rows[1::3].tolist()
+    for name in ("score", "meaning", "words", "session", "utterance", "evidence"):
+        assert getattr(part, name).tolist() == getattr(ranking, name)[1::3].tolist(), name
+
+
 def test_an_echo_counts_as_if_it_had_never_been_stored() -> None:
     """Given two echoes, I expect the ranking of the others alone, under their own rows."""
     columns, query, features = _random_conversation(1)
