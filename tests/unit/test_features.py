@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import log
 from typing import Any
 
@@ -32,6 +33,13 @@ def test_hashes_are_those_that_are_stored() -> None:
     assert hashed("tea") == -5_015_453_343_862_700_912
     assert hashed("tea", person=b"day") not in {0, hashed("tea")}
     assert hashed_terms(["tea", ""]).tolist() == [2_391_201_714, 0]
+    assert hashed_terms(["tea"]).dtype == np.dtype("<u4")  # of which columns are packed
+
+
+def test_every_text_has_a_hash() -> None:
+    """Given half of a surrogate pair, which a client may cut off, I expect hashes of it like those of other texts."""
+    assert hashed("tea\ud83d") not in {0, hashed("tea")}
+    assert hashed_terms(["tea\ud83d"]).tolist() != hashed_terms(["tea"]).tolist()
 
 
 CONVERSATION = columns_of(
@@ -72,6 +80,12 @@ def test_neighbours_are_one_and_two_turns_away_in_one_session() -> None:
     assert forward2.tolist() == backward2.tolist() == [0.3, 0.0, 0.0]
 
 
+def test_a_kernel_has_a_weight_for_each_distance() -> None:
+    """Given a kernel of one weight, I expect an error rather than no neighbours two turns away."""
+    with pytest.raises(ValueError, match="zip"):
+        CONVERSATION.neighbours((0.5,), 0.4)  # type: ignore[arg-type]
+
+
 def test_a_part_of_the_columns_has_its_own_terms() -> None:
     """Given a mask, I expect those memories with their terms, as if the others had never been stored."""
     kept = np.array([True, False, False, True, True])
@@ -110,6 +124,20 @@ def test_names_are_phrases_of_up_to_three_words() -> None:
     assert {hashed("anna"), hashed("mary lou"), hashed("anna mary lou"), hashed("called")} <= names
     assert hashed("anna mary lou cat") not in names
     assert hashed("anna's") not in names
+
+
+def test_a_possessive_ends_a_word() -> None:
+    """Given a typographic apostrophe, and a name with one before an s, I expect no part of a name lost."""
+    names = set(query_features("Did O'Sullivan meet Anna’s boss?").names.tolist())
+
+    assert {hashed("sullivan"), hashed("anna"), hashed("meet anna boss")} <= names
+
+
+def test_a_query_without_words_names_no_speaker() -> None:
+    """Given punctuation, I expect no names, of the type of the hashes that they are compared with."""
+    names = query_features("???").names
+
+    assert (len(names), names.dtype) == (0, np.dtype(np.int64))
 
 
 # The query and the memories
@@ -184,6 +212,25 @@ TURNS = (
 def test_filters_say_what_is_eligible(more: dict[str, Any], eligible: list[bool]) -> None:
     """Given filters, I expect the memories that pass all of them; bounds of time are inclusive."""
     assert features_of("x", *TURNS, **more).eligible.tolist() == eligible
+
+
+def test_a_memory_is_eligible_where_it_passes_every_filter() -> None:
+    """Given all filters, I expect each to leave out the one memory that fails it alone."""
+    s, t = hashed("s"), hashed("t")
+    passes = Turn("one", session=s, from_ai=True, timestamp=20.0)
+    fails = {
+        "session_id": replace(passes, session=t),
+        "source": replace(passes, from_ai=False),
+        "since": replace(passes, timestamp=9.0),
+        "until": replace(passes, timestamp=31.0),
+    }
+    filters = {"session_id": "s", "source": "ai", "since": 10.0, "until": 30.0}
+
+    def eligible(**more: Any) -> list[bool]:
+        return list(features_of("x", passes, *fails.values(), **more).eligible.tolist())
+
+    assert eligible(filters=filters, exclude_session="u") == [True, False, False, False, False]
+    assert eligible(filters=filters, exclude_session="s") == [False] * 5
 
 
 def test_a_session_is_eligible_by_its_hash() -> None:

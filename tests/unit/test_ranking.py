@@ -298,6 +298,66 @@ def test_a_query_that_was_not_embedded_finds_the_least_of_its_words() -> None:
     assert 0 < ranking.words[0] < 1
 
 
+def test_a_limit_counts_the_memories_with_a_word_where_the_query_was_not_embedded() -> None:
+    """Given more likely utterances than the limit, none with a word of the query, I expect the one that has a word."""
+    others = [Turn(f"we watched a long game of football, number {n}", np.nan, session=n) for n in range(30)]
+    turns = *others, Turn("green tea", np.nan, session=99, from_ai=True)
+    columns, query = columns_of(turns), query_features("Which tea, ladder or lantern did the neighbour borrow?")
+
+    found = rank(columns, query, match(columns, query, SearchData(query="tea"), 1_000.0), limit=5)
+
+    assert [turns[row].text for row in found.rows] == ["green tea"]
+    assert found.words[0] > 0
+
+
+@pytest.mark.parametrize(("intercept", "log_odds"), [(1e4, 30.0), (-1e4, -30.0)])
+def test_a_score_is_never_quite_0_or_1(intercept: float, log_odds: float) -> None:
+    """Given evidence beyond all bounds, I expect the logistic of 30 or of -30."""
+    weights = replace(Weights(), calibration_intercept=intercept)
+
+    score = search("tea?", Turn("green tea"), weights=weights)[1].score[0]
+
+    assert np.log(score / (1 - score)) == pytest.approx(log_odds, abs=0.01)
+
+
+def test_a_session_of_one_term_is_of_average_length() -> None:
+    """Given one session, of one word of the query, I expect idf log(1 + 0.5 / 1.5) times a saturated frequency of 1."""
+    session = search("green tea?", Turn("tea", cosine=np.nan))[1].session
+
+    assert session == pytest.approx([0.15 * np.log(4 / 3)])
+
+
+def test_of_memories_with_the_same_evidence_the_first_comes_first() -> None:
+    """Given three values of evidence in turn, I expect the order of the conversation within each."""
+    cosines = (UNRELATED, RELATED, VERY_NEAR)
+    turns = [Turn(f"story {n}", cosines[n % 3], session=n) for n in range(60)]
+
+    _, ranking = search("Which one?", *turns)
+
+    assert ranking.rows.tolist() == [*range(2, 60, 3), *range(1, 60, 3), *range(0, 60, 3)]
+
+
+def test_of_memories_of_one_time_the_first_is_the_older() -> None:
+    """Given three times in turn, I expect places in the order of time, and of the conversation within each."""
+    turns = [Turn(f"story {n}", session=n, timestamp=float(n % 3)) for n in range(60)]
+    order = [*range(0, 60, 3), *range(1, 60, 3), *range(2, 60, 3)]
+
+    newest_first = search("Which is it now?", *turns)[1].rows.tolist()
+
+    assert newest_first == order[::-1]
+
+
+@pytest.mark.parametrize("size", [19, 20, 21])  # 4 * 1 + 16 are considered at first
+def test_the_best_one_is_found_among_few_and_many(size: int) -> None:
+    """Given about as many memories as are considered at first, I expect the best of all, which is the last."""
+    turns = [Turn(f"story {n}", UNRELATED + n / 1_000, session=n) for n in range(size)]
+    columns, query = columns_of(turns), query_features("Which one?")
+
+    best = rank(columns, query, match(columns, query, SearchData(query="Which one?"), 1_000.0), limit=1)
+
+    assert best.rows.tolist() == [size - 1]
+
+
 def test_a_very_old_memory_is_scored_without_overflow() -> None:
     """Given a half-life of minutes and a memory of years ago, I expect a score of about nought, and no warning."""
     _, ranking = search("tea?", Turn("green tea"), now=1e9, recency_half_life_days=0.01)
@@ -555,6 +615,18 @@ def test_the_ranking_is_what_its_definition_says(seed: int) -> None:
         assert getattr(ranking, part) == pytest.approx([getattr(definition, part)(row) for row in rows]), part
     assert ranking.score == pytest.approx([definition.score(evidence) for evidence in ranking.evidence.tolist()])
     assert (np.diff(ranking.evidence) <= 0).all()
+
+
+def test_a_part_of_a_ranking_has_all_of_each_memory() -> None:
+    """Given a mask, I expect those memories in their order, each with its score and its parts of the evidence."""
+    ranking = rank(*_random_conversation(0))
+    kept = np.arange(len(ranking)) % 3 == 1
+
+    part = ranking.where(kept)
+
+    assert part.rows.tolist() == ranking.rows[1::3].tolist()
+    for name in ("score", "meaning", "words", "session", "utterance", "evidence"):
+        assert getattr(part, name).tolist() == getattr(ranking, name)[1::3].tolist(), name
 
 
 def test_an_echo_counts_as_if_it_had_never_been_stored() -> None:

@@ -2,7 +2,13 @@ import string
 
 import pytest
 
-from services.long_term_memory.retrieval.tokenizer import terms
+from services.long_term_memory.retrieval.tokenizer import _stem, terms
+
+
+@pytest.fixture(autouse=True)
+def _no_stems() -> None:
+    """Each test stems its words itself: the cache of stems outlives a test, and a fork of its process."""
+    _stem.cache_clear()
 
 
 def test_forms_of_a_word_are_one_term() -> None:
@@ -24,6 +30,8 @@ def test_function_words_are_left_out_unless_there_are_no_others() -> None:
         ("May 3rd", "may 03"),
         ("$1,000", "1000"),
         ("iPhone15", "iphone 15"),
+        ("10things", "10 things"),  # no ordinal
+        ("12,3456", "12 3456"),  # no thousands
         ("👍🏽", "👍"),
         ("我對花生過敏", "我对花生过敏"),
         ("книги", "книга"),
@@ -33,9 +41,20 @@ def test_two_spellings_are_one_term(one: str, other: str) -> None:
     assert terms(one) == terms(other)
 
 
+@pytest.mark.parametrize("apostrophe", ["'", "’"])
+def test_an_apostrophe_separates_words(apostrophe: str) -> None:
+    """Given contractions and an elision, I expect the words on both sides, function words left out."""
+    assert terms(f"I didn{apostrophe}t miss l{apostrophe}opéra") == ["miss", "l", "opera"]
+
+
 def test_numbers_dates_names_and_emoji_are_terms() -> None:
     found = terms("Zoë paid 3.5 on 2023-05-08 🎂 🇨🇳")
     assert found == ["zoe", "paid", "3.5", "2023", "5", "8", "🎂", "🇨🇳"]
+
+
+def test_a_date_does_not_begin_with_a_decimal() -> None:
+    """Given a date with points, I expect the day as a term of its own."""
+    assert terms("8.5.2023")[0] == "8"
 
 
 def test_chinese_is_found_by_a_word_and_by_a_character_of_it() -> None:
@@ -67,10 +86,22 @@ def test_function_words_of_two_characters_are_left_out() -> None:
 def test_accents_are_folded_in_the_latin_script_alone() -> None:
     assert terms("йога") != terms("иога")
     assert terms("yogá") == terms("yoga")
+    assert terms("йогa")[0].startswith("й")  # of a word in two scripts, the first letter decides
+
+
+def test_an_accent_is_folded_whether_it_is_composed_or_combining() -> None:
+    """Given both ways to write the accents of five vowels, I expect the vowels."""
+    assert terms("ÀÉÎÕÜ") == terms("a\u0300e\u0301i\u0302o\u0303u\u0308") == ["aeiou"]
+
+
+def test_a_long_term_is_cut() -> None:
+    """Given a pasted key, I expect its first 64 characters: those are hashed and stored."""
+    assert terms("q" * 100) == ["q" * 64]
 
 
 def test_languages_mix_in_one_line() -> None:
     assert {"boss", "deadlin", "老板"} <= set(terms("我老板 my boss moved the deadlines"))
+    assert terms("coffee 강아지 tea") == ["coffe", "강아", "아지", "tea"]
 
 
 @pytest.mark.parametrize("text", ["안녕하세요", "สวัสดีครับ", "हिन्दी में लिखो", "مرحبا بكم", "日本語です"])

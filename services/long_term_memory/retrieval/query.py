@@ -46,7 +46,7 @@ def query_features(text: str) -> QueryFeatures:
     distinct = list(dict.fromkeys(tokenizer.terms(text)))
     return QueryFeatures(
         terms=hashed_terms(distinct),
-        term_weight=np.array([tokenizer.term_weight(term) for term in distinct], np.float64),
+        term_weight=np.array([tokenizer.term_weight(term) for term in distinct]),
         script=utterances.script(text),
         fingerprint=hashed(utterances.fingerprint(text)),
         asks=utterances.asks(text),

@@ -123,7 +123,7 @@ def rank(
 
     Echoes of the query are ranked as if they had never been stored. Memories that are not eligible still contribute to
     their neighbours and to the statistics. Where the query was not embedded, only memories with one of its words are
-    ranked.
+    ranked, and the limit counts these alone.
 
     Args:
         limit: how many at most; None for all.
@@ -144,14 +144,13 @@ def rank(
     utterance = _utterance(columns, features, weights) + features.recency
     evidence = meaning + words + session + utterance
 
-    candidates = np.flatnonzero(features.eligible)
+    candidates = np.flatnonzero(features.eligible & (embedded | (words > 0)))
     if query.asks_current_state and len(candidates):
         newness = weights.newest * _newness(columns, candidates[np.argmax(evidence[candidates])])
         utterance, evidence = utterance + newness, evidence + newness
     best = _best(evidence, candidates, columns.fingerprint, len(columns) if limit is None else limit)
     score = _probability(evidence[best] + weights.meaning * baseline_shift, columns, weights)
-    ranking = Ranking(original[best], score, meaning[best], words[best], session[best], utterance[best])
-    return ranking if embedded else ranking.where(ranking.words > 0)
+    return Ranking(original[best], score, meaning[best], words[best], session[best], utterance[best])
 
 
 def _deviations(columns: MemoryColumns, query: QueryFeatures, weights: Weights) -> tuple[Floats, float]:
@@ -246,7 +245,7 @@ def _newness(columns: MemoryColumns, best: np.int64) -> Floats:
     Places in the order of time, not differences of time: the minutes of a chat and the years between two of them weigh
     the same. Relative to the best memory, because its own score stays the same then.
     """
-    place = np.argsort(np.argsort(columns.timestamp, kind="stable"), kind="stable") / len(columns)
+    place = np.argsort(np.argsort(columns.timestamp, kind="stable")) / len(columns)
     newness: Floats = place - place[best]
     return newness
 

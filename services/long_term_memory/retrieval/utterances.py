@@ -19,7 +19,7 @@ _LETTER: Final = re.compile(r"[^\W_]")
 _LATIN: Final = re.compile(r"[a-z]")
 
 _SUBJECT: Final = r"(?:i|you|he|she|it|we|they|my|your|his|her|our|their|the|this|that|these|those|there|anyone|any)"
-_QUESTION_WORD: Final = r"(?:what|where|who|whom|whose|why|how|when|which)(?:'\w+)?"
+_QUESTION_WORD: Final = r"(?:what|where|who|whom|whose|why|how|when|which)"
 _AUXILIARY: Final = (
     r"(?:is|are|am|was|were|do|does|did|can|could|shall|should|would|will|may|might|must|has|have|had)(?:n't)?"
 )
