@@ -156,9 +156,7 @@ def test_the_plain_example_is_short() -> None:
 
 def test_the_client_example_fits_the_client() -> None:
     """Given the calls of the client in README, I expect methods and arguments that `AsyncClient` has."""
-    source = between(README.read_text(), "```python\nfrom keepsake_client", "```")
-    body = "from keepsake_client" + source.replace("\n", "\n    ")
-    tree = ast.parse("async def example():\n    " + body)
+    tree = ast.parse(between(README.read_text(), "```python\nimport asyncio\n", "```"))
     calls = [
         node
         for node in ast.walk(tree)
