@@ -75,8 +75,8 @@ def code_blocks(page: Path) -> list[str]:
 @cache
 def sources() -> dict[Path, ast.Module]:
     """The syntax trees of what runs: adapters, tasks, services and the client."""
-    rooms = ("adapters", "tasks", "services", "clients/python/keepsake_client")
-    return {path: ast.parse(path.read_text()) for room in rooms for path in (ROOT / room).rglob("*.py")}
+    packages = ("adapters", "tasks", "services", "clients/python/keepsake_client")
+    return {path: ast.parse(path.read_text()) for package in packages for path in (ROOT / package).rglob("*.py")}
 
 
 @cache
