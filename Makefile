@@ -41,7 +41,7 @@ lint: setup-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Mutation testing of the rooms with the most rules; prints the survivors. Takes about half an hour.
+# Mutation testing of the packages with the most rules; prints the survivors. Takes about half an hour.
 mutants: setup-dev
 	$(PIP) -e '.[mutants]'
 	ln -sfn clients/python/keepsake_client keepsake_client

@@ -101,7 +101,7 @@ class Adapters:
 
     @property
     def loops(self) -> list[Loop]:
-        """All of them."""
+        """All loops of the process, maintenance last."""
         return [*self.working, self.maintenance_loop]
 
     def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""Stream -> memory.index: fair between users, with backpressure by the indexers' queue."""
+"""Dispatcher: moves events from the stream to the index queue, fair between users, with backpressure by that queue."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class Dispatcher:
             self._prefetched_bytes += len(entry.event)
 
     def _dispatch(self) -> int:
-        """Enqueue what fits the window; how much that was."""
+        """Enqueue what fits the window; return how many messages the window had room for."""
         free = self._free_window()
         try:
             for _ in range(min(free, len(self._prefetched))):

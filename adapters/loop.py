@@ -53,7 +53,7 @@ class Loop(threading.Thread):
         self._stopped.set()
 
     def _iterate(self) -> float:
-        """Connect if need be, and run one iteration; the wait before the next, in seconds."""
+        """Connect if need be, and run one iteration; return the wait before the next one, in seconds."""
         try:
             if not self._connected:
                 self._connect()

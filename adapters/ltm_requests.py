@@ -1,4 +1,4 @@
-"""List `ltm_requests` -> the actor that serves each request's type."""
+"""RequestAdapter: moves requests from the list `ltm_requests` to the queue of the actor that serves their type."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = structlog.get_logger()
 
 
 class RequestAdapter:
-    """Takes requests off the list in the order in which they came: producers LPUSH, so it takes from the right.
+    """Adapter of the list of requests, which it serves in order: producers LPUSH, so it takes from the right.
 
     A request moves to a list of this adapter, its claimed requests, and leaves that list when it is on its actor's
     queue: at-least-once delivery. The claimed requests of a failed adapter are served next, as if they had come at its

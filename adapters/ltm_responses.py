@@ -1,4 +1,4 @@
-"""An actor's outcome -> response on channel `ltm_responses`: a Dramatiq middleware."""
+"""ResponsePublisher: Dramatiq middleware that publishes the outcome of an actor as a response on `ltm_responses`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Channel `memory_updates` -> stream, for publishers that do not write the stream themselves."""
+"""UpdateAdapter: writes events of the channel `memory_updates` to the stream where their publisher has not."""
 
 from __future__ import annotations
 

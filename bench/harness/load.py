@@ -129,7 +129,7 @@ class Load:
 
     @property
     def running(self) -> bool:
-        """Whether it has not ended yet."""
+        """Whether the load has not ended yet."""
         return self._reader.is_alive()
 
     def result(self) -> Result:

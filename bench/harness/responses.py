@@ -23,7 +23,7 @@ SUBSCRIBED_WITHIN_S = 10.0
 
 @dataclass(frozen=True)
 class Response:
-    """What a benchmark keeps of one response on the channel.
+    """The parts of one response on the channel that a benchmark keeps.
 
     Args:
         received_at: seconds on the listener's clock.

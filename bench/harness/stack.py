@@ -83,7 +83,7 @@ class Stack:
 
     @property
     def wire(self) -> Wire:
-        """Where a load goes to."""
+        """The wire that a load goes to."""
         names = self.settings
         return Wire(self.redis_url, names.ltm_requests_queue, names.ltm_responses_channel, names.memory_updates_channel)
 

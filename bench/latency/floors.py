@@ -46,7 +46,7 @@ def mem0_as_shipped(database_url: str, embedder: EmbeddingBase) -> Iterator[Mem0
 
 @contextmanager
 def scratch_table(database_url: str) -> Iterator[None]:
-    """Drop Mem0's table before the block, where an earlier run left one, and after it."""
+    """Context manager for Mem0's table: dropped before the block, where an earlier run left one, and after it."""
     drop = f"DROP TABLE IF EXISTS {TABLE}"
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute(drop)

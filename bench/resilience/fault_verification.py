@@ -19,7 +19,7 @@ from bench.resilience.log_inspection import response_lines
 
 @dataclass(frozen=True)
 class StoredState:
-    """What the servers and logs hold once the stack is idle.
+    """The state of servers and logs once the stack is idle.
 
     Args:
         stored: the message_ids of the conversations by the mark in their content.
@@ -43,7 +43,7 @@ class StoredState:
 
 
 def read_state(stack: Stack) -> StoredState:
-    """Read it from Redis, the database and the logs."""
+    """Read the state that a run left in Redis, the database and the logs."""
     memories: Counter[tuple[str, str]] = Counter()
     message_ids: Counter[str] = Counter()
     with psycopg.connect(stack.database_url) as connection:

@@ -82,7 +82,7 @@ def plan(seed: int, messages: int, seconds: float) -> list[Operation]:
 
 
 def foreign_data(response: dict[str, Any]) -> str | None:
-    """What a response holds of another user than the one who asked, whose request_id begins with the user's name."""
+    """Find data of another user than the one who asked, whose name begins the response's request_id; None if clean."""
     user = str(response.get("request_id")).partition(":")[0]
     if response.get("user_id") != user:
         return f"answered to {response.get('user_id')}"

@@ -19,7 +19,7 @@ MARK = re.compile(r"\b(?:good|bad)-\d{6}\b")
 
 @dataclass
 class Expectation:
-    """What the messages sent so far should result in, according to the contract's own parsers.
+    """Expected results of the messages sent so far, according to the contract's own parsers.
 
     Args:
         good: when each good request was pushed, by its request_id, on the monotonic clock.
@@ -84,7 +84,7 @@ class Expectation:
 
 
 def _has_valid_id(raw: bytes) -> bool:
-    """Whether it is a JSON object with a valid request_id, independent of the contract's parser."""
+    """Whether a message is a JSON object with a valid request_id, independent of the contract's parser."""
     try:
         value = json.loads(raw.decode())
     except (ValueError, RecursionError):

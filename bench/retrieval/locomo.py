@@ -55,7 +55,7 @@ class Conversation:
 
 
 def read(path: Path) -> list[Conversation]:
-    """The conversations of a file in LoCoMo's formatat."""
+    """Read the conversations of a file in LoCoMo's format."""
     samples = json.loads(path.read_text())
     return [_conversation(sample, f"{sample.get('sample_id', 'user')}-{n}") for n, sample in enumerate(samples)]
 

@@ -66,7 +66,7 @@ class Affine:
 
     @classmethod
     def of(cls, chat: Chat) -> Affine:
-        """Determine it from the ranking, with one evaluation for each memory and each query."""
+        """The affine function of a chat, from its ranking: one evaluation for each memory and one for each query."""
         size = len(chat.conversation)
         # Fingerprints are unique, or the ranking would drop duplicates; and the boost of the newest is not affine.
         columns = replace(chat.conversation, fingerprint=np.arange(size))

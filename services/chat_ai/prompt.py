@@ -133,7 +133,7 @@ def _message_id(memory: Memory) -> str | None:
 
 
 def _is(memory: Memory, message: MemoryUpdateMessage) -> bool:
-    """Whether the memory is that same message, indexed before it was answered."""
+    """Whether the memory is the given message, indexed before it was answered."""
     if message.message_id is not None and _message_id(memory) is not None:
         return _message_id(memory) == message.message_id
     return memory.content == message.content and memory.timestamp == message.timestamp

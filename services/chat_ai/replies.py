@@ -86,7 +86,7 @@ class OpenAIReplier:
 
 
 def _answering(memories: list[Memory]) -> list[Memory]:
-    """Those with at least half the best score: unlike a model, this replier cannot select, and its reply is indexed."""
+    """Memories with at least half the best score: this replier cannot select as a model does; its reply is indexed."""
     best = max((_score(memory) for memory in memories), default=0.0)
     near = [memory for memory in memories if _score(memory) >= max(MIN_SCORE, best / 2)]
     return [memory for memory in near if memory.source == "user"] or near

@@ -27,7 +27,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Destination:
-    """Where stored messages are published.
+    """Destination of stored messages: the stream and the channel that publish them.
 
     Args:
         channel: for its present subscribers.

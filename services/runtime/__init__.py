@@ -1,1 +1,1 @@
-"""What every process is built on: settings, logging, heartbeat, availability, Redis connections, backoff."""
+"""Runtime parts of every process: settings, logging, heartbeat, availability, Redis connections, backoff."""

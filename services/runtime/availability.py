@@ -10,7 +10,7 @@ log = structlog.get_logger()
 
 
 class Availability:
-    """Whether a dependency is up, as far as this process knows; thread-safe.
+    """Availability of a dependency: up or down, as far as this process knows; thread-safe.
 
     Args:
         dependency: its name, for the log.

@@ -73,22 +73,22 @@ class DeadLetter:
 
     @property
     def actor(self) -> str:
-        """Name of the actor that it was sent to."""
+        """Name of the actor that the message was sent to."""
         return str(self.message["actor_name"]) if self.message else "?"
 
     @property
     def tries(self) -> int:
-        """How often it was run."""
+        """How often the message was run."""
         return int(self._option("retries", 0))
 
     @property
     def error(self) -> str:
-        """Why it failed, without content."""
+        """Why the message failed, without content."""
         return str(self._option("error", "unknown")) if self.message else "undecodable: it is no actor message"
 
     @property
     def traceback(self) -> str:
-        """Where it failed; it may quote content."""
+        """Where the message failed; a traceback may quote content."""
         return str(self._option("traceback", ""))
 
     @property
@@ -121,10 +121,10 @@ class DeadLetters:
                     yield DeadLetter(redis_id, name, died_ms / 1000, raw, _decoded(raw))
 
     def find(self, prefix: str) -> DeadLetter:
-        """The one whose id begins with `prefix`.
+        """Find the dead letter whose id begins with `prefix`.
 
         Raises:
-            StackError: there is none, or there are several.
+            StackError: no dead letter has such an id, or several have.
         """
         found = [letter for letter in self.all() if letter.id.startswith(prefix)]
         if len(found) != 1:
@@ -132,7 +132,7 @@ class DeadLetters:
         return found[0]
 
     def replay(self, letter: DeadLetter) -> bool:
-        """Send it to its queue again as if for the first time; False if it is no message, or gone by now."""
+        """Send a dead letter to its queue again as if for the first time; False if it is no message, or gone by now."""
         if letter.message is None:
             return False
         new_id = str(uuid.uuid4())
@@ -145,7 +145,7 @@ class DeadLetters:
         return self._move(letter, new_id, json.dumps(message, separators=(",", ":")))
 
     def drop(self, letter: DeadLetter) -> bool:
-        """Delete it; False if it is gone by now."""
+        """Delete a dead letter; False if it is gone by now."""
         return self._move(letter, "", "")
 
     def _by_time(self, dead_ids: str) -> Iterable[tuple[str, float]]:

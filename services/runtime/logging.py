@@ -102,7 +102,7 @@ def configure_logging(settings: Settings, process: str) -> None:
 
 
 def redact(error: BaseException) -> str:
-    """What may be logged of an error: its type, and its message where that quotes neither contents nor secrets.
+    """Text of an error for the log: its type, and its message where that quotes neither contents nor secrets.
 
     The message is one line of at most `MAX_REASON_CHARS`, with the passwords of URLs masked.
     """

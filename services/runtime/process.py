@@ -1,4 +1,4 @@
-"""What composition roots share: settings and logging first, then loops that survive outages, until SIGTERM."""
+"""Process start and asyncio loops for composition roots: settings and logging, loops that survive outages, SIGTERM."""
 
 from __future__ import annotations
 

@@ -78,7 +78,9 @@ class Settings(BaseSettings):
         default=None, description="The Redis or RabbitMQ that holds the workers' queues; unset: `REDIS_URL`."
     )
 
-    enable_ltm: bool = Field(default=True, description="Clients: false sends no request and does not touch Redis.")
+    enable_ltm: bool = Field(
+        default=True, description="Chat service: false replies without memories and sends no request."
+    )
     enable_ltm_publish: bool = Field(
         default=True, description="Memory service: false stores messages without publishing them."
     )
@@ -107,13 +109,14 @@ class Settings(BaseSettings):
         default=20_000,
         ge=1,
         le=1_000_000,
-        description="Adapters: messages prefetched from the stream, to be fair between users.",
+        description="Adapters: the most messages that each prefetches from the stream, to be fair between users.",
     )
     ltm_index_window: int = Field(
         default=64,
         ge=1,
         le=100_000,
-        description="Adapters: the most messages in the index queue; no more are dispatched (backpressure).",
+        description="Adapters: each dispatches while fewer messages than this are in the index queue (backpressure)."
+        " Without effect on RabbitMQ.",
     )
     ltm_max_backlog: int = Field(
         default=50_000,
@@ -129,7 +132,7 @@ class Settings(BaseSettings):
     )
 
     ltm_search_timeout_ms: int = Field(
-        default=600, ge=1, le=60_000, description="Clients: how long to wait for a search's response, in ms."
+        default=600, ge=1, le=60_000, description="Chat service: how long to wait for a search's response, in ms."
     )
     ltm_search_budget_ms: int = Field(
         default=800,

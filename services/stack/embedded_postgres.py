@@ -67,7 +67,7 @@ def postgres_spec(home: Path, sockets: Path, port: int | None, *, ephemeral: boo
 
 
 def postgres_url(sockets: Path, port: int | None) -> str:
-    """The URL for its clients: by TCP, or by the Unix socket where no port is given."""
+    """The URL of the embedded PostgreSQL for clients: by TCP, or by the Unix socket where no port is given."""
     if port is not None:
         return f"postgresql://{USER}@{LOOPBACK}:{port}/{DATABASE}"
     return f"postgresql://{USER}@/{DATABASE}?host={quote(str(sockets))}"

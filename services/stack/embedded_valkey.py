@@ -38,5 +38,5 @@ def valkey_spec(data: Path, port: int, *, ephemeral: bool) -> ProcessSpec:
 
 
 def valkey_url(port: int) -> str:
-    """The URL for its clients."""
+    """The URL of the embedded Valkey for clients."""
     return f"redis://{LOOPBACK}:{port}/0"

@@ -43,7 +43,7 @@ class FoundStack:
 
 
 def shared_settings(settings: Settings) -> dict[str, str]:
-    """Those of `SHARED_SETTINGS` that are set, in plain text."""
+    """The settings of `SHARED_SETTINGS` that are set, in plain text."""
     plain = {}
     for name in SHARED_SETTINGS:
         value = getattr(settings, name)

@@ -37,7 +37,7 @@ class BoundedLog:
             file.truncate(0)
 
     def tail(self, lines: int) -> list[str]:
-        """Its last lines, without their line ends."""
+        """The last lines of the log, without their line ends."""
         if not self.path.exists():
             return []
         with self.path.open("rb") as file:

@@ -23,7 +23,7 @@ def client_of(settings: Settings) -> Client:
 
 
 def probe(settings: Settings, timeout_s: float) -> str | None:
-    """None if a search gets a successful response in time, the error otherwise."""
+    """Probe the stack with a search: None if it gets a successful response in time, the error otherwise."""
     with client_of(settings) as client:
         try:
             client.request(

@@ -45,7 +45,7 @@ def find(identity: ProcessId) -> psutil.Process | None:
 
 
 def descendants(process: psutil.Process) -> list[psutil.Process]:
-    """Its children, their children, and so on; not those whose parent has exited."""
+    """The children of a process, their children, and so on; not those whose parent has exited."""
     try:
         return process.children(recursive=True)
     except psutil.NoSuchProcess:
@@ -69,7 +69,7 @@ def session_members(leader: int) -> list[psutil.Process]:
 
 
 def remains(identity: ProcessId, name: str) -> list[psutil.Process]:
-    """What still runs of a process that was started as `name`: itself, or else, if it has exited, what it started."""
+    """The remains of a process started as `name`: the process or, if it has exited, what it started and still runs."""
     if process := find(identity):
         return [process]
     if psutil.pid_exists(identity.pid):
@@ -85,7 +85,7 @@ def _started_as(process: psutil.Process) -> str | None:
 
 
 def kill(processes: Iterable[psutil.Process], wait_s: float = 1.0) -> None:
-    """Send each SIGKILL, and wait until they have exited."""
+    """Send SIGKILL to processes, and wait until they have exited."""
     killed = list(processes)
     for process in killed:
         _send(process, signal.SIGKILL)
@@ -93,7 +93,7 @@ def kill(processes: Iterable[psutil.Process], wait_s: float = 1.0) -> None:
 
 
 def end(processes: Sequence[tuple[psutil.Process, signal.Signals]], grace_s: float) -> None:
-    """Send each its signal; after `grace_s`, kill what is left of them and of everything that they started."""
+    """Send each process its signal; after `grace_s`, kill what is left of them and of everything that they started."""
     families = [member for process, _ in processes for member in descendants(process)]
     for process, stop_signal in processes:
         _send(process, stop_signal)
@@ -110,7 +110,7 @@ def _wait(processes: Iterable[psutil.Process], timeout_s: float) -> None:
 
 
 def _runs(process: psutil.Process) -> bool:
-    """Whether it still runs: a zombie does not, it only waits to be reaped by its parent, which may take a while."""
+    """Whether the process still runs; a zombie does not: it waits for its parent to reap it, which may take a while."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -39,7 +39,7 @@ class ProcessSpec:
 
     @property
     def is_server(self) -> bool:
-        """Whether it is a server, which the services need until they have stopped."""
+        """Whether the process is a server, which the services need until they have stopped."""
         return self.name in SERVERS
 
 

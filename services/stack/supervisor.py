@@ -61,16 +61,16 @@ class Child:
 
     @property
     def running(self) -> bool:
-        """Whether it has been started and not yet been seen to have exited."""
+        """Whether the process has been started and not yet been seen to have exited."""
         return self._process is not None
 
     @property
     def due(self) -> bool:
-        """Whether it has to be started now."""
+        """Whether the process has to be started now."""
         return not self.running and self._clock() >= self._start_at
 
     def start(self) -> None:
-        """Start it, in a session of its own, so that a terminal's Ctrl-C reaches `ltm up` alone."""
+        """Start the process, in a session of its own, so that a terminal's Ctrl-C reaches `ltm up` alone."""
         with self.log.open() as output:
             self._process = subprocess.Popen(
                 self.spec.argv,
@@ -85,7 +85,7 @@ class Child:
         self.identity = process_tree.identify(self._process.pid)
 
     def reap(self) -> int | None:
-        """Kill what it left behind and schedule its restart, if it has exited.
+        """If the process has exited, kill what it left behind and schedule its restart.
 
         Returns:
             Its exit code (negative: the signal that killed it), or None if it runs or is not started.
@@ -104,20 +104,20 @@ class Child:
 
     @property
     def crashes(self) -> int:
-        """How often it exited within the last `CRASH_WINDOW_S`."""
+        """How often the process exited within the last `CRASH_WINDOW_S`."""
         return sum(1 for moment in self._crashes if self._clock() - moment < CRASH_WINDOW_S)
 
     def signal(self) -> None:
-        """Send it its stop signal: it alone, since a Dramatiq master stops its own children in order."""
+        """Send the stop signal to the process alone, since a Dramatiq master stops its own children in order."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(stop_signal(self.spec.name))
 
     def ended(self) -> bool:
-        """Whether it has exited, or was never started."""
+        """Whether the process has exited, or was never started."""
         return self._process is None or self._process.poll() is not None
 
     def kill(self) -> None:
-        """Kill it, if it still runs, and everything that it started."""
+        """Kill the process, if it still runs, and everything that it started."""
         if self._process is None:
             return
         leader = self._process.pid
@@ -162,7 +162,7 @@ class Supervisor:
 
     @property
     def names(self) -> list[str]:
-        """The names of its processes, in start order."""
+        """The names of the supervised processes, in start order."""
         return [child.spec.name for child in self._children]
 
     @property

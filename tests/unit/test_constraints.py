@@ -68,8 +68,8 @@ TOOLS = {
 def imported() -> set[str]:
     """The distributions that the code and its tests import, here and in the client."""
     modules: set[str] = set()
-    for room in ("adapters", "services", "tasks", "bench", "tests", "clients"):
-        for path in (ROOT / room).rglob("*.py"):
+    for package in ("adapters", "services", "tasks", "bench", "tests", "clients"):
+        for path in (ROOT / package).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Import):
                     modules |= {alias.name.partition(".")[0] for alias in node.names}

@@ -166,12 +166,17 @@ def test_asyncio_checks_more_often_until_the_process_works(
 
 def test_asyncio_resumes_after_an_outage(server: fakeredis.FakeServer, reader: fakeredis.FakeRedis) -> None:
     """Given a Redis that is away at first and at the end, I expect heartbeats in between, and no error."""
+    checked: list[bool] = []
+
+    def works() -> bool:
+        checked.append(True)
+        return True
 
     async def story() -> None:
         client = fakeredis.FakeAsyncRedis(server=server)
         server.connected = False
-        async with send_heartbeats(client, "memory", [lambda: True], interval_s=0.01):
-            await asyncio.sleep(0.05)
+        async with send_heartbeats(client, "memory", [works], interval_s=0.01):
+            await eventually(lambda: len(checked) > 1, description="a missed heartbeat")
             server.connected = True
             await eventually(lambda: reader.exists(KEY), description="a heartbeat")
             server.connected = False

@@ -154,7 +154,7 @@ def test_a_channel_is_read_again_after_an_outage() -> None:
             received.append(raw)
 
         task = asyncio.create_task(listen(client, "news", handle, LoopConnection("news", stop), stop))
-        await asyncio.sleep(0.05)
+        await eventually(lambda: lines, description="the outage")
         server.connected = True
         for content in (b"one", b"two"):
             await eventually(partial(publisher.publish, "news", content), description="a subscriber")

@@ -71,7 +71,7 @@ class ClientOptions(TypedDict, total=False):
 
 
 class AsyncClient:
-    """Client of the long-term memory for asyncio services; needs redis-py and pydantic alone.
+    """Client of the long-term memory for asyncio services; needs redis-py and pydantic alone, and reads no environment.
 
     Use it as an async context manager, or call `start` and `close`. It reconnects with exponential backoff; while the
     subscription is known to be down, requests fail at once. A half-open connection is noticed by pings on the
@@ -79,12 +79,12 @@ class AsyncClient:
 
     Args:
         redis: the URL to connect to, or a redis-py client to share, which `close` leaves open.
-        requests_queue, responses_channel, updates_channel, updates_stream: LTM_REQUESTS_QUEUE, LTM_RESPONSES_CHANNEL,
-            MEMORY_UPDATES_CHANNEL and LTM_STREAM_KEY of the pipeline.
-        stream_max_len: LTM_STREAM_MAX_LEN, the approximate length that `remember` trims the stream to.
+        requests_queue, responses_channel, updates_channel, updates_stream: names in Redis; equal to the pipeline's
+            LTM_REQUESTS_QUEUE, LTM_RESPONSES_CHANNEL, MEMORY_UPDATES_CHANNEL and LTM_STREAM_KEY.
+        stream_max_len: approximate length that `remember` trims the stream to; the pipeline's LTM_STREAM_MAX_LEN.
         search_timeout_ms: the deadline of a search that sets none.
         write_timeout_ms: the deadline of every other request, and of `remember`.
-        enabled: False (ENABLE_LTM=false) touches no key, list or channel: searches return nothing, the rest raises.
+        enabled: False touches no key, list or channel: searches return nothing, every other call raises `Disabled`.
         ping_interval_s: a subscription that received nothing for this long is pinged.
         max_silence_s: one that received nothing for this long, not even the answer to a ping, is replaced, and with it
             every other connection of a client made from a URL.
@@ -257,7 +257,7 @@ class AsyncClient:
             RequestFailed: the response reports a failure.
             Unavailable: Redis does not respond, or the client is not started.
             InvalidMessage: the request does not have the shape of the contract; nothing was sent.
-            Disabled: ENABLE_LTM is false.
+            Disabled: the client has `enabled=False`.
         """
         self._check_enabled()
         if deadline_ms is None:
@@ -356,7 +356,7 @@ class AsyncClient:
 
     def _check_enabled(self) -> None:
         if not self._enabled:
-            raise Disabled("long-term memory is switched off by ENABLE_LTM")
+            raise Disabled("long-term memory is disabled: the client has enabled=False")
 
     @contextmanager
     def _counted(self) -> Iterator[None]:

@@ -82,6 +82,6 @@ class RequestFailed(KeepsakeError):
 
 
 class Disabled(KeepsakeError):
-    """Long-term memory is switched off by ENABLE_LTM."""
+    """The client was constructed with `enabled=False`."""
 
     code = "disabled"

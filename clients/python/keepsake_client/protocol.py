@@ -88,10 +88,10 @@ def alive_key(name: str) -> str:
 
 
 def clean(value: Any) -> Any:
-    """A JSON value that PostgreSQL can store: NUL characters are removed, lone surrogates become U+FFFD.
+    """Clean a JSON value so that PostgreSQL can store it: NUL characters are removed, lone surrogates become U+FFFD.
 
     Raises:
-        ValueError: it is nested deeper than `MAX_NESTING`, or contains NaN, an infinite number or no JSON type.
+        ValueError: the value is nested deeper than `MAX_NESTING`, or contains NaN, an infinite number or no JSON type.
     """
     return _clean(value, 0)
 
@@ -120,7 +120,7 @@ def parse_timestamp(value: Any) -> float:
     """Seconds since 1970, from seconds, milliseconds, or ISO 8601 (UTC where it has no zone).
 
     Raises:
-        ValueError: it is none of these, or outside the years 1 to 9999.
+        ValueError: the value is none of these, or outside the years 1 to 9999.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(_NO_TIMESTAMP)
@@ -361,9 +361,10 @@ M = TypeVar("M", bound=WireModel)
 
 
 def validate(model: type[M], fields: dict[str, Any], within: str = "") -> M:
-    """The message with these fields.
+    """Validate the fields of a wire model, and return the model's instance.
 
     Args:
+        fields: the fields as they were read from JSON.
         within: the field of the message that `fields` is the value of, for the error.
 
     Raises:

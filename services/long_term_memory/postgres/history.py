@@ -95,7 +95,7 @@ class PostgresHistory:
             connection.execute("TRUNCATE memory_history, last_messages")
 
     def close(self) -> None:
-        """Nothing: the pool is closed by its owner."""
+        """Do nothing: the pool is closed by its owner."""
 
 
 def insert_history(cursor: Cursor[TupleRow], records: Sequence[dict[str, Any]]) -> None:

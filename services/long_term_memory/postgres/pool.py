@@ -122,7 +122,7 @@ def _why_not(database_url: str) -> str:
 
 
 def _quiet(connection: psycopg.Connection[Any]) -> bool:
-    """Whether the server has sent nothing since the last answer; an unsolicited message is mostly that it shuts down.
+    """Whether the server has sent nothing since its last answer; an unsolicited message is mostly that it shuts down.
 
     Polling the socket finds the connections that a restarted server has left in the pool, without a round trip.
     """

@@ -1,6 +1,6 @@
-"""ColumnReader: reads what ranks the memories of one user from PostgreSQL, as columns.
+"""ColumnReader: reads the columns that rank the memories of one user from PostgreSQL.
 
-One covering index holds it in the order of the conversation: a search reads a range of that index and nothing else,
+One covering index holds them in the order of the conversation: a search reads a range of that index and nothing else,
 however many other users there are.
 """
 

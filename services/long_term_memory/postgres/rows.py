@@ -79,7 +79,7 @@ def memory_row(memory_id: str, vector: Vector, payload: dict[str, Any]) -> dict[
 def memory_rows(
     ids: Sequence[str], vectors: Sequence[Sequence[float]], payloads: Sequence[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """`memory_row` for many."""
+    """The parameters of many memories, as `memory_row` gives them for one."""
     return [memory_row(*row) for row in zip(ids, vectors, payloads, strict=True)]
 
 

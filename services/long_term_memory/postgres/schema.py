@@ -23,7 +23,7 @@ Hook = Callable[[Connection[TupleRow]], None]
 
 
 class Migration(NamedTuple):
-    """One step.
+    """Migration: one numbered change of the schema, applied once.
 
     Args:
         statements: SQL, with `{dimensions}` for the number of dimensions.

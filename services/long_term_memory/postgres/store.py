@@ -143,7 +143,7 @@ class MemoryStore(VectorStoreBase):  # type: ignore[misc]  # Mem0 has no types
             connection.execute("TRUNCATE memories")
 
     def create_col(self, name: str, vector_size: int, distance: str) -> None:
-        """Nothing: migrations create the table."""
+        """Do nothing: migrations create the table."""
 
     def list_cols(self) -> Sequence[str]:
         """The name of the only collection."""

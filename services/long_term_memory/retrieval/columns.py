@@ -82,7 +82,7 @@ class MemoryColumns:
         return MemoryColumns(**columns, terms=self.terms[kept[self.term_rows]])
 
     def neighbours(self, kernel: tuple[float, float], follow_up_boost: float) -> list[tuple[int, Floats, Floats]]:
-        """What turns share with their neighbours: for each distance d, the weight of row i in row i + d, and back.
+        """Weights of neighbouring turns in each other, for each distance d: of row i in row i + d, and of i + d in i.
 
         A turn that only asks takes nothing: a row of questions would lift one another above every answer.
 

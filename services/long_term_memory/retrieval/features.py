@@ -1,4 +1,4 @@
-"""Features: what a query and the memories of one user say of each other, as arrays for the ranking."""
+"""Features of a query with the memories of one user, as arrays for the ranking."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ECHO_WINDOW_S: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """A query meets n memories; its cosines to them are a column already, which the database computes.
+    """Features of one query with each of n memories, except the cosines, which are a column that the database computes.
 
     Args:
         terms: (nnz,) int64, postings: the query's term number `terms[i]` ...
@@ -75,7 +75,7 @@ def match(columns: MemoryColumns, query: QueryFeatures, search: SearchData, now:
 
 
 def _postings(columns: MemoryColumns, terms: NDArray[np.uint32]) -> tuple[Integers, Integers, Integers]:
-    """Which of the query's terms occur in which memories how often, as Features has them: by term, then by row."""
+    """Postings of the query's terms in the memories, as `Features` has them: by term, then by row."""
     found = [np.unique(columns.term_rows[columns.terms == term], return_counts=True) for term in terms]
     if not found:
         return (np.zeros(0, np.int64),) * 3

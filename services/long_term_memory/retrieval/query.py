@@ -1,4 +1,4 @@
-"""QueryFeatures: what the text of a query says by itself, without any memory."""
+"""QueryFeatures: the features of a query's text by itself, without any memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which memories of one user answer a query, and with what probability.
+"""Ranking: orders the memories of one user by how likely they answer a query, and gives that probability.
 
 Every memory is ranked. What supports a memory is added up as evidence in log-odds (one more makes it e times likelier),
 because BM25 weights are log-odds by derivation:
@@ -80,7 +80,7 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Memories, best first.
+    """A ranking: memories, best first.
 
     Args:
         rows: (k,) int64, their rows among the columns that were ranked.
