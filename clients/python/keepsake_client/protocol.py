@@ -461,7 +461,7 @@ def _peeked_id(value: Any) -> str | None:
 def _peek(raw: bytes, name: bytes) -> str | None:
     """An id found by pattern in bytes that are not JSON, so that their sender gets an error response."""
     window = 8_192
-    for part in (raw[:window], raw[-window:]) if len(raw) > window else (raw,):
+    for part in (raw[:window], raw[-window:]):
         if found := re.search(rb'(?<!\\)"' + name + rb'"\s*:\s*"((?:[^"\\]|\\.){1,512})"', part):
             try:
                 return _peeked_id(json.loads(b'"' + found[1] + b'"'))
