@@ -16,7 +16,7 @@ from keepsake_client import AsyncClient, Client, KeepsakeError, RequestTimeout, 
 from keepsake_client.protocol import parse_update
 
 from tests.integration.responder import responding
-from tests.integration.swallowing_proxy import SwallowingProxy
+from tests.swallowing_proxy import SwallowingProxy
 from tests.support import eventually, wait_until
 
 LONG_MS = 30_000
