@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from keepsake_client.errors import InvalidJSON, InvalidMessage, MessageTooLarge, UnknownRequestType
+from keepsake_client.errors import InvalidJSON, InvalidMessage, MessageTooLarge, RequestFailed, UnknownRequestType
 from keepsake_client.protocol import (
     MAX_ID_BYTES,
     MAX_MESSAGE_BYTES,
@@ -239,6 +239,24 @@ def test_an_unknown_type_is_refused_with_the_four(kind: object) -> None:
         request({**SEARCH, "type": kind})
 
 
+@pytest.mark.parametrize(
+    ("kind", "shown"),
+    [
+        ("forget", '"forget"'),
+        ("x" * 79, f'"{"x" * 79}'),
+        ("x" * 5_000, f'"{"x" * 79}'),
+        (["hush"], "missing or not a string"),
+    ],
+    ids=["short", "a quote too long", "long", "a list"],
+)
+def test_an_unknown_type_is_shown_in_at_most_80_characters(kind: object, shown: str) -> None:
+    """Given an unknown type, I expect its first 80 characters as JSON, and nothing of one that is not a string."""
+    with pytest.raises(UnknownRequestType) as refused:
+        request({**SEARCH, "type": kind})
+
+    assert str(refused.value).startswith(f"type is {shown}; it must be one of ")
+
+
 def test_a_missing_type_is_refused_with_the_four() -> None:
     """Given no type at all, I expect the same."""
     with pytest.raises(UnknownRequestType, match="search, add, profile_get, profile_update"):
@@ -259,6 +277,11 @@ def test_a_text_of_exactly_the_limit_is_valid() -> None:
     text = "茶" * 100
 
     assert parse_request(encoded({**SEARCH, "data": {"query": text}}), 100).data["query"] == text
+
+
+def test_a_request_without_a_text_has_no_length_to_check() -> None:
+    """Given the least limit and a request that has no text, I expect it to be valid."""
+    assert parse_request(encoded({**SEARCH, "type": "profile_get", "data": {}}), 0).type == "profile_get"
 
 
 def test_errors_never_quote_values() -> None:
@@ -282,6 +305,23 @@ def test_an_invalid_request_has_the_ids_for_its_response() -> None:
     assert (refused.value.request_id, refused.value.user_id) == ("r1", "u1")
 
 
+def test_an_invalid_request_has_its_integer_ids_as_text() -> None:
+    """Given integer ids and something else wrong, I expect their digits on the error, as in any response."""
+    with pytest.raises(InvalidMessage) as refused:
+        request({**SEARCH, "request_id": 7, "user_id": 42, "data": []})
+
+    assert (refused.value.request_id, refused.value.user_id) == ("7", "42")
+
+
+def test_the_ids_for_a_response_are_those_of_the_request_itself() -> None:
+    """Given ids inside `data` that come before the request's own, I expect the request's own on the error."""
+    inner = {"request_id": "r9", "user_id": "u9"}
+    with pytest.raises(InvalidMessage) as refused:
+        request({"data": inner, "type": "search", "request_id": "r1", "user_id": "u1"})
+
+    assert (refused.value.request_id, refused.value.user_id) == ("r1", "u1")
+
+
 CUT_SHORT = {
     "cut short": b'{"request_id": "r1", "user_id": "u1", "type": "sea',
     "invalid UTF-8": b'{"request_id": "r1", "user_id": "u1", "data": {"query": "\xff"}}',
@@ -289,6 +329,9 @@ CUT_SHORT = {
     "nested deep": b'{"request_id": "r1", "user_id": "u1", "data": ' + b"[" * 100_000,
     "20 MB, ids first": b'{"request_id": "r1", "user_id": "u1", "data": "' + b"x" * 20_000_000 + b'"}',
     "20 MB, ids last": b'{"data": "' + b"x" * 20_000_000 + b'", "request_id": "r1", "user_id": "u1"}',
+    "unreadable ids first": b'{"request_id": "\xff", "user_id": "\\x", "data": "'
+    + b"x" * 10_000
+    + b'", "request_id": "r1", "user_id": "u1"',
 }
 
 
@@ -299,6 +342,21 @@ def test_ids_are_found_in_bytes_that_are_not_json(raw: bytes) -> None:
         parse_request(raw, MAX_CHARS)
 
     assert (refused.value.request_id, refused.value.user_id) == ("r1", "u1")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "found"), [(8_192, 9_000, "r1"), (8_193, 9_000, None), (9_000, 9_000, None)]
+)
+def test_ids_are_searched_in_the_first_and_last_8_kib(before: int, after: int, found: str | None) -> None:
+    """Given an id that ends at a distance from the start of bytes that are not JSON, I expect it where the distance is
+    at most 8 KiB: the search takes no longer in 20 MB."""
+    request_id = b'"request_id": "r1"'
+    raw = b" " * (before - len(request_id)) + request_id + b" " * after
+
+    with pytest.raises(InvalidJSON) as refused:
+        parse_request(raw, MAX_CHARS)
+
+    assert refused.value.request_id == found
 
 
 def test_ids_quoted_inside_a_text_are_ignored() -> None:
@@ -685,6 +743,31 @@ def test_a_message_of_exactly_the_limit_is_parsed() -> None:
     padded = raw[:-1] + b" " * (MAX_MESSAGE_BYTES - len(raw)) + b"}"
 
     assert parse_request(padded, MAX_CHARS) == request(SEARCH)
+
+
+# Errors of responses
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        ("conflict: at version 2", "conflict"),
+        ("too_large: content: 101 characters", "too_large"),
+        ("conflict", "internal"),
+        ("Conflict: at version 2", "internal"),
+        ("my secret: hush", "internal"),
+        (f"{'x' * 64}: long", "x" * 64),
+        (f"{'x' * 65}: too long", "internal"),
+        (": no code", "internal"),
+        ("", "internal"),
+    ],
+)
+def test_the_code_of_a_failed_request_is_what_precedes_the_first_colon(error: str, code: str) -> None:
+    """Given the `error` of a response, I expect its code where it has the form of one, and `internal` otherwise: a
+    reason may quote contents, and codes are logged."""
+    failed = RequestFailed(error)
+
+    assert (failed.code, str(failed), failed.wire) == (code, error, error)
 
 
 # Strict writing
