@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import threading
@@ -328,6 +329,55 @@ def test_a_failed_write_raises_with_the_code_of_its_response() -> None:
     run(story)
 
 
+@pytest.mark.parametrize("fields", [{}, {"error": None}, {"error": ""}], ids=repr)
+def test_a_failure_without_an_error_is_internal(fields: dict[str, Any]) -> None:
+    """Given a response that reports a failure and no error, I expect the code `internal`."""
+
+    async def story() -> None:
+        async with connected(write_timeout_ms=LONG_MS) as (client, keepsake):
+            get = asyncio.create_task(client.profile_get("u1"))
+            await keepsake.answer(await keepsake.request(), success=False, **fields)
+            with pytest.raises(RequestFailed, match=r"^internal: the response has no error$"):
+                await get
+            assert client.counts == {"internal": 1}
+
+    run(story)
+
+
+class Recording(fakeredis.FakeAsyncRedis):
+    """A Redis that keeps the requests that are pushed."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.requests: list[dict[str, Any]] = []
+
+    async def lpush(self, *args: Any) -> Any:
+        self.requests.append(json.loads(args[1]))
+        return await super().lpush(*args)
+
+
+@pytest.mark.parametrize(("deadline_ms", "sent"), [(-5, 1), (0, 1), (1, 1), (2, 2), (700_000, 600_000)])
+def test_a_deadline_is_sent_within_the_range_of_the_contract(deadline_ms: int, sent: int) -> None:
+    """Given any deadline, as of a caller that subtracts, I expect the nearest one that the contract permits."""
+
+    async def story() -> None:
+        keepsake = Keepsake(fakeredis.FakeServer())
+        redis = Recording(server=keepsake.server)
+        async with AsyncClient(redis, write_timeout_ms=LONG_MS) as client:
+            get = asyncio.create_task(client.profile_get("u1"))
+            await keepsake.answer(await keepsake.request())
+            await get  # the subscription is up: it costs no time of the next deadline
+            get = asyncio.create_task(client.profile_get("u1", deadline_ms=deadline_ms))
+            await eventually(lambda: len(redis.requests) == 2, description="the request")
+            get.cancel()
+            await asyncio.wait([get])
+            assert redis.requests[-1]["data"]["deadline_ms"] == sent
+        await redis.aclose()
+        await keepsake.redis.aclose()
+
+    run(story)
+
+
 def test_an_invalid_request_is_not_sent() -> None:
     """Given a blank user, I expect an exception before anything is pushed, and an empty list from a search."""
 
@@ -351,7 +401,7 @@ def test_a_client_that_is_not_started_or_closed_fails_at_once() -> None:
     async def story() -> None:
         keepsake = Keepsake(fakeredis.FakeServer())
         client = AsyncClient(keepsake.redis, write_timeout_ms=LONG_MS)
-        with pytest.raises(Unavailable):
+        with pytest.raises(Unavailable, match=r"^the client is not started$"):
             await client.profile_get("u1")
         await client.start()
         get = asyncio.create_task(client.profile_get("u1"))
@@ -433,6 +483,87 @@ def test_a_swallowed_cancellation_does_not_extend_the_deadline() -> None:
         await redis.aclose()
 
     run(story)
+
+
+class Hanging(fakeredis.FakeAsyncRedis):
+    """A Redis that does not answer the commands in `hanging`; `commands` counts them."""
+
+    hanging: frozenset[str] = frozenset()
+    commands = 0
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        if args[0] in self.hanging:
+            self.commands += 1
+            await asyncio.Event().wait()
+        redis: Any = super()
+        return await redis.execute_command(*args, **options)
+
+    def pubsub(self, **options: Any) -> Any:
+        pubsub: Any = super().pubsub(**options)
+        subscribe = pubsub.subscribe
+
+        async def hang_or_subscribe(*channels: str) -> None:
+            if "SUBSCRIBE" in self.hanging:
+                await asyncio.Event().wait()
+            await subscribe(*channels)
+
+        pubsub.subscribe = hang_or_subscribe
+        return pubsub
+
+
+@pytest.mark.parametrize("hanging", [{"SUBSCRIBE"}, {"LPUSH"}, {"LREM"}, {"LPUSH", "LREM"}], ids="+".join)
+def test_the_deadline_holds_whichever_command_hangs(hanging: set[str]) -> None:
+    """Given a Redis that does not answer a command, I expect RequestTimeout soon after the deadline: at the
+    subscription, the push, and the removal of the request."""
+
+    async def story() -> None:
+        redis = Hanging(server=fakeredis.FakeServer())
+        redis.hanging = frozenset(hanging)
+        async with AsyncClient(redis) as client, asyncio.timeout(5):
+            with pytest.raises(RequestTimeout, match="no response to profile_get within 30 ms"):
+                await client.profile_get("u1", deadline_ms=30)
+        await redis.aclose()
+
+    run(story)
+
+
+@pytest.mark.parametrize("error", [RedisConnectionError("gone"), ResponseError("no permissions"), BrokenPipeError()])
+def test_a_removal_that_fails_does_not_hide_the_timeout(error: RedisError | OSError) -> None:
+    """Given that an expired request cannot be removed, I expect RequestTimeout all the same."""
+
+    async def story() -> None:
+        async def refuse(*_: Any) -> None:
+            raise error
+
+        redis: Any = fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer())
+        redis.lrem = refuse
+        async with AsyncClient(redis) as client:
+            with pytest.raises(RequestTimeout):
+                await client.profile_get("u1", deadline_ms=30)
+        await redis.aclose()
+
+    run(story)
+
+
+def test_a_request_that_fails_twice_leaves_no_unretrieved_exception(caplog: pytest.LogCaptureFixture) -> None:
+    """Given that the client is closed while a push hangs, and the deadline passes, I expect RequestTimeout, and
+    nothing in the log of asyncio about the other exception."""
+
+    async def story() -> None:
+        redis = Hanging(server=fakeredis.FakeServer())
+        redis.hanging = frozenset({"LPUSH"})
+        client = AsyncClient(redis)
+        await client.start()
+        get = asyncio.create_task(client.profile_get("u1", deadline_ms=200))
+        await eventually(lambda: redis.commands, description="the push")
+        await client.close()
+        with pytest.raises(RequestTimeout):
+            await get
+        await redis.aclose()
+
+    run(story)
+    gc.collect()
+    assert [record.getMessage() for record in caplog.records] == []
 
 
 class HalfOpen(fakeredis.FakeAsyncRedis):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -369,6 +369,7 @@ def test_ids_quoted_inside_a_text_are_ignored() -> None:
 
 # Bad input: events
 
+NO_TIMESTAMP = "timestamp must be seconds, milliseconds or ISO 8601"
 BAD_UPDATES = {
     "user_id missing": (without(UPDATE, "user_id"), "user_id: "),
     "user_id null": ({**UPDATE, "user_id": None}, "user_id: "),
@@ -383,9 +384,9 @@ BAD_UPDATES = {
     "source unknown": ({**UPDATE, "source": "system"}, "source: "),
     "meta a list": ({**UPDATE, "meta": []}, "meta: "),
     "meta nested deep": ({**UPDATE, "meta": {"x": json.loads("[" * 500 + "]" * 500)}}, "meta: nested deeper than"),
-    "timestamp in words": ({**UPDATE, "timestamp": "yesterday"}, "timestamp: "),
-    "timestamp true": ({**UPDATE, "timestamp": True}, "timestamp: "),
-    "timestamp a list": ({**UPDATE, "timestamp": []}, "timestamp: "),
+    "timestamp in words": ({**UPDATE, "timestamp": "yesterday"}, f"timestamp: {NO_TIMESTAMP}"),
+    "timestamp true": ({**UPDATE, "timestamp": True}, f"timestamp: {NO_TIMESTAMP}"),
+    "timestamp a list": ({**UPDATE, "timestamp": []}, f"timestamp: {NO_TIMESTAMP}"),
     "timestamp NaN in a string": ({**UPDATE, "timestamp": "nan"}, "timestamp: timestamp out of range"),
     "timestamp infinite in a string": ({**UPDATE, "timestamp": "inf"}, "timestamp: timestamp out of range"),
     "timestamp past all years": ({**UPDATE, "timestamp": 10**18}, "timestamp: timestamp out of range"),
@@ -459,6 +460,40 @@ TIMESTAMPS = {
 def test_every_form_of_a_timestamp_is_parsed(sent: object, seconds: float) -> None:
     """Given any of the forms a publisher may use, I expect the same moment in seconds."""
     assert update({**UPDATE, "timestamp": sent}).timestamp == pytest.approx(seconds, abs=1e-3)
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Shanghai", "America/Los_Angeles"])
+def test_iso_8601_without_a_zone_is_utc_wherever_the_process_runs(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a process in any time zone, I expect a time without a zone to be read as UTC, and one with a zone by it."""
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        assert parse_timestamp("2024-04-05T12:00:00") == NOON
+        assert parse_timestamp("2024-04-05T20:00:00+08:00") == NOON
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("sent", "seconds"),
+    [
+        (-62_000_000_000, None),
+        (-61_999_999_999, -61_999_999_999),
+        (249_999_999_999_999, 249_999_999_999.999),
+        (250_000_000_000_000, None),
+    ],
+)
+@pytest.mark.parametrize("form", [int, float, str])
+def test_timestamps_are_in_the_years_that_are_permitted(
+    sent: int, seconds: float | None, form: Callable[[int], float | str]
+) -> None:
+    """Given the bounds, in April of the year 5 and March of 9892, I expect the times between them alone."""
+    if seconds is None:
+        with pytest.raises(ValueError, match=r"^timestamp out of range$"):
+            parse_timestamp(form(sent))
+    else:
+        assert parse_timestamp(form(sent)) == pytest.approx(seconds, abs=1e-3)
 
 
 @pytest.mark.parametrize("raw", [without(UPDATE, "timestamp"), {**UPDATE, "timestamp": None}], ids=["missing", "null"])

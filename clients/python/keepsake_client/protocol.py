@@ -120,7 +120,7 @@ def parse_timestamp(value: Any) -> float:
     """Seconds since 1970, from seconds, milliseconds, or ISO 8601 (UTC where it has no zone).
 
     Raises:
-        ValueError: it is none of these, or outside the years 1 to 9999.
+        ValueError: it is none of these, or outside the years 6 to 9891.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(_NO_TIMESTAMP)
@@ -140,7 +140,9 @@ def parse_timestamp(value: Any) -> float:
 
 
 def _in_range(seconds: float) -> float:
-    if not -6.2e10 < seconds < 2.5e11:  # NaN fails this too
+    # From April of the year 5 to March of 9892: far enough from the ends of the calendar for every time zone. NaN fails
+    # this too.
+    if not -6.2e10 < seconds < 2.5e11:
         raise ValueError("timestamp out of range")
     return float(seconds)
 
