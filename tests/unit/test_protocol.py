@@ -133,6 +133,25 @@ def test_bytes_that_are_not_an_event_are_invalid(raw: bytes, code: str) -> None:
     assert refused.value.code == code
 
 
+@pytest.mark.parametrize(
+    ("raw", "error"),
+    [
+        (b'{"a": "\xff"}', "invalid_json: not UTF-8 at byte 7"),
+        (b"[" * 100_000, f"invalid_json: nested deeper than {MAX_NESTING} levels"),
+        (b"{", "invalid_json: not JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
+        (b"[1]", "invalid_json: a JSON object is needed, not list"),
+        (b"x" * 1_048_577, "too_large: the message has 1048577 bytes; 1048576 are allowed"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_the_reason_tells_a_publisher_what_to_mend(raw: bytes, error: str) -> None:
+    """Given bytes that are not a message, I expect the place or the size, and nothing of the contents, in the error."""
+    with pytest.raises(InvalidMessage) as refused:
+        parse_request(raw, MAX_CHARS)
+
+    assert refused.value.wire == error
+
+
 def test_nan_in_a_request_is_named() -> None:
     """Given a NaN, I expect the error to name it: Python's JSON encoder writes it by default."""
     with pytest.raises(InvalidJSON, match="NaN is no JSON number"):
@@ -230,6 +249,22 @@ def test_an_invalid_request_is_refused_with_its_field(raw: dict[str, Any] | str,
         parse_request(raw.encode() if isinstance(raw, str) else encoded(raw), MAX_CHARS)
 
     assert reason in str(refused.value)
+
+
+def test_every_invalid_field_is_named_by_its_path() -> None:
+    """Given several things wrong, I expect all of them in one error, each field by its path from the message."""
+    with pytest.raises(InvalidMessage) as refused:
+        request({**SEARCH, "data": {"query": " ", "limit": True, "filters": {"since": "May"}}})
+
+    assert str(refused.value) == (
+        "data.query: must not be blank; data.limit: must be a whole number; "
+        "data.filters.since: timestamp must be seconds, milliseconds or ISO 8601"
+    )
+
+    with pytest.raises(InvalidMessage) as refused:
+        update({**UPDATE, "user_id": " ", "content": ""})
+
+    assert str(refused.value) == "user_id: must not be blank; content: must not be blank"
 
 
 @pytest.mark.parametrize("kind", ["forget", "SEARCH", "", None, 1, ["search"], {"search": 1}, "x" * 5_000])

@@ -425,7 +425,7 @@ def _load_object(raw: bytes) -> dict[str, Any]:
     if len(raw) > MAX_MESSAGE_BYTES:
         raise MessageTooLarge(f"the message has {len(raw)} bytes; {MAX_MESSAGE_BYTES} are allowed")
     try:
-        payload = json.loads(raw.decode("utf-8"), parse_constant=_no_constant)
+        payload = json.loads(raw.decode(), parse_constant=_no_constant)
     except UnicodeDecodeError as error:
         raise InvalidJSON(f"not UTF-8 at byte {error.start}") from None
     except RecursionError:
@@ -443,10 +443,9 @@ def _no_constant(name: str) -> NoReturn:
 
 def _reasons(error: ValidationError, within: str) -> str:
     problems = []
-    for problem in error.errors(include_url=False, include_input=False):
+    for problem in error.errors():
         field = ".".join(str(part) for part in ([within] if within else []) + list(problem["loc"]))
-        text = problem["msg"].removeprefix("Value error, ")
-        problems.append(f"{field}: {text}" if field else text)
+        problems.append(f"{field}: {problem['msg'].removeprefix('Value error, ')}")
     return "; ".join(dict.fromkeys(problems))
 
 
