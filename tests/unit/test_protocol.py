@@ -831,6 +831,7 @@ def test_a_message_of_exactly_the_limit_is_parsed() -> None:
         (": no code", "internal"),
         ("", "internal"),
     ],
+    ids=lambda text: text[:24],
 )
 def test_the_code_of_a_failed_request_is_what_precedes_the_first_colon(error: str, code: str) -> None:
     """Given the `error` of a response, I expect its code where it has the form of one, and `internal` otherwise: a
