@@ -142,7 +142,7 @@ def test_bytes_that_are_not_an_event_are_invalid(raw: bytes, code: str) -> None:
         (b"[1]", "invalid_json: a JSON object is needed, not list"),
         (b"x" * 1_048_577, "too_large: the message has 1048577 bytes; 1048576 are allowed"),
     ],
-    ids=lambda value: str(value)[:20],
+    ids=["not UTF-8", "deep nesting", "not JSON", "a list", "too many bytes"],
 )
 def test_the_reason_tells_a_publisher_what_to_mend(raw: bytes, error: str) -> None:
     """Given bytes that are not a message, I expect the place or the size, and nothing of the contents, in the error."""
