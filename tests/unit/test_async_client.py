@@ -746,22 +746,27 @@ def test_half_open_connections_that_do_not_close_do_not_delay_the_subscription(
         run(story)
 
 
-def test_a_connection_that_breaks_is_not_retried() -> None:
-    """Given a Redis that closes every connection, I expect one attempt and an exception: retries cost the deadline."""
+def test_a_command_that_breaks_its_connection_is_not_repeated() -> None:
+    """Given a Redis that closes the connection at a transaction, I expect one attempt, and an exception: redis-py's
+    retries would cost the deadline, and could publish an event twice."""
 
     async def story() -> None:
-        connections = 0
+        attempts = 0
 
-        async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            nonlocal connections
-            connections += 1
+        async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal attempts
+            while data := await reader.read(65_536):
+                if b"PUBLISH" in data:
+                    attempts += 1
+                    break
+                writer.write(b"+OK\r\n" * data.count(b"*"))  # to each command of the connection's set-up
             writer.close()
 
         async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
-            client = AsyncClient(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0")
+            client = AsyncClient(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0?protocol=2")
             with pytest.raises(Unavailable):
                 await client.remember("u1", "tea")
-            assert connections == 1
+            assert attempts == 1
             await client.close()
 
     run(story)
