@@ -701,7 +701,7 @@ def test_no_connection_from_before_a_silence_is_used_again(caplog: pytest.LogCap
 
     async def story() -> None:
         async with over_tcp() as (url, proxy, _):
-            options: Any = {"write_timeout_ms": LONG_MS, "ping_interval_s": 0.02, "max_silence_s": 0.2}
+            options: Any = {"write_timeout_ms": LONG_MS, "ping_interval_s": 0.05, "max_silence_s": 0.5}
             async with AsyncClient(url, **options) as client:
                 await asyncio.gather(*(client.profile_get("u1") for _ in range(5)))  # fills the pool of connections
                 proxy.swallow()
@@ -713,7 +713,7 @@ def test_no_connection_from_before_a_silence_is_used_again(caplog: pytest.LogCap
     with caplog.at_level(logging.INFO):
         run(story)
     assert [record.getMessage() for record in caplog.records if record.name.startswith("keepsake_client")] == [
-        "ltm responses: Redis does not answer: nothing received for 0.2 s",
+        "ltm responses: Redis does not answer: nothing received for 0.5 s",
         "ltm responses: reconnected",
     ]
 
@@ -732,7 +732,7 @@ def test_half_open_connections_that_do_not_close_do_not_delay_the_subscription(
 
     async def story() -> None:
         async with over_tcp() as (url, proxy, _):
-            options: Any = {"write_timeout_ms": LONG_MS, "ping_interval_s": 0.02, "max_silence_s": 0.2}
+            options: Any = {"write_timeout_ms": LONG_MS, "ping_interval_s": 0.05, "max_silence_s": 0.5}
             async with AsyncClient(url, **options) as client:
                 await client.profile_get("u1")
                 with monkeypatch.context() as patched:
