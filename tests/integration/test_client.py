@@ -16,8 +16,8 @@ from keepsake_client import AsyncClient, Client, KeepsakeError, RequestTimeout, 
 from keepsake_client.protocol import parse_update
 
 from tests.integration.responder import responding
-from tests.integration.swallowing_proxy import SwallowingProxy
 from tests.support import eventually, wait_until
+from tests.swallowing_proxy import SwallowingProxy
 
 LONG_MS = 30_000
 

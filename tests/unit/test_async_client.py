@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -17,9 +19,11 @@ from keepsake_client.async_client import AsyncClient
 from keepsake_client.errors import Disabled, InvalidMessage, KeepsakeError, RequestFailed, RequestTimeout, Unavailable
 from keepsake_client.protocol import LTMResponse, Memory, parse_request, parse_update
 from redis.asyncio import Redis
-from redis.exceptions import NoPermissionError, OutOfMemoryError, ReadOnlyError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoPermissionError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 
 from tests.support import eventually
+from tests.swallowing_proxy import SwallowingProxy
 
 LONG_MS = 10_000
 MEMORY = {"id": "m1", "content": "My cat is Miso", "score": 0.9, "timestamp": 1_712_345_678}
@@ -199,8 +203,23 @@ def test_a_search_sends_the_options_that_are_set() -> None:
     run(story)
 
 
+def test_a_search_without_options_asks_for_five_memories_within_the_clients_timeout() -> None:
+    """Given a query alone, I expect the default limit, the client's timeout as deadline, and no other option."""
+
+    async def story() -> None:
+        async with connected(search_timeout_ms=LONG_MS) as (client, keepsake):
+            search = asyncio.create_task(client.search("u1", "cat?"))
+            request = await keepsake.request()
+            assert request["data"] == {"query": "cat?", "limit": 5, "deadline_ms": LONG_MS}
+            await keepsake.answer(request)
+            await search
+
+    run(story)
+
+
 def test_a_failed_search_returns_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """Given an error response, I expect an empty list, and its code counted and logged without its reason."""
+    """Given an error response, I expect an empty list, and its code counted, and logged with the user and without its
+    reason."""
 
     async def story() -> None:
         async with connected() as (client, keepsake):
@@ -210,8 +229,9 @@ def test_a_failed_search_returns_nothing(caplog: pytest.LogCaptureFixture) -> No
             assert client.counts == {"too_large": 1}
 
     run(story)
-    assert "too_large" in caplog.text
-    assert "secret" not in caplog.text
+    (record,) = caplog.records
+    assert record.getMessage() == "ltm search failed: 'too_large'"
+    assert record.__dict__["user_id"] == "u1"
 
 
 def test_a_malformed_response_fails_at_once() -> None:
@@ -259,6 +279,29 @@ def test_the_other_verbs_return_their_response(call: Call, kind: str, data: dict
     run(story)
 
 
+WITH_DEADLINE: dict[str, Call] = {
+    "add": lambda c: c.add("u1", "fact", deadline_ms=LONG_MS),
+    "profile_get": lambda c: c.profile_get("u1", deadline_ms=LONG_MS),
+    "profile_update": lambda c: c.profile_update("u1", {"a": 1}, deadline_ms=LONG_MS),
+    "request": lambda c: c.request("add", "u1", {"content": "fact"}, deadline_ms=LONG_MS),
+}
+
+
+@pytest.mark.parametrize("call", WITH_DEADLINE.values(), ids=WITH_DEADLINE.keys())
+def test_the_deadline_of_a_call_takes_the_place_of_the_clients(call: Call) -> None:
+    """Given a deadline on the call, I expect it to be sent, and waited for."""
+
+    async def story() -> None:
+        async with connected(write_timeout_ms=1) as (client, keepsake):
+            asked = asyncio.ensure_future(call(client))
+            request = await keepsake.request()
+            assert request["data"]["deadline_ms"] == LONG_MS
+            await keepsake.answer(request)
+            assert (await asked).success
+
+    run(story)
+
+
 @pytest.mark.parametrize("call", [call for call, _, _ in CALLS.values()], ids=CALLS.keys())
 def test_the_other_verbs_raise_at_their_deadline(call: Call) -> None:
     """Given no response, I expect RequestTimeout."""
@@ -286,6 +329,55 @@ def test_a_failed_write_raises_with_the_code_of_its_response() -> None:
     run(story)
 
 
+@pytest.mark.parametrize("fields", [{}, {"error": None}, {"error": ""}], ids=repr)
+def test_a_failure_without_an_error_is_internal(fields: dict[str, Any]) -> None:
+    """Given a response that reports a failure and no error, I expect the code `internal`."""
+
+    async def story() -> None:
+        async with connected(write_timeout_ms=LONG_MS) as (client, keepsake):
+            get = asyncio.create_task(client.profile_get("u1"))
+            await keepsake.answer(await keepsake.request(), success=False, **fields)
+            with pytest.raises(RequestFailed, match=r"^internal: the response has no error$"):
+                await get
+            assert client.counts == {"internal": 1}
+
+    run(story)
+
+
+class Recording(fakeredis.FakeAsyncRedis):
+    """A Redis that keeps the requests that are pushed."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.requests: list[dict[str, Any]] = []
+
+    async def lpush(self, *args: Any) -> Any:
+        self.requests.append(json.loads(args[1]))
+        return await super().lpush(*args)
+
+
+@pytest.mark.parametrize(("deadline_ms", "sent"), [(-5, 1), (0, 1), (1, 1), (2, 2), (700_000, 600_000)])
+def test_a_deadline_is_sent_within_the_range_of_the_contract(deadline_ms: int, sent: int) -> None:
+    """Given any deadline, as of a caller that subtracts, I expect the nearest one that the contract permits."""
+
+    async def story() -> None:
+        keepsake = Keepsake(fakeredis.FakeServer())
+        redis = Recording(server=keepsake.server)
+        async with AsyncClient(redis, write_timeout_ms=LONG_MS) as client:
+            get = asyncio.create_task(client.profile_get("u1"))
+            await keepsake.answer(await keepsake.request())
+            await get  # the subscription is up: it costs no time of the next deadline
+            get = asyncio.create_task(client.profile_get("u1", deadline_ms=deadline_ms))
+            await eventually(lambda: len(redis.requests) == 2, description="the request")
+            get.cancel()
+            await asyncio.wait([get])
+            assert redis.requests[-1]["data"]["deadline_ms"] == sent
+        await redis.aclose()
+        await keepsake.redis.aclose()
+
+    run(story)
+
+
 def test_an_invalid_request_is_not_sent() -> None:
     """Given a blank user, I expect an exception before anything is pushed, and an empty list from a search."""
 
@@ -309,7 +401,7 @@ def test_a_client_that_is_not_started_or_closed_fails_at_once() -> None:
     async def story() -> None:
         keepsake = Keepsake(fakeredis.FakeServer())
         client = AsyncClient(keepsake.redis, write_timeout_ms=LONG_MS)
-        with pytest.raises(Unavailable):
+        with pytest.raises(Unavailable, match=r"^the client is not started$"):
             await client.profile_get("u1")
         await client.start()
         get = asyncio.create_task(client.profile_get("u1"))
@@ -393,6 +485,87 @@ def test_a_swallowed_cancellation_does_not_extend_the_deadline() -> None:
     run(story)
 
 
+class Hanging(fakeredis.FakeAsyncRedis):
+    """A Redis that does not answer the commands in `hanging`; `commands` counts them."""
+
+    hanging: frozenset[str] = frozenset()
+    commands = 0
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        if args[0] in self.hanging:
+            self.commands += 1
+            await asyncio.Event().wait()
+        redis: Any = super()
+        return await redis.execute_command(*args, **options)
+
+    def pubsub(self, **options: Any) -> Any:
+        pubsub: Any = super().pubsub(**options)
+        subscribe = pubsub.subscribe
+
+        async def hang_or_subscribe(*channels: str) -> None:
+            if "SUBSCRIBE" in self.hanging:
+                await asyncio.Event().wait()
+            await subscribe(*channels)
+
+        pubsub.subscribe = hang_or_subscribe
+        return pubsub
+
+
+@pytest.mark.parametrize("hanging", [["SUBSCRIBE"], ["LPUSH"], ["LREM"], ["LPUSH", "LREM"]], ids=" ".join)
+def test_the_deadline_holds_whichever_command_hangs(hanging: list[str]) -> None:
+    """Given a Redis that does not answer a command, I expect RequestTimeout soon after the deadline: at the
+    subscription, the push, and the removal of the request."""
+
+    async def story() -> None:
+        redis = Hanging(server=fakeredis.FakeServer())
+        redis.hanging = frozenset(hanging)
+        async with AsyncClient(redis) as client, asyncio.timeout(5):
+            with pytest.raises(RequestTimeout, match="no response to profile_get within 30 ms"):
+                await client.profile_get("u1", deadline_ms=30)
+        await redis.aclose()
+
+    run(story)
+
+
+@pytest.mark.parametrize("error", [RedisConnectionError("gone"), ResponseError("no permissions"), BrokenPipeError()])
+def test_a_removal_that_fails_does_not_hide_the_timeout(error: RedisError | OSError) -> None:
+    """Given that an expired request cannot be removed, I expect RequestTimeout all the same."""
+
+    async def story() -> None:
+        async def refuse(*_: Any) -> None:
+            raise error
+
+        redis: Any = fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer())
+        redis.lrem = refuse
+        async with AsyncClient(redis) as client:
+            with pytest.raises(RequestTimeout):
+                await client.profile_get("u1", deadline_ms=30)
+        await redis.aclose()
+
+    run(story)
+
+
+def test_a_request_that_fails_twice_leaves_no_unretrieved_exception(caplog: pytest.LogCaptureFixture) -> None:
+    """Given that the client is closed while a push hangs, and the deadline passes, I expect RequestTimeout, and
+    nothing in the log of asyncio about the other exception."""
+
+    async def story() -> None:
+        redis = Hanging(server=fakeredis.FakeServer())
+        redis.hanging = frozenset({"LPUSH"})
+        client = AsyncClient(redis)
+        await client.start()
+        get = asyncio.create_task(client.profile_get("u1", deadline_ms=200))
+        await eventually(lambda: redis.commands, description="the push")
+        await client.close()
+        with pytest.raises(RequestTimeout):
+            await get
+        await redis.aclose()
+
+    run(story)
+    gc.collect()
+    assert [record.getMessage() for record in caplog.records] == []
+
+
 class HalfOpen(fakeredis.FakeAsyncRedis):
     """A Redis whose subscriptions fall silent while `silent` is set, as behind a firewall that drops packets."""
 
@@ -457,6 +630,160 @@ def test_an_idle_subscription_is_kept() -> None:
             await eventually(lambda: redis.pongs >= 20, description="the answers to twenty pings")
             assert redis.subscriptions == 1
         await redis.aclose()
+
+    run(story)
+
+
+class Failing(fakeredis.FakeAsyncRedis):
+    """A Redis on which every push fails with `error`."""
+
+    error: RedisError | OSError
+
+    async def lpush(self, *_: Any) -> int:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RedisConnectionError("gone"), "Redis does not answer: gone"),
+        (RedisConnectionError(), "Redis does not answer: ConnectionError"),
+        (BrokenPipeError(), "Redis does not answer: BrokenPipeError"),
+        (ResponseError("wrong type: LPUSH my secret"), "Redis refused the command: ResponseError"),
+    ],
+    ids=repr,
+)
+def test_unavailable_names_the_cause_without_contents(error: RedisError | OSError, reason: str) -> None:
+    """Given that a push fails, I expect its cause by message or else by type, and nothing of a quoted command."""
+
+    async def story() -> None:
+        redis = Failing(server=fakeredis.FakeServer())
+        redis.error = error
+        async with AsyncClient(redis) as client:
+            with pytest.raises(Unavailable) as failed:
+                await client.add("u1", "my secret")
+            assert str(failed.value) == reason
+            assert client.counts == {"unavailable": 1}
+        await redis.aclose()
+
+    run(story)
+
+
+@asynccontextmanager
+async def over_tcp() -> AsyncIterator[tuple[str, SwallowingProxy, Keepsake]]:
+    """A Redis for clients made from a URL, behind a network that can swallow traffic; every request is answered."""
+    server = fakeredis.TcpFakeServer(("127.0.0.1", 0))
+    serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    serving.start()
+    keepsake = Keepsake(server.fake_server)
+
+    async def answer_all() -> None:
+        while True:
+            await keepsake.answer(await keepsake.request())
+
+    answering = asyncio.create_task(answer_all())
+    try:
+        async with SwallowingProxy(server.server_address[1]) as proxy:
+            yield f"redis://127.0.0.1:{proxy.port}/0", proxy, keepsake
+    finally:
+        while not answering.done():  # redis-py may swallow a cancellation, see `AsyncClient.close`
+            answering.cancel()
+            await asyncio.wait([answering], timeout=0.1)
+        server.shutdown()
+        serving.join()
+        server.server_close()
+        await keepsake.redis.aclose()
+
+
+def test_no_connection_from_before_a_silence_is_used_again(caplog: pytest.LogCaptureFixture) -> None:
+    """Given that every open connection becomes half-open while new ones work, I expect every request to succeed once
+    the client has subscribed anew: those of the pool are replaced as well."""
+
+    async def story() -> None:
+        async with over_tcp() as (url, proxy, _):
+            options: Any = {"write_timeout_ms": LONG_MS, "ping_interval_s": 0.05, "max_silence_s": 0.5}
+            async with AsyncClient(url, **options) as client:
+                await asyncio.gather(*(client.profile_get("u1") for _ in range(5)))  # fills the pool of connections
+                proxy.swallow()
+                proxy.forward()
+                await eventually(lambda: "reconnected" in caplog.text, description="the new subscription")
+                await asyncio.gather(*(client.profile_get("u1") for _ in range(5)))
+                assert client.counts == {"ok": 10}
+
+    with caplog.at_level(logging.INFO):
+        run(story)
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("keepsake_client")] == [
+        "ltm responses: Redis does not answer: nothing received for 0.5 s",
+        "ltm responses: reconnected",
+    ]
+
+
+def test_half_open_connections_that_do_not_close_do_not_delay_the_subscription(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given that the closing of half-open connections hangs, I expect the client to subscribe anew without it."""
+    close = Redis.aclose
+
+    async def hang(redis: Redis) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await close(redis)
+
+    async def story() -> None:
+        async with over_tcp() as (url, proxy, _):
+            options: Any = {"write_timeout_ms": LONG_MS, "ping_interval_s": 0.05, "max_silence_s": 0.5}
+            async with AsyncClient(url, **options) as client:
+                await client.profile_get("u1")
+                with monkeypatch.context() as patched:
+                    patched.setattr(Redis, "aclose", hang)
+                    proxy.swallow()
+                    proxy.forward()
+                    await eventually(lambda: "reconnected" in caplog.text, description="the new subscription")
+                assert (await client.profile_get("u1")).success
+
+    with caplog.at_level(logging.INFO):
+        run(story)
+
+
+def test_a_command_that_breaks_its_connection_is_not_repeated() -> None:
+    """Given a Redis that closes the connection at a transaction, I expect one attempt, and an exception: redis-py's
+    retries would cost the deadline, and could publish an event twice."""
+
+    async def story() -> None:
+        attempts = 0
+
+        async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal attempts
+            while data := await reader.read(65_536):
+                if b"PUBLISH" in data:
+                    attempts += 1
+                    break
+                writer.write(b"+OK\r\n" * data.count(b"*"))  # to each command of the connection's set-up
+            writer.close()
+
+        async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
+            client = AsyncClient(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0?protocol=2")
+            with pytest.raises(Unavailable):
+                await client.remember("u1", "tea")
+            assert attempts == 1
+            await client.close()
+
+    run(story)
+
+
+def test_a_connection_that_never_answers_fails_after_the_silence_that_is_allowed() -> None:
+    """Given a Redis that accepts connections and never answers, I expect Unavailable long before a late deadline."""
+
+    async def story() -> None:
+        async with over_tcp() as (url, proxy, _):
+            proxy.swallow()
+            client = AsyncClient(url, write_timeout_ms=LONG_MS, max_silence_s=0.1)
+            began = time.monotonic()
+            with pytest.raises(Unavailable, match="Redis does not answer"):
+                await client.remember("u1", "tea")
+            assert time.monotonic() - began < 3
+            await client.close()
 
     run(story)
 

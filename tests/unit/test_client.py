@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import inspect
 import json
 import re
@@ -90,30 +91,47 @@ def test_threads_share_one_client_and_one_subscription(server: fakeredis.FakeSer
 def test_every_verb_sends_its_request_and_returns_its_response(server: fakeredis.FakeServer) -> None:
     """Given each verb, I expect its type and data on the wire, and the response as a model."""
     with responding(server, echo) as keepsake, client_of(server, write_timeout_ms=LONG_MS) as client:
-        client.search("u1", "tea?", limit=2, min_score=0, exclude_session="s1", explain=True, deadline_ms=LONG_MS)
+        options: dict[str, Any] = {
+            "limit": 2,
+            "min_score": 0,
+            "filters": {"source": "user"},
+            "exclude_session": "s1",
+            "recency_half_life_days": 30,
+            "explain": True,
+        }
+        client.search("u1", "tea?", **options, deadline_ms=LONG_MS)
         client.add("u1", "tea", metadata={"a": 1})
         client.profile_get("u1")
         client.profile_update("u1", {"a": None}, expected_version=2)
         response = client.request("profile_update", "u1", {"updates": {"b": 1}})
 
     assert [(request["type"], request["data"]) for request in keepsake.requests] == [
-        (
-            "search",
-            {
-                "query": "tea?",
-                "limit": 2,
-                "min_score": 0,
-                "exclude_session": "s1",
-                "explain": True,
-                "deadline_ms": LONG_MS,
-            },
-        ),
+        ("search", {"query": "tea?", **options, "deadline_ms": LONG_MS}),
         ("add", {"content": "tea", "metadata": {"a": 1}, "deadline_ms": LONG_MS}),
         ("profile_get", {"deadline_ms": LONG_MS}),
         ("profile_update", {"updates": {"a": None}, "expected_version": 2, "deadline_ms": LONG_MS}),
         ("profile_update", {"updates": {"b": 1}, "deadline_ms": LONG_MS}),
     ]
     assert response.user_profile == {"updates": {"b": 1}, "deadline_ms": LONG_MS}
+
+
+def test_a_search_without_options_is_that_of_the_asyncio_client(server: fakeredis.FakeServer) -> None:
+    """Given a query alone, I expect the default limit, the client's timeout as deadline, and no other option."""
+    with responding(server, echo) as keepsake, client_of(server, search_timeout_ms=LONG_MS) as client:
+        client.search("u1", "tea?")
+
+    assert keepsake.requests[0]["data"] == {"query": "tea?", "limit": 5, "deadline_ms": LONG_MS}
+
+
+def test_the_deadline_of_a_call_takes_the_place_of_the_clients(server: fakeredis.FakeServer) -> None:
+    """Given a deadline on each call, I expect it to be sent, and waited for."""
+    with responding(server, echo) as keepsake, client_of(server, write_timeout_ms=1) as client:
+        client.add("u1", "tea", deadline_ms=LONG_MS)
+        client.profile_get("u1", deadline_ms=LONG_MS)
+        client.profile_update("u1", {"a": 1}, deadline_ms=LONG_MS)
+        client.request("add", "u1", {"content": "tea"}, deadline_ms=LONG_MS)
+
+    assert [request["data"]["deadline_ms"] for request in keepsake.requests] == [LONG_MS] * 4
 
 
 def test_remember_returns_the_id_of_the_event(server: fakeredis.FakeServer) -> None:
@@ -132,6 +150,16 @@ def test_remember_returns_the_id_of_the_event(server: fakeredis.FakeServer) -> N
         "task_id": "t1",
         "logged": True,
     }
+
+
+def test_a_remembered_message_needs_only_user_and_content(server: fakeredis.FakeServer) -> None:
+    """Given the least, I expect the user as source; and the id of the caller where there is one."""
+    with client_of(server) as client:
+        assert client.remember("u1", "tea", message_id="m1") == "m1"
+
+    entries: Any = fakeredis.FakeRedis(server=server).xrange("memory_updates:log")
+    event = json.loads(entries[0][1][b"event"])
+    assert (event["source"], event["message_id"]) == ("user", "m1")
 
 
 def test_a_failed_request_raises_and_a_failed_search_returns_nothing(server: fakeredis.FakeServer) -> None:
@@ -163,7 +191,7 @@ def test_before_start_and_after_close_requests_fail_at_once(server: fakeredis.Fa
     """Given a client that is not open, I expect Unavailable, and an empty list from a search."""
     client = client_of(server)
     for _ in range(2):
-        with pytest.raises(Unavailable):
+        with pytest.raises(Unavailable, match=r"^the client is not started, or closed$"):
             client.profile_get("u1")
         assert client.search("u1", "tea?") == []
         client.start()
@@ -185,6 +213,38 @@ def test_close_ends_requests_of_other_threads(server: fakeredis.FakeServer) -> N
             pending.result()
     assert time.monotonic() - began < LONG_MS / 1000 / 2
     assert "keepsake-client" not in {thread.name for thread in threading.enumerate()}
+
+
+class Hanging(fakeredis.FakeAsyncRedis):
+    """A Redis whose push never returns."""
+
+    pushes = 0
+
+    async def lpush(self, *_: Any) -> int:
+        self.pushes += 1
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+
+def test_close_ends_requests_that_wait_for_redis(server: fakeredis.FakeServer) -> None:
+    """Given threads whose requests hang in their push, I expect close to end both, as a closed client's."""
+    redis = Hanging(server=server)
+    client = Client(redis)
+    client.start()
+    with ThreadPoolExecutor() as threads:
+        get = threads.submit(client.profile_get, "u1", deadline_ms=LONG_MS)
+        search = threads.submit(client.search, "u1", "tea?", deadline_ms=LONG_MS)
+        wait_until(lambda: redis.pushes == 2, description="both pushes")
+        client.close()
+        with pytest.raises(Unavailable, match=r"^the client is closed$"):
+            get.result()
+        assert search.result() == []
+
+
+def test_a_client_that_is_not_closed_does_not_keep_the_process_alive(server: fakeredis.FakeServer) -> None:
+    """Given an open client, I expect its thread under its name, as a daemon: the interpreter does not wait for it."""
+    with client_of(server):
+        assert [thread.daemon for thread in threading.enumerate() if thread.name == "keepsake-client"] == [True]
 
 
 def test_an_interrupted_wait_leaves_nothing_pending(
@@ -238,7 +298,7 @@ def test_both_clients_have_the_same_verbs_and_options() -> None:
 def test_the_client_imports_redis_and_pydantic_alone() -> None:
     """Given the package's source, I expect imports of the standard library, redis, pydantic and itself, and no other
     dependency declared: a bot installs this package."""
-    package = Path(keepsake_client.__file__).parent
+    package = Path(keepsake_client.__file__).resolve().parent
     imported = {
         name.partition(".")[0]
         for file in package.glob("*.py")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from keepsake_client.errors import InvalidJSON, InvalidMessage, MessageTooLarge, UnknownRequestType
+from keepsake_client.errors import InvalidJSON, InvalidMessage, MessageTooLarge, RequestFailed, UnknownRequestType
 from keepsake_client.protocol import (
     MAX_ID_BYTES,
     MAX_MESSAGE_BYTES,
@@ -133,6 +133,25 @@ def test_bytes_that_are_not_an_event_are_invalid(raw: bytes, code: str) -> None:
     assert refused.value.code == code
 
 
+@pytest.mark.parametrize(
+    ("raw", "error"),
+    [
+        (b'{"a": "\xff"}', "invalid_json: not UTF-8 at byte 7"),
+        (b"[" * 100_000, f"invalid_json: nested deeper than {MAX_NESTING} levels"),
+        (b"{", "invalid_json: not JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
+        (b"[1]", "invalid_json: a JSON object is needed, not list"),
+        (b"x" * 1_048_577, "too_large: the message has 1048577 bytes; 1048576 are allowed"),
+    ],
+    ids=["not UTF-8", "deep nesting", "not JSON", "a list", "too many bytes"],
+)
+def test_the_reason_tells_a_publisher_what_to_mend(raw: bytes, error: str) -> None:
+    """Given bytes that are not a message, I expect the place or the size, and nothing of the contents, in the error."""
+    with pytest.raises(InvalidMessage) as refused:
+        parse_request(raw, MAX_CHARS)
+
+    assert refused.value.wire == error
+
+
 def test_nan_in_a_request_is_named() -> None:
     """Given a NaN, I expect the error to name it: Python's JSON encoder writes it by default."""
     with pytest.raises(InvalidJSON, match="NaN is no JSON number"):
@@ -232,11 +251,45 @@ def test_an_invalid_request_is_refused_with_its_field(raw: dict[str, Any] | str,
     assert reason in str(refused.value)
 
 
+def test_every_invalid_field_is_named_by_its_path() -> None:
+    """Given several things wrong, I expect all of them in one error, each field by its path from the message."""
+    with pytest.raises(InvalidMessage) as refused:
+        request({**SEARCH, "data": {"query": " ", "limit": True, "filters": {"since": "May"}}})
+
+    assert str(refused.value) == (
+        "data.query: must not be blank; data.limit: must be a whole number; "
+        "data.filters.since: timestamp must be seconds, milliseconds or ISO 8601"
+    )
+
+    with pytest.raises(InvalidMessage) as refused:
+        update({**UPDATE, "user_id": " ", "content": ""})
+
+    assert str(refused.value) == "user_id: must not be blank; content: must not be blank"
+
+
 @pytest.mark.parametrize("kind", ["forget", "SEARCH", "", None, 1, ["search"], {"search": 1}, "x" * 5_000])
 def test_an_unknown_type_is_refused_with_the_four(kind: object) -> None:
     """Given a type that is none of the four, I expect an error that names the four."""
     with pytest.raises(UnknownRequestType, match="search, add, profile_get, profile_update"):
         request({**SEARCH, "type": kind})
+
+
+@pytest.mark.parametrize(
+    ("kind", "shown"),
+    [
+        ("forget", '"forget"'),
+        ("x" * 79, f'"{"x" * 79}'),
+        ("x" * 5_000, f'"{"x" * 79}'),
+        (["hush"], "missing or not a string"),
+    ],
+    ids=["short", "a quote too long", "long", "a list"],
+)
+def test_an_unknown_type_is_shown_in_at_most_80_characters(kind: object, shown: str) -> None:
+    """Given an unknown type, I expect its first 80 characters as JSON, and nothing of one that is not a string."""
+    with pytest.raises(UnknownRequestType) as refused:
+        request({**SEARCH, "type": kind})
+
+    assert str(refused.value).startswith(f"type is {shown}; it must be one of ")
 
 
 def test_a_missing_type_is_refused_with_the_four() -> None:
@@ -261,6 +314,11 @@ def test_a_text_of_exactly_the_limit_is_valid() -> None:
     assert parse_request(encoded({**SEARCH, "data": {"query": text}}), 100).data["query"] == text
 
 
+def test_a_request_without_a_text_has_no_length_to_check() -> None:
+    """Given the least limit and a request that has no text, I expect it to be valid."""
+    assert parse_request(encoded({**SEARCH, "type": "profile_get", "data": {}}), 0).type == "profile_get"
+
+
 def test_errors_never_quote_values() -> None:
     """Given an invalid value, I expect the error not to quote it: errors go to logs and streams."""
     with pytest.raises(InvalidMessage) as refused:
@@ -282,6 +340,23 @@ def test_an_invalid_request_has_the_ids_for_its_response() -> None:
     assert (refused.value.request_id, refused.value.user_id) == ("r1", "u1")
 
 
+def test_an_invalid_request_has_its_integer_ids_as_text() -> None:
+    """Given integer ids and something else wrong, I expect their digits on the error, as in any response."""
+    with pytest.raises(InvalidMessage) as refused:
+        request({**SEARCH, "request_id": 7, "user_id": 42, "data": []})
+
+    assert (refused.value.request_id, refused.value.user_id) == ("7", "42")
+
+
+def test_the_ids_for_a_response_are_those_of_the_request_itself() -> None:
+    """Given ids inside `data` that come before the request's own, I expect the request's own on the error."""
+    inner = {"request_id": "r9", "user_id": "u9"}
+    with pytest.raises(InvalidMessage) as refused:
+        request({"data": inner, "type": "search", "request_id": "r1", "user_id": "u1"})
+
+    assert (refused.value.request_id, refused.value.user_id) == ("r1", "u1")
+
+
 CUT_SHORT = {
     "cut short": b'{"request_id": "r1", "user_id": "u1", "type": "sea',
     "invalid UTF-8": b'{"request_id": "r1", "user_id": "u1", "data": {"query": "\xff"}}',
@@ -289,6 +364,9 @@ CUT_SHORT = {
     "nested deep": b'{"request_id": "r1", "user_id": "u1", "data": ' + b"[" * 100_000,
     "20 MB, ids first": b'{"request_id": "r1", "user_id": "u1", "data": "' + b"x" * 20_000_000 + b'"}',
     "20 MB, ids last": b'{"data": "' + b"x" * 20_000_000 + b'", "request_id": "r1", "user_id": "u1"}',
+    "unreadable ids first": b'{"request_id": "\xff", "user_id": "\\x", "data": "'
+    + b"x" * 10_000
+    + b'", "request_id": "r1", "user_id": "u1"',
 }
 
 
@@ -301,6 +379,21 @@ def test_ids_are_found_in_bytes_that_are_not_json(raw: bytes) -> None:
     assert (refused.value.request_id, refused.value.user_id) == ("r1", "u1")
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "found"), [(8_192, 9_000, "r1"), (8_193, 9_000, None), (9_000, 9_000, None)]
+)
+def test_ids_are_searched_in_the_first_and_last_8_kib(before: int, after: int, found: str | None) -> None:
+    """Given an id that ends at a distance from the start of bytes that are not JSON, I expect it where the distance is
+    at most 8 KiB: the search takes no longer in 20 MB."""
+    request_id = b'"request_id": "r1"'
+    raw = b" " * (before - len(request_id)) + request_id + b" " * after
+
+    with pytest.raises(InvalidJSON) as refused:
+        parse_request(raw, MAX_CHARS)
+
+    assert refused.value.request_id == found
+
+
 def test_ids_quoted_inside_a_text_are_ignored() -> None:
     """Given broken JSON whose text quotes a request, I expect the quoted id not to be taken for the sender's."""
     with pytest.raises(InvalidMessage) as refused:
@@ -311,6 +404,7 @@ def test_ids_quoted_inside_a_text_are_ignored() -> None:
 
 # Bad input: events
 
+NO_TIMESTAMP = "timestamp must be seconds, milliseconds or ISO 8601"
 BAD_UPDATES = {
     "user_id missing": (without(UPDATE, "user_id"), "user_id: "),
     "user_id null": ({**UPDATE, "user_id": None}, "user_id: "),
@@ -325,9 +419,9 @@ BAD_UPDATES = {
     "source unknown": ({**UPDATE, "source": "system"}, "source: "),
     "meta a list": ({**UPDATE, "meta": []}, "meta: "),
     "meta nested deep": ({**UPDATE, "meta": {"x": json.loads("[" * 500 + "]" * 500)}}, "meta: nested deeper than"),
-    "timestamp in words": ({**UPDATE, "timestamp": "yesterday"}, "timestamp: "),
-    "timestamp true": ({**UPDATE, "timestamp": True}, "timestamp: "),
-    "timestamp a list": ({**UPDATE, "timestamp": []}, "timestamp: "),
+    "timestamp in words": ({**UPDATE, "timestamp": "yesterday"}, f"timestamp: {NO_TIMESTAMP}"),
+    "timestamp true": ({**UPDATE, "timestamp": True}, f"timestamp: {NO_TIMESTAMP}"),
+    "timestamp a list": ({**UPDATE, "timestamp": []}, f"timestamp: {NO_TIMESTAMP}"),
     "timestamp NaN in a string": ({**UPDATE, "timestamp": "nan"}, "timestamp: timestamp out of range"),
     "timestamp infinite in a string": ({**UPDATE, "timestamp": "inf"}, "timestamp: timestamp out of range"),
     "timestamp past all years": ({**UPDATE, "timestamp": 10**18}, "timestamp: timestamp out of range"),
@@ -401,6 +495,40 @@ TIMESTAMPS = {
 def test_every_form_of_a_timestamp_is_parsed(sent: object, seconds: float) -> None:
     """Given any of the forms a publisher may use, I expect the same moment in seconds."""
     assert update({**UPDATE, "timestamp": sent}).timestamp == pytest.approx(seconds, abs=1e-3)
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Shanghai", "America/Los_Angeles"])
+def test_iso_8601_without_a_zone_is_utc_wherever_the_process_runs(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a process in any time zone, I expect a time without a zone to be read as UTC, and one with a zone by it."""
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        assert parse_timestamp("2024-04-05T12:00:00") == NOON
+        assert parse_timestamp("2024-04-05T20:00:00+08:00") == NOON
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("sent", "seconds"),
+    [
+        (-62_000_000_000, None),
+        (-61_999_999_999, -61_999_999_999),
+        (249_999_999_999_999, 249_999_999_999.999),
+        (250_000_000_000_000, None),
+    ],
+)
+@pytest.mark.parametrize("form", [int, float, str])
+def test_timestamps_are_in_the_years_that_are_permitted(
+    sent: int, seconds: float | None, form: Callable[[int], float | str]
+) -> None:
+    """Given the bounds, in April of the year 5 and March of 9892, I expect the times between them alone."""
+    if seconds is None:
+        with pytest.raises(ValueError, match=r"^timestamp out of range$"):
+            parse_timestamp(form(sent))
+    else:
+        assert parse_timestamp(form(sent)) == pytest.approx(seconds, abs=1e-3)
 
 
 @pytest.mark.parametrize("raw", [without(UPDATE, "timestamp"), {**UPDATE, "timestamp": None}], ids=["missing", "null"])
@@ -685,6 +813,32 @@ def test_a_message_of_exactly_the_limit_is_parsed() -> None:
     padded = raw[:-1] + b" " * (MAX_MESSAGE_BYTES - len(raw)) + b"}"
 
     assert parse_request(padded, MAX_CHARS) == request(SEARCH)
+
+
+# Errors of responses
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        ("conflict: at version 2", "conflict"),
+        ("too_large: content: 101 characters", "too_large"),
+        ("conflict", "internal"),
+        ("Conflict: at version 2", "internal"),
+        ("my secret: hush", "internal"),
+        (f"{'x' * 64}: long", "x" * 64),
+        (f"{'x' * 65}: too long", "internal"),
+        (": no code", "internal"),
+        ("", "internal"),
+    ],
+    ids=lambda text: text[:24],
+)
+def test_the_code_of_a_failed_request_is_what_precedes_the_first_colon(error: str, code: str) -> None:
+    """Given the `error` of a response, I expect its code where it has the form of one, and `internal` otherwise: a
+    reason may quote contents, and codes are logged."""
+    failed = RequestFailed(error)
+
+    assert (failed.code, str(failed), failed.wire) == (code, error, error)
 
 
 # Strict writing

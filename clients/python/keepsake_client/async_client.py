@@ -45,7 +45,6 @@ from keepsake_client.protocol import (
     validate,
 )
 
-CONNECT_TIMEOUT_S = 5.0
 #: How long the removal of an expired request may take on top of its deadline, and the closing of half-open connections.
 CLEANUP_TIMEOUT_S = 0.1
 _BACKOFF = ExponentialBackoff(cap=5.0, base=0.1)
@@ -87,7 +86,8 @@ class AsyncClient:
         enabled: False touches no key, list or channel: searches return nothing, every other call raises `Disabled`.
         ping_interval_s: a subscription that received nothing for this long is pinged.
         max_silence_s: one that received nothing for this long, not even the answer to a ping, is replaced, and with it
-            every other connection of a client made from a URL.
+            every other connection of a client made from a URL. No connection of such a client waits longer for an
+            answer.
     """
 
     def __init__(
@@ -106,7 +106,6 @@ class AsyncClient:
         max_silence_s: float = 10.0,
     ) -> None:
         self._url = redis if isinstance(redis, str) else None
-        self._redis = _connect(redis) if isinstance(redis, str) else redis
         self._requests_queue = requests_queue
         self._responses_channel = responses_channel
         self._updates_channel = updates_channel
@@ -117,6 +116,7 @@ class AsyncClient:
         self._enabled = enabled
         self._ping_interval_s = ping_interval_s
         self._max_silence_s = max_silence_s
+        self._redis = self._connect(redis) if isinstance(redis, str) else redis
         self._subscriber: asyncio.Task[None] | None = None
         self._failures = 0
         # After the first attempt to subscribe, `_error` is None exactly while the subscription is up.
@@ -390,8 +390,7 @@ class AsyncClient:
             raise
         finally:
             self._pending.pop(request.request_id, None)
-            if not response.cancel() and not response.cancelled():
-                response.exception()  # retrieved, or asyncio logs it where the wait ended in the same moment
+            response.cancel()  # or asyncio logs its exception, where the wait ended in the same moment
 
     async def _subscribed(self) -> None:
         """Wait for the subscription: a response published before it is lost."""
@@ -437,13 +436,16 @@ class AsyncClient:
             elif message["type"] == "message":
                 self._receive(message["data"])
 
+    def _connect(self, url: str) -> Redis:
+        # Without redis-py's own retries: the subscriber backs off by itself, and a request fails at once.
+        return Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=self._max_silence_s)
+
     async def _replace_connections(self) -> None:
         """Drop every connection: those of the pool are half-open too, and each would cost one request its deadline."""
         if self._url is not None:
-            half_open, self._redis = self._redis, _connect(self._url)
-            with suppress(RedisError, OSError):
-                async with asyncio.timeout(CLEANUP_TIMEOUT_S):
-                    await half_open.aclose()
+            half_open, self._redis = self._redis, self._connect(self._url)
+            async with asyncio.timeout(CLEANUP_TIMEOUT_S):
+                await half_open.aclose()
 
     def _up(self) -> None:
         if self._error is not None:
@@ -474,13 +476,6 @@ class AsyncClient:
             response.set_result(LTMResponse.model_validate(payload))
         except ValidationError:
             response.set_exception(RequestFailed("invalid_response: the response does not have the contract's shape"))
-
-
-def _connect(url: str) -> Redis:
-    # Without redis-py's own retries: the subscriber backs off by itself, and a request fails at once.
-    return Redis.from_url(
-        url, retry=Retry(NoBackoff(), 0), socket_timeout=CONNECT_TIMEOUT_S, socket_connect_timeout=CONNECT_TIMEOUT_S
-    )
 
 
 def _refuses_writes(error: ResponseError) -> bool:

@@ -120,7 +120,7 @@ def parse_timestamp(value: Any) -> float:
     """Seconds since 1970, from seconds, milliseconds, or ISO 8601 (UTC where it has no zone).
 
     Raises:
-        ValueError: the value is none of these, or outside the years 1 to 9999.
+        ValueError: the value is none of these, or outside the years 6 to 9891.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(_NO_TIMESTAMP)
@@ -140,7 +140,9 @@ def parse_timestamp(value: Any) -> float:
 
 
 def _in_range(seconds: float) -> float:
-    if not -6.2e10 < seconds < 2.5e11:  # NaN fails this too
+    # From April of the year 5 to March of 9892: far enough from the ends of the calendar for every time zone. NaN fails
+    # this too.
+    if not -6.2e10 < seconds < 2.5e11:
         raise ValueError("timestamp out of range")
     return float(seconds)
 
@@ -424,7 +426,7 @@ def _load_object(raw: bytes) -> dict[str, Any]:
     if len(raw) > MAX_MESSAGE_BYTES:
         raise MessageTooLarge(f"the message has {len(raw)} bytes; {MAX_MESSAGE_BYTES} are allowed")
     try:
-        payload = json.loads(raw.decode("utf-8"), parse_constant=_no_constant)
+        payload = json.loads(raw.decode(), parse_constant=_no_constant)
     except UnicodeDecodeError as error:
         raise InvalidJSON(f"not UTF-8 at byte {error.start}") from None
     except RecursionError:
@@ -442,10 +444,9 @@ def _no_constant(name: str) -> NoReturn:
 
 def _reasons(error: ValidationError, within: str) -> str:
     problems = []
-    for problem in error.errors(include_url=False, include_input=False):
+    for problem in error.errors():
         field = ".".join(str(part) for part in ([within] if within else []) + list(problem["loc"]))
-        text = problem["msg"].removeprefix("Value error, ")
-        problems.append(f"{field}: {text}" if field else text)
+        problems.append(f"{field}: {problem['msg'].removeprefix('Value error, ')}")
     return "; ".join(dict.fromkeys(problems))
 
 
@@ -462,7 +463,7 @@ def _peeked_id(value: Any) -> str | None:
 def _peek(raw: bytes, name: bytes) -> str | None:
     """An id found by pattern in bytes that are not JSON, so that their sender gets an error response."""
     window = 8_192
-    for part in (raw[:window], raw[-window:]) if len(raw) > window else (raw,):
+    for part in (raw[:window], raw[-window:]):
         if found := re.search(rb'(?<!\\)"' + name + rb'"\s*:\s*"((?:[^"\\]|\\.){1,512})"', part):
             try:
                 return _peeked_id(json.loads(b'"' + found[1] + b'"'))
