@@ -45,8 +45,7 @@ lint: setup-dev
 mutants: setup-dev
 	$(PIP) -e '.[mutants]'
 	ln -sfn clients/python/keepsake_client keepsake_client
-	$(BIN)/mutmut run; rm keepsake_client
-	$(BIN)/mutmut results
+	trap 'rm -f keepsake_client' EXIT; $(BIN)/mutmut run; $(BIN)/mutmut results
 
 clean:
 	rm -rf $(VENV) .venv-* .ltm mutants
