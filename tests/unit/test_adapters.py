@@ -282,10 +282,12 @@ def test_released_requests_are_taken_next_and_in_order(client: fakeredis.FakeRed
     client.lpush("ltm_requests:taken:a1", "r1", "r2")
     client.lpush("ltm_requests", "r3")
 
-    requests.release()
+    with capture_logs() as lines:
+        requests.release()
 
     assert client.lrange("ltm_requests", 0, -1) == [b"r3", b"r2", b"r1"]
     assert client.keys() == [b"ltm_requests"]
+    assert lines == [{"event": "request_released", "at": "ltm_requests", "log_level": "info"}] * 2
 
 
 REFUSALS = [
@@ -561,7 +563,10 @@ def test_a_backlog_over_its_bound_is_reported_once(client: fakeredis.FakeRedis, 
         first, *_ = site.stream.read(10, None)
         site.stream.ack([first.id])
         site.run(2)
-    assert [line["event"] for line in lines] == ["backlog_over", "backlog_recovered"]
+    assert lines == [
+        {"event": "backlog_over", "waiting": 4, "allowed": 3, "log_level": "error"},
+        {"event": "backlog_recovered", "waiting": 3, "log_level": "info"},
+    ]
 
 
 def test_a_backlog_at_its_bound_is_not_over_it(client: fakeredis.FakeRedis, broker: StubBroker) -> None:
@@ -680,12 +685,37 @@ def test_a_follower_claims_and_measures_nothing(client: fakeredis.FakeRedis, bro
     assert (site.resets, lines) == (0, [])
 
 
-def test_a_stream_that_is_deleted_is_made_again(client: fakeredis.FakeRedis, broker: StubBroker) -> None:
-    """Given that the stream is deleted between two iterations, I expect its group again after the second."""
+@pytest.mark.parametrize("message", ["no such key", "NOGROUP No such consumer group 'indexers' for key name 'x'"])
+def test_a_stream_that_is_deleted_is_made_again(
+    client: fakeredis.FakeRedis, broker: StubBroker, monkeypatch: pytest.MonkeyPatch, message: str
+) -> None:
+    """Given that the stream is deleted between two iterations, I expect its group again after the second.
+
+    Either error may be the first to tell, as the stream may be written again meanwhile.
+    """
     site = Site(client, broker)
     site.run()
     client.delete(UPDATES_STREAM)
 
+    def fail(_: Any) -> int:
+        raise redis.ResponseError(message)
+
+    monkeypatch.setattr(site.stream, "claim_from_failed", fail)
     site.run()
 
     assert client.xinfo_groups(UPDATES_STREAM)
+
+
+def test_another_error_of_redis_is_raised(
+    client: fakeredis.FakeRedis, broker: StubBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a key of another type in place of the stream, I expect its error, for the loop to log."""
+    site = Site(client, broker)
+
+    def fail(_: Any) -> int:
+        raise redis.ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value")
+
+    monkeypatch.setattr(site.stream, "claim_from_failed", fail)
+
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        site.run()

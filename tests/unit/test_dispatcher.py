@@ -307,6 +307,12 @@ def stream(client: fakeredis.FakeRedis) -> UpdateStream:
     return stream
 
 
+def lost(count: int) -> dict[str, Any]:
+    """The line that reports so many lost entries, and what the operator is to do."""
+    mend = "raise LTM_STREAM_MAX_LEN; run ltm backfill"
+    return {"event": "stream_trimmed_unread", "at": UPDATES_STREAM, "lost": count, "mend": mend, "log_level": "error"}
+
+
 def read(stream: UpdateStream, count: int) -> list[str]:
     return [json.loads(entry.event)["content"] for entry in stream.read(count, None)]
 
@@ -336,7 +342,7 @@ def test_a_pending_entry_that_was_trimmed_is_counted_as_lost(client: Any, stream
 
     assert pending(client) == 1
     assert client.hgetall(COUNTERS) == {b"log_trimmed_unread": b"1"}
-    assert [(line["event"], line["lost"]) for line in lines] == [("stream_trimmed_unread", 1)]
+    assert lines == [lost(1)]
 
 
 def test_a_stream_that_is_deleted_is_read_on(client: fakeredis.FakeRedis, stream: UpdateStream) -> None:
@@ -371,8 +377,8 @@ def test_the_entries_of_failed_consumers_alone_are_claimed(client: Any, stream: 
     for name, contents in {"live": ["m0"], "failed": ["m1", "m2", "m3"]}.items():
         publish(client, *contents)
         client.xreadgroup(STREAM_GROUP, name, {UPDATES_STREAM: ">"})
-    lost = client.xpending_range(UPDATES_STREAM, STREAM_GROUP, "-", "+", 1, "failed")[0]["message_id"]
-    client.xdel(UPDATES_STREAM, lost)
+    trimmed = client.xpending_range(UPDATES_STREAM, STREAM_GROUP, "-", "+", 1, "failed")[0]["message_id"]
+    client.xdel(UPDATES_STREAM, trimmed)
 
     with capture_logs() as lines:
         assert stream.claim_from_failed(live={"live", "a1"}) == 2
@@ -381,10 +387,8 @@ def test_the_entries_of_failed_consumers_alone_are_claimed(client: Any, stream: 
     assert read(stream, 10) == ["m2", "m3"]
     assert [each["pending"] for each in client.xinfo_consumers(UPDATES_STREAM, STREAM_GROUP) if each["name"] == b"live"]
     assert client.hgetall(COUNTERS) == {b"log_trimmed_unread": b"1"}
-    assert {line["event"]: line.get("entries", line.get("lost")) for line in lines} == {
-        "stream_trimmed_unread": 1,
-        "entries_claimed": 2,
-    }
+    claimed = {"event": "entries_claimed", "at": UPDATES_STREAM, "entries": 2, "log_level": "warning"}
+    assert lines == [lost(1), claimed]
 
 
 def test_entries_trimmed_before_they_were_read_are_counted_once(client: Any, stream: UpdateStream) -> None:
@@ -397,7 +401,7 @@ def test_entries_trimmed_before_they_were_read_are_counted_once(client: Any, str
             each.count_trimmed()
 
     assert client.hgetall(COUNTERS) == {b"log_trimmed_unread": b"3"}
-    assert [(line["event"], line["lost"]) for line in lines] == [("stream_trimmed_unread", 3)]
+    assert lines == [lost(3)]
     read(stream, 10)
     assert read(stream, 10) == ["m3", "m4"]
     stream.count_trimmed()
@@ -452,13 +456,13 @@ def test_a_consumer_that_is_gone_is_deleted_once_nothing_is_pending(
 
 
 def test_the_stream_is_trimmed_by_hours(client: Any, stream: UpdateStream, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given two hours, I expect Redis asked to trim the entries before that moment."""
-    asked: list[int] = []
-    monkeypatch.setattr(client, "xtrim", lambda key, minid, approximate: asked.append(minid))
+    """Given two hours, I expect Redis asked to trim the entries before that moment, in whole nodes: the cheap way."""
+    asked: list[Any] = []
+    monkeypatch.setattr(client, "xtrim", lambda key, minid, approximate: asked.append((key, minid, approximate)))
 
     stream.trim(hours=2)
 
-    assert asked == [pytest.approx((time.time() - 7_200) * 1000, abs=2_000)]
+    assert asked == [(UPDATES_STREAM, pytest.approx((time.time() - 7_200) * 1000, abs=2_000), True)]
 
 
 def test_digests_are_those_since_a_time(client: Any, stream: UpdateStream) -> None:

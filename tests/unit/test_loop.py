@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from adapters.loop import Loop
 from services.runtime.backoff import wait_s
+from services.runtime.logging import redact
 from tests.support import wait_until
 
 MAX_WAIT_S = 5.0
@@ -158,13 +159,15 @@ def test_the_end_of_an_outage_is_logged_once() -> None:
     ("error", "dependency"), [(redis.TimeoutError(), "redis"), (dramatiq.BrokerConnectionError("gone"), "broker")]
 )
 def test_an_outage_names_the_dependency(error: Exception, dependency: str) -> None:
-    """Given an error of Redis's client or of Dramatiq's broker, I expect both lines to name it."""
+    """Given an error of Redis's client or of Dramatiq's broker, I expect both lines to name it and the loop."""
     with capture_logs() as lines:
         Script([error, None]).play()
 
-    assert [(line["event"], line["dependency"]) for line in lines] == [
-        ("dependency_down", dependency),
-        ("dependency_up", dependency),
+    known = {"dependency": dependency, "loop": "test"}
+    reason = redact(error)
+    assert lines == [
+        {"event": "dependency_down", "log_level": "warning", "reason": reason, **known},
+        {"event": "dependency_up", "log_level": "info", **known},
     ]
 
 

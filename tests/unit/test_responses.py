@@ -11,6 +11,7 @@ from typing import Any
 import dramatiq
 import fakeredis
 import pytest
+import redis
 from dramatiq.brokers.stub import StubBroker
 from dramatiq.middleware import Retries
 from keepsake_client.errors import Unavailable
@@ -317,3 +318,19 @@ def test_a_search_that_ran_out_of_time_is_counted(
 
     with fakeredis.FakeRedis(server=stage.server) as client:
         assert client.hgetall(COUNTERS) == {counter: b"1"}
+
+
+def test_a_search_that_cannot_be_counted_is_no_error(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a Redis that goes down after a partial search was answered, I expect the answer, and no error."""
+
+    def fail(*_: Any) -> None:
+        raise redis.ConnectionError("gone")
+
+    request = LTMRequest(request_id="r1", type="search", user_id="u1", data={"query": SECRET})
+    message = dramatiq.MessageProxy(queues.request_message(request, 1.5))
+    with fakeredis.FakeRedis(server=stage.server) as client:
+        monkeypatch.setattr(client, "hincrby", fail)
+        publisher = ResponsePublisher(client, "ltm_responses")
+        publisher.after_process_message(stage.broker, message, result={"memories": [], "partial": True})
+
+    assert [answer["partial"] for answer in stage.answers()] == [True]
