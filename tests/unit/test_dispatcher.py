@@ -330,19 +330,19 @@ def test_pending_entries_are_read_in_order_before_new_ones(client: fakeredis.Fak
 
 
 def test_a_pending_entry_that_was_trimmed_is_counted_as_lost(client: Any, stream: UpdateStream) -> None:
-    """Given a pending entry that has left the stream, I expect it acknowledged, counted and logged, the others read."""
-    publish(client, "m0", "m1")
+    """Given pending entries that have left the stream, I expect them acknowledged, counted and logged, others read."""
+    publish(client, "m0", "m1", "m2")
     read(stream, 10)
-    first, _ = stream.read(10, None)
-    client.xdel(UPDATES_STREAM, first.id)
+    first, second, _ = stream.read(10, None)
+    client.xdel(UPDATES_STREAM, first.id, second.id)
     stream.rewind()
 
     with capture_logs() as lines:
-        assert read(stream, 10) == ["m1"]
+        assert read(stream, 10) == ["m2"]
 
     assert pending(client) == 1
-    assert client.hgetall(COUNTERS) == {b"log_trimmed_unread": b"1"}
-    assert lines == [lost(1)]
+    assert client.hgetall(COUNTERS) == {b"log_trimmed_unread": b"2"}
+    assert lines == [lost(2)]
 
 
 def test_a_stream_that_is_deleted_is_read_on(client: fakeredis.FakeRedis, stream: UpdateStream) -> None:

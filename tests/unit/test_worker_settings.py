@@ -189,7 +189,10 @@ def server(client: Any) -> tuple[Any, ...]:
 
 
 def test_a_worker_is_composed_of_its_settings(root: Root) -> None:
-    """Given the servers and the channel of the settings, I expect each in the part that uses it, and every actor."""
+    """Given the servers and the channel of the settings, I expect each in the part that uses it.
+
+    The actors use the services that the same worker opens at boot.
+    """
     broker: Any = dramatiq.get_broker()
     resources, responses, deliveries, limit, _ = broker.middleware
 
@@ -200,6 +203,8 @@ def test_a_worker_is_composed_of_its_settings(root: Root) -> None:
     assert limit.time_limit == 120_000
     assert (resources.settings.ltm_responses_channel, resources._process) == ("answers", "long-term-memory-worker")
     assert len(broker.get_declared_actors()) == 5
+    with pytest.raises(RuntimeError, match="the worker has not booted"):
+        broker.get_actor("profile.get").fn({"user_id": "u1"}, 1.0, 1.0)
 
 
 def test_a_worker_reconnects_soon_and_logs_no_content(root: Root) -> None:
