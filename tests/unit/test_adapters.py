@@ -132,8 +132,11 @@ def test_a_request_that_cannot_be_enqueued_is_answered(
         answers.subscribe("ltm_responses")
         answers.get_message()
         client.lpush("ltm_requests", asked("r1"))
-        requests.run_once()
+        with capture_logs() as lines:
+            requests.run_once()
         assert json.loads(answers.get_message()["data"])["error"] == "internal: ValueError"
+    known = {"request_id": "r1", "exc_info": True, "log_level": "error"}
+    assert lines[0] == {"event": "request_not_enqueued", **known}
 
     fails.error = None
     client.lpush("ltm_requests", asked("r2"))

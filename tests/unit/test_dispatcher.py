@@ -141,6 +141,20 @@ def test_entries_trimmed_while_nothing_was_read_are_counted(
     assert len(site.dispatched()) == 4
 
 
+# Fairness
+
+
+def test_users_are_dispatched_in_turn(client: fakeredis.FakeRedis) -> None:
+    """Given four entries of one user before two of another, I expect them in turn, each user's in order."""
+    site = Site(client)
+    for content in ("a0", "a1", "a2", "a3", "b0", "b1"):
+        site.client.xadd(UPDATES_STREAM, {"event": event(content, user=content[0])})
+
+    site.run()
+
+    assert site.dispatched() == ["a0", "b0", "a1", "b1", "a2", "a3"]
+
+
 # Backpressure
 
 
@@ -476,13 +490,35 @@ def test_digests_are_those_since_a_time(client: Any, stream: UpdateStream) -> No
     assert stream.digests_since(now - 5) == {digest(b"new"): 2}
 
 
-def test_the_stream_is_capped(client: Any) -> None:
-    """Given far more events than the stream keeps, I expect the oldest gone."""
+def test_digests_and_derived_ids_are_those_of_other_versions(client: Any, stream: UpdateStream) -> None:
+    """Given an event without an id, I expect the digest and id that version 0.1 wrote: adapters of both run at once.
+
+    By the digest a new leader leaves out what the last one wrote, by the id an event published twice is deduplicated.
+    """
+    update = MemoryUpdateMessage(user_id="u1", content="I like tea", source="user", timestamp=1_712_345_678)
+
+    stream.append(update, b'{"user_id": "u1"}')
+
+    [(_, fields)] = client.xrange(UPDATES_STREAM)
+    assert fields[b"heard"] == b"ee4a8a7d4e207cc3d0c069fd0c807f3f"
+    assert json.loads(fields[b"event"])["message_id"] == "738be5fd07df619140898621d4891821"
+
+
+def test_the_stream_is_capped(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given far more events than the stream keeps, I expect the oldest gone, in whole nodes: the cheap way."""
     stream = UpdateStream(client, UPDATES_STREAM, "a1", max_len=100)
+    xadd, options = client.xadd, []
+
+    def note(key: str, fields: Any, **given: Any) -> Any:
+        options.append(given)
+        return xadd(key, fields, **given)
+
+    monkeypatch.setattr(client, "xadd", note)
     for number in range(500):
         update = MemoryUpdateMessage(user_id="u1", content=f"m{number}", source="ai")
         stream.append(update, b"raw")
 
     assert client.xlen(UPDATES_STREAM) < 300
+    assert options[0] == {"maxlen": 100, "approximate": True}
     [(_, newest)] = client.xrevrange(UPDATES_STREAM, count=1)
     assert json.loads(newest[b"event"])["content"] == "m499"

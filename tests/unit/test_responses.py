@@ -259,7 +259,7 @@ def test_a_response_that_cannot_be_published_does_not_stop_the_next(stage: Stage
 
 
 def test_a_response_that_cannot_be_published_is_logged(stage: Stage) -> None:
-    """Given a Redis that is down, I expect a line with the request's id."""
+    """Given a Redis that is down, I expect a line with the request's id and the reason."""
 
     def succeed_as_redis_goes() -> dict[str, Any]:
         stage.server.connected = False
@@ -270,7 +270,9 @@ def test_a_response_that_cannot_be_published_is_logged(stage: Stage) -> None:
         stage.ask()
     stage.server.connected = True
 
-    assert [line["request_id"] for line in lines if line["event"] == "response_not_published"] == ["r1"]
+    [line] = [line for line in lines if line["event"] == "response_not_published"]
+    assert (line["request_id"], line["log_level"]) == ("r1", "warning")
+    assert line["reason"].startswith("ConnectionError")
 
 
 def test_a_response_is_deduplicated(stage: Stage) -> None:
@@ -285,7 +287,10 @@ def test_a_response_is_deduplicated(stage: Stage) -> None:
             stage.broker.join("interactive", timeout=10_000, fail_fast=False)
 
     assert (stage.runs, [answer["success"] for answer in stage.answers()]) == (2, [True])
-    assert [line["event"] for line in lines] == ["responded", "response_deduplicated"]
+    assert [(line["event"], line["request_id"]) for line in lines] == [
+        ("responded", "r1"),
+        ("response_deduplicated", "r1"),
+    ]
 
 
 def test_a_request_id_that_is_used_again_is_answered_again(stage: Stage) -> None:

@@ -202,8 +202,16 @@ def test_a_retry_that_cannot_be_enqueued_is_not_lost(
 ) -> None:
     """Given a broker that is down when the retry is to be enqueued, I expect it enqueued when the broker is up.
 
-    Dramatiq's own Retries would log the error, and the message would be acknowledged.
+    Dramatiq's own Retries would log the error, and the message would be acknowledged. The waits are those after one
+    failure, then after two.
     """
+    waited: list[int] = []
+
+    def wait_s(failures: int) -> float:
+        waited.append(failures)
+        return 0.0
+
+    monkeypatch.setattr("tasks.middleware.retries.wait_s", wait_s)
     bench.declare(retry=QUICK)
     bench.failures = [Unavailable("down")]
     down = [error] * 2
@@ -218,7 +226,7 @@ def test_a_retry_that_cannot_be_enqueued_is_not_lost(
     bench.run()
     wait_until(lambda: bench.runs == 2, description="the second attempt")
 
-    assert (bench.dead, down) == (0, [])
+    assert (bench.dead, down, waited) == (0, [], [1, 2])
 
 
 def lines_of(bench: Bench, failures: list[BaseException]) -> list[dict[str, Any]]:
