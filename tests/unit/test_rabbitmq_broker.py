@@ -64,7 +64,7 @@ def test_an_outage_is_logged_once(pika: logging.Logger, monkeypatch: pytest.Monk
         for _ in range(2):
             with pytest.raises(ConnectionClosed):
                 broker.consume("index", 3, 7)
-        consumers = [broker.consume("index", 3, 7), broker.consume("index")]
+        consumers: list[Any] = [broker.consume("index", 3, 7), broker.consume("index")]
 
     assert consumers == ["a consumer", "another"]
     assert asked == [("index", 3, 7)] * 3 + [("index", 1, 5_000)]
