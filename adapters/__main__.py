@@ -59,7 +59,7 @@ class Adapters:
             Loop("dispatcher", dispatcher.run_once, connect=dispatcher.connect),
         ]
         self._maintenance = self._maintenance_of(dispatcher)
-        self.maintenance_loop = Loop("maintenance", self._maintenance.run_once, connect=self._stream.open)
+        self.maintenance_loop = Loop("maintenance", self._maintenance.run_once)
 
     @property
     def loops(self) -> list[Loop]:

@@ -18,6 +18,7 @@ from structlog.testing import capture_logs
 
 from adapters.__main__ import Adapters, Timing, run
 from adapters.leader import LEASE_KEY
+from adapters.loop import Loop
 from adapters.membership import MEMBERSHIP_KEY
 from adapters.stream import UpdateStream
 from services.runtime.queues import QueueKeys
@@ -209,6 +210,26 @@ def test_the_requests_of_an_adapter_that_fails_later_are_claimed(servers: Server
     wait_until(lambda: servers.broker.llen(INTERACTIVE.ids) == 1, 1.5, "the request")
 
 
+def test_the_entries_of_a_failed_adapter_are_dispatched(servers: Servers, start: Start) -> None:
+    """Given entries that a failed adapter had read, I expect the leader to claim and the dispatcher to read them."""
+    servers.pipeline.xgroup_create(STREAM, STREAM_GROUP, id="0", mkstream=True)
+    publish(servers, 2)
+    servers.pipeline.xreadgroup(STREAM_GROUP, "failed", {STREAM: ">"})
+
+    start()
+
+    wait_until(lambda: servers.broker.llen(INDEX.ids) == 2, description="the entries")
+
+
+def test_an_adapter_is_a_member_before_it_takes_requests(servers: Servers) -> None:
+    """Given the loop of requests alone, I expect a heartbeat: nothing looks for the requests of an unknown adapter."""
+    adapters = Adapters(settings(), QUICK)
+
+    adapters.working[0]._iterate()
+
+    assert servers.pipeline.zcard(MEMBERSHIP_KEY) == 1
+
+
 def test_idle_loops_wait_as_long_as_their_timing_says(servers: Servers) -> None:
     """Given time-outs of a hundredth of a second, I expect no iteration to wait for the second of the defaults."""
     for loop in Adapters(settings(), QUICK).loops:
@@ -216,6 +237,19 @@ def test_idle_loops_wait_as_long_as_their_timing_says(servers: Servers) -> None:
         for _ in range(4):
             loop._iterate()
         assert time.monotonic() - begun_at < 2, loop.name
+
+
+def test_a_request_is_waited_for_as_long_as_the_timing_says(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a time-out of a hundredth of a second, I expect the blocking look at the list to have it.
+
+    The fake server does not block.
+    """
+    waits: list[float] = []
+    monkeypatch.setattr(fakeredis.FakeRedis, "blmove", lambda _, __, ___, timeout, *____: waits.append(timeout))
+
+    Adapters(settings(), QUICK).working[0]._iterate()
+
+    assert waits == [0.01]
 
 
 def test_the_default_timing_is_that_of_production(servers: Servers) -> None:
@@ -260,20 +294,25 @@ def test_a_stopped_adapter_leaves_nothing_behind(servers: Servers, start: Start)
     assert not servers.pipeline.exists(LEASE_KEY, MEMBERSHIP_KEY)
 
 
-def test_the_heartbeat_goes_on_while_the_other_loops_end(servers: Servers, start: Start) -> None:
-    """Given a loop that takes a while to end, I expect the maintenance to run until it has: it still holds messages."""
+def test_the_heartbeat_goes_on_while_the_other_loops_end(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given loops that take a while to end, I expect the maintenance to run until they have: they hold messages.
+
+    A loop that is stuck is waited for no longer than five seconds.
+    """
     adapters = start()
-    alive: list[bool] = []
-    join = adapters.working[2].join
+    joined: list[tuple[str, float | None, bool]] = []
+    join = Loop.join
 
-    def note(timeout: float | None = None) -> None:
-        join(timeout)
-        alive.append(adapters.maintenance_loop.is_alive())
+    def note(loop: Loop, timeout: float | None = None) -> None:
+        joined.append((loop.name, timeout, adapters.maintenance_loop.is_alive()))
+        join(loop, timeout)
 
-    adapters.working[2].join = note  # type: ignore[method-assign]
+    monkeypatch.setattr(Loop, "join", note)
     adapters.stop()
 
-    assert alive == [True]
+    working = [(name, 5, True) for name in ("ltm_requests", "memory_updates", "dispatcher")]
+    assert joined[:3] == working
+    assert joined[3][:2] == ("maintenance", 5)
 
 
 def test_a_stop_while_redis_is_down_is_logged(servers: Servers) -> None:
