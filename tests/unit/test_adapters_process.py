@@ -239,17 +239,27 @@ def test_idle_loops_wait_as_long_as_their_timing_says(servers: Servers) -> None:
         assert time.monotonic() - begun_at < 2, loop.name
 
 
-def test_a_request_is_waited_for_as_long_as_the_timing_says(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given a time-out of a hundredth of a second, I expect the blocking look at the list to have it.
+def test_blocking_commands_wait_as_long_as_their_timing_says(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given time-outs of a hundredth of a second, I expect the looks at the list and at the stream to have them.
 
     The fake server does not block.
     """
+    requests, _, dispatcher, _ = Adapters(settings(), QUICK).loops
     waits: list[float] = []
-    monkeypatch.setattr(fakeredis.FakeRedis, "blmove", lambda _, __, ___, timeout, *____: waits.append(timeout))
 
-    Adapters(settings(), QUICK).working[0]._iterate()
+    def blmove(_: Any, __: str, ___: str, timeout: float, *____: str) -> None:
+        waits.append(timeout)
 
-    assert waits == [0.01]
+    def xreadgroup(*_: Any, block: int, **__: Any) -> list[Any]:
+        waits.append(block)
+        return []
+
+    monkeypatch.setattr(fakeredis.FakeRedis, "blmove", blmove)
+    monkeypatch.setattr(fakeredis.FakeRedis, "xreadgroup", xreadgroup)
+    requests._iterate()
+    dispatcher._iterate()
+
+    assert waits == [0.01, 10]
 
 
 def test_the_default_timing_is_that_of_production(servers: Servers) -> None:
