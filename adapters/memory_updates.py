@@ -39,6 +39,7 @@ class UpdateAdapter:
         client: connects to the pipeline's Redis.
         channel: the channel's name.
         poll_timeout_s: the longest wait for a message.
+        max_kept: how many messages are kept at most.
         clock: seconds since 1970.
     """
 
@@ -52,6 +53,7 @@ class UpdateAdapter:
         max_content_chars: int,
         *,
         poll_timeout_s: float = POLL_TIMEOUT_S,
+        max_kept: int = MAX_KEPT,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._subscription = client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
@@ -62,7 +64,7 @@ class UpdateAdapter:
         self._max_content_chars = max_content_chars
         self._poll_timeout_s = poll_timeout_s
         self._clock = clock
-        self._kept: deque[_Received] = deque(maxlen=MAX_KEPT)
+        self._kept: deque[_Received] = deque(maxlen=max_kept)
         self._subscribed_at = 0.0
         self._leading = False
 
@@ -113,7 +115,7 @@ class UpdateAdapter:
                 written[key] -= 1
             else:
                 missing.append(received)
-        self._kept = deque(missing, maxlen=MAX_KEPT)
+        self._kept = deque(missing, maxlen=self._kept.maxlen)
 
 
 def says_logged(raw: bytes) -> bool:

@@ -257,7 +257,8 @@ def test_the_requests_of_a_failed_adapter_are_claimed(client: fakeredis.FakeRedi
     assert claimed == [("r1", last_heartbeat), ("r2", last_heartbeat)]
     assert client.keys("ltm_requests*") == [b"ltm_requests:taken:live"]
     assert client.zscore(MEMBERSHIP_KEY, "failed") == last_heartbeat
-    assert [(line["event"], line["failed_adapter"]) for line in lines] == [("request_claimed", "failed")] * 2
+    claim = {"event": "request_claimed", "at": "ltm_requests", "failed_adapter": "failed", "log_level": "warning"}
+    assert lines == [claim] * 2
 
 
 @pytest.mark.parametrize(("interval_s", "looks"), [(60.0, 1), (0.0, 3)])
@@ -318,7 +319,7 @@ def test_a_server_that_refuses_all_writes_is_logged_once(error: Exception) -> No
 class Channel:
     """An adapter of the channel, what it wrote, the lease, and a clock that runs `late` seconds ahead."""
 
-    def __init__(self, client: fakeredis.FakeRedis, name: str = "a1", late: float = 0.0) -> None:
+    def __init__(self, client: fakeredis.FakeRedis, name: str = "a1", late: float = 0.0, **options: Any) -> None:
         self.client = client
         self.late = late
         self.lease = Lease(client, name)
@@ -333,6 +334,7 @@ class Channel:
             1_000,
             poll_timeout_s=POLL_TIMEOUT_S,
             clock=lambda: time.time() + self.late,
+            **options,
         )
         self.adapter.connect()
         self.adapter.run_once()  # the confirmation
@@ -497,6 +499,25 @@ def test_a_follower_keeps_the_last_nine_seconds(client: fakeredis.FakeRedis, age
     channel.run()
 
     assert [written["content"] for written in channel.written()] == contents
+
+
+def test_a_follower_keeps_no_more_than_it_may(client: fakeredis.FakeRedis) -> None:
+    """Given max_kept=2, I expect the last two messages of a channel without a leader, the first time and later ones.
+
+    A leader that a follower succeeds keeps its bound when it follows again.
+    """
+    first, second = Channel(client, "a1", max_kept=2), Channel(client, "a2")
+    first.receive(event("m0"), event("m1"), event("m2"))
+    first.lease.renew()
+    first.run()
+    assert [written["content"] for written in first.written()] == ["m1", "m2"]
+
+    first.lease.release()
+    first.receive(event("m3"), event("m4"), event("m5"))
+    first.lease.renew()
+    first.run()
+
+    assert [written["content"] for written in second.written()] == ["m1", "m2", "m4", "m5"]
 
 
 def test_an_event_without_a_time_has_that_of_its_receipt(client: fakeredis.FakeRedis) -> None:

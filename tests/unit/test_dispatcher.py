@@ -367,9 +367,139 @@ def test_a_stream_that_is_deleted_is_read_on(client: fakeredis.FakeRedis, stream
 
     with capture_logs() as lines:
         assert read(stream, 10) == []
-    assert [line["event"] for line in lines] == ["stream_recreated"]
+    assert lines == [{"event": "stream_recreated", "at": UPDATES_STREAM, "log_level": "warning"}]
 
     assert read(stream, 10) == ["new"]
+
+
+def test_a_stream_that_is_deleted_while_it_is_waited_for_is_read_on(
+    client: fakeredis.FakeRedis, stream: UpdateStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given the error by which Redis 7.0 ends a wait for a stream that is deleted, I expect the group made again."""
+    read(stream, 10)
+    client.delete(UPDATES_STREAM)
+
+    def end_the_wait(*_: Any, **__: Any) -> Any:
+        raise redis.ResponseError("UNBLOCKED the stream key no longer exists")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "xreadgroup", end_the_wait)
+        assert stream.read(10, 1_000) == []
+
+    publish(client, "new")
+    assert read(stream, 10) == ["new"]
+
+
+def test_an_entry_without_an_event_is_read_as_an_empty_one(client: Any, stream: UpdateStream) -> None:
+    """Given an entry of other fields, I expect an empty event, which is rejected, and not a lost entry."""
+    entry_id = client.xadd(UPDATES_STREAM, {"hello": "world"})
+    stream.read(10, None)
+
+    assert stream.read(10, None) == [Entry(entry_id, b"")]
+
+
+# Opening it, and Redis 6.2
+
+
+def test_what_was_written_before_the_group_is_read(client: Any) -> None:
+    """Given entries older than the group, I expect the group to begin before them, and none counted as lost."""
+    publish(client, "m0", "m1")
+    stream = UpdateStream(client, UPDATES_STREAM, "a1", 1_000)
+
+    stream.open()
+    read(stream, 10)
+
+    assert read(stream, 10) == ["m0", "m1"]
+    assert client.hgetall(COUNTERS) == {}
+
+
+def test_entries_trimmed_before_there_was_a_group_are_counted(client: Any) -> None:
+    """Given five entries of which two are left when the group is made, I expect three counted, once by two adapters."""
+    publish(client, *(f"m{number}" for number in range(5)))
+    client.xtrim(UPDATES_STREAM, maxlen=2, approximate=False)
+
+    for name in ("a1", "a2"):
+        UpdateStream(client, UPDATES_STREAM, name, 1_000).open()
+
+    assert client.hgetall(COUNTERS) == {b"log_trimmed_unread": b"3"}
+
+
+def test_an_adapter_that_joins_counts_what_was_trimmed(client: Any, stream: UpdateStream) -> None:
+    """Given a group that exists, and entries trimmed since, I expect the next adapter that opens it to count them."""
+    publish(client, "m0", "m1")
+    client.xtrim(UPDATES_STREAM, maxlen=1, approximate=False)
+
+    UpdateStream(client, UPDATES_STREAM, "a2", 1_000).open()
+
+    assert client.hgetall(COUNTERS) == {b"log_trimmed_unread": b"1"}
+
+
+def test_a_key_of_another_type_is_no_stream(client: Any) -> None:
+    """Given a key of another type, I expect the error of Redis."""
+    client.set(UPDATES_STREAM, "x")
+
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        UpdateStream(client, UPDATES_STREAM, "a1", 1_000).open()
+
+
+@pytest.fixture
+def redis_6(client: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A Redis that does not count what was added to a stream, and what a group has read."""
+    create = client.xgroup_create
+
+    def create_without_count(*arguments: Any, **options: Any) -> Any:
+        if "entries_read" in options:
+            raise redis.ResponseError("ERR syntax error")
+        return create(*arguments, **options)
+
+    monkeypatch.setattr(client, "xgroup_create", create_without_count)
+    for command, unknown in {"xinfo_groups": {"entries-read", "lag"}, "xinfo_stream": {"entries-added"}}.items():
+        _forget(monkeypatch, command, unknown)
+    return client
+
+
+def _forget(monkeypatch: pytest.MonkeyPatch, command: str, unknown: set[str]) -> None:
+    """Leave these fields out of a command's replies, in transactions too."""
+    call: Any = getattr(redis.Redis, command)
+
+    def known(reply: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in reply.items() if name not in unknown}
+
+    def ask(self: Any, *arguments: Any) -> Any:
+        reply = call(self, *arguments)
+        return [known(each) for each in reply] if isinstance(reply, list) else known(reply)
+
+    for kind in (redis.Redis, redis.client.Pipeline):
+        monkeypatch.setattr(kind, command, ask, raising=False)
+
+
+def test_redis_6_reads_on_and_counts_no_trimmed_entries(redis_6: Any) -> None:
+    """Given Redis 6.2, which does not know how many entries were trimmed, I expect the rest read, and none counted."""
+    stream = UpdateStream(redis_6, UPDATES_STREAM, "a1", 1_000)
+    stream.open()
+    publish(redis_6, "m0", "m1", "m2")
+    redis_6.xtrim(UPDATES_STREAM, maxlen=2, approximate=False)
+
+    stream.count_trimmed()
+    read(stream, 10)
+    assert read(stream, 10) == ["m1", "m2"]
+    stream.count_trimmed()
+
+    assert redis_6.hgetall(COUNTERS) == {}
+
+
+def test_the_backlog_of_redis_6_is_what_is_pending(redis_6: Any) -> None:
+    """Given Redis 6.2 with one pending entry and one unread, I expect a backlog of one."""
+    stream = UpdateStream(redis_6, UPDATES_STREAM, "a1", 1_000)
+    stream.open()
+    publish(redis_6, "m0", "m1")
+    read(stream, 1)
+    assert read(stream, 1) == ["m0"]
+
+    assert stream.backlog() == 1
+
+
+# Claims, bounds and figures
 
 
 def test_another_error_of_redis_is_not_swallowed(
@@ -387,21 +517,21 @@ def test_another_error_of_redis_is_not_swallowed(
 
 
 def test_the_entries_of_failed_consumers_alone_are_claimed(client: Any, stream: UpdateStream) -> None:
-    """Given a live and a failed consumer with entries, I expect the failed one's, the lost of them counted."""
-    for name, contents in {"live": ["m0"], "failed": ["m1", "m2", "m3"]}.items():
+    """Given a live and two failed consumers with entries, I expect the failed ones', the lost of them counted."""
+    for name, contents in {"live": ["m0"], "failed": ["m1", "m2", "m3"], "failed too": ["m4"]}.items():
         publish(client, *contents)
         client.xreadgroup(STREAM_GROUP, name, {UPDATES_STREAM: ">"})
     trimmed = client.xpending_range(UPDATES_STREAM, STREAM_GROUP, "-", "+", 1, "failed")[0]["message_id"]
     client.xdel(UPDATES_STREAM, trimmed)
 
     with capture_logs() as lines:
-        assert stream.claim_from_failed(live={"live", "a1"}) == 2
+        assert stream.claim_from_failed(live={"live", "a1"}) == 3
         assert stream.claim_from_failed(live={"live", "a1"}) == 0
 
-    assert read(stream, 10) == ["m2", "m3"]
+    assert read(stream, 10) == ["m2", "m3", "m4"]
     assert [each["pending"] for each in client.xinfo_consumers(UPDATES_STREAM, STREAM_GROUP) if each["name"] == b"live"]
     assert client.hgetall(COUNTERS) == {b"log_trimmed_unread": b"1"}
-    claimed = {"event": "entries_claimed", "at": UPDATES_STREAM, "entries": 2, "log_level": "warning"}
+    claimed = {"event": "entries_claimed", "at": UPDATES_STREAM, "entries": 3, "log_level": "warning"}
     assert lines == [lost(1), claimed]
 
 

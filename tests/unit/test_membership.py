@@ -212,7 +212,7 @@ def test_an_adapter_of_an_earlier_version_is_excluded_and_excludes(client: faker
 
 def test_a_lease_that_another_has_acquired_is_not_held(client: fakeredis.FakeRedis) -> None:
     """Given a lease that ran out and that another acquired, I expect a renewal to notice, and a release to keep it."""
-    mine, other = Lease(client, "a1"), Lease(client, "a2")
+    mine, other = Lease(client, "a1", Clock()), Lease(client, "a2")
     mine.renew()
     client.delete(LEASE_KEY)
     other.renew()
