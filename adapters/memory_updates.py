@@ -76,20 +76,31 @@ class UpdateAdapter:
 
     def run_once(self) -> None:
         """Wait up to a second for a message, and write it to the stream if this adapter leads."""
-        message = self._subscription.get_message(timeout=self._poll_timeout_s)
-        if message is not None and not says_logged(message["data"]):
-            self._kept.append(_Received(self._clock(), message["data"]))
+        self._receive(self._poll_timeout_s)
         if self._lease.held():
+            if not self._leading:
+                self._begin_to_lead()
             self._write()
         else:
             self._leading = False
             while self._kept and self._kept[0].at < self._clock() - KEPT_S:
                 self._kept.popleft()
 
+    def _receive(self, timeout_s: float) -> bool:
+        """Wait for a message, and keep it if its publisher has not written it; whether one came."""
+        message = self._subscription.get_message(timeout=timeout_s)
+        if message is not None and not says_logged(message["data"]):
+            self._kept.append(_Received(self._clock(), message["data"]))
+        return message is not None
+
+    def _begin_to_lead(self) -> None:
+        # What has arrived and was not read yet may have been written too.
+        while self._receive(0.0):
+            pass
+        self._drop_written()
+        self._leading = True
+
     def _write(self) -> None:
-        if not self._leading:
-            self._drop_written()
-            self._leading = True
         while self._kept:
             at, raw = self._kept[0]
             try:

@@ -261,6 +261,25 @@ def test_the_requests_of_a_failed_adapter_are_claimed(client: fakeredis.FakeRedi
     assert lines == [claim] * 2
 
 
+def test_a_request_of_a_failed_adapter_waits_for_the_broker(
+    client: fakeredis.FakeRedis, broker: StubBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given two requests of a failed adapter and a broker that takes nothing at first, I expect both, in order."""
+    requests = request_adapter(client, broker)
+    client.zadd(MEMBERSHIP_KEY, {"failed": float(client.time()[0]) - 60})
+    client.lpush("ltm_requests:taken:failed", asked("r1"), asked("r2"))
+    fails = Fails(monkeypatch, broker)
+    fails.error = redis.ConnectionError("gone")
+    with pytest.raises(redis.ConnectionError):
+        requests.run_once()
+
+    fails.error = None
+    requests.run_once()
+
+    assert [message["request"]["request_id"] for message in enqueued(broker)] == ["r1", "r2"]
+    assert client.keys("ltm_requests*") == []
+
+
 @pytest.mark.parametrize(("interval_s", "looks"), [(60.0, 1), (0.0, 3)])
 def test_failed_adapters_are_looked_for_now_and_then(
     client: fakeredis.FakeRedis,
@@ -319,7 +338,9 @@ def test_a_server_that_refuses_all_writes_is_logged_once(error: Exception) -> No
 class Channel:
     """An adapter of the channel, what it wrote, the lease, and a clock that runs `late` seconds ahead."""
 
-    def __init__(self, client: fakeredis.FakeRedis, name: str = "a1", late: float = 0.0, **options: Any) -> None:
+    def __init__(
+        self, client: fakeredis.FakeRedis, name: str = "a1", late: float = 0.0, confirmed: bool = True, **options: Any
+    ) -> None:
         self.client = client
         self.late = late
         self.lease = Lease(client, name)
@@ -337,7 +358,8 @@ class Channel:
             **options,
         )
         self.adapter.connect()
-        self.adapter.run_once()  # the confirmation
+        if confirmed:
+            self.adapter.run_once()  # it receives the confirmation
 
     def receive(self, *events: str) -> None:
         for each in events:
@@ -467,6 +489,33 @@ def test_a_new_leader_leaves_out_recent_messages_alone(client: fakeredis.FakeRed
     second.run()
 
     assert [written["content"] for written in second.written()] == ["ok", "ok"]
+
+
+def test_a_new_leader_that_has_not_read_everything_writes_nothing_twice(client: fakeredis.FakeRedis) -> None:
+    """Given a slow adapter that leads before it reads what the last leader wrote, I expect no second entry."""
+    first, second = Channel(client, "a1"), Channel(client, "a2")
+    first.lease.renew()
+    first.receive(*(event(f"m{number}") for number in range(3)))
+    first.lease.release()
+    client.publish("memory_updates", event("m3"))
+    second.lease.renew()
+
+    second.run(5)
+
+    assert [written["content"] for written in second.written()] == ["m0", "m1", "m2", "m3"]
+
+
+def test_an_adapter_that_leads_from_its_first_iteration_writes_nothing_twice(client: fakeredis.FakeRedis) -> None:
+    """Given an adapter that has subscribed, and leads before its first iteration, I expect no second entry."""
+    first, second = Channel(client, "a1"), Channel(client, "a2", confirmed=False)
+    first.lease.renew()
+    first.receive(event("written"))
+    first.lease.release()
+    second.lease.renew()
+
+    second.run(3)
+
+    assert [written["content"] for written in second.written()] == ["written"]
 
 
 def test_a_leader_that_was_followed_by_another_writes_nothing_twice(client: fakeredis.FakeRedis) -> None:

@@ -15,7 +15,7 @@ from dramatiq.brokers.redis import RedisBroker
 from keepsake_client.protocol import COUNTERS, STREAM_GROUP, UPDATES_STREAM, MemoryUpdateMessage
 from structlog.testing import capture_logs
 
-from adapters.dispatcher import Dispatcher
+from adapters.dispatcher import FULL_PAUSE_S, Dispatcher
 from adapters.membership import Membership
 from adapters.stream import CONSUMER_GONE_MS, Entry, UpdateStream, digest
 from services.runtime.queues import QueueKeys
@@ -121,6 +121,23 @@ def test_no_more_entries_are_prefetched_than_allowed(client: fakeredis.FakeRedis
     assert pending(client) == 3
 
 
+def test_reading_goes_on_once_a_batch_fits(client: fakeredis.FakeRedis) -> None:
+    """Given prefetch=3, reached, and room for one in the window, I expect nothing read until all three have left."""
+    site = Site(client, prefetch=3)
+    site.close_window()
+    publish(client, *(f"m{number}" for number in range(5)))
+    site.run(2)
+    assert pending(client) == 3
+
+    site.client.hdel(INDEX.messages, "filler-0")
+    site.run(3)
+    assert pending(client) == 2
+
+    site.open_window()
+    site.run(2)
+    assert site.dispatched() == [f"m{number}" for number in range(5)]
+
+
 def test_entries_trimmed_while_nothing_was_read_are_counted(
     client: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +190,22 @@ def test_no_more_is_dispatched_than_the_window_allows(client: fakeredis.FakeRedi
     site.run()
 
     assert site.dispatched() == ["m1", "m2", "m3"]
+
+
+def test_it_pauses_where_the_window_is_full(client: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given iterations that dispatch, find nothing, and find the window full, I expect a pause after the last alone."""
+    site = Site(client)
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    publish(client, "m0")
+    site.run(2)
+    assert slept == []
+
+    site.close_window()
+    publish(client, "m1")
+    site.run()
+
+    assert slept == [FULL_PAUSE_S]
 
 
 def test_a_namespace_of_its_own_is_counted(client: fakeredis.FakeRedis) -> None:
