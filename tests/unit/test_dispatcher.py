@@ -513,12 +513,35 @@ def test_redis_6_reads_on_and_counts_no_trimmed_entries(redis_6: Any) -> None:
     publish(redis_6, "m0", "m1", "m2")
     redis_6.xtrim(UPDATES_STREAM, maxlen=2, approximate=False)
 
-    stream.count_trimmed()
-    read(stream, 10)
-    assert read(stream, 10) == ["m1", "m2"]
+    with capture_logs() as lines:
+        stream.count_trimmed()
+        read(stream, 10)
+        assert read(stream, 10) == ["m1", "m2"]
+        stream.count_trimmed()
+
+    assert (redis_6.hgetall(COUNTERS), lines) == ({}, [])
+
+
+@pytest.mark.parametrize(("read_any", "counted"), [(False, {b"log_trimmed_unread": b"2"}), (True, {})])
+def test_a_group_of_redis_6_on_a_later_one(
+    client: Any, monkeypatch: pytest.MonkeyPatch, read_any: bool, counted: dict[bytes, bytes]
+) -> None:
+    """Given a group of which Redis does not know how much it has read, I expect trimmed entries counted until it reads.
+
+    That is nothing where it has read nothing, and may be anything after.
+    """
+    stream = UpdateStream(client, UPDATES_STREAM, "a1", 1_000)
+    stream.open()
+    _forget(monkeypatch, "xinfo_groups", {"entries-read"})
+    publish(client, "m0", "m1", "m2")
+    if read_any:
+        stream.read(1, None)
+        stream.read(1, None)
+    client.xtrim(UPDATES_STREAM, maxlen=1, approximate=False)
+
     stream.count_trimmed()
 
-    assert redis_6.hgetall(COUNTERS) == {}
+    assert client.hgetall(COUNTERS) == counted
 
 
 def test_the_backlog_of_redis_6_is_what_is_pending(redis_6: Any) -> None:
@@ -583,6 +606,20 @@ def test_entries_trimmed_before_they_were_read_are_counted_once(client: Any, str
     assert read(stream, 10) == ["m3", "m4"]
     stream.count_trimmed()
     assert client.hgetall(COUNTERS) == {b"log_trimmed_unread": b"3"}
+
+
+def test_entries_that_were_read_before_they_were_trimmed_are_not_counted(client: Any, stream: UpdateStream) -> None:
+    """Given five entries, two of them read, and four trimmed, I expect two counted and logged."""
+    publish(client, *(f"m{number}" for number in range(5)))
+    stream.read(2, None)
+    stream.read(2, None)
+    client.xtrim(UPDATES_STREAM, maxlen=1, approximate=False)
+
+    with capture_logs() as lines:
+        stream.count_trimmed()
+
+    assert client.hgetall(COUNTERS) == {b"log_trimmed_unread": b"2"}
+    assert lines == [lost(2)]
 
 
 def test_the_backlog_is_what_is_pending_and_what_is_unread(client: Any, stream: UpdateStream) -> None:

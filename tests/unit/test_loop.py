@@ -83,6 +83,11 @@ def test_it_outlives_an_exception() -> None:
     assert script.events.count("run_once") == 2
 
 
+def test_a_loop_that_is_stuck_does_not_keep_its_process() -> None:
+    """Given a loop, I expect a thread that ends with its process."""
+    assert Loop("test", lambda: None).daemon
+
+
 def test_it_counts_failures() -> None:
     """Given two iterations that fail, I expect both counted, and a traceback of each in the log."""
     with capture_logs() as lines:
