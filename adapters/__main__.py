@@ -44,60 +44,22 @@ class Adapters:
     """The loops of one process, not yet started."""
 
     def __init__(self, settings: Settings, timing: Timing = Timing()) -> None:
-        client = _client(settings)
-        broker = build_broker(settings.broker.get_secret_value(), [])
-        max_chars = settings.ltm_max_content_chars
+        self._settings = settings
+        self._timing = timing
+        self._client = _client(settings)
+        self._broker = build_broker(settings.broker.get_secret_value(), [])
         name = adapter_name()
-        membership, lease = Membership(client, name, timing.failed_after_s), Lease(client, name)
-        stream = UpdateStream(client, settings.ltm_stream_key, name, settings.ltm_stream_max_len)
-        self.requests = RequestAdapter(
-            client,
-            settings.ltm_requests_queue,
-            membership,
-            broker,
-            ResponsePublisher(client, settings.ltm_responses_channel),
-            RejectSink(client, settings.ltm_requests_queue),
-            max_chars,
-            poll_timeout_s=timing.poll_timeout_s,
-            claim_interval_s=timing.claim_interval_s,
-        )
-        updates = UpdateAdapter(
-            client,
-            settings.memory_updates_channel,
-            stream,
-            lease,
-            RejectSink(client, settings.memory_updates_channel),
-            max_chars,
-            poll_timeout_s=timing.poll_timeout_s,
-        )
-        dispatcher = Dispatcher(
-            stream,
-            membership,
-            broker,
-            RejectSink(client, settings.ltm_stream_key),
-            max_chars,
-            prefetch=settings.ltm_prefetch,
-            window=settings.ltm_index_window,
-            poll_timeout_s=timing.poll_timeout_s,
-        )
+        self._membership = Membership(self._client, name, timing.failed_after_s)
+        self._lease = Lease(self._client, name)
+        self._stream = UpdateStream(self._client, settings.ltm_stream_key, name, settings.ltm_stream_max_len)
+        self.requests, updates, dispatcher = self._request_adapter(), self._update_adapter(), self._dispatcher()
         self.working = [
             Loop("ltm_requests", self.requests.run_once, connect=self.requests.connect),
             Loop("memory_updates", updates.run_once, connect=updates.connect),
             Loop("dispatcher", dispatcher.run_once, connect=dispatcher.connect),
         ]
-        self._maintenance = Maintenance(
-            client,
-            membership,
-            lease,
-            stream,
-            dispatcher,
-            [loop.liveness.alive for loop in self.working],
-            stream_hours=settings.ltm_stream_hours,
-            max_backlog=settings.ltm_max_backlog,
-            interval_s=timing.maintenance_interval_s,
-            measure_interval_s=timing.measure_interval_s,
-        )
-        self.maintenance_loop = Loop("maintenance", self._maintenance.run_once, connect=stream.open)
+        self._maintenance = self._maintenance_of(dispatcher)
+        self.maintenance_loop = Loop("maintenance", self._maintenance.run_once)
 
     @property
     def loops(self) -> list[Loop]:
@@ -118,6 +80,56 @@ class Adapters:
         except redis.RedisError as error:
             # The other adapters claim it once Redis is back.
             log.warning("release_failed", reason=type(error).__name__)
+
+    def _request_adapter(self) -> RequestAdapter:
+        return RequestAdapter(
+            self._client,
+            self._settings.ltm_requests_queue,
+            self._membership,
+            self._broker,
+            ResponsePublisher(self._client, self._settings.ltm_responses_channel),
+            RejectSink(self._client, self._settings.ltm_requests_queue),
+            self._settings.ltm_max_content_chars,
+            poll_timeout_s=self._timing.poll_timeout_s,
+            claim_interval_s=self._timing.claim_interval_s,
+        )
+
+    def _update_adapter(self) -> UpdateAdapter:
+        return UpdateAdapter(
+            self._client,
+            self._settings.memory_updates_channel,
+            self._stream,
+            self._lease,
+            RejectSink(self._client, self._settings.memory_updates_channel),
+            self._settings.ltm_max_content_chars,
+            poll_timeout_s=self._timing.poll_timeout_s,
+        )
+
+    def _dispatcher(self) -> Dispatcher:
+        return Dispatcher(
+            self._stream,
+            self._membership,
+            self._broker,
+            RejectSink(self._client, self._settings.ltm_stream_key),
+            self._settings.ltm_max_content_chars,
+            prefetch=self._settings.ltm_prefetch,
+            window=self._settings.ltm_index_window,
+            poll_timeout_s=self._timing.poll_timeout_s,
+        )
+
+    def _maintenance_of(self, dispatcher: Dispatcher) -> Maintenance:
+        return Maintenance(
+            self._client,
+            self._membership,
+            self._lease,
+            self._stream,
+            dispatcher,
+            [loop.liveness.alive for loop in self.working],
+            stream_hours=self._settings.ltm_stream_hours,
+            max_backlog=self._settings.ltm_max_backlog,
+            interval_s=self._timing.maintenance_interval_s,
+            measure_interval_s=self._timing.measure_interval_s,
+        )
 
 
 def run(settings: Settings, process: str) -> None:

@@ -91,7 +91,6 @@ class RequestAdapter:
     def _serve_claimed(self) -> None:
         while (raw := self._client.lindex(self._claimed, -1)) is not None:
             self._serve_and_acknowledge(raw)
-        self._may_hold_claimed = False
 
     def _claim_from_failed(self) -> None:
         for name, last_heartbeat in self._membership.failed().items():
@@ -100,7 +99,6 @@ class RequestAdapter:
             while (raw := self._client.lmove(theirs, self._claimed, "RIGHT", "LEFT")) is not None:
                 log.warning("request_claimed", at=self._queue, failed_adapter=name)
                 self._serve_and_acknowledge(raw)
-            self._may_hold_claimed = False
             self._membership.evict(name)
 
     def _serve_and_acknowledge(self, raw: bytes) -> None:

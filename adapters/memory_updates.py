@@ -39,6 +39,7 @@ class UpdateAdapter:
         client: connects to the pipeline's Redis.
         channel: the channel's name.
         poll_timeout_s: the longest wait for a message.
+        max_kept: how many messages are kept at most.
         clock: seconds since 1970.
     """
 
@@ -52,6 +53,7 @@ class UpdateAdapter:
         max_content_chars: int,
         *,
         poll_timeout_s: float = POLL_TIMEOUT_S,
+        max_kept: int = MAX_KEPT,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._subscription = client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
@@ -62,7 +64,7 @@ class UpdateAdapter:
         self._max_content_chars = max_content_chars
         self._poll_timeout_s = poll_timeout_s
         self._clock = clock
-        self._kept: deque[_Received] = deque(maxlen=MAX_KEPT)
+        self._kept: deque[_Received] = deque(maxlen=max_kept)
         self._subscribed_at = 0.0
         self._leading = False
 
@@ -74,20 +76,31 @@ class UpdateAdapter:
 
     def run_once(self) -> None:
         """Wait up to a second for a message, and write it to the stream if this adapter leads."""
-        message = self._subscription.get_message(timeout=self._poll_timeout_s)
-        if message is not None and not says_logged(message["data"]):
-            self._kept.append(_Received(self._clock(), message["data"]))
+        self._receive(self._poll_timeout_s)
         if self._lease.held():
+            if not self._leading:
+                self._begin_to_lead()
             self._write()
         else:
             self._leading = False
             while self._kept and self._kept[0].at < self._clock() - KEPT_S:
                 self._kept.popleft()
 
+    def _receive(self, timeout_s: float) -> bool:
+        """Wait for a message, and keep it if its publisher has not written it; whether one came."""
+        message = self._subscription.get_message(timeout=timeout_s)
+        if message is not None and not says_logged(message["data"]):
+            self._kept.append(_Received(self._clock(), message["data"]))
+        return message is not None
+
+    def _begin_to_lead(self) -> None:
+        # What has arrived and was not read yet may have been written too.
+        while self._receive(0.0):
+            pass
+        self._drop_written()
+        self._leading = True
+
     def _write(self) -> None:
-        if not self._leading:
-            self._drop_written()
-            self._leading = True
         while self._kept:
             at, raw = self._kept[0]
             try:
@@ -113,7 +126,7 @@ class UpdateAdapter:
                 written[key] -= 1
             else:
                 missing.append(received)
-        self._kept = deque(missing, maxlen=MAX_KEPT)
+        self._kept = deque(missing, maxlen=self._kept.maxlen)
 
 
 def says_logged(raw: bytes) -> bool:

@@ -132,8 +132,11 @@ def test_a_request_that_cannot_be_enqueued_is_answered(
         answers.subscribe("ltm_responses")
         answers.get_message()
         client.lpush("ltm_requests", asked("r1"))
-        requests.run_once()
+        with capture_logs() as lines:
+            requests.run_once()
         assert json.loads(answers.get_message()["data"])["error"] == "internal: ValueError"
+    known = {"request_id": "r1", "exc_info": True, "log_level": "error"}
+    assert lines[0] == {"event": "request_not_enqueued", **known}
 
     fails.error = None
     client.lpush("ltm_requests", asked("r2"))
@@ -168,8 +171,12 @@ def test_a_request_whose_move_lost_its_reply_is_served(
 def test_claimed_requests_are_served_oldest_first(
     client: fakeredis.FakeRedis, broker: StubBroker, requests: RequestAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Given three claimed requests after an outage, I expect them enqueued in the order in which they were claimed."""
-    client.lpush("ltm_requests:taken:a1", asked("r1"), asked("r2"), asked("r3"))
+    """Given claimed requests after an outage, I expect them enqueued in the order in which they were claimed.
+
+    Two of them are equal, byte for byte: each is served.
+    """
+    sent = ["r1", "r2", "r3", "r1", "r4"]
+    client.lpush("ltm_requests:taken:a1", *map(asked, sent))
 
     def fail(*_: Any) -> None:
         raise redis.ConnectionError("gone")
@@ -180,7 +187,7 @@ def test_claimed_requests_are_served_oldest_first(
             requests.run_once()
     requests.run_once()
 
-    assert [message["request"]["request_id"] for message in enqueued(broker)] == ["r1", "r2", "r3"]
+    assert [message["request"]["request_id"] for message in enqueued(broker)] == sent
 
 
 def test_an_adapter_is_a_member_before_it_claims(client: fakeredis.FakeRedis, requests: RequestAdapter) -> None:
@@ -250,7 +257,27 @@ def test_the_requests_of_a_failed_adapter_are_claimed(client: fakeredis.FakeRedi
     assert claimed == [("r1", last_heartbeat), ("r2", last_heartbeat)]
     assert client.keys("ltm_requests*") == [b"ltm_requests:taken:live"]
     assert client.zscore(MEMBERSHIP_KEY, "failed") == last_heartbeat
-    assert [(line["event"], line["failed_adapter"]) for line in lines] == [("request_claimed", "failed")] * 2
+    claim = {"event": "request_claimed", "at": "ltm_requests", "failed_adapter": "failed", "log_level": "warning"}
+    assert lines == [claim] * 2
+
+
+def test_a_request_of_a_failed_adapter_waits_for_the_broker(
+    client: fakeredis.FakeRedis, broker: StubBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given two requests of a failed adapter and a broker that takes nothing at first, I expect both, in order."""
+    requests = request_adapter(client, broker)
+    client.zadd(MEMBERSHIP_KEY, {"failed": float(client.time()[0]) - 60})
+    client.lpush("ltm_requests:taken:failed", asked("r1"), asked("r2"))
+    fails = Fails(monkeypatch, broker)
+    fails.error = redis.ConnectionError("gone")
+    with pytest.raises(redis.ConnectionError):
+        requests.run_once()
+
+    fails.error = None
+    requests.run_once()
+
+    assert [message["request"]["request_id"] for message in enqueued(broker)] == ["r1", "r2"]
+    assert client.keys("ltm_requests*") == []
 
 
 @pytest.mark.parametrize(("interval_s", "looks"), [(60.0, 1), (0.0, 3)])
@@ -282,10 +309,12 @@ def test_released_requests_are_taken_next_and_in_order(client: fakeredis.FakeRed
     client.lpush("ltm_requests:taken:a1", "r1", "r2")
     client.lpush("ltm_requests", "r3")
 
-    requests.release()
+    with capture_logs() as lines:
+        requests.release()
 
     assert client.lrange("ltm_requests", 0, -1) == [b"r3", b"r2", b"r1"]
     assert client.keys() == [b"ltm_requests"]
+    assert lines == [{"event": "request_released", "at": "ltm_requests", "log_level": "info"}] * 2
 
 
 REFUSALS = [
@@ -309,7 +338,9 @@ def test_a_server_that_refuses_all_writes_is_logged_once(error: Exception) -> No
 class Channel:
     """An adapter of the channel, what it wrote, the lease, and a clock that runs `late` seconds ahead."""
 
-    def __init__(self, client: fakeredis.FakeRedis, name: str = "a1", late: float = 0.0) -> None:
+    def __init__(
+        self, client: fakeredis.FakeRedis, name: str = "a1", late: float = 0.0, confirmed: bool = True, **options: Any
+    ) -> None:
         self.client = client
         self.late = late
         self.lease = Lease(client, name)
@@ -324,9 +355,11 @@ class Channel:
             1_000,
             poll_timeout_s=POLL_TIMEOUT_S,
             clock=lambda: time.time() + self.late,
+            **options,
         )
         self.adapter.connect()
-        self.adapter.run_once()  # the confirmation
+        if confirmed:
+            self.adapter.run_once()  # it receives the confirmation
 
     def receive(self, *events: str) -> None:
         for each in events:
@@ -458,6 +491,33 @@ def test_a_new_leader_leaves_out_recent_messages_alone(client: fakeredis.FakeRed
     assert [written["content"] for written in second.written()] == ["ok", "ok"]
 
 
+def test_a_new_leader_that_has_not_read_everything_writes_nothing_twice(client: fakeredis.FakeRedis) -> None:
+    """Given a slow adapter that leads before it reads what the last leader wrote, I expect no second entry."""
+    first, second = Channel(client, "a1"), Channel(client, "a2")
+    first.lease.renew()
+    first.receive(*(event(f"m{number}") for number in range(3)))
+    first.lease.release()
+    client.publish("memory_updates", event("m3"))
+    second.lease.renew()
+
+    second.run(5)
+
+    assert [written["content"] for written in second.written()] == ["m0", "m1", "m2", "m3"]
+
+
+def test_an_adapter_that_leads_from_its_first_iteration_writes_nothing_twice(client: fakeredis.FakeRedis) -> None:
+    """Given an adapter that has subscribed, and leads before its first iteration, I expect no second entry."""
+    first, second = Channel(client, "a1"), Channel(client, "a2", confirmed=False)
+    first.lease.renew()
+    first.receive(event("written"))
+    first.lease.release()
+    second.lease.renew()
+
+    second.run(3)
+
+    assert [written["content"] for written in second.written()] == ["written"]
+
+
 def test_a_leader_that_was_followed_by_another_writes_nothing_twice(client: fakeredis.FakeRedis) -> None:
     """Given a leader that loses the lease and gets it back, I expect it to leave out what the other wrote meanwhile."""
     first, second = Channel(client, "a1"), Channel(client, "a2")
@@ -490,18 +550,37 @@ def test_a_follower_keeps_the_last_nine_seconds(client: fakeredis.FakeRedis, age
     assert [written["content"] for written in channel.written()] == contents
 
 
+def test_a_follower_keeps_no_more_than_it_may(client: fakeredis.FakeRedis) -> None:
+    """Given max_kept=2, I expect the last two messages of a channel without a leader, the first time and later ones.
+
+    A leader that a follower succeeds keeps its bound when it follows again.
+    """
+    first, second = Channel(client, "a1", max_kept=2), Channel(client, "a2")
+    first.receive(event("m0"), event("m1"), event("m2"))
+    first.lease.renew()
+    first.run()
+    assert [written["content"] for written in first.written()] == ["m1", "m2"]
+
+    first.lease.release()
+    first.receive(event("m3"), event("m4"), event("m5"))
+    first.lease.renew()
+    first.run()
+
+    assert [written["content"] for written in second.written()] == ["m1", "m2", "m4", "m5"]
+
+
 def test_an_event_without_a_time_has_that_of_its_receipt(client: fakeredis.FakeRedis) -> None:
     """Given an event that is written five seconds after it was received, I expect the time of its receipt."""
-    channel = Channel(client)
+    channel = Channel(client, late=-5)
     channel.receive(event("m0"))
-    received = time.time()
-    channel.late = 5
+    received = time.time() - 5
+    channel.late = 0
 
     channel.lease.renew()
     channel.run()
 
     [written] = channel.written()
-    assert written["timestamp"] == pytest.approx(received, abs=1)
+    assert written["timestamp"] == pytest.approx(received, abs=2)
 
 
 @pytest.mark.parametrize("raw", [b"", b"logged", b'["logged"]', b'{"logged"', b'{"logged": "true"}', b'"logged"' * 9])
@@ -561,7 +640,10 @@ def test_a_backlog_over_its_bound_is_reported_once(client: fakeredis.FakeRedis, 
         first, *_ = site.stream.read(10, None)
         site.stream.ack([first.id])
         site.run(2)
-    assert [line["event"] for line in lines] == ["backlog_over", "backlog_recovered"]
+    assert lines == [
+        {"event": "backlog_over", "waiting": 4, "allowed": 3, "log_level": "error"},
+        {"event": "backlog_recovered", "waiting": 3, "log_level": "info"},
+    ]
 
 
 def test_a_backlog_at_its_bound_is_not_over_it(client: fakeredis.FakeRedis, broker: StubBroker) -> None:
@@ -680,12 +762,37 @@ def test_a_follower_claims_and_measures_nothing(client: fakeredis.FakeRedis, bro
     assert (site.resets, lines) == (0, [])
 
 
-def test_a_stream_that_is_deleted_is_made_again(client: fakeredis.FakeRedis, broker: StubBroker) -> None:
-    """Given that the stream is deleted between two iterations, I expect its group again after the second."""
+@pytest.mark.parametrize("message", ["no such key", "NOGROUP No such consumer group 'indexers' for key name 'x'"])
+def test_a_stream_that_is_deleted_is_made_again(
+    client: fakeredis.FakeRedis, broker: StubBroker, monkeypatch: pytest.MonkeyPatch, message: str
+) -> None:
+    """Given that the stream is deleted between two iterations, I expect its group again after the second.
+
+    Either error may be the first to tell, as the stream may be written again meanwhile.
+    """
     site = Site(client, broker)
     site.run()
     client.delete(UPDATES_STREAM)
 
+    def fail(_: Any) -> int:
+        raise redis.ResponseError(message)
+
+    monkeypatch.setattr(site.stream, "claim_from_failed", fail)
     site.run()
 
     assert client.xinfo_groups(UPDATES_STREAM)
+
+
+def test_another_error_of_redis_is_raised(
+    client: fakeredis.FakeRedis, broker: StubBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a key of another type in place of the stream, I expect its error, for the loop to log."""
+    site = Site(client, broker)
+
+    def fail(_: Any) -> int:
+        raise redis.ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value")
+
+    monkeypatch.setattr(site.stream, "claim_from_failed", fail)
+
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        site.run()

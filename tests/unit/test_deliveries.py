@@ -10,8 +10,9 @@ import dramatiq
 import fakeredis
 import pytest
 from dramatiq.brokers.stub import StubBroker
+from structlog.testing import capture_logs
 
-from tasks.middleware.deliveries import COUNT_TTL_S, MAX_DELIVERIES, DeliveryLimit
+from tasks.middleware.deliveries import COUNT_TTL_S, MAX_DELIVERIES, DeliveryLimit, TooManyDeliveries
 from tasks.middleware.retries import Retries
 from tests.support import wait_until
 
@@ -40,10 +41,12 @@ class Bench:
             else:
                 self.counted.append("down")
 
-    def run(self, queue: str) -> None:
+    def run(self, queue: str) -> str:
+        """Run one message of a queue; its id."""
         message: dramatiq.Message[Any] = dramatiq.Message(queue, queue, (), {}, {"redis_message_id": ID})
         self.broker.enqueue(message)
         self.broker.join(queue, timeout=10_000, fail_fast=False)
+        return message.message_id
 
     def close(self) -> None:
         self.worker.stop()
@@ -91,6 +94,15 @@ def test_one_delivery_too_many_is_a_dead_letter(bench: Bench) -> None:
     assert (bench.counted, len(bench.broker.dead_letters), bench.client.exists(KEY)) == ([], 1, 0)
 
 
+def test_its_error_says_what_happened(bench: Bench) -> None:
+    """Given one delivery too many, I expect an error that says how many workers died."""
+    bench.client.set(KEY, MAX_DELIVERIES)
+    message: dramatiq.Message[Any] = dramatiq.Message("index", "index", (), {}, {"redis_message_id": ID})
+
+    with pytest.raises(TooManyDeliveries, match=r"^3 worker processes died while they ran it$"):
+        DeliveryLimit(bench.client).before_process_message(bench.broker, dramatiq.MessageProxy(message))
+
+
 def test_a_count_expires(bench: Bench) -> None:
     """Given a worker that dies, I expect the count it leaves behind to expire."""
     middleware = DeliveryLimit(bench.client)
@@ -102,19 +114,22 @@ def test_a_count_expires(bench: Bench) -> None:
 
 
 def test_an_outage_of_redis_delays_nothing(bench: Bench) -> None:
-    """Given a Redis that is down, I expect the message run all the same."""
+    """Given a Redis that is down, I expect the message run all the same, and two lines that say what is missing."""
     bench.server.connected = False
 
-    bench.run("index")
+    with capture_logs() as lines:
+        message_id = bench.run("index")
 
     assert (bench.counted, bench.broker.dead_letters) == (["down"], [])
+    known = {"message_id": message_id, "reason": "ConnectionError", "log_level": "info"}
+    assert lines == [{"event": "delivery_not_counted", **known}, {"event": "delivery_count_not_deleted", **known}]
 
 
 def test_a_message_of_rabbitmq_is_identified_by_its_attempts(bench: Bench) -> None:
     """Given messages without an id of Redis, I expect each attempt of one counted for itself."""
     middleware = DeliveryLimit(bench.client)
-    for tries in (0, 1):
-        message: dramatiq.Message[Any] = dramatiq.Message("index", "index", (), {}, {"retries": tries}, "m1")
+    for options in ({}, {"retries": 1}):
+        message: dramatiq.Message[Any] = dramatiq.Message("index", "index", (), {}, options, "m1")
         middleware.before_process_message(bench.broker, dramatiq.MessageProxy(message))
 
     assert sorted(bench.client.keys()) == [b"ltm:deliveries:m1:0", b"ltm:deliveries:m1:1"]

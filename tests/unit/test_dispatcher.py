@@ -15,7 +15,7 @@ from dramatiq.brokers.redis import RedisBroker
 from keepsake_client.protocol import COUNTERS, STREAM_GROUP, UPDATES_STREAM, MemoryUpdateMessage
 from structlog.testing import capture_logs
 
-from adapters.dispatcher import Dispatcher
+from adapters.dispatcher import FULL_PAUSE_S, Dispatcher
 from adapters.membership import Membership
 from adapters.stream import CONSUMER_GONE_MS, Entry, UpdateStream, digest
 from services.runtime.queues import QueueKeys
@@ -121,6 +121,23 @@ def test_no_more_entries_are_prefetched_than_allowed(client: fakeredis.FakeRedis
     assert pending(client) == 3
 
 
+def test_reading_goes_on_once_a_batch_fits(client: fakeredis.FakeRedis) -> None:
+    """Given prefetch=3, reached, and room for one in the window, I expect nothing read until all three have left."""
+    site = Site(client, prefetch=3)
+    site.close_window()
+    publish(client, *(f"m{number}" for number in range(5)))
+    site.run(2)
+    assert pending(client) == 3
+
+    site.client.hdel(INDEX.messages, "filler-0")
+    site.run(3)
+    assert pending(client) == 2
+
+    site.open_window()
+    site.run(2)
+    assert site.dispatched() == [f"m{number}" for number in range(5)]
+
+
 def test_entries_trimmed_while_nothing_was_read_are_counted(
     client: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,6 +158,20 @@ def test_entries_trimmed_while_nothing_was_read_are_counted(
     assert len(site.dispatched()) == 4
 
 
+# Fairness
+
+
+def test_users_are_dispatched_in_turn(client: fakeredis.FakeRedis) -> None:
+    """Given four entries of one user before two of another, I expect them in turn, each user's in order."""
+    site = Site(client)
+    for content in ("a0", "a1", "a2", "a3", "b0", "b1"):
+        site.client.xadd(UPDATES_STREAM, {"event": event(content, user=content[0])})
+
+    site.run()
+
+    assert site.dispatched() == ["a0", "b0", "a1", "b1", "a2", "a3"]
+
+
 # Backpressure
 
 
@@ -159,6 +190,22 @@ def test_no_more_is_dispatched_than_the_window_allows(client: fakeredis.FakeRedi
     site.run()
 
     assert site.dispatched() == ["m1", "m2", "m3"]
+
+
+def test_it_pauses_where_the_window_is_full(client: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given iterations that dispatch, find nothing, and find the window full, I expect a pause after the last alone."""
+    site = Site(client)
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    publish(client, "m0")
+    site.run(2)
+    assert slept == []
+
+    site.close_window()
+    publish(client, "m1")
+    site.run()
+
+    assert slept == [FULL_PAUSE_S]
 
 
 def test_a_namespace_of_its_own_is_counted(client: fakeredis.FakeRedis) -> None:
@@ -307,6 +354,12 @@ def stream(client: fakeredis.FakeRedis) -> UpdateStream:
     return stream
 
 
+def lost(count: int) -> dict[str, Any]:
+    """The line that reports so many lost entries, and what the operator is to do."""
+    mend = "raise LTM_STREAM_MAX_LEN; run ltm backfill"
+    return {"event": "stream_trimmed_unread", "at": UPDATES_STREAM, "lost": count, "mend": mend, "log_level": "error"}
+
+
 def read(stream: UpdateStream, count: int) -> list[str]:
     return [json.loads(entry.event)["content"] for entry in stream.read(count, None)]
 
@@ -324,19 +377,19 @@ def test_pending_entries_are_read_in_order_before_new_ones(client: fakeredis.Fak
 
 
 def test_a_pending_entry_that_was_trimmed_is_counted_as_lost(client: Any, stream: UpdateStream) -> None:
-    """Given a pending entry that has left the stream, I expect it acknowledged, counted and logged, the others read."""
-    publish(client, "m0", "m1")
+    """Given pending entries that have left the stream, I expect them acknowledged, counted and logged, others read."""
+    publish(client, "m0", "m1", "m2")
     read(stream, 10)
-    first, _ = stream.read(10, None)
-    client.xdel(UPDATES_STREAM, first.id)
+    first, second, _ = stream.read(10, None)
+    client.xdel(UPDATES_STREAM, first.id, second.id)
     stream.rewind()
 
     with capture_logs() as lines:
-        assert read(stream, 10) == ["m1"]
+        assert read(stream, 10) == ["m2"]
 
     assert pending(client) == 1
-    assert client.hgetall(COUNTERS) == {b"log_trimmed_unread": b"1"}
-    assert [(line["event"], line["lost"]) for line in lines] == [("stream_trimmed_unread", 1)]
+    assert client.hgetall(COUNTERS) == {b"log_trimmed_unread": b"2"}
+    assert lines == [lost(2)]
 
 
 def test_a_stream_that_is_deleted_is_read_on(client: fakeredis.FakeRedis, stream: UpdateStream) -> None:
@@ -347,9 +400,162 @@ def test_a_stream_that_is_deleted_is_read_on(client: fakeredis.FakeRedis, stream
 
     with capture_logs() as lines:
         assert read(stream, 10) == []
-    assert [line["event"] for line in lines] == ["stream_recreated"]
+    assert lines == [{"event": "stream_recreated", "at": UPDATES_STREAM, "log_level": "warning"}]
 
     assert read(stream, 10) == ["new"]
+
+
+def test_a_stream_that_is_deleted_while_it_is_waited_for_is_read_on(
+    client: fakeredis.FakeRedis, stream: UpdateStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given the error by which Redis 7.0 ends a wait for a stream that is deleted, I expect the group made again."""
+    read(stream, 10)
+    client.delete(UPDATES_STREAM)
+
+    def end_the_wait(*_: Any, **__: Any) -> Any:
+        raise redis.ResponseError("UNBLOCKED the stream key no longer exists")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "xreadgroup", end_the_wait)
+        assert stream.read(10, 1_000) == []
+
+    publish(client, "new")
+    assert read(stream, 10) == ["new"]
+
+
+def test_an_entry_without_an_event_is_read_as_an_empty_one(client: Any, stream: UpdateStream) -> None:
+    """Given an entry of other fields, I expect an empty event, which is rejected, and not a lost entry."""
+    entry_id = client.xadd(UPDATES_STREAM, {"hello": "world"})
+    stream.read(10, None)
+
+    assert stream.read(10, None) == [Entry(entry_id, b"")]
+
+
+# Opening it, and Redis 6.2
+
+
+def test_what_was_written_before_the_group_is_read(client: Any) -> None:
+    """Given entries older than the group, I expect the group to begin before them, and none counted as lost."""
+    publish(client, "m0", "m1")
+    stream = UpdateStream(client, UPDATES_STREAM, "a1", 1_000)
+
+    stream.open()
+    read(stream, 10)
+
+    assert read(stream, 10) == ["m0", "m1"]
+    assert client.hgetall(COUNTERS) == {}
+
+
+def test_entries_trimmed_before_there_was_a_group_are_counted(client: Any) -> None:
+    """Given five entries of which two are left when the group is made, I expect three counted, once by two adapters."""
+    publish(client, *(f"m{number}" for number in range(5)))
+    client.xtrim(UPDATES_STREAM, maxlen=2, approximate=False)
+
+    for name in ("a1", "a2"):
+        UpdateStream(client, UPDATES_STREAM, name, 1_000).open()
+
+    assert client.hgetall(COUNTERS) == {b"log_trimmed_unread": b"3"}
+
+
+def test_an_adapter_that_joins_counts_what_was_trimmed(client: Any, stream: UpdateStream) -> None:
+    """Given a group that exists, and entries trimmed since, I expect the next adapter that opens it to count them."""
+    publish(client, "m0", "m1")
+    client.xtrim(UPDATES_STREAM, maxlen=1, approximate=False)
+
+    UpdateStream(client, UPDATES_STREAM, "a2", 1_000).open()
+
+    assert client.hgetall(COUNTERS) == {b"log_trimmed_unread": b"1"}
+
+
+def test_a_key_of_another_type_is_no_stream(client: Any) -> None:
+    """Given a key of another type, I expect the error of Redis."""
+    client.set(UPDATES_STREAM, "x")
+
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        UpdateStream(client, UPDATES_STREAM, "a1", 1_000).open()
+
+
+@pytest.fixture
+def redis_6(client: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A Redis that does not count what was added to a stream, and what a group has read."""
+    create = client.xgroup_create
+
+    def create_without_count(*arguments: Any, **options: Any) -> Any:
+        if "entries_read" in options:
+            raise redis.ResponseError("ERR syntax error")
+        return create(*arguments, **options)
+
+    monkeypatch.setattr(client, "xgroup_create", create_without_count)
+    for command, unknown in {"xinfo_groups": {"entries-read", "lag"}, "xinfo_stream": {"entries-added"}}.items():
+        _forget(monkeypatch, command, unknown)
+    return client
+
+
+def _forget(monkeypatch: pytest.MonkeyPatch, command: str, unknown: set[str]) -> None:
+    """Leave these fields out of a command's replies, in transactions too."""
+    call: Any = getattr(redis.Redis, command)
+
+    def known(reply: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in reply.items() if name not in unknown}
+
+    def ask(self: Any, *arguments: Any) -> Any:
+        reply = call(self, *arguments)
+        return [known(each) for each in reply] if isinstance(reply, list) else known(reply)
+
+    for kind in (redis.Redis, redis.client.Pipeline):
+        monkeypatch.setattr(kind, command, ask, raising=False)
+
+
+def test_redis_6_reads_on_and_counts_no_trimmed_entries(redis_6: Any) -> None:
+    """Given Redis 6.2, which does not know how many entries were trimmed, I expect the rest read, and none counted."""
+    stream = UpdateStream(redis_6, UPDATES_STREAM, "a1", 1_000)
+    stream.open()
+    publish(redis_6, "m0", "m1", "m2")
+    redis_6.xtrim(UPDATES_STREAM, maxlen=2, approximate=False)
+
+    with capture_logs() as lines:
+        stream.count_trimmed()
+        read(stream, 10)
+        assert read(stream, 10) == ["m1", "m2"]
+        stream.count_trimmed()
+
+    assert (redis_6.hgetall(COUNTERS), lines) == ({}, [])
+
+
+@pytest.mark.parametrize(("read_any", "counted"), [(False, {b"log_trimmed_unread": b"2"}), (True, {})])
+def test_a_group_of_redis_6_on_a_later_one(
+    client: Any, monkeypatch: pytest.MonkeyPatch, read_any: bool, counted: dict[bytes, bytes]
+) -> None:
+    """Given a group of which Redis does not know how much it has read, I expect trimmed entries counted until it reads.
+
+    That is nothing where it has read nothing, and may be anything after.
+    """
+    stream = UpdateStream(client, UPDATES_STREAM, "a1", 1_000)
+    stream.open()
+    _forget(monkeypatch, "xinfo_groups", {"entries-read"})
+    publish(client, "m0", "m1", "m2")
+    if read_any:
+        stream.read(1, None)
+        stream.read(1, None)
+    client.xtrim(UPDATES_STREAM, maxlen=1, approximate=False)
+
+    stream.count_trimmed()
+
+    assert client.hgetall(COUNTERS) == counted
+
+
+def test_the_backlog_of_redis_6_is_what_is_pending(redis_6: Any) -> None:
+    """Given Redis 6.2 with one pending entry and one unread, I expect a backlog of one."""
+    stream = UpdateStream(redis_6, UPDATES_STREAM, "a1", 1_000)
+    stream.open()
+    publish(redis_6, "m0", "m1")
+    read(stream, 1)
+    assert read(stream, 1) == ["m0"]
+
+    assert stream.backlog() == 1
+
+
+# Claims, bounds and figures
 
 
 def test_another_error_of_redis_is_not_swallowed(
@@ -367,24 +573,22 @@ def test_another_error_of_redis_is_not_swallowed(
 
 
 def test_the_entries_of_failed_consumers_alone_are_claimed(client: Any, stream: UpdateStream) -> None:
-    """Given a live and a failed consumer with entries, I expect the failed one's, the lost of them counted."""
-    for name, contents in {"live": ["m0"], "failed": ["m1", "m2", "m3"]}.items():
+    """Given a live and two failed consumers with entries, I expect the failed ones', the lost of them counted."""
+    for name, contents in {"live": ["m0"], "failed": ["m1", "m2", "m3"], "failed too": ["m4"]}.items():
         publish(client, *contents)
         client.xreadgroup(STREAM_GROUP, name, {UPDATES_STREAM: ">"})
-    lost = client.xpending_range(UPDATES_STREAM, STREAM_GROUP, "-", "+", 1, "failed")[0]["message_id"]
-    client.xdel(UPDATES_STREAM, lost)
+    trimmed = client.xpending_range(UPDATES_STREAM, STREAM_GROUP, "-", "+", 1, "failed")[0]["message_id"]
+    client.xdel(UPDATES_STREAM, trimmed)
 
     with capture_logs() as lines:
-        assert stream.claim_from_failed(live={"live", "a1"}) == 2
+        assert stream.claim_from_failed(live={"live", "a1"}) == 3
         assert stream.claim_from_failed(live={"live", "a1"}) == 0
 
-    assert read(stream, 10) == ["m2", "m3"]
+    assert read(stream, 10) == ["m2", "m3", "m4"]
     assert [each["pending"] for each in client.xinfo_consumers(UPDATES_STREAM, STREAM_GROUP) if each["name"] == b"live"]
     assert client.hgetall(COUNTERS) == {b"log_trimmed_unread": b"1"}
-    assert {line["event"]: line.get("entries", line.get("lost")) for line in lines} == {
-        "stream_trimmed_unread": 1,
-        "entries_claimed": 2,
-    }
+    claimed = {"event": "entries_claimed", "at": UPDATES_STREAM, "entries": 3, "log_level": "warning"}
+    assert lines == [lost(1), claimed]
 
 
 def test_entries_trimmed_before_they_were_read_are_counted_once(client: Any, stream: UpdateStream) -> None:
@@ -397,11 +601,25 @@ def test_entries_trimmed_before_they_were_read_are_counted_once(client: Any, str
             each.count_trimmed()
 
     assert client.hgetall(COUNTERS) == {b"log_trimmed_unread": b"3"}
-    assert [(line["event"], line["lost"]) for line in lines] == [("stream_trimmed_unread", 3)]
+    assert lines == [lost(3)]
     read(stream, 10)
     assert read(stream, 10) == ["m3", "m4"]
     stream.count_trimmed()
     assert client.hgetall(COUNTERS) == {b"log_trimmed_unread": b"3"}
+
+
+def test_entries_that_were_read_before_they_were_trimmed_are_not_counted(client: Any, stream: UpdateStream) -> None:
+    """Given five entries, two of them read, and four trimmed, I expect two counted and logged."""
+    publish(client, *(f"m{number}" for number in range(5)))
+    stream.read(2, None)
+    stream.read(2, None)
+    client.xtrim(UPDATES_STREAM, maxlen=1, approximate=False)
+
+    with capture_logs() as lines:
+        stream.count_trimmed()
+
+    assert client.hgetall(COUNTERS) == {b"log_trimmed_unread": b"2"}
+    assert lines == [lost(2)]
 
 
 def test_the_backlog_is_what_is_pending_and_what_is_unread(client: Any, stream: UpdateStream) -> None:
@@ -452,13 +670,13 @@ def test_a_consumer_that_is_gone_is_deleted_once_nothing_is_pending(
 
 
 def test_the_stream_is_trimmed_by_hours(client: Any, stream: UpdateStream, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given two hours, I expect Redis asked to trim the entries before that moment."""
-    asked: list[int] = []
-    monkeypatch.setattr(client, "xtrim", lambda key, minid, approximate: asked.append(minid))
+    """Given two hours, I expect Redis asked to trim the entries before that moment, in whole nodes: the cheap way."""
+    asked: list[Any] = []
+    monkeypatch.setattr(client, "xtrim", lambda key, minid, approximate: asked.append((key, minid, approximate)))
 
     stream.trim(hours=2)
 
-    assert asked == [pytest.approx((time.time() - 7_200) * 1000, abs=2_000)]
+    assert asked == [(UPDATES_STREAM, pytest.approx((time.time() - 7_200) * 1000, abs=2_000), True)]
 
 
 def test_digests_are_those_since_a_time(client: Any, stream: UpdateStream) -> None:
@@ -472,13 +690,35 @@ def test_digests_are_those_since_a_time(client: Any, stream: UpdateStream) -> No
     assert stream.digests_since(now - 5) == {digest(b"new"): 2}
 
 
-def test_the_stream_is_capped(client: Any) -> None:
-    """Given far more events than the stream keeps, I expect the oldest gone."""
+def test_digests_and_derived_ids_are_those_of_other_versions(client: Any, stream: UpdateStream) -> None:
+    """Given an event without an id, I expect the digest and id that version 0.1 wrote: adapters of both run at once.
+
+    By the digest a new leader leaves out what the last one wrote, by the id an event published twice is deduplicated.
+    """
+    update = MemoryUpdateMessage(user_id="u1", content="I like tea", source="user", timestamp=1_712_345_678)
+
+    stream.append(update, b'{"user_id": "u1"}')
+
+    [(_, fields)] = client.xrange(UPDATES_STREAM)
+    assert fields[b"heard"] == b"ee4a8a7d4e207cc3d0c069fd0c807f3f"
+    assert json.loads(fields[b"event"])["message_id"] == "738be5fd07df619140898621d4891821"
+
+
+def test_the_stream_is_capped(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given far more events than the stream keeps, I expect the oldest gone, in whole nodes: the cheap way."""
     stream = UpdateStream(client, UPDATES_STREAM, "a1", max_len=100)
+    xadd, options = client.xadd, []
+
+    def note(key: str, fields: Any, **given: Any) -> Any:
+        options.append(given)
+        return xadd(key, fields, **given)
+
+    monkeypatch.setattr(client, "xadd", note)
     for number in range(500):
         update = MemoryUpdateMessage(user_id="u1", content=f"m{number}", source="ai")
         stream.append(update, b"raw")
 
     assert client.xlen(UPDATES_STREAM) < 300
+    assert options[0] == {"maxlen": 100, "approximate": True}
     [(_, newest)] = client.xrevrange(UPDATES_STREAM, count=1)
     assert json.loads(newest[b"event"])["content"] == "m499"

@@ -14,7 +14,7 @@ import pytest
 from dramatiq.brokers.stub import StubBroker
 from dramatiq.middleware import Retries
 
-from tasks.log_filter import DramatiqLogFilter
+from tasks.log_filter import DramatiqLogFilter, install_log_filter
 
 SECRET = "my cat is called Tofu"
 
@@ -143,3 +143,17 @@ def test_a_message_in_any_form_is_named(output: tuple[io.StringIO, logging.Handl
         logging.getLogger("elsewhere").info("got %s", form)
 
     assert text.getvalue() == f"got returns {message.message_id}\n" * 2
+
+
+def test_it_is_installed_on_every_handler_and_silences_the_pool() -> None:
+    """Given two handlers, I expect the filter on both, and errors alone of psycopg's pool: it logs every attempt."""
+    pool = logging.getLogger("psycopg.pool")
+    level = pool.level
+    handlers = [logging.NullHandler(), logging.NullHandler()]
+
+    try:
+        install_log_filter(handlers)
+        assert [type(each) for handler in handlers for each in handler.filters] == [DramatiqLogFilter] * 2
+        assert pool.level == logging.ERROR
+    finally:
+        pool.setLevel(level)

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from adapters.loop import Loop
 from services.runtime.backoff import wait_s
+from services.runtime.logging import redact
 from tests.support import wait_until
 
 MAX_WAIT_S = 5.0
@@ -80,6 +81,11 @@ def test_it_outlives_an_exception() -> None:
     script.play()
 
     assert script.events.count("run_once") == 2
+
+
+def test_a_loop_that_is_stuck_does_not_keep_its_process() -> None:
+    """Given a loop, I expect a thread that ends with its process."""
+    assert Loop("test", lambda: None).daemon
 
 
 def test_it_counts_failures() -> None:
@@ -158,13 +164,15 @@ def test_the_end_of_an_outage_is_logged_once() -> None:
     ("error", "dependency"), [(redis.TimeoutError(), "redis"), (dramatiq.BrokerConnectionError("gone"), "broker")]
 )
 def test_an_outage_names_the_dependency(error: Exception, dependency: str) -> None:
-    """Given an error of Redis's client or of Dramatiq's broker, I expect both lines to name it."""
+    """Given an error of Redis's client or of Dramatiq's broker, I expect both lines to name it and the loop."""
     with capture_logs() as lines:
         Script([error, None]).play()
 
-    assert [(line["event"], line["dependency"]) for line in lines] == [
-        ("dependency_down", dependency),
-        ("dependency_up", dependency),
+    known = {"dependency": dependency, "loop": "test"}
+    reason = redact(error)
+    assert lines == [
+        {"event": "dependency_down", "log_level": "warning", "reason": reason, **known},
+        {"event": "dependency_up", "log_level": "info", **known},
     ]
 
 

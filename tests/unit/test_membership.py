@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -10,14 +13,14 @@ import fakeredis
 import pytest
 
 from adapters.leader import LEASE_KEY, LEASE_S, Lease
-from adapters.membership import EVICT_AFTER_S, FAILED_AFTER_S, MEMBERSHIP_KEY, Membership
+from adapters.membership import EVICT_AFTER_S, FAILED_AFTER_S, MEMBERSHIP_KEY, Membership, adapter_name
 
 
 class Clock:
-    """A monotonic clock that a test sets."""
+    """A monotonic clock that a test sets; it begins at 0, as that of a host that has just booted."""
 
     def __init__(self) -> None:
-        self.now = 1_000.0
+        self.now = 0.0
 
     def __call__(self) -> float:
         return self.now
@@ -36,6 +39,15 @@ def ago(client: Any, seconds: float) -> float:
 
 
 # Membership
+
+
+def test_a_name_says_which_process_it_is_and_is_used_once() -> None:
+    """Given two names made by one process, I expect host and process id in both, and two names."""
+    first, second = adapter_name(), adapter_name()
+
+    for name in (first, second):
+        assert re.fullmatch(f"{re.escape(socket.gethostname())}-{os.getpid()}-[0-9a-f]{{8}}", name)
+    assert first != second
 
 
 def test_a_frozen_adapter_learns_that_the_others_may_have_claimed_from_it(client: fakeredis.FakeRedis) -> None:
@@ -200,7 +212,7 @@ def test_an_adapter_of_an_earlier_version_is_excluded_and_excludes(client: faker
 
 def test_a_lease_that_another_has_acquired_is_not_held(client: fakeredis.FakeRedis) -> None:
     """Given a lease that ran out and that another acquired, I expect a renewal to notice, and a release to keep it."""
-    mine, other = Lease(client, "a1"), Lease(client, "a2")
+    mine, other = Lease(client, "a1", Clock()), Lease(client, "a2")
     mine.renew()
     client.delete(LEASE_KEY)
     other.renew()
@@ -228,7 +240,7 @@ def test_a_lease_is_released_by_another_thread_than_renewed_it(client: fakeredis
 
 def test_a_released_lease_is_free_at_once(client: fakeredis.FakeRedis) -> None:
     """Given a holder that releases it, twice, I expect it not held, and another to acquire it."""
-    first, second = Lease(client, "a1"), Lease(client, "a2")
+    first, second = Lease(client, "a1", Clock()), Lease(client, "a2")
     first.renew()
 
     first.release()

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import dramatiq
+import fakeredis
 import pytest
 from dramatiq.brokers.stub import StubBroker
 from keepsake_client.errors import Unavailable
+from keepsake_client.protocol import alive_key
+from structlog.testing import capture_logs
 
 from services.runtime.errors import EmbeddingDimensionMismatch
+from services.runtime.heartbeat import HeartbeatThread
 from services.runtime.settings import Settings
 from tasks.middleware.resources import Resources, WorkerCannotStart
+from tests.support import wait_until
 
 
 def booting(monkeypatch: pytest.MonkeyPatch, error: Exception) -> dramatiq.Worker:
@@ -57,3 +65,159 @@ def test_there_are_no_services_before_the_boot(service: str) -> None:
     """Given a worker that has not booted, I expect an error, and not None."""
     with pytest.raises(RuntimeError, match="has not booted"):
         getattr(Resources(Settings(), "a-worker"), service)
+
+
+class Opened:
+    """Services that are open, in place of a database's."""
+
+    def __init__(self) -> None:
+        self.memories, self.profiles = object(), object()
+        self.available = True
+        self.closed = 0
+
+    def answers(self) -> bool:
+        return self.available
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class Booted:
+    """A worker with open services, whose heartbeats go to a fake Redis."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.opened = Opened()
+        self.asked: list[tuple[Any, int]] = []
+        self.urls: list[tuple[str, float]] = []
+        server = fakeredis.FakeServer()
+        self.client: Any = fakeredis.FakeRedis(server=server)
+        self.settings = Settings(redis_url="redis://pipeline:6380/2")
+
+        def open_services(settings: Settings, *, connections: int) -> Opened:
+            self.asked.append((settings, connections))
+            return self.opened
+
+        def connect(url: str, timeout_s: float) -> fakeredis.FakeRedis:
+            self.urls.append((url, timeout_s))
+            return fakeredis.FakeRedis(server=server)
+
+        monkeypatch.setattr("tasks.middleware.resources.open_when_ready", open_services)
+        monkeypatch.setattr("tasks.middleware.resources.connect", connect)
+        monkeypatch.setattr(
+            "tasks.middleware.resources.HeartbeatThread", functools.partial(HeartbeatThread, interval_s=0.02)
+        )
+        self.resources = Resources(self.settings, "a-worker")
+        broker = StubBroker(middleware=[self.resources])
+        broker.declare_queue("index")
+        self.worker = dramatiq.Worker(broker, queues={"writes", "index"}, worker_timeout=100, worker_threads=3)
+
+    def wait_for_beats(self) -> None:
+        self.client.delete(alive_key("a-worker"))
+        wait_until(lambda: self.client.exists(alive_key("a-worker")), description="a heartbeat")
+
+    def wait_for_silence(self) -> None:
+        """Wait until no heartbeat comes for as long as five of them take."""
+        wait_until(self._silent, description="no heartbeat")
+
+    def _silent(self) -> bool:
+        self.client.delete(alive_key("a-worker"))
+        time.sleep(0.1)
+        return not self.client.exists(alive_key("a-worker"))
+
+
+@pytest.fixture
+def booted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Booted]:
+    booted = Booted(monkeypatch)
+    yield booted
+    booted.worker.stop()
+
+
+def test_a_worker_opens_its_services_and_closes_them(booted: Booted) -> None:
+    """Given a worker of three threads, I expect a connection for each, a line of its queues, and all closed at the end.
+
+    What still runs then finds the services, closed.
+    """
+    with capture_logs() as lines:
+        booted.worker.start()
+
+    assert booted.asked == [(booted.settings, 3)]
+    assert (booted.resources.memories, booted.resources.profiles) == (booted.opened.memories, booted.opened.profiles)
+    assert lines == [{"event": "worker_ready", "queues": ["index", "writes"], "log_level": "info"}]
+    booted.wait_for_beats()
+
+    booted.worker.stop()
+
+    assert booted.opened.closed == 1
+    assert booted.resources.memories is booted.opened.memories
+    assert not booted.client.exists(alive_key("a-worker"))
+
+
+def test_heartbeats_have_a_connection_that_does_not_block_for_long(booted: Booted) -> None:
+    """Given a worker, I expect its heartbeats on the pipeline's Redis, with a time-out of two seconds."""
+    booted.worker.start()
+
+    assert booted.urls == [("redis://pipeline:6380/2", 2.0)]
+
+
+def test_a_worker_without_its_database_sends_no_heartbeat(booted: Booted) -> None:
+    """Given services that do not answer, I expect no heartbeat until they do."""
+    booted.opened.available = False
+    booted.worker.start()
+    booted.wait_for_silence()
+
+    booted.opened.available = True
+    booted.wait_for_beats()
+
+
+@pytest.mark.parametrize("threads", ["workers", "consumers"])
+def test_a_worker_with_a_thread_that_died_sends_no_heartbeat(
+    booted: Booted, monkeypatch: pytest.MonkeyPatch, threads: str
+) -> None:
+    """Given a thread of the worker or of a consumer that has ended, I expect no heartbeat: its messages would wait."""
+    booted.worker.start()
+    booted.wait_for_beats()
+
+    kept: Any = getattr(booted.worker, threads)
+    dead = next(iter(kept.values())) if isinstance(kept, dict) else kept[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(dead, "is_alive", lambda: False)
+        booted.wait_for_silence()
+
+
+def test_a_worker_that_never_booted_stops_without_error() -> None:
+    """Given a shutdown before the services were open, I expect no error."""
+    broker = StubBroker(middleware=[])
+    worker = dramatiq.Worker(broker, worker_timeout=100)
+
+    Resources(Settings(), "a-worker").after_worker_shutdown(broker, worker)
+
+
+def test_a_worker_of_every_queue_says_so(booted: Booted) -> None:
+    """Given a worker without a list of queues, I expect its line without names."""
+    booted.worker.start()
+    booted.worker.consumer_whitelist = None
+
+    with capture_logs() as lines:
+        booted.resources.after_worker_boot(booted.worker.broker, booted.worker)
+
+    assert [line["queues"] for line in lines] == [[]]
+
+
+@pytest.mark.parametrize(
+    ("error", "fields"),
+    [
+        (Unavailable("PostgreSQL does not answer"), {"code": "unavailable", "reason": "PostgreSQL does not answer"}),
+        (PermissionError("no"), {"code": "internal", "exc_info": True}),
+    ],
+)
+def test_the_log_says_why_a_worker_does_not_start(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, fields: dict[str, Any]
+) -> None:
+    """Given an expected error, I expect its code and reason in one line; given another, its traceback."""
+    worker = booting(monkeypatch, error)
+
+    with capture_logs() as lines, pytest.raises(WorkerCannotStart) as raised:
+        worker.start()
+
+    assert lines == [{"event": "worker_cannot_start", "log_level": "critical", **fields}]
+    assert str(raised.value) == fields.get("reason", "PermissionError")

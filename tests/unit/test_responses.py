@@ -11,6 +11,7 @@ from typing import Any
 import dramatiq
 import fakeredis
 import pytest
+import redis
 from dramatiq.brokers.stub import StubBroker
 from dramatiq.middleware import Retries
 from keepsake_client.errors import Unavailable
@@ -135,6 +136,40 @@ def test_an_answer_is_logged_with_its_times(stage: Stage) -> None:
     assert SECRET not in str(logs)
 
 
+@pytest.mark.parametrize(
+    ("received", "queued_ms"),
+    [({"received_at": 999.98766}, 12.3), ({"received_at": 1_000.5}, 0.0), ({}, 0.0)],
+    ids=["before", "on a clock that is ahead", "not known"],
+)
+def test_times_are_in_milliseconds(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, received: dict[str, float], queued_ms: float
+) -> None:
+    """Given work of 0.25 s, I expect it and the wait before it in ms, to a tenth, and none below 0."""
+    request = {"request_id": "r1", "type": "search", "user_id": "u1"}
+    message = dramatiq.MessageProxy(
+        dramatiq.Message("interactive", "memory.search", (), {"request": request, **received}, {})
+    )
+    with fakeredis.FakeRedis(server=stage.server) as client, capture_logs() as lines, monkeypatch.context() as patch:
+        publisher = ResponsePublisher(client, "ltm_responses")
+        patch.setattr(time, "time", lambda: 1_000.0)
+        publisher.before_process_message(stage.broker, message)
+        patch.setattr(time, "time", lambda: 1_000.25)
+        publisher.after_process_message(stage.broker, message, result={})
+
+    assert lines == [
+        {
+            "event": "responded",
+            "log_level": "info",
+            "request_id": "r1",
+            "user_id": "u1",
+            "type": "search",
+            "success": True,
+            "queued_ms": queued_ms,
+            "worked_ms": 250.0,
+        }
+    ]
+
+
 def test_a_domain_error_is_answered_with_its_text(stage: Stage) -> None:
     """Given an actor that refuses, I expect the error's code and text, and no success."""
     stage.does = [conflict]
@@ -224,7 +259,7 @@ def test_a_response_that_cannot_be_published_does_not_stop_the_next(stage: Stage
 
 
 def test_a_response_that_cannot_be_published_is_logged(stage: Stage) -> None:
-    """Given a Redis that is down, I expect a line with the request's id."""
+    """Given a Redis that is down, I expect a line with the request's id and the reason."""
 
     def succeed_as_redis_goes() -> dict[str, Any]:
         stage.server.connected = False
@@ -235,7 +270,9 @@ def test_a_response_that_cannot_be_published_is_logged(stage: Stage) -> None:
         stage.ask()
     stage.server.connected = True
 
-    assert [line["request_id"] for line in lines if line["event"] == "response_not_published"] == ["r1"]
+    [line] = [line for line in lines if line["event"] == "response_not_published"]
+    assert (line["request_id"], line["log_level"]) == ("r1", "warning")
+    assert line["reason"].startswith("ConnectionError")
 
 
 def test_a_response_is_deduplicated(stage: Stage) -> None:
@@ -250,7 +287,10 @@ def test_a_response_is_deduplicated(stage: Stage) -> None:
             stage.broker.join("interactive", timeout=10_000, fail_fast=False)
 
     assert (stage.runs, [answer["success"] for answer in stage.answers()]) == (2, [True])
-    assert [line["event"] for line in lines] == ["responded", "response_deduplicated"]
+    assert [(line["event"], line["request_id"]) for line in lines] == [
+        ("responded", "r1"),
+        ("response_deduplicated", "r1"),
+    ]
 
 
 def test_a_request_id_that_is_used_again_is_answered_again(stage: Stage) -> None:
@@ -317,3 +357,19 @@ def test_a_search_that_ran_out_of_time_is_counted(
 
     with fakeredis.FakeRedis(server=stage.server) as client:
         assert client.hgetall(COUNTERS) == {counter: b"1"}
+
+
+def test_a_search_that_cannot_be_counted_is_no_error(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a Redis that goes down after a partial search was answered, I expect the answer, and no error."""
+
+    def fail(*_: Any) -> None:
+        raise redis.ConnectionError("gone")
+
+    request = LTMRequest(request_id="r1", type="search", user_id="u1", data={"query": SECRET})
+    message = dramatiq.MessageProxy(queues.request_message(request, 1.5))
+    with fakeredis.FakeRedis(server=stage.server) as client:
+        monkeypatch.setattr(client, "hincrby", fail)
+        publisher = ResponsePublisher(client, "ltm_responses")
+        publisher.after_process_message(stage.broker, message, result={"memories": [], "partial": True})
+
+    assert [answer["partial"] for answer in stage.answers()] == [True]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
+import logging
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from types import ModuleType, SimpleNamespace
+from typing import Any, NamedTuple, cast
 
 import dramatiq
+import dramatiq.worker
 import pytest
 from dramatiq.brokers.stub import StubBroker
 from dramatiq.middleware import TimeLimit
@@ -19,6 +23,7 @@ from services.runtime.queues import INDEX_QUEUE, INTERACTIVE_QUEUE, WRITES_QUEUE
 from services.runtime.settings import Settings
 from services.stack.processes import INDEXER, WORKER, WRITER, service_specs
 from tasks import actors
+from tasks.log_filter import DramatiqLogFilter
 from tasks.middleware.resources import Resources, WorkerCannotStart
 from tasks.middleware.retries import Retries
 
@@ -144,6 +149,79 @@ def test_the_middleware_stand_in_their_order() -> None:
     done = subprocess.run([sys.executable, "-c", show], cwd=ROOT, capture_output=True, text=True, check=True)
 
     assert done.stdout.split() == ["Resources", "ResponsePublisher", "DeliveryLimit", "TimeLimit", "Retries"]
+
+
+class Root(NamedTuple):
+    """The worker's module as it was imported, and what it started with."""
+
+    module: ModuleType
+    processes: list[str]
+    handler: logging.Handler
+
+
+@pytest.fixture
+def root(monkeypatch: pytest.MonkeyPatch) -> Iterator[Root]:
+    """The worker's module, imported in this process with settings of a test and without configuring its log."""
+    processes: list[str] = []
+    handler = logging.NullHandler()
+    settings = Settings(
+        redis_url="redis://pipeline:6380/2", broker_url="redis://broker:6381/3", ltm_responses_channel="answers"
+    )
+
+    def bootstrap(process: str) -> Settings:
+        processes.append(process)
+        return settings
+
+    monkeypatch.setattr("services.runtime.process.bootstrap", bootstrap)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
+    monkeypatch.setattr(logging.getLogger("psycopg.pool"), "level", logging.NOTSET)
+    for name in ("CONSUMER_RESTART_DELAY_SECS", "POST_PROCESS_MESSAGE_RETRY_DELAY_SECS"):
+        monkeypatch.setattr(dramatiq.worker, name, 3)
+    monkeypatch.setattr(dramatiq.broker, "global_broker", None)
+    monkeypatch.delitem(sys.modules, "tasks.worker", raising=False)
+    yield Root(importlib.import_module("tasks.worker"), processes, handler)
+    sys.modules.pop("tasks.worker", None)
+
+
+def server(client: Any) -> tuple[Any, ...]:
+    options = client.connection_pool.connection_kwargs
+    return options["host"], options["port"], options["db"]
+
+
+def test_a_worker_is_composed_of_its_settings(root: Root) -> None:
+    """Given the servers and the channel of the settings, I expect each in the part that uses it.
+
+    The actors use the services that the same worker opens at boot.
+    """
+    broker: Any = dramatiq.get_broker()
+    resources, responses, deliveries, limit, _ = broker.middleware
+
+    assert server(broker.client) == ("broker", 6381, 3)
+    assert server(responses._client) == server(deliveries._client) == ("pipeline", 6380, 2)
+    assert responses._client.connection_pool.connection_kwargs["socket_timeout"] == 2
+    assert responses._channel == "answers"
+    assert limit.time_limit == 120_000
+    assert (resources.settings.ltm_responses_channel, resources._process) == ("answers", "long-term-memory-worker")
+    assert len(broker.get_declared_actors()) == 5
+    with pytest.raises(RuntimeError, match="the worker has not booted"):
+        broker.get_actor("profile.get").fn({"user_id": "u1"}, 1.0, 1.0)
+
+
+def test_a_worker_reconnects_soon_and_logs_no_content(root: Root) -> None:
+    """Given the module as it was imported, I expect half a second between attempts, and the filter on the log."""
+    assert dramatiq.worker.CONSUMER_RESTART_DELAY_SECS == 0.5
+    assert dramatiq.worker.POST_PROCESS_MESSAGE_RETRY_DELAY_SECS == 0.5
+    assert [type(each) for each in root.handler.filters] == [DramatiqLogFilter]
+
+
+def test_a_worker_is_named_by_the_environment(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given LTM_PROCESS_NAME, I expect the settings, the log and the heartbeat under that name; else a default."""
+    monkeypatch.setenv("LTM_PROCESS_NAME", "some-worker")
+
+    broker = root.module._main()
+
+    assert root.processes == ["long-term-memory-worker", "some-worker"]
+    assert broker.middleware[0]._process == "some-worker"
 
 
 @pytest.mark.parametrize(
