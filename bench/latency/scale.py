@@ -25,7 +25,6 @@ import psycopg
 from keepsake_client.protocol import SearchData
 from mem0.vector_stores.pgvector import PGVector
 from numpy.typing import NDArray
-from pgvector.psycopg import register_vector
 from psycopg_pool import ConnectionPool
 
 from bench.harness.databases import scratch_database
@@ -260,9 +259,7 @@ def main() -> None:
     points[owners == very_heavy_user] = with_sessions(points[owners == very_heavy_user], rng)
     # Both stores get values that half precision holds exactly, so that brute force ranks the same numbers.
     points = points.astype(np.float16).astype(np.float32)
-    # No connection before `fill` has created the extension, whose types each one registers.
-    options: dict[str, Any] = {"min_size": 0, "max_size": 2, "configure": register_vector}
-    with scratch_database() as url, ConnectionPool(url, **options) as pool:
+    with scratch_database() as url, ConnectionPool(url, min_size=1, max_size=2) as pool:
         fill(url, owners, points)
         store = MemoryStore(pool)
         mem0 = None if given.without_mem0 else fill_mem0(url, pool, owners, points)

@@ -46,6 +46,32 @@ def test_threads_get_their_own_responses(valkey: redis.Redis, valkey_url: str) -
     assert subscriptions == [(b"ltm_responses", 1)]
 
 
+def test_more_requests_than_connections_wait_for_one(valkey: redis.Redis, valkey_url: str) -> None:
+    """Given 300 searches at once, I expect each to be answered over the client's 32 connections."""
+
+    async def story() -> None:
+        async with AsyncClient(valkey_url) as client:
+            await asyncio.gather(*(client.search(f"user {n}", "pet?", deadline_ms=LONG_MS) for n in range(300)))
+            assert client.counts == {"ok": 300}
+
+    with responding(valkey_url):
+        asyncio.run(story())
+
+
+def test_a_client_serves_one_event_loop_after_another(valkey: redis.Redis, valkey_url: str) -> None:
+    """Given a client that is opened and closed by two `asyncio.run`, I expect responses in each."""
+    client = AsyncClient(valkey_url)
+
+    async def story() -> None:
+        async with client:
+            await client.remember("u1", "I have a cat")
+            assert await client.search("u1", "pet?", deadline_ms=LONG_MS)
+
+    with responding(valkey_url):
+        asyncio.run(story())
+        asyncio.run(story())
+
+
 def test_a_half_open_connection_is_noticed_and_replaced(valkey: redis.Redis, valkey_url: str) -> None:
     """Given a network that swallows all traffic without closing a connection, I expect a pending request to fail long
     before its deadline, others at once; and once new connections get through, every request to succeed, for no

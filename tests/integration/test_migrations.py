@@ -221,6 +221,23 @@ def test_a_pool_that_is_older_than_the_extension_stores_and_finds(empty_database
         assert store.columns.read("u1", vector).cosine == pytest.approx(1, abs=1e-3)
 
 
+def test_a_restored_database_is_used_on_by_the_same_connections(database: str) -> None:
+    """Given a database whose types get other OIDs, as a restored dump's do, I expect an open pool to store and find."""
+    with open_pool(database, 1) as pool:
+        store, vector = MemoryStore(pool), WordEmbedder().embed("tea")
+
+        def stores_and_finds() -> None:
+            store.insert([vector], [{"data": "tea", "user_id": "u1"}], [str(uuid.uuid4())])
+            assert store.columns.read("u1", vector).cosine == pytest.approx(1, abs=1e-3)
+
+        stores_and_finds()
+        with pool.connection() as connection:
+            connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+            migrate(connection, DIMENSIONS)
+
+        stores_and_finds()
+
+
 def test_reads_of_one_user_go_through_an_index(database: str) -> None:
     """Given many users' memories, I expect PostgreSQL to find one user's through an index, not by reading all."""
     with psycopg.connect(database, autocommit=True) as connection:

@@ -936,14 +936,91 @@ def test_a_redis_that_refuses_every_write_is_unavailable(error: ResponseError) -
     run(story)
 
 
-def test_a_stream_key_of_another_type_is_an_error() -> None:
-    """Given that XADD fails while PUBLISH works, I expect an exception that quotes nothing of the message."""
+def test_a_stream_key_of_another_type_publishes_without_logged() -> None:
+    """Given that XADD fails while PUBLISH works, I expect an unlogged event for the adapters, and a count."""
+
+    async def story() -> None:
+        async with connected() as (client, keepsake), keepsake.redis.pubsub() as channel:
+            await channel.subscribe("memory_updates")
+            await keepsake.redis.set("memory_updates:log", "not a stream")
+
+            await client.remember("u1", "my secret")
+
+            assert client.counts == {"unlogged": 1, "ok": 1}
+            events = []
+            while len(events) < 2:
+                if (message := await channel.get_message(timeout=5)) and message["type"] == "message":
+                    events.append(json.loads(message["data"]))
+            assert ["logged" in event for event in events] == [True, False]
+            assert events[0]["message_id"] == events[1]["message_id"]
+
+    run(story)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"metadata": {"n": 10**5_000}},
+        {"metadata": {"a": {(1, 2): 3}}},
+        {"deadline_ms": "5"},
+        {"deadline_ms": float("inf")},
+        {"deadline_ms": float("nan")},
+    ],
+    ids=["a number of 5,000 digits", "a key that is a tuple", "text", "infinity", "no number"],
+)
+def test_arguments_that_are_no_json_are_invalid(arguments: dict[str, Any]) -> None:
+    """Given arguments that JSON or the contract does not have, I expect InvalidMessage, counted, and nothing sent."""
 
     async def story() -> None:
         async with connected() as (client, keepsake):
-            await keepsake.redis.set("memory_updates:log", "not a stream")
-            with pytest.raises(Unavailable, match=r"^Redis refused the command: ResponseError$"):
-                await client.remember("u1", "my secret")
+            with pytest.raises(InvalidMessage):
+                await client.add("u1", "tea", **arguments)
+            assert client.counts == {"invalid_request": 1}
+            assert await keepsake.redis.llen("ltm_requests") == 0
+
+    run(story)
+
+
+@pytest.mark.parametrize("filters", [5, "ab", {"since": 10**5_000}], ids=["a number", "text", "5,000 digits"])
+def test_a_search_with_wrong_filters_does_not_raise(filters: Any) -> None:
+    """Given filters that are no object or no JSON, I expect no memories, and the cause in the counts."""
+
+    async def story() -> None:
+        async with connected() as (client, _):
+            assert await client.search("u1", "tea?", filters=filters, deadline_ms=50) == []
+            assert client.counts.total() == 1
+
+    run(story)
+
+
+def test_meta_that_is_no_object_is_invalid() -> None:
+    async def story() -> None:
+        async with connected() as (client, _):
+            with pytest.raises(InvalidMessage):
+                await client.remember("u1", "tea", meta=[1])  # type: ignore[arg-type]
+            assert client.counts == {"invalid_request": 1}
+
+    run(story)
+
+
+def test_a_fraction_of_a_millisecond_is_rounded() -> None:
+    """Given a computed remainder as deadline, I expect the contract's whole number on the wire."""
+
+    async def story() -> None:
+        async with connected() as (client, keepsake):
+            search = asyncio.create_task(client.search("u1", "tea?", deadline_ms=600.4))  # type: ignore[arg-type]
+            request = await keepsake.request()
+            await keepsake.answer(request)
+            await search
+            assert request["data"]["deadline_ms"] == 600
+
+    run(story)
+
+
+def test_closing_twice_at_once_is_closing_once() -> None:
+    async def story() -> None:
+        async with connected() as (client, _):
+            await asyncio.gather(client.close(), client.close())
 
     run(story)
 

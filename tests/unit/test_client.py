@@ -190,13 +190,41 @@ def test_a_request_that_no_adapter_takes_is_removed_at_its_deadline(server: fake
 def test_before_start_and_after_close_requests_fail_at_once(server: fakeredis.FakeServer) -> None:
     """Given a client that is not open, I expect Unavailable, and an empty list from a search."""
     client = client_of(server)
-    for _ in range(2):
-        with pytest.raises(Unavailable, match=r"^the client is not started, or closed$"):
+    for again in (False, True):
+        with pytest.raises(Unavailable, match=r"^the client is not started in this process, or closed$"):
             client.profile_get("u1")
         assert client.search("u1", "tea?") == []
+        if not again:
+            client.start()
+        client.close()
+
+
+def test_a_closed_client_is_not_started_again(server: fakeredis.FakeServer) -> None:
+    client = client_of(server)
+    client.start()
+    client.close()
+
+    with pytest.raises(Unavailable, match="a closed client is not started again"):
         client.start()
+
+
+def test_in_a_forked_child_requests_fail_at_once(server: fakeredis.FakeServer) -> None:
+    """Given a client that was started before a fork, I expect the child, which has no such thread, not to wait."""
+    with client_of(server) as client:
+        client._pid += 1  # what a child sees: another process started it
+        with pytest.raises(Unavailable, match="not started in this process"):
+            client.profile_get("u1")
+        client._pid -= 1
+
+
+def test_a_signal_handler_closes_the_client_of_the_thread_it_interrupts(server: fakeredis.FakeServer) -> None:
+    """Given a thread that holds the client's lock as a handler closes it, I expect no deadlock."""
+    client = client_of(server)
+    client.start()
+    with client._lock:
         client.close()
-        client.close()
+
+    assert client.search("u1", "tea?") == []
 
 
 def test_close_ends_requests_of_other_threads(server: fakeredis.FakeServer) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Self, TypedDict
 from uuid import uuid4
 
 from pydantic import ValidationError
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff, NoBackoff
@@ -21,6 +21,7 @@ from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, Respon
 
 from keepsake_client.errors import (
     Disabled,
+    InvalidMessage,
     KeepsakeError,
     MessageTooLarge,
     RequestFailed,
@@ -47,6 +48,8 @@ from keepsake_client.protocol import (
 
 #: How long the removal of an expired request may take on top of its deadline, and the closing of half-open connections.
 CLEANUP_TIMEOUT_S = 0.1
+#: Connections of a client made from a URL; a request holds one for less than a millisecond.
+MAX_CONNECTIONS = 32
 _BACKOFF = ExponentialBackoff(cap=5.0, base=0.1)
 #: By then the cap is reached; an outage of hours would count to 2**1024, which no float holds.
 _MAX_DOUBLINGS = 10
@@ -117,6 +120,7 @@ class AsyncClient:
         self._ping_interval_s = ping_interval_s
         self._max_silence_s = max_silence_s
         self._redis = self._connect(redis) if isinstance(redis, str) else redis
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._subscriber: asyncio.Task[None] | None = None
         self._failures = 0
         # After the first attempt to subscribe, `_error` is None exactly while the subscription is up.
@@ -136,20 +140,22 @@ class AsyncClient:
 
     async def start(self) -> None:
         """Subscribe to the responses, in the background. Redis may be down: the client keeps trying."""
+        self._enter_loop()
         if self._enabled and self._subscriber is None:
             self._error = None
-            self._attempted.clear()
+            self._attempted = asyncio.Event()
             self._subscriber = asyncio.create_task(self._subscribe(), name="keepsake-responses")
 
     async def close(self) -> None:
         """Unsubscribe; pending requests raise `Unavailable`."""
-        if self._subscriber is not None:
+        self._enter_loop()
+        subscriber, self._subscriber = self._subscriber, None
+        if subscriber is not None:
             # redis-py uses `asyncio.wait_for`, which before Python 3.12 swallows a cancellation that arrives in the
             # moment its own wait ends.
-            while not self._subscriber.done():
-                self._subscriber.cancel()
-                await asyncio.wait([self._subscriber], timeout=0.1)
-            self._subscriber = None
+            while not subscriber.done():
+                subscriber.cancel()
+                await asyncio.wait([subscriber], timeout=0.1)
         self._down(Unavailable("the client is closed"))
         if self._url is not None:
             await self._redis.aclose()
@@ -183,7 +189,7 @@ class AsyncClient:
         """
         options = {
             "min_score": min_score,
-            "filters": None if filters is None else dict(filters),
+            "filters": filters,
             "exclude_session": exclude_session,
             "recency_half_life_days": recency_half_life_days,
             "explain": explain or None,
@@ -209,7 +215,7 @@ class AsyncClient:
         Raises:
             RequestTimeout, RequestFailed, Unavailable, InvalidMessage, Disabled
         """
-        data = {"content": content, "metadata": dict(metadata or {})}
+        data = {"content": content, "metadata": metadata or {}}
         return await self.request("add", user_id, data, deadline_ms=deadline_ms)
 
     async def profile_get(self, user_id: str, *, deadline_ms: int | None = None) -> LTMResponse:
@@ -238,9 +244,7 @@ class AsyncClient:
             RequestTimeout, RequestFailed, Unavailable, InvalidMessage, Disabled
         """
         expected = {} if expected_version is None else {"expected_version": expected_version}
-        return await self.request(
-            "profile_update", user_id, {"updates": dict(updates), **expected}, deadline_ms=deadline_ms
-        )
+        return await self.request("profile_update", user_id, {"updates": updates, **expected}, deadline_ms=deadline_ms)
 
     async def request(
         self, request_type: RequestType, user_id: str, data: Mapping[str, Any], *, deadline_ms: int | None = None
@@ -255,7 +259,7 @@ class AsyncClient:
         Raises:
             RequestTimeout: no response came before the deadline. A write may have been done, or be done later.
             RequestFailed: the response reports a failure.
-            Unavailable: Redis does not respond, or the client is not started.
+            Unavailable: Redis does not respond, or the client is not started. A write that was sent may have been done.
             InvalidMessage: the request does not have the shape of the contract; nothing was sent.
             Disabled: the client has `enabled=False`.
         """
@@ -263,16 +267,20 @@ class AsyncClient:
         if deadline_ms is None:
             deadline_ms = self._search_timeout_ms if request_type == "search" else self._write_timeout_ms
         with self._counted():
-            request = validate(
-                LTMRequest,
-                {
-                    "request_id": f"req-{uuid4().hex}",
-                    "type": request_type,
-                    "user_id": user_id,
-                    "data": {**data, "deadline_ms": min(max(deadline_ms, 1), MAX_DEADLINE_MS)},
-                },
-            )
-            response = await self._respond(request, deadline_ms)
+            with _checked_arguments():
+                deadline_ms = min(max(round(deadline_ms), 1), MAX_DEADLINE_MS)
+                objects = {name: dict(value) if isinstance(value, Mapping) else value for name, value in data.items()}
+                request = validate(
+                    LTMRequest,
+                    {
+                        "request_id": f"req-{uuid4().hex}",
+                        "type": request_type,
+                        "user_id": user_id,
+                        "data": {**objects, "deadline_ms": deadline_ms},
+                    },
+                )
+                wire = json.dumps(request.model_dump())
+            response = await self._respond(request, wire, deadline_ms)
             if not response.success:
                 raise RequestFailed(response.error or "internal: the response has no error")
         return response
@@ -310,27 +318,29 @@ class AsyncClient:
             InvalidMessage, Disabled: nothing was published.
         """
         self._check_enabled()
-        session_id = {} if session is None else {"session_id": session}
         with self._counted():
-            message = validate(
-                MemoryUpdateMessage,
-                {
-                    "user_id": user_id,
-                    "content": content,
-                    "source": source,
-                    "timestamp": timestamp,
-                    "meta": {**(meta or {}), **session_id},
-                    "message_id": uuid4().hex if message_id is None else message_id,
-                    "task_id": task_id,
-                },
-            )
+            with _checked_arguments():
+                session_id = {} if session is None else {"session_id": session}
+                message = validate(
+                    MemoryUpdateMessage,
+                    {
+                        "user_id": user_id,
+                        "content": content,
+                        "source": source,
+                        "timestamp": timestamp,
+                        "meta": {**(meta or {}), **session_id},
+                        "message_id": uuid4().hex if message_id is None else message_id,
+                        "task_id": task_id,
+                    },
+                )
+                event = message.to_wire(logged=True)
+            self._enter_loop()
             with _translated(f"remember was not confirmed within {self._write_timeout_ms} ms"):
                 async with asyncio.timeout(self._write_timeout_ms / 1000):
-                    await self._publish(message)
+                    await self._publish(message, event)
         return str(message.message_id)
 
-    async def _publish(self, message: MemoryUpdateMessage) -> None:
-        event = message.to_wire(logged=True)
+    async def _publish(self, message: MemoryUpdateMessage, event: str) -> None:
         if len(event) > MAX_MESSAGE_BYTES:
             raise MessageTooLarge(f"the event has {len(event)} bytes; {MAX_MESSAGE_BYTES} are allowed")
         async with self._redis.pipeline(transaction=True) as transaction:
@@ -344,15 +354,32 @@ class AsyncClient:
             except ResponseError as error:
                 if _refuses_writes(error):
                     raise
-                await self._redis.publish(self._updates_channel, message.to_wire())
-                if not self.counts["unlogged"]:
-                    log.warning("ltm remember: the stream is not written: %s", type(error).__name__)
-                self.counts["unlogged"] += 1
+                await self._publish_unlogged(message, error)
                 return
         # One that fails when it is executed, as on a key of another type, does not keep the other from running.
         for result in results:
+            if isinstance(result, ResponseError) and not _refuses_writes(result):
+                await self._publish_unlogged(message, result)
+                return
             if isinstance(result, Exception):
                 raise result
+
+    async def _publish_unlogged(self, message: MemoryUpdateMessage, reason: ResponseError) -> None:
+        """Publish for the adapters to take from the channel: they skip an event that says it is logged."""
+        await self._redis.publish(self._updates_channel, message.to_wire())
+        if not self.counts["unlogged"]:
+            log.warning("ltm remember: the stream is not written: %s", type(reason).__name__)
+        self.counts["unlogged"] += 1
+
+    def _enter_loop(self) -> None:
+        """Leave what belongs to an earlier event loop: its connections and tasks cannot be used in another one."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not None and self._loop is not loop:
+            self._subscriber = None
+            self._pending.clear()
+            if self._url is not None:
+                self._redis = self._connect(self._url)
+        self._loop = loop
 
     def _check_enabled(self) -> None:
         if not self._enabled:
@@ -367,10 +394,9 @@ class AsyncClient:
             raise
         self.counts["ok"] += 1
 
-    async def _respond(self, request: LTMRequest, deadline_ms: int) -> LTMResponse:
+    async def _respond(self, request: LTMRequest, wire: str, deadline_ms: int) -> LTMResponse:
         response: asyncio.Future[LTMResponse] = asyncio.get_running_loop().create_future()
         deadline = asyncio.get_running_loop().time() + deadline_ms / 1000
-        wire = json.dumps(request.model_dump())
         try:
             with _translated(f"no response to {request.type} within {deadline_ms} ms"):
                 async with asyncio.timeout_at(deadline):
@@ -438,7 +464,15 @@ class AsyncClient:
 
     def _connect(self, url: str) -> Redis:
         # Without redis-py's own retries: the subscriber backs off by itself, and a request fails at once.
-        return Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=self._max_silence_s)
+        # With a pool that waits for a free connection: redis-py's own refuses the 101st concurrent request.
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=MAX_CONNECTIONS,
+            timeout=self._max_silence_s,
+            retry=Retry(NoBackoff(), 0),
+            socket_timeout=self._max_silence_s,
+        )
+        return Redis.from_pool(pool)
 
     async def _replace_connections(self) -> None:
         """Drop every connection: those of the pool are half-open too, and each would cost one request its deadline."""
@@ -480,7 +514,7 @@ class AsyncClient:
 
 def _refuses_writes(error: ResponseError) -> bool:
     """Whether Redis refuses every write: it is full, a replica, or cannot write to its disk."""
-    return isinstance(error, OutOfMemoryError | ReadOnlyError) or str(error).startswith("MISCONF")
+    return isinstance(error, OutOfMemoryError | ReadOnlyError) or str(error).startswith(("MISCONF", "NOREPLICAS"))
 
 
 @contextmanager
@@ -492,6 +526,15 @@ def _translated(on_timeout: str) -> Iterator[None]:
         raise RequestTimeout(on_timeout) from None
     except (RedisError, OSError) as error:
         raise Unavailable(_describe(error)) from error
+
+
+@contextmanager
+def _checked_arguments() -> Iterator[None]:
+    """Raise what arguments that are no JSON raise as the client's own error."""
+    try:
+        yield
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InvalidMessage(f"an argument is not valid JSON: {type(error).__name__}") from None
 
 
 def _describe(error: RedisError | OSError) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections import Counter
 from collections.abc import Coroutine, Mapping
@@ -32,9 +33,11 @@ class Client:
     def __init__(self, redis: Redis | str, **options: Unpack[ClientOptions]) -> None:
         self._client = AsyncClient(redis, **options)
         # Guards `_loop`: once it is None, nothing is scheduled on a loop that is about to end.
-        self._lock = threading.Lock()
+        # Reentrant: a signal handler may close the client while its thread holds the lock.
+        self._lock = threading.RLock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._pid = 0
         self._closing = asyncio.Event()
 
     def __enter__(self) -> Self:
@@ -53,7 +56,10 @@ class Client:
         """Subscribe to the responses, in the background. Redis may be down: the client keeps trying."""
         with self._lock:
             if self._thread is not None:
+                if self._loop is None:
+                    raise Unavailable("the client is closed; a closed client is not started again")
                 return
+            self._pid = os.getpid()
             started = threading.Event()
             self._loop = asyncio.new_event_loop()
             self._thread = threading.Thread(
@@ -65,7 +71,7 @@ class Client:
     def close(self) -> None:
         """Unsubscribe and end the thread; pending requests raise `Unavailable`."""
         with self._lock:
-            if self._loop is None or self._thread is None:
+            if self._loop is None or self._thread is None or self._pid != os.getpid():
                 return
             self._loop.call_soon_threadsafe(self._closing.set)
             self._loop = None
@@ -169,10 +175,15 @@ class Client:
 
     def _wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
         with self._lock:
-            if self._loop is None:
+            loop = self._loop
+            if loop is None or self._pid != os.getpid():
                 coroutine.close()
-                raise Unavailable("the client is not started, or closed")
-            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+                raise Unavailable("the client is not started in this process, or closed")
+            try:
+                future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+            except RuntimeError:  # closed by a signal handler in this moment
+                coroutine.close()
+                raise Unavailable("the client is closed") from None
         try:
             return future.result()
         except CancelledError:

@@ -9,8 +9,6 @@ from typing import Any
 
 import psycopg
 from keepsake_client.errors import Unavailable
-from pgvector.psycopg import register_vector
-from psycopg.types import TypeInfo
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from services.runtime.availability import Availability
@@ -65,9 +63,6 @@ def migrating(database_url: str) -> bool:
 def open_pool(database_url: str, size: int) -> ConnectionPool:
     """An open connection pool, with its first connection made.
 
-    Its connections know pgvector's types, but for those that are older than the extension: `schema.migrate` registers
-    the types on the one that it creates the extension with.
-
     Args:
         size: how many connections at most.
 
@@ -75,11 +70,6 @@ def open_pool(database_url: str, size: int) -> ConnectionPool:
         Unavailable: no connection could be made within 5 s.
     """
     availability = Availability("postgres", up=False)
-
-    def configure(connection: psycopg.Connection[Any]) -> None:
-        if TypeInfo.fetch(connection, "halfvec"):  # not yet in a new database
-            register_vector(connection)
-        availability.up()
 
     def check(connection: psycopg.Connection[Any]) -> None:
         if _quiet(connection):
@@ -98,7 +88,7 @@ def open_pool(database_url: str, size: int) -> ConnectionPool:
         timeout=CONNECTION_TIMEOUT_S,
         open=False,
         check=check,
-        configure=configure,
+        configure=lambda _: availability.up(),
         reconnect_timeout=RECONNECT_TIMEOUT_S,
         reconnect_failed=lambda _: availability.down("no connection"),
         kwargs=_CONNECTION_OPTIONS,

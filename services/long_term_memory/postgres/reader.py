@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-from pgvector import HalfVector
 from psycopg import sql
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool
@@ -161,5 +160,5 @@ def _edges(bounds: Sequence[tuple[Place, Place]]) -> dict[str, Any]:
     return {name: [(*first, *end)[i] for first, end in bounds] for i, name in enumerate(names)}
 
 
-def _halfvec(vector: Vector | None) -> HalfVector | None:
+def _halfvec(vector: Vector | None) -> str | None:
     return None if vector is None else halfvec(vector)

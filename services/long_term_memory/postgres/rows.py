@@ -127,7 +127,12 @@ def stored_payload(payload: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in payload.items() if name not in {"data", "user_id", "text_lemmatized"}}
 
 
-def halfvec(vector: Vector) -> HalfVector:
-    """A vector as pgvector's type for psycopg, in half precision."""
+def halfvec(vector: Vector) -> str:
+    """A vector as pgvector's text literal in half precision, to be cast by the statement: `%s::halfvec`.
+
+    As text, not as pgvector's registered type: a connection that knows the type by its OID fails after a restore of the
+    database, which gives the type another one.
+    """
     # By way of float32, as pgvector itself reads numbers.
-    return HalfVector(np.asarray(vector, np.float32))
+    text: str = HalfVector(np.asarray(vector, np.float32)).to_text()
+    return text

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pgvector.psycopg import register_vector
 from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
@@ -36,7 +35,6 @@ class Migration(NamedTuple):
 
 def _move_mem0_rows(connection: Connection[TupleRow]) -> None:
     """Insert the rows of Mem0's own table into the table of columns, and drop the former."""
-    register_vector(connection)
     with connection.cursor("mem0_rows") as old, connection.cursor() as new:
         for memory_id, vector, payload in old.execute("SELECT id::text, vector::text, payload FROM memories_of_mem0"):
             insert_memories(new, [memory_row(memory_id, json.loads(vector), payload)])
@@ -81,7 +79,6 @@ def migrate(connection: Connection[TupleRow], dimensions: int, migrations: Seque
             if step.hook:
                 step.hook(connection)
             connection.execute("INSERT INTO schema_migrations (version) VALUES (%s)", (version,))
-    register_vector(connection)  # the pool's first connection is older than the extension of a new database
     _check_dimensions(connection, dimensions)
 
 
