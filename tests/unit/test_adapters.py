@@ -401,6 +401,17 @@ def test_an_event_without_time_and_id_gets_both(client: fakeredis.FakeRedis) -> 
     assert fifth["message_id"] == "m1"
 
 
+def test_a_leader_writes_equal_messages_each_time(client: fakeredis.FakeRedis) -> None:
+    """Given a leader that receives the same bytes twice, one after the other, I expect both in the stream."""
+    channel = Channel(client)
+    channel.lease.renew()
+
+    for _ in range(2):
+        channel.receive(event("ok"))
+
+    assert [written["content"] for written in channel.written()] == ["ok", "ok"]
+
+
 def test_the_same_words_of_two_users_are_two_events(client: fakeredis.FakeRedis) -> None:
     """Given one content and time of two users, and of a user and the AI, I expect three ids."""
     channel = Channel(client)
