@@ -10,7 +10,7 @@ import structlog
 from keepsake_client.protocol import COUNTERS
 
 from adapters.dispatcher import Dispatcher
-from adapters.leader import Lease
+from adapters.leader import LEASE_S, Lease
 from adapters.membership import Membership
 from adapters.stream import UpdateStream
 
@@ -19,6 +19,11 @@ MEASURE_INTERVAL_S = 5.0
 TRIM_INTERVAL_S = 60.0
 
 log = structlog.get_logger()
+
+
+#: A new adapter leaves the lease to the others for this long: one that was restarted at once has not heard what was
+#: published meanwhile, and one that survived the leader has; it gets the lease within `LEASE_S` and one interval.
+NEWCOMER_WAIT_S = LEASE_S + 2 * INTERVAL_S
 
 
 class Maintenance:
@@ -30,6 +35,8 @@ class Maintenance:
         max_backlog: more undispatched entries than that are reported.
         interval_s: the pause between two iterations.
         measure_interval_s: how often the leader measures the backlog and counts trimmed entries.
+        newcomer_wait_s: how long a new adapter does not bid for the lease while others are live.
+        clock: seconds, monotonic.
     """
 
     def __init__(
@@ -45,6 +52,8 @@ class Maintenance:
         *,
         interval_s: float = INTERVAL_S,
         measure_interval_s: float = MEASURE_INTERVAL_S,
+        newcomer_wait_s: float = NEWCOMER_WAIT_S,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
         self._membership = membership
@@ -56,6 +65,8 @@ class Maintenance:
         self._max_backlog = max_backlog
         self._interval_s = interval_s
         self._measure_interval_s = measure_interval_s
+        self._clock = clock
+        self._bid_at = clock() + newcomer_wait_s
         self._over = False
         self._measure_at = self._trim_at = 0.0
 
@@ -64,7 +75,8 @@ class Maintenance:
         if all(check() for check in self._checks):
             if self._membership.heartbeat():
                 self._dispatcher.reset()  # another adapter may have claimed what was prefetched
-            self._lease.renew()
+            if self._clock() >= self._bid_at or self._membership.live() <= {self._membership.name}:
+                self._lease.renew()
         if self._lease.held():
             try:
                 self._maintain()

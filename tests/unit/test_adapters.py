@@ -640,6 +640,33 @@ def publish(client: Any, count: int) -> None:
         client.xadd(UPDATES_STREAM, {"event": event(f"m{number}")})
 
 
+def test_a_new_adapter_leaves_the_lease_to_those_that_were_subscribed(
+    client: fakeredis.FakeRedis, broker: StubBroker
+) -> None:
+    """Given another live adapter, I expect a new one to bid for the free lease only after the other had its chance.
+
+    A leader that was killed and restarted at once would lead again, without what was published meanwhile.
+    """
+    now = 0.0
+    Membership(client, "a2").heartbeat()
+    site = Site(client, broker, newcomer_wait_s=5.0, clock=lambda: now)
+
+    site.run()
+    assert not site.lease.held()
+
+    now = 5.0
+    site.run()
+    assert site.lease.held()
+
+
+def test_an_adapter_that_is_alone_leads_at_once(client: fakeredis.FakeRedis, broker: StubBroker) -> None:
+    site = Site(client, broker, newcomer_wait_s=5.0, clock=lambda: 0.0)
+
+    site.run()
+
+    assert site.lease.held()
+
+
 def test_a_backlog_over_its_bound_is_reported_once(client: fakeredis.FakeRedis, broker: StubBroker) -> None:
     """Given more messages than allowed over several looks, I expect one error and one count, and a line at the end."""
     site = Site(client, broker, max_backlog=3)

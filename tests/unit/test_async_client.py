@@ -947,7 +947,7 @@ def test_a_stream_key_of_another_type_publishes_without_logged() -> None:
             await client.remember("u1", "my secret")
 
             assert client.counts == {"unlogged": 1, "ok": 1}
-            events = []
+            events: list[dict[str, Any]] = []
             while len(events) < 2:
                 if (message := await channel.get_message(timeout=5)) and message["type"] == "message":
                     events.append(json.loads(message["data"]))
