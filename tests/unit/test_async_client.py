@@ -1076,3 +1076,26 @@ def test_a_disabled_client_touches_nothing() -> None:
                 await client.remember("u1", "tea")
 
     run(story)
+
+
+def test_an_unexpected_error_of_the_subscriber_is_counted_and_survived() -> None:
+    """Given a shared client that decodes, and bytes that are no UTF-8, I expect a count and a new subscription."""
+
+    async def story() -> None:
+        server = fakeredis.FakeServer()
+        keepsake = Keepsake(server)
+        shared: Redis = fakeredis.FakeAsyncRedis(server=server, decode_responses=True)
+        async with AsyncClient(shared) as client:
+            await eventually(client._attempted.is_set, description="the subscription")
+            await keepsake.redis.publish("ltm_responses", b"\xff")
+            await eventually(lambda: client.counts["subscriber_failed"] == 1, description="the failure")
+            await eventually(lambda: client._error is None, description="the next subscription")
+
+            search = asyncio.create_task(client.search("u1", "tea?", deadline_ms=5_000))
+            await keepsake.answer(await keepsake.request())
+            assert await search == []
+            assert client.counts["ok"] == 1
+        await shared.aclose()
+        await keepsake.redis.aclose()
+
+    run(story)

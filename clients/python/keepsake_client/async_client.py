@@ -128,7 +128,8 @@ class AsyncClient:
         self._error: Unavailable | None = None
         self._pending: dict[str, tuple[str, asyncio.Future[LTMResponse]]] = {}
         #: Number of requests by outcome: `ok` or an error's code (`timeout`, `unavailable`, `too_large`, ...), and of
-        #: remembered messages that the stream did not take (`unlogged`).
+        #: remembered messages that the stream did not take (`unlogged`); unexpected errors of the subscriber are
+        #: `subscriber_failed`.
         self.counts: Counter[str] = Counter()
 
     async def __aenter__(self) -> Self:
@@ -437,6 +438,7 @@ class AsyncClient:
                 self._down(Unavailable(_describe(error)))
             except Exception:
                 # Reconnecting is right here too: without a subscriber, every later request would time out.
+                self.counts["subscriber_failed"] += 1
                 log.exception("ltm responses: subscriber failed")
                 self._down(Unavailable("the subscription failed"))
             await asyncio.sleep(_BACKOFF.compute(min(self._failures, _MAX_DOUBLINGS)))
