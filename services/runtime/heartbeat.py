@@ -31,7 +31,10 @@ log = structlog.get_logger()
 
 
 def heartbeat_value() -> str:
-    """The value of the key: `host:pid:parent pid`, by which `ltm up` tells its own child from an older process."""
+    """The value of the key: `host:pid:parent pid`, by which `ltm up` tells its own child from an older process.
+
+    A worker's begins with the engine of its embedder and a colon: `int8:host:pid:parent pid`.
+    """
     return f"{socket.gethostname()}:{os.getpid()}:{os.getppid()}"
 
 
@@ -65,6 +68,7 @@ class HeartbeatThread(threading.Thread):
         name: the process, as compose and `ltm status` call it.
         checks: whether each part of the process works.
         interval_s: the time between heartbeats.
+        engine: of a process that has the default embedder, its engine, for `ltm status`.
     """
 
     def __init__(
@@ -73,20 +77,22 @@ class HeartbeatThread(threading.Thread):
         name: str,
         checks: Iterable[Callable[[], bool]],
         interval_s: float = HEARTBEAT_INTERVAL_S,
+        *,
+        engine: str | None = None,
     ) -> None:
         super().__init__(name="heartbeat", daemon=True)
         self._client = client
         self._key = alive_key(name)
         self._checks = list(checks)
         self._interval_s = interval_s
+        self._value = f"{engine}:{heartbeat_value()}" if engine else heartbeat_value()
         self._stopped = threading.Event()
 
     def run(self) -> None:
-        value = heartbeat_value()
         while not self._stopped.is_set():
             try:
                 if all(check() for check in self._checks):
-                    self._client.set(self._key, value, ex=HEARTBEAT_TTL_S)
+                    self._client.set(self._key, self._value, ex=HEARTBEAT_TTL_S)
             except redis.RedisError:
                 # The work loops detect and log an outage of Redis themselves.
                 log.debug("heartbeat_missed", key=self._key, exc_info=True)

