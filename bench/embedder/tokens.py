@@ -105,11 +105,8 @@ class TextMaker:
         return "".join(self._character(self._random.choice(SCRIPTS)) for _ in range(self._random.randint(1, 80)))
 
     def _of_pieces(self) -> str:
-        model, pieces = self._model, []
-        for _ in range(self._random.randint(1, 40)):
-            piece = self._random.randrange(len(model.scores))
-            pieces.append(model.pieces[model.offsets[piece] : model.offsets[piece + 1]].tobytes().decode())
-        return "".join(pieces)
+        pieces = range(len(self._model.scores))
+        return "".join(map(self._model.piece, self._random.choices(pieces, k=self._random.randint(1, 40))))
 
     def _repeated(self) -> str:
         unit = "".join(self._character(self._random.choice(SCRIPTS)) for _ in range(self._random.randint(1, 4)))

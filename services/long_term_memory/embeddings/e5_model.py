@@ -57,12 +57,16 @@ class E5ModelFile:
         self.epsilon: float
         self.epsilon, _ = self._read("fi")
         pieces, self.bos, self.eos, _, self.unknown, text_bytes = self._read("5iQ")
-        #: Piece n of the vocabulary is `pieces[offsets[n] : offsets[n + 1]]`, in UTF-8.
+        #: Where each piece of the vocabulary begins in `pieces`, in bytes of UTF-8, and the last one ends.
         self.offsets = self._take(4 * (pieces + 1)).view(np.uint32)
         self.scores = self._take(4 * pieces).view(np.float32)
         self.pieces = self._take(text_bytes)
         self.normalization = self._read_normalization()
         self._tensors = dict(self._read_tensor() for _ in range(*self._read("i")))
+
+    def piece(self, piece_id: int) -> str:
+        """A piece of the vocabulary."""
+        return self.pieces[self.offsets[piece_id] : self.offsets[piece_id + 1]].tobytes().decode()
 
     def floats(self, name: str) -> NDArray[np.float32]:
         """A tensor of 32-bit numbers, flat."""

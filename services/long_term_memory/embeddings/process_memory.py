@@ -10,6 +10,7 @@ from pathlib import Path
 MAPS = Path("/proc/self/maps")
 PAGEMAP = Path("/proc/self/pagemap")
 HUGE_PAGE_BYTES = 2 << 20
+MIN_IN_USE_BYTES = 3 * HUGE_PAGE_BYTES // 4
 MADV_HUGEPAGE = 14
 MADV_COLLAPSE = 25  # Linux 6.1; before it, the kernel collapses what is advised within a minute or so
 
@@ -40,7 +41,7 @@ def use_huge_pages(since: list[tuple[int, int]]) -> int:
     """Put what was allocated `since` onto huge pages, where the kernel grants them; the number of bytes that are.
 
     The weights are read from end to end for every text. On pages of 4 KB a text took up to twice as long on a virtual
-    machine, whose page tables are nested. A range that is mostly free is left as it is, for a huge page would fill it.
+    machine, whose page tables are nested. A range with free parts is left as it is, for a huge page would fill them.
 
     Args:
         since: the allocated ranges of before.
@@ -52,7 +53,7 @@ def use_huge_pages(since: list[tuple[int, int]]) -> int:
     size = 0
     for begin, end in new_ranges(since, allocated_ranges()):
         for page in range(-(-begin // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES, end - HUGE_PAGE_BYTES + 1, HUGE_PAGE_BYTES):
-            if 2 * _bytes_in_use(page, HUGE_PAGE_BYTES) >= HUGE_PAGE_BYTES:
+            if _bytes_in_use(page, HUGE_PAGE_BYTES) >= MIN_IN_USE_BYTES:
                 granted = [advise(page, HUGE_PAGE_BYTES, advice) == 0 for advice in (MADV_HUGEPAGE, MADV_COLLAPSE)]
                 size += HUGE_PAGE_BYTES if all(granted) else 0
     return size

