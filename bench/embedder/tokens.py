@@ -85,7 +85,8 @@ class TextMaker:
     """Made-up texts, the same for the same seed."""
 
     def __init__(self, seed: int, model: E5ModelFile, said: list[str]) -> None:
-        self._random, self._model, self._said = random.Random(seed), model, said
+        self._random, self._said = random.Random(seed), said
+        self._offsets, self._text = model.offsets.tolist(), model.pieces.tobytes()
 
     def text(self) -> str:
         """One text of one kind."""
@@ -105,8 +106,9 @@ class TextMaker:
         return "".join(self._character(self._random.choice(SCRIPTS)) for _ in range(self._random.randint(1, 80)))
 
     def _of_pieces(self) -> str:
-        pieces = range(len(self._model.scores))
-        return "".join(map(self._model.piece, self._random.choices(pieces, k=self._random.randint(1, 40))))
+        offsets = self._offsets
+        pieces = self._random.choices(range(len(offsets) - 1), k=self._random.randint(1, 40))
+        return b"".join(self._text[offsets[piece] : offsets[piece + 1]] for piece in pieces).decode()
 
     def _repeated(self) -> str:
         unit = "".join(self._character(self._random.choice(SCRIPTS)) for _ in range(self._random.randint(1, 4)))

@@ -64,10 +64,6 @@ class E5ModelFile:
         self.normalization = self._read_normalization()
         self._tensors = dict(self._read_tensor() for _ in range(*self._read("i")))
 
-    def piece(self, piece_id: int) -> str:
-        """A piece of the vocabulary."""
-        return self.pieces[self.offsets[piece_id] : self.offsets[piece_id + 1]].tobytes().decode()
-
     def floats(self, name: str) -> NDArray[np.float32]:
         """A tensor of 32-bit numbers, flat."""
         values: NDArray[np.float32] = self._tensors[name].view(np.float32)

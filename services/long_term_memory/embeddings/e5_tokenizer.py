@@ -20,6 +20,8 @@ SPACE = "\u2581"
 UNKNOWN_PENALTY = np.float32(10)
 #: Of the hash of a piece, a polynomial of its code points modulo 2^64: any large odd number.
 HASH_BASE = np.uint64(0x9E3779B97F4A7C15)
+PREFIX_BITS = 20
+PREFIX_SHIFT = np.uint64(64 - PREFIX_BITS)
 
 
 class E5Tokenizer:
@@ -38,6 +40,9 @@ class E5Tokenizer:
         self._longest = int(lengths.max())
         order = np.argsort(hashes, kind="stable")
         self._hashes, self._piece_ids = hashes[order], order.astype(np.int32)
+        #: Whether a piece's hash begins with these bits. Three in four of those that are none are not searched for.
+        self._prefixes = np.zeros(1 << PREFIX_BITS, np.bool_)
+        self._prefixes[hashes >> PREFIX_SHIFT] = True
 
     def content_ids(self, text: str) -> list[int]:
         """The ids of a text's pieces, without the marks of beginning and end."""
@@ -59,11 +64,12 @@ class E5Tokenizer:
         for row in range(size):
             hash_of = hash_of[: len(points) - row] * HASH_BASE + points[row:] + np.uint64(1)
             hashes[row, : len(hash_of)] = hash_of
-        columns = hashes.T  # by beginning, then by length
-        places = np.minimum(np.searchsorted(self._hashes, columns), len(self._hashes) - 1)
-        begins, lengths = np.nonzero(self._hashes[places] == columns)
-        ids = self._piece_ids[places[begins, lengths]]
-        return begins.tolist(), (begins + lengths + 1).tolist(), ids.tolist(), self._scores[ids].tolist()
+        begins, rows = np.nonzero(self._prefixes[hashes.T >> PREFIX_SHIFT])  # by beginning, then by length
+        candidates = hashes[rows, begins]
+        places = np.minimum(np.searchsorted(self._hashes, candidates), len(self._hashes) - 1)
+        found = np.nonzero(self._hashes[places] == candidates)[0]
+        ids, begins, ends = self._piece_ids[places[found]], begins[found], (begins + rows + 1)[found]
+        return begins.tolist(), ends.tolist(), ids.tolist(), self._scores[ids].tolist()
 
     def _most_probable(self, text: str) -> list[int]:
         size, unknown = len(text), self._unknown
