@@ -287,7 +287,7 @@ def test_a_query_that_was_not_embedded_finds_words_alone() -> None:
     texts, ranking = search("tea?", *turns)
 
     assert texts == ["green tea"]
-    assert ranking.meaning.tolist() == [0.0]
+    assert ranking.meaning == pytest.approx([0.0], abs=1e-12)
 
 
 def test_a_query_that_was_not_embedded_finds_the_least_of_its_words() -> None:
@@ -432,7 +432,7 @@ def test_of_many_copies_the_best_is_shown_and_the_list_still_filled() -> None:
 def test_the_constants_are_those_of_the_recorded_figures() -> None:
     """Given the defaults, I expect the values that docs/benchmarks.md was measured with: a change needs new figures."""
     assert asdict(Weights()) == {
-        "unrelated_cosine": ((0.74, 0.73), (0.733, 0.795)),
+        "unrelated_cosine": ((0.741, 0.73), (0.735, 0.797)),
         "cosine_deviation": 0.028,
         "prior": 8.0,
         "meaning": 1.0,
