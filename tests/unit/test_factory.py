@@ -9,6 +9,7 @@ from structlog.testing import capture_logs
 from services.long_term_memory import factory
 from services.runtime.errors import InvalidSetting
 from services.runtime.settings import Settings
+from tests.support import free_port
 
 OPENED = object()
 
@@ -57,3 +58,13 @@ def test_an_error_that_stays_is_not_retried(attempts: list[Exception | None]) ->
         factory.open_when_ready(Settings(), connections=1)
 
     assert attempts == [None]
+
+
+def test_the_engine_is_not_opened_before_the_database_answers() -> None:
+    """Given no database, I expect its error without the engine's line: attempts to reach it must not cost CPU time."""
+    settings = Settings(database_url=f"postgresql://postgres@127.0.0.1:{free_port()}/keepsake")
+
+    with capture_logs() as events, pytest.raises(Unavailable):
+        factory.open_long_term_memory(settings, connections=1)
+
+    assert [event["event"] for event in events if event["event"].startswith("embedder")] == []

