@@ -38,7 +38,7 @@ class E5Tokenizer:
         self._unknown_score = float(model.scores.min() - UNKNOWN_PENALTY)
         hashes, lengths = _hashes_of_pieces(model)
         self._longest = int(lengths.max())
-        order = np.argsort(hashes, kind="stable")
+        order = np.argsort(hashes)
         self._hashes, self._piece_ids = hashes[order], order.astype(np.int32)
         #: Whether a piece's hash begins with these bits. Three in four of those that are none are not searched for.
         self._prefixes = np.zeros(1 << PREFIX_BITS, np.bool_)
@@ -102,7 +102,7 @@ def _hashes_of_pieces(model: E5ModelFile) -> tuple[NDArray[np.uint64], NDArray[n
     """The hash and the number of characters of each piece."""
     points = np.frombuffer(model.pieces.tobytes().decode().encode("utf-32-le"), np.uint32).astype(np.uint64)
     # The characters before each byte: all bytes begin one but those of the form 10xxxxxx.
-    characters = np.concatenate([[0], np.cumsum(model.pieces & 0xC0 != 0x80)])
+    characters = np.concatenate([[0], np.cumsum(model.pieces & 0xC0 != 0x80, dtype=np.int32)])
     bounds = characters[model.offsets.astype(np.int64)]
     lengths = np.diff(bounds)
     hashes = np.zeros(len(lengths), np.uint64)
