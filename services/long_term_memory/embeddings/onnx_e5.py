@@ -28,8 +28,9 @@ NORMS = ("aln", "oln")
 #: `python -m bench.embedder.smoothing --write` fits them.
 SMOOTHING = Path(__file__).with_name("e5_smoothing.npy")
 SMOOTHED = ("qkv", "fi", "fo")
-#: What a longer text's layers take is given back after it, 24 MB for 512 tokens; a query would take 0.2 ms longer so.
-LONG_TOKENS = 128
+#: The memory that a longer text's layers took is given back after it: threads kept 17 MB of texts with 60 tokens. That
+#: takes 0.1 to 0.2 ms, of 2 for a short query.
+LONG_TOKENS = 32
 
 
 def graph_path(bits: int) -> Path:
