@@ -240,7 +240,9 @@ class Launch:
                 continue
             reported[name] = pid
             origin = f"pid {pid}" if pid else "external"
-            self._say(f"{name:<26} answers  {origin:<12} {self._clock() - self._started_at:5.1f} s")
+            engine = readiness.engine(name)
+            detail = f"  embedder engine {engine}" if engine else ""
+            self._say(f"{name:<26} answers  {origin:<12} {self._clock() - self._started_at:5.1f} s{detail}")
         return pending
 
     def _check_deadline(self, supervisor: Supervisor, pending: list[str], addresses: Addresses) -> None:

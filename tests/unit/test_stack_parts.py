@@ -247,6 +247,23 @@ def test_a_process_without_a_heartbeat_does_not_answer() -> None:
     assert not Readiness(fakeredis.FakeRedis(), lambda: False).answers("memory")
 
 
+def test_a_workers_heartbeat_says_which_engine_embeds() -> None:
+    """Given a worker with the default embedder and another process, I expect the engine of the former alone."""
+    server = fakeredis.FakeServer()
+    client = fakeredis.FakeRedis(server=server)
+    client.set(protocol.alive_key("long-term-memory-worker"), "q4:host:41:40")
+    client.set(protocol.alive_key("memory"), "host:51:50")
+    readiness = Readiness(client, lambda: True)
+
+    names = ("long-term-memory-worker", "memory", "chat-ai", "redis")
+    assert [readiness.engine(name) for name in names] == ["q4", None, None, None]
+    assert readiness.answers("long-term-memory-worker", 41)
+
+    server.connected = False
+
+    assert readiness.engine("long-term-memory-worker") is None
+
+
 def test_servers_are_pinged() -> None:
     server = fakeredis.FakeServer()
     readiness = Readiness(fakeredis.FakeRedis(server=server), lambda: True)
