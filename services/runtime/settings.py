@@ -7,8 +7,10 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
 
 from keepsake_client import protocol
+from keepsake_client.tolerance import ANONYMOUS_USER, MessageDefaults
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -52,12 +54,21 @@ def _well_formed(url: str) -> bool:
     return escaped and all(port.isdecimal() or not port for port in ports)
 
 
+def _time_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError):  # no such zone, no relative path, a directory of zones
+        raise ValueError("an IANA time zone, such as Asia/Shanghai or UTC") from None
+    return name
+
+
 # URLs carry passwords, so they are secrets: neither repr nor a log shows them.
 RedisUrl = Annotated[SecretStr, _scheme("redis", "rediss", "unix")]
 BrokerUrl = Annotated[SecretStr, _scheme("redis", "rediss", "amqp", "amqps")]
 DatabaseUrl = Annotated[SecretStr, _scheme("postgresql", "postgres")]
 EndpointUrl = Annotated[SecretStr, _scheme("http", "https")]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
+TimeZoneName = Annotated[str, AfterValidator(_time_zone)]
 Processes = Annotated[int, Field(ge=1, le=64)]
 Threads = Annotated[int, Field(ge=1, le=64)]
 
@@ -142,6 +153,12 @@ class Settings(BaseSettings):
     )
     ltm_max_content_chars: int = Field(
         default=32_768, ge=1, le=250_000, description="The maximum length of a content or query, in characters."
+    )
+    ltm_timezone: TimeZoneName = Field(
+        default="UTC", description="The time zone of times without one, an IANA name such as `Asia/Shanghai`."
+    )
+    ltm_anonymous_user: protocol.Id = Field(
+        default=ANONYMOUS_USER, description="The user of messages without a `user_id`."
     )
     memory_max_messages: int = Field(
         default=200, ge=1, le=100_000, description="Memory service: the most messages kept of a user's conversation."
@@ -235,6 +252,11 @@ class Settings(BaseSettings):
     def broker(self) -> SecretStr:
         """The URL of the broker: its own, or the pipeline's Redis."""
         return self.broker_url or self.redis_url
+
+    @property
+    def message_defaults(self) -> MessageDefaults:
+        """What messages that leave something out are read by."""
+        return MessageDefaults(ZoneInfo(self.ltm_timezone), self.ltm_anonymous_user)
 
 
 def load_settings(**overrides: Any) -> Settings:
