@@ -18,6 +18,7 @@ from keepsake_client.protocol import (
     json_number,
     parse_update,
 )
+from keepsake_client.tolerance import DEFAULTS, MessageDefaults
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -46,6 +47,7 @@ class ChatService:
         history_messages: the most messages of the conversation in a prompt.
         prompt_max_chars: the maximum length of a prompt.
         max_content_chars: longer messages are not answered, and longer replies are cut.
+        defaults: what messages that leave something out are read by.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class ChatService:
         history_messages: int,
         prompt_max_chars: int,
         max_content_chars: int,
+        defaults: MessageDefaults = DEFAULTS,
     ) -> None:
         self._client = client
         self._ltm = ltm
@@ -70,6 +73,7 @@ class ChatService:
         self._history_messages = history_messages
         self._prompt_max_chars = prompt_max_chars
         self._max_content_chars = max_content_chars
+        self._defaults = defaults
         self._executor = PerUserExecutor(self._answer)
         #: Number of messages by outcome: replied, failed, history_failed, dropped, unreadable, abandoned.
         self.counts: Counter[str] = Counter()
@@ -83,7 +87,7 @@ class ChatService:
 
     async def _take(self, raw: bytes) -> None:
         try:
-            message = parse_update(raw, self._max_content_chars)
+            message = parse_update(raw, self._max_content_chars, self._defaults)
         except InvalidMessage as error:
             # The adapters read the same channel and put such an event into the stream `ltm:rejected`.
             self.counts["unreadable"] += 1
@@ -152,7 +156,7 @@ class ChatService:
                 stored = parse_update(entry, self._max_content_chars)
             except InvalidMessage:
                 continue
-            if message.message_id is not None and stored.message_id == message.message_id:
+            if message.message_id and message.is_same_event(stored.message_id, stored.source, stored.content):
                 break
             past.append(stored)
         return past[-self._history_messages :]
