@@ -11,8 +11,11 @@ from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 
+#: Longer than anything takes on a machine that is ten times slower; a condition that comes about ends the wait at once.
+PATIENCE_S = 60.0
 
-def wait_until(condition: Callable[[], T], timeout: float = 10.0, description: str = "the condition") -> T:
+
+def wait_until(condition: Callable[[], T], timeout: float = PATIENCE_S, description: str = "the condition") -> T:
     """The first truthy value of `condition`; AssertionError after `timeout` seconds without one."""
     deadline = time.monotonic() + timeout
     while not (value := condition()):
@@ -23,11 +26,15 @@ def wait_until(condition: Callable[[], T], timeout: float = 10.0, description: s
 
 @overload
 async def eventually(
-    condition: Callable[[], Coroutine[Any, Any, T]], timeout: float = 10.0, description: str = "the condition"
+    condition: Callable[[], Coroutine[Any, Any, T]], timeout: float = PATIENCE_S, description: str = "the condition"
 ) -> T: ...
 @overload
-async def eventually(condition: Callable[[], T], timeout: float = 10.0, description: str = "the condition") -> T: ...
-async def eventually(condition: Callable[[], Any], timeout: float = 10.0, description: str = "the condition") -> Any:
+async def eventually(
+    condition: Callable[[], T], timeout: float = PATIENCE_S, description: str = "the condition"
+) -> T: ...
+async def eventually(
+    condition: Callable[[], Any], timeout: float = PATIENCE_S, description: str = "the condition"
+) -> Any:
     """As `wait_until`, for a running loop; `condition` may be a coroutine function."""
     deadline = time.monotonic() + timeout
     while True:

@@ -132,7 +132,7 @@ def test_an_error_response_is_one_line_and_a_failure(stack: Stack) -> None:
 
 def test_chat_remembers_across_sessions(stack: Stack, user: str) -> None:
     first = ltm(stack, "chat", "--user", user, stdin="My dog is called Biscuit.\n/memories\n/quit\nnever said\n")
-    wait_until(lambda: "Biscuit" in ltm(stack, "search", user, "dog").stdout, 20, "the message to be indexed")
+    wait_until(lambda: "Biscuit" in ltm(stack, "search", user, "dog").stdout, description="the message to be indexed")
 
     second = ltm(stack, "chat", "--user", user, stdin="What is my dog called?\n/memories\n")
 
@@ -154,7 +154,7 @@ def test_a_killed_process_is_restarted_and_reported(stack: Stack) -> None:
     def reported_again() -> bool:
         return len(re.findall(r"^long-term-memory-writer +answers", stack.printed(), re.MULTILINE)) == 2
 
-    wait_until(reported_again, 60, "the writer to answer again")
+    wait_until(reported_again, description="the writer to answer again")
     assert '"name": "long-term-memory-writer"' in stack.printed()
     assert "process_restarted" in stack.printed()
     assert all(ltm(stack, "status", name).returncode == 0 for name in SERVICES)

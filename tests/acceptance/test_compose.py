@@ -362,7 +362,9 @@ def search(client: redis.Redis, user_id: str, query: str) -> list[str]:
         request_id = f"req-of-the-test-{time.monotonic_ns()}"
         request = {"request_id": request_id, "type": "search", "user_id": user_id, "data": {"query": query}}
         client.lpush("ltm_requests", json.dumps(request))
-        response = wait_until(lambda: next_from(responses, "request_id", request_id), 10, "a response to the test")
+        response = wait_until(
+            lambda: next_from(responses, "request_id", request_id), description="a response to the test"
+        )
     return [memory["content"] for memory in response["memories"]]
 
 
@@ -434,7 +436,7 @@ def test_a_service_that_runs_and_no_longer_works_is_unhealthy(host: Host) -> Non
 
     host.processes["memory"].send_signal(signal.SIGSTOP)
 
-    wait_until(lambda: not host.healthy("memory"), 20, "the end of its health")
+    wait_until(lambda: not host.healthy("memory"), description="the end of its health")
 
 
 def test_postgres_is_healthy_when_it_accepts_connections(host: Host) -> None:

@@ -50,7 +50,7 @@ def database_url() -> Iterator[str]:
     with (home / "log").open("w") as log:
         process = subprocess.Popen(spec.argv, stdout=log, stderr=log)
     try:
-        wait_until(lambda: reachable(url) or process.poll() is not None, 60, "PostgreSQL to answer")
+        wait_until(lambda: reachable(url) or process.poll() is not None, description="PostgreSQL to answer")
         assert process.poll() is None, (home / "log").read_text()
         yield url
     finally:

@@ -30,7 +30,7 @@ class PostgresServer:
     def start(self) -> None:
         with (self._home / "log").open("a") as log:
             self._process = process = subprocess.Popen(self._spec.argv, stdout=log, stderr=log)
-        wait_until(lambda: reachable(self.url) or process.poll() is not None, 60, "PostgreSQL to answer")
+        wait_until(lambda: reachable(self.url) or process.poll() is not None, description="PostgreSQL to answer")
         assert process.poll() is None, (self._home / "log").read_text()
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> None:

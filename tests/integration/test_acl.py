@@ -169,7 +169,7 @@ def test_a_server_loads_the_file(program: str, tmp_path: Path) -> None:
         text=True,
     )
     try:
-        wait_until(lambda: address.exists() or server.poll() is not None, 10, "the server's socket")
+        wait_until(lambda: address.exists() or server.poll() is not None, description="the server's socket")
         assert server.poll() is None, server.communicate()[0]
         with redis.Redis(unix_socket_path=str(address)) as anonymous:
             assert anonymous.ping()

@@ -109,7 +109,7 @@ def test_a_server_that_was_down_for_long_is_found_soon(server: PostgresServer, p
     assert given_up.wait(20)
     server.start()
 
-    wait_until(lambda: answers(pool), 5, "an answer")
+    wait_until(lambda: answers(pool), description="an answer")
 
 
 def answers(pool: ConnectionPool) -> bool:
@@ -127,7 +127,7 @@ def test_an_outage_is_one_event_at_its_start_and_one_at_its_end(server: Postgres
             with pytest.raises(Unavailable):
                 ask(pool)
         server.start()
-        wait_until(lambda: answers(pool), 20, "an answer")
+        wait_until(lambda: answers(pool), description="an answer")
 
     assert [(line["event"], line["dependency"]) for line in lines] == [
         ("dependency_down", "postgres"),

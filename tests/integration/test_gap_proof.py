@@ -131,7 +131,9 @@ class Indexers:
 
     def all_of(self, count: int) -> list[str]:
         """The message ids, once so many have come and nothing more waits."""
-        wait_until(lambda: self.take() >= count and all_acknowledged(self._client), 30, f"{count} messages dispatched")
+        wait_until(
+            lambda: self.take() >= count and all_acknowledged(self._client), description=f"{count} messages dispatched"
+        )
         self.take()
         return [update["message_id"] for update in self.taken]
 
@@ -215,7 +217,7 @@ def test_the_entries_of_a_frozen_adapter_are_dispatched_by_another(
 
         client.delete(alive_key(ADAPTERS))  # the one from before
         frozen.process.send_signal(signal.SIGCONT)
-        wait_until(frozen.works, 30, "its heartbeat")
+        wait_until(frozen.works, description="its heartbeat")
         publish(url, messages[500:])
 
         # It may dispatch once more what it held: that is the same memory.
@@ -279,7 +281,7 @@ def test_a_loud_user_does_not_delay_a_quiet_one(client: redis.Redis, url: str, s
     """Given 2,000 messages of one user, then 1 of another, I expect that one within the window and two more."""
     start(ltm_index_window=64)
     publish(url, [*make_messages(2_000, "loud"), *make_messages(1, "quiet")])
-    wait_until(lambda: client.xinfo_groups(UPDATES_STREAM)[0]["lag"] == 0, 30, "everything prefetched")
+    wait_until(lambda: client.xinfo_groups(UPDATES_STREAM)[0]["lag"] == 0, description="everything prefetched")
     assert client.hlen("dramatiq:index.msgs") == 64
 
     indexers = Indexers(client)
@@ -307,7 +309,7 @@ def test_what_is_trimmed_while_an_adapter_is_full_is_counted(client: redis.Redis
     publish(url, make_messages(2_000), max_len=100)
     indexers = Indexers(client)
 
-    wait_until(lambda: indexers.take() and all_acknowledged(client), 30, "everything dispatched")
+    wait_until(lambda: indexers.take() and all_acknowledged(client), description="everything dispatched")
     indexers.take()
 
     counted: Any = client.hget(COUNTERS, "log_trimmed_unread")
@@ -457,7 +459,7 @@ def test_a_backfill_pushes_nothing_out_of_the_stream(client: redis.Redis, url: s
         Backfill(client, Settings(redis_url=url, ltm_stream_max_len=500)).append(
             conversation_key("u1").encode(), 0.0, Counts()
         )
-        wait_until(lambda: len(dispatched.taken) == 3_000, 30, "all of them dispatched")
+        wait_until(lambda: len(dispatched.taken) == 3_000, description="all of them dispatched")
     finally:
         stop.set()
         taking.join()
@@ -498,7 +500,7 @@ def test_a_request_waits_for_a_broker_that_is_down(client: redis.Redis, url: str
     wait_until(lambda: client.keys("ltm_requests:taken:*"), description="a claimed request")
 
     with ValkeyServer(port=port) as server, redis.Redis(port=server.port) as broker:
-        wait_until(lambda: len(requests_on(broker, "interactive")) == 3, 20, "the requests")
+        wait_until(lambda: len(requests_on(broker, "interactive")) == 3, description="the requests")
         dispatched = [search["request"]["request_id"] for search in requests_on(broker, "interactive")]
         assert dispatched == ["r0", "r1", "r2"]
         wait_until(lambda: client.keys("ltm_requests*") == [], description="no claimed request")
@@ -530,7 +532,7 @@ def test_kills_at_any_moment_lose_no_request(client: redis.Redis, url: str, star
             killed.close()
     start()
     pushing.join()
-    dispatched = wait_until(lambda: complete(client, 600), 30, "all requests")
+    dispatched = wait_until(lambda: complete(client, 600), description="all requests")
     assert max(dispatched.values()) <= 2
     assert sum(dispatched.values()) <= 603
 

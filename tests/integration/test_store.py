@@ -332,7 +332,7 @@ def test_what_threads_index_at_the_same_time_is_embedded_at_once(
     def slow_at_first(texts: list[str], action: str) -> list[list[float]]:
         batches.append(texts)
         if len(batches) == 1:
-            wait_until(lambda: len(memories._batcher._pending) == 3, 10, "three threads to wait")
+            wait_until(lambda: len(memories._batcher._pending) == 3, description="three threads to wait")
         vectors: list[list[float]] = embed(texts, action)
         return vectors
 

@@ -41,7 +41,7 @@ class ValkeyServer:
     def start(self) -> None:
         self._process = subprocess.Popen(self._spec.argv, stdout=subprocess.DEVNULL)
         with redis.Redis.from_url(self.url) as client:
-            wait_until(lambda: _answers(client), 20, "Valkey to answer")
+            wait_until(lambda: _answers(client), description="Valkey to answer")
 
     def stop(self) -> None:
         if self._process is not None:

@@ -184,8 +184,8 @@ def test_the_stream_has_the_bounds_of_its_settings(
     def last_is_there() -> bool:
         return any(b"m399" in fields[b"event"] for _, fields in servers.pipeline.xrevrange(STREAM, count=1))
 
-    wait_until(last_is_there, 60, "the last")
-    wait_until(lambda: trimmed, 60, "the trim")
+    wait_until(last_is_there, description="the last")
+    wait_until(lambda: trimmed, description="the trim")
     assert servers.pipeline.xlen(STREAM) < 300
     assert trimmed == [3]
 
@@ -197,7 +197,7 @@ def test_a_backlog_over_the_setting_is_counted(servers: Servers, start: Start) -
 
     publish(servers, 7)
 
-    wait_until(lambda: servers.pipeline.hget(COUNTERS, "backlog_over") == b"1", 3, "the alarm")
+    wait_until(lambda: servers.pipeline.hget(COUNTERS, "backlog_over") == b"1", description="the alarm")
 
 
 def test_the_requests_of_an_adapter_that_fails_later_are_claimed(servers: Servers, start: Start) -> None:
@@ -211,7 +211,7 @@ def test_the_requests_of_an_adapter_that_fails_later_are_claimed(servers: Server
     servers.pipeline.lpush(f"{REQUESTS}:taken:failed", asked("tea?"))
     servers.pipeline.zadd(MEMBERSHIP_KEY, {"failed": float(servers.pipeline.time()[0]) - 2})
 
-    wait_until(lambda: servers.broker.llen(INTERACTIVE.ids) == 1, 1.5, "the request")
+    wait_until(lambda: servers.broker.llen(INTERACTIVE.ids) == 1, description="the request")
 
 
 def test_the_entries_of_a_failed_adapter_are_dispatched(servers: Servers, start: Start) -> None:
@@ -363,7 +363,9 @@ def test_it_runs_until_it_is_asked_to_stop(servers: Servers, unhandled: None, nu
     seen: list[bool] = []
 
     def stop_when_alive() -> None:
-        wait_until(lambda: servers.pipeline.exists(alive_key("some-adapters"), LEASE_KEY) == 2, 20, "the heartbeat")
+        wait_until(
+            lambda: servers.pipeline.exists(alive_key("some-adapters"), LEASE_KEY) == 2, description="the heartbeat"
+        )
         seen.append(True)
         os.kill(os.getpid(), number)
 

@@ -45,7 +45,7 @@ class Bench:
         """Run one message of a queue; its id."""
         message: dramatiq.Message[Any] = dramatiq.Message(queue, queue, (), {}, {"redis_message_id": ID})
         self.broker.enqueue(message)
-        self.broker.join(queue, timeout=10_000, fail_fast=False)
+        self.broker.join(queue, timeout=60_000, fail_fast=False)
         return message.message_id
 
     def close(self) -> None:
