@@ -812,10 +812,10 @@ async def stream_entries(keepsake: Keepsake) -> list[dict[str, Any]]:
 async def subscribed(keepsake: Keepsake) -> AsyncIterator[Callable[[], Awaitable[dict[str, Any]]]]:
     async with keepsake.redis.pubsub(ignore_subscribe_messages=True) as pubsub:
         await pubsub.subscribe("memory_updates")
-        await pubsub.get_message(timeout=1)
+        await pubsub.get_message(timeout=60)
 
         async def published() -> dict[str, Any]:
-            message = await pubsub.get_message(timeout=5)
+            message = await pubsub.get_message(timeout=60)
             assert message is not None, "nothing was published"
             return dict(json.loads(message["data"]))
 
@@ -964,7 +964,7 @@ def test_a_stream_key_of_another_type_publishes_without_logged() -> None:
             assert client.counts == {"unlogged": 1, "ok": 1}
             events: list[dict[str, Any]] = []
             while len(events) < 2:
-                if (message := await channel.get_message(timeout=5)) and message["type"] == "message":
+                if (message := await channel.get_message(timeout=60)) and message["type"] == "message":
                     events.append(json.loads(message["data"]))
             assert ["logged" in event for event in events] == [True, False]
             assert events[0]["message_id"] == events[1]["message_id"]

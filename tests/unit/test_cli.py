@@ -130,7 +130,7 @@ def test_chat_reads_lines_with_cursor_keys_and_history() -> None:
         os.write(terminal, up + b"\n")
         while b">\r\n" not in shown.partition(b"< ")[2]:
             shown += os.read(terminal, 1_024)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
     os.close(terminal)
     assert b"< hello hello >" in shown
 

@@ -152,7 +152,7 @@ def test_a_message_that_is_delivered_again_runs_alone(bench: Bench) -> None:
     wait_until(lambda: bench.client.get("ltm:deliveries:b") == b"1" and begin.is_alive(), description="the wait")
 
     middleware.after_process_message(bench.broker, first)
-    begin.join(timeout=10)
+    begin.join(timeout=60)
 
     assert (begin.is_alive(), bench.client.get("ltm:deliveries:b")) == (False, b"2")
 

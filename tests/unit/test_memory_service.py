@@ -87,11 +87,11 @@ def test_a_stored_message_is_published_in_the_contracts_form() -> None:
     async def story(rig: Rig) -> None:
         async with rig.redis.pubsub() as pubsub:
             await pubsub.subscribe("memory_updates")
-            await pubsub.get_message(timeout=1)
+            await pubsub.get_message(timeout=60)
             await rig.say(
                 task_id="t1", type="text", user_id="u1", content="hello", source="mic", meta={"session_id": "s1"}
             )
-            published = await pubsub.get_message(timeout=1)
+            published = await pubsub.get_message(timeout=60)
 
         [entry] = await rig.conversation()
         assert published is not None
@@ -247,7 +247,7 @@ def test_messages_are_stored_when_publishing_is_disabled() -> None:
     async def story(rig: Rig) -> None:
         async with rig.redis.pubsub() as pubsub:
             await pubsub.subscribe("memory_updates")
-            await pubsub.get_message(timeout=1)
+            await pubsub.get_message(timeout=60)
             await rig.say(user_id="u1", content="hello")
             await rig.reply(user_id="u1", text="hi there")
             assert await pubsub.get_message(timeout=0) is None

@@ -91,7 +91,7 @@ class Provider:
             await asyncio.Event().wait()
         return httpx2.Response(self.status, json=self.body, headers={"retry-after-ms": "1"})
 
-    def ask(self, timeout_s: float = 10) -> str:
+    def ask(self, timeout_s: float = 60) -> str:
         async def conversation() -> str:
             transport = httpx2.AsyncClient(transport=httpx2.MockTransport(self.answer))
             async with AsyncOpenAI(
