@@ -20,8 +20,8 @@ from services.runtime.settings import RENAMED_SETTINGS, Settings
 from tests.support import wait_until
 
 LTM = str(Path(sys.executable).parent / "ltm")
-READY_WITHIN_S = 90.0
-ENDED_WITHIN_S = 10.0
+READY_WITHIN_S = 180.0
+ENDED_WITHIN_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def run_ltm(*arguments: str, stdin: str | None = None, **variables: str) -> subp
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=180,
         check=False,
     )
 
@@ -107,7 +107,7 @@ def start_ltm_up(directory: Path, *arguments: str, **variables: str) -> Stack:
 def stack() -> Iterator[Stack]:
     """One `ltm up --ephemeral` for all tests that do not change it."""
     with tempfile.TemporaryDirectory(prefix="ltm-test-") as directory:
-        stack = start_ltm_up(Path(directory), "--ephemeral")
+        stack = start_ltm_up(Path(directory), "--ephemeral", LTM_SEARCH_TIMEOUT_MS="30000")
         yield stack
         stack.end(signal.SIGTERM)
 

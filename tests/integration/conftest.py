@@ -55,7 +55,7 @@ def database_url() -> Iterator[str]:
         yield url
     finally:
         process.send_signal(signal.SIGQUIT)  # at once, without the checkpoint: what it holds is removed
-        process.wait(timeout=20)
+        process.wait(timeout=60)
         shutil.rmtree(home)
 
 

@@ -41,8 +41,8 @@ class PostgresServer:
         if number == signal.SIGKILL:
             for child in children:
                 child.kill()
-        self._process.wait(timeout=20)
-        psutil.wait_procs(children, timeout=20)
+        self._process.wait(timeout=60)
+        psutil.wait_procs(children, timeout=60)
         self._process = None
 
     def close(self) -> None:

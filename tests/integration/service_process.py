@@ -44,7 +44,7 @@ class ServiceProcess:
     def log(self) -> str:
         return self._log.read_text()
 
-    def stop(self, seconds: float = 5) -> int:
+    def stop(self, seconds: float = 60) -> int:
         """Its exit code after SIGTERM, within `seconds`."""
         self.process.send_signal(signal.SIGTERM)
         try:

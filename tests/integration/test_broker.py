@@ -61,7 +61,7 @@ class Site:
 
     def stop(self, worker: dramatiq.Worker) -> None:
         self._workers.remove(worker)
-        worker.stop(timeout=20_000)
+        worker.stop(timeout=60_000)
 
     def key(self, name: str) -> str:
         return f"{self.namespace}:{name}"
@@ -216,7 +216,7 @@ def test_an_idle_consumer_is_woken_by_each_message(site: Site) -> None:
         wait_until(site.waiting, description="the consumer to wait in Redis")
         note.send(number)
         wait_until(lambda n=number: len(delivered) > n, description="the message to arrive")  # type: ignore[misc]
-    thread.join(timeout=20)
+    thread.join(timeout=60)
 
     assert delivered == list(range(20))
 
@@ -347,7 +347,7 @@ def test_prefetched_messages_are_requeued_at_shutdown(site: Site) -> None:
     @dramatiq.actor(broker=broker, actor_name="note", queue_name=QUEUE)
     def hold(number: int) -> None:
         begun.set()
-        go_on.wait(20)
+        go_on.wait(120)
 
     for number in range(4):
         hold.send(number)
@@ -358,7 +358,7 @@ def test_prefetched_messages_are_requeued_at_shutdown(site: Site) -> None:
     stopping.start()
     wait_until(lambda: not first.workers[0].running, description="the stop")
     go_on.set()
-    stopping.join(timeout=20)
+    stopping.join(timeout=60)
 
     another = site.broker()
     notes.actor(another)
@@ -458,7 +458,7 @@ def test_a_message_that_is_running_is_not_requeued(site: Site) -> None:
     @dramatiq.actor(broker=broker, queue_name=QUEUE)
     def hold(number: int) -> None:
         notes.taken.append(number)
-        go_on.wait(20)
+        go_on.wait(120)
 
     compared: list[None] = []
     smembers = broker.client.smembers

@@ -401,7 +401,7 @@ def ltm(*arguments: str, url: str) -> str:
     """What `ltm` prints."""
     command = [sys.executable, "-c", "from services.cli import main; main()", *arguments]
     environment = {"PATH": os.environ["PATH"], "REDIS_URL": url}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
     return done.stdout
 
 

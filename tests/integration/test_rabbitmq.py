@@ -25,7 +25,7 @@ from tests.support import wait_until
 
 MACHINES_RABBITMQ = "amqp://guest:guest@127.0.0.1:5672"
 QUEUES = (INTERACTIVE_QUEUE, WRITES_QUEUE, INDEX_QUEUE)
-ALL_WITHIN_S = 90
+ALL_WITHIN_S = 180
 
 
 def broker() -> RabbitmqBroker:
@@ -61,6 +61,9 @@ class Site:
         self.adapters = running.adapters()
         for process in (self.asker, self.indexer, self.adapters):
             process.ready()
+        wait_until(
+            lambda: running.client.pubsub_numsub("memory_updates")[0][1], description="the adapters' subscription"
+        )
         self.answers = running.client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
         self.answers.subscribe("ltm_responses")
         wait_until(lambda: running.client.pubsub_numsub("ltm_responses")[0][1], description="the subscription")

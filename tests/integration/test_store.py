@@ -246,7 +246,7 @@ def test_the_same_event_at_once_is_one_memory(memories: MemoryService, pool: Con
     together = Barrier(THREADS)
 
     def store_it(_: int) -> None:
-        together.wait(timeout=30)
+        together.wait(timeout=60)
         memories.index(said("green tea"))
 
     with ThreadPoolExecutor(THREADS) as threads:
@@ -355,7 +355,7 @@ def test_concurrent_batches_of_many_users_do_not_deadlock(memories: MemoryServic
     def store_them(seed: int) -> None:
         shuffled = random.Random(seed).sample(events, len(events))
         for begin in range(0, len(events), 40):
-            together.wait(timeout=30)
+            together.wait(timeout=60)
             memories.index_many(shuffled[begin : begin + 40])
 
     with ThreadPoolExecutor(THREADS) as threads:

@@ -26,7 +26,7 @@ from tests.integration.postgres_server import PostgresServer, postgres_server
 from tests.support import free_port, wait_until
 
 ROOT = Path(__file__).parents[2]
-BOOT_WITHIN_S = 60
+BOOT_WITHIN_S = 120
 
 
 class ValkeyServer:
@@ -46,7 +46,7 @@ class ValkeyServer:
     def stop(self) -> None:
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(timeout=20)
+            self._process.wait(timeout=60)
             self._process = None
 
 
