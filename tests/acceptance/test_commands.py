@@ -112,6 +112,13 @@ def test_a_search_can_be_printed_as_json(stack: Stack, user: str) -> None:
     assert (response["user_id"], response["success"], response["memories"]) == (user, True, [])
 
 
+def test_a_terminal_of_gbk_shows_what_it_has(stack: Stack, user: str) -> None:
+    result = run_ltm("add", user, "我养了一只🐈", REDIS_URL=stack.redis_url, encoding="gbk")
+
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "我养了一只?" in result.stdout
+
+
 def test_a_profile_is_updated_and_printed(stack: Stack, user: str) -> None:
     ltm(stack, "profile", user, "--set", 'name="安娜"', "--set", "age=30")
     ltm(stack, "profile", user, "--set", "age=null")
