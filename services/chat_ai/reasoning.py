@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-_NAME = r"(?:think|thinking|thought|reasoning)"
-#: DeepSeek, Qwen and many others; Seed has a prefix, Kimi, Magistral and Command their own brackets.
-_OPENING = rf"<\s*(?:\w+:)?{_NAME}\b[^<>]*>|◁\s*{_NAME}\s*▷|(?-i:\[THINK\])|<\|START_THINKING\|>"
-_CLOSING = rf"<\s*/\s*(?:\w+:)?{_NAME}\s*>|◁\s*/\s*{_NAME}\s*▷|(?-i:\[/THINK\])|<\|END_THINKING\|>"
+_NAME = r"(?:think|thinking|thought|reasoning|思考)"
+#: DeepSeek, Qwen and many others, Seed with a prefix; Command and Sky-T1; Kimi; Magistral, in capitals alone.
+_OPENING = rf"<\s*(?:\w+:)?{_NAME}\b[^<>]*>|<\|(?:start_|begin_of_)?{_NAME}\|>|◁\s*{_NAME}\s*▷|(?-i:\[THINK\])"
+_CLOSING = rf"<\s*/\s*(?:\w+:)?{_NAME}\s*>|<\|(?:end_|end_of_|/){_NAME}\|>|◁\s*/\s*{_NAME}\s*▷|(?-i:\[/THINK\])"
 #: A tag that is quoted by itself is mentioned, not used.
 _MENTION = rf"""["'`“‘「『](?:{_OPENING}|{_CLOSING})["'`”’」』]"""
 _CODE = r"```.*?```|``.*?``|`[^`\n]*`"

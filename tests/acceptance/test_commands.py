@@ -151,6 +151,15 @@ def test_chat_remembers_across_sessions(stack: Stack, user: str) -> None:
     assert re.search(r"^  \d\.\d\d .* My dog is called Biscuit\.$", second.stdout, re.MULTILINE)
 
 
+def test_chat_says_why_a_message_was_rejected(stack: Stack, user: str) -> None:
+    result = ltm(stack, "chat", "--user", user, stdin="x" * 3_000_000 + "\n/help\n")
+
+    assert result.returncode == 1
+    rejected, hint = result.stdout.splitlines()
+    assert rejected.startswith("  rejected: too_large: ")
+    assert "/quit" in hint
+
+
 def test_a_killed_process_is_restarted_and_reported(stack: Stack) -> None:
     # Given a worker of a Dramatiq master, which exits when its worker does
     master = psutil.Process(stack.pids["long-term-memory-writer"])
