@@ -146,6 +146,16 @@ def test_chat_reads_lines_with_cursor_keys_and_history() -> None:
     assert b"< hello hello >" in shown
 
 
+def test_chat_reads_lines_without_readline() -> None:
+    """Given a Python without readline, I expect lines all the same."""
+    code = "import sys; sys.modules['readline'] = None; from services.cli.chat import read_line; print(read_line())"
+    result = subprocess.run(
+        [sys.executable, "-c", code], input="hello\n", capture_output=True, text=True, cwd=ROOT, timeout=30, check=True
+    )
+
+    assert result.stdout == "hello\n"
+
+
 def written(encoding: str, print_it: Callable[[Output], None]) -> str:
     """What a command writes to a standard output of that encoding."""
     raw = io.BytesIO()

@@ -118,6 +118,14 @@ def test_a_hostile_memory_stays_a_quote() -> None:
     assert [line["quote"] for line in quoted(prompt)] == [evil, "after"]
 
 
+def test_what_users_say_of_reasoning_is_kept() -> None:
+    """Given tags of reasoning in a message, a memory and the conversation, I expect their texts as they are."""
+    said = "My log says <think>hm</think>, why?"
+    prompt = build_prompt(message(said), [message(said, "m0")], [memory(f"{said}!")], 12_000)
+    assert [turn["content"] for turn in prompt.messages[1:]] == [said, said]
+    assert [line["quote"] for line in quoted(prompt)] == [f"{said}!"]
+
+
 def test_the_message_is_not_its_own_memory() -> None:
     """Given that the message was indexed before it was answered, I expect it left out, with an id or without."""
     memories = [memory("My cat?", "m1"), memory("My cat?", timestamp=10.0), memory("Miso", "m0")]
