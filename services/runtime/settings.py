@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from datetime import UTC, tzinfo
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
 
 from keepsake_client import protocol
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
@@ -58,6 +60,22 @@ BrokerUrl = Annotated[SecretStr, _scheme("redis", "rediss", "amqp", "amqps")]
 DatabaseUrl = Annotated[SecretStr, _scheme("postgresql", "postgres")]
 EndpointUrl = Annotated[SecretStr, _scheme("http", "https")]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+def _time_zone(name: str) -> tzinfo:
+    """The time zone of that IANA name; UTC needs no database of zones."""
+    try:
+        return UTC if name == "UTC" else ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        raise ValueError("the IANA name of a time zone, such as UTC, Asia/Shanghai or Europe/Lisbon") from None
+
+
+def _known_zone(name: str) -> str:
+    _time_zone(name)
+    return name
+
+
+ZoneName = Annotated[str, AfterValidator(_known_zone)]
 Processes = Annotated[int, Field(ge=1, le=64)]
 Threads = Annotated[int, Field(ge=1, le=64)]
 
@@ -182,6 +200,12 @@ class Settings(BaseSettings):
         default=None, description="The LLM's API key; unset: what the provider's library reads itself."
     )
 
+    ltm_timezone: ZoneName = Field(
+        default="UTC",
+        description="The time zone of the bot's users, by its IANA name (`Asia/Shanghai`): the chat service tells the"
+        " model the time in it, and dates memories in it, as the commands of `ltm` do.",
+    )
+
     chat_base_url: EndpointUrl | None = Field(
         default=None,
         description="Chat service: an OpenAI-compatible endpoint; unset: OpenAI's own, if `OPENAI_API_KEY` is set.",
@@ -202,6 +226,11 @@ class Settings(BaseSettings):
         ge=500,
         le=1_000_000,
         description="Chat service: the maximum length of the prompt, in characters.",
+    )
+    chat_tts_queue: Name | None = Field(
+        default=None,
+        description="Chat service: the list that replies to messages with a `task_id` are also pushed to, for speech"
+        " output, such as `tts_requests`; unset: none.",
     )
 
     ltm_interactive_processes: Processes = Field(default=1, description="Processes for searches and `profile_get`.")
@@ -230,6 +259,11 @@ class Settings(BaseSettings):
     ltm_log_key: SecretStr | None = Field(
         default=None, description="The key of these hashes, any text; without one, a guessed id can be verified."
     )
+
+    @property
+    def timezone(self) -> tzinfo:
+        """The time zone that dates are shown in."""
+        return _time_zone(self.ltm_timezone)
 
     @property
     def broker(self) -> SecretStr:

@@ -67,14 +67,16 @@ def clean_environment(**variables: str) -> dict[str, str]:
     return {**{name: value for name, value in os.environ.items() if name not in settings}, **variables}
 
 
-def run_ltm(*arguments: str, stdin: str | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
+def run_ltm(
+    *arguments: str, stdin: str | None = None, encoding: str = "utf-8", **variables: str
+) -> subprocess.CompletedProcess[str]:
     """Run one `ltm` command to its end."""
     return subprocess.run(
         [LTM, *arguments],
-        env=clean_environment(**variables),
+        env=clean_environment(PYTHONIOENCODING=encoding, **variables),
         input=stdin,
         capture_output=True,
-        text=True,
+        encoding=encoding,
         timeout=180,
         check=False,
     )

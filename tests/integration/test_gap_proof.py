@@ -40,7 +40,6 @@ from adapters.membership import MEMBERSHIP_KEY
 from adapters.stream import UpdateStream
 from services.cli.backfill import Backfill, Counts
 from services.memory.conversations import Conversations, Destination
-from services.memory.messages import to_wire
 from services.runtime.settings import Settings
 from services.stack.embedded_valkey import valkey_spec
 from tests.integration.service_process import running
@@ -408,7 +407,7 @@ def ltm(*arguments: str, url: str) -> str:
 def store(client: redis.Redis, *messages: MemoryUpdateMessage) -> None:
     """Store messages as the memory service does where nothing is published."""
     for message in messages:
-        client.rpush(conversation_key(message.user_id), to_wire(message))
+        client.rpush(conversation_key(message.user_id), message.to_wire())
 
 
 def test_stored_conversations_are_indexed_later_and_twice_is_once(client: redis.Redis, url: str, start: Start) -> None:
@@ -416,7 +415,7 @@ def test_stored_conversations_are_indexed_later_and_twice_is_once(client: redis.
     users = ["u1", "用户 一", "*"]
     stored = [message for user in users for message in make_messages(30, user)]
     store(client, *stored)
-    client.rpush(conversation_key("u1"), "no json", to_wire(make_messages(1, "another user")[0]))
+    client.rpush(conversation_key("u1"), "no json", make_messages(1, "another user")[0].to_wire())
 
     for _ in range(2):
         output = ltm("backfill", url=url)

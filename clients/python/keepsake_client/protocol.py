@@ -170,6 +170,11 @@ def _limit(value: Any) -> Any:
     return value
 
 
+def _flag(value: Any) -> Any:
+    # An optional field of other publishers: what is no truth value must not cost the event.
+    return {"true": True, "1": True, "false": False, "0": False}.get(str(value).strip().lower())
+
+
 Id = Annotated[str, BeforeValidator(_readable_id), AfterValidator(_not_blank), AfterValidator(_short_enough)]
 # An id that is stored and not echoed in a response: cleaned like a text.
 KeptId = Annotated[
@@ -184,6 +189,8 @@ JSONObject = Annotated[dict[str, Any], AfterValidator(clean)]
 Limit = Annotated[int, BeforeValidator(_limit), Field(ge=1, le=MAX_LIMIT)]
 Deadline = Annotated[int, BeforeValidator(_limit), Field(ge=1, le=MAX_DEADLINE_MS)]
 Timestamp = Annotated[float, BeforeValidator(parse_timestamp)]
+#: True or false, also as a text or as 1 and 0; anything else counts as absent.
+Flag = Annotated[bool | None, BeforeValidator(_flag)]
 
 
 def json_number(seconds: float) -> int | float:
@@ -206,7 +213,11 @@ class WireModel(BaseModel):
 
 
 class MemoryUpdateMessage(WireModel):
-    """An event: one message of a user or the AI, as published on `memory_updates`."""
+    """An event: one message of a user or the AI, as published on `memory_updates`.
+
+    Attributes:
+        require_ai_response: whether the publisher wants a reply to it; None where it does not say.
+    """
 
     user_id: Id
     content: Text
@@ -215,6 +226,7 @@ class MemoryUpdateMessage(WireModel):
     meta: JSONObject = Field(default_factory=dict)
     message_id: KeptId | None = None
     task_id: KeptId | None = None
+    require_ai_response: Flag = None
 
     @property
     def session_id(self) -> str | None:
@@ -228,7 +240,8 @@ class MemoryUpdateMessage(WireModel):
         Args:
             logged: the event is in the stream too, so the adapters skip it on the channel.
         """
-        fields = self.model_dump(exclude=set() if self.task_id else {"task_id"})
+        absent = {name for name in ("task_id", "require_ai_response") if getattr(self, name) is None}
+        fields = self.model_dump(exclude=absent)
         return json.dumps({**fields, "logged": True} if logged else fields)
 
     @field_serializer("timestamp")
