@@ -6,12 +6,15 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import tzinfo
 
 import structlog
 from keepsake_client import AsyncClient
 from keepsake_client.errors import InvalidMessage
 from keepsake_client.protocol import (
+    COUNTERS,
     Memory,
     MemoryUpdateMessage,
     conversation_key,
@@ -33,6 +36,8 @@ FINISH_TIMEOUT_S = 5.0
 MAX_REPLY_CHARS = 32_768
 MAX_SHOWN_MEMORIES = 20
 MAX_SHOWN_CHARS = 1_000
+#: The speech output publishes on this and the `task_id`.
+TASK_RESPONSE_PREFIX = "task_response:"
 #: The number of messages that may be newer than the one being answered.
 _MAX_NEWER = 50
 
@@ -43,11 +48,14 @@ class ChatService:
     """Replies to users.
 
     Args:
+        tts_queue: the list that replies to messages with a `task_id` are also pushed to, for speech output.
         memory_limit: the most memories to search for before a reply.
         history_messages: the most messages of the conversation in a prompt.
         prompt_max_chars: the maximum length of a prompt.
         max_content_chars: longer messages are not answered, and longer replies are cut.
         defaults: what messages that leave something out are read by.
+        zone: the time zone of the prompt's dates.
+        clock: seconds since 1970.
     """
 
     def __init__(
@@ -58,22 +66,28 @@ class ChatService:
         *,
         updates_channel: str,
         ai_channel: str,
+        tts_queue: str | None,
         memory_limit: int,
         history_messages: int,
         prompt_max_chars: int,
         max_content_chars: int,
+        zone: tzinfo,
         defaults: MessageDefaults = DEFAULTS,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._client = client
         self._ltm = ltm
         self._replier = replier
         self._updates_channel = updates_channel
         self._ai_channel = ai_channel
+        self._tts_queue = tts_queue
         self._memory_limit = memory_limit
         self._history_messages = history_messages
         self._prompt_max_chars = prompt_max_chars
         self._max_content_chars = max_content_chars
         self._defaults = defaults
+        self._zone = zone
+        self._clock = clock
         self._executor = PerUserExecutor(self._answer)
         #: Number of messages by outcome: replied, failed, history_failed, dropped, unreadable, abandoned.
         self.counts: Counter[str] = Counter()
@@ -93,7 +107,7 @@ class ChatService:
             self.counts["unreadable"] += 1
             log.debug("event_unreadable", reason=error.wire)
             return
-        if message.source != "user":
+        if message.source != "user" or message.require_ai_response is False:
             return
         if not self._executor.offer(message):
             self.counts["dropped"] += 1
@@ -106,28 +120,34 @@ class ChatService:
         except Exception:
             self.counts["failed"] += 1
             log.exception("reply_failed", user_id=message.user_id, message_id=message.message_id)
+            with suppress(RedisError, OSError):  # lost with the Redis that would show it
+                await self._client.hincrby(COUNTERS, "replies_failed", 1)
 
     async def answer(self, message: MemoryUpdateMessage) -> None:
         """Reply to one message and publish the reply.
 
         Raises:
-            RedisError: the reply could not be published.
+            RedisError: the reply could not be published, or not be pushed for speech output.
         """
         began = time.monotonic()
         found, history = await asyncio.gather(
             self._ltm.search(message.user_id, message.content, limit=self._memory_limit), self._history(message)
         )
         searched = time.monotonic()
-        prompt = build_prompt(message, history, found, self._prompt_max_chars)
+        prompt = build_prompt(message, history, found, self._prompt_max_chars, now=self._clock(), zone=self._zone)
         text = await self._replier.reply(message, prompt)
+        text = shorten(text, min(self._max_content_chars, MAX_REPLY_CHARS))
         reply = {
             "user_id": message.user_id,
-            "text": shorten(text, min(self._max_content_chars, MAX_REPLY_CHARS)),
+            "text": text,
             "original_message_id": message.message_id,
-            "timestamp": json_number(time.time()),
+            "timestamp": json_number(self._clock()),
             "memories": _shown(prompt.memories),
         }
+        if message.task_id is not None:
+            reply["task_id"] = message.task_id
         await self._client.publish(self._ai_channel, json.dumps(reply))
+        await self._request_speech(message, text)
         self.counts["replied"] += 1
         log.info(
             "replied",
@@ -137,6 +157,18 @@ class ChatService:
             asked_ms=round((searched - began) * 1000),
             total_ms=round((time.monotonic() - began) * 1000),
         )
+
+    async def _request_speech(self, message: MemoryUpdateMessage, text: str) -> None:
+        # Without a task_id there is no channel that the user's front end would listen on.
+        if self._tts_queue is None or message.task_id is None:
+            return
+        request = {
+            "message_id": message.message_id,
+            "task_id": message.task_id,
+            "text": text,
+            "response_channel": f"{TASK_RESPONSE_PREFIX}{message.task_id}",
+        }
+        await self._client.lpush(self._tts_queue, json.dumps(request))
 
     async def _history(self, message: MemoryUpdateMessage) -> list[MemoryUpdateMessage]:
         """The last messages before `message`, newest last; none where the conversation cannot be read."""

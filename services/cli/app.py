@@ -14,6 +14,7 @@ from services.cli.backfill import backfill
 from services.cli.chat import chat
 from services.cli.dead_letters import app as dead
 from services.cli.demo import demo
+from services.cli.output import print_error
 from services.cli.status import status
 from services.cli.up import up
 from services.runtime.errors import InvalidSetting
@@ -34,11 +35,11 @@ def build_app() -> typer.Typer:
 def main() -> None:
     """Run the command line. A KeepsakeError is one line on stderr; exit 2 for a wrong setting, 1 for the others."""
     for old, new in renamed_settings():
-        print(f"ltm: {old} is now called {new}; the old name is read while the new one is not set", file=sys.stderr)
+        print_error(f"{old} is now called {new}; the old name is read while the new one is not set")
     try:
         build_app()()
     except KeepsakeError as error:
-        print(f"ltm: {error.wire if isinstance(error, InvalidMessage) else error}", file=sys.stderr)
+        print_error(error.wire if isinstance(error, InvalidMessage) else str(error))
         sys.exit(2 if isinstance(error, InvalidSetting) else 1)
 
 

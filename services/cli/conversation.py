@@ -8,13 +8,18 @@ import uuid
 from typing import Any
 
 import redis
-from keepsake_client.errors import RequestTimeout
+from keepsake_client.errors import RequestFailed, RequestTimeout
+from keepsake_client.protocol import REJECTED_STREAM
 
 from services.cli.subscription import Subscription
 from services.runtime.settings import Settings
 
 STORED_TIMEOUT_S = 10.0
 REPLY_TIMEOUT_S = 60.0  # a model on a laptop takes its time
+#: So many rejects of other messages may be newer than that of one's own.
+MAX_REJECTS = 50
+#: How often it is looked whether the message was rejected.
+POLL_INTERVAL_S = 0.2
 
 
 class Conversation:
@@ -56,12 +61,22 @@ class Conversation:
         """The message_id under which the message has been published as stored.
 
         Raises:
+            RequestFailed: it was rejected.
             RequestTimeout: it was not published in time.
         """
-        event = self._wait(self._updates, "task_id", task_id, STORED_TIMEOUT_S)
-        if event is None:
-            raise RequestTimeout(f"nothing was published on {self._updates} within {STORED_TIMEOUT_S:g} s")
-        return str(event["message_id"])
+        until = time.monotonic() + STORED_TIMEOUT_S
+        while time.monotonic() < until:
+            if event := self._wait(self._updates, "task_id", task_id, POLL_INTERVAL_S):
+                return str(event["message_id"])
+            self._check_rejected(task_id)
+        raise RequestTimeout(f"nothing was published on {self._updates} within {STORED_TIMEOUT_S:g} s")
+
+    def _check_rejected(self, task_id: str) -> None:
+        entries: Any = self._client.xrevrange(REJECTED_STREAM, count=MAX_REJECTS)
+        for _, entry in entries:
+            # The first characters of the message, which `send` begins with its task_id.
+            if task_id.encode() in entry.get(b"message", b""):
+                raise RequestFailed(entry[b"reason"].decode())
 
     def wait_for_reply(self, message_id: str) -> dict[str, Any]:
         """The reply to a message, as published.

@@ -124,7 +124,7 @@ class Demo:
         self._step = "found"
         earlier = [memory for memory in memories if memory.metadata.get("message_id") != message_id]
         for memory in earlier[:MAX_SHOWN]:
-            self._report(described(memory.model_dump()), "cyan")
+            self._report(described(memory.model_dump(), self._settings.timezone), "cyan")
         if not earlier:
             self._report("nothing said before", "cyan")
 

@@ -16,7 +16,6 @@ from keepsake_client.protocol import (
 from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 
-from services.memory.messages import to_wire
 from services.runtime.logging import redact
 from services.runtime.rejected import add_reject, add_skipped
 
@@ -99,7 +98,7 @@ class Conversations:
         self, message: MemoryUpdateMessage, raw: bytes, taken_from: str | None, destination: Destination | None
     ) -> Exception | None:
         """Run the transaction; return why the stream or the channel refused the message, if one did."""
-        key, text = conversation_key(message.user_id), to_wire(message, logged=destination is not None)
+        key, text = conversation_key(message.user_id), message.to_wire(logged=destination is not None)
         async with self._client.pipeline(transaction=True) as transaction:
             transaction.rpush(key, text)
             transaction.ltrim(key, -self._max_messages, -1)
@@ -124,7 +123,7 @@ class Conversations:
 
     async def _publish_alone(self, message: MemoryUpdateMessage, destination: Destination) -> bool:
         try:
-            await self._client.publish(destination.channel, to_wire(message))
+            await self._client.publish(destination.channel, message.to_wire())
         except (RedisError, OSError) as error:
             log.warning("publish_failed", message_id=message.message_id, error=type(error).__name__)
             return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Annotated, Any
 from uuid import uuid4
@@ -10,6 +9,7 @@ from uuid import uuid4
 from keepsake_client.errors import MessageTooLarge, NoText
 from keepsake_client.protocol import (
     MAX_MESSAGE_BYTES,
+    Flag,
     Id,
     JSONObject,
     KeptId,
@@ -35,6 +35,7 @@ class UserInput(WireModel):
     timestamp: Timestamp
     meta: JSONObject = Field(default_factory=dict)
     task_id: KeptId | None = None
+    require_ai_response: Flag = None
 
 
 class AIResponse(WireModel):
@@ -71,6 +72,7 @@ def parse_user_input(raw: bytes, max_content_chars: int, defaults: MessageDefaul
             meta={**incoming.meta, **origin},
             message_id=uuid4().hex,
             task_id=incoming.task_id,
+            require_ai_response=incoming.require_ai_response is not False,
         )
     )
 
@@ -107,22 +109,12 @@ def ai_message(response: AIResponse, message_id: str, session_id: Any = None) ->
             timestamp=response.timestamp,
             meta={**response.meta, **{name: value for name, value in meta.items() if value is not None}},
             message_id=message_id,
+            require_ai_response=False,
         )
     )
 
 
-def to_wire(message: MemoryUpdateMessage, *, logged: bool = False) -> str:
-    """The message as JSON, the same in the conversation, in the stream and on `memory_updates`.
-
-    Args:
-        logged: says in the message that it is in the stream, so that the adapters ignore it on the channel.
-    """
-    fields = message.model_dump(exclude=set() if message.task_id else {"task_id"})
-    # ASCII-only JSON carries every id there is, lone surrogates included.
-    return json.dumps({**fields, "logged": True} if logged else fields)
-
-
 def _publishable(message: MemoryUpdateMessage) -> MemoryUpdateMessage:
-    if (size := len(to_wire(message, logged=True))) > MAX_MESSAGE_BYTES:
+    if (size := len(message.to_wire(logged=True))) > MAX_MESSAGE_BYTES:
         raise MessageTooLarge(f"the message would be published with {size} bytes; {MAX_MESSAGE_BYTES} are allowed")
     return message

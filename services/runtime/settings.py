@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from datetime import UTC, tzinfo
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
@@ -54,21 +55,28 @@ def _well_formed(url: str) -> bool:
     return escaped and all(port.isdecimal() or not port for port in ports)
 
 
-def _time_zone(name: str) -> str:
-    try:
-        ZoneInfo(name)
-    except (KeyError, ValueError, OSError):  # no such zone, no relative path, a directory of zones
-        raise ValueError("an IANA time zone, such as Asia/Shanghai or UTC") from None
-    return name
-
-
 # URLs carry passwords, so they are secrets: neither repr nor a log shows them.
 RedisUrl = Annotated[SecretStr, _scheme("redis", "rediss", "unix")]
 BrokerUrl = Annotated[SecretStr, _scheme("redis", "rediss", "amqp", "amqps")]
 DatabaseUrl = Annotated[SecretStr, _scheme("postgresql", "postgres")]
 EndpointUrl = Annotated[SecretStr, _scheme("http", "https")]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
-TimeZoneName = Annotated[str, AfterValidator(_time_zone)]
+
+
+def _time_zone(name: str) -> tzinfo:
+    """The time zone of that IANA name; UTC needs no database of zones."""
+    try:
+        return UTC if name == "UTC" else ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        raise ValueError("the IANA name of a time zone, such as UTC, Asia/Shanghai or Europe/Lisbon") from None
+
+
+def _known_zone(name: str) -> str:
+    _time_zone(name)
+    return name
+
+
+ZoneName = Annotated[str, AfterValidator(_known_zone)]
 Processes = Annotated[int, Field(ge=1, le=64)]
 Threads = Annotated[int, Field(ge=1, le=64)]
 
@@ -154,9 +162,6 @@ class Settings(BaseSettings):
     ltm_max_content_chars: int = Field(
         default=32_768, ge=1, le=250_000, description="The maximum length of a content or query, in characters."
     )
-    ltm_timezone: TimeZoneName = Field(
-        default="UTC", description="The time zone of times without one, an IANA name such as `Asia/Shanghai`."
-    )
     ltm_anonymous_user: protocol.Id = Field(
         default=ANONYMOUS_USER, description="The user of messages without a `user_id`."
     )
@@ -199,6 +204,13 @@ class Settings(BaseSettings):
         default=None, description="The LLM's API key; unset: what the provider's library reads itself."
     )
 
+    ltm_timezone: ZoneName = Field(
+        default="UTC",
+        description="The time zone of the bot's users, by its IANA name (`Asia/Shanghai`): times that name no zone are"
+        " read in it; the chat service tells the model the time in it, and dates memories in it, as the commands of"
+        " `ltm` do.",
+    )
+
     chat_base_url: EndpointUrl | None = Field(
         default=None,
         description="Chat service: an OpenAI-compatible endpoint; unset: OpenAI's own, if `OPENAI_API_KEY` is set.",
@@ -219,6 +231,11 @@ class Settings(BaseSettings):
         ge=500,
         le=1_000_000,
         description="Chat service: the maximum length of the prompt, in characters.",
+    )
+    chat_tts_queue: Name | None = Field(
+        default=None,
+        description="Chat service: the list that replies to messages with a `task_id` are also pushed to, for speech"
+        " output, such as `tts_requests`; unset: none.",
     )
 
     ltm_interactive_processes: Processes = Field(default=1, description="Processes for searches and `profile_get`.")
@@ -249,6 +266,11 @@ class Settings(BaseSettings):
     )
 
     @property
+    def timezone(self) -> tzinfo:
+        """The time zone that dates are shown in, and read in where they name none."""
+        return _time_zone(self.ltm_timezone)
+
+    @property
     def broker(self) -> SecretStr:
         """The URL of the broker: its own, or the pipeline's Redis."""
         return self.broker_url or self.redis_url
@@ -256,7 +278,7 @@ class Settings(BaseSettings):
     @property
     def message_defaults(self) -> MessageDefaults:
         """What messages that leave something out are read by."""
-        return MessageDefaults(ZoneInfo(self.ltm_timezone), self.ltm_anonymous_user)
+        return MessageDefaults(self.timezone, self.ltm_anonymous_user)
 
 
 def load_settings(**overrides: Any) -> Settings:

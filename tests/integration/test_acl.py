@@ -111,7 +111,7 @@ def free_database(client: redis.Redis) -> int | None:
 
 @pytest.fixture(scope="module")
 def admin() -> Iterator[redis.Redis]:
-    with redis.Redis(host=HOST, port=PORT, decode_responses=True, socket_timeout=5) as client:
+    with redis.Redis(host=HOST, port=PORT, decode_responses=True, socket_timeout=60) as client:
         try:
             version = str(client.info("server")["redis_version"])
         except redis.RedisError as error:
@@ -169,7 +169,7 @@ def test_a_server_loads_the_file(program: str, tmp_path: Path) -> None:
         text=True,
     )
     try:
-        wait_until(lambda: address.exists() or server.poll() is not None, 10, "the server's socket")
+        wait_until(lambda: address.exists() or server.poll() is not None, description="the server's socket")
         assert server.poll() is None, server.communicate()[0]
         with redis.Redis(unix_socket_path=str(address)) as anonymous:
             assert anonymous.ping()
@@ -212,6 +212,7 @@ class Stack:
             **self.users.environment(user),
             "DATABASE_URL": self.database_url,
             "LTM_PROCESS_NAME": user,
+            "LTM_SEARCH_TIMEOUT_MS": "30000",  # a loaded machine may take longer than the default
             "OMP_NUM_THREADS": "1",
         }
 
@@ -234,7 +235,7 @@ class Stack:
             process.send_signal(signal.SIGTERM)
         for process in self.processes.values():
             try:
-                process.wait(timeout=30)
+                process.wait(timeout=60)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -247,7 +248,7 @@ def run_ltm(environment: dict[str, str], *arguments: str) -> subprocess.Complete
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
 

@@ -60,7 +60,7 @@ def test_a_full_redis_is_drained(client: redis.Redis) -> None:
 
     with capture_logs() as lines:
         worker.start()
-        wait_until(lambda: len(ran) == 40 and broker.do_qsize(QUEUE) == 0, 30, "the last of them")
+        wait_until(lambda: len(ran) == 40 and broker.do_qsize(QUEUE) == 0, description="the last of them")
         worker.stop()
 
     assert sorted(ran) == list(range(40))

@@ -247,7 +247,7 @@ def test_the_same_event_at_once_is_one_memory(memories: MemoryService, pool: Con
     together = Barrier(THREADS)
 
     def store_it(_: int) -> None:
-        together.wait(timeout=30)
+        together.wait(timeout=60)
         memories.index(said("green tea"))
 
     with ThreadPoolExecutor(THREADS) as threads:
@@ -402,7 +402,7 @@ def test_what_threads_index_at_the_same_time_is_embedded_at_once(
     def slow_at_first(texts: list[str], action: str) -> list[list[float]]:
         batches.append(texts)
         if len(batches) == 1:
-            wait_until(lambda: len(memories._batcher._pending) == 3, 10, "three threads to wait")
+            wait_until(lambda: len(memories._batcher._pending) == 3, description="three threads to wait")
         vectors: list[list[float]] = embed(texts, action)
         return vectors
 
@@ -425,7 +425,7 @@ def test_concurrent_batches_of_many_users_do_not_deadlock(memories: MemoryServic
     def store_them(seed: int) -> None:
         shuffled = random.Random(seed).sample(events, len(events))
         for begin in range(0, len(events), 40):
-            together.wait(timeout=30)
+            together.wait(timeout=60)
             memories.index_many(shuffled[begin : begin + 40])
 
     with ThreadPoolExecutor(THREADS) as threads:

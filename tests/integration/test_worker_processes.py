@@ -22,7 +22,7 @@ from redis.client import PubSub
 
 from tests.support import wait_until
 
-WITHIN_S = 60.0
+WITHIN_S = 120.0
 #: A search with a short deadline leaves out what takes long; these tests ask what is found and not when.
 DEADLINE_MS = 60_000
 SIX = {"request_id", "user_id", "success", "memories", "user_profile", "error"}
@@ -104,7 +104,7 @@ class Stack:
             process.send_signal(signal.SIGTERM)
         for process in self.processes.values():
             try:
-                process.wait(timeout=30)
+                process.wait(timeout=60)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -144,6 +144,8 @@ def stack(
     stack = start(redis_url, create_database(), tmp_path_factory.mktemp("stack") / "log")
     try:
         wait_until(stack.alive, WITHIN_S, "a heartbeat of every process")
+        with redis.Redis.from_url(redis_url) as connection:
+            wait_until(lambda: connection.pubsub_numsub("memory_updates")[0][1], WITHIN_S, "the adapters' subscription")
         yield stack
     finally:
         stack.stop()

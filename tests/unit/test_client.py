@@ -25,7 +25,7 @@ from keepsake_client.async_client import ClientOptions
 
 from tests.support import wait_until
 
-LONG_MS = 10_000
+LONG_MS = 60_000
 MEMORY = {"id": "m1", "content": "My cat is Miso", "score": 0.9, "timestamp": 1_712_345_678}
 
 

@@ -98,11 +98,11 @@ def test_a_stored_message_is_published_in_the_contracts_form() -> None:
     async def story(rig: Rig) -> None:
         async with rig.redis.pubsub() as pubsub:
             await pubsub.subscribe("memory_updates")
-            await pubsub.get_message(timeout=1)
+            await pubsub.get_message(timeout=60)
             await rig.say(
                 task_id="t1", type="text", user_id="u1", content="hello", source="mic", meta={"session_id": "s1"}
             )
-            published = await pubsub.get_message(timeout=1)
+            published = await pubsub.get_message(timeout=60)
 
         [entry] = await rig.conversation()
         assert published is not None
@@ -111,6 +111,27 @@ def test_a_stored_message_is_published_in_the_contracts_form() -> None:
         assert (update.user_id, update.content, update.source, update.task_id) == ("u1", "hello", "user", "t1")
         assert update.meta == {"session_id": "s1", "origin": "mic"}
         assert rig.service.counts == {"stored": 1, "published": 1}
+
+    on_rig(story)
+
+
+@pytest.mark.parametrize(
+    ("sent", "passed_on"), [({}, True), ({"require_ai_response": True}, True), ({"require_ai_response": False}, False)]
+)
+def test_whether_a_reply_is_wanted_is_passed_on(sent: dict[str, Any], passed_on: bool) -> None:
+    """Given a message with true, false or nothing, I expect it wherever the message goes; true for nothing."""
+
+    async def story(rig: Rig) -> None:
+        async with rig.redis.pubsub() as pubsub:
+            await pubsub.subscribe("memory_updates")
+            await pubsub.get_message(timeout=1)
+            await rig.say(user_id="u1", content="hello", meta={"require_ai_response": "mine"}, **sent)
+            published = await pubsub.get_message(timeout=1)
+
+        assert published is not None
+        events = [*await rig.conversation(), *await rig.logged(), json.loads(published["data"])]
+        assert [event["require_ai_response"] for event in events] == [passed_on] * 3
+        assert [event["meta"] for event in events] == [{"require_ai_response": "mine"}] * 3
 
     on_rig(story)
 
@@ -146,7 +167,14 @@ def test_the_smallest_message_is_enough() -> None:
         [entry] = await rig.conversation("7")
         assert entry.pop("message_id")
         assert entry.pop("timestamp") > 1_700_000_000
-        assert entry == {"user_id": "7", "content": "hi", "source": "user", "meta": {}, "logged": True}
+        assert entry == {
+            "user_id": "7",
+            "content": "hi",
+            "source": "user",
+            "meta": {},
+            "require_ai_response": True,
+            "logged": True,
+        }
 
     on_rig(story)
 
@@ -258,7 +286,7 @@ def test_messages_are_stored_when_publishing_is_disabled() -> None:
     async def story(rig: Rig) -> None:
         async with rig.redis.pubsub() as pubsub:
             await pubsub.subscribe("memory_updates")
-            await pubsub.get_message(timeout=1)
+            await pubsub.get_message(timeout=60)
             await rig.say(user_id="u1", content="hello")
             await rig.reply(user_id="u1", text="hi there")
             assert await pubsub.get_message(timeout=0) is None
@@ -288,6 +316,7 @@ def test_a_reply_gets_the_session_of_the_message_it_answers() -> None:
             "source": "ai",
             "timestamp": 1_712_345_678.5,
             "meta": {"original_message_id": question, "session_id": "s1"},
+            "require_ai_response": False,
             "logged": True,
         }
 

@@ -471,7 +471,29 @@ def test_meta_may_be_left_out(raw: dict[str, Any]) -> None:
 
 def test_unknown_fields_of_events_are_ignored() -> None:
     """Given the fields that other publishers add, I expect the same event as without them."""
-    assert update({**UPDATE, "event_type": "said", "require_ai_response": True}) == update(UPDATE)
+    assert update({**UPDATE, "event_type": "said"}) == update(UPDATE)
+
+
+NO_FLAGS: list[Any] = [None, "", "maybe", 2, 0.5, [], {}, [False]]
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    [
+        *[(true, True) for true in (True, "True", "1", 1)],
+        *[(false, False) for false in (False, " false", "0", 0)],
+        *[(nothing, None) for nothing in NO_FLAGS],
+    ],
+)
+def test_whether_a_reply_is_wanted_costs_no_event(value: Any, wanted: bool | None) -> None:
+    """Given true or false in the forms that publishers use, I expect it; given anything else, the event without it."""
+    assert update({**UPDATE, "require_ai_response": value}).require_ai_response is wanted
+
+
+def test_an_event_that_does_not_say_whether_a_reply_is_wanted_is_written_without_the_field() -> None:
+    """Given an event without `require_ai_response`, I expect none in what is written; given false, false."""
+    assert "require_ai_response" not in json.loads(update(UPDATE).to_wire())
+    assert json.loads(update({**UPDATE, "require_ai_response": False}).to_wire())["require_ai_response"] is False
 
 
 def test_unknown_fields_of_requests_are_ignored() -> None:

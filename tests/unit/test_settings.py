@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+from datetime import UTC
+from zoneinfo import ZoneInfo
 
 import pytest
 from pydantic import ValidationError
@@ -36,6 +38,14 @@ def test_a_variable_sets_its_field(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LTM_SEARCH_TIMEOUT_MS", "750")
 
     assert load_settings().ltm_search_timeout_ms == 750
+
+
+def test_a_time_zone_is_that_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given the name of a zone, I expect that zone; UTC without one, for which no database is needed."""
+    assert load_settings().timezone is UTC
+    monkeypatch.setenv("LTM_TIMEZONE", "Asia/Shanghai")
+
+    assert load_settings().timezone == ZoneInfo("Asia/Shanghai")
 
 
 @pytest.mark.parametrize(("value", "on"), [("false", False), ("0", False), ("no", False), ("true", True), ("1", True)])
@@ -91,6 +101,9 @@ WRONG = {
     "a time of zero": ("MEMORY_TTL_HOURS", "0", "0", "greater than 0"),
     "not a number": ("MEMORY_TTL_HOURS", "nan", "nan", "less than or equal to 87600"),
     "an unknown level": ("LTM_LOG_LEVEL", "loud", "loud", "'debug', 'info', 'warning' or 'error'"),
+    "no time zone": ("LTM_TIMEZONE", "Beijing", "Beijing", "such as UTC, Asia/Shanghai or Europe/Lisbon"),
+    "a directory of time zones": ("LTM_TIMEZONE", "Asia", "Asia", "the IANA name of a time zone"),
+    "a path": ("LTM_TIMEZONE", "../UTC", "../UTC", "the IANA name of a time zone"),
     "too long a name": ("LTM_REQUESTS_QUEUE", "x" * 201, "x" * 201, "at most 200 characters"),
     "a Redis key, which is no secret": ("LTM_STREAM_KEY", "x" * 201, "x" * 201, "at most 200 characters"),
 }

@@ -297,6 +297,7 @@ class AsyncClient:
         meta: Mapping[str, Any] | None = None,
         message_id: str | None = None,
         task_id: str | None = None,
+        require_ai_response: bool | None = None,
     ) -> str:
         """Publish a message of a user or the AI, to be indexed; returns its message_id.
 
@@ -313,6 +314,7 @@ class AsyncClient:
             meta: an object of the caller's own, returned in a memory's `metadata`.
             message_id: identifies the message; a new id where it is missing.
             task_id: another id of the caller's, passed on with the event.
+            require_ai_response: False asks the chat service for no reply, as for the messages of an imported history.
 
         Raises:
             RequestTimeout, Unavailable: it is not known to be published.
@@ -332,6 +334,7 @@ class AsyncClient:
                         "meta": {**(meta or {}), **session_id},
                         "message_id": uuid4().hex if message_id is None else message_id,
                         "task_id": task_id,
+                        "require_ai_response": require_ai_response,
                     },
                 )
                 # A text may name no zone; the pipeline knows which one it is.

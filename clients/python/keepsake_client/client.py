@@ -148,6 +148,7 @@ class Client:
         meta: Mapping[str, Any] | None = None,
         message_id: str | None = None,
         task_id: str | None = None,
+        require_ai_response: bool | None = None,
     ) -> str:
         """See `AsyncClient.remember`."""
         return self._wait(
@@ -160,6 +161,7 @@ class Client:
                 meta=meta,
                 message_id=message_id,
                 task_id=task_id,
+                require_ai_response=require_ai_response,
             )
         )
 

@@ -173,6 +173,12 @@ def _timestamp(value: Any, info: ValidationInfo) -> float:
     return parse_timestamp(value, info.context if isinstance(info.context, tzinfo) else UTC)
 
 
+def _flag(value: Any) -> Any:
+    # An optional field of other publishers: what is no truth value must not cost the event.
+    word = str(value).strip().lower() if isinstance(value, str | int) else ""
+    return {"true": True, "1": True, "false": False, "0": False}.get(word)
+
+
 Id = Annotated[str, BeforeValidator(_readable_id), AfterValidator(_not_blank), AfterValidator(_short_enough)]
 # An id that is stored and not echoed in a response: cleaned like a text.
 KeptId = Annotated[
@@ -189,6 +195,8 @@ Limit = Annotated[int, BeforeValidator(_whole), AfterValidator(_limit)]
 Deadline = Annotated[int, BeforeValidator(_milliseconds), AfterValidator(_deadline)]
 #: A text without a zone is read by the zone that is the context of the validation.
 Timestamp = Annotated[float, BeforeValidator(_timestamp)]
+#: True or false, also as a text or as 1 and 0; anything else counts as absent.
+Flag = Annotated[bool | None, BeforeValidator(_flag)]
 
 
 def json_number(seconds: float) -> int | float:
@@ -211,7 +219,11 @@ class WireModel(BaseModel):
 
 
 class MemoryUpdateMessage(WireModel):
-    """An event: one message of a user or the AI, as published on `memory_updates`."""
+    """An event: one message of a user or the AI, as published on `memory_updates`.
+
+    Attributes:
+        require_ai_response: whether the publisher wants a reply to it; None where it does not say.
+    """
 
     user_id: Id
     content: Text
@@ -220,6 +232,7 @@ class MemoryUpdateMessage(WireModel):
     meta: JSONObject = Field(default_factory=dict)
     message_id: KeptId | None = None
     task_id: KeptId | None = None
+    require_ai_response: Flag = None
 
     @property
     def session_id(self) -> str | None:
@@ -238,7 +251,8 @@ class MemoryUpdateMessage(WireModel):
             logged: the event is in the stream too, so the adapters skip it on the channel.
             timestamp: the time as its publisher wrote it, in place of seconds: its reader knows the time zone.
         """
-        fields = self.model_dump(exclude=set() if self.task_id else {"task_id"})
+        absent = {name for name in ("task_id", "require_ai_response") if getattr(self, name) is None}
+        fields = self.model_dump(exclude=absent)
         if timestamp is not None:
             fields["timestamp"] = timestamp
         return json.dumps({**fields, "logged": True} if logged else fields)
