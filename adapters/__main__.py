@@ -90,6 +90,7 @@ class Adapters:
             ResponsePublisher(self._client, self._settings.ltm_responses_channel),
             RejectSink(self._client, self._settings.ltm_requests_queue),
             self._settings.ltm_max_content_chars,
+            zone=self._settings.message_defaults.zone,
             poll_timeout_s=self._timing.poll_timeout_s,
             claim_interval_s=self._timing.claim_interval_s,
         )
@@ -102,6 +103,7 @@ class Adapters:
             self._lease,
             RejectSink(self._client, self._settings.memory_updates_channel),
             self._settings.ltm_max_content_chars,
+            defaults=self._settings.message_defaults,
             poll_timeout_s=self._timing.poll_timeout_s,
         )
 
@@ -114,6 +116,7 @@ class Adapters:
             self._settings.ltm_max_content_chars,
             prefetch=self._settings.ltm_prefetch,
             window=self._settings.ltm_index_window,
+            defaults=self._settings.message_defaults,
             poll_timeout_s=self._timing.poll_timeout_s,
         )
 

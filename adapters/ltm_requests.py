@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, tzinfo
 from typing import Any
 
 import dramatiq
@@ -33,6 +34,7 @@ class RequestAdapter:
     Args:
         client: connects to the pipeline's Redis.
         queue: the list's name.
+        zone: that of times which name none.
         poll_timeout_s: the longest wait for a request.
         claim_interval_s: how often failed adapters are looked for.
     """
@@ -47,6 +49,7 @@ class RequestAdapter:
         rejects: RejectSink,
         max_content_chars: int,
         *,
+        zone: tzinfo = UTC,
         poll_timeout_s: float = POLL_TIMEOUT_S,
         claim_interval_s: float = CLAIM_INTERVAL_S,
     ) -> None:
@@ -58,6 +61,7 @@ class RequestAdapter:
         self._responses = responses
         self._rejects = rejects
         self._max_content_chars = max_content_chars
+        self._zone = zone
         self._poll_timeout_s = poll_timeout_s
         self._claim_interval_s = claim_interval_s
         self._received_at = 0.0
@@ -107,7 +111,7 @@ class RequestAdapter:
 
     def _serve(self, raw: bytes) -> None:
         try:
-            request = parse_request(raw, self._max_content_chars)
+            request = parse_request(raw, self._max_content_chars, self._zone)
         except InvalidMessage as error:
             if error.request_id is None:
                 self._rejects.add(raw, error)

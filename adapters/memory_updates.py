@@ -11,6 +11,7 @@ from typing import NamedTuple
 import redis
 from keepsake_client.errors import InvalidMessage
 from keepsake_client.protocol import parse_update
+from keepsake_client.tolerance import DEFAULTS, MessageDefaults
 
 from adapters.leader import LEASE_S, Lease
 from adapters.loop import POLL_TIMEOUT_S
@@ -38,6 +39,7 @@ class UpdateAdapter:
     Args:
         client: connects to the pipeline's Redis.
         channel: the channel's name.
+        defaults: what events that leave something out are read by.
         poll_timeout_s: the longest wait for a message.
         max_kept: how many messages are kept at most.
         clock: seconds since 1970.
@@ -52,6 +54,7 @@ class UpdateAdapter:
         rejects: RejectSink,
         max_content_chars: int,
         *,
+        defaults: MessageDefaults = DEFAULTS,
         poll_timeout_s: float = POLL_TIMEOUT_S,
         max_kept: int = MAX_KEPT,
         clock: Callable[[], float] = time.time,
@@ -62,6 +65,7 @@ class UpdateAdapter:
         self._lease = lease
         self._rejects = rejects
         self._max_content_chars = max_content_chars
+        self._defaults = defaults
         self._poll_timeout_s = poll_timeout_s
         self._clock = clock
         self._kept: deque[_Received] = deque(maxlen=max_kept)
@@ -104,12 +108,10 @@ class UpdateAdapter:
         while self._kept:
             at, raw = self._kept[0]
             try:
-                update = parse_update(raw, self._max_content_chars)
+                update = parse_update(raw, self._max_content_chars, self._defaults, arrived_at=at)
             except InvalidMessage as error:
                 self._rejects.add(raw, error)
             else:
-                if "timestamp" not in update.model_fields_set:
-                    update = update.model_copy(update={"timestamp": at})
                 self._stream.append(update, raw)
             self._kept.popleft()
 

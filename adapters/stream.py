@@ -32,6 +32,11 @@ class Entry(NamedTuple):
     id: bytes
     event: bytes
 
+    @property
+    def arrived_at(self) -> float:
+        """When it was written, in seconds since 1970: its id begins with the milliseconds of Redis's clock."""
+        return int(self.id.partition(b"-")[0]) / 1000
+
 
 class UpdateStream:
     """The stream, as one consumer of its group.

@@ -10,6 +10,7 @@ from keepsake_client.protocol import AddData, ProfileUpdateData, SearchData, cle
 
 from tasks.middleware.retries import INDEX_RETRY, NO_RETRY, WRITE_RETRY
 from tasks.queues import (
+    ARRIVED_AT,
     BY_TYPE,
     INDEX,
     INDEX_TIME_LIMIT_MS,
@@ -42,7 +43,8 @@ def declare(broker: dramatiq.Broker, resources: Resources) -> None:
         time_limit=INDEX_TIME_LIMIT_MS,
     )
     def memory_index(update: dict[str, Any]) -> None:
-        resources.memories.index(read_update(update))
+        if resources.memories.index(read_update(update), update.get(ARRIVED_AT)).reused_id:
+            resources.count_reused_id()
 
     @dramatiq.actor(
         broker=broker,

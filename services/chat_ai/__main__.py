@@ -46,6 +46,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             history_messages=settings.chat_history_messages,
             prompt_max_chars=settings.chat_prompt_max_chars,
             max_content_chars=settings.ltm_max_content_chars,
+            defaults=settings.message_defaults,
             zone=settings.timezone,
         )
         link = LoopConnection(settings.memory_updates_channel, stop)

@@ -72,8 +72,7 @@ def build_prompt(
     shown = _newest(history, left - min(left // 2, wanted))
     left -= sum(len(message["content"]) for _, message in shown)
 
-    shown_ids = {past.message_id for past, _ in shown if past.message_id is not None}
-    in_history = [memory for memory in found if _message_id(memory) in shown_ids]
+    in_history = [memory for memory in found if any(_is(memory, past) for past, _ in shown if past.message_id)]
     quoted = _best([memory for memory in found if memory not in in_history], left, zone)
     block = MEMORIES_BEGIN + "".join(quote(memory, zone) for memory in quoted) + MEMORIES_END if quoted else ""
     return Prompt(
@@ -150,5 +149,5 @@ def _message_id(memory: Memory) -> str | None:
 def _is(memory: Memory, message: MemoryUpdateMessage) -> bool:
     """Whether the memory is the given message, indexed before it was answered."""
     if message.message_id is not None and _message_id(memory) is not None:
-        return _message_id(memory) == message.message_id
+        return message.is_same_event(_message_id(memory), memory.source, memory.content)
     return memory.content == message.content and memory.timestamp == message.timestamp

@@ -21,6 +21,7 @@ from keepsake_client.protocol import (
     json_number,
     parse_update,
 )
+from keepsake_client.tolerance import DEFAULTS, MessageDefaults
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -52,6 +53,7 @@ class ChatService:
         history_messages: the most messages of the conversation in a prompt.
         prompt_max_chars: the maximum length of a prompt.
         max_content_chars: longer messages are not answered, and longer replies are cut.
+        defaults: what messages that leave something out are read by.
         zone: the time zone of the prompt's dates.
         clock: seconds since 1970.
     """
@@ -70,6 +72,7 @@ class ChatService:
         prompt_max_chars: int,
         max_content_chars: int,
         zone: tzinfo,
+        defaults: MessageDefaults = DEFAULTS,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._client = client
@@ -82,6 +85,7 @@ class ChatService:
         self._history_messages = history_messages
         self._prompt_max_chars = prompt_max_chars
         self._max_content_chars = max_content_chars
+        self._defaults = defaults
         self._zone = zone
         self._clock = clock
         self._executor = PerUserExecutor(self._answer)
@@ -97,7 +101,7 @@ class ChatService:
 
     async def _take(self, raw: bytes) -> None:
         try:
-            message = parse_update(raw, self._max_content_chars)
+            message = parse_update(raw, self._max_content_chars, self._defaults)
         except InvalidMessage as error:
             # The adapters read the same channel and put such an event into the stream `ltm:rejected`.
             self.counts["unreadable"] += 1
@@ -184,7 +188,7 @@ class ChatService:
                 stored = parse_update(entry, self._max_content_chars)
             except InvalidMessage:
                 continue
-            if message.message_id is not None and stored.message_id == message.message_id:
+            if message.message_id and message.is_same_event(stored.message_id, stored.source, stored.content):
                 break
             past.append(stored)
         return past[-self._history_messages :]

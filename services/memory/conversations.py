@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 
 from services.runtime.logging import redact
-from services.runtime.rejected import add_reject
+from services.runtime.rejected import add_reject, add_skipped
 
 _CHUNK = 50
 
@@ -163,6 +163,18 @@ class Conversations:
                             return dict[Any, Any](fields)
             end -= _CHUNK
         return None
+
+    async def skip(self, raw: bytes, taken_from: str | None = None) -> None:
+        """Count a message without text.
+
+        Args:
+            taken_from: the list that it is removed from, in the same transaction.
+        """
+        async with self._client.pipeline(transaction=True) as transaction:
+            add_skipped(transaction)
+            if taken_from is not None:
+                transaction.lrem(taken_from, -1, raw)  # type: ignore[arg-type]  # bytes are as good as str to redis-py
+            await transaction.execute()
 
     async def reject(self, at: str, reason: str, raw: bytes, taken_from: str | None = None) -> None:
         """Record the beginning of a rejected message, with the reason, in a capped stream.

@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable
 from uuid import uuid4
 
 import structlog
-from keepsake_client.errors import InvalidMessage
+from keepsake_client.errors import InvalidMessage, NoText
+from keepsake_client.tolerance import DEFAULTS, MessageDefaults
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
@@ -33,6 +34,7 @@ class MemoryService:
 
     Args:
         max_content_chars: longer contents are rejected.
+        defaults: what messages that leave something out are read by.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class MemoryService:
         input_queue: str,
         ai_channel: str,
         max_content_chars: int,
+        defaults: MessageDefaults = DEFAULTS,
     ) -> None:
         self._client = client
         self._conversations = conversations
@@ -50,7 +53,8 @@ class MemoryService:
         self._processing = f"{input_queue}:processing"
         self._ai_channel = ai_channel
         self._max_content_chars = max_content_chars
-        #: Messages by outcome: stored, published, publish_failed, rejected, failed.
+        self._defaults = defaults
+        #: Messages by outcome: stored, published, publish_failed, skipped, rejected, failed.
         self.counts: Counter[str] = Counter()
 
     async def serve_user_inputs(self, connection: LoopConnection, stop: asyncio.Event) -> None:
@@ -96,7 +100,7 @@ class MemoryService:
         """
 
         async def store() -> bool:
-            message = parse_user_input(raw, self._max_content_chars)
+            message = parse_user_input(raw, self._max_content_chars, self._defaults)
             return await self._conversations.append(message, raw, taken_from=self._processing)
 
         await self._process(store, self._input_queue, raw, taken_from=self._processing)
@@ -113,7 +117,7 @@ class MemoryService:
         """
 
         async def store() -> bool:
-            response = parse_ai_response(raw, self._max_content_chars)
+            response = parse_ai_response(raw, self._max_content_chars, self._defaults)
             replied_to = response.original_message_id
             session = await self._conversations.session_of(response.user_id, replied_to) if replied_to else None
             message = ai_message(response, message_id, session)
@@ -130,6 +134,9 @@ class MemoryService:
             published = await store()
         except CONNECTION_ERRORS:
             raise
+        except NoText:
+            await self._conversations.skip(raw, taken_from)
+            self.counts["skipped"] += 1
         except InvalidMessage as error:
             await self._conversations.reject(at, error.wire, raw, taken_from)
             self.counts["rejected"] += 1

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from keepsake_client import protocol
+from keepsake_client.tolerance import ANONYMOUS_USER, MessageDefaults
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -161,6 +162,9 @@ class Settings(BaseSettings):
     ltm_max_content_chars: int = Field(
         default=32_768, ge=1, le=250_000, description="The maximum length of a content or query, in characters."
     )
+    ltm_anonymous_user: protocol.Id = Field(
+        default=ANONYMOUS_USER, description="The user of messages without a `user_id`."
+    )
     memory_max_messages: int = Field(
         default=200, ge=1, le=100_000, description="Memory service: the most messages kept of a user's conversation."
     )
@@ -202,8 +206,9 @@ class Settings(BaseSettings):
 
     ltm_timezone: ZoneName = Field(
         default="UTC",
-        description="The time zone of the bot's users, by its IANA name (`Asia/Shanghai`): the chat service tells the"
-        " model the time in it, and dates memories in it, as the commands of `ltm` do.",
+        description="The time zone of the bot's users, by its IANA name (`Asia/Shanghai`): times that name no zone are"
+        " read in it; the chat service tells the model the time in it, and dates memories in it, as the commands of"
+        " `ltm` do.",
     )
 
     chat_base_url: EndpointUrl | None = Field(
@@ -262,13 +267,18 @@ class Settings(BaseSettings):
 
     @property
     def timezone(self) -> tzinfo:
-        """The time zone that dates are shown in."""
+        """The time zone that dates are shown in, and read in where they name none."""
         return _time_zone(self.ltm_timezone)
 
     @property
     def broker(self) -> SecretStr:
         """The URL of the broker: its own, or the pipeline's Redis."""
         return self.broker_url or self.redis_url
+
+    @property
+    def message_defaults(self) -> MessageDefaults:
+        """What messages that leave something out are read by."""
+        return MessageDefaults(self.timezone, self.ltm_anonymous_user)
 
 
 def load_settings(**overrides: Any) -> Settings:

@@ -17,7 +17,7 @@ import fakeredis
 import pytest
 from keepsake_client.async_client import AsyncClient
 from keepsake_client.errors import Disabled, InvalidMessage, KeepsakeError, RequestFailed, RequestTimeout, Unavailable
-from keepsake_client.protocol import LTMResponse, Memory, parse_request, parse_update
+from keepsake_client.protocol import UPDATES_STREAM, LTMResponse, Memory, parse_request, parse_update
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
@@ -844,6 +844,23 @@ def test_a_remembered_message_is_in_the_stream_and_on_the_channel() -> None:
             assert await stream_entries(keepsake) == [event]
             assert parse_update(json.dumps(event).encode(), 100).message_id == message_id
             assert client.counts == {"ok": 1}
+
+    run(story)
+
+
+def test_a_time_without_a_zone_is_left_to_the_pipeline() -> None:
+    """Given a time as a text, I expect it published as it is, stream or not: the pipeline knows the zone."""
+
+    async def story() -> None:
+        for refuses in (False, True):
+            async with connected() as (client, keepsake), subscribed(keepsake) as published:
+                if refuses:
+                    await keepsake.redis.set(UPDATES_STREAM, "no stream")
+                await client.remember("u1", "tea", timestamp="2024-04-05 20:00")
+                event = await published()
+                if refuses:  # the transaction had published it as logged
+                    event = await published()
+                assert (event["timestamp"], event.get("logged")) == ("2024-04-05 20:00", None if refuses else True)
 
     run(story)
 

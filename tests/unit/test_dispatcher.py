@@ -79,6 +79,29 @@ class Site:
         return [dramatiq.Message.decode(body).kwargs["update"]["content"] for body in bodies]
 
 
+# Arrival
+
+
+def test_an_event_arrived_when_its_entry_was_written(client: fakeredis.FakeRedis) -> None:
+    """Given entries that waited for an hour, I expect them judged by the time they were written: local time of UTC+8 is
+    that moment, seconds since boot and no time are, and the indexers are told."""
+    site = Site(client)
+    arrived_at = 1_795_937_400.25
+    for number, timestamp in enumerate(["2026-11-29T15:30:00", 1061.277, None]):
+        sent = {"user_id": "u1", "content": f"m{number}", "source": "user", "timestamp": timestamp}
+        site.client.xadd(UPDATES_STREAM, {"event": json.dumps(sent)}, id=f"1795937400250-{number}")
+
+    site.run(2)
+
+    updates = [
+        dramatiq.Message.decode(site.client.hget(INDEX.messages, each)).kwargs["update"]
+        for each in site.client.lrange(INDEX.ids, 0, -1)
+    ]
+    assert [update["timestamp"] for update in updates] == [1_795_937_400, arrived_at, arrived_at]
+    assert [update["meta"].get("sent_timestamp") for update in updates] == ["2026-11-29T15:30:00", 1061.277, None]
+    assert {update["arrived_at"] for update in updates} == {arrived_at}
+
+
 # Bounds of the prefetch
 
 

@@ -142,6 +142,16 @@ def test_a_memory_that_the_conversation_shows_is_not_quoted_again() -> None:
     assert [found.content for found in prompt.memories] == ["My cat is Miso"]
 
 
+def test_another_message_with_the_same_id_is_a_memory() -> None:
+    """Given a publisher that gives two messages one id, I expect the other one quoted, and not the message itself."""
+    memories = [memory("我哥哥叫志强", "u_1"), memory("我喜欢蓝色", "u_1"), memory("你喜欢蓝色", "u_1", "ai")]
+
+    prompt = build_prompt(message("我哥哥叫志强", "u_1"), [message("我喜欢蓝色", "u_1")], memories, 12_000)
+
+    assert [line["quote"] for line in quoted(prompt)] == ["你喜欢蓝色"]
+    assert [found.content for found in prompt.memories] == ["我喜欢蓝色", "你喜欢蓝色"]
+
+
 def test_a_memory_with_malformed_metadata_is_quoted() -> None:
     """Given a message_id that is not text and a timestamp out of range, I expect a quote with an unknown date."""
     prompt = build_prompt(message("hello", "m1"), [], [memory("odd", {"no": ["text"]}, timestamp=1e300)], 12_000)

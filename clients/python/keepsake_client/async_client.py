@@ -337,14 +337,21 @@ class AsyncClient:
                         "require_ai_response": require_ai_response,
                     },
                 )
-                event = message.to_wire(logged=True)
+                # A text may name no zone; the pipeline knows which one it is.
+                as_sent = timestamp if isinstance(timestamp, str) else None
+                event = message.to_wire(logged=True, timestamp=as_sent)
             self._enter_loop()
             with _translated(f"remember was not confirmed within {self._write_timeout_ms} ms"):
                 async with asyncio.timeout(self._write_timeout_ms / 1000):
-                    await self._publish(message, event)
+                    await self._publish(event, message.to_wire(timestamp=as_sent))
         return str(message.message_id)
 
-    async def _publish(self, message: MemoryUpdateMessage, event: str) -> None:
+    async def _publish(self, event: str, unlogged: str) -> None:
+        """Write the event to the stream and publish it.
+
+        Args:
+            unlogged: the event for the channel alone, where the stream refuses it.
+        """
         if len(event) > MAX_MESSAGE_BYTES:
             raise MessageTooLarge(f"the event has {len(event)} bytes; {MAX_MESSAGE_BYTES} are allowed")
         async with self._redis.pipeline(transaction=True) as transaction:
@@ -358,19 +365,19 @@ class AsyncClient:
             except ResponseError as error:
                 if _refuses_writes(error):
                     raise
-                await self._publish_unlogged(message, error)
+                await self._publish_unlogged(unlogged, error)
                 return
         # One that fails when it is executed, as on a key of another type, does not keep the other from running.
         for result in results:
             if isinstance(result, ResponseError) and not _refuses_writes(result):
-                await self._publish_unlogged(message, result)
+                await self._publish_unlogged(unlogged, result)
                 return
             if isinstance(result, Exception):
                 raise result
 
-    async def _publish_unlogged(self, message: MemoryUpdateMessage, reason: ResponseError) -> None:
+    async def _publish_unlogged(self, event: str, reason: ResponseError) -> None:
         """Publish for the adapters to take from the channel: they skip an event that says it is logged."""
-        await self._redis.publish(self._updates_channel, message.to_wire())
+        await self._redis.publish(self._updates_channel, event)
         if not self.counts["unlogged"]:
             log.warning("ltm remember: the stream is not written: %s", type(reason).__name__)
         self.counts["unlogged"] += 1
