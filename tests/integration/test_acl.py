@@ -101,8 +101,8 @@ class Users:
 
 
 def free_database(client: redis.Redis) -> int | None:
-    """The number of an empty database; database 0 is left to other programs."""
-    for number in range(9, 16):
+    """The number of an empty database; 0 is left to other programs, and 9 to test_broker.py, which may run beside."""
+    for number in range(10, 16):
         with redis.Redis(host=HOST, port=PORT, db=number) as other:
             if other.dbsize() == 0:
                 return number

@@ -103,7 +103,7 @@ def test_the_searches_of_a_frozen_worker_are_answered_once(site: Servers) -> Non
     frozen = site.worker("first", INTERACTIVE).ready()
     with site.client.pubsub(ignore_subscribe_messages=True) as asker:  # type: ignore[no-untyped-call]
         asker.subscribe("ltm_responses")
-        wait_until(lambda: site.client.pubsub_numsub("ltm_responses")[0][1], description="the subscription")
+        asker.get_message(timeout=60)  # the confirmation
         for number in range(40):
             data = {"query": f"Which tea is number {number}?"}
             asked = LTMRequest(request_id=f"r{number}", type="search", user_id="u1", data=data)

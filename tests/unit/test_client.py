@@ -279,11 +279,13 @@ def test_an_interrupted_wait_leaves_nothing_pending(
     server: fakeredis.FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Given Ctrl-C during a request, I expect the request to be cancelled in the background thread as well."""
+    redis = Hanging(server=server)
 
     def interrupt(*_: Any) -> None:
+        wait_until(lambda: redis.pushes, description="the push")
         raise KeyboardInterrupt
 
-    with client_of(server) as client:
+    with Client(redis) as client:
         monkeypatch.setattr("concurrent.futures.Future.result", interrupt)
         with pytest.raises(KeyboardInterrupt):
             client.profile_get("u1", deadline_ms=LONG_MS)

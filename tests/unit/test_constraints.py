@@ -56,6 +56,7 @@ TOOLS = {
     "import-linter",
     "mypy",
     "pytest-cov",
+    "pytest-xdist",
     "ruff",
     "types-cachetools",
     "types-psutil",

@@ -17,7 +17,7 @@ from services.runtime.errors import ProcessKeepsDying
 from services.stack.logfile import MAX_BYTES
 from services.stack.process_tree import ProcessId
 from services.stack.processes import ProcessSpec
-from services.stack.supervisor import CRASH_WINDOW_S, SERVICE_GRACE_S, TRIM_INTERVAL_S, Supervisor
+from services.stack.supervisor import CRASH_WINDOW_S, TRIM_INTERVAL_S, Supervisor
 from tests.support import wait_until
 
 SLEEPS = "import time; time.sleep(600)"
@@ -67,7 +67,7 @@ def started(tmp_path: Path, clock: Clock) -> Iterator[Start]:
     def start(
         *specs: ProcessSpec,
         on_start: Callable[[dict[str, ProcessId]], None] = lambda _: None,
-        service_grace_s: float = SERVICE_GRACE_S,
+        service_grace_s: float = 60.0,
     ) -> Supervisor:
         supervisors.append(
             Supervisor(specs, dict(os.environ), tmp_path, tmp_path, on_start, clock, service_grace_s=service_grace_s)
