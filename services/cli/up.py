@@ -15,6 +15,7 @@ from services.cli.options import DEFAULT_DATA_DIRECTORY
 from services.cli.output import Output
 from services.runtime.logging import configure_logging
 from services.runtime.settings import Settings, load_settings
+from services.stack.embedded_valkey import DEFAULT_PORT
 from services.stack.launch import Launch, LaunchOptions, StopRequest
 from services.stack.processes import NAMES
 
@@ -63,7 +64,12 @@ def up(
         Path | None, typer.Option(help="Written once everything answers: JSON with redis_url, database_url, pids.")
     ] = None,
     redis_port: Annotated[
-        int | None, typer.Option(min=1, max=65_535, help="Port of the embedded Valkey; otherwise a free one.")
+        int | None,
+        typer.Option(
+            min=0,
+            max=65_535,
+            help=f"Port of the embedded Valkey; 0 is a free one, as with --ephemeral. Otherwise {DEFAULT_PORT}.",
+        ),
     ] = None,
     postgres_port: Annotated[
         int | None,

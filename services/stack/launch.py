@@ -14,18 +14,18 @@ from types import FrameType
 
 import services
 from services.long_term_memory.postgres.pool import migrating, reachable
-from services.runtime.errors import StackError
+from services.runtime.errors import PortTaken, StackError
 from services.runtime.redis import connect
 from services.runtime.settings import Settings, load_settings, mask_url
 from services.stack.data_directory import DataDirectory, StackRecord, write_private
 from services.stack.directories import persistent_dir, temporary_dir
 from services.stack.embedded_postgres import postgres_spec, postgres_url
-from services.stack.embedded_valkey import valkey_spec, valkey_url
+from services.stack.embedded_valkey import DEFAULT_PORT, valkey_spec, valkey_url
 from services.stack.locate import shared_settings
 from services.stack.probe import probe
 from services.stack.process_tree import ProcessId
 from services.stack.processes import ADAPTERS, POSTGRES, REDIS, SERVERS, WORKER, ProcessSpec, check_names, service_specs
-from services.stack.readiness import Readiness
+from services.stack.readiness import Readiness, stack_serves
 from services.stack.sockets import check_port, free_port, make_socket_directory, remove_socket_directory
 from services.stack.supervisor import Supervisor
 
@@ -41,7 +41,11 @@ CHECK_TIMEOUT_S = 1.0
 
 @dataclass(frozen=True)
 class LaunchOptions:
-    """The options of `ltm up`."""
+    """The options of `ltm up`.
+
+    Args:
+        redis_port: 0 for a free one; None for the default one or, where the stack is ephemeral, a free one.
+    """
 
     data_directory: Path
     ephemeral: bool = False
@@ -155,7 +159,7 @@ class Launch:
         if redis_url := self._environment.get("REDIS_URL", ""):
             _refuse_port(options.redis_port, "--redis-port", "REDIS_URL")
         elif REDIS not in options.without:
-            port = check_port(options.redis_port, "--redis-port") if options.redis_port else free_port()
+            port = self._redis_port()
             embedded.append(valkey_spec(directory.valkey, port, ephemeral=options.ephemeral))
             redis_url = valkey_url(port)
         if database_url := self._environment.get("DATABASE_URL", ""):
@@ -178,6 +182,20 @@ class Launch:
             embedded,
             socket_directory,
         )
+
+    def _redis_port(self) -> int:
+        asked = self._options.redis_port
+        port = (0 if self._options.ephemeral else DEFAULT_PORT) if asked is None else asked
+        if not port:
+            return free_port()
+        try:
+            return check_port(port, "--redis-port")
+        except PortTaken as error:
+            if not stack_serves(connect(valkey_url(port), CHECK_TIMEOUT_S)):
+                raise
+            raise PortTaken(
+                f"{error}. Another Keepsake answers there: stop it first, or leave it running and use it"
+            ) from None
 
     def _child_environment(self, addresses: Addresses) -> dict[str, str]:
         return {

@@ -41,7 +41,7 @@ def check_port(port: int, option: str) -> int:
         except OSError as error:
             raise PortTaken(
                 f"port {port} on {LOOPBACK} cannot be used ({error.strerror}); "
-                f"give another with {option}, or leave it out for a free one"
+                f"give another with {option}, or {option} 0 for a free one"
             ) from None
     return port
 

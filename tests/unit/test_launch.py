@@ -1,19 +1,67 @@
-"""The start time-out of `ltm up`."""
+"""The start of `ltm up`: its ports, and its time-out."""
 
 from __future__ import annotations
 
+import socket
+from contextlib import ExitStack
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
+import fakeredis
 import pytest
+from keepsake_client.protocol import alive_key
 
-from services.runtime.errors import StackError
+from services.runtime.errors import PortTaken, StackError
 from services.stack import launch
+from services.stack.data_directory import DataDirectory
 from services.stack.launch import Addresses, Launch, LaunchOptions, StopRequest
 from services.stack.processes import POSTGRES, REDIS, WORKER
 from services.stack.supervisor import Supervisor
 
 ADDRESSES = Addresses("redis://nowhere", "postgresql://nowhere", [], None)
+
+
+def redis_url(directory: Path, **options: Any) -> str:
+    """The address of the Redis that `ltm up` would start with these options."""
+    launch_options = LaunchOptions(directory, without=(POSTGRES,), **options)
+    starting = Launch(launch_options, {}, lambda _: None, StopRequest(), lambda _: None)
+    with ExitStack() as at_exit:
+        return starting._addresses(DataDirectory(directory), at_exit).redis_url
+
+
+def test_the_embedded_redis_has_a_port_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given no option, I expect the documented port; given one, that one."""
+    monkeypatch.setattr(launch, "check_port", lambda port, _: port)
+
+    assert redis_url(tmp_path) == "redis://127.0.0.1:18379/0"
+    assert redis_url(tmp_path, redis_port=7000) == "redis://127.0.0.1:7000/0"
+    assert redis_url(tmp_path, redis_port=7000, ephemeral=True) == "redis://127.0.0.1:7000/0"
+
+
+@pytest.mark.parametrize("options", [{"redis_port": 0}, {"ephemeral": True}])
+def test_port_0_and_a_temporary_stack_take_a_free_port(tmp_path: Path, options: dict[str, Any]) -> None:
+    """Given port 0 or a temporary stack, I expect another free port each time."""
+    urls = {redis_url(tmp_path, **options) for _ in range(3)}
+
+    assert len(urls) > 1
+    assert "redis://127.0.0.1:18379/0" not in urls
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_taken_port_says_whether_another_stack_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ours: bool
+) -> None:
+    """Given the port of another program or stack, I expect one line with the remedy, and whose it is if it is ours."""
+    redis = fakeredis.FakeRedis()
+    if ours:
+        redis.set(alive_key("memory"), "host:1:1")
+    monkeypatch.setattr(launch, "connect", lambda *_: redis)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(PortTaken, match=f"port {port} .* or --redis-port 0 for a free one") as taken:
+            redis_url(tmp_path, redis_port=port)
+
+    assert ("Another Keepsake answers there" in str(taken.value)) == ours
 
 
 class NeverReady:
