@@ -7,16 +7,16 @@ from importlib.metadata import version
 from typing import Annotated
 
 import typer
-from keepsake_client.errors import InvalidMessage, KeepsakeError
+from keepsake_client.errors import KeepsakeError
 
 from services.cli.ask import add, profile, search
 from services.cli.backfill import backfill
 from services.cli.chat import chat
 from services.cli.dead_letters import app as dead
 from services.cli.demo import demo
+from services.cli.output import report
 from services.cli.status import status
 from services.cli.up import up
-from services.runtime.errors import InvalidSetting
 from services.runtime.settings import renamed_settings
 
 
@@ -32,14 +32,13 @@ def build_app() -> typer.Typer:
 
 
 def main() -> None:
-    """Run the command line. A KeepsakeError is one line on stderr; exit 2 for a wrong setting, 1 for the others."""
+    """Run the command line. A KeepsakeError is one line on stderr, see `report`."""
     for old, new in renamed_settings():
         print(f"ltm: {old} is now called {new}; the old name is read while the new one is not set", file=sys.stderr)
     try:
         build_app()()
     except KeepsakeError as error:
-        print(f"ltm: {error.wire if isinstance(error, InvalidMessage) else error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, InvalidSetting) else 1)
+        sys.exit(report(error))
 
 
 def _print_version(wanted: bool) -> None:

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import json
+import sys
 from datetime import UTC, datetime
 from typing import Any
 
+from keepsake_client.errors import InvalidMessage, KeepsakeError
 from rich.console import Console
+
+from services.runtime.errors import InvalidSetting
+
+
+def report(error: KeepsakeError) -> int:
+    """Print an error as one line on stderr, and return the exit code: 2 for a wrong setting, 1 for the others."""
+    print(f"ltm: {error.wire if isinstance(error, InvalidMessage) else error}", file=sys.stderr)
+    return 2 if isinstance(error, InvalidSetting) else 1
 
 
 def printable(text: str) -> str:

@@ -12,7 +12,7 @@ from keepsake_client.errors import KeepsakeError
 
 from services.cli.demo import Demo
 from services.cli.options import DEFAULT_DATA_DIRECTORY
-from services.cli.output import Output
+from services.cli.output import Output, report
 from services.runtime.logging import configure_logging
 from services.runtime.settings import Settings, load_settings
 from services.stack.embedded_valkey import DEFAULT_PORT
@@ -97,7 +97,7 @@ def up(
             output.line("Try `ltm demo`, `ltm chat`, `ltm status` in another terminal. Ctrl-C stops everything.", "dim")
 
     options = LaunchOptions(data_dir, ephemeral, tuple(without or ()), ready_file, redis_port, postgres_port)
-    Launch(options, os.environ, output.line, stop, ready).run()
+    Launch(options, os.environ, output.line, report, stop, ready).run()
     demo_thread.join()
     output.line("Everything has ended.", "dim")
     if demo_thread.failed:

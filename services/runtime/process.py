@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from services.runtime.availability import Availability
 from services.runtime.backoff import pause, wait_s
-from services.runtime.errors import InvalidSetting
+from services.runtime.errors import EXIT_CANNOT_START, InvalidSetting
 from services.runtime.heartbeat import Liveness
 from services.runtime.logging import configure_logging, redact
 from services.runtime.settings import Settings, load_settings, renamed_settings
@@ -35,7 +35,8 @@ def bootstrap(process: str) -> Settings:
     try:
         settings = load_settings()
     except InvalidSetting as error:
-        sys.exit(f"ltm: {error}")
+        print(f"ltm: {error}", file=sys.stderr)
+        sys.exit(EXIT_CANNOT_START)
     configure_logging(settings, process)
     for old, new in renamed_settings():
         log.warning("setting_renamed", old=old, new=new)

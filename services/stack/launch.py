@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -12,11 +14,13 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
+from keepsake_client.errors import KeepsakeError
+
 import services
 from services.long_term_memory.postgres.pool import migrating, reachable
-from services.runtime.errors import PortTaken, StackError
+from services.runtime.errors import EXIT_CANNOT_START, InvalidSetting, PortTaken, StackError
 from services.runtime.redis import connect
-from services.runtime.settings import Settings, load_settings, mask_url
+from services.runtime.settings import DEFAULT_EMBEDDER, Settings, load_settings, mask_url
 from services.stack.data_directory import DataDirectory, StackRecord, write_private
 from services.stack.directories import persistent_dir, temporary_dir
 from services.stack.embedded_postgres import postgres_spec, postgres_url
@@ -26,10 +30,15 @@ from services.stack.probe import probe
 from services.stack.process_tree import ProcessId
 from services.stack.processes import ADAPTERS, POSTGRES, REDIS, SERVERS, WORKER, ProcessSpec, check_names, service_specs
 from services.stack.readiness import Readiness, stack_serves
+from services.stack.server_checks import ServerChecks
 from services.stack.sockets import check_port, free_port, make_socket_directory, remove_socket_directory
 from services.stack.supervisor import Supervisor
 
+#: The processes' working directory, so that a user's own `tasks` or `services` are not imported.
+ROOT = Path(services.__file__).parents[1]
 START_TIMEOUT_S = 120.0
+#: Of the check of the embedder and LLM.
+PROVIDER_TIMEOUT_S = 4.0
 #: A server that this stack does not start should run already.
 EXTERNAL_SERVER_TIMEOUT_S = 20.0
 STARTING_POLL_INTERVAL_S = 0.05
@@ -95,6 +104,7 @@ class Launch:
         options: those of the command line.
         environment: this process's, which every process of the stack inherits.
         say: prints a line.
+        report: prints an error, and returns the exit code for it.
         stop: ends the run.
         on_ready: called once, when every process is ready and a search is answered.
         start_timeout_s: how long the start may take, and again after each time a migration was found under way.
@@ -106,6 +116,7 @@ class Launch:
         options: LaunchOptions,
         environment: Mapping[str, str],
         say: Callable[[str], None],
+        report: Callable[[KeepsakeError], int],
         stop: StopRequest,
         on_ready: Callable[[Settings], None],
         start_timeout_s: float = START_TIMEOUT_S,
@@ -114,6 +125,7 @@ class Launch:
         self._options = options
         self._environment = environment
         self._say = say
+        self._report = report
         self._stop = stop
         self._on_ready = on_ready
         self._start_timeout_s = start_timeout_s
@@ -125,10 +137,11 @@ class Launch:
         """Start the stack, keep it running until a stop is requested, then stop it.
 
         Raises:
-            InvalidSetting, StackError: it cannot be started or kept running; nothing is left running.
+            InvalidSetting, StackError: it cannot be started; nothing was started.
+            SystemExit: it could not be kept running, and nothing is left running; the error has been reported.
         """
         check_names(self._options.without)
-        load_settings()
+        self._check_providers(load_settings())
         home = temporary_dir() if self._options.ephemeral else persistent_dir(self._options.data_directory)
         with home as directory, ExitStack() as at_exit:
             if found := directory.end_leftovers():
@@ -141,17 +154,46 @@ class Launch:
             supervisor = Supervisor(
                 specs,
                 self._child_environment(addresses),
-                Path(services.__file__).parents[1],  # so that a user's own `tasks` or `services` are not imported
+                ROOT,
                 directory.logs,
                 partial(self._record, directory, addresses, settings),
+                logs_kept=not self._options.ephemeral,
             )
             if self._options.ready_file:
                 self._options.ready_file.unlink(missing_ok=True)
                 at_exit.callback(self._options.ready_file.unlink, missing_ok=True)
             try:
                 self._keep_running(supervisor, addresses, settings, directory)
+            except KeepsakeError as error:
+                # Before the stop, which takes seconds.
+                raise SystemExit(self._report(error)) from None
             finally:
                 supervisor.stop()
+
+    def _check_providers(self, settings: Settings) -> None:
+        """Check an embedder or LLM other than the default, which a worker would find out only after seconds."""
+        if settings.ltm_embedder_provider == DEFAULT_EMBEDDER and settings.ltm_llm_provider is None:
+            return
+        command = [sys.executable, "-m", "services.long_term_memory.provider_check"]
+        try:
+            # Not in this session, where it would get the Ctrl-C too.
+            checked = subprocess.run(
+                command,
+                check=False,
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                timeout=PROVIDER_TIMEOUT_S,
+                start_new_session=True,
+            )
+        except subprocess.TimeoutExpired:
+            self._say("waiting: LTM_EMBEDDER_PROVIDER has not answered yet")
+            return
+        reason = checked.stdout.strip()
+        if checked.returncode == EXIT_CANNOT_START:
+            raise InvalidSetting(reason)
+        if checked.returncode:
+            self._say(f"waiting: {reason or 'the check of LTM_EMBEDDER_PROVIDER failed'}")
 
     def _addresses(self, directory: DataDirectory, at_exit: ExitStack) -> Addresses:
         options, embedded, socket_directory = self._options, [], None
@@ -230,10 +272,22 @@ class Launch:
         client = connect(addresses.redis_url, CHECK_TIMEOUT_S)
         readiness = Readiness(client, partial(reachable, addresses.database_url, CHECK_TIMEOUT_S))
         answers_searches = not {WORKER, ADAPTERS} & set(self._options.without)
+        embedded = [spec.name for spec in addresses.embedded]
+        checks = ServerChecks(
+            client,
+            addresses.redis_url,
+            addresses.database_url,
+            settings.ltm_embedder_provider,
+            embedded,
+            self._say,
+        )
         reported: dict[str, int | None] = {}
+        awaited: set[str] = set()
         ready = False
         while not self._stop.made:
             supervisor.poll()
+            if not ready:
+                checks.run()
             pids = {name: identity.pid for name, identity in supervisor.running.items()}
             pending = self._report_ready(readiness, supervisor.names, pids, reported)
             if not ready and not pending and (not answers_searches or probe(settings, PROBE_TIMEOUT_S) is None):
@@ -241,6 +295,7 @@ class Launch:
                 self._announce(addresses, directory, pids)
                 self._on_ready(settings)
             if not ready:
+                self._report_awaited(supervisor, pending, awaited)
                 self._check_deadline(supervisor, pending, addresses)
             time.sleep(RUNNING_POLL_INTERVAL_S if ready else STARTING_POLL_INTERVAL_S)
 
@@ -261,6 +316,14 @@ class Launch:
             self._say(f"{name:<26} answers  {origin:<12} {self._clock() - self._started_at:5.1f} s")
         return pending
 
+    def _report_awaited(self, supervisor: Supervisor, pending: list[str], awaited: set[str]) -> None:
+        """Print once what starting processes wait for, but for the servers, which have checks of their own."""
+        for name in set(pending) & set(supervisor.names):
+            reason = supervisor.awaited(name)
+            if reason and reason not in awaited and not reason.startswith("DATABASE_URL"):
+                awaited.add(reason)
+                self._say(f"waiting: {reason}")
+
     def _check_deadline(self, supervisor: Supervisor, pending: list[str], addresses: Addresses) -> None:
         waited_s = self._clock() - self._started_at
         urls = {REDIS: addresses.redis_url, POSTGRES: addresses.database_url}
@@ -278,8 +341,9 @@ class Launch:
     def _start_timeout(self, supervisor: Supervisor, pending: list[str]) -> str:
         within = f"within {self._start_timeout_s:g} s"
         if not pending:
-            return f"no search was answered {within}; the logs of {WORKER} and {ADAPTERS} may say why"
-        lines = [f"{', '.join(pending)} did not answer {within}; last lines:"]
+            lines, pending = [f"no search was answered {within}; last lines:"], [WORKER, ADAPTERS]
+        else:
+            lines = [f"{', '.join(pending)} did not answer {within}; last lines:"]
         for name in pending:
             lines += [f"  {name}: {line}" for line in supervisor.last_lines(name)]
         return "\n".join(lines)

@@ -36,10 +36,19 @@ class BoundedLog:
         with self.path.open("r+b") as file:
             file.truncate(0)
 
-    def tail(self, lines: int) -> list[str]:
-        """The last lines of the log, without their line ends."""
+    def size(self) -> int:
+        """The size of the file in bytes, 0 where there is none."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def tail(self, lines: int, since: int = 0) -> list[str]:
+        """The last lines of the log, without their line ends.
+
+        Args:
+            since: an earlier size of the file, before which nothing is read.
+        """
         if not self.path.exists():
             return []
         with self.path.open("rb") as file:
-            file.seek(max(0, self.path.stat().st_size - TAIL_BYTES))
+            size = self.size()
+            file.seek(max(since if since <= size else 0, size - TAIL_BYTES))  # rotated, if it is smaller now
             return file.read().decode("utf-8", "replace").splitlines()[-lines:]

@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 
 from services.runtime import process
 from services.runtime.backoff import pause, wait_s
+from services.runtime.errors import EXIT_CANNOT_START
 from services.runtime.heartbeat import STUCK_AFTER_S
 from services.runtime.process import LoopConnection, bootstrap, cancel_all, listen
 from services.runtime.redis import connect, connect_async
@@ -63,12 +64,17 @@ def test_a_process_warns_of_renamed_settings(monkeypatch: pytest.MonkeyPatch) ->
     ]
 
 
-def test_a_wrong_setting_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given a wrong setting, I expect an exit with one line."""
+def test_a_wrong_setting_ends_the_process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Given a wrong setting, I expect one line, and the exit code by which no supervisor starts the process again."""
     monkeypatch.setenv("LTM_PREFETCH", "many")
 
-    with pytest.raises(SystemExit, match=r"^ltm: LTM_PREFETCH is 'many'; allowed: [^\n]*$"):
+    with pytest.raises(SystemExit) as ended:
         bootstrap("memory")
+
+    assert ended.value.code == EXIT_CANNOT_START
+    error = capsys.readouterr().err
+    assert error.startswith("ltm: LTM_PREFETCH is 'many'; allowed: ")
+    assert error.count("\n") == 1
 
 
 def test_the_log_of_a_process_names_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,10 +16,18 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff, NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoPermissionError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 
 from keepsake_client.errors import (
+    CREDENTIALS_REFUSED,
     Disabled,
     InvalidMessage,
     KeepsakeError,
@@ -586,4 +594,6 @@ def _checked_arguments() -> Iterator[None]:
 def _describe(error: RedisError | OSError) -> str:
     if isinstance(error, ResponseError):  # its message quotes the command, which has contents
         return f"Redis refused the command: {type(error).__name__}"
+    if isinstance(error, AuthenticationError):
+        return f"Redis refuses the connection: {CREDENTIALS_REFUSED}"
     return f"Redis does not answer: {str(error) or type(error).__name__}"
