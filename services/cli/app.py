@@ -17,7 +17,7 @@ from services.cli.demo import demo
 from services.cli.output import report
 from services.cli.status import status
 from services.cli.up import up
-from services.runtime.settings import renamed_settings
+from services.runtime.settings import renamed_settings, unknown_settings
 
 
 def build_app() -> typer.Typer:
@@ -35,6 +35,9 @@ def main() -> None:
     """Run the command line. A KeepsakeError is one line on stderr, see `report`."""
     for old, new in renamed_settings():
         print(f"ltm: {old} is now called {new}; the old name is read while the new one is not set", file=sys.stderr)
+    for variable, nearest in unknown_settings():
+        hint = f"; did you mean {nearest}?" if nearest else ""
+        print(f"ltm: {variable} is no setting of Keepsake{hint}", file=sys.stderr)
     try:
         build_app()()
     except KeepsakeError as error:

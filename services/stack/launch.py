@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -106,7 +106,7 @@ class Launch:
         say: prints a line.
         report: prints an error, and returns the exit code for it.
         stop: ends the run.
-        on_ready: called once, when every process is ready and a search is answered.
+        on_ready: called once, when every process is ready and a search is answered, with the data directory.
         start_timeout_s: how long the start may take, and again after each time a migration was found under way.
         clock: seconds, monotonic.
     """
@@ -118,7 +118,7 @@ class Launch:
         say: Callable[[str], None],
         report: Callable[[KeepsakeError], int],
         stop: StopRequest,
-        on_ready: Callable[[Settings], None],
+        on_ready: Callable[[Settings, Path], None],
         start_timeout_s: float = START_TIMEOUT_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -130,6 +130,7 @@ class Launch:
         self._on_ready = on_ready
         self._start_timeout_s = start_timeout_s
         self._clock = clock
+        self._gone = False
         self._started_at = self._clock()
         self._deadline = self._started_at + start_timeout_s
 
@@ -255,16 +256,16 @@ class Launch:
     def _record(
         self, directory: DataDirectory, addresses: Addresses, settings: Settings, running: dict[str, ProcessId]
     ) -> None:
-        directory.write(
-            StackRecord(
-                redis_url=addresses.redis_url,
-                database_url=addresses.database_url,
-                processes=running,
-                without=list(self._options.without),
-                settings=shared_settings(settings),
-                socket_directory=str(addresses.socket_directory) if addresses.socket_directory else None,
-            )
+        record = StackRecord(
+            redis_url=addresses.redis_url,
+            database_url=addresses.database_url,
+            processes=running,
+            without=list(self._options.without),
+            settings=shared_settings(settings),
+            socket_directory=str(addresses.socket_directory) if addresses.socket_directory else None,
         )
+        with suppress(FileNotFoundError):  # the directory is gone, which is reported
+            directory.write(record)
 
     def _keep_running(
         self, supervisor: Supervisor, addresses: Addresses, settings: Settings, directory: DataDirectory
@@ -285,6 +286,7 @@ class Launch:
         awaited: set[str] = set()
         ready = False
         while not self._stop.made:
+            self._report_gone(directory)
             supervisor.poll()
             if not ready:
                 checks.run()
@@ -293,7 +295,7 @@ class Launch:
             if not ready and not pending and (not answers_searches or probe(settings, PROBE_TIMEOUT_S) is None):
                 ready = True
                 self._announce(addresses, directory, pids)
-                self._on_ready(settings)
+                self._on_ready(settings, directory.path)
             if not ready:
                 self._report_awaited(supervisor, pending, awaited)
                 self._check_deadline(supervisor, pending, addresses)
@@ -315,6 +317,12 @@ class Launch:
             origin = f"pid {pid}" if pid else "external"
             self._say(f"{name:<26} answers  {origin:<12} {self._clock() - self._started_at:5.1f} s")
         return pending
+
+    def _report_gone(self, directory: DataDirectory) -> None:
+        """Print once that the data directory was renamed or removed; what runs goes on with the files it has open."""
+        if not self._gone and not directory.path.is_dir():
+            self._gone = True
+            self._say(f"the data directory {directory.path} is gone: what runs goes on, but a restart may fail")
 
     def _report_awaited(self, supervisor: Supervisor, pending: list[str], awaited: set[str]) -> None:
         """Print once what starting processes wait for, but for the servers, which have checks of their own."""
@@ -353,8 +361,6 @@ class Launch:
         self._say(f"  Redis       {mask_url(addresses.redis_url)}")
         self._say(f"  PostgreSQL  {mask_url(addresses.database_url)}")
         self._say(f"  logs        {directory.logs}")
-        if self._options.ephemeral:
-            self._say(f"  elsewhere   REDIS_URL={mask_url(addresses.redis_url)} ltm status")
         if self._options.ready_file:
             content = {"redis_url": addresses.redis_url, "database_url": addresses.database_url, "pids": pids}
             write_private(self._options.ready_file.absolute(), json.dumps(content) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import BinaryIO
@@ -25,12 +26,18 @@ class BoundedLog:
         self._max_bytes = max_bytes
 
     def open(self) -> BinaryIO:
-        """The file, opened for appending: each write goes to its current end, also after a rotation."""
-        return self.path.open("ab")
+        """The file, opened for appending: each write goes to its current end, also after a rotation.
+
+        A directory that was removed meanwhile does not keep a process from its restart: its log is discarded.
+        """
+        try:
+            return self.path.open("ab")
+        except FileNotFoundError:
+            return Path(os.devnull).open("ab")
 
     def trim(self) -> None:
         """Rotate the file to `NAME.log.1` if it is over the limit."""
-        if self.path.stat().st_size <= self._max_bytes:
+        if self.size() <= self._max_bytes:
             return
         shutil.copyfile(self.path, self.path.with_name(self.path.name + ".1"))
         with self.path.open("r+b") as file:
@@ -38,7 +45,10 @@ class BoundedLog:
 
     def size(self) -> int:
         """The size of the file in bytes, 0 where there is none."""
-        return self.path.stat().st_size if self.path.exists() else 0
+        try:
+            return self.path.stat().st_size
+        except FileNotFoundError:
+            return 0
 
     def tail(self, lines: int, since: int = 0) -> list[str]:
         """The last lines of the log, without their line ends.

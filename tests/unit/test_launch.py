@@ -12,6 +12,7 @@ import pytest
 from keepsake_client.protocol import alive_key
 
 from services.runtime.errors import PortTaken, StackError
+from services.runtime.settings import load_settings
 from services.stack import launch
 from services.stack.data_directory import DataDirectory
 from services.stack.launch import Addresses, Launch, LaunchOptions, StopRequest
@@ -24,7 +25,7 @@ ADDRESSES = Addresses("redis://nowhere", "postgresql://nowhere", [], None)
 def redis_url(directory: Path, **options: Any) -> str:
     """The address of the Redis that `ltm up` would start with these options."""
     launch_options = LaunchOptions(directory, without=(POSTGRES,), **options)
-    starting = Launch(launch_options, {}, lambda _: None, lambda _: 1, StopRequest(), lambda _: None)
+    starting = Launch(launch_options, {}, lambda _: None, lambda _: 1, StopRequest(), lambda *_: None)
     with ExitStack() as at_exit:
         return starting._addresses(DataDirectory(directory), at_exit).redis_url
 
@@ -64,6 +65,20 @@ def test_a_taken_port_says_whether_another_stack_has_it(
     assert ("Another Keepsake answers there" in str(taken.value)) == ours
 
 
+def test_a_data_directory_that_is_gone_is_one_line(starting: Launch, printed: list[str], tmp_path: Path) -> None:
+    """Given a data directory that is renamed while the stack runs, I expect one sentence, and no error."""
+    directory = DataDirectory(tmp_path / "data")
+    directory.create()
+    starting._report_gone(directory)
+    directory.path.rename(tmp_path / "elsewhere")
+
+    for _ in range(2):
+        starting._report_gone(directory)
+        starting._record(directory, ADDRESSES, load_settings(), {})
+
+    assert printed == [f"the data directory {directory.path} is gone: what runs goes on, but a restart may fail"]
+
+
 class NeverReady:
     """A supervisor whose worker runs and does not become ready."""
 
@@ -89,7 +104,7 @@ def starting(printed: list[str], clock: list[float], tmp_path: Path) -> Launch:
     """A launch that may take 60 s."""
     options, stop = LaunchOptions(tmp_path), StopRequest()
     return Launch(
-        options, {}, printed.append, lambda _: 1, stop, lambda _: None, start_timeout_s=60.0, clock=lambda: clock[0]
+        options, {}, printed.append, lambda _: 1, stop, lambda *_: None, start_timeout_s=60.0, clock=lambda: clock[0]
     )
 
 
