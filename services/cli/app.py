@@ -15,6 +15,7 @@ from services.cli.chat import chat
 from services.cli.dead_letters import app as dead
 from services.cli.demo import demo
 from services.cli.output import report
+from services.cli.reembed import reembed_command
 from services.cli.status import status
 from services.cli.up import up
 from services.runtime.settings import renamed_settings, unknown_settings
@@ -27,6 +28,7 @@ def build_app() -> typer.Typer:
     app.callback()(_options)
     for command in (up, status, demo, chat, search, add, profile, backfill):
         app.command()(command)
+    app.command("reembed")(reembed_command)
     app.add_typer(dead)
     return app
 

@@ -19,8 +19,9 @@ from services.cli.options import DEFAULT_DATA_DIRECTORY
 from services.cli.output import Output, report
 from services.runtime.logging import configure_logging
 from services.runtime.settings import Settings, load_settings
+from services.stack.addresses import LaunchOptions
 from services.stack.embedded_valkey import DEFAULT_PORT
-from services.stack.launch import Launch, LaunchOptions, StopRequest
+from services.stack.launch import Launch, StopRequest
 from services.stack.processes import CHAT, MEMORY, NAMES
 
 

@@ -75,6 +75,12 @@ class ReembeddingUnderWay(CannotStart):
         super().__init__("`ltm reembed` is running on this database: start again when it is done")
 
 
+class ReembeddingRefused(KeepsakeError):
+    """`ltm reembed` cannot run now: something else uses the database."""
+
+    code = "reembedding_refused"
+
+
 class SchemaTooNew(CannotStart):
     """A newer release has migrated the database."""
 

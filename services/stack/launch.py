@@ -4,41 +4,43 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
 
 from keepsake_client.errors import KeepsakeError
 
-import services
-from services.long_term_memory.postgres.pool import migrating, reachable
-from services.runtime.errors import EXIT_CANNOT_START, InvalidSetting, PortTaken, StackError
+from services.long_term_memory.postgres.pool import check_connects, migrating, reachable
+from services.long_term_memory.postgres.preconditions import check_database
+from services.runtime.errors import StackError
 from services.runtime.redis import connect
-from services.runtime.settings import DEFAULT_EMBEDDER, Settings, load_settings, mask_url
+from services.runtime.settings import Settings, load_settings, mask_url
+from services.stack.addresses import Addresses, LaunchOptions, choose_addresses
 from services.stack.data_directory import DataDirectory, StackRecord, write_private
 from services.stack.directories import persistent_dir, temporary_dir
-from services.stack.embedded_postgres import postgres_spec, postgres_url
-from services.stack.embedded_valkey import DEFAULT_PORT, valkey_spec, valkey_url
 from services.stack.locate import shared_settings
 from services.stack.probe import probe
 from services.stack.process_tree import ProcessId
-from services.stack.processes import ADAPTERS, POSTGRES, REDIS, SERVERS, WORKER, ProcessSpec, check_names, service_specs
-from services.stack.readiness import Readiness, stack_serves
-from services.stack.server_checks import ServerChecks
-from services.stack.sockets import check_port, free_port, make_socket_directory, remove_socket_directory
+from services.stack.processes import (
+    ADAPTERS,
+    INDEXER,
+    POSTGRES,
+    REDIS,
+    ROOT,
+    SERVERS,
+    WORKER,
+    WRITER,
+    check_names,
+    service_specs,
+)
+from services.stack.readiness import Readiness
+from services.stack.server_checks import ServerChecks, check_providers
 from services.stack.supervisor import Supervisor
 
-#: The processes' working directory, so that a user's own `tasks` or `services` are not imported.
-ROOT = Path(services.__file__).parents[1]
 START_TIMEOUT_S = 120.0
-#: Of the check of the embedder and LLM.
-PROVIDER_TIMEOUT_S = 4.0
 #: A server that this stack does not start should run already.
 EXTERNAL_SERVER_TIMEOUT_S = 20.0
 STARTING_POLL_INTERVAL_S = 0.05
@@ -46,37 +48,6 @@ RUNNING_POLL_INTERVAL_S = 0.2
 PROBE_TIMEOUT_S = 1.0
 #: The time-out of one readiness check; a heartbeat is renewed as often.
 CHECK_TIMEOUT_S = 1.0
-
-
-@dataclass(frozen=True)
-class LaunchOptions:
-    """The options of `ltm up`.
-
-    Args:
-        redis_port: 0 for a free one; None for the default one or, where the stack is ephemeral, a free one.
-    """
-
-    data_directory: Path
-    ephemeral: bool = False
-    without: tuple[str, ...] = ()
-    ready_file: Path | None = None
-    redis_port: int | None = None
-    postgres_port: int | None = None
-
-
-@dataclass(frozen=True)
-class Addresses:
-    """The addresses of a stack's servers.
-
-    Args:
-        embedded: those that the stack starts itself.
-        socket_directory: a directory made for their sockets outside the data directory.
-    """
-
-    redis_url: str
-    database_url: str
-    embedded: list[ProcessSpec]
-    socket_directory: Path | None
 
 
 class StopRequest:
@@ -142,12 +113,12 @@ class Launch:
             SystemExit: it could not be kept running, and nothing is left running; the error has been reported.
         """
         check_names(self._options.without)
-        self._check_providers(load_settings())
+        check_providers(load_settings(), self._say)
         home = temporary_dir() if self._options.ephemeral else persistent_dir(self._options.data_directory)
         with home as directory, ExitStack() as at_exit:
             if found := directory.end_leftovers():
                 self._say(f"stopped what a killed `ltm up` had left running: {', '.join(found)}")
-            addresses = self._addresses(directory, at_exit)
+            addresses = choose_addresses(self._options, self._environment, directory, at_exit)
             settings = load_settings(redis_url=addresses.redis_url, database_url=addresses.database_url)
             left_out = self._options.without
             specs = [*addresses.embedded, *(spec for spec in service_specs(settings) if spec.name not in left_out)]
@@ -170,75 +141,6 @@ class Launch:
                 raise SystemExit(self._report(error)) from None
             finally:
                 supervisor.stop()
-
-    def _check_providers(self, settings: Settings) -> None:
-        """Check an embedder or LLM other than the default, which a worker would find out only after seconds."""
-        if settings.ltm_embedder_provider == DEFAULT_EMBEDDER and settings.ltm_llm_provider is None:
-            return
-        command = [sys.executable, "-m", "services.long_term_memory.provider_check"]
-        try:
-            # Not in this session, where it would get the Ctrl-C too.
-            checked = subprocess.run(
-                command,
-                check=False,
-                cwd=ROOT,
-                capture_output=True,
-                text=True,
-                timeout=PROVIDER_TIMEOUT_S,
-                start_new_session=True,
-            )
-        except subprocess.TimeoutExpired:
-            self._say("waiting: LTM_EMBEDDER_PROVIDER has not answered yet")
-            return
-        reason = checked.stdout.strip()
-        if checked.returncode == EXIT_CANNOT_START:
-            raise InvalidSetting(reason)
-        if checked.returncode:
-            self._say(f"waiting: {reason or 'the check of LTM_EMBEDDER_PROVIDER failed'}")
-
-    def _addresses(self, directory: DataDirectory, at_exit: ExitStack) -> Addresses:
-        options, embedded, socket_directory = self._options, [], None
-        # An empty variable counts as unset, as in the settings.
-        if redis_url := self._environment.get("REDIS_URL", ""):
-            _refuse_port(options.redis_port, "--redis-port", "REDIS_URL")
-        elif REDIS not in options.without:
-            port = self._redis_port()
-            embedded.append(valkey_spec(directory.valkey, port, ephemeral=options.ephemeral))
-            redis_url = valkey_url(port)
-        if database_url := self._environment.get("DATABASE_URL", ""):
-            _refuse_port(options.postgres_port, "--postgres-port", "DATABASE_URL")
-        elif POSTGRES not in options.without:
-            if options.postgres_port:
-                check_port(options.postgres_port, "--postgres-port")
-            sockets = make_socket_directory(directory.postgres)
-            if sockets != directory.postgres:
-                socket_directory = sockets
-                at_exit.callback(remove_socket_directory, sockets)
-            embedded.append(
-                postgres_spec(directory.postgres, sockets, options.postgres_port, ephemeral=options.ephemeral)
-            )
-            database_url = postgres_url(sockets, options.postgres_port)
-        defaults = load_settings()
-        return Addresses(
-            redis_url or defaults.redis_url.get_secret_value(),
-            database_url or defaults.database_url.get_secret_value(),
-            embedded,
-            socket_directory,
-        )
-
-    def _redis_port(self) -> int:
-        asked = self._options.redis_port
-        port = (0 if self._options.ephemeral else DEFAULT_PORT) if asked is None else asked
-        if not port:
-            return free_port()
-        try:
-            return check_port(port, "--redis-port")
-        except PortTaken as error:
-            if not stack_serves(connect(valkey_url(port), CHECK_TIMEOUT_S)):
-                raise
-            raise PortTaken(
-                f"{error}. Another Keepsake answers there: stop it first, or leave it running and use it"
-            ) from None
 
     def _child_environment(self, addresses: Addresses) -> dict[str, str]:
         return {
@@ -277,8 +179,7 @@ class Launch:
         checks = ServerChecks(
             client,
             addresses.redis_url,
-            addresses.database_url,
-            settings.ltm_embedder_provider,
+            self._database_check(addresses.database_url, settings),
             embedded,
             self._say,
         )
@@ -317,6 +218,11 @@ class Launch:
             origin = f"pid {pid}" if pid else "external"
             self._say(f"{name:<26} answers  {origin:<12} {self._clock() - self._started_at:5.1f} s")
         return pending
+
+    def _database_check(self, database_url: str, settings: Settings) -> Callable[[], None]:
+        if {WORKER, WRITER, INDEXER} <= set(self._options.without):
+            return partial(check_connects, database_url)
+        return partial(check_database, database_url, settings.ltm_embedder_provider)
 
     def _report_gone(self, directory: DataDirectory) -> None:
         """Print once that the data directory was renamed or removed; what runs goes on with the files it has open."""
@@ -364,8 +270,3 @@ class Launch:
         if self._options.ready_file:
             content = {"redis_url": addresses.redis_url, "database_url": addresses.database_url, "pids": pids}
             write_private(self._options.ready_file.absolute(), json.dumps(content) + "\n")
-
-
-def _refuse_port(port: int | None, option: str, variable: str) -> None:
-    if port is not None:
-        raise StackError(f"{option} is for the embedded server, and {variable} says to use another: leave one out")

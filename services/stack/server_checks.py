@@ -1,17 +1,21 @@
-"""The checks of a starting stack's servers: what no waiting changes is an error at once, what may pass is one line."""
+"""The checks of a starting stack: what no waiting changes is an error at once, what may pass is one line."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Collection
 
 import redis
 from keepsake_client.errors import Unavailable
 
-from services.long_term_memory.postgres.preconditions import check_database
-from services.runtime.errors import CannotStart
+from services.runtime.errors import EXIT_CANNOT_START, CannotStart, InvalidSetting
 from services.runtime.redis import words
-from services.runtime.settings import mask_url
-from services.stack.processes import POSTGRES, REDIS, SERVERS
+from services.runtime.settings import DEFAULT_EMBEDDER, Settings, mask_url
+from services.stack.processes import POSTGRES, REDIS, ROOT, SERVERS
+
+#: Of the check of the embedder and LLM.
+PROVIDER_TIMEOUT_S = 4.0
 
 
 class ServerChecks:
@@ -19,8 +23,8 @@ class ServerChecks:
 
     Args:
         client: a connection to the pipeline's Redis, with a time-out of a second or two.
-        redis_url, database_url: the addresses of the servers.
-        provider: the configured embedder's.
+        redis_url: its address.
+        check_database: raises `CannotStart` or `Unavailable` while the database cannot be used.
         embedded: the names of the servers that the stack itself is starting, which are waited for without a line.
         say: prints a line.
     """
@@ -29,15 +33,13 @@ class ServerChecks:
         self,
         client: redis.Redis,
         redis_url: str,
-        database_url: str,
-        provider: str,
+        check_database: Callable[[], None],
         embedded: Collection[str],
         say: Callable[[str], None],
     ) -> None:
         self._client = client
         self._redis_url = redis_url
-        self._database_url = database_url
-        self._provider = provider
+        self._check_database = check_database
         self._embedded = embedded
         self._say = say
         self._unchecked = set(SERVERS)
@@ -72,5 +74,32 @@ class ServerChecks:
         except (redis.RedisError, OSError) as error:
             raise Unavailable(f"{named}, and Redis does not answer there: {words(error)}") from None
 
-    def _check_database(self) -> None:
-        check_database(self._database_url, self._provider)
+
+def check_providers(settings: Settings, say: Callable[[str], None]) -> None:
+    """Check an embedder or LLM other than the default: a worker takes seconds to find out.
+
+    Raises:
+        InvalidSetting: one of them cannot be used.
+    """
+    if settings.ltm_embedder_provider == DEFAULT_EMBEDDER and settings.ltm_llm_provider is None:
+        return
+    command = [sys.executable, "-m", "services.long_term_memory.provider_check"]
+    try:
+        # Not in this session, where it would get the Ctrl-C too.
+        checked = subprocess.run(
+            command,
+            check=False,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=PROVIDER_TIMEOUT_S,
+            start_new_session=True,
+        )
+    except subprocess.TimeoutExpired:
+        say("waiting: LTM_EMBEDDER_PROVIDER has not answered yet")
+        return
+    reason = checked.stdout.strip()
+    if checked.returncode == EXIT_CANNOT_START:
+        raise InvalidSetting(reason)
+    if checked.returncode:
+        say(f"waiting: {reason or 'the check of LTM_EMBEDDER_PROVIDER failed'}")

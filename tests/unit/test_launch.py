@@ -13,9 +13,10 @@ from keepsake_client.protocol import alive_key
 
 from services.runtime.errors import PortTaken, StackError
 from services.runtime.settings import load_settings
-from services.stack import launch
+from services.stack import addresses, launch
+from services.stack.addresses import Addresses, LaunchOptions, choose_addresses
 from services.stack.data_directory import DataDirectory
-from services.stack.launch import Addresses, Launch, LaunchOptions, StopRequest
+from services.stack.launch import Launch, StopRequest
 from services.stack.processes import POSTGRES, REDIS, WORKER
 from services.stack.supervisor import Supervisor
 
@@ -25,14 +26,13 @@ ADDRESSES = Addresses("redis://nowhere", "postgresql://nowhere", [], None)
 def redis_url(directory: Path, **options: Any) -> str:
     """The address of the Redis that `ltm up` would start with these options."""
     launch_options = LaunchOptions(directory, without=(POSTGRES,), **options)
-    starting = Launch(launch_options, {}, lambda _: None, lambda _: 1, StopRequest(), lambda *_: None)
     with ExitStack() as at_exit:
-        return starting._addresses(DataDirectory(directory), at_exit).redis_url
+        return choose_addresses(launch_options, {}, DataDirectory(directory), at_exit).redis_url
 
 
 def test_the_embedded_redis_has_a_port_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given no option, I expect the documented port; given one, that one."""
-    monkeypatch.setattr(launch, "check_port", lambda port, _: port)
+    monkeypatch.setattr(addresses, "check_port", lambda port, _: port)
 
     assert redis_url(tmp_path) == "redis://127.0.0.1:18379/0"
     assert redis_url(tmp_path, redis_port=7000) == "redis://127.0.0.1:7000/0"
@@ -56,10 +56,12 @@ def test_a_taken_port_says_whether_another_stack_has_it(
     redis = fakeredis.FakeRedis()
     if ours:
         redis.set(alive_key("memory"), "host:1:1")
-    monkeypatch.setattr(launch, "connect", lambda *_: redis)
+    monkeypatch.setattr(addresses, "connect", lambda *_: redis)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        with pytest.raises(PortTaken, match=f"port {port} .* or --redis-port 0 for a free one") as taken:
+        with pytest.raises(
+            PortTaken, match=f"port {port} .* give another with --redis-port, or 0 for a free one"
+        ) as taken:
             redis_url(tmp_path, redis_port=port)
 
     assert ("Another Keepsake answers there" in str(taken.value)) == ours

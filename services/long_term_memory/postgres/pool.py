@@ -25,6 +25,8 @@ CONNECTION_TIMEOUT_S = 4.0
 #: next request: with a short time, a server that is back after a minute is found within a second or two.
 RECONNECT_TIMEOUT_S = 2.0
 CONNECT_TIMEOUT_S = 3
+#: By which `ltm reembed` recognizes the connections of running workers.
+APPLICATION_NAME = "keepsake"
 #: The key of the advisory lock that a migrating process holds, the same in every release: "keepsake" in ASCII.
 MIGRATION_LOCK = 0x6B656570_73616B65
 
@@ -35,7 +37,7 @@ _TLS_FAILS = ("certificate", "does not support SSL")
 
 _CONNECTION_OPTIONS: dict[str, Any] = {
     "autocommit": True,  # a search's statements are independent; BEGIN and COMMIT would double its round trips
-    "application_name": "keepsake",
+    "application_name": APPLICATION_NAME,
     "connect_timeout": CONNECT_TIMEOUT_S,
     # For a host that disappears without closing; otherwise the kernel waits for a quarter of an hour.
     "tcp_user_timeout": 10_000,

@@ -81,10 +81,16 @@ def migrate(connection: Connection[TupleRow], dimensions: int, migrations: Seque
     _check_dimensions(connection, dimensions)
 
 
-def _check_dimensions(connection: Connection[TupleRow], dimensions: int) -> None:
+def table_dimensions(connection: Connection[TupleRow]) -> int | None:
+    """The number of dimensions of the stored vectors; None where there is no table of memories."""
     # pgvector keeps a column's dimensions as its type modifier.
     row = connection.execute(
-        "SELECT atttypmod FROM pg_attribute WHERE attrelid = 'memories'::regclass AND attname = 'vector'"
+        "SELECT atttypmod FROM pg_attribute WHERE attrelid = to_regclass('memories') AND attname = 'vector'"
     ).fetchone()
-    if row and row[0] != dimensions:
-        raise EmbeddingDimensionMismatch(embedder=dimensions, table=row[0])
+    return row[0] if row else None
+
+
+def _check_dimensions(connection: Connection[TupleRow], dimensions: int) -> None:
+    table = table_dimensions(connection)
+    if table != dimensions:
+        raise EmbeddingDimensionMismatch(embedder=dimensions, table=table or 0)
