@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from importlib.metadata import version
 from typing import Annotated
@@ -14,11 +15,15 @@ from services.cli.backfill import backfill
 from services.cli.chat import chat
 from services.cli.dead_letters import app as dead
 from services.cli.demo import demo
+from services.cli.lasting_output import discard_stdout
 from services.cli.output import report
 from services.cli.reembed import reembed_command
 from services.cli.status import status
 from services.cli.up import up
 from services.runtime.settings import renamed_settings, unknown_settings
+
+#: Of a full disk or a broken one, as when stdout is a file there.
+OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def build_app() -> typer.Typer:
@@ -44,6 +49,12 @@ def main() -> None:
         build_app()()
     except KeepsakeError as error:
         sys.exit(report(error))
+    except OSError as error:
+        if error.errno not in OUTPUT_ERRORS:
+            raise
+        discard_stdout()
+        print(f"ltm: the output cannot be written ({error.strerror})", file=sys.stderr)
+        sys.exit(1)
 
 
 def _print_version(wanted: bool) -> None:

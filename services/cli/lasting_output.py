@@ -11,6 +11,11 @@ from rich.console import Console
 from services.cli.output import Output
 
 
+def discard_stdout() -> None:
+    """Send what is still buffered, and what follows, nowhere: it would fail again when the process ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class _Console(Console):
     """A console that reports a reader that has gone, where rich's own ends the process."""
 
@@ -34,8 +39,7 @@ class LastingOutput(Output):
             super().line(text, style)
         except OSError as error:  # a full disk, a reader that has gone
             self._failed = True
-            # What is buffered would fail again when the process ends.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            discard_stdout()
             with suppress(OSError):
                 reason = os.strerror(error.errno or 0) if error.errno else "its reader has gone"
                 print(f"ltm: the output cannot be written ({reason}); the stack runs on without it", file=sys.stderr)

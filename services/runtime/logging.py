@@ -27,9 +27,9 @@ from services.runtime.settings import Settings, mask_url
 #: awaited.
 VERBOSE_LOGGERS = ("mem0", "openai", "httpx", "httpx2", "httpcore", "asyncio")
 MAX_REASON_CHARS = 500
-#: Events that `ltm up` reads from the logs of its processes: what a starting one waits for, and why it has given up.
+#: Events that `ltm up` reads from the logs of starting processes: what they wait for, and what no waiting changes.
 START_AWAITS = "start_awaits"
-WORKER_CANNOT_START = "worker_cannot_start"
+START_REFUSED = "start_refused"
 
 _WARNING_HEAD = re.compile(r".*?:\d+: \w+")
 #: Errors whose messages are about the program or its servers, and quote no contents.

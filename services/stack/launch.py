@@ -6,7 +6,7 @@ import json
 import signal
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -166,8 +166,13 @@ class Launch:
             settings=shared_settings(settings),
             socket_directory=str(addresses.socket_directory) if addresses.socket_directory else None,
         )
-        with suppress(FileNotFoundError):  # the directory is gone, which is reported
+        try:
             directory.write(record)
+        except OSError as error:
+            if directory.path.is_dir():  # otherwise it is gone, which is reported
+                self._say(
+                    f"{directory.path} cannot be written ({error.strerror}): `ltm status` may show what was before"
+                )
 
     def _keep_running(
         self, supervisor: Supervisor, addresses: Addresses, settings: Settings, directory: DataDirectory

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -39,7 +40,8 @@ class BoundedLog:
         """Rotate the file to `NAME.log.1` if it is over the limit."""
         if self.size() <= self._max_bytes:
             return
-        shutil.copyfile(self.path, self.path.with_name(self.path.name + ".1"))
+        with suppress(OSError):  # on a full disk, the older half is lost
+            shutil.copyfile(self.path, self.path.with_name(self.path.name + ".1"))
         with self.path.open("r+b") as file:
             file.truncate(0)
 

@@ -96,7 +96,7 @@ def check_providers(settings: Settings, say: Callable[[str], None]) -> None:
             start_new_session=True,
         )
     except subprocess.TimeoutExpired:
-        say("waiting: LTM_EMBEDDER_PROVIDER has not answered yet")
+        say(f"waiting: LTM_EMBEDDER_PROVIDER {settings.ltm_embedder_provider!r} has not answered yet; is it reachable?")
         return
     reason = checked.stdout.strip()
     if checked.returncode == EXIT_CANNOT_START:

@@ -14,7 +14,7 @@ import psutil
 import structlog
 
 from services.runtime.errors import EXIT_CANNOT_START, CannotStart, InvalidSetting, ProcessKeepsDying
-from services.runtime.logging import START_AWAITS, WORKER_CANNOT_START
+from services.runtime.logging import START_AWAITS, START_REFUSED
 from services.stack import process_tree
 from services.stack.logfile import BoundedLog
 from services.stack.process_tree import NAME_VARIABLE, ProcessId
@@ -205,7 +205,7 @@ class Supervisor:
             CannotStart: it has logged that it gives up; Dramatiq's master takes a second more to end.
         """
         child = self._child(name)
-        if child.reported(WORKER_CANNOT_START):
+        if child.reported(START_REFUSED):
             raise _cannot_start(child)
         reported = child.reported(START_AWAITS)
         return str(reported["reason"]) if reported else None
@@ -260,7 +260,7 @@ class Supervisor:
 
 def _cannot_start(child: Child) -> CannotStart:
     """The error of a process that no restart helps, as it has logged it, or printed it before it could log."""
-    reported = child.reported(WORKER_CANNOT_START)
+    reported = child.reported(START_REFUSED)
     if reported is None:
         printed = [line for line in child.last_lines() if line.startswith("ltm: ")]
         return CannotStart(f"{child.spec.name}: {printed[-1].removeprefix('ltm: ') if printed else 'no reason given'}")

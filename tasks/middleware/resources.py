@@ -17,7 +17,7 @@ from services.long_term_memory.memory_service import MemoryService
 from services.long_term_memory.profile_service import ProfileService
 from services.runtime.errors import EXIT_CANNOT_START, CannotStart
 from services.runtime.heartbeat import HeartbeatThread
-from services.runtime.logging import WORKER_CANNOT_START
+from services.runtime.logging import START_REFUSED
 from services.runtime.queues import INDEX_QUEUE
 from services.runtime.redis import connect
 from services.runtime.settings import Settings
@@ -69,14 +69,14 @@ class Resources(Middleware):
             self._open = open_when_ready(self.settings, connections=worker.worker_threads)
         except CannotStart as error:
             # Dramatiq's master ends with the same exit code. A traceback would hide the line.
-            log.critical(WORKER_CANNOT_START, code=error.code, reason=str(error))
+            log.critical(START_REFUSED, code=error.code, reason=str(error))
             sys.exit(EXIT_CANNOT_START)
         except KeepsakeError as error:
-            log.critical(WORKER_CANNOT_START, code=error.code, reason=str(error))
+            log.critical("worker_cannot_start", code=error.code, reason=str(error))
             raise WorkerCannotStart(str(error)) from None
         except Exception as error:
             # A missing extension, a provider that refuses the key: Dramatiq would log it and start without services.
-            log.critical(WORKER_CANNOT_START, code=KeepsakeError.code, exc_info=True)
+            log.critical("worker_cannot_start", code=KeepsakeError.code, exc_info=True)
             raise WorkerCannotStart(type(error).__name__) from error
 
     def after_worker_boot(self, _: dramatiq.Broker, worker: dramatiq.Worker) -> None:

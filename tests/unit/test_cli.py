@@ -159,6 +159,23 @@ def test_the_output_of_a_stack_may_fail(code: str) -> None:
     assert went_on == "on"
 
 
+def test_a_command_whose_output_cannot_be_written_is_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(
+            [sys.executable, "-c", "from services.cli import main; main()", "--version"],
+            cwd=ROOT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+
+    assert (result.returncode, result.stderr) == (
+        1,
+        "ltm: the output cannot be written (No space left on device)\n",
+    )
+
+
 @pytest.mark.parametrize(
     ("directory", "without", "expected"),
     [

@@ -70,9 +70,7 @@ def test_a_worker_that_no_restart_helps_ends_with_an_exit_code_of_its_own(
         worker.start()
 
     assert ended.value.code == EXIT_CANNOT_START
-    assert lines == [
-        {"event": "worker_cannot_start", "log_level": "critical", "code": error.code, "reason": str(error)}
-    ]
+    assert lines == [{"event": "start_refused", "log_level": "critical", "code": error.code, "reason": str(error)}]
 
 
 @pytest.mark.parametrize("service", ["memories", "profiles"])

@@ -195,11 +195,11 @@ def gives_up(line: str) -> str:
     ("line", "error", "text"),
     [
         (
-            '{"event": "worker_cannot_start", "code": "cannot_start", "reason": "no pgvector"}',
+            '{"event": "start_refused", "code": "cannot_start", "reason": "no pgvector"}',
             CannotStart,
             "no pgvector",
         ),
-        ('{"event": "worker_cannot_start", "code": "invalid_setting", "reason": "LTM_X"}', InvalidSetting, "LTM_X"),
+        ('{"event": "start_refused", "code": "invalid_setting", "reason": "LTM_X"}', InvalidSetting, "LTM_X"),
         ("ltm: LTM_PREFETCH is 'many'", CannotStart, "a: LTM_PREFETCH is 'many'"),
     ],
 )
