@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import redis
 import structlog
+from keepsake_client.protocol import ADAPTER_FAILED_AFTER_S
 
 from adapters.dispatcher import Dispatcher
 from adapters.leader import Lease
@@ -16,7 +17,7 @@ from adapters.loop import POLL_TIMEOUT_S, Loop
 from adapters.ltm_requests import CLAIM_INTERVAL_S, RequestAdapter
 from adapters.ltm_responses import ResponsePublisher
 from adapters.maintenance import INTERVAL_S, MEASURE_INTERVAL_S, Maintenance
-from adapters.membership import FAILED_AFTER_S, Membership, adapter_name
+from adapters.membership import Membership, adapter_name
 from adapters.memory_updates import UpdateAdapter
 from adapters.stream import UpdateStream
 from services.runtime.heartbeat import HeartbeatThread
@@ -34,7 +35,7 @@ class Timing:
     """The adapters' time-outs and intervals, in seconds."""
 
     poll_timeout_s: float = POLL_TIMEOUT_S
-    failed_after_s: float = FAILED_AFTER_S
+    failed_after_s: float = ADAPTER_FAILED_AFTER_S
     claim_interval_s: float = CLAIM_INTERVAL_S
     maintenance_interval_s: float = INTERVAL_S
     measure_interval_s: float = MEASURE_INTERVAL_S

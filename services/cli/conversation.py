@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import time
 import uuid
+from contextlib import suppress
 from typing import Any
 
 import redis
 from keepsake_client.errors import RequestFailed, RequestTimeout
-from keepsake_client.protocol import REJECTED_STREAM
+from keepsake_client.protocol import REJECTED_STREAM, alive_key
 
 from services.cli.subscription import Subscription
-from services.runtime.settings import Settings
+from services.runtime.settings import Settings, mask_url
+from services.stack.processes import MEMORY
 
 STORED_TIMEOUT_S = 10.0
 REPLY_TIMEOUT_S = 60.0  # a model on a laptop takes its time
@@ -36,6 +38,7 @@ class Conversation:
         self, client: redis.Redis, settings: Settings, events: Subscription, user_id: str, session_id: str, origin: str
     ) -> None:
         self._client = client
+        self._url = settings.redis_url.get_secret_value()
         self._queue = settings.user_input_queue
         self._updates, self._replies = channels(settings)
         self._events = events
@@ -69,7 +72,7 @@ class Conversation:
             if event := self._wait(self._updates, "task_id", task_id, POLL_INTERVAL_S):
                 return str(event["message_id"])
             self._check_rejected(task_id)
-        raise RequestTimeout(f"nothing was published on {self._updates} within {STORED_TIMEOUT_S:g} s")
+        raise RequestTimeout(f"nothing was published on {self._updates} within {STORED_TIMEOUT_S:g} s{self._asked()}")
 
     def _check_rejected(self, task_id: str) -> None:
         entries: Any = self._client.xrevrange(REJECTED_STREAM, count=MAX_REJECTS)
@@ -88,6 +91,14 @@ class Conversation:
         if reply is None:
             raise RequestTimeout(f"no reply came on {self._replies} within {REPLY_TIMEOUT_S:g} s; is chat-ai running?")
         return reply
+
+    def _asked(self) -> str:
+        """Where the message was pushed, and what is missing there."""
+        asked = f"; pushed to {self._queue} on {mask_url(self._url)}"
+        with suppress(redis.RedisError):  # as without the right to look
+            if not self._client.exists(alive_key(MEMORY)):
+                asked += f", where {MEMORY} is not running"
+        return asked
 
     def _wait(self, channel: str, field: str, value: str, timeout_s: float) -> dict[str, Any] | None:
         until = time.monotonic() + timeout_s

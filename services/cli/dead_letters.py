@@ -15,7 +15,7 @@ from services.cli.output import Output, printable
 from services.runtime.dead_letters import DeadLetter, DeadLetters
 from services.runtime.errors import StackError
 from services.runtime.queues import QUEUES, dead_letter_queue
-from services.runtime.redis import connect
+from services.runtime.redis import connect, words
 from services.runtime.settings import mask_url
 
 TIMEOUT_S = 10.0
@@ -93,7 +93,7 @@ class _Opened:
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if isinstance(error, redis.RedisError):
-            raise StackError(f"{mask_url(self._url)} does not answer: {error}") from None
+            raise StackError(f"{mask_url(self._url)} does not answer: {words(error)}") from None
 
 
 def _checked(queue: str | None) -> str | None:

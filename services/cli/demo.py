@@ -57,7 +57,8 @@ class DemoFailed(KeepsakeError):
     code = "demo_failed"
 
     def __init__(self, step: str, turn: str, reason: str) -> None:
-        super().__init__(f"step {step!r} of {turn!r}: {reason}")
+        of_turn = f" of {turn!r}" if turn else ""
+        super().__init__(f"step {step!r}{of_turn}: {reason}")
         self.step = step
 
 

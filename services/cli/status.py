@@ -13,7 +13,7 @@ from services.cli.options import DEFAULT_DATA_DIRECTORY, DataDir, found_stack
 from services.cli.output import Output
 from services.long_term_memory.postgres.pool import reachable
 from services.runtime.queues import queue_depths
-from services.runtime.redis import connect
+from services.runtime.redis import connect, words
 from services.runtime.settings import mask_url
 from services.stack.locate import FoundStack
 from services.stack.probe import probe
@@ -69,7 +69,7 @@ def _show_queues(stack: FoundStack, client: redis.Redis, output: Output) -> None
         for name, count in sorted(client.hgetall(COUNTERS).items()):
             output.line(f"count {_text(name):<20} {_text(count)}")
     except redis.RedisError as error:
-        output.line(f"the queues cannot be read: {error}", "bold red")
+        output.line(f"the queues cannot be read: {words(error)}", "bold red")
         return
     broker_url = settings.broker.get_secret_value()
     if not broker_url.startswith(("redis", "unix")):
@@ -78,7 +78,7 @@ def _show_queues(stack: FoundStack, client: redis.Redis, output: Output) -> None
     try:
         depths = queue_depths(connect(broker_url, TIMEOUT_S))
     except redis.RedisError as error:
-        output.line(f"the workers' queues cannot be read: {error}", "bold red")
+        output.line(f"the workers' queues cannot be read: {words(error)}", "bold red")
         return
     for queue, numbers in depths.items():
         output.line(f"queue {queue:<20} " + "  ".join(f"{kind} {number}" for kind, number in numbers.items()))

@@ -19,7 +19,7 @@ from typing import Any
 
 import redis
 import structlog
-from keepsake_client.errors import InvalidMessage, KeepsakeError, RequestFailed
+from keepsake_client.errors import CREDENTIALS_REFUSED, InvalidMessage, KeepsakeError, RequestFailed
 
 from services.runtime.settings import Settings, mask_url
 
@@ -27,6 +27,9 @@ from services.runtime.settings import Settings, mask_url
 #: awaited.
 VERBOSE_LOGGERS = ("mem0", "openai", "httpx", "httpx2", "httpcore", "asyncio")
 MAX_REASON_CHARS = 500
+#: Events that `ltm up` reads from the logs of starting processes: what they wait for, and what no waiting changes.
+START_AWAITS = "start_awaits"
+START_REFUSED = "start_refused"
 
 _WARNING_HEAD = re.compile(r".*?:\d+: \w+")
 #: Errors whose messages are about the program or its servers, and quote no contents.
@@ -112,6 +115,8 @@ def redact(error: BaseException) -> str:
         case redis.ResponseError():
             # redis-py puts the command and the beginning of its arguments before the server's own message.
             reason = str(error).rpartition(" of pipeline caused error: ")[2].partition(", with args")[0]
+        case redis.AuthenticationError():
+            reason = CREDENTIALS_REFUSED
         case KeepsakeError():
             reason = str(error)
         case _ if isinstance(error, _WITHOUT_CONTENTS):

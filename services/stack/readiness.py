@@ -7,7 +7,7 @@ from collections.abc import Callable
 import redis
 from keepsake_client import protocol
 
-from services.stack.processes import POSTGRES, REDIS
+from services.stack.processes import POSTGRES, REDIS, SERVICES
 
 
 class Readiness:
@@ -35,6 +35,14 @@ class Readiness:
         if not isinstance(heartbeat, bytes):
             return False
         return pid is None or str(pid) in heartbeat.decode().split(":")[-2:]
+
+
+def stack_serves(client: redis.Redis) -> bool:
+    """Whether any process of a stack has a heartbeat in this Redis; False where it does not answer."""
+    try:
+        return bool(client.exists(*map(protocol.alive_key, SERVICES)))
+    except (redis.RedisError, OSError):
+        return False
 
 
 def stream_backlog(client: redis.Redis, stream: str) -> int:

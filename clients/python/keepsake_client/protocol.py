@@ -48,6 +48,10 @@ STREAM_EVENT_FIELD = "event"
 STREAM_GROUP = "indexers"
 #: A hash of counters for the operator, which `ltm status` shows; docs/contract.md lists them.
 COUNTERS = "ltm:counters"
+#: A sorted set of the adapters by their last heartbeat, in seconds since 1970 on Redis's clock.
+MEMBERSHIP_KEY = "ltm:adapters"
+#: An adapter without a heartbeat for this long has failed.
+ADAPTER_FAILED_AFTER_S = 10.0
 
 DEFAULT_LIMIT = 5
 MAX_LIMIT = 100
