@@ -118,14 +118,14 @@ class Dispatcher:
         return not self._full
 
     def _put(self, entry: Entry) -> None:
+        arrived_at = entry.arrived_at
         try:
-            update = parse_update(entry.event, self._max_content_chars, self._defaults, arrived_at=entry.arrived_at)
+            update = parse_update(entry.event, self._max_content_chars, self._defaults, arrived_at=arrived_at)
         except InvalidMessage as error:
             self._rejects.add(entry.event, error)
             self._unacknowledged.append(entry.id)
         else:
-            prefetched = _Prefetched(entry.id, update, entry.arrived_at, len(entry.event))
-            self._prefetched.put(update.user_id, prefetched)
+            self._prefetched.put(update.user_id, _Prefetched(entry.id, update, arrived_at, len(entry.event)))
             self._prefetched_bytes += len(entry.event)
 
     def _dispatch(self) -> int:

@@ -7,6 +7,7 @@ under the consumer's name, so a crash does not lose it: at-least-once delivery.
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator
 from hashlib import sha256
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import redis
 import structlog
 from keepsake_client.protocol import COUNTERS, STREAM_EVENT_FIELD, STREAM_GROUP, MemoryUpdateMessage
+from keepsake_client.times import time_of_event
 
 #: Entries claimed from a failed consumer by one command.
 CLAIM_BATCH = 1_000
@@ -34,8 +36,9 @@ class Entry(NamedTuple):
 
     @property
     def arrived_at(self) -> float:
-        """When it was written, in seconds since 1970: its id begins with the milliseconds of Redis's clock."""
-        return int(self.id.partition(b"-")[0]) / 1000
+        """When it was written, in seconds since 1970: by its id or, where its publisher has made that up, now."""
+        written_at, _ = time_of_event(int(self.id.partition(b"-")[0]) / 1000, time.time())
+        return written_at
 
 
 class UpdateStream:

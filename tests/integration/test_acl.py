@@ -325,7 +325,11 @@ def test_the_stack_works_under_the_rules(stack: Stack) -> None:
     with redis.Redis.from_url(users.url("publisher")) as publisher:
         event = {"user_id": "ben", "content": "My dog is afraid of cats.", "source": "user", "timestamp": 1712345678}
         publisher.publish(users.channel("memory_updates"), json.dumps(event))
+        for content in ("I like tea", "I like milk"):  # an id used twice, which the indexer counts
+            again = {**event, "content": content, "message_id": "m1"}
+            publisher.publish(users.channel("memory_updates"), json.dumps(again))
     wait_until(lambda: event["content"] in found("ben"), WITHIN_S, "the published memory")
+    wait_until(lambda: stack.redis.hget("ltm:counters", "message_ids_reused"), WITHIN_S, "the id used twice")
 
     # The four requests, and one that is rejected
     assert other.ask("add", "anna", content="I like tea")["success"]

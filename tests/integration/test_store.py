@@ -370,6 +370,21 @@ def test_an_event_whose_memory_was_changed_is_recognised(memories: MemoryService
     assert rows(pool) == [("changed",)]
 
 
+def test_what_was_added_is_told_from_what_was_said(memories: MemoryService, store: MemoryStore) -> None:
+    """Given texts that state and that ask, added and said, I expect both features of each read back."""
+    texts = ("I like tea", "I like tea. And you?", "Do you like tea?")
+    for number, text in enumerate(texts):
+        memories.add("u1", text, {"session_id": "s1"}, f"r{number}", NOON + number)
+    memories.index_many(
+        [said(text, meta={"session_id": "s1"}, timestamp=NOON + 10 + n) for n, text in enumerate(texts)]
+    )
+
+    columns = store.columns.read("u1", None)
+
+    assert columns.added.tolist() == [True] * 3 + [False] * 3
+    assert columns.asks.tolist() == [0, 1, 2] * 2
+
+
 def test_one_request_id_with_two_contents_is_two_memories(memories: MemoryService, pool: ConnectionPool) -> None:
     """Given adds whose asker repeats its request_id, I expect a memory of each content, and each once."""
     for content in ("green tea", "black tea", "green tea"):

@@ -424,8 +424,8 @@ def test_a_message_in_another_form_is_stored(sent: dict[str, Any], expected: dic
         [entry] = await rig.logged()
         assert entry.pop("message_id")
         assert abs(entry.pop("timestamp") - time.time()) < 60
-        plain = {"user_id": "u1", "content": "hello", "source": "user", "meta": {}, "logged": True}
-        assert entry == {**plain, **expected}
+        plain = {"user_id": "u1", "content": "hello", "source": "user", "meta": {}, "require_ai_response": True}
+        assert entry == {**plain, "logged": True, **expected}
         assert await rig.rejected() == []
 
     on_rig(story)

@@ -104,6 +104,7 @@ WRONG = {
     "no time zone": ("LTM_TIMEZONE", "Beijing", "Beijing", "such as UTC, Asia/Shanghai or Europe/Lisbon"),
     "a directory of time zones": ("LTM_TIMEZONE", "Asia", "Asia", "the IANA name of a time zone"),
     "a path": ("LTM_TIMEZONE", "../UTC", "../UTC", "the IANA name of a time zone"),
+    "no id for a user": ("LTM_ANONYMOUS_USER", " ", " ", "must not be blank"),
     "too long a name": ("LTM_REQUESTS_QUEUE", "x" * 201, "x" * 201, "at most 200 characters"),
     "a Redis key, which is no secret": ("LTM_STREAM_KEY", "x" * 201, "x" * 201, "at most 200 characters"),
 }

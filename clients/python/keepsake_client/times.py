@@ -29,6 +29,8 @@ _MAX_CHARS: Final = 100
 _UNREADABLE: Final = "timestamp must be seconds, milliseconds or ISO 8601"
 
 _NUMBER: Final = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+#: Milliseconds as .NET and the JSON of old ASP write them.
+_DOTNET: Final = re.compile(r"/Date\((-?\d+)(?:[+-]\d{4})?\)/", re.ASCII)
 #: Dates and times in digits alone, which are as long as these.
 _COMPACT: Final = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
 #: Words of Chinese, Japanese and Korean, after NFKC.
@@ -41,6 +43,9 @@ _TRANSLATED: Final = (
     (re.compile(r"(?<=\d)\s*[时時点點시]"), "h"),
     (re.compile(r"(?<=\d)\s*[分분]"), "m"),
     (re.compile(r"(?<=\d)\s*[秒초]"), "s"),
+    (re.compile("[\u2010-\u2015\u2212]"), "-"),
+    # As in the names of files.
+    (re.compile(r"(\d{4}-\d\d-\d\d)[ _t](\d\d)([-._])(\d\d)\3(\d\d)(?!\d)"), r"\1 \2:\4:\5"),
 )
 _DAY_HALF: Final = re.compile(r"(?<![a-z])([ap])\.?\s?m\b\.?")
 #: Times of day: with colons, with letters, or as "2 pm".
@@ -55,12 +60,16 @@ _CLOCKS: Final = tuple(
     )
 )
 _ZONE: Final = re.compile(
-    r"\s*(?:(?P<name>utc|gmt|ut|z|[ecmp]dt|[emp]st)(?![a-z]))?"
-    r"\s*(?:(?P<sign>[+-])(?P<hours>\d{1,2}):?(?P<minutes>\d{2})?(?![\d:/-]))?"
-    r"\s*(?:\([^()]*\)|\[[^\[\]]*\])?"
+    r"(?:\s*(?P<name>utc|gmt|ut|z|[ecmp]dt|[emp]st|cet|cest|eet|eest|msk|jst|kst|hkt|sgt|aest|aedt)(?![a-z]))?"
+    r"(?:\s*(?P<sign>[+-])(?P<hours>\d{1,2}):?(?P<minutes>\d{2})?(?![\d:/-]))?"
+    r"(?(name)(?:\s*\([^()]*\))?|(?(sign)\s*(?:\([^()]*\)|\[[^\[\]]*\])?))"
 )
-#: The names of zones in RFC 2822, in hours; but for CST, which is China's, too.
-_ZONE_NAMES: Final = {"edt": -4, "est": -5, "cdt": -5, "mdt": -6, "mst": -7, "pdt": -7, "pst": -8}
+#: Names of zones that mean one, in hours: those of RFC 2822, but for CST, which is China's, too, and some more.
+_ZONE_NAMES: Final = {
+    **{"edt": -4, "est": -5, "cdt": -5, "mdt": -6, "mst": -7, "pdt": -7, "pst": -8},
+    **{"cet": 1, "cest": 2, "eet": 2, "eest": 3, "msk": 3},
+    **{"hkt": 8, "sgt": 8, "jst": 9, "kst": 9, "aest": 10, "aedt": 11},
+}
 _FILLERS: Final = re.compile(
     r"\b(?:mon|tue|tues|wed|wednes|thu|thur|thurs|fri|sat|satur|sun)(?:day)?\b\.?|\b(?:at|on|of|the)\b|[,@]|(?<=\d)t\s*$"
     r"|(?<=\d)(?:st|nd|rd|th)\b"
@@ -150,9 +159,11 @@ def _in_range(seconds: float) -> float:
 
 
 def _parse_text(text: str, zone: tzinfo) -> _Moment:
-    text = text.strip()
-    if not text or len(text) > _MAX_CHARS:
+    if len(text) > _MAX_CHARS:
         raise ValueError(_UNREADABLE)
+    text = text.strip(" \t\r\n\"'")
+    if found := _DOTNET.fullmatch(text):
+        return _Moment(_in_range(int(found[1]) / 1000), naive=False)
     if _NUMBER.fullmatch(text):
         moment = _compact(text)
         if moment is None:
@@ -233,6 +244,8 @@ def _as_date(parts: dict[str, str]) -> datetime:
         return datetime.strptime(f"{year:04}-{parts['of_year']}", "%Y-%j")
     if "between" in parts:
         first, second = int(parts["first"]), int(parts["second"])
+        if parts["between"] == "-" and len(parts["year"]) == 2:
+            raise ValueError(_UNREADABLE)  # 23-04-21 may begin with the year
         # 4/5/2023 is in April, as JavaScript and Excel write it in English; 4.5.2023 is in May, as in German.
         day_first = first > 12 or parts["between"] == "."
         month, day = (second, first) if day_first else (first, second)
