@@ -21,6 +21,7 @@ from adapters.memory_updates import UpdateAdapter
 from adapters.stream import UpdateStream
 from services.runtime.heartbeat import HeartbeatThread
 from services.runtime.process import bootstrap
+from services.runtime.process_record import broker_address
 from services.runtime.redis import connect
 from services.runtime.rejected import RejectSink
 from services.runtime.settings import Settings
@@ -138,7 +139,8 @@ def run(settings: Settings, process: str) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: stopped.set())
     adapters = Adapters(settings)
-    heartbeat = HeartbeatThread(_client(settings), process, [loop.liveness.alive for loop in adapters.loops])
+    checks = [loop.liveness.alive for loop in adapters.loops]
+    heartbeat = HeartbeatThread(_client(settings), process, checks, broker=broker_address(settings))
     for thread in (*adapters.loops, heartbeat):
         thread.start()
     log.info("adapters_ready")

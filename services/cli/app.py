@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.metadata import version
 from typing import Annotated
@@ -33,7 +34,7 @@ def build_app() -> typer.Typer:
 
 def main() -> None:
     """Run the command line. A KeepsakeError is one line on stderr; exit 2 for a wrong setting, 1 for the others."""
-    for old, new in renamed_settings():
+    for old, new in renamed_settings() if "_LTM_COMPLETE" not in os.environ else ():
         print(f"ltm: {old} is now called {new}; the old name is read while the new one is not set", file=sys.stderr)
     try:
         build_app()()

@@ -27,6 +27,7 @@ def chat(
     with subscribed(client, *channels(stack.settings)) as events:
         session = f"chat-{uuid.uuid4().hex[:8]}"
         conversation = Conversation(client, stack.settings, events, user, session, "terminal")
+        conversation.check_running()
         output.line(f"You are {user}. /memories lists the memories used for the last reply, /quit leaves.", "dim")
         unanswered = _converse(conversation, output)
     raise typer.Exit(1 if unanswered else 0)

@@ -8,10 +8,13 @@ import uuid
 from typing import Any
 
 import redis
-from keepsake_client.errors import RequestTimeout
+from keepsake_client.errors import RequestTimeout, Unavailable
+from keepsake_client.protocol import alive_key
+from redis.exceptions import NoPermissionError
 
 from services.cli.subscription import Subscription
-from services.runtime.settings import Settings
+from services.runtime.settings import Settings, mask_url
+from services.stack.processes import CHAT, MEMORY
 
 STORED_TIMEOUT_S = 10.0
 REPLY_TIMEOUT_S = 60.0  # a model on a laptop takes its time
@@ -37,6 +40,24 @@ class Conversation:
         self._user_id = user_id
         self._session_id = session_id
         self._origin = origin
+        self._address = mask_url(settings.redis_url.get_secret_value())
+        self._sent = ""
+
+    def check_running(self) -> None:
+        """Check that the memory and the chat service run, before anything is pushed for them.
+
+        Raises:
+            Unavailable: one of them does not.
+        """
+        try:
+            missing = [name for name in (MEMORY, CHAT) if self._client.get(alive_key(name)) is None]
+        except NoPermissionError:
+            return  # it cannot be known
+        if missing:
+            raise Unavailable(
+                f"{' and '.join(missing)} of Keepsake {'do' if missing[1:] else 'does'} not run on {self._address}, so"
+                f" no reply would come; start {'them' if missing[1:] else 'it'} with `ltm up`, or see `ltm status`"
+            )
 
     def send(self, content: str) -> str:
         """Push a message; its task_id."""
@@ -49,7 +70,8 @@ class Conversation:
             "source": self._origin,
             "meta": {"session_id": self._session_id},
         }
-        self._client.lpush(self._queue, json.dumps(message))
+        self._sent = json.dumps(message)
+        self._client.lpush(self._queue, self._sent)
         return task_id
 
     def wait_until_stored(self, task_id: str) -> str:
@@ -60,6 +82,7 @@ class Conversation:
         """
         event = self._wait(self._updates, "task_id", task_id, STORED_TIMEOUT_S)
         if event is None:
+            self._client.lrem(self._queue, 1, self._sent)  # or it would be answered when no one waits any more
             raise RequestTimeout(f"nothing was published on {self._updates} within {STORED_TIMEOUT_S:g} s")
         return str(event["message_id"])
 

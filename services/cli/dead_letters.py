@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -14,9 +15,11 @@ from services.cli.options import DEFAULT_DATA_DIRECTORY, DataDir, found_stack
 from services.cli.output import Output, printable
 from services.runtime.dead_letters import DeadLetter, DeadLetters
 from services.runtime.errors import StackError
+from services.runtime.process_record import other_broker
 from services.runtime.queues import QUEUES, dead_letter_queue
 from services.runtime.redis import connect
 from services.runtime.settings import mask_url
+from services.stack.processes import SERVICES
 
 TIMEOUT_S = 10.0
 
@@ -81,7 +84,11 @@ class _Opened:
     """Context manager: the dead letters of the running stack; a Redis that is down becomes a StackError."""
 
     def __init__(self, data_dir: Path) -> None:
-        self._url = found_stack(data_dir).settings.broker.get_secret_value()
+        stack = found_stack(data_dir)
+        self._url = stack.settings.broker.get_secret_value()
+        with suppress(redis.RedisError):  # what it cannot know, the broker itself may say
+            if elsewhere := other_broker(connect(stack.redis_url, TIMEOUT_S), stack.settings, SERVICES):
+                raise StackError(f"the workers' queues are on {elsewhere}: set BROKER_URL as for the processes")
         if not self._url.startswith(("redis", "unix")):
             raise StackError(
                 f"the workers' queues are on {mask_url(self._url)}: inspect its queues"

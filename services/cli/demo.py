@@ -100,6 +100,7 @@ class Demo:
         session = f"{self._user_id}-{number}"
         self._output.line(f"\nsession {number}", "bold")
         conversation = Conversation(self._client, self._settings, events, self._user_id, session, "demo")
+        conversation.check_running()
         for turn in turns:
             with self._named(turn.content):
                 self._take(turn, conversation)

@@ -15,6 +15,7 @@ from services.long_term_memory.factory import LongTermMemory, open_when_ready
 from services.long_term_memory.memory_service import MemoryService
 from services.long_term_memory.profile_service import ProfileService
 from services.runtime.heartbeat import HeartbeatThread
+from services.runtime.process_record import broker_address
 from services.runtime.queues import INDEX_QUEUE
 from services.runtime.redis import connect
 from services.runtime.settings import Settings
@@ -74,7 +75,8 @@ class Resources(Middleware):
 
     def after_worker_boot(self, _: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         client = connect(self.settings.redis_url.get_secret_value(), 2.0)
-        self._heartbeat = HeartbeatThread(client, self._process, [self._opened.answers, lambda: _threads_live(worker)])
+        checks = [self._opened.answers, lambda: _threads_live(worker)]
+        self._heartbeat = HeartbeatThread(client, self._process, checks, broker=broker_address(self.settings))
         self._heartbeat.start()
         log.info("worker_ready", queues=sorted(worker.consumer_whitelist or ()))
 

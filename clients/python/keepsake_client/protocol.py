@@ -87,6 +87,11 @@ def alive_key(name: str) -> str:
     return f"ltm:alive:{name}"
 
 
+def process_key(name: str) -> str:
+    """The Redis key of what the process `name` states about itself; it outlives the heartbeat."""
+    return f"ltm:process:{name}"
+
+
 def clean(value: Any) -> Any:
     """Clean a JSON value so that PostgreSQL can store it: NUL characters are removed, lone surrogates become U+FFFD.
 
