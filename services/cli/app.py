@@ -13,8 +13,10 @@ from keepsake_client.errors import InvalidMessage, KeepsakeError
 from services.cli.ask import add, profile, search
 from services.cli.backfill import backfill
 from services.cli.chat import chat
+from services.cli.config import config
 from services.cli.dead_letters import app as dead
 from services.cli.demo import demo
+from services.cli.logs import logs
 from services.cli.status import status
 from services.cli.up import up
 from services.runtime.errors import InvalidSetting
@@ -26,7 +28,7 @@ def build_app() -> typer.Typer:
     # Typer's tracebacks show local variables, and some of them contain passwords.
     app = typer.Typer(name="ltm", no_args_is_help=True, pretty_exceptions_enable=False)
     app.callback()(_options)
-    for command in (up, status, demo, chat, search, add, profile, backfill):
+    for command in (up, status, demo, chat, search, add, profile, logs, config, backfill):
         app.command()(command)
     app.add_typer(dead)
     return app

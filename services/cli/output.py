@@ -14,6 +14,11 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else " " for char in text)
 
 
+def escaped(text: str) -> str:
+    """Text of a log made safe for a terminal, and still told apart: what is not printable becomes its escape."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
 def paragraph(text: str, indent: str) -> str:
     """`printable` with the line breaks kept, and every line but the first indented."""
     return f"\n{indent}".join(map(printable, text.splitlines()))

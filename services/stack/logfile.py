@@ -8,6 +8,8 @@ from typing import BinaryIO
 
 MAX_BYTES = 10 * 1024 * 1024
 TAIL_BYTES = 65_536
+#: Added to the name of the older file.
+OLDER_SUFFIX = ".1"
 
 
 class BoundedLog:
@@ -32,7 +34,7 @@ class BoundedLog:
         """Rotate the file to `NAME.log.1` if it is over the limit."""
         if self.path.stat().st_size <= self._max_bytes:
             return
-        shutil.copyfile(self.path, self.path.with_name(self.path.name + ".1"))
+        shutil.copyfile(self.path, self.path.with_name(self.path.name + OLDER_SUFFIX))
         with self.path.open("r+b") as file:
             file.truncate(0)
 
