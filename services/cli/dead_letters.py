@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +10,7 @@ from typing import Annotated
 import redis
 import typer
 
-from services.cli.options import DEFAULT_DATA_DIRECTORY, DataDir, found_stack
+from services.cli.options import DEFAULT_DATA_DIRECTORY, DataDir, found_stack, redis_failure
 from services.cli.output import Output, printable
 from services.runtime.dead_letters import DeadLetter, DeadLetters
 from services.runtime.errors import StackError
@@ -86,9 +85,12 @@ class _Opened:
     def __init__(self, data_dir: Path) -> None:
         stack = found_stack(data_dir)
         self._url = stack.settings.broker.get_secret_value()
-        with suppress(redis.RedisError):  # what it cannot know, the broker itself may say
-            if elsewhere := other_broker(connect(stack.redis_url, TIMEOUT_S), stack.settings, SERVICES):
-                raise StackError(f"the workers' queues are on {elsewhere}: set BROKER_URL as for the processes")
+        try:
+            elsewhere = other_broker(connect(stack.redis_url, TIMEOUT_S), stack.settings, SERVICES)
+        except redis.RedisError as error:
+            raise StackError(f"{mask_url(stack.redis_url)} {redis_failure(error)}") from None
+        if elsewhere:
+            raise StackError(f"the workers' queues are on {elsewhere}: set BROKER_URL as for the processes")
         if not self._url.startswith(("redis", "unix")):
             raise StackError(
                 f"the workers' queues are on {mask_url(self._url)}: inspect its queues"
@@ -100,7 +102,7 @@ class _Opened:
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if isinstance(error, redis.RedisError):
-            raise StackError(f"{mask_url(self._url)} does not answer: {error}") from None
+            raise StackError(f"{mask_url(self._url)} {redis_failure(error)}") from None
 
 
 def _checked(queue: str | None) -> str | None:

@@ -110,7 +110,7 @@ class Demo:
 
         self._step, began = "stored", time.monotonic()
         message_id = conversation.wait_until_stored(conversation.send(turn.content))
-        self._report(f"as message {message_id[:8]} after {_ms_since(began):.0f} ms")
+        self._report(f"as message {message_id} after {_ms_since(began):.0f} ms")
 
         self._step, began = "indexed", time.monotonic()
         self._wait_until_indexed(turn.content, message_id)

@@ -59,11 +59,14 @@ def other_broker(client: redis.Redis, settings: Settings, names: Iterable[str]) 
     """The address of the workers' broker where these settings do not have it; None where they do, as far as is known.
 
     Raises:
-        redis.RedisError: Redis does not answer, or permits it not.
+        redis.ConnectionError, redis.TimeoutError: Redis does not answer.
     """
     if settings.broker_url is not None:
         return None
-    stated = {record.broker for record in read_records(client, names).values()}
+    try:
+        stated = {record.broker for record in read_records(client, names).values()}
+    except redis.ResponseError:
+        return None  # not permitted
     return next((broker for broker in sorted(stated - {None, ""}, key=str)), None)
 
 

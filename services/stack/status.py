@@ -184,8 +184,9 @@ class StatusReader:
         url = settings.broker.get_secret_value()
         try:
             elsewhere = other_broker(self._client, settings, SERVICES)
-        except redis.RedisError:
-            elsewhere = None  # not permitted: neither are the queues
+        except (redis.RedisError, OSError) as error:
+            self._unseen.append(f"the workers' queues: {redact(error)}")
+            return
         if elsewhere is not None:
             report.notes.append(
                 f"the workers' queues are on {elsewhere}, which is not looked into: BROKER_URL is set for the"

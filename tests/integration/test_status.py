@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
@@ -145,6 +144,8 @@ def test_a_user_without_rights_sees_that_it_may_not(client: Any, valkey_url: str
         url = valkey_url.replace("://", "://weak:pw@")
         report = StatusReader(stack_at(url)).report()
         alone = run_ltm("status", CHAT, REDIS_URL=url)
+        others = [run_ltm(*command, stdin="hello\n", REDIS_URL=url) for command in (["chat"], ["dead", "list"])]
+        traced = run_ltm("trace", "m1", REDIS_URL=url)
     finally:
         client.execute_command("ACL", "DELUSER", "weak")
 
@@ -161,6 +162,8 @@ def test_a_user_without_rights_sees_that_it_may_not(client: Any, valkey_url: str
         "no permission for HGETALL ltm:counters",
         "no permission for the workers' queues",
     ]
+    assert [(done.returncode, " refuses: " in done.stderr) for done in others] == [(1, True), (1, True)]
+    assert "not looked into: ltm:trace: no permission" in traced.stdout
     assert alone.returncode == 1
     assert f"{CHAT:<26} cannot see: no permission for GET ltm:alive:chat-ai" in alone.stdout
 
@@ -222,10 +225,3 @@ def test_completion_prints_completions_alone(valkey_url: str) -> None:
 
     assert done.stdout.split() == [WORKER, WRITER]
     assert done.stderr == ""
-
-
-def test_a_heartbeat_states_what_the_process_uses(client: Any, valkey_url: str) -> None:
-    """Given the record of a process, I expect it to outlive the heartbeat by a day, readable as JSON."""
-    start(client, ADAPTERS)
-
-    assert json.loads(client.get(process_key(ADAPTERS))) == {"left_out": False, "broker": ""}
