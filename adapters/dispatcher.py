@@ -15,7 +15,7 @@ from keepsake_client.protocol import MemoryUpdateMessage, parse_update
 from adapters.fair_queue import FairQueue
 from adapters.loop import POLL_TIMEOUT_S
 from adapters.membership import Membership
-from adapters.stream import Entry, UpdateStream
+from adapters.stream import Entry, UpdateStream, entry_time
 from services.runtime.queues import INDEX_QUEUE, QueueKeys
 from services.runtime.rejected import RejectSink
 from tasks.queues import index_message
@@ -128,7 +128,7 @@ class Dispatcher:
         try:
             for _ in range(min(free, len(self._prefetched))):
                 entry = self._prefetched.peek()
-                self._broker.enqueue(index_message(entry.update))
+                self._broker.enqueue(index_message(entry.update, logged_at=entry_time(entry.id)))
                 self._prefetched.pop()
                 self._prefetched_bytes -= entry.size
                 self._unacknowledged.append(entry.id)

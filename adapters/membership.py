@@ -11,7 +11,8 @@ from typing import Any
 
 import redis
 
-MEMBERSHIP_KEY = "ltm:adapters"
+from services.runtime.queues import MEMBERSHIP_KEY
+
 #: An adapter without a heartbeat for this long has failed, and the others claim what it held.
 FAILED_AFTER_S = 10.0
 #: A failed adapter stays a member for a while: one that was only frozen may claim something before its next heartbeat.

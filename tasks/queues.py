@@ -21,6 +21,8 @@ WRITE_TIME_LIMIT_MS = 30_000
 #: Fact extraction by an LLM is slow.
 INDEX_TIME_LIMIT_MS = 120_000
 
+#: The time at which an event was written to the stream, beside its fields; not read as one of them.
+LOGGED_AT = "logged_at"
 #: Marks what an adapter has validated. A message without it comes from a version before 0.2.
 _VALIDATED = "validated"
 _NO_FILTERS = SearchFilters()
@@ -56,9 +58,13 @@ def request_message(request: LTMRequest, received_at: float) -> Message[Any]:
     )
 
 
-def index_message(update: MemoryUpdateMessage) -> Message[Any]:
-    """The actor message that indexes one event."""
-    return _message(INDEX, {"update": {**update.model_dump(), _VALIDATED: True}})
+def index_message(update: MemoryUpdateMessage, logged_at: float | None = None) -> Message[Any]:
+    """The actor message that indexes one event.
+
+    Args:
+        logged_at: when it was written to the stream, in seconds since 1970, for its trace.
+    """
+    return _message(INDEX, {"update": {**update.model_dump(), _VALIDATED: True, LOGGED_AT: logged_at}})
 
 
 def read_data(request: dict[str, Any], model: type[Data]) -> Data:

