@@ -6,11 +6,12 @@ import json
 import os
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from services.cli.options import DEFAULT_DATA_DIRECTORY, DataDir
+from services.cli.options import DEFAULT_DATA_DIRECTORY
 from services.cli.output import Output, escaped
 from services.stack.logs import LogLine, follow, last_lines, log_directory, log_files
 from services.stack.processes import NAMES, check_names
@@ -32,11 +33,13 @@ def logs(
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object a line, as where the output is piped.")
     ] = False,
-    data_dir: DataDir = DEFAULT_DATA_DIRECTORY,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="The stack's data directory; otherwise that which runs.")
+    ] = None,
 ) -> None:
     """Show the logs of the processes of `ltm up`; those of Compose are shown by `docker compose logs`."""
     check_names([name] if name else [])
-    directory = log_directory(data_dir, os.environ.get("REDIS_URL", ""))
+    directory = log_directory(data_dir, DEFAULT_DATA_DIRECTORY, os.environ.get("REDIS_URL", ""))
     files, output = log_files(directory, name), Output()
     readable = sys.stdout.isatty() and not as_json
     for line in last_lines(files, lines):

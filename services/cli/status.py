@@ -56,5 +56,8 @@ def _show_report(report: StatusReport, output: Output) -> None:
 
 def _show(part: Part, output: Output) -> None:
     state = _WORDS.get(part.state, part.state)
-    about = f"{state}: {part.detail}" if part.detail else state
-    output.line(f"{part.name:<26} {about:<8} {part.address or ''}".rstrip(), _STYLES.get(part.state, "dim"))
+    if part.address:
+        about = f"{state:<8} {part.address}" + (f" ({part.detail})" if part.detail else "")
+    else:
+        about = f"{state}: {part.detail}" if part.detail else state
+    output.line(f"{part.name:<26} {about}", _STYLES.get(part.state, "dim"))

@@ -6,13 +6,16 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from services.runtime.errors import StackError
+from services.runtime.settings import mask_url
 from services.stack.data_directory import DataDirectory
 from services.stack.directories import PREFIX
 from services.stack.logfile import OLDER_SUFFIX
+from services.stack.process_tree import remains
 from services.stack.processes import NAMES
 
 POLL_INTERVAL_S = 0.2
@@ -33,30 +36,46 @@ class LogLine(NamedTuple):
     raw: str
 
 
-def log_directory(data_directory: Path, redis_url: str) -> Path:
-    """The directory of the logs of the stack in a data directory, or of one that `ltm up --ephemeral` started.
+def log_directory(data_directory: Path | None, default: Path, redis_url: str) -> Path:
+    """The directory of a stack's logs: of the data directory that is given, or else of the one that runs.
 
-    Args:
-        redis_url: REDIS_URL, where it is set; it chooses among several.
+    That is the one that uses `redis_url`, where it is set, or else the one in the default directory, or else one that
+    `ltm up --ephemeral` started. Where none runs, it is the last one of the default directory.
 
     Raises:
         StackError: there is none, or there are several.
     """
-    directory = DataDirectory(data_directory)
-    temporary = [DataDirectory(record.parent) for record in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/stack.json")]
-    if redis_url:
-        found = [each for each in (directory, *temporary) if (at := each.read()) and at.redis_url == redis_url]
-    else:
-        found = [directory] if directory.logs.is_dir() else temporary
-    if len(found) == 1:
-        return found[0].logs
-    if found:
-        urls = ", ".join(sorted(record.redis_url for each in found if (record := each.read())))
-        raise StackError(f"several stacks run: say which one by --data-dir, or by REDIS_URL, one of {urls}")
-    raise StackError(
-        f"there are no logs of `ltm up` in {directory.path}; those of Compose are shown by `docker compose logs`,"
-        " those of a systemd unit by `journalctl --unit`"
-    )
+    own = DataDirectory(data_directory or default)
+    running = [] if data_directory else [each for each in (own, *_ephemeral()) if _address(each)]
+    if running and redis_url:
+        running = [each for each in running if _address(each) == redis_url]
+    elif own in running:
+        running = [own]
+    if len(running) > 1:
+        urls = ", ".join(sorted(mask_url(_address(each)) for each in running))
+        raise StackError(f"several stacks run: say which one by REDIS_URL, one of {urls}")
+    found = running[0] if running else own
+    if not found.logs.is_dir() or (not running and redis_url and not data_directory):
+        raise StackError(
+            f"there are no logs of `ltm up` {f'with {mask_url(redis_url)}' if redis_url else f'in {own.path}'} here;"
+            " those of Compose are shown by `docker compose logs`, those of a systemd unit by `journalctl --unit`"
+        )
+    return found.logs
+
+
+def _ephemeral() -> Iterator[DataDirectory]:
+    """The data directories of `ltm up --ephemeral` whose servers run: a killed one leaves its directory."""
+    for record in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/stack.json"):
+        directory = DataDirectory(record.parent)
+        with suppress(StackError):  # of another user
+            if (found := directory.read()) and any(remains(each, name) for name, each in found.processes.items()):
+                yield directory
+
+
+def _address(directory: DataDirectory) -> str:
+    """The Redis of the stack that runs in a directory, or "" where none does."""
+    record = directory.read()
+    return record.redis_url if record else ""
 
 
 class LogFile:

@@ -20,6 +20,7 @@ from services.runtime.settings import RENAMED_SETTINGS, Settings
 from services.stack.data_directory import DataDirectory, StackRecord
 from services.stack.logfile import BoundedLog
 from services.stack.logs import LogFile, follow, last_lines, log_directory, log_files
+from services.stack.process_tree import ProcessId, identify
 
 URL = "redis://127.0.0.1:1/0"
 
@@ -39,11 +40,15 @@ def line(event: str, second: int = 0, **fields: object) -> str:
     return json.dumps({**fields, "event": event, "level": "info", "timestamp": moment}) + "\n"
 
 
-def stack(path: Path, url: str = URL) -> DataDirectory:
-    """A data directory in which a stack runs."""
+def stack(path: Path, url: str = URL, *, runs: bool = True) -> DataDirectory:
+    """A data directory in which a stack runs, or ran until it was killed."""
     directory = DataDirectory(path)
     directory.create()
-    directory.write(StackRecord(redis_url=url, database_url="postgresql://h/d", settings={"ltm_stream_key": "s"}))
+    server = identify(os.getpid()) if runs else ProcessId(pid=2**22 + 1, create_time=1.0)
+    settings = {"ltm_stream_key": "s"}
+    directory.write(
+        StackRecord(redis_url=url, database_url="postgresql://h/d", settings=settings, processes={"redis": server})
+    )
     return directory
 
 
@@ -114,23 +119,29 @@ def test_following_sees_logs_that_begin_later_and_ends_with_the_stack(tmp_path: 
 # Finding
 
 
-def test_the_logs_are_those_of_the_data_directory_or_of_an_ephemeral_stack(tmp_path: Path) -> None:
+def test_the_logs_are_those_of_the_stack_that_runs(tmp_path: Path) -> None:
     """Given a stack in .ltm, I expect its logs; without one, those of an ephemeral stack; REDIS_URL chooses."""
+    default, one_url, other_url = tmp_path / ".ltm", "redis://127.0.0.1:11/0", "redis://127.0.0.1:12/0"
     with pytest.raises(StackError, match="those of Compose are shown by `docker compose logs`"):
-        log_directory(tmp_path / ".ltm", "")
+        log_directory(None, default, "")
 
-    one = stack(tmp_path / "tmp" / "ltm-up-a", "redis://127.0.0.1:11/0")
-    assert log_directory(tmp_path / ".ltm", "") == one.logs
-    two = stack(tmp_path / "tmp" / "ltm-up-b", "redis://127.0.0.1:12/0")
-    with pytest.raises(StackError, match=r"several stacks run: .* redis://127.0.0.1:11/0, redis://127.0.0.1:12/0"):
-        log_directory(tmp_path / ".ltm", "")
-    assert log_directory(tmp_path / ".ltm", "redis://127.0.0.1:12/0") == two.logs
+    ended = stack(default)
+    ended.forget()
+    assert log_directory(None, default, "") == ended.logs, "none runs: those of the last one"
+    stack(tmp_path / "tmp" / "ltm-up-killed", "redis://127.0.0.1:10/0", runs=False)
+    one = stack(tmp_path / "tmp" / "ltm-up-a", one_url)
+    assert log_directory(None, default, "") == one.logs
+    assert log_directory(default, default, one_url) == ended.logs, "the given directory"
+    other = stack(tmp_path / "tmp" / "ltm-up-b", other_url)
+    with pytest.raises(StackError, match=rf"several stacks run: .* {one_url}, {other_url}"):
+        log_directory(None, default, "")
+    assert log_directory(None, default, other_url) == other.logs
 
-    lasting = stack(tmp_path / ".ltm")
-    assert log_directory(tmp_path / ".ltm", "") == lasting.logs
-    assert log_directory(tmp_path / ".ltm", "redis://127.0.0.1:11/0") == one.logs
-    lasting.forget()
-    assert log_directory(tmp_path / ".ltm", "") == lasting.logs, "those of a stack that has ended"
+    lasting = stack(default)
+    assert log_directory(None, default, "") == lasting.logs
+    assert log_directory(None, default, one_url) == one.logs
+    with pytest.raises(StackError, match=r"no logs of `ltm up` with redis://:\*\*\*@h:1/0 here"):
+        log_directory(None, default, "redis://:secret@h:1/0")
 
 
 def test_an_unknown_process_is_an_error_with_the_names(tmp_path: Path) -> None:
