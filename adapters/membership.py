@@ -10,8 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import redis
-
-from services.runtime.queues import MEMBERSHIP_KEY
+from keepsake_client.protocol import MEMBERSHIP_KEY
 
 #: An adapter without a heartbeat for this long has failed, and the others claim what it held.
 FAILED_AFTER_S = 10.0

@@ -19,10 +19,6 @@ QUEUES = (INTERACTIVE_QUEUE, WRITES_QUEUE, INDEX_QUEUE)
 NAMESPACE = "dramatiq"
 
 
-#: Sorted set of the adapters by their last heartbeat.
-MEMBERSHIP_KEY = "ltm:adapters"
-
-
 def taken_list(requests_queue: str, adapter: str) -> str:
     """List of the requests that an adapter has taken and not yet put on a queue."""
     return f"{requests_queue}:taken:{adapter}"

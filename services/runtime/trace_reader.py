@@ -12,6 +12,7 @@ from typing import Any
 
 import redis
 from keepsake_client.protocol import (
+    MEMBERSHIP_KEY,
     REJECTED_STREAM,
     STREAM_EVENT_FIELD,
     STREAM_GROUP,
@@ -24,7 +25,7 @@ from redis.exceptions import NoPermissionError
 
 from services.runtime.id_matcher import ID_FIELDS, IdMatcher, decoded, ids_of
 from services.runtime.logging import redact
-from services.runtime.queues import MEMBERSHIP_KEY, QUEUES, QueueKeys, taken_list
+from services.runtime.queues import QUEUES, QueueKeys, taken_list
 from services.runtime.settings import Settings
 
 #: Entries read by one command: they may hold a megabyte each.

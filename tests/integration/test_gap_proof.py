@@ -24,6 +24,7 @@ import pytest
 import redis
 from keepsake_client.protocol import (
     COUNTERS,
+    MEMBERSHIP_KEY,
     STREAM_GROUP,
     UPDATES_STREAM,
     MemoryUpdateMessage,
@@ -39,7 +40,6 @@ from adapters.stream import UpdateStream
 from services.cli.backfill import Backfill, Counts
 from services.memory.conversations import Conversations, Destination
 from services.memory.messages import to_wire
-from services.runtime.queues import MEMBERSHIP_KEY
 from services.runtime.settings import Settings
 from services.stack.embedded_valkey import valkey_spec
 from tests.integration.service_process import running

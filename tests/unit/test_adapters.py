@@ -13,7 +13,7 @@ import fakeredis
 import pytest
 import redis
 from dramatiq.brokers.stub import StubBroker
-from keepsake_client.protocol import COUNTERS, UPDATES_STREAM
+from keepsake_client.protocol import COUNTERS, MEMBERSHIP_KEY, UPDATES_STREAM
 from structlog.testing import capture_logs
 
 from adapters.dispatcher import Dispatcher
@@ -24,7 +24,6 @@ from adapters.maintenance import Maintenance
 from adapters.membership import Membership
 from adapters.memory_updates import KEPT_S, SLACK_S, UpdateAdapter, says_logged
 from adapters.stream import UpdateStream
-from services.runtime.queues import MEMBERSHIP_KEY
 from services.runtime.rejected import RejectSink
 from tests.unit.test_loop import Script
 

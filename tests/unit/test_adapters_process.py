@@ -13,14 +13,14 @@ from typing import Any
 import fakeredis
 import pytest
 import redis
-from keepsake_client.protocol import COUNTERS, REJECTED_STREAM, STREAM_GROUP, alive_key
+from keepsake_client.protocol import COUNTERS, MEMBERSHIP_KEY, REJECTED_STREAM, STREAM_GROUP, alive_key
 from structlog.testing import capture_logs
 
 from adapters.__main__ import Adapters, Timing, run
 from adapters.leader import LEASE_KEY
 from adapters.loop import Loop
 from adapters.stream import UpdateStream
-from services.runtime.queues import MEMBERSHIP_KEY, QueueKeys
+from services.runtime.queues import QueueKeys
 from services.runtime.settings import Settings
 from tests.support import wait_until
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import fakeredis
 import pytest
+from keepsake_client.protocol import MEMBERSHIP_KEY
 
 from adapters.leader import LEASE_KEY, LEASE_S, Lease
 from adapters.membership import EVICT_AFTER_S, FAILED_AFTER_S, Membership, adapter_name
-from services.runtime.queues import MEMBERSHIP_KEY
 
 
 class Clock:

@@ -13,6 +13,7 @@ import redis
 from dramatiq.brokers.redis import RedisBroker
 from keepsake_client.errors import InvalidMessage, Unavailable
 from keepsake_client.protocol import (
+    MEMBERSHIP_KEY,
     REJECTED_STREAM,
     STREAM_GROUP,
     TRACE_FIELD,
@@ -27,7 +28,7 @@ from structlog.testing import capture_logs
 from adapters.ltm_responses import ResponsePublisher
 from services.cli.output import Output
 from services.cli.trace import _show
-from services.runtime.queues import MEMBERSHIP_KEY, QueueKeys, taken_list
+from services.runtime.queues import QueueKeys, taken_list
 from services.runtime.settings import load_settings
 from services.runtime.trace_reader import Trace, TraceReader, Waiting
 from services.runtime.traces import Traces

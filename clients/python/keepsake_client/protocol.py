@@ -49,6 +49,8 @@ TRACE_FIELD = "trace"
 #: A hash of counters for the operator: `rejected`, `log_trimmed_unread`, `backlog_over`, `searches_expired`,
 #: `searches_partial`. `ltm status` shows them.
 COUNTERS = "ltm:counters"
+#: A sorted set of the adapters by their last heartbeat, in seconds since 1970 on Redis's clock.
+MEMBERSHIP_KEY = "ltm:adapters"
 
 MAX_LIMIT = 100
 MAX_MESSAGE_BYTES = 1_048_576
