@@ -88,7 +88,9 @@ class _Opened:
         try:
             elsewhere = other_broker(connect(stack.redis_url, TIMEOUT_S), stack.settings, SERVICES)
         except redis.RedisError as error:
-            raise StackError(f"{mask_url(stack.redis_url)} {redis_failure(error)}") from None
+            if stack.settings.broker_url is None:
+                raise StackError(f"{mask_url(stack.redis_url)} {redis_failure(error)}") from None
+            elsewhere = None  # the broker may answer all the same
         if elsewhere:
             raise StackError(f"the workers' queues are on {elsewhere}: set BROKER_URL as for the processes")
         if not self._url.startswith(("redis", "unix")):

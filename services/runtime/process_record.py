@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from urllib.parse import urlsplit
 
 import redis
 from keepsake_client.protocol import process_key
@@ -56,18 +57,28 @@ def read_records(client: redis.Redis, names: Iterable[str]) -> dict[str, Process
 
 
 def other_broker(client: redis.Redis, settings: Settings, names: Iterable[str]) -> str | None:
-    """The address of the workers' broker where these settings do not have it; None where they do, as far as is known.
+    """Where the workers' queues are, where these settings say otherwise; None where they agree, as far as is known.
 
     Raises:
         redis.ConnectionError, redis.TimeoutError: Redis does not answer.
     """
-    if settings.broker_url is not None:
-        return None
     try:
-        stated = {record.broker for record in read_records(client, names).values()}
+        records = read_records(client, names).values()
     except redis.ResponseError:
         return None  # not permitted
-    return next((broker for broker in sorted(stated - {None, ""}, key=str)), None)
+    own, pipeline = broker_address(settings), _without_user(settings.redis_url.get_secret_value())
+    for stated in sorted({record.broker for record in records if record.broker is not None}):
+        # A host may have one name for the processes, in their containers, and another one here.
+        same = _place(own) == _place(stated or pipeline) if own else not stated
+        if not same:
+            return stated or "the pipeline's Redis"
+    return None
+
+
+def _place(url: str) -> tuple[str, str]:
+    """The kind of broker, and the number of the database or the name of the virtual host."""
+    parts = urlsplit(url)
+    return parts.scheme.removesuffix("s"), parts.path.strip("/") or "0"
 
 
 def _without_user(url: str) -> str:

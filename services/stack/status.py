@@ -189,8 +189,8 @@ class StatusReader:
             return
         if elsewhere is not None:
             report.notes.append(
-                f"the workers' queues are on {elsewhere}, which is not looked into: BROKER_URL is set for the"
-                " processes and not here"
+                f"the workers' queues are on {elsewhere}, which is not looked into:"
+                f" BROKER_URL is {'another one' if settings.broker_url else 'not set'} here"
             )
         elif not url.startswith(("redis", "unix")):
             report.notes.append(f"the workers' queues are on {mask_url(url)}: see RabbitMQ's own tools")

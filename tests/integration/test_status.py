@@ -15,7 +15,7 @@ import pytest
 import redis
 from keepsake_client.protocol import alive_key, process_key
 
-from services.runtime.process_record import ProcessRecord, broker_address
+from services.runtime.process_record import ProcessRecord, broker_address, other_broker
 from services.runtime.settings import load_settings
 from services.stack.locate import FoundStack
 from services.stack.processes import ADAPTERS, CHAT, INDEXER, MEMORY, SERVICES, WORKER, WRITER
@@ -115,7 +115,7 @@ def test_queues_on_a_broker_that_is_not_known_here_are_no_zeros(client: Any, val
         status = run_ltm("status", REDIS_URL=valkey_url)
     dead = run_ltm("dead", "list", REDIS_URL=valkey_url)
 
-    assert f"the workers' queues are on {RABBIT}, which is not looked into: BROKER_URL is set" in status.stdout
+    assert f"the workers' queues are on {RABBIT}, which is not looked into: BROKER_URL is not set here" in status.stdout
     assert "queue index" not in status.stdout
     assert "s3cret" not in status.stdout + dead.stderr
     assert (status.returncode, dead.returncode) == (0, 1)
@@ -134,6 +134,31 @@ def test_queues_on_a_broker_that_is_not_known_here_are_no_zeros(client: Any, val
 def test_a_broker_is_stated_without_its_user(redis_url: str, broker_url: str | None, stated: str) -> None:
     """Given the URLs of a process, I expect the broker's address, or nothing where it is the pipeline's Redis."""
     assert broker_address(load_settings(redis_url=redis_url, broker_url=broker_url)) == stated
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "other"),
+    [
+        (None, None, None),
+        (None, "amqp://rabbit/", "amqp://rabbit/"),
+        (None, "redis://queues:6379/0", "redis://queues:6379/0"),
+        ("amqps://me:pw@localhost/", "amqps://rabbit/", None),
+        ("redis://localhost:6379/1", "redis://queues:6379/1", None),
+        ("redis://localhost:6379/1", "redis://queues:6379/2", "redis://queues:6379/2"),
+        ("redis://localhost:6379/1", "amqp://rabbit/", "amqp://rabbit/"),
+        ("redis://localhost:6379/1", None, "the pipeline's Redis"),
+        ("redis://localhost:6379", None, None),
+    ],
+)
+def test_a_broker_of_other_settings_is_found(
+    client: Any, here: str | None, there: str | None, other: str | None
+) -> None:
+    """Given BROKER_URL here and for the processes, I expect theirs where it is another one; names of hosts differ."""
+    theirs = load_settings(redis_url="redis://redis:6379/0", broker_url=there)
+    client.set(process_key(WORKER), ProcessRecord(broker=broker_address(theirs)).model_dump_json())
+
+    own = load_settings(redis_url="redis://127.0.0.1:6379/0", broker_url=here)
+    assert other_broker(client, own, SERVICES) == other
 
 
 def test_a_user_without_rights_sees_that_it_may_not(client: Any, valkey_url: str) -> None:
