@@ -9,7 +9,7 @@ from typing import Any
 
 import redis
 from keepsake_client.errors import RequestTimeout, Unavailable
-from keepsake_client.protocol import alive_key
+from keepsake_client.protocol import MEMBERSHIP_KEY, alive_key
 from redis.exceptions import NoPermissionError
 
 from services.cli.subscription import Subscription
@@ -17,6 +17,8 @@ from services.runtime.settings import Settings, mask_url
 from services.stack.processes import CHAT, MEMORY
 
 STORED_TIMEOUT_S = 10.0
+#: An adapter whose last heartbeat is older than this listens no more; clocks may differ.
+LIVE_S = 60.0
 REPLY_TIMEOUT_S = 60.0  # a model on a laptop takes its time
 
 
@@ -44,13 +46,14 @@ class Conversation:
         self._sent = ""
 
     def check_running(self) -> None:
-        """Check that the memory and the chat service run, before anything is pushed for them.
+        """Check that a memory and a chat service run, before anything is pushed for them.
 
         Raises:
-            Unavailable: one of them does not.
+            Unavailable: one of Keepsake's own does not, and none of the pipeline's seems to listen in its place.
         """
         try:
             missing = [name for name in (MEMORY, CHAT) if self._client.get(alive_key(name)) is None]
+            missing = [name for name in missing if not self._replaced(name)]
         except NoPermissionError:
             return  # it cannot be known
         if missing:
@@ -58,6 +61,13 @@ class Conversation:
                 f"{' and '.join(missing)} of Keepsake {'do' if missing[1:] else 'does'} not run on {self._address}, so"
                 f" no reply would come; start {'them' if missing[1:] else 'it'} with `ltm up`, or see `ltm status`"
             )
+
+    def _replaced(self, name: str) -> bool:
+        """Whether the channel that the service listens to has listeners besides this command and the adapters."""
+        adapters: Any = self._client.zrangebyscore(MEMBERSHIP_KEY, time.time() - LIVE_S, "+inf")
+        channel, known = (self._replies, 1) if name == MEMORY else (self._updates, 1 + len(adapters))
+        [(_, listeners)] = self._client.pubsub_numsub(channel)
+        return int(listeners) > known
 
     def send(self, content: str) -> str:
         """Push a message; its task_id."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import fakeredis
 import pytest
 from keepsake_client.errors import RequestTimeout, Unavailable
-from keepsake_client.protocol import alive_key
+from keepsake_client.protocol import MEMBERSHIP_KEY, alive_key
 
 from services.cli.conversation import Conversation
 from services.runtime.settings import load_settings
@@ -46,3 +47,28 @@ def test_what_does_not_run_is_named() -> None:
 
     client.set(alive_key("chat-ai"), "host:2:1")
     conversation(client).check_running()
+
+
+def test_services_of_ones_own_may_stand_in() -> None:
+    """Given none of Keepsake's services, I expect no error once others listen besides this command and an adapter."""
+    client: Any = fakeredis.FakeRedis()
+    client.zadd(MEMBERSHIP_KEY, {"a1": time.time(), "failed": time.time() - 3_600})
+    listeners: list[Any] = []
+
+    def listen(*channels: str) -> None:
+        listeners.append(client.pubsub())
+        listeners[-1].subscribe(*channels)
+
+    listen("memory_updates", "ai_responses")  # this command
+    listen("memory_updates")  # the adapter
+    with pytest.raises(Unavailable, match="memory and chat-ai of Keepsake do not run"):
+        conversation(client).check_running()
+
+    listen("ai_responses")  # a memory service
+    with pytest.raises(Unavailable, match="chat-ai of Keepsake does not run"):
+        conversation(client).check_running()
+
+    listen("memory_updates")  # a chat service
+    conversation(client).check_running()
+    for listener in listeners:
+        listener.close()
