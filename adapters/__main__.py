@@ -22,9 +22,11 @@ from adapters.memory_updates import UpdateAdapter
 from adapters.stream import UpdateStream
 from services.runtime.heartbeat import HeartbeatThread
 from services.runtime.process import bootstrap
+from services.runtime.process_record import broker_address
 from services.runtime.redis import connect
 from services.runtime.rejected import RejectSink
 from services.runtime.settings import Settings
+from services.runtime.traces import NO_TRACES, Traces
 from tasks.broker import build_broker
 
 log = structlog.get_logger()
@@ -44,8 +46,9 @@ class Timing:
 class Adapters:
     """The loops of one process, not yet started."""
 
-    def __init__(self, settings: Settings, timing: Timing = Timing()) -> None:
+    def __init__(self, settings: Settings, timing: Timing = Timing(), traces: Traces = NO_TRACES) -> None:
         self._settings = settings
+        self._traces = traces
         self._timing = timing
         self._client = _client(settings)
         self._broker = build_broker(settings.broker.get_secret_value(), [])
@@ -88,7 +91,7 @@ class Adapters:
             self._settings.ltm_requests_queue,
             self._membership,
             self._broker,
-            ResponsePublisher(self._client, self._settings.ltm_responses_channel),
+            ResponsePublisher(self._client, self._settings.ltm_responses_channel, self._traces),
             RejectSink(self._client, self._settings.ltm_requests_queue),
             self._settings.ltm_max_content_chars,
             zone=self._settings.message_defaults.zone,
@@ -141,8 +144,9 @@ def run(settings: Settings, process: str) -> None:
     stopped = threading.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: stopped.set())
-    adapters = Adapters(settings)
-    heartbeat = HeartbeatThread(_client(settings), process, [loop.liveness.alive for loop in adapters.loops])
+    adapters = Adapters(settings, traces=Traces.of(settings, process))
+    checks = [loop.liveness.alive for loop in adapters.loops]
+    heartbeat = HeartbeatThread(_client(settings), process, checks, broker=broker_address(settings))
     for thread in (*adapters.loops, heartbeat):
         thread.start()
     log.info("adapters_ready")

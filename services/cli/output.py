@@ -26,6 +26,11 @@ def printable(text: str) -> str:
     return _escaped_controls(re.sub(r"\r\n|[\r\n\t]", " ", text))
 
 
+def escaped(text: str) -> str:
+    """Text of a log made safe for a terminal, and still told apart: what is not printable becomes its escape."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
 def paragraph(text: str, indent: str) -> str:
     """`printable` with the line breaks kept, and every line but the first indented."""
     return f"\n{indent}".join(map(printable, _LINE_BREAK.split(text)))

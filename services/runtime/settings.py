@@ -152,6 +152,12 @@ class Settings(BaseSettings):
         le=100_000_000,
         description="Adapters: an alarm is logged when more messages than this wait to be dispatched.",
     )
+    ltm_trace_max_len: int = Field(
+        default=10_000,
+        ge=0,
+        le=10_000_000,
+        description="Records that `ltm:trace` keeps for `ltm trace`, approximately, of 0.4 kB each; 0 writes none.",
+    )
     user_input_queue: Name = Field(
         default=protocol.USER_INPUT_QUEUE, description="Memory service: the list that user messages arrive on."
     )

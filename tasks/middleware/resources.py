@@ -20,6 +20,7 @@ from services.long_term_memory.profile_service import ProfileService
 from services.runtime.errors import EXIT_CANNOT_START, CannotStart
 from services.runtime.heartbeat import HeartbeatThread
 from services.runtime.logging import START_REFUSED
+from services.runtime.process_record import broker_address
 from services.runtime.queues import INDEX_QUEUE
 from services.runtime.redis import connect
 from services.runtime.settings import Settings
@@ -89,7 +90,7 @@ class Resources(Middleware):
 
     def after_worker_boot(self, _: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         checks = [self._opened.answers, lambda: _threads_live(worker)]
-        self._heartbeat = HeartbeatThread(self._client, self._process, checks)
+        self._heartbeat = HeartbeatThread(self._client, self._process, checks, broker=broker_address(self.settings))
         self._heartbeat.start()
         log.info("worker_ready", queues=sorted(worker.consumer_whitelist or ()))
 

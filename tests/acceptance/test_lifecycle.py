@@ -148,10 +148,15 @@ def test_a_process_that_is_left_out_is_neither_started_nor_waited_for(up: Up, pl
     stack = up("--data-dir", "data", *without("memory", "chat-ai"))
 
     status = run_ltm("status", "--data-dir", str(place / "data"))
+    elsewhere = run_ltm("status", REDIS_URL=stack.redis_url)
+    chat = run_ltm("chat", stdin="hello\n", REDIS_URL=stack.redis_url)
 
     assert sorted(stack.pids) == sorted(set(NAMES) - {"memory", "chat-ai"})
     assert status.returncode == 0, status.stdout
     assert re.search(r"^chat-ai +left out$", status.stdout, re.MULTILINE)
+    assert elsewhere.returncode == 0, elsewhere.stdout
+    assert re.search(r"^chat-ai +left out$", elsewhere.stdout, re.MULTILINE)
+    assert (chat.returncode, chat.stderr.count("memory and chat-ai of Keepsake do not run")) == (1, 1)
 
 
 def test_a_stop_during_the_start_stops_everything(place: Path) -> None:

@@ -404,7 +404,7 @@ def test_the_process_is_alive_while_each_of_its_loops_is(
     checks: list[int] = []
 
     class Heartbeat(threading.Thread):
-        def __init__(self, _: Any, __: str, given: list[Callable[[], bool]]) -> None:
+        def __init__(self, _: Any, __: str, given: list[Callable[[], bool]], **___: Any) -> None:
             super().__init__()
             checks.append(sum(check() for check in given))
             os.kill(os.getpid(), signal.SIGTERM)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -260,7 +261,13 @@ class AsyncClient:
         return await self.request("profile_update", user_id, {"updates": updates, **expected}, deadline_ms=deadline_ms)
 
     async def request(
-        self, request_type: RequestType, user_id: str, data: Mapping[str, Any], *, deadline_ms: int | None = None
+        self,
+        request_type: RequestType,
+        user_id: str,
+        data: Mapping[str, Any],
+        *,
+        deadline_ms: int | None = None,
+        request_id: str | None = None,
     ) -> LTMResponse:
         """Send one request and return its response; the verbs are built on it.
 
@@ -268,6 +275,8 @@ class AsyncClient:
 
         Args:
             data: the request's `data` as in the contract, without `deadline_ms`.
+            request_id: one that no other request has, such as a UUID, for a caller that logs it; a new one where it is
+                missing.
 
         Raises:
             RequestTimeout: no response came before the deadline. A write may have been done, or be done later.
@@ -286,10 +295,11 @@ class AsyncClient:
                 request = validate(
                     LTMRequest,
                     {
-                        "request_id": f"req-{uuid4().hex}",
+                        "request_id": f"req-{uuid4().hex}" if request_id is None else request_id,
                         "type": request_type,
                         "user_id": user_id,
                         "data": {**objects, "deadline_ms": deadline_ms},
+                        "pushed_at": time.time(),
                     },
                 )
                 wire = json.dumps(request.model_dump())
