@@ -41,7 +41,7 @@ def starting_provider(kind: str, settings: Settings) -> Iterator[None]:
         with provider_errors():
             yield
     except Unavailable as error:
-        raise Unavailable(f"{where} does not answer ({error})") from error
+        raise Unavailable(f"{where} does not answer ({error}): start it, or correct {kind}_BASE_URL") from error
     except KeepsakeError:
         raise
     except ImportError as error:
@@ -75,7 +75,7 @@ def _translated(kind: str, where: str, settings: Settings, error: Exception) -> 
     response = getattr(error, "response", None)
     status = getattr(error, "status_code", None) or getattr(response, "status_code", None)
     if _UNREACHABLE & {parent.__name__ for parent in type(error).__mro__}:
-        return Unavailable(f"{where} does not answer ({redact(error)})")
+        return Unavailable(f"{where} does not answer ({redact(error)}): start it, or correct {kind}_BASE_URL")
     if not isinstance(status, int):
         settings_to_check = f"{kind}_API_KEY{'' if key else ' (not set)'}, {kind}_MODEL and {kind}_BASE_URL"
         return InvalidSetting(f"{where} cannot be used ({redact(error)}): check {settings_to_check}")

@@ -261,7 +261,8 @@ class Launch:
         for name in set(pending) - set(supervisor.names):
             if waited_s > EXTERNAL_SERVER_TIMEOUT_S:
                 variable = "REDIS_URL" if name == REDIS else "DATABASE_URL"
-                raise StackError(f"{variable} is {mask_url(urls[name])!r}, and no server answers there")
+                address = mask_url(urls[name])
+                raise StackError(f"{variable} is {address!r}, and no server answers there: start it, or correct that")
         if self._clock() > self._deadline:
             if not migrating(addresses.database_url):
                 raise StackError(self._start_timeout(supervisor, pending))

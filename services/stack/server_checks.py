@@ -59,7 +59,7 @@ class ServerChecks:
             except Unavailable as error:
                 if name not in self._embedded and name not in self._waiting:
                     self._waiting.add(name)
-                    self._say(f"waiting: {error}")
+                    self._say(f"waiting: {error}; start that server, or correct the address")
             else:
                 self._unchecked.discard(name)
 

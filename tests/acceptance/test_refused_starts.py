@@ -95,6 +95,27 @@ def test_a_redis_that_wants_a_password_is_one_line() -> None:
     )
 
 
+def test_a_command_on_the_wrong_redis_says_where_it_asked() -> None:
+    # Given a Redis that no Keepsake uses, as the one that happens to run on 6379
+    port = free_port()
+    with ValkeyServer(port=port):
+        url = f"redis://:hush@127.0.0.1:{port}/0"
+        with redis.Redis.from_url(url.replace(":hush@", "")) as client:
+            client.config_set("requirepass", "hush")
+
+            result = run_ltm("search", "anna", "tea", "--timeout", "0.5", REDIS_URL=url)
+
+            left = client.llen("ltm_requests")
+            client.config_set("requirepass", "")
+
+    assert result.returncode == 1
+    assert result.stderr == (
+        f"ltm: no response to search within 500 ms; asked ltm_requests on Redis 127.0.0.1:{port}/0, and nothing"
+        " seems to serve it there: no adapter of Keepsake is alive; see `ltm status`\n"
+    )
+    assert left == 0
+
+
 @pytest.mark.parametrize("variables", [{"LTM_EMBEDDER_PROVIDER": "nonsense"}, {"LTM_EMBEDDER_PROVIDER": "openai"}])
 def test_a_wrong_embedder_is_one_line_before_any_start(place: Path, variables: dict[str, str]) -> None:
     result = run_ltm("up", "--data-dir", str(place / "data"), **variables, OPENAI_API_KEY="")

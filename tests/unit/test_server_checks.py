@@ -72,9 +72,10 @@ def test_servers_that_may_be_late_are_one_line_each(client: Redis, database: lis
     for _ in range(3):
         starting.run()
 
+    remedy = "start that server, or correct the address"
     assert said == [
-        "waiting: REDIS_URL is 'redis://anna:***@here:6379/0', and Redis does not answer there: refused",
-        "waiting: DATABASE_URL is 'x', and PostgreSQL does not answer there",
+        f"waiting: REDIS_URL is 'redis://anna:***@here:6379/0', and Redis does not answer there: refused; {remedy}",
+        f"waiting: DATABASE_URL is 'x', and PostgreSQL does not answer there; {remedy}",
     ]
     assert client.pings == 4
 
