@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import redis
 import structlog
+from keepsake_client.protocol import ADAPTER_FAILED_AFTER_S
 
 from adapters.dispatcher import Dispatcher
 from adapters.leader import Lease
@@ -16,14 +17,16 @@ from adapters.loop import POLL_TIMEOUT_S, Loop
 from adapters.ltm_requests import CLAIM_INTERVAL_S, RequestAdapter
 from adapters.ltm_responses import ResponsePublisher
 from adapters.maintenance import INTERVAL_S, MEASURE_INTERVAL_S, Maintenance
-from adapters.membership import FAILED_AFTER_S, Membership, adapter_name
+from adapters.membership import Membership, adapter_name
 from adapters.memory_updates import UpdateAdapter
 from adapters.stream import UpdateStream
 from services.runtime.heartbeat import HeartbeatThread
 from services.runtime.process import bootstrap
+from services.runtime.process_record import broker_address
 from services.runtime.redis import connect
 from services.runtime.rejected import RejectSink
 from services.runtime.settings import Settings
+from services.runtime.traces import NO_TRACES, Traces
 from tasks.broker import build_broker
 
 log = structlog.get_logger()
@@ -34,7 +37,7 @@ class Timing:
     """The adapters' time-outs and intervals, in seconds."""
 
     poll_timeout_s: float = POLL_TIMEOUT_S
-    failed_after_s: float = FAILED_AFTER_S
+    failed_after_s: float = ADAPTER_FAILED_AFTER_S
     claim_interval_s: float = CLAIM_INTERVAL_S
     maintenance_interval_s: float = INTERVAL_S
     measure_interval_s: float = MEASURE_INTERVAL_S
@@ -43,8 +46,9 @@ class Timing:
 class Adapters:
     """The loops of one process, not yet started."""
 
-    def __init__(self, settings: Settings, timing: Timing = Timing()) -> None:
+    def __init__(self, settings: Settings, timing: Timing = Timing(), traces: Traces = NO_TRACES) -> None:
         self._settings = settings
+        self._traces = traces
         self._timing = timing
         self._client = _client(settings)
         self._broker = build_broker(settings.broker.get_secret_value(), [])
@@ -87,7 +91,7 @@ class Adapters:
             self._settings.ltm_requests_queue,
             self._membership,
             self._broker,
-            ResponsePublisher(self._client, self._settings.ltm_responses_channel),
+            ResponsePublisher(self._client, self._settings.ltm_responses_channel, self._traces),
             RejectSink(self._client, self._settings.ltm_requests_queue),
             self._settings.ltm_max_content_chars,
             zone=self._settings.message_defaults.zone,
@@ -140,8 +144,9 @@ def run(settings: Settings, process: str) -> None:
     stopped = threading.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: stopped.set())
-    adapters = Adapters(settings)
-    heartbeat = HeartbeatThread(_client(settings), process, [loop.liveness.alive for loop in adapters.loops])
+    adapters = Adapters(settings, traces=Traces.of(settings, process))
+    checks = [loop.liveness.alive for loop in adapters.loops]
+    heartbeat = HeartbeatThread(_client(settings), process, checks, broker=broker_address(settings))
     for thread in (*adapters.loops, heartbeat):
         thread.start()
     log.info("adapters_ready")

@@ -192,6 +192,11 @@ class UpdateStream:
             _report_lost(self.key, lost)
 
 
+def entry_time(entry_id: bytes) -> float:
+    """When an entry was written, by the clock of Redis, in seconds since 1970."""
+    return int(entry_id.partition(b"-")[0]) / 1000
+
+
 def digest(raw: bytes) -> str:
     """A digest of a message as the channel carried it; equal messages have equal digests."""
     return sha256(raw).hexdigest()[:32]

@@ -59,7 +59,7 @@ def declare(broker: dramatiq.Broker, resources: Resources) -> None:
         budget_ms = data.deadline_ms or resources.settings.ltm_search_budget_ms
         deadline = received_at + budget_ms / 1000 - ON_THE_WIRE_S
         found = resources.memories.search(request["user_id"], data, now=received_at, deadline=deadline)
-        response: dict[str, Any] = {"memories": found, "partial": found.partial or None}
+        response: dict[str, Any] = {"memories": found, "partial": found.partial or None, "stages": found.timings}
         if data.timings:
             moments = {"received_at": received_at, "enqueued_at": enqueued_at, "started_at": started_at}
             response["timings"] = {**moments, **found.timings, "responded_at": time.time()}

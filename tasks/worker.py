@@ -13,6 +13,7 @@ from dramatiq.middleware import TimeLimit
 from adapters.ltm_responses import ResponsePublisher
 from services.runtime.process import bootstrap
 from services.runtime.settings import Settings
+from services.runtime.traces import Traces
 from tasks import actors
 from tasks.broker import build_broker
 from tasks.log_filter import install_log_filter
@@ -29,12 +30,14 @@ def compose(settings: Settings, process: str) -> dramatiq.Broker:
     """The broker of a worker process, with its middleware and actors."""
     # With redis-py's own retries: a response outlives a short outage.
     client = redis.Redis.from_url(settings.redis_url.get_secret_value(), socket_timeout=2)
-    resources = Resources(settings, process)
+    resources, traces = Resources(settings, process), Traces.of(settings, process)
     # Dramatiq calls the `before_` hooks in this order, and the `after_` hooks in the reverse order.
     middleware = [
         resources,  # first: the services are open before any other hook runs, and closed after all of them
-        ResponsePublisher(client, settings.ltm_responses_channel),  # publishes what all that follow have decided
-        DeliveryLimit(client),  # before TimeLimit: a message that waits here to run alone uses up no time limit
+        ResponsePublisher(
+            client, settings.ltm_responses_channel, traces
+        ),  # publishes what all that follow have decided
+        DeliveryLimit(client, traces),  # before TimeLimit: a message that waits here to run alone uses up no time limit
         TimeLimit(time_limit=INDEX_TIME_LIMIT_MS),  # around the actor alone; the actors have limits of their own
         Retries(),  # last: decides whether a message has failed, before any other `after_` hook sees it
     ]

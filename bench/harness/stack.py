@@ -193,7 +193,7 @@ def running_stack(
     place = Path(tempfile.mkdtemp(prefix="keepsake-bench-"))
     output, ready_file, data = place / "up.log", place / "ready.json", place / "data"
     command = [sys.executable, "-c", "from services.cli import main; main()", "up", "--ready-file", str(ready_file)]
-    command += ["--data-dir", str(data)] if durable else ["--ephemeral"]
+    command += ["--data-dir", str(data), "--redis-port", "0"] if durable else ["--ephemeral"]
     command += [word for name in without for word in ("--without", name)]
     own_servers = {k: v for k, v in os.environ.items() if k not in ("REDIS_URL", "DATABASE_URL", "BROKER_URL")}
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that SIGTERM ends the stack too

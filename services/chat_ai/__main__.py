@@ -16,6 +16,7 @@ from services.runtime.heartbeat import send_heartbeats
 from services.runtime.process import LoopConnection, serve
 from services.runtime.redis import connect_async
 from services.runtime.settings import Settings
+from services.runtime.traces import Traces
 
 NAME = "chat-ai"
 
@@ -48,6 +49,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             max_content_chars=settings.ltm_max_content_chars,
             defaults=settings.message_defaults,
             zone=settings.timezone,
+            traces=Traces.of(settings, NAME),
         )
         link = LoopConnection(settings.memory_updates_channel, stop)
         log.info("started", ltm_enabled=settings.enable_ltm)

@@ -9,10 +9,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import tzinfo
+from typing import Any
+from uuid import uuid4
 
 import structlog
 from keepsake_client import AsyncClient
-from keepsake_client.errors import InvalidMessage
+from keepsake_client.errors import Disabled, InvalidMessage, KeepsakeError
 from keepsake_client.protocol import (
     COUNTERS,
     Memory,
@@ -30,6 +32,7 @@ from services.chat_ai.replies import Replier
 from services.chat_ai.user_executor import PerUserExecutor
 from services.runtime.logging import redact
 from services.runtime.process import LoopConnection, listen
+from services.runtime.traces import NO_TRACES, Traces
 
 FINISH_TIMEOUT_S = 5.0
 #: The maximum length of a reply, and of the memories published with it: far below the contract's limit in total.
@@ -56,6 +59,7 @@ class ChatService:
         defaults: what messages that leave something out are read by.
         zone: the time zone of the prompt's dates.
         clock: seconds since 1970.
+        traces: of this process; by default none are written.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class ChatService:
         zone: tzinfo,
         defaults: MessageDefaults = DEFAULTS,
         clock: Callable[[], float] = time.time,
+        traces: Traces = NO_TRACES,
     ) -> None:
         self._client = client
         self._ltm = ltm
@@ -88,6 +93,7 @@ class ChatService:
         self._defaults = defaults
         self._zone = zone
         self._clock = clock
+        self._traces = traces
         self._executor = PerUserExecutor(self._answer)
         #: Number of messages by outcome: replied, failed, history_failed, dropped, unreadable, abandoned.
         self.counts: Counter[str] = Counter()
@@ -129,11 +135,12 @@ class ChatService:
         Raises:
             RedisError: the reply could not be published, or not be pushed for speech output.
         """
+        request_id = f"req-{uuid4().hex}"
+        times = {"asked": time.time()}
         began = time.monotonic()
-        found, history = await asyncio.gather(
-            self._ltm.search(message.user_id, message.content, limit=self._memory_limit), self._history(message)
-        )
+        (found, outcome), history = await asyncio.gather(self._search(message, request_id), self._history(message))
         searched = time.monotonic()
+        times["searched"] = times["asked"] + searched - began
         prompt = build_prompt(message, history, found, self._prompt_max_chars, now=self._clock(), zone=self._zone)
         text = await self._replier.reply(message, prompt)
         text = shorten(text, min(self._max_content_chars, MAX_REPLY_CHARS))
@@ -146,17 +153,50 @@ class ChatService:
         }
         if message.task_id is not None:
             reply["task_id"] = message.task_id
-        await self._client.publish(self._ai_channel, json.dumps(reply))
+        ids = {"message_id": message.message_id, "request_id": request_id, "task_id": message.task_id}
+        trace = {**ids, "outcome": outcome, "times": times, "memories": len(prompt.memories)}
+        await self._publish(message.user_id, json.dumps(reply), trace)
         await self._request_speech(message, text)
         self.counts["replied"] += 1
         log.info(
             "replied",
             user_id=message.user_id,
             message_id=message.message_id,
+            request_id=request_id,
+            search=outcome,
             memories=len(prompt.memories),
             asked_ms=round((searched - began) * 1000),
             total_ms=round((time.monotonic() - began) * 1000),
         )
+
+    async def _search(self, message: MemoryUpdateMessage, request_id: str) -> tuple[list[Memory], str]:
+        """The memories that answer, and `ok` or the code of why there are none."""
+        data = {"query": message.content, "limit": self._memory_limit}
+        try:
+            response = await self._ltm.request("search", message.user_id, data, request_id=request_id)
+        except Disabled as error:
+            return [], error.code
+        except KeepsakeError as error:
+            # Not its message: the reason in a response may quote contents.
+            log.warning(
+                "search_failed",
+                user_id=message.user_id,
+                message_id=message.message_id,
+                request_id=request_id,
+                reason=error.code,
+            )
+            return [], error.code
+        return response.memories, "ok"
+
+    async def _publish(self, user_id: str, reply: str, trace: dict[str, Any]) -> None:
+        async with self._client.pipeline(transaction=False) as pipeline:
+            pipeline.publish(self._ai_channel, reply)
+            if self._traces.max_len:
+                trace["times"]["replied"] = time.time()
+                self._traces.add(pipeline, self._traces.record("reply", user_id, **trace))
+            published, *_ = await pipeline.execute(raise_on_error=False)
+        if isinstance(published, Exception):
+            raise published
 
     async def _request_speech(self, message: MemoryUpdateMessage, text: str) -> None:
         # Without a task_id there is no channel that the user's front end would listen on.

@@ -73,8 +73,7 @@ def _request(
         try:
             response = client.request(request_type, user, data, deadline_ms=round(timeout_s * 1000))
         except RequestTimeout as error:
-            hint = "are long-term-memory-worker and long-term-memory-adapters running? See `ltm status`"
-            raise RequestTimeout(f"{error}; {hint}") from None
+            raise RequestTimeout(f"{error}; see `ltm status`") from None
     return dict(json.loads(response.to_wire()))
 
 

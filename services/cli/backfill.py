@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from services.cli.options import DEFAULT_DATA_DIRECTORY, DataDir, found_stack
 from services.cli.output import Output
-from services.runtime.redis import connect
+from services.runtime.redis import connect, words
 from services.runtime.settings import Settings
 from services.stack.readiness import stream_backlog
 
@@ -132,7 +132,7 @@ def backfill(
             for key in progress.track(keys):
                 job.append(key, from_time, counts)
     except (redis.RedisError, OSError) as error:
-        raise Unavailable(f"Redis does not answer: {error}") from error
+        raise Unavailable(f"Redis does not answer: {words(error)}") from error
     Output().line(
         f"{counts.appended} messages of {counts.conversations} conversations are on their way to be indexed; "
         f"{counts.earlier} were earlier, {counts.unreadable} could not be read"

@@ -36,6 +36,7 @@ def chat(
     with subscribed(client, *channels(stack.settings)) as events:
         session = f"chat-{uuid.uuid4().hex[:8]}"
         conversation = Conversation(client, stack.settings, events, user, session, "terminal")
+        conversation.check_running()
         if sys.stdin.isatty():
             output.line(f"You are {user}. {COMMANDS}", "dim")
         unanswered = Chat(conversation, output, stack.settings.timezone).run()

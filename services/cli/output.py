@@ -9,7 +9,10 @@ from contextlib import suppress
 from datetime import datetime, tzinfo
 from typing import Any
 
+from keepsake_client.errors import InvalidMessage, KeepsakeError
 from rich.console import Console
+
+from services.runtime.errors import InvalidSetting
 
 #: What a terminal acts upon: controls (C0, DEL, C1), line separators, overrides and isolates of the writing direction;
 #: and lone surrogates, which no encoding has. Joiners and marks, as in emoji and Persian words, are text.
@@ -21,6 +24,11 @@ _LINE_BREAK = re.compile(r"\r\n|\r|\n")
 def printable(text: str) -> str:
     """User-generated text in one line: line breaks and tabs become spaces, other controls `\\u001b` and the like."""
     return _escaped_controls(re.sub(r"\r\n|[\r\n\t]", " ", text))
+
+
+def escaped(text: str) -> str:
+    """Text of a log made safe for a terminal, and still told apart: what is not printable becomes its escape."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def paragraph(text: str, indent: str) -> str:
@@ -69,6 +77,12 @@ class Output:
 def print_error(text: str) -> None:
     """Print one line of the command's own on stderr."""
     print(f"ltm: {printable(text)}", file=sys.stderr)
+
+
+def report(error: KeepsakeError) -> int:
+    """Print an error as one line on stderr, and return the exit code: 2 for a wrong setting, 1 for the others."""
+    print_error(error.wire if isinstance(error, InvalidMessage) else str(error))
+    return 2 if isinstance(error, InvalidSetting) else 1
 
 
 def _escaped_controls(text: str) -> str:

@@ -12,6 +12,8 @@ import redis
 from keepsake_client.errors import Unavailable
 from redis.client import PubSub
 
+from services.cli.options import redis_failure
+
 SUBSCRIBE_TIMEOUT_S = 5.0
 
 
@@ -54,4 +56,4 @@ def subscribed(client: redis.Redis, *channels: str) -> Iterator[Subscription]:
                 confirmed += pubsub.get_message(timeout=0.1) is not None
             yield Subscription(pubsub)
     except (redis.RedisError, OSError) as error:
-        raise Unavailable(f"Redis does not answer: {error}") from error
+        raise Unavailable(f"Redis {redis_failure(error)}") from error

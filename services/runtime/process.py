@@ -15,10 +15,10 @@ from redis.exceptions import RedisError
 
 from services.runtime.availability import Availability
 from services.runtime.backoff import pause, wait_s
-from services.runtime.errors import InvalidSetting
+from services.runtime.errors import EXIT_CANNOT_START, InvalidSetting
 from services.runtime.heartbeat import Liveness
 from services.runtime.logging import configure_logging, redact
-from services.runtime.settings import Settings, load_settings, renamed_settings
+from services.runtime.settings import Settings, load_settings, renamed_settings, unknown_settings
 
 #: Every wait for a message ends after this, so that a stop is noticed and the loop marks its liveness.
 POLL_TIMEOUT_S = 1
@@ -35,10 +35,13 @@ def bootstrap(process: str) -> Settings:
     try:
         settings = load_settings()
     except InvalidSetting as error:
-        sys.exit(f"ltm: {error}")
+        print(f"ltm: {error}", file=sys.stderr)
+        sys.exit(EXIT_CANNOT_START)
     configure_logging(settings, process)
     for old, new in renamed_settings():
         log.warning("setting_renamed", old=old, new=new)
+    for variable, nearest in unknown_settings():
+        log.warning("setting_unknown", variable=variable, nearest=nearest)
     return settings
 
 

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import redis
 import redis.asyncio
+from keepsake_client.errors import CREDENTIALS_REFUSED
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+
+
+def words(error: Exception) -> str:
+    """An error of Redis in words for people."""
+    return CREDENTIALS_REFUSED if isinstance(error, redis.AuthenticationError) else str(error)
 
 
 def connect(url: str, timeout_s: float = 5.0) -> redis.Redis:

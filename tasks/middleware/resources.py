@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,7 +17,10 @@ from keepsake_client.protocol import COUNTERS
 from services.long_term_memory.factory import LongTermMemory, open_when_ready
 from services.long_term_memory.memory_service import MemoryService
 from services.long_term_memory.profile_service import ProfileService
+from services.runtime.errors import EXIT_CANNOT_START, CannotStart
 from services.runtime.heartbeat import HeartbeatThread
+from services.runtime.logging import START_REFUSED
+from services.runtime.process_record import broker_address
 from services.runtime.queues import INDEX_QUEUE
 from services.runtime.redis import connect
 from services.runtime.settings import Settings
@@ -72,6 +76,10 @@ class Resources(Middleware):
             lower_priority(self.settings.ltm_index_nice)
         try:
             self._open = open_when_ready(self.settings, connections=worker.worker_threads)
+        except CannotStart as error:
+            # Dramatiq's master ends with the same exit code. A traceback would hide the line.
+            log.critical(START_REFUSED, code=error.code, reason=str(error))
+            sys.exit(EXIT_CANNOT_START)
         except KeepsakeError as error:
             log.critical("worker_cannot_start", code=error.code, reason=str(error))
             raise WorkerCannotStart(str(error)) from None
@@ -82,7 +90,7 @@ class Resources(Middleware):
 
     def after_worker_boot(self, _: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         checks = [self._opened.answers, lambda: _threads_live(worker)]
-        self._heartbeat = HeartbeatThread(self._client, self._process, checks)
+        self._heartbeat = HeartbeatThread(self._client, self._process, checks, broker=broker_address(self.settings))
         self._heartbeat.start()
         log.info("worker_ready", queues=sorted(worker.consumer_whitelist or ()))
 

@@ -83,11 +83,13 @@ def run_ltm(
 
 
 def start_ltm_up(directory: Path, *arguments: str, **variables: str) -> Stack:
-    """Start `ltm up` and wait for its ready file."""
+    """Start `ltm up` on free ports and wait for its ready file."""
+    # The default port is that of the developer's own stack.
+    ports = [] if "REDIS_URL" in variables or "--redis-port" in arguments else ["--redis-port", "0"]
     ready, output = directory / "ready.json", directory / "output"
     with output.open("wb") as file:
         process = subprocess.Popen(
-            [LTM, "up", "--ready-file", str(ready), *arguments],
+            [LTM, "up", "--ready-file", str(ready), *ports, *arguments],
             env=clean_environment(**variables),
             cwd=directory,
             stdin=subprocess.DEVNULL,

@@ -9,9 +9,11 @@ import signal
 import subprocess
 import uuid
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+import redis
 
 from services.stack.processes import INDEXER, NAMES, SERVICES
 from tests.acceptance.conftest import Stack, run_ltm
@@ -158,6 +160,42 @@ def test_chat_says_why_a_message_was_rejected(stack: Stack, user: str) -> None:
     rejected, hint = result.stdout.splitlines()
     assert rejected.startswith("  rejected: too_large: ")
     assert "/quit" in hint
+
+
+def test_one_id_leads_from_the_message_to_its_answer_and_reply(stack: Stack, user: str) -> None:
+    # Given a message with the ids of its publisher
+    with redis.Redis.from_url(stack.redis_url) as client:
+        message = {"user_id": user, "content": "What is my parrot called?", "type": "text", "task_id": f"t-{user}"}
+        client.lpush("user_input_queue", json.dumps(message))
+
+    def traced(identifier: str) -> dict[str, dict[str, Any]]:
+        found = json.loads(ltm(stack, "trace", identifier, "--json").stdout)
+        return {record["kind"]: record for record in found["records"]}
+
+    wait_until(lambda: len(traced(f"t-{user}")) == 3, 30, "the records of all three")
+    by_task = traced(f"t-{user}")
+
+    reply, request, indexed = by_task["reply"], by_task["request"], by_task["message"]
+    assert traced(reply["message_id"]) == traced(request["request_id"]) == by_task
+    assert (indexed["message_id"], request["request_id"]) == (reply["message_id"], reply["request_id"])
+    assert list(indexed["times"]) == ["said", "logged", "dispatched", "started", "indexed"]
+    assert list(request["times"]) == ["pushed", "taken", "queued", "started", "answered"]
+    assert list(reply["times"]) == ["asked", "searched", "replied"]
+    assert {"embed_ms", "rank_ms"} <= set(request["ms"])
+    assert "parrot" not in json.dumps(by_task)
+
+
+def test_an_id_that_never_arrived_is_not_known(stack: Stack) -> None:
+    result = ltm(stack, "trace", "never-sent")
+
+    assert (result.returncode, result.stdout.split(":")[0]) == (1, "nothing is known of never-sent")
+
+
+def test_the_logs_of_an_ephemeral_stack_are_shown(stack: Stack) -> None:
+    lines = [json.loads(line) for line in ltm(stack, "logs", "long-term-memory-adapters").stdout.splitlines()]
+
+    assert "adapters_ready" in [line["event"] for line in lines]
+    assert {line["process"] for line in lines} == {"long-term-memory-adapters"}
 
 
 def test_a_killed_process_is_restarted_and_reported(stack: Stack) -> None:

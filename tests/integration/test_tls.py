@@ -21,10 +21,10 @@ from urllib.parse import quote
 
 import pytest
 import redis
-from keepsake_client.errors import Unavailable
 from keepsake_client.protocol import conversation_key
 
 from services.long_term_memory.postgres.pool import open_pool, reachable
+from services.runtime.errors import CannotStart
 from tests.integration.service_process import ServiceProcess, running
 from tests.support import free_port, wait_until
 
@@ -297,7 +297,7 @@ def test_the_error_of_a_refused_database_says_why(
     url = database_url(postgres_port, certificates, authority).replace(PASSWORD, password)
 
     assert not reachable(url)
-    with within(15), pytest.raises(Unavailable) as refused:
+    with within(15), pytest.raises(CannotStart) as refused:
         open_pool(url, 1)
 
     line = str(refused.value)

@@ -81,12 +81,13 @@ def worker() -> Iterator[Worker]:
 
 @pytest.mark.parametrize(("partial", "field"), [(False, None), (True, True)])
 def test_a_search_returns_what_is_found(worker: Worker, partial: bool, field: bool | None) -> None:
-    """Given a search, I expect its memories, `partial` only where it is, and no timings."""
+    """Given a search, I expect its memories, its stages, `partial` only where it is, and no timings."""
     worker.services.partial = partial
 
     response = worker.run("memory.search", query="tea?")
 
     assert worker.services.calls == [("search", "u1", "tea?", 100.0)]
+    assert response.pop("stages")["embed_ms"] == 2.0
     assert response == {"memories": [MEMORY], "partial": field}
 
 

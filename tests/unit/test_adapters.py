@@ -13,7 +13,7 @@ import fakeredis
 import pytest
 import redis
 from dramatiq.brokers.stub import StubBroker
-from keepsake_client.protocol import COUNTERS, UPDATES_STREAM
+from keepsake_client.protocol import COUNTERS, MEMBERSHIP_KEY, UPDATES_STREAM
 from structlog.testing import capture_logs
 
 from adapters.dispatcher import Dispatcher
@@ -21,7 +21,7 @@ from adapters.leader import Lease
 from adapters.ltm_requests import RequestAdapter
 from adapters.ltm_responses import ResponsePublisher
 from adapters.maintenance import Maintenance
-from adapters.membership import MEMBERSHIP_KEY, Membership
+from adapters.membership import Membership
 from adapters.memory_updates import KEPT_S, SLACK_S, UpdateAdapter, says_logged
 from adapters.stream import UpdateStream
 from services.runtime.rejected import RejectSink

@@ -13,13 +13,12 @@ from typing import Any
 import fakeredis
 import pytest
 import redis
-from keepsake_client.protocol import COUNTERS, REJECTED_STREAM, STREAM_GROUP, alive_key
+from keepsake_client.protocol import COUNTERS, MEMBERSHIP_KEY, REJECTED_STREAM, STREAM_GROUP, alive_key
 from structlog.testing import capture_logs
 
 from adapters.__main__ import Adapters, Timing, run
 from adapters.leader import LEASE_KEY
 from adapters.loop import Loop
-from adapters.membership import MEMBERSHIP_KEY
 from adapters.stream import UpdateStream
 from services.runtime.queues import QueueKeys
 from services.runtime.settings import Settings
@@ -405,7 +404,7 @@ def test_the_process_is_alive_while_each_of_its_loops_is(
     checks: list[int] = []
 
     class Heartbeat(threading.Thread):
-        def __init__(self, _: Any, __: str, given: list[Callable[[], bool]]) -> None:
+        def __init__(self, _: Any, __: str, given: list[Callable[[], bool]], **___: Any) -> None:
             super().__init__()
             checks.append(sum(check() for check in given))
             os.kill(os.getpid(), signal.SIGTERM)

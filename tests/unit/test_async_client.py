@@ -15,7 +15,7 @@ from typing import Any
 
 import fakeredis
 import pytest
-from keepsake_client.async_client import AsyncClient
+from keepsake_client.async_client import AsyncClient, _address
 from keepsake_client.errors import Disabled, InvalidMessage, KeepsakeError, RequestFailed, RequestTimeout, Unavailable
 from keepsake_client.protocol import UPDATES_STREAM, LTMResponse, Memory, parse_request, parse_update
 from redis.asyncio import Redis
@@ -176,6 +176,83 @@ def test_a_request_that_timed_out_is_removed_from_the_list() -> None:
             assert await keepsake.redis.lrange("ltm_requests", 0, -1) == [b"of another client"]
 
     run(story)
+
+
+UNSERVED = "ltm requests are not answered: asked ltm_requests on Redis "
+
+
+def test_a_redis_that_no_adapter_serves_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    """Given a wrong Redis, I expect it named in each error, and in the log once until a request is answered again."""
+
+    async def story() -> None:
+        async with connected(search_timeout_ms=30, write_timeout_ms=30) as (client, keepsake):
+            nothing = r"asked ltm_requests on Redis [^ ]+:6379/0, and nothing seems to serve it there"
+            for _ in range(2):
+                assert await client.search("u1", "cat?") == []
+                with pytest.raises(RequestTimeout, match=f"no response to profile_get within 30 ms; {nothing}"):
+                    await client.profile_get("u1")
+            assert caplog.text.count(UNSERVED) == 1
+
+            answered = asyncio.create_task(client.search("u1", "cat?", deadline_ms=LONG_MS))
+            await keepsake.answer(await keepsake.request())
+            await answered
+            await client.search("u1", "cat?")
+            assert caplog.text.count(UNSERVED) == 2
+            assert await keepsake.redis.llen("ltm_requests") == 0
+
+    run(story)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://anna:secret@wrong:6380/2", "wrong:6380/2"),
+        ("redis://wrong", "wrong:6379/0"),
+        ("unix://anna:secret@/run/redis.sock?db=3", "/run/redis.sock/3"),
+    ],
+)
+def test_a_redis_is_named_without_its_password(url: str, shown: str) -> None:
+    """Given a URL, I expect host, port and database, and no credentials."""
+    assert _address(AsyncClient(url)._redis) == shown
+
+
+def test_a_slow_pipeline_is_not_taken_for_a_wrong_redis(caplog: pytest.LogCaptureFixture) -> None:
+    """Given a living adapter, I expect the time-out to say where it asked, and no more; given a failed one, more."""
+
+    async def story() -> None:
+        async with connected(write_timeout_ms=30) as (client, keepsake):
+            seconds, _ = await keepsake.redis.time()
+            await keepsake.redis.zadd("ltm:adapters", {"failed": seconds - 60, "alive": seconds - 1})
+            with pytest.raises(RequestTimeout, match=r"; asked ltm_requests on Redis [^ ,]+$"):
+                await client.profile_get("u1")
+            assert UNSERVED not in caplog.text
+
+            await keepsake.redis.zrem("ltm:adapters", "alive")
+            with pytest.raises(RequestTimeout, match="nothing seems to serve it there"):
+                await client.profile_get("u1")
+
+    run(story)
+
+
+def test_a_client_without_the_right_to_look_asks_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Given an ACL that refuses the look, I expect no claim that nothing serves the list, and no second refusal."""
+    refused: list[str] = []
+
+    async def story() -> None:
+        async def refuse() -> None:
+            refused.append("TIME")
+            raise NoPermissionError("no permissions to run the 'time' command")
+
+        redis: Any = fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer())
+        redis.time = refuse
+        async with AsyncClient(redis, write_timeout_ms=30) as client:
+            for _ in range(2):
+                with pytest.raises(RequestTimeout, match=r"; asked ltm_requests on Redis [^ ,]+$"):
+                    await client.profile_get("u1")
+        await redis.aclose()
+
+    run(story)
+    assert refused == ["TIME"]
 
 
 def test_a_search_sends_the_options_that_are_set() -> None:
@@ -562,7 +639,7 @@ def test_a_request_that_fails_twice_leaves_no_unretrieved_exception(caplog: pyte
 
     run(story)
     gc.collect()
-    assert [record.getMessage() for record in caplog.records] == []
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
 
 
 class HalfOpen(fakeredis.FakeAsyncRedis):

@@ -8,10 +8,12 @@ import json
 import os
 import pty
 import re
+import socketserver
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +28,9 @@ from typer.testing import CliRunner
 from services.cli import main
 from services.cli.app import build_app
 from services.cli.output import Output, described, paragraph, print_error, printable
+from services.cli.up import hints
 from services.runtime.settings import Settings
+from services.stack.addresses import LaunchOptions
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,6 +84,128 @@ def test_an_invalid_request_is_one_line_with_its_code(
 
     assert run_main(monkeypatch, "search", " ", "tea") == 1
     assert capsys.readouterr().err == "ltm: invalid_request: user_id: must not be blank\n"
+
+
+def test_a_demo_without_redis_names_the_step_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+
+    assert run_main(monkeypatch, "demo") == 1
+    assert capsys.readouterr().err.startswith("ltm: step 'connected': Redis does not answer: ")
+
+
+def test_a_redis_that_wants_a_password_is_our_own_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Given a Redis that answers NOAUTH to everything, as after CONFIG SET requirepass
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _WantsPassword) as server:
+        thread = threading.Thread(target=server.serve_forever, args=[0.01], daemon=True)
+        thread.start()
+        monkeypatch.setenv("REDIS_URL", f"redis://127.0.0.1:{server.server_address[1]}/0")
+        codes = [run_main(monkeypatch, *command) for command in (["search", "u1", "tea"], ["chat"], ["dead", "list"])]
+        server.shutdown()
+        thread.join()
+
+    lines = capsys.readouterr().err.splitlines()
+    assert codes == [1, 1, 1]
+    assert len(lines) == 3
+    assert all("it asks for another user or password than its URL has (REDIS_URL)" in line for line in lines)
+
+
+class _WantsPassword(socketserver.StreamRequestHandler):
+    def handle(self) -> None:
+        with suppress(OSError):  # the client may reset the connection
+            while self.rfile.readline():
+                self.wfile.write(b"-NOAUTH Authentication required.\r\n")
+
+
+def test_an_unknown_setting_is_one_line_with_the_nearest_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LTM_LOG_LEVL", "debug")
+
+    assert run_main(monkeypatch, "status") == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "ltm: LTM_LOG_LEVL is no setting of Keepsake; did you mean LTM_LOG_LEVEL?"
+    assert second.startswith("ltm: no stack runs in ")
+
+
+def test_ctrl_c_while_the_modules_are_loaded_ends_quietly() -> None:
+    # Given an interrupt in the middle of the imports
+    code = """
+import importlib.abc, os, signal, sys
+class Interrupt(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "typer":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+from services.cli import main
+main()
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize("code", ["/dev/full", "a reader that has gone"])
+def test_the_output_of_a_stack_may_fail(code: str) -> None:
+    """Given a full disk, or a reader as `head -1`, I expect one sentence on stderr, and the process to go on."""
+    lines = "output.line('one'); output.line('two'); output.line('three'); import sys; print('on', file=sys.stderr)"
+    script = f"from services.cli.lasting_output import LastingOutput; output = LastingOutput(); {lines}"
+    reader, writer = os.pipe()
+    os.close(reader)
+    if code == "/dev/full":
+        os.close(writer)
+        writer = os.open("/dev/full", os.O_WRONLY)
+    result = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writer)
+
+    told, went_on = result.stderr.splitlines()
+    assert result.returncode == 0
+    assert told.startswith("ltm: the output cannot be written (")
+    assert went_on == "on"
+
+
+def test_a_command_whose_output_cannot_be_written_is_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(
+            [sys.executable, "-c", "from services.cli import main; main()", "--version"],
+            cwd=ROOT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+
+    assert (result.returncode, result.stderr) == (
+        1,
+        "ltm: the output cannot be written (No space left on device)\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("directory", "without", "expected"),
+    [
+        (".ltm", (), "`ltm demo`, `ltm chat`, `ltm status`"),
+        ("my data", ("chat-ai",), "`ltm status --data-dir '{here}/my data'`"),
+    ],
+)
+def test_the_hint_names_the_data_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, directory: str, without: tuple[str, ...], expected: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["ltm", "up"])
+    options = LaunchOptions(Path(directory), without=without)
+
+    assert hints(options, tmp_path / directory) == expected.format(here=tmp_path)
+
+
+def test_the_hint_calls_ltm_as_it_was_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [".venv/bin/ltm", "up"])
+
+    assert hints(LaunchOptions(Path(".ltm")), tmp_path / ".ltm").startswith("`.venv/bin/ltm demo`")
 
 
 def test_without_refuses_an_unknown_process(

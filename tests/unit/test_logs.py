@@ -254,6 +254,13 @@ def test_a_redacted_message_is_bounded() -> None:
     assert redact(OSError("x" * 1_000)) == f"OSError: {'x' * 500}"
 
 
+def test_a_redis_that_wants_a_password_is_told_in_our_words() -> None:
+    """Given NOAUTH while a process runs, I expect the setting to change, in place of what redis-py says of HELLO."""
+    error = redis.AuthenticationError("HELLO must be called with the client already authenticated, otherwise ...")
+
+    assert redact(error) == "AuthenticationError: it asks for another user or password than its URL has (REDIS_URL)"
+
+
 def test_an_error_without_a_message_is_its_type() -> None:
     """Given an error without a message, I expect its type alone, with no colon."""
     assert redact(TimeoutError()) == "TimeoutError"

@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 
 from services.runtime import process
 from services.runtime.backoff import pause, wait_s
+from services.runtime.errors import EXIT_CANNOT_START
 from services.runtime.heartbeat import STUCK_AFTER_S
 from services.runtime.process import LoopConnection, bootstrap, cancel_all, listen
 from services.runtime.redis import connect, connect_async
@@ -63,12 +64,35 @@ def test_a_process_warns_of_renamed_settings(monkeypatch: pytest.MonkeyPatch) ->
     ]
 
 
-def test_a_wrong_setting_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given a wrong setting, I expect an exit with one line."""
+def test_a_process_warns_of_unknown_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given variables that are nearly settings, I expect a warning for each, without its value."""
+    monkeypatch.setattr(process, "configure_logging", lambda *_: None)
+    for name in ("LTM_LOG_LEVL", "CHAT_MODLE", "LTM_PROCESS_NAME", "MEMORY_OF_MY_OWN", "OTHER_LTM_LOG_LEVL"):
+        monkeypatch.setenv(name, "hush")
+
+    with capture_logs() as lines:
+        bootstrap("memory")
+
+    assert sorted((line["variable"], line["nearest"]) for line in lines) == [
+        ("CHAT_MODLE", "CHAT_MODEL"),
+        ("LTM_LOG_LEVL", "LTM_LOG_LEVEL"),
+        ("MEMORY_OF_MY_OWN", None),
+    ]
+    assert {line["event"] for line in lines} == {"setting_unknown"}
+    assert "hush" not in str(lines)
+
+
+def test_a_wrong_setting_ends_the_process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Given a wrong setting, I expect one line, and the exit code by which no supervisor starts the process again."""
     monkeypatch.setenv("LTM_PREFETCH", "many")
 
-    with pytest.raises(SystemExit, match=r"^ltm: LTM_PREFETCH is 'many'; allowed: [^\n]*$"):
+    with pytest.raises(SystemExit) as ended:
         bootstrap("memory")
+
+    assert ended.value.code == EXIT_CANNOT_START
+    error = capsys.readouterr().err
+    assert error.startswith("ltm: LTM_PREFETCH is 'many'; allowed: ")
+    assert error.count("\n") == 1
 
 
 def test_the_log_of_a_process_names_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -364,13 +364,38 @@ def test_an_id_without_a_message_is_forgotten(site: Site) -> None:
     site.client.rpush(site.keys.ids, "gone")
     consumer = consume(broker)
 
-    with capture_logs():
+    with capture_logs() as lines:
         assert next(consumer) is None
 
     assert site.client.keys() == [b"site:__heartbeats__"]
+    assert events(lines) == ["undecodable_message"]
 
 
 # Reconciling
+
+
+def test_what_is_acknowledged_while_it_reconciles_is_no_dead_letter(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a message that a worker thread acknowledges after Redis was asked what is held, I expect it left alone."""
+    broker = site.broker(reconcile_interval_s=0.0)
+    send(broker, 1)
+    consumer = consume(broker)
+    message = take(consumer)
+    held_in_redis = broker.client.smembers
+
+    def acknowledged_meanwhile(key: str) -> Any:
+        found = held_in_redis(key)
+        consumer.ack(message)
+        return found
+
+    monkeypatch.setattr(broker.client, "smembers", acknowledged_meanwhile)
+
+    with capture_logs() as lines:
+        assert next(consumer) is None
+
+    assert events(lines) == []
+    assert site.client.keys() == [b"site:__heartbeats__"]
 
 
 def test_a_fetch_whose_reply_was_lost_is_reconciled(site: Site) -> None:

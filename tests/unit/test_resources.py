@@ -16,7 +16,13 @@ from keepsake_client.protocol import COUNTERS, alive_key
 from redis.exceptions import ConnectionError as RedisConnectionError
 from structlog.testing import capture_logs
 
-from services.runtime.errors import EmbeddingDimensionMismatch
+from services.runtime.errors import (
+    EXIT_CANNOT_START,
+    CannotStart,
+    EmbeddingDimensionMismatch,
+    InvalidSetting,
+    SchemaTooNew,
+)
 from services.runtime.heartbeat import HeartbeatThread
 from services.runtime.settings import Settings
 from tasks.middleware.resources import Resources, WorkerCannotStart
@@ -36,7 +42,6 @@ def booting(monkeypatch: pytest.MonkeyPatch, error: Exception) -> dramatiq.Worke
 @pytest.mark.parametrize(
     "error",
     [
-        EmbeddingDimensionMismatch(8, 384),
         Unavailable("PostgreSQL does not answer"),
         PermissionError("no"),
         ImportError(),
@@ -53,12 +58,20 @@ def test_a_worker_that_cannot_open_its_services_does_not_start(
         worker.start()
 
 
-def test_the_reason_is_in_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given an embedder that does not fit the table, I expect the text that says so."""
-    worker = booting(monkeypatch, EmbeddingDimensionMismatch(8, 384))
+@pytest.mark.parametrize(
+    "error", [EmbeddingDimensionMismatch(8, 384), InvalidSetting("no such provider"), SchemaTooNew(5, 4)]
+)
+def test_a_worker_that_no_restart_helps_ends_with_an_exit_code_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, error: CannotStart
+) -> None:
+    """Given an embedder that does not fit, a wrong setting or a newer schema, I expect one line and no traceback."""
+    worker = booting(monkeypatch, error)
 
-    with pytest.raises(WorkerCannotStart, match="gives 8 dimensions and the memories table holds 384"):
+    with capture_logs() as lines, pytest.raises(SystemExit) as ended:
         worker.start()
+
+    assert ended.value.code == EXIT_CANNOT_START
+    assert lines == [{"event": "start_refused", "log_level": "critical", "code": error.code, "reason": str(error)}]
 
 
 @pytest.mark.parametrize("service", ["memories", "profiles"])

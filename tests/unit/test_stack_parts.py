@@ -72,6 +72,16 @@ def test_the_tail_of_a_log_is_its_last_lines(tmp_path: Path) -> None:
     assert log.tail(2) == ["two", "\ufffd three"]
 
 
+def test_a_log_whose_directory_is_gone_is_discarded(tmp_path: Path) -> None:
+    """Given a data directory that was renamed, I expect its processes to be restarted all the same."""
+    log = BoundedLog(tmp_path / "gone" / "a.log")
+    with log.open() as writer:
+        writer.write(b"one\n")
+    log.trim()
+
+    assert log.tail(5) == []
+
+
 # --- names
 
 

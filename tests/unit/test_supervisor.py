@@ -13,7 +13,7 @@ import psutil
 import pytest
 import structlog
 
-from services.runtime.errors import ProcessKeepsDying
+from services.runtime.errors import EXIT_CANNOT_START, CannotStart, InvalidSetting, ProcessKeepsDying
 from services.stack.logfile import MAX_BYTES
 from services.stack.process_tree import ProcessId
 from services.stack.processes import ProcessSpec
@@ -167,6 +167,63 @@ def test_five_crashes_within_a_minute_end_the_stack(started: Start, clock: Clock
 
     assert "a exited 5 times within a minute (exit code 3)" in str(raised.value)
     assert len(logs) == 4  # four restarts came before
+
+
+def test_a_temporary_log_is_not_named(tmp_path: Path, clock: Clock) -> None:
+    """Given logs that go with the stack, I expect the last lines of the failing process, and no path."""
+    supervisor = Supervisor(
+        [spec("a", CRASHES)], dict(os.environ), tmp_path, tmp_path, lambda _: None, clock, logs_kept=False
+    )
+
+    def poll() -> None:
+        if not supervisor.running:
+            clock.now += 3
+        supervisor.poll()
+
+    with structlog.testing.capture_logs(), pytest.raises(ProcessKeepsDying) as raised:
+        wait_until(poll, 20, "the fifth crash")
+
+    assert str(raised.value).endswith("so the stack was stopped; its last lines:\n" + "\n".join(["  no disk"] * 5))
+
+
+def gives_up(line: str) -> str:
+    """A script that logs the line and exits as a process does that no restart helps."""
+    return f"import sys; print({line!r}); sys.exit({EXIT_CANNOT_START})"
+
+
+@pytest.mark.parametrize(
+    ("line", "error", "text"),
+    [
+        (
+            '{"event": "start_refused", "code": "cannot_start", "reason": "no pgvector"}',
+            CannotStart,
+            "no pgvector",
+        ),
+        ('{"event": "start_refused", "code": "invalid_setting", "reason": "LTM_X"}', InvalidSetting, "LTM_X"),
+        ("ltm: LTM_PREFETCH is 'many'", CannotStart, "a: LTM_PREFETCH is 'many'"),
+    ],
+)
+def test_a_process_that_no_restart_helps_ends_the_stack_at_once(
+    started: Start, line: str, error: type[CannotStart], text: str
+) -> None:
+    """Given the exit code of a process that cannot start, I expect its reason as the error, after one start."""
+    supervisor = started(spec("a", gives_up(line)))
+
+    with structlog.testing.capture_logs() as logs, pytest.raises(error) as raised:
+        wait_until(supervisor.poll, 20, "the exit")
+
+    assert str(raised.value) == text
+    assert logs == []
+
+
+def test_what_a_starting_process_waits_for_is_known(started: Start, tmp_path: Path) -> None:
+    """Given a log of an earlier run too, I expect what the present one waits for, and no more than that."""
+    (tmp_path / "a.log").write_text('{"event": "start_awaits", "reason": "an earlier run"}\n')
+    waits = '{"event": "start_awaits", "reason": "the embedder"}'
+    supervisor = started(spec("a", f"print({waits!r}, flush=True); {SLEEPS}"), spec("b", SLEEPS))
+
+    assert wait_until(lambda: supervisor.awaited("a"), 10, "a reason") == "the embedder"
+    assert supervisor.awaited("b") is None
 
 
 def test_crashes_before_the_last_minute_do_not_count(started: Start, clock: Clock) -> None:

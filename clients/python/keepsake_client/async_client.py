@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -16,10 +17,18 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff, NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 
 from keepsake_client.errors import (
+    CREDENTIALS_REFUSED,
     Disabled,
     InvalidMessage,
     KeepsakeError,
@@ -29,8 +38,10 @@ from keepsake_client.errors import (
     Unavailable,
 )
 from keepsake_client.protocol import (
+    ADAPTER_FAILED_AFTER_S,
     MAX_DEADLINE_MS,
     MAX_MESSAGE_BYTES,
+    MEMBERSHIP_KEY,
     REQUESTS_QUEUE,
     RESPONSES_CHANNEL,
     STREAM_EVENT_FIELD,
@@ -127,6 +138,8 @@ class AsyncClient:
         self._attempted = asyncio.Event()
         self._error: Unavailable | None = None
         self._pending: dict[str, tuple[str, asyncio.Future[LTMResponse]]] = {}
+        self._may_look = True
+        self._unserved = False
         #: Number of requests by outcome: `ok` or an error's code (`timeout`, `unavailable`, `too_large`, ...), and of
         #: remembered messages that the stream did not take (`unlogged`); unexpected errors of the subscriber are
         #: `subscriber_failed`.
@@ -248,7 +261,13 @@ class AsyncClient:
         return await self.request("profile_update", user_id, {"updates": updates, **expected}, deadline_ms=deadline_ms)
 
     async def request(
-        self, request_type: RequestType, user_id: str, data: Mapping[str, Any], *, deadline_ms: int | None = None
+        self,
+        request_type: RequestType,
+        user_id: str,
+        data: Mapping[str, Any],
+        *,
+        deadline_ms: int | None = None,
+        request_id: str | None = None,
     ) -> LTMResponse:
         """Send one request and return its response; the verbs are built on it.
 
@@ -256,6 +275,8 @@ class AsyncClient:
 
         Args:
             data: the request's `data` as in the contract, without `deadline_ms`.
+            request_id: one that no other request has, such as a UUID, for a caller that logs it; a new one where it is
+                missing.
 
         Raises:
             RequestTimeout: no response came before the deadline. A write may have been done, or be done later.
@@ -274,10 +295,11 @@ class AsyncClient:
                 request = validate(
                     LTMRequest,
                     {
-                        "request_id": f"req-{uuid4().hex}",
+                        "request_id": f"req-{uuid4().hex}" if request_id is None else request_id,
                         "type": request_type,
                         "user_id": user_id,
                         "data": {**objects, "deadline_ms": deadline_ms},
+                        "pushed_at": time.time(),
                     },
                 )
                 wire = json.dumps(request.model_dump())
@@ -419,15 +441,48 @@ class AsyncClient:
                 async with asyncio.timeout_at(deadline):
                     await self._redis.lpush(self._requests_queue, wire)
                 async with asyncio.timeout_at(deadline):
-                    return await response
-        except RequestTimeout:
-            with suppress(RedisError, OSError):
-                async with asyncio.timeout(CLEANUP_TIMEOUT_S):
-                    await self._redis.lrem(self._requests_queue, 1, wire)
-            raise
+                    answer = await response
+            self._unserved = False
+            return answer
+        except RequestTimeout as error:
+            served = await self._withdraw(wire)
+            raise RequestTimeout(f"{error}; {self._asked(served)}") from None
         finally:
             self._pending.pop(request.request_id, None)
             response.cancel()  # or asyncio logs its exception, where the wait ended in the same moment
+
+    async def _withdraw(self, wire: str) -> bool:
+        """Remove a request that was not answered from the list, and look whether anything serves the list.
+
+        Returns:
+            False if no adapter is alive; True also where Redis does not say.
+        """
+        try:
+            async with asyncio.timeout(CLEANUP_TIMEOUT_S):
+                with suppress(ResponseError):
+                    await self._redis.lrem(self._requests_queue, 1, wire)
+                return not self._may_look or await self._any_adapter()
+        except NoPermissionError:
+            self._may_look = False  # each refusal would be an entry in Redis's ACL LOG
+        except (RedisError, OSError):
+            pass
+        return True
+
+    async def _any_adapter(self) -> bool:
+        redis: Any = self._redis  # redis-py's types of replies are those of every protocol at once
+        seconds, _ = await redis.time()
+        latest = await redis.zrevrange(MEMBERSHIP_KEY, 0, 0, withscores=True)
+        return any(seconds - heartbeat < ADAPTER_FAILED_AFTER_S for _, heartbeat in latest)
+
+    def _asked(self, served: bool) -> str:
+        """Where the request was pushed; where nothing serves it, logged once until a request is answered again."""
+        asked = f"asked {self._requests_queue} on Redis {_address(self._redis)}"
+        if not served:
+            asked += ", and nothing seems to serve it there: no adapter of Keepsake is alive"
+            if not self._unserved:
+                log.warning("ltm requests are not answered: %s", asked)
+            self._unserved = True
+        return asked
 
     async def _subscribed(self) -> None:
         """Wait for the subscription: a response published before it is lost."""
@@ -524,6 +579,13 @@ class AsyncClient:
             response.set_exception(RequestFailed("invalid_response: the response does not have the contract's shape"))
 
 
+def _address(redis: Redis) -> str:
+    """`host:port/database`, or the path of a socket in place of the first two; never a password."""
+    options = redis.connection_pool.connection_kwargs
+    place = options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
+    return f"{place}/{options.get('db') or 0}"
+
+
 def _refuses_writes(error: ResponseError) -> bool:
     """Whether Redis refuses every write: it is full, a replica, or cannot write to its disk."""
     return isinstance(error, OutOfMemoryError | ReadOnlyError) or str(error).startswith(("MISCONF", "NOREPLICAS"))
@@ -552,4 +614,6 @@ def _checked_arguments() -> Iterator[None]:
 def _describe(error: RedisError | OSError) -> str:
     if isinstance(error, ResponseError):  # its message quotes the command, which has contents
         return f"Redis refused the command: {type(error).__name__}"
+    if isinstance(error, AuthenticationError):
+        return f"Redis refuses the connection: {CREDENTIALS_REFUSED}"
     return f"Redis does not answer: {str(error) or type(error).__name__}"

@@ -132,10 +132,18 @@ class Client:
         )
 
     def request(
-        self, request_type: RequestType, user_id: str, data: Mapping[str, Any], *, deadline_ms: int | None = None
+        self,
+        request_type: RequestType,
+        user_id: str,
+        data: Mapping[str, Any],
+        *,
+        deadline_ms: int | None = None,
+        request_id: str | None = None,
     ) -> LTMResponse:
         """See `AsyncClient.request`."""
-        return self._wait(self._client.request(request_type, user_id, data, deadline_ms=deadline_ms))
+        return self._wait(
+            self._client.request(request_type, user_id, data, deadline_ms=deadline_ms, request_id=request_id)
+        )
 
     def remember(
         self,

@@ -46,8 +46,16 @@ STREAM_MAX_LEN = 100_000
 STREAM_EVENT_FIELD = "event"
 #: The consumer group that reads the stream.
 STREAM_GROUP = "indexers"
+#: A stream of `TraceRecord`s, one for each message, request and reply that came to an end.
+TRACES_STREAM = "ltm:trace"
+#: The field of its entries that holds the record.
+TRACE_FIELD = "trace"
 #: A hash of counters for the operator, which `ltm status` shows; docs/contract.md lists them.
 COUNTERS = "ltm:counters"
+#: A sorted set of the adapters by their last heartbeat, in seconds since 1970 on Redis's clock.
+MEMBERSHIP_KEY = "ltm:adapters"
+#: An adapter without a heartbeat for this long has failed.
+ADAPTER_FAILED_AFTER_S = 10.0
 
 DEFAULT_LIMIT = 5
 MAX_LIMIT = 100
@@ -91,6 +99,11 @@ def alive_key(name: str) -> str:
     return f"ltm:alive:{name}"
 
 
+def process_key(name: str) -> str:
+    """The Redis key of what the process `name` states about itself; it outlives the heartbeat."""
+    return f"ltm:process:{name}"
+
+
 def clean(value: Any) -> Any:
     """Clean a JSON value so that PostgreSQL can store it: NUL characters are removed, lone surrogates become U+FFFD.
 
@@ -132,6 +145,13 @@ def _short_enough(text: str) -> str:
     if len(encode_user_id(text).encode()) > MAX_ID_BYTES:
         raise ValueError(f"is longer than {MAX_ID_BYTES} bytes")
     return text
+
+
+def _noted_time(value: Any) -> float | None:
+    try:
+        return parse_timestamp(value)
+    except ValueError:
+        return None
 
 
 def _whole(value: Any) -> Any:
@@ -199,6 +219,8 @@ Deadline = Annotated[int, BeforeValidator(_milliseconds), AfterValidator(_deadli
 Timestamp = Annotated[float, BeforeValidator(_timestamp)]
 #: True or false, also as a text or as 1 and 0; anything else counts as absent.
 Flag = Annotated[bool | None, BeforeValidator(_flag)]
+#: A time that is for information alone: one that cannot be read makes no request invalid.
+NotedTime = Annotated[float | None, BeforeValidator(_noted_time)]
 
 
 def json_number(seconds: float) -> int | float:
@@ -335,6 +357,7 @@ class LTMRequest(WireModel):
     type: RequestType
     user_id: Id
     data: JSONObject = Field(default_factory=dict)
+    pushed_at: NotedTime = None
 
 
 class Memory(WireModel):
@@ -393,6 +416,51 @@ class LTMResponse(WireModel):
         """The response as JSON."""
         absent = {name for name in _OPTIONAL_FIELDS if getattr(self, name) is None}
         return json.dumps(self.model_dump(exclude=absent))
+
+
+class TraceRecord(WireModel):
+    """What happened to one message, request or reply: ids, times and outcome, no contents.
+
+    Attributes:
+        kind: a message that was indexed, a request that was answered, or a reply that was published.
+        process, host: what wrote the record.
+        user: the user id or, with LTM_LOG_USER_IDS=false, its hash.
+        type: of a request.
+        outcome: `ok`, or the code of the error; of a reply, that of its search, such as `timeout`.
+        times: seconds since 1970 by stage. Of a message: said, logged, dispatched, started, indexed; of a request:
+            pushed, taken, queued, started, answered; of a reply: asked, searched, replied. `logged` is by the clock of
+            Redis, each other one by that of the process which did it.
+        ms: milliseconds by stage of a search: embed_ms, database_ms, rank_ms.
+        deadline_ms: how long the asker said that it would wait.
+        partial: the search had no time to embed its query.
+        memories: how many were found, or used for the reply.
+        tries: how often a message was run, where that is more than once.
+    """
+
+    kind: Literal["message", "request", "reply"]
+    process: str = ""
+    host: str = ""
+    user: str = ""
+    message_id: str | None = None
+    request_id: str | None = None
+    task_id: str | None = None
+    type: str | None = None
+    outcome: str = "ok"
+    times: dict[str, float] = Field(default_factory=dict)
+    ms: dict[str, float] = Field(default_factory=dict)
+    deadline_ms: int | None = None
+    partial: bool = False
+    memories: int | None = None
+    tries: int | None = None
+
+    @property
+    def late_ms(self) -> float | None:
+        """By how many milliseconds an answer came after its deadline; None where it did not."""
+        asked, answered = self.times.get("pushed", self.times.get("taken")), self.times.get("answered")
+        if asked is None or answered is None or self.deadline_ms is None:
+            return None
+        late_ms = (answered - asked) * 1000 - self.deadline_ms
+        return late_ms if late_ms > 0 else None
 
 
 M = TypeVar("M", bound=WireModel)

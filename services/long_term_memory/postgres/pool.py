@@ -9,9 +9,11 @@ from typing import Any
 
 import psycopg
 from keepsake_client.errors import Unavailable
+from psycopg.conninfo import make_conninfo
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from services.runtime.availability import Availability
+from services.runtime.errors import CannotStart
 from services.runtime.settings import mask_url
 
 #: Longer than any statement takes on a healthy server; one that hangs must not occupy its worker for ever.
@@ -22,13 +24,21 @@ CONNECTION_TIMEOUT_S = 4.0
 #: The pool backs off exponentially between its attempts to reconnect until this time is over, and begins anew with the
 #: next request: with a short time, a server that is back after a minute is found within a second or two.
 RECONNECT_TIMEOUT_S = 2.0
+CONNECT_TIMEOUT_S = 3
+#: By which `ltm reembed` recognizes the connections of running workers.
+APPLICATION_NAME = "keepsake"
 #: The key of the advisory lock that a migrating process holds, the same in every release: "keepsake" in ASCII.
 MIGRATION_LOCK = 0x6B656570_73616B65
 
+#: In the words of PostgreSQL: it is full, or stops in this moment.
+_MAY_PASS = ("too many", "slots", "starting up", "shutting down", "recovery")
+#: In the words of libpq.
+_TLS_FAILS = ("certificate", "does not support SSL")
+
 _CONNECTION_OPTIONS: dict[str, Any] = {
     "autocommit": True,  # a search's statements are independent; BEGIN and COMMIT would double its round trips
-    "application_name": "keepsake",
-    "connect_timeout": 3,
+    "application_name": APPLICATION_NAME,
+    "connect_timeout": CONNECT_TIMEOUT_S,
     # For a host that disappears without closing; otherwise the kernel waits for a quarter of an hour.
     "tcp_user_timeout": 10_000,
     "options": f"-c statement_timeout={STATEMENT_TIMEOUT_MS}",
@@ -67,6 +77,7 @@ def open_pool(database_url: str, size: int) -> ConnectionPool:
         size: how many connections at most.
 
     Raises:
+        CannotStart: PostgreSQL refuses the connection for good.
         Unavailable: no connection could be made within 5 s.
     """
     availability = Availability("postgres", up=False)
@@ -93,22 +104,50 @@ def open_pool(database_url: str, size: int) -> ConnectionPool:
         reconnect_failed=lambda _: availability.down("no connection"),
         kwargs=_CONNECTION_OPTIONS,
     )
+    check_connects(database_url)
     try:
         pool.open(wait=True, timeout=5)
     except PoolTimeout:
         pool.close()
-        raise Unavailable(f"PostgreSQL does not answer{_why_not(database_url)}") from None
+        raise Unavailable("PostgreSQL does not answer") from None
     return pool
 
 
-def _why_not(database_url: str) -> str:
-    """The first line of the error that a connection fails with, which the pool does not report."""
+def check_connects(database_url: str) -> None:
+    """Connect once: a pool repeats what no repetition changes, and does not report why it fails.
+
+    Raises:
+        CannotStart: PostgreSQL refuses the connection for good, as with a wrong password.
+        Unavailable: it does not answer yet.
+    """
+    reason = _failure(database_url)
+    if reason and _accepts(database_url):
+        reason = _failure(database_url)  # it may just have become ready; what fails now is refused
+        refused = reason and not any(word in reason for word in _MAY_PASS)
+    else:
+        refused = reason and any(word in reason for word in _TLS_FAILS)
+    named = f"DATABASE_URL is {mask_url(database_url)!r}"
+    if refused:
+        raise CannotStart(f"{named}, and PostgreSQL refuses it: {reason}; correct user, password and database there")
+    if reason:
+        raise Unavailable(f"{named}, and PostgreSQL does not answer there: {reason}")
+
+
+def _failure(database_url: str) -> str:
+    """The first line of the error that a connection fails with; empty where it does not fail."""
     try:
-        psycopg.connect(database_url, connect_timeout=2).close()
+        psycopg.connect(database_url, connect_timeout=CONNECT_TIMEOUT_S).close()
     except psycopg.Error as error:
         # libpq's messages contain no password, and the settings refuse one that it would parse as something else.
-        return f": {mask_url(str(error).strip().partition(chr(10))[0])}"
+        return mask_url(str(error).strip().partition("\n")[0])
     return ""
+
+
+def _accepts(database_url: str) -> bool:
+    """Whether the server accepts connections, with any credentials; True too for a URL that libpq cannot read."""
+    # An error of a connection that was refused has no SQLSTATE.
+    ping = psycopg.pq.PGconn.ping(make_conninfo(database_url, connect_timeout=CONNECT_TIMEOUT_S).encode())
+    return ping in {psycopg.pq.Ping.OK, psycopg.pq.Ping.NO_ATTEMPT}
 
 
 def _quiet(connection: psycopg.Connection[Any]) -> bool:
