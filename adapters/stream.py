@@ -22,6 +22,8 @@ CLAIM_BATCH = 1_000
 CONSUMER_GONE_MS = 3_600_000
 #: Field beside the event, of an entry that an adapter wrote: the digest of the message as the channel carried it.
 DIGEST_FIELD = "heard"
+#: Entries read at once by a command that looks through a part of the stream.
+READ_BATCH = 1_000
 
 log = structlog.get_logger()
 
@@ -114,11 +116,13 @@ class UpdateStream:
         Args:
             seconds: since 1970.
         """
-        return Counter(
-            fields[DIGEST_FIELD.encode()].decode()
-            for _, fields in self._client.xrange(self.key, min=int(seconds * 1000))
-            if DIGEST_FIELD.encode() in fields
-        )
+        digests: Counter[str] = Counter()
+        start: bytes | int = int(seconds * 1000)
+        field = DIGEST_FIELD.encode()
+        while entries := self._client.xrange(self.key, min=start, count=READ_BATCH):
+            digests.update(fields[field].decode() for _, fields in entries if field in fields)
+            start = b"(" + entries[-1][0]
+        return digests
 
     def claim_from_failed(self, live: Container[str]) -> int:
         """Claim the pending entries of every consumer that is not `live`; how many."""

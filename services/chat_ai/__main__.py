@@ -44,6 +44,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             history_messages=settings.chat_history_messages,
             prompt_max_chars=settings.chat_prompt_max_chars,
             max_content_chars=settings.ltm_max_content_chars,
+            updates_stream=settings.ltm_stream_key,
         )
         link = LoopConnection(settings.memory_updates_channel, stop)
         log.info("started", ltm_enabled=settings.enable_ltm)

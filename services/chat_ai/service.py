@@ -5,25 +5,30 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
+from typing import Any
 
 import structlog
 from keepsake_client import AsyncClient
 from keepsake_client.errors import InvalidMessage
 from keepsake_client.protocol import (
+    STREAM_EVENT_FIELD,
+    UPDATES_STREAM,
     Memory,
     MemoryUpdateMessage,
     conversation_key,
     json_number,
     parse_update,
 )
+from keepsake_client.subscription import SubscriptionMonitor
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from services.chat_ai.prompt import build_prompt, shorten
 from services.chat_ai.replies import Replier
 from services.chat_ai.user_executor import PerUserExecutor
+from services.runtime.counters import PendingCounts
 from services.runtime.logging import redact
 from services.runtime.process import LoopConnection, listen
 
@@ -34,6 +39,11 @@ MAX_SHOWN_MEMORIES = 20
 MAX_SHOWN_CHARS = 1_000
 #: The number of messages that may be newer than the one being answered.
 _MAX_NEWER = 50
+#: The number of recent messages that are told from those that a broken subscription missed.
+_REMEMBERED = 1_000
+#: A message is in the stream a little earlier than it is heard, and the clocks of two hosts differ.
+_SLACK_S = 2.0
+_MAX_COUNTED = 10_000
 
 log = structlog.get_logger()
 
@@ -46,6 +56,8 @@ class ChatService:
         history_messages: the most messages of the conversation in a prompt.
         prompt_max_chars: the maximum length of a prompt.
         max_content_chars: longer messages are not answered, and longer replies are cut.
+        updates_stream: what a broken subscription missed is counted in it.
+        monitor: of the subscription to the messages.
     """
 
     def __init__(
@@ -60,6 +72,8 @@ class ChatService:
         history_messages: int,
         prompt_max_chars: int,
         max_content_chars: int,
+        updates_stream: str = UPDATES_STREAM,
+        monitor: SubscriptionMonitor | None = None,
     ) -> None:
         self._client = client
         self._ltm = ltm
@@ -70,13 +84,26 @@ class ChatService:
         self._history_messages = history_messages
         self._prompt_max_chars = prompt_max_chars
         self._max_content_chars = max_content_chars
+        self._updates_stream = updates_stream
+        self._monitor = monitor
         self._executor = PerUserExecutor(self._answer)
+        self._heard: deque[tuple[str, str]] = deque(maxlen=_REMEMBERED)
+        self._pending_counts = PendingCounts()
         #: Number of messages by outcome: replied, failed, history_failed, dropped, unreadable, abandoned.
         self.counts: Counter[str] = Counter()
 
     async def run(self, link: LoopConnection, stop: asyncio.Event) -> None:
         """Reply until `stop`; then finish the messages in progress, for at most 5 s (graceful shutdown)."""
-        await listen(self._client, self._updates_channel, self._take, link, stop)
+        await listen(
+            self._client,
+            self._updates_channel,
+            self._take,
+            link,
+            stop,
+            monitor=self._monitor,
+            counts=self._pending_counts,
+            on_gap=self._count_missed,
+        )
         if abandoned := await self._executor.finish(FINISH_TIMEOUT_S):
             self.counts["abandoned"] += abandoned
             log.warning("replies_abandoned", messages=abandoned)
@@ -91,10 +118,32 @@ class ChatService:
             return
         if message.source != "user":
             return
+        self._heard.append((message.user_id, message.content))
         if not self._executor.offer(message):
             self.counts["dropped"] += 1
             if self.counts["dropped"] % 100 == 1:  # one line for each hundred
                 log.warning("message_dropped", user_id=message.user_id, dropped=self.counts["dropped"])
+
+    async def _count_missed(self, since: float) -> None:
+        """Count the messages of users that are in the stream and were not heard; they are remembered, not answered."""
+        try:
+            # redis-py's types of replies are those of every protocol at once.
+            entries: Any = await self._client.xrange(
+                self._updates_stream, min=int((since - _SLACK_S) * 1000), count=_MAX_COUNTED
+            )
+        except (RedisError, OSError) as error:  # such as an ACL without XRANGE
+            log.warning("missed_unknown", at=self._updates_channel, reason=redact(error))
+            return
+        missed = 0
+        for _, fields in entries:
+            try:
+                event = parse_update(fields.get(STREAM_EVENT_FIELD.encode(), b""), self._max_content_chars)
+            except InvalidMessage:
+                continue
+            missed += event.source == "user" and (event.user_id, event.content) not in self._heard
+        if missed:
+            self._pending_counts.count("chat_messages_missed", missed)
+            log.warning("messages_missed", at=self._updates_channel, missed=missed)
 
     async def _answer(self, message: MemoryUpdateMessage) -> None:
         try:

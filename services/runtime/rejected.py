@@ -42,7 +42,7 @@ class RejectSink:
 
     def add(self, raw: bytes, error: InvalidMessage) -> None:
         """Reject one message."""
-        log.warning("rejected", at=self._at, reason=error.code, bytes=len(raw))
         with self._client.pipeline() as transaction:
             add_reject(transaction, self._at, error.wire, raw)
             transaction.execute()
+        log.warning("rejected", at=self._at, reason=error.code, bytes=len(raw))

@@ -649,7 +649,7 @@ def test_a_new_adapter_leaves_the_lease_to_those_that_were_subscribed(
     """
     now = 0.0
     Membership(client, "a2").heartbeat()
-    site = Site(client, broker, newcomer_wait_s=5.0, clock=lambda: now)
+    site = Site(client, broker, newcomer_wait_s=5.0, subscribed_s=lambda: now)
 
     site.run()
     assert not site.lease.held()
@@ -660,7 +660,7 @@ def test_a_new_adapter_leaves_the_lease_to_those_that_were_subscribed(
 
 
 def test_an_adapter_that_is_alone_leads_at_once(client: fakeredis.FakeRedis, broker: StubBroker) -> None:
-    site = Site(client, broker, newcomer_wait_s=5.0, clock=lambda: 0.0)
+    site = Site(client, broker, newcomer_wait_s=5.0, subscribed_s=lambda: 0.0)
 
     site.run()
 
