@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Self
 
 
@@ -67,3 +70,52 @@ class SwallowingProxy:
                 writer.write(data)
                 await writer.drain()
         raise ConnectionResetError("one side closed")
+
+
+class ThreadedProxy:
+    """A `SwallowingProxy` in a thread of its own, for tests without an event loop."""
+
+    def __init__(self, proxy: SwallowingProxy, loop: asyncio.AbstractEventLoop) -> None:
+        self._proxy = proxy
+        self._loop = loop
+        self.url = f"redis://127.0.0.1:{proxy.port}/0"
+
+    def cut(self) -> None:
+        """Make the connections that exist half-open; new ones work."""
+
+        def swallow_and_forward() -> None:
+            self._proxy.swallow()
+            self._proxy.forward()
+
+        self._call(swallow_and_forward)
+
+    def swallow(self) -> None:
+        """`SwallowingProxy.swallow`."""
+        self._call(self._proxy.swallow)
+
+    def forward(self) -> None:
+        """`SwallowingProxy.forward`."""
+        self._call(self._proxy.forward)
+
+    def _call(self, function: Callable[[], None]) -> None:
+        async def call() -> None:
+            function()
+
+        asyncio.run_coroutine_threadsafe(call(), self._loop).result(10)
+
+
+@contextmanager
+def threaded_proxy(target: int) -> Iterator[ThreadedProxy]:
+    """A proxy to a port of 127.0.0.1, in a thread that ends with the block."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="proxy", daemon=True)
+    thread.start()
+    proxy = SwallowingProxy(target)
+    asyncio.run_coroutine_threadsafe(proxy.__aenter__(), loop).result(10)
+    try:
+        yield ThreadedProxy(proxy, loop)
+    finally:
+        asyncio.run_coroutine_threadsafe(proxy.__aexit__(), loop).result(10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        loop.close()

@@ -137,6 +137,7 @@ async def listen(
         on_gap: called once the channel is subscribed again, with the time of the last message or pong before.
     """
     monitor, counts = monitor or SubscriptionMonitor(), counts or PendingCounts()
+    poll_timeout_s = min(POLL_TIMEOUT_S, monitor.ping_interval_s)
     heard_at: float | None = None
     while not stop.is_set():
         try:
@@ -144,7 +145,7 @@ async def listen(
                 await pubsub.subscribe(channel)
                 monitor.restart()
                 while not stop.is_set():
-                    message = await next_message(pubsub, monitor, POLL_TIMEOUT_S)
+                    message = await next_message(pubsub, monitor, poll_timeout_s)
                     if message is None:
                         continue
                     connection.up()

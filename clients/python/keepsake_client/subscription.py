@@ -43,9 +43,9 @@ class SubscriptionMonitor:
         self._received_at: float | None = None
         self.restart()
 
-    def restart(self) -> None:
-        """Begin anew, for a subscription that was just requested."""
-        self.confirmed = False
+    def restart(self, *, confirmed: bool = False) -> None:
+        """Begin anew, for a subscription that was just requested, or one that was not read for a while."""
+        self.confirmed = confirmed
         self._confirmed_at = self._silent_since = self._pinged_at = self._clock()
 
     def received(self, message_type: str) -> None:
