@@ -77,11 +77,13 @@ class MemoryService:
             try:
                 await self._process_leftovers(connection, stop)
                 while not stop.is_set():
+                    refused = not self._writes.assumed_up
                     raw = await self._client.blmove(
                         self._input_queue, self._processing, POLL_TIMEOUT_S, src="RIGHT", dest="LEFT"
                     )
                     connection.up()
-                    self._writes.up()
+                    if refused:  # a wait that began before shows nothing
+                        self._writes.up()
                     if isinstance(raw, bytes):
                         await self.process_user_input(raw)
             except (RedisError, OSError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import subprocess
@@ -12,14 +13,19 @@ from typing import Any
 
 import pytest
 import redis
-from keepsake_client.protocol import UPDATES_STREAM
+from keepsake_client.protocol import UPDATES_STREAM, conversation_key
 from keepsake_client.refusals import refuses_writes
+from keepsake_client.subscription import SubscriptionMonitor
 from structlog.testing import capture_logs
 
 from adapters.__main__ import Adapters, Timing
+from services.memory.conversations import Conversations, Destination
+from services.memory.service import MemoryService
+from services.runtime.process import LoopConnection
+from services.runtime.redis import connect_async
 from services.runtime.settings import Settings
 from services.stack.embedded_valkey import valkey_spec
-from tests.support import free_port, wait_until
+from tests.support import eventually, free_port, wait_until
 
 #: Pings within the test: a Redis without its disk refuses them, too.
 TIMING = Timing(poll_timeout_s=0.05, maintenance_interval_s=0.1, ping_interval_s=0.1, max_silence_s=5)
@@ -154,3 +160,43 @@ def test_one_of_several_adapters_writes_what_all_have_kept(client: Any, data: Pa
         publish(client, "after")
         wait_until(lambda: "after" in written(client), description="a later message")
         assert written(client) == [*(f"m{number}" for number in range(10)), "after"]
+
+
+@pytest.mark.parametrize("refusal", [full, without_replicas, read_only, without_its_disk])
+def test_replies_of_the_ai_are_stored_after(client: Any, data: Path, refusal: Refusal) -> None:
+    """Given a Redis that refuses writes while replies are published, I expect each stored once after, in order, and
+    one line of the memory service's two loops when it begins and one when it ends."""
+    texts = [f"reply {number}" for number in range(5)]
+
+    async def story() -> None:
+        port = client.connection_pool.connection_kwargs["port"]
+        async with connect_async(f"redis://127.0.0.1:{port}/0") as connected:
+            destination = Destination("memory_updates", UPDATES_STREAM, 1_000)
+            service = MemoryService(
+                connected,
+                Conversations(connected, max_messages=100, ttl_hours=1, destination=destination),
+                input_queue="user_input_queue",
+                ai_channel="ai_responses",
+                max_content_chars=1_000,
+                monitor=SubscriptionMonitor(0.1, 5),
+            )
+            stop = asyncio.Event()
+            inputs, replies = LoopConnection("user_input_queue", stop), LoopConnection("ai_responses", stop)
+            async with asyncio.TaskGroup() as loops:
+                loops.create_task(service.serve_user_inputs(inputs, stop))
+                loops.create_task(service.serve_ai_responses(replies, stop))
+                await eventually(lambda: inputs.working() and replies.working(), description="working loops")
+                accept = refusal(client, data)
+                for text in texts:
+                    client.publish("ai_responses", json.dumps({"user_id": "u1", "text": text}))
+                await eventually(lambda: len(service._waiting) == 4, description="the rest waiting")
+                await eventually(lambda: refused(client) and not inputs.working(), description="the refusal")
+                accept()
+                await eventually(lambda: service.counts["stored"] == 5, description="all of them stored")
+                stop.set()
+
+    with capture_logs() as lines:
+        asyncio.run(story())
+    stored = [json.loads(entry)["content"] for entry in client.lrange(conversation_key("u1"), 0, -1)]
+    assert stored == texts
+    assert [line["event"] for line in lines] == ["dependency_down", "dependency_up"]

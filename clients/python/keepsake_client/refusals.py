@@ -7,8 +7,10 @@ import re
 from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
 
 #: Full; a read-only replica; without its disk or its replicas; a blocking command as the server becomes a replica.
-#: Redis 6.2 puts the error of a command in a script behind words of its own.
-_REFUSAL = re.compile(r"(?:ERR Error running script.* -)?(?:OOM|READONLY|MISCONF|NOREPLICAS|UNBLOCKED)\b", re.DOTALL)
+#: Redis 6.2 puts the error of a command in a script behind words of its own, redis-py's asyncio pipeline its arguments.
+_REFUSAL = re.compile(
+    r"""[('"]*(?:ERR Error running script.* -)?(?:OOM|READONLY|MISCONF|NOREPLICAS|UNBLOCKED)\b""", re.DOTALL
+)
 
 
 def refuses_writes(error: BaseException) -> bool:
