@@ -61,6 +61,7 @@ class Adapters:
         self._stream = UpdateStream(self._client, settings.ltm_stream_key, name, settings.ltm_stream_max_len)
         self._writes = Availability("redis", at="writes")
         self._counts = PendingCounts()
+        self._responses = ResponsePublisher(self._client, settings.ltm_responses_channel, settings.response_repeats_s)
         self.requests, self.updates, dispatcher = self._request_adapter(), self._update_adapter(), self._dispatcher()
         # The broker may be another Redis, and refuse alone.
         enqueueing = self._writes if settings.broker == settings.redis_url else None
@@ -91,6 +92,7 @@ class Adapters:
         self.maintenance_loop.stop()
         self.maintenance_loop.join(timeout=5)
         self.updates.stop()
+        self._responses.close()
         try:
             self.requests.release()
             self._maintenance.release()
@@ -104,7 +106,7 @@ class Adapters:
             self._settings.ltm_requests_queue,
             self._membership,
             self._broker,
-            ResponsePublisher(self._client, self._settings.ltm_responses_channel),
+            self._responses,
             RejectSink(self._client, self._settings.ltm_requests_queue),
             self._settings.ltm_max_content_chars,
             poll_timeout_s=self._timing.poll_timeout_s,

@@ -112,7 +112,8 @@ class RequestAdapter:
             if error.request_id is None:
                 self._rejects.add(raw, error)
             else:
-                self._responses.publish(failure(error.request_id, error.user_id or "", error))
+                repeat = b'"deadline_ms"' not in raw  # it may be no JSON
+                self._responses.publish(failure(error.request_id, error.user_id or "", error), repeat=repeat)
             return
         try:
             self._broker.enqueue(request_message(request, self._received_at))
@@ -121,7 +122,8 @@ class RequestAdapter:
         except Exception as error:
             # A request that can never be enqueued must not be tried for ever, in front of all others.
             log.exception("request_not_enqueued", request_id=request.request_id)
-            self._responses.publish(failure(request.request_id, request.user_id, error))
+            repeat = request.data.get("deadline_ms") is None
+            self._responses.publish(failure(request.request_id, request.user_id, error), repeat=repeat)
 
 
 def _claimed_by(queue: str, adapter: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -14,6 +15,7 @@ from dramatiq.middleware import Middleware
 from keepsake_client.errors import KeepsakeError
 from keepsake_client.protocol import COUNTERS, LTMResponse
 
+from adapters.response_repeats import ResponseRepeats
 from services.runtime.errors import Expired
 from services.runtime.logging import redact
 from services.runtime.queues import INTERACTIVE_QUEUE
@@ -40,14 +42,19 @@ class ResponsePublisher(Middleware):
     when it is final. A failure that the response explains is no dead letter; nor is one on the interactive queue,
     because its asker would not want it answered later.
 
+    The response to a request without a deadline is published again a little later: its asker may subscribe after it has
+    pushed.
+
     Args:
         client: connects to the pipeline's Redis.
         channel: where askers listen.
+        repeats_s: when it is published again, in seconds after the first time.
     """
 
-    def __init__(self, client: redis.Redis, channel: str) -> None:
+    def __init__(self, client: redis.Redis, channel: str, repeats_s: Sequence[float] = ()) -> None:
         self._client = client
         self._channel = channel
+        self._repeats = ResponseRepeats(client, channel, repeats_s)
         self._publish_once = client.register_script(_PUBLISH_ONCE)
         self._started = threading.local()
 
@@ -76,6 +83,7 @@ class ResponsePublisher(Middleware):
         self.publish(
             response,
             message.message_id,
+            repeat=request.get("data", {}).get("deadline_ms") is None,
             type=request.get("type"),
             queued_ms=_ms(started_at - message.kwargs.get("received_at", started_at)),
             worked_ms=_ms(time.time() - started_at),
@@ -89,24 +97,35 @@ class ResponsePublisher(Middleware):
         with suppress(redis.RedisError):  # lost with the Redis that would show it
             self._client.hincrby(COUNTERS, counter, 1)
 
-    def publish(self, response: LTMResponse, answers: str | None = None, **times: object) -> None:
+    def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Publish the repeats that still wait."""
+        self._repeats.close()
+
+    def publish(
+        self, response: LTMResponse, answers: str | None = None, *, repeat: bool = False, **times: object
+    ) -> None:
         """Publish one response. If Redis is down, this is logged and not retried: its asker has no connection either.
 
         Args:
             answers: the id of the actor message; of all responses to one, the first is published.
+            repeat: whether its asker may subscribe late.
             times: logged with it.
         """
+        wire = response.to_wire()
         try:
             if answers is None:
-                self._client.publish(self._channel, response.to_wire())
-            elif not self._publish_once(
-                [f"ltm:answered:{answers}"], [ANSWERED_TTL_S, self._channel, response.to_wire()]
-            ):
+                self._client.publish(self._channel, wire)
+            elif not self._publish_once([f"ltm:answered:{answers}"], [ANSWERED_TTL_S, self._channel, wire]):
                 log.info("response_deduplicated", request_id=response.request_id)
                 return
         except redis.RedisError as error:
             log.warning("response_not_published", request_id=response.request_id, reason=redact(error))
             return
+        if repeat:
+            self._repeats.add(wire)
         log.info(
             "responded", request_id=response.request_id, user_id=response.user_id, success=response.success, **times
         )

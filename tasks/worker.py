@@ -33,7 +33,8 @@ def compose(settings: Settings, process: str) -> dramatiq.Broker:
     # Dramatiq calls the `before_` hooks in this order, and the `after_` hooks in the reverse order.
     middleware = [
         resources,  # first: the services are open before any other hook runs, and closed after all of them
-        ResponsePublisher(client, settings.ltm_responses_channel),  # publishes what all that follow have decided
+        # Publishes what all that follow have decided.
+        ResponsePublisher(client, settings.ltm_responses_channel, settings.response_repeats_s),
         DeliveryLimit(client),  # before TimeLimit: a message that waits here to run alone uses up no time limit
         TimeLimit(time_limit=INDEX_TIME_LIMIT_MS),  # around the actor alone; the actors have limits of their own
         Retries(),  # last: decides whether a message has failed, before any other `after_` hook sees it
