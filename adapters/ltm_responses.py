@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import dramatiq
@@ -13,9 +12,10 @@ import redis
 import structlog
 from dramatiq.middleware import Middleware
 from keepsake_client.errors import KeepsakeError
-from keepsake_client.protocol import COUNTERS, LTMResponse
+from keepsake_client.protocol import LTMResponse
 
 from adapters.response_repeats import ResponseRepeats
+from services.runtime.counters import PendingCounts
 from services.runtime.errors import Expired
 from services.runtime.logging import redact
 from services.runtime.queues import INTERACTIVE_QUEUE
@@ -57,6 +57,7 @@ class ResponsePublisher(Middleware):
         self._repeats = ResponseRepeats(client, channel, repeats_s)
         self._publish_once = client.register_script(_PUBLISH_ONCE)
         self._started = threading.local()
+        self._counts = PendingCounts()
 
     def before_process_message(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
         self._started.at = time.time()
@@ -79,6 +80,10 @@ class ResponsePublisher(Middleware):
             response = failure(request_id, user_id, exception)
             if isinstance(exception, KeepsakeError) or message.queue_name == INTERACTIVE_QUEUE:
                 message.failed = False
+        if response.partial:
+            self._counts.count("searches_partial")
+        elif isinstance(exception, Expired):
+            self._counts.count("searches_expired")
         started_at = getattr(self._started, "at", time.time())
         self.publish(
             response,
@@ -88,14 +93,6 @@ class ResponsePublisher(Middleware):
             queued_ms=_ms(started_at - message.kwargs.get("received_at", started_at)),
             worked_ms=_ms(time.time() - started_at),
         )
-        if response.partial:
-            self._count("searches_partial")
-        elif isinstance(exception, Expired):
-            self._count("searches_expired")
-
-    def _count(self, counter: str) -> None:
-        with suppress(redis.RedisError):  # lost with the Redis that would show it
-            self._client.hincrby(COUNTERS, counter, 1)
 
     def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         self.close()
@@ -107,7 +104,7 @@ class ResponsePublisher(Middleware):
     def publish(
         self, response: LTMResponse, answers: str | None = None, *, repeat: bool = False, **times: object
     ) -> None:
-        """Publish one response. If Redis is down, this is logged and not retried: its asker has no connection either.
+        """Publish one response. If Redis is down, it is counted and not retried: its asker has no connection either.
 
         Args:
             answers: the id of the actor message; of all responses to one, the first is published.
@@ -123,9 +120,11 @@ class ResponsePublisher(Middleware):
                 return
         except redis.RedisError as error:
             log.warning("response_not_published", request_id=response.request_id, reason=redact(error))
+            self._counts.count("responses_not_published")
             return
         if repeat:
             self._repeats.add(wire)
+        self._counts.flush(self._client)
         log.info(
             "responded", request_id=response.request_id, user_id=response.user_id, success=response.success, **times
         )

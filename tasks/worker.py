@@ -7,11 +7,11 @@ import os
 
 import dramatiq
 import dramatiq.worker
-import redis
 from dramatiq.middleware import TimeLimit
 
 from adapters.ltm_responses import ResponsePublisher
 from services.runtime.process import bootstrap
+from services.runtime.redis import connect, connect_persistent
 from services.runtime.settings import Settings
 from tasks import actors
 from tasks.broker import build_broker
@@ -27,15 +27,16 @@ RECONNECT_S = 0.5
 
 def compose(settings: Settings, process: str) -> dramatiq.Broker:
     """The broker of a worker process, with its middleware and actors."""
-    # With redis-py's own retries: a response outlives a short outage.
-    client = redis.Redis.from_url(settings.redis_url.get_secret_value(), socket_timeout=2)
+    redis_url = settings.redis_url.get_secret_value()
     resources = Resources(settings, process)
     # Dramatiq calls the `before_` hooks in this order, and the `after_` hooks in the reverse order.
     middleware = [
         resources,  # first: the services are open before any other hook runs, and closed after all of them
-        # Publishes what all that follow have decided.
-        ResponsePublisher(client, settings.ltm_responses_channel, settings.response_repeats_s),
-        DeliveryLimit(client),  # before TimeLimit: a message that waits here to run alone uses up no time limit
+        # Publishes what all that follow have decided. A response outlives a half-open connection, and a short outage.
+        ResponsePublisher(connect_persistent(redis_url), settings.ltm_responses_channel, settings.response_repeats_s),
+        DeliveryLimit(
+            connect(redis_url, 2.0)
+        ),  # before TimeLimit: a message that waits here to run alone uses up no time limit
         TimeLimit(time_limit=INDEX_TIME_LIMIT_MS),  # around the actor alone; the actors have limits of their own
         Retries(),  # last: decides whether a message has failed, before any other `after_` hook sees it
     ]

@@ -10,13 +10,13 @@ from typing import Self
 
 
 class SwallowingProxy:
-    """Forwards to a port of 127.0.0.1; `swallow` and `forward` change what it does.
+    """Forwards to a port of 127.0.0.1 or a Unix socket; `swallow` and `forward` change what it does.
 
     Args:
-        target: the port that it forwards to.
+        target: the port, or the path of the socket.
     """
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int | str) -> None:
         self._target = target
         self._swallowing = False
         self._half_open: set[asyncio.Task[None]] = set()
@@ -50,7 +50,10 @@ class SwallowingProxy:
             self._half_open.add(connection)
         to_server: asyncio.StreamWriter | None = None
         try:
-            from_server, to_server = await asyncio.open_connection("127.0.0.1", self._target)
+            if isinstance(self._target, str):
+                from_server, to_server = await asyncio.open_unix_connection(self._target)
+            else:
+                from_server, to_server = await asyncio.open_connection("127.0.0.1", self._target)
             async with asyncio.TaskGroup() as pumps:
                 pumps.create_task(self._pump(connection, reader, to_server))
                 pumps.create_task(self._pump(connection, from_server, writer))
@@ -78,6 +81,7 @@ class ThreadedProxy:
     def __init__(self, proxy: SwallowingProxy, loop: asyncio.AbstractEventLoop) -> None:
         self._proxy = proxy
         self._loop = loop
+        self.port = proxy.port
         self.url = f"redis://127.0.0.1:{proxy.port}/0"
 
     def cut(self) -> None:
@@ -105,8 +109,8 @@ class ThreadedProxy:
 
 
 @contextmanager
-def threaded_proxy(target: int) -> Iterator[ThreadedProxy]:
-    """A proxy to a port of 127.0.0.1, in a thread that ends with the block."""
+def threaded_proxy(target: int | str) -> Iterator[ThreadedProxy]:
+    """A proxy to a port of 127.0.0.1 or a Unix socket, in a thread that ends with the block."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="proxy", daemon=True)
     thread.start()

