@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import redis
 import structlog
+from keepsake_client.protocol import COUNTERS
 from keepsake_client.subscription import MAX_SILENCE_S, PING_INTERVAL_S, SubscriptionMonitor
 
 from adapters.dispatcher import Dispatcher
@@ -60,7 +61,7 @@ class Adapters:
         self._lease = Lease(self._client, name)
         self._stream = UpdateStream(self._client, settings.ltm_stream_key, name, settings.ltm_stream_max_len)
         self._writes = Availability("redis", at="writes")
-        self._counts = PendingCounts()
+        self._counts = PendingCounts(COUNTERS)
         self._responses = ResponsePublisher(self._client, settings.ltm_responses_channel, settings.response_repeats_s)
         self.requests, self.updates, dispatcher = self._request_adapter(), self._update_adapter(), self._dispatcher()
         # The broker may be another Redis, and refuse alone.

@@ -12,7 +12,7 @@ import redis
 import structlog
 from dramatiq.middleware import Middleware
 from keepsake_client.errors import KeepsakeError
-from keepsake_client.protocol import LTMResponse
+from keepsake_client.protocol import COUNTERS, LTMResponse
 
 from adapters.response_repeats import ResponseRepeats
 from services.runtime.counters import PendingCounts
@@ -57,7 +57,7 @@ class ResponsePublisher(Middleware):
         self._repeats = ResponseRepeats(client, channel, repeats_s)
         self._publish_once = client.register_script(_PUBLISH_ONCE)
         self._started = threading.local()
-        self._counts = PendingCounts()
+        self._counts = PendingCounts(COUNTERS)
 
     def before_process_message(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
         self._started.at = time.time()

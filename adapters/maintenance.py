@@ -75,7 +75,7 @@ class Maintenance:
         self._newcomer_wait_s = newcomer_wait_s
         self._subscribed_s = subscribed_s
         self._writes = writes or Availability("redis", at="writes")
-        self._counts = counts or PendingCounts()
+        self._counts = counts or PendingCounts(COUNTERS)
         self._over = False
         self._measure_at = self._trim_at = 0.0
 

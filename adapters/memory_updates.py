@@ -11,9 +11,9 @@ from typing import NamedTuple
 import redis
 import structlog
 from keepsake_client.errors import InvalidMessage
-from keepsake_client.protocol import parse_update
+from keepsake_client.protocol import COUNTERS, parse_update
 from keepsake_client.refusals import refuses_writes
-from keepsake_client.subscription import MAX_SILENCE_S, SUBSCRIPTIONS_REPLACED, HalfOpen, SubscriptionMonitor
+from keepsake_client.subscription import MAX_SILENCE_S, HalfOpen, SubscriptionMonitor
 from redis.lock import Lock
 
 from adapters.leader import LEASE_S, Lease
@@ -95,7 +95,7 @@ class UpdateAdapter:
         self._rejects = rejects
         self._max_content_chars = max_content_chars
         self._writes = writes or Availability("redis", at="writes")
-        self._counts = counts or PendingCounts()
+        self._counts = counts or PendingCounts(COUNTERS)
         self._poll_timeout_s = poll_timeout_s
         self.monitor = monitor or SubscriptionMonitor()
         self._clock = clock
@@ -144,7 +144,7 @@ class UpdateAdapter:
         try:
             message = next_message(self._subscription, self.monitor, timeout_s)
         except HalfOpen:
-            self._counts.count(SUBSCRIPTIONS_REPLACED)
+            self._counts.count("subscriptions_replaced")
             # Those that are idle are half-open too; each would cost one command its time-out.
             self._client.connection_pool.disconnect(inuse_connections=False)
             raise

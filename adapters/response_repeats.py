@@ -10,6 +10,7 @@ from itertools import count
 
 import redis
 import structlog
+from keepsake_client.protocol import COUNTERS
 
 from services.runtime.counters import PendingCounts
 from services.runtime.logging import redact
@@ -45,7 +46,7 @@ class ResponseRepeats:
         self._numbers = count()
         self._closed = False
         self._thread: threading.Thread | None = None
-        self._counts = PendingCounts()
+        self._counts = PendingCounts(COUNTERS)
 
     def add(self, wire: str) -> None:
         """Repeat a response that has just been published."""

@@ -13,6 +13,7 @@ import structlog
 from keepsake_client import AsyncClient
 from keepsake_client.errors import InvalidMessage
 from keepsake_client.protocol import (
+    COUNTERS,
     STREAM_EVENT_FIELD,
     UPDATES_STREAM,
     Memory,
@@ -88,7 +89,7 @@ class ChatService:
         self._monitor = monitor
         self._executor = PerUserExecutor(self._answer)
         self._heard: deque[tuple[str, str]] = deque(maxlen=_REMEMBERED)
-        self._pending_counts = PendingCounts()
+        self._pending_counts = PendingCounts(COUNTERS)
         #: Number of messages by outcome: replied, failed, history_failed, dropped, unreadable, abandoned.
         self.counts: Counter[str] = Counter()
 

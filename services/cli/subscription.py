@@ -10,7 +10,8 @@ from typing import Any
 
 import redis
 from keepsake_client.errors import Unavailable
-from keepsake_client.subscription import SUBSCRIPTIONS_REPLACED, HalfOpen, SubscriptionMonitor
+from keepsake_client.protocol import COUNTERS
+from keepsake_client.subscription import HalfOpen, SubscriptionMonitor
 
 from services.runtime.counters import PendingCounts
 from services.runtime.subscription import next_message
@@ -34,7 +35,7 @@ class Subscription:
         self._pubsub = client.pubsub()  # type: ignore[no-untyped-call]  # redis-py's lacks annotations
         self._channels = channels
         self._monitor = monitor or SubscriptionMonitor()
-        self._counts = PendingCounts()
+        self._counts = PendingCounts(COUNTERS)
         self._read_at = time.monotonic()
 
     def open(self) -> None:
@@ -75,7 +76,7 @@ class Subscription:
             except HalfOpen:
                 self._client.connection_pool.disconnect(inuse_connections=False)
                 self.open()
-                self._counts.count(SUBSCRIPTIONS_REPLACED)
+                self._counts.count("subscriptions_replaced")
                 self._counts.flush(self._client)
                 continue
             if message is None or message["type"] != "message":

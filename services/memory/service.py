@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import structlog
 from keepsake_client.errors import InvalidMessage
+from keepsake_client.protocol import COUNTERS
 from keepsake_client.refusals import refuses_writes
 from keepsake_client.subscription import SubscriptionMonitor
 from redis.asyncio import Redis
@@ -67,7 +68,7 @@ class MemoryService:
         self._writes = Availability("redis", at="writes")
         self._waiting: BoundedQueue[bytes] = BoundedQueue(len, max_waiting)
         self._arrived = asyncio.Event()
-        self._pending_counts = PendingCounts()
+        self._pending_counts = PendingCounts(COUNTERS)
         #: Messages by outcome: stored, published, publish_failed, rejected, failed, dropped.
         self.counts: Counter[str] = Counter()
 

@@ -7,13 +7,17 @@ from collections import Counter
 
 import redis
 import redis.asyncio
-from keepsake_client.protocol import COUNTERS
 
 
 class PendingCounts:
-    """Counts that are kept while Redis is away or refuses writes, and written after; thread-safe."""
+    """Counts that are kept while Redis is away or refuses writes, and written after; thread-safe.
 
-    def __init__(self) -> None:
+    Args:
+        key: the hash that they are added to.
+    """
+
+    def __init__(self, key: str) -> None:
+        self._key = key
         self._lock = threading.Lock()
         self._pending: Counter[str] = Counter()
 
@@ -26,7 +30,7 @@ class PendingCounts:
         """Write the pending counts; what Redis does not take stays pending."""
         while taken := self._take():
             try:
-                client.hincrby(COUNTERS, *taken)
+                client.hincrby(self._key, *taken)
             except (redis.RedisError, OSError):
                 self.count(*taken)
                 break
@@ -35,7 +39,7 @@ class PendingCounts:
         """`flush` for asyncio."""
         while taken := self._take():
             try:
-                await client.hincrby(COUNTERS, *taken)
+                await client.hincrby(self._key, *taken)
             except (redis.RedisError, OSError):
                 self.count(*taken)
                 break

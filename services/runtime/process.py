@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
 import structlog
-from keepsake_client.subscription import SUBSCRIPTIONS_REPLACED, HalfOpen, SubscriptionMonitor, next_message
+from keepsake_client.protocol import COUNTERS
+from keepsake_client.subscription import HalfOpen, SubscriptionMonitor, next_message
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -136,7 +137,7 @@ async def listen(
         counts: written whenever something is heard.
         on_gap: called once the channel is subscribed again, with the time of the last message or pong before.
     """
-    monitor, counts = monitor or SubscriptionMonitor(), counts or PendingCounts()
+    monitor, counts = monitor or SubscriptionMonitor(), counts or PendingCounts(COUNTERS)
     poll_timeout_s = min(POLL_TIMEOUT_S, monitor.ping_interval_s)
     heard_at: float | None = None
     while not stop.is_set():
@@ -158,7 +159,7 @@ async def listen(
             if monitor.confirmed:
                 heard_at = time.time() - monitor.silence_s()
             if isinstance(error, HalfOpen):
-                counts.count(SUBSCRIPTIONS_REPLACED)
+                counts.count("subscriptions_replaced")
                 # Those that are idle are half-open too; each would cost one command its time-out.
                 await client.connection_pool.disconnect(inuse_connections=False)
             await connection.down(error)

@@ -349,7 +349,7 @@ class Channel:
         self.late = late
         self.lease = Lease(client, name)
         self.writes = Availability("redis", at="writes")
-        self.counts = PendingCounts()
+        self.counts = PendingCounts(COUNTERS)
         stream = UpdateStream(client, UPDATES_STREAM, name, max_len=1_000)
         rejects = RejectSink(client, "memory_updates")
         self.adapter = UpdateAdapter(

@@ -146,7 +146,7 @@ def test_a_bounded_queue_counts_what_it_retains() -> None:
 def test_counts_wait_until_redis_takes_them() -> None:
     """Given a Redis that is away at the first flush, I expect the sums at the next one, and nothing at a third."""
     server = fakeredis.FakeServer()
-    counts, client = PendingCounts(), fakeredis.FakeRedis(server=server)
+    counts, client = PendingCounts(COUNTERS), fakeredis.FakeRedis(server=server)
     for number in (1, 2):
         counts.count("rejected", number)
     counts.count("backlog_over")
@@ -165,7 +165,7 @@ def test_counts_wait_in_asyncio_too() -> None:
 
     async def story() -> None:
         server = fakeredis.FakeServer()
-        counts, client = PendingCounts(), fakeredis.FakeAsyncRedis(server=server)
+        counts, client = PendingCounts(COUNTERS), fakeredis.FakeAsyncRedis(server=server)
         counts.count("rejected", 3)
         server.connected = False
         await counts.flush_async(client)

@@ -27,6 +27,7 @@ from keepsake_client.errors import (
     RequestTimeout,
     Unavailable,
 )
+from keepsake_client.keepalive import keepalive_options
 from keepsake_client.protocol import (
     COUNTERS,
     MAX_DEADLINE_MS,
@@ -49,7 +50,6 @@ from keepsake_client.refusals import refuses_writes
 from keepsake_client.subscription import (
     MAX_SILENCE_S,
     PING_INTERVAL_S,
-    SUBSCRIPTIONS_REPLACED,
     HalfOpen,
     SubscriptionMonitor,
     next_message,
@@ -476,7 +476,7 @@ class AsyncClient:
             self._half_open = False
             with suppress(RedisError, OSError):  # not every client may write the counter
                 async with asyncio.timeout(CLEANUP_TIMEOUT_S):
-                    await self._redis.hincrby(COUNTERS, SUBSCRIPTIONS_REPLACED, 1)
+                    await self._redis.hincrby(COUNTERS, "subscriptions_replaced", 1)
 
     def _connect(self, url: str) -> Redis:
         # Without redis-py's own retries: the subscriber backs off by itself, and a request fails at once.
@@ -487,6 +487,7 @@ class AsyncClient:
             timeout=self._max_silence_s,
             retry=Retry(NoBackoff(), 0),
             socket_timeout=self._max_silence_s,
+            **keepalive_options(url),
         )
         return Redis.from_pool(pool)
 

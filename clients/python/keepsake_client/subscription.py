@@ -14,8 +14,6 @@ from redis.exceptions import ResponseError
 PING_INTERVAL_S = 5.0
 #: One that received nothing for this long, not even the answer to a ping, is replaced.
 MAX_SILENCE_S = 10.0
-#: The field of `ltm:counters` that counts replaced subscriptions.
-SUBSCRIPTIONS_REPLACED = "subscriptions_replaced"
 
 
 class HalfOpen(RedisConnectionError):
