@@ -349,12 +349,12 @@ def test_the_glossary_is_in_order() -> None:
 
 
 def test_the_changelog_has_each_entry_once() -> None:
-    """Given the changelog, I expect the project's version on top, and no entry twice."""
+    """Given the changelog, I expect the project's version on top but for the next one, and no entry twice."""
     text = (ROOT / "CHANGELOG.md").read_text()
     entries = [" ".join(entry.split()) for entry in re.findall(r"^- (.+(?:\n  .+)*)", text, flags=re.MULTILINE)]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
-    assert re.findall(r"^## (\S+)", text, flags=re.MULTILINE)[0] == project["version"]
+    assert re.findall(r"^## (\S+) - (?!unreleased)", text, flags=re.MULTILINE)[0] == project["version"]
     assert [entry for entry, times in Counter(entries).items() if times > 1] == []
 
 
