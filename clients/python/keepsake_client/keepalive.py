@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from typing import Any
 
-#: The first probe after 5 s without traffic; without an answer to three of them the kernel closes it, within 11 s. macOS
+#: The first probe after 5 s without traffic; three without an answer, and the kernel closes it, within 11 s. macOS
 #: has other names, and keeps its own intervals.
 _INTERVALS = {
     getattr(socket, name): value
