@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import redis
 import structlog
 from keepsake_client.protocol import COUNTERS, STREAM_EVENT_FIELD, STREAM_GROUP, MemoryUpdateMessage
+from keepsake_client.refusals import refuses_writes
 
 #: Entries claimed from a failed consumer by one command.
 CLAIM_BATCH = 1_000
@@ -82,7 +83,8 @@ class UpdateStream:
             )
         except redis.ResponseError as error:
             # Redis 7.0 answers UNBLOCKED to a consumer that waits while the stream is deleted.
-            if not str(error).startswith(("NOGROUP", "UNBLOCKED")):
+            # A server that becomes a replica unblocks all, with other words.
+            if refuses_writes(error) or not str(error).startswith(("NOGROUP", "UNBLOCKED")):
                 raise
             # Redis lost its data, or the stream was deleted: what is written from now on is read.
             log.warning("stream_recreated", at=self.key)

@@ -25,6 +25,7 @@ REFUSED = [
     "ERR Error running script (call to f_1): @user_script:1: -READONLY You can't write against a read only replica.",
 ]
 NOT_REFUSED = [
+    "UNBLOCKED the stream key no longer exists",
     "WRONGTYPE Operation against a key holding the wrong kind of value",
     "NOPERM this user has no permissions to run the 'xadd' command",
     "ERR value is NOREPLICAS",

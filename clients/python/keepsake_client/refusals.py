@@ -9,7 +9,7 @@ from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
 #: Full; a read-only replica; without its disk or its replicas; a blocking command as the server becomes a replica.
 #: Redis 6.2 puts the error of a command in a script behind words of its own, redis-py's asyncio pipeline its arguments.
 _REFUSAL = re.compile(
-    r"""[('"]*(?:ERR Error running script.* -)?(?:OOM|READONLY|MISCONF|NOREPLICAS|UNBLOCKED)\b""", re.DOTALL
+    r"""[('"]*(?:ERR Error running script.* -)?(?:OOM|READONLY|MISCONF|NOREPLICAS|UNBLOCKED force)\b""", re.DOTALL
 )
 
 
