@@ -117,7 +117,9 @@ class RequestAdapter:
             if error.request_id is None:
                 self._rejects.add(raw, error)
             else:
-                self._responses.refuse(error.request_id, error.user_id or "", error, self._received_at)
+                repeat = b'"deadline_ms"' not in raw  # it may be no JSON
+                user_id = error.user_id or ""
+                self._responses.refuse(error.request_id, user_id, error, self._received_at, repeat=repeat)
             return
         try:
             self._broker.enqueue(request_message(request, self._received_at))
@@ -126,4 +128,5 @@ class RequestAdapter:
         except Exception as error:
             # A request that can never be enqueued must not be tried for ever, in front of all others.
             log.exception("request_not_enqueued", request_id=request.request_id)
-            self._responses.refuse(request.request_id, request.user_id, error, self._received_at)
+            repeat = request.data.get("deadline_ms") is None
+            self._responses.refuse(request.request_id, request.user_id, error, self._received_at, repeat=repeat)

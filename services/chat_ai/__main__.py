@@ -50,6 +50,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             defaults=settings.message_defaults,
             zone=settings.timezone,
             traces=Traces.of(settings, NAME),
+            updates_stream=settings.ltm_stream_key,
         )
         link = LoopConnection(settings.memory_updates_channel, stop)
         log.info("started", ltm_enabled=settings.enable_ltm)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import tzinfo
@@ -17,12 +17,15 @@ from keepsake_client import AsyncClient
 from keepsake_client.errors import Disabled, InvalidMessage, KeepsakeError
 from keepsake_client.protocol import (
     COUNTERS,
+    STREAM_EVENT_FIELD,
+    UPDATES_STREAM,
     Memory,
     MemoryUpdateMessage,
     conversation_key,
     json_number,
     parse_update,
 )
+from keepsake_client.subscription import SubscriptionMonitor
 from keepsake_client.tolerance import DEFAULTS, MessageDefaults
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -30,6 +33,7 @@ from redis.exceptions import RedisError
 from services.chat_ai.prompt import build_prompt, shorten
 from services.chat_ai.replies import Replier
 from services.chat_ai.user_executor import PerUserExecutor
+from services.runtime.counters import PendingCounts
 from services.runtime.logging import redact
 from services.runtime.process import LoopConnection, listen
 from services.runtime.traces import NO_TRACES, Traces
@@ -43,6 +47,11 @@ MAX_SHOWN_CHARS = 1_000
 TASK_RESPONSE_PREFIX = "task_response:"
 #: The number of messages that may be newer than the one being answered.
 _MAX_NEWER = 50
+#: The number of recent messages that are told from those that a broken subscription missed.
+_REMEMBERED = 1_000
+#: A message is in the stream a little earlier than it is heard, and the clocks of two hosts differ.
+_SLACK_S = 2.0
+_MAX_COUNTED = 10_000
 
 log = structlog.get_logger()
 
@@ -60,6 +69,8 @@ class ChatService:
         zone: the time zone of the prompt's dates.
         clock: seconds since 1970.
         traces: of this process; by default none are written.
+        updates_stream: what a broken subscription missed is counted in it.
+        monitor: of the subscription to the messages.
     """
 
     def __init__(
@@ -79,6 +90,8 @@ class ChatService:
         defaults: MessageDefaults = DEFAULTS,
         clock: Callable[[], float] = time.time,
         traces: Traces = NO_TRACES,
+        updates_stream: str = UPDATES_STREAM,
+        monitor: SubscriptionMonitor | None = None,
     ) -> None:
         self._client = client
         self._ltm = ltm
@@ -94,13 +107,26 @@ class ChatService:
         self._zone = zone
         self._clock = clock
         self._traces = traces
+        self._updates_stream = updates_stream
+        self._monitor = monitor
         self._executor = PerUserExecutor(self._answer)
+        self._heard: deque[tuple[str, str]] = deque(maxlen=_REMEMBERED)
+        self._pending_counts = PendingCounts(COUNTERS)
         #: Number of messages by outcome: replied, failed, history_failed, dropped, unreadable, abandoned.
         self.counts: Counter[str] = Counter()
 
     async def run(self, link: LoopConnection, stop: asyncio.Event) -> None:
         """Reply until `stop`; then finish the messages in progress, for at most 5 s (graceful shutdown)."""
-        await listen(self._client, self._updates_channel, self._take, link, stop)
+        await listen(
+            self._client,
+            self._updates_channel,
+            self._take,
+            link,
+            stop,
+            monitor=self._monitor,
+            counts=self._pending_counts,
+            on_gap=self._count_missed,
+        )
         if abandoned := await self._executor.finish(FINISH_TIMEOUT_S):
             self.counts["abandoned"] += abandoned
             log.warning("replies_abandoned", messages=abandoned)
@@ -115,10 +141,33 @@ class ChatService:
             return
         if message.source != "user" or message.require_ai_response is False:
             return
+        self._heard.append((message.user_id, message.content))
         if not self._executor.offer(message):
             self.counts["dropped"] += 1
             if self.counts["dropped"] % 100 == 1:  # one line for each hundred
                 log.warning("message_dropped", user_id=message.user_id, dropped=self.counts["dropped"])
+
+    async def _count_missed(self, since: float) -> None:
+        """Count the messages of users that are in the stream and were not heard; they are remembered, not answered."""
+        try:
+            # redis-py's types of replies are those of every protocol at once.
+            entries: Any = await self._client.xrange(
+                self._updates_stream, min=int((since - _SLACK_S) * 1000), count=_MAX_COUNTED
+            )
+        except (RedisError, OSError) as error:  # such as an ACL without XRANGE
+            log.warning("missed_unknown", at=self._updates_channel, reason=redact(error))
+            return
+        missed = 0
+        for _, fields in entries:
+            try:
+                event = parse_update(fields.get(STREAM_EVENT_FIELD.encode(), b""), self._max_content_chars)
+            except InvalidMessage:
+                continue
+            wanted = event.source == "user" and event.require_ai_response is not False
+            missed += wanted and (event.user_id, event.content) not in self._heard
+        if missed:
+            self._pending_counts.count("chat_messages_missed", missed)
+            log.warning("messages_missed", at=self._updates_channel, missed=missed)
 
     async def _answer(self, message: MemoryUpdateMessage) -> None:
         try:

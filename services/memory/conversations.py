@@ -13,8 +13,9 @@ from keepsake_client.protocol import (
     MemoryUpdateMessage,
     conversation_key,
 )
+from keepsake_client.refusals import refuses_writes
 from redis.asyncio import Redis
-from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from services.runtime.logging import redact
 from services.runtime.rejected import add_reject, add_skipped
@@ -188,8 +189,3 @@ class Conversations:
             if taken_from is not None:
                 transaction.lrem(taken_from, -1, raw)  # type: ignore[arg-type]  # bytes are as good as str to redis-py
             await transaction.execute()
-
-
-def refuses_writes(error: Exception) -> bool:
-    """Whether Redis refuses all writes: its memory is full, or it cannot write to its disk."""
-    return isinstance(error, OutOfMemoryError | ReadOnlyError) or str(error).startswith("MISCONF")

@@ -1,4 +1,4 @@
-"""Heartbeats: each process sets a key in Redis, again and again, while its work loops turn.
+"""Heartbeats: each process sets a key in Redis, again and again, while its work loops turn and its subscription hears.
 
 `ltm up`, `ltm status` and compose's health checks read these keys. So they detect a process that runs and no longer
 works, on whatever host it is.
@@ -90,8 +90,9 @@ class HeartbeatThread(threading.Thread):
     def run(self) -> None:
         value = heartbeat_value()
         while not self._stopped.is_set():
+            working = all(check() for check in self._checks)
             try:
-                if all(check() for check in self._checks):
+                if working:
                     with self._client.pipeline(transaction=False) as pipeline:
                         pipeline.set(self._key, value, ex=HEARTBEAT_TTL_S)
                         pipeline.set(process_key(self._name), self._record, ex=EXPECTED_FOR_S)
@@ -99,7 +100,8 @@ class HeartbeatThread(threading.Thread):
             except redis.RedisError:
                 # The work loops detect and log an outage of Redis themselves.
                 log.debug("heartbeat_missed", key=self._key, exc_info=True)
-            self._stopped.wait(self._interval_s)
+            # A process that is starting is checked more often: `ltm up` waits for its first heartbeat.
+            self._stopped.wait(self._interval_s if working else self._interval_s / 20)
 
     def stop(self) -> None:
         """End the heartbeats and delete the key, so that readers need not wait for it to expire."""

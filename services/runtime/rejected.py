@@ -50,7 +50,7 @@ class RejectSink:
         if isinstance(error, NoText):
             add_skipped(self._client)
             return
-        log.warning("rejected", at=self._at, reason=error.code, bytes=len(raw))
         with self._client.pipeline() as transaction:
             add_reject(transaction, self._at, error.wire, raw)
             transaction.execute()
+        log.warning("rejected", at=self._at, reason=error.code, bytes=len(raw))

@@ -26,6 +26,9 @@ RENAMED_SETTINGS = {
     "ltm_read_ahead": "ltm_prefetch",
 }
 
+#: Settings that an empty variable sets; any other leaves its setting at the default.
+EMPTY_SWITCHES_OFF = {"ltm_response_repeats_ms"}
+
 
 #: Prefixes of settings that no other program's variables have.
 PREFIXES = ("LTM_", "CHAT_", "MEMORY_", "ENABLE_LTM")
@@ -88,6 +91,15 @@ def _known_zone(name: str) -> str:
 ZoneName = Annotated[str, AfterValidator(_known_zone)]
 Processes = Annotated[int, Field(ge=1, le=64)]
 Threads = Annotated[int, Field(ge=1, le=64)]
+
+
+def _milliseconds(value: str) -> str:
+    if not re.fullmatch(r"(\d{1,5}(, ?\d{1,5}){0,9})?", value):
+        raise ValueError("up to ten times in ms with commas between them, or nothing")
+    return value
+
+
+Milliseconds = Annotated[str, AfterValidator(_milliseconds)]
 
 
 class Settings(BaseSettings):
@@ -173,6 +185,11 @@ class Settings(BaseSettings):
         ge=1,
         le=600_000,
         description="Workers: the deadline of a search that has no `deadline_ms`, in ms after its arrival.",
+    )
+    ltm_response_repeats_ms: Milliseconds = Field(
+        default="30,100,300,600",
+        description="When the response to a request without `deadline_ms` is published again, in ms after the first"
+        " time: its asker may subscribe late. An empty value switches it off.",
     )
     ltm_max_content_chars: int = Field(
         default=32_768, ge=1, le=250_000, description="The maximum length of a content or query, in characters."
@@ -295,6 +312,11 @@ class Settings(BaseSettings):
         """What messages that leave something out are read by."""
         return MessageDefaults(self.timezone, self.ltm_anonymous_user)
 
+    @property
+    def response_repeats_s(self) -> tuple[float, ...]:
+        """`ltm_response_repeats_ms` in seconds, in order."""
+        return tuple(sorted(int(ms) / 1000 for ms in self.ltm_response_repeats_ms.split(",") if ms))
+
 
 def load_settings(**overrides: Any) -> Settings:
     """The settings from the environment, with `overrides` by field name, which win.
@@ -306,6 +328,8 @@ def load_settings(**overrides: Any) -> Settings:
     given = environment.keys() | overrides.keys()
     old_names = {new: old for old, new in RENAMED_SETTINGS.items() if old in environment and new not in given}
     values: dict[str, Any] = {new: environment[old] for new, old in old_names.items()}
+    emptied = {name.lower() for name, value in os.environ.items() if not value}
+    values |= dict.fromkeys(EMPTY_SWITCHES_OFF & emptied - overrides.keys(), "")
     try:
         return Settings(**values, **overrides)
     except ValidationError as error:

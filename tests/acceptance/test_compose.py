@@ -361,7 +361,8 @@ def search(client: redis.Redis, user_id: str, query: str) -> list[str]:
     with client.pubsub() as responses:  # type: ignore[no-untyped-call]
         responses.subscribe("ltm_responses")
         request_id = f"req-of-the-test-{time.monotonic_ns()}"
-        request = {"request_id": request_id, "type": "search", "user_id": user_id, "data": {"query": query}}
+        data = {"query": query, "deadline_ms": 10_000}  # its response is not repeated
+        request = {"request_id": request_id, "type": "search", "user_id": user_id, "data": data}
         client.lpush("ltm_requests", json.dumps(request))
         response = wait_until(
             lambda: next_from(responses, "request_id", request_id), description="a response to the test"

@@ -105,7 +105,7 @@ def test_the_searches_of_a_frozen_worker_are_answered_once(site: Servers) -> Non
         asker.subscribe("ltm_responses")
         asker.get_message(timeout=60)  # the confirmation
         for number in range(40):
-            data = {"query": f"Which tea is number {number}?"}
+            data = {"query": f"Which tea is number {number}?", "deadline_ms": 800}  # its response is not repeated
             asked = LTMRequest(request_id=f"r{number}", type="search", user_id="u1", data=data)
             site.broker.enqueue(request_message(asked, time.time()))
         family = [psutil.Process(frozen.master.pid), *psutil.Process(frozen.master.pid).children(recursive=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,7 @@ from services.runtime.backoff import pause, wait_s
 from services.runtime.errors import EXIT_CANNOT_START
 from services.runtime.heartbeat import STUCK_AFTER_S
 from services.runtime.process import LoopConnection, bootstrap, cancel_all, listen
-from services.runtime.redis import connect, connect_async
+from services.runtime.redis import connect, connect_async, connect_persistent
 from services.runtime.settings import load_settings
 from tests.support import SkippingLoop, eventually, free_port
 
@@ -41,6 +42,16 @@ def test_a_client_does_not_retry(connected: Any) -> None:
     assert options["retry"].get_retries() == 0
     assert (options["socket_timeout"], options["socket_connect_timeout"]) == (1.5, 1.5)
     assert (options["host"], options["db"], options["password"]) == ("host", 2, "hush")
+
+
+@pytest.mark.parametrize("connected", [connect, connect_async, connect_persistent])
+def test_idle_connections_are_kept_alive(connected: Any) -> None:
+    """Given a client of any kind, I expect keepalives of TCP after five seconds; a Unix socket needs none."""
+    options = connected("redis://host").connection_pool.connection_kwargs
+
+    assert options["socket_keepalive"]
+    assert options["socket_keepalive_options"][socket.TCP_KEEPIDLE] == 5
+    assert "socket_keepalive" not in connected("unix:///tmp/redis.sock").connection_pool.connection_kwargs
 
 
 def test_a_client_raises_while_redis_is_away() -> None:

@@ -11,7 +11,14 @@ import pytest
 from pydantic import ValidationError
 
 from services.runtime.errors import InvalidSetting
-from services.runtime.settings import RENAMED_SETTINGS, Settings, load_settings, mask_url, renamed_settings
+from services.runtime.settings import (
+    EMPTY_SWITCHES_OFF,
+    RENAMED_SETTINGS,
+    Settings,
+    load_settings,
+    mask_url,
+    renamed_settings,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -56,12 +63,35 @@ def test_a_flag_accepts_the_usual_spellings(monkeypatch: pytest.MonkeyPatch, val
     assert load_settings().enable_ltm is on
 
 
-@pytest.mark.parametrize("name", Settings.model_fields)
+@pytest.mark.parametrize("name", [name for name in Settings.model_fields if name not in EMPTY_SWITCHES_OFF])
 def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Given an empty variable, as compose passes those that are not set, I expect the default."""
     monkeypatch.setenv(name.upper(), "")
 
     assert getattr(load_settings(), name) == Settings.model_fields[name].get_default()
+
+
+@pytest.mark.parametrize(
+    ("value", "repeats_s"), [(None, (0.03, 0.1, 0.3, 0.6)), ("", ()), ("50", (0.05,)), ("100, 20", (0.02, 0.1))]
+)
+def test_responses_are_repeated_unless_the_variable_is_empty(
+    monkeypatch: pytest.MonkeyPatch, value: str | None, repeats_s: tuple[float, ...]
+) -> None:
+    """Given LTM_RESPONSE_REPEATS_MS unset, empty, and with times, I expect the default, none, and these in order."""
+    monkeypatch.delenv("LTM_RESPONSE_REPEATS_MS", raising=False)
+    if value is not None:
+        monkeypatch.setenv("LTM_RESPONSE_REPEATS_MS", value)
+
+    assert load_settings().response_repeats_s == repeats_s
+
+
+@pytest.mark.parametrize("value", ["soon", "-1", "30,,100", "123456"])
+def test_wrong_repeats_are_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    """Given times that are none, I expect one line that names the variable."""
+    monkeypatch.setenv("LTM_RESPONSE_REPEATS_MS", value)
+
+    with pytest.raises(InvalidSetting, match=f"^LTM_RESPONSE_REPEATS_MS is '{value}'; allowed: "):
+        load_settings()
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)

@@ -127,7 +127,9 @@ def test_an_answer_is_late_after_the_deadline(answered: float, late_ms: float | 
 def test_a_failed_request_has_its_code(client: Any) -> None:
     """Given a search that failed, and a request that an adapter refused, I expect a record with each error's code."""
     answer(client, TRACES, error=Unavailable("PostgreSQL does not answer"))
-    ResponsePublisher(client, "ltm_responses", TRACES).refuse("r2", "anna", InvalidMessage("data: " + SECRET), 100.0)
+    ResponsePublisher(client, "ltm_responses", TRACES).refuse(
+        "r2", "anna", InvalidMessage("data: " + SECRET), 100.0, repeat=False
+    )
 
     assert [(record.request_id, record.outcome) for record in records(client)] == [
         ("r1", "unavailable"),
@@ -175,7 +177,9 @@ def test_a_trace_that_cannot_be_written_fails_nothing(client: Any) -> None:
     with capture_logs() as lines:
         index(client, TRACES)
         answer(client, TRACES, {"memories": []})
-        ResponsePublisher(client, "ltm_responses", TRACES).refuse("r2", "anna", InvalidMessage("data"), 100.0)
+        ResponsePublisher(client, "ltm_responses", TRACES).refuse(
+            "r2", "anna", InvalidMessage("data"), 100.0, repeat=False
+        )
 
     published = [json.loads(message["data"]) for _ in range(2) if (message := subscription.get_message())]
     assert [response["request_id"] for response in published] == ["r1", "r2"]

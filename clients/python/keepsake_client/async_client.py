@@ -17,15 +17,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff, NoBackoff
-from redis.exceptions import (
-    AuthenticationError,
-    NoPermissionError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-)
-from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 
 from keepsake_client.errors import (
     CREDENTIALS_REFUSED,
@@ -37,8 +29,10 @@ from keepsake_client.errors import (
     RequestTimeout,
     Unavailable,
 )
+from keepsake_client.keepalive import keepalive_options
 from keepsake_client.protocol import (
     ADAPTER_FAILED_AFTER_S,
+    COUNTERS,
     MAX_DEADLINE_MS,
     MAX_MESSAGE_BYTES,
     MEMBERSHIP_KEY,
@@ -55,6 +49,14 @@ from keepsake_client.protocol import (
     RequestType,
     Source,
     validate,
+)
+from keepsake_client.refusals import refuses_writes
+from keepsake_client.subscription import (
+    MAX_SILENCE_S,
+    PING_INTERVAL_S,
+    HalfOpen,
+    SubscriptionMonitor,
+    next_message,
 )
 
 #: How long the removal of an expired request may take on top of its deadline, and the closing of half-open connections.
@@ -116,8 +118,8 @@ class AsyncClient:
         search_timeout_ms: int = 600,
         write_timeout_ms: int = 2_000,
         enabled: bool = True,
-        ping_interval_s: float = 5.0,
-        max_silence_s: float = 10.0,
+        ping_interval_s: float = PING_INTERVAL_S,
+        max_silence_s: float = MAX_SILENCE_S,
     ) -> None:
         self._url = redis if isinstance(redis, str) else None
         self._requests_queue = requests_queue
@@ -134,6 +136,7 @@ class AsyncClient:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._subscriber: asyncio.Task[None] | None = None
         self._failures = 0
+        self._half_open = False
         # After the first attempt to subscribe, `_error` is None exactly while the subscription is up.
         self._attempted = asyncio.Event()
         self._error: Unavailable | None = None
@@ -385,13 +388,13 @@ class AsyncClient:
                 # A command that Redis does not even queue, as without the right to it, aborts the transaction.
                 results = await transaction.execute(raise_on_error=False)
             except ResponseError as error:
-                if _refuses_writes(error):
+                if refuses_writes(error):
                     raise
                 await self._publish_unlogged(unlogged, error)
                 return
         # One that fails when it is executed, as on a key of another type, does not keep the other from running.
         for result in results:
-            if isinstance(result, ResponseError) and not _refuses_writes(result):
+            if isinstance(result, ResponseError) and not refuses_writes(result):
                 await self._publish_unlogged(unlogged, result)
                 return
             if isinstance(result, Exception):
@@ -499,6 +502,10 @@ class AsyncClient:
                     async with asyncio.timeout(self._max_silence_s):
                         await pubsub.subscribe(self._responses_channel)
                     await self._receive_all(pubsub)
+            except HalfOpen as error:
+                self._half_open = True
+                self._down(Unavailable(_describe(error)))
+                await self._replace_connections()
             except (RedisError, OSError) as error:
                 self._down(Unavailable(_describe(error)))
             except Exception:
@@ -511,23 +518,23 @@ class AsyncClient:
 
     async def _receive_all(self, pubsub: PubSub) -> None:
         """Receive until the connection breaks, or is silent for too long."""
-        now = asyncio.get_running_loop().time
-        received_at = now()
+        monitor = SubscriptionMonitor(self._ping_interval_s, self._max_silence_s, clock=asyncio.get_running_loop().time)
         while True:
-            message = await pubsub.get_message(timeout=self._ping_interval_s)
+            message = await next_message(pubsub, monitor, self._ping_interval_s)
             if message is None:
-                if now() - received_at >= self._max_silence_s:
-                    silence = RedisConnectionError(f"nothing received for {self._max_silence_s:g} s")
-                    self._down(Unavailable(_describe(silence)))
-                    await self._replace_connections()
-                    raise silence
-                await pubsub.ping()
                 continue
-            received_at = now()
             if message["type"] == "subscribe":
                 self._up()
+                await self._count_replaced()
             elif message["type"] == "message":
                 self._receive(message["data"])
+
+    async def _count_replaced(self) -> None:
+        if self._half_open:
+            self._half_open = False
+            with suppress(RedisError, OSError):  # not every client may write the counter
+                async with asyncio.timeout(CLEANUP_TIMEOUT_S):
+                    await self._redis.hincrby(COUNTERS, "subscriptions_replaced", 1)
 
     def _connect(self, url: str) -> Redis:
         # Without redis-py's own retries: the subscriber backs off by itself, and a request fails at once.
@@ -538,6 +545,7 @@ class AsyncClient:
             timeout=self._max_silence_s,
             retry=Retry(NoBackoff(), 0),
             socket_timeout=self._max_silence_s,
+            **keepalive_options(url),
         )
         return Redis.from_pool(pool)
 
@@ -545,8 +553,9 @@ class AsyncClient:
         """Drop every connection: those of the pool are half-open too, and each would cost one request its deadline."""
         if self._url is not None:
             half_open, self._redis = self._redis, self._connect(self._url)
-            async with asyncio.timeout(CLEANUP_TIMEOUT_S):
-                await half_open.aclose()
+            with suppress(RedisError, OSError):
+                async with asyncio.timeout(CLEANUP_TIMEOUT_S):
+                    await half_open.aclose()
 
     def _up(self) -> None:
         if self._error is not None:
@@ -584,11 +593,6 @@ def _address(redis: Redis) -> str:
     options = redis.connection_pool.connection_kwargs
     place = options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
     return f"{place}/{options.get('db') or 0}"
-
-
-def _refuses_writes(error: ResponseError) -> bool:
-    """Whether Redis refuses every write: it is full, a replica, or cannot write to its disk."""
-    return isinstance(error, OutOfMemoryError | ReadOnlyError) or str(error).startswith(("MISCONF", "NOREPLICAS"))
 
 
 @contextmanager
