@@ -18,6 +18,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from time import time as now
 from typing import Any
 
 import dramatiq
@@ -428,6 +429,28 @@ def test_stored_conversations_are_indexed_later_and_twice_is_once(client: redis.
     # The identity of a memory is its user and message_id, so the workers make one of two.
     identities = {(update["user_id"], update["message_id"], update["timestamp"]) for update in dispatched.taken}
     assert len(identities) == 90
+
+
+def test_a_backfill_takes_what_can_be_identified(client: redis.Redis) -> None:
+    """Given stored messages of another program, without a time that can be read, I expect those with an id, dated now,
+    and the others counted: without an id they would be new memories at each run."""
+    sent: list[dict[str, Any]] = [
+        {"message_id": "m1", "timestamp": 1061.277},
+        {"message_id": "m2"},
+        {"timestamp": "soon"},
+        {},
+    ]
+    for fields in sent:
+        event = {"user_id": "u1", "content": "x", "source": "conversation", **fields}
+        client.rpush(conversation_key("u1"), json.dumps(event))
+
+    Backfill(client, Settings()).append(conversation_key("u1").encode(), float("-inf"), counts := Counts())
+
+    entries: Any = client.xrange(UPDATES_STREAM)
+    events = [json.loads(fields[b"event"]) for _, fields in entries]
+    assert [(event["message_id"], event["source"]) for event in events] == [("m1", "user"), ("m2", "user")]
+    assert all(abs(event["timestamp"] - now()) < 60 for event in events)
+    assert (counts.appended, counts.unreadable) == (2, 2)
 
 
 def test_a_backfill_takes_one_user_and_what_is_late_enough(client: redis.Redis, url: str) -> None:

@@ -190,6 +190,8 @@ def _filtered_source(value: Any) -> Any:
 
 
 def _timestamp(value: Any, info: ValidationInfo) -> float:
+    if type(value) is float and 0 <= value < 1e11:  # seconds, as an event has them when it is validated
+        return value
     return parse_timestamp(value, info.context if isinstance(info.context, tzinfo) else UTC)
 
 

@@ -117,12 +117,15 @@ def time_of_event(value: Any, arrived_at: float, zone: tzinfo = UTC) -> tuple[fl
     A time before 2000, or more than a day ahead of the arrival, cannot be: the event is dated by its arrival. A text
     without a zone that lies ahead by the difference of a time zone is the publisher's local time.
     """
+    latest = arrived_at + MAX_AHEAD_S
+    if type(value) in (int, float) and EARLIEST_S <= value <= latest:  # most events: seconds, nothing to read
+        return float(value), True
     try:
         sent_at, naive = _parse(value, zone)
     except ValueError:
         return arrived_at, False
     said_at = sent_at - _zone_difference(sent_at - arrived_at) if naive else sent_at
-    if EARLIEST_S <= said_at <= arrived_at + MAX_AHEAD_S:
+    if EARLIEST_S <= said_at <= latest:
         return said_at, said_at == sent_at
     return arrived_at, False
 

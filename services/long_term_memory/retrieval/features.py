@@ -102,8 +102,9 @@ def _echoes(columns: MemoryColumns, query: QueryFeatures, now: float) -> Boolean
 
 def possible_echoes(columns: MemoryColumns, query: QueryFeatures, features: Features, now: float) -> Integers:
     """The rows of memories in the query's words that are dated otherwise than now, and may have arrived just now."""
-    same = (columns.fingerprint == query.fingerprint) & ~columns.added & ~columns.from_ai & ~features.echoes
-    rows = np.flatnonzero(same & (np.abs(columns.timestamp - now) <= LIVE_S + ECHO_WINDOW_S))
+    rows = np.flatnonzero(columns.fingerprint == query.fingerprint)
+    settled = columns.added[rows] | columns.from_ai[rows] | features.echoes[rows]
+    rows = rows[~settled & (np.abs(columns.timestamp[rows] - now) <= LIVE_S + ECHO_WINDOW_S)]
     newest: Integers = rows[np.argsort(columns.number[rows])][-MAX_POSSIBLE_ECHOES:]
     return newest
 
