@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from importlib.metadata import version
 from typing import Annotated
@@ -13,12 +14,15 @@ from keepsake_client.errors import KeepsakeError
 from services.cli.ask import add, profile, search
 from services.cli.backfill import backfill
 from services.cli.chat import chat
+from services.cli.config import config
 from services.cli.dead_letters import app as dead
 from services.cli.demo import demo
 from services.cli.lasting_output import discard_stdout
-from services.cli.output import report
+from services.cli.logs import logs
+from services.cli.output import print_error, report
 from services.cli.reembed import reembed_command
 from services.cli.status import status
+from services.cli.trace import trace
 from services.cli.up import up
 from services.runtime.settings import renamed_settings, unknown_settings
 
@@ -31,7 +35,7 @@ def build_app() -> typer.Typer:
     # Typer's tracebacks show local variables, and some of them contain passwords.
     app = typer.Typer(name="ltm", no_args_is_help=True, pretty_exceptions_enable=False)
     app.callback()(_options)
-    for command in (up, status, demo, chat, search, add, profile, backfill):
+    for command in (up, status, demo, chat, search, add, profile, trace, logs, config, backfill):
         app.command()(command)
     app.command("reembed")(reembed_command)
     app.add_typer(dead)
@@ -40,11 +44,8 @@ def build_app() -> typer.Typer:
 
 def main() -> None:
     """Run the command line. A KeepsakeError is one line on stderr, see `report`."""
-    for old, new in renamed_settings():
-        print(f"ltm: {old} is now called {new}; the old name is read while the new one is not set", file=sys.stderr)
-    for variable, nearest in unknown_settings():
-        hint = f"; did you mean {nearest}?" if nearest else ""
-        print(f"ltm: {variable} is no setting of Keepsake{hint}", file=sys.stderr)
+    if "_LTM_COMPLETE" not in os.environ:  # the shell would show the lines among its completions
+        _warn_of_settings()
     try:
         build_app()()
     except KeepsakeError as error:
@@ -53,8 +54,16 @@ def main() -> None:
         if error.errno not in OUTPUT_ERRORS:
             raise
         discard_stdout()
-        print(f"ltm: the output cannot be written ({error.strerror})", file=sys.stderr)
+        print_error(f"the output cannot be written ({error.strerror})")
         sys.exit(1)
+
+
+def _warn_of_settings() -> None:
+    for old, new in renamed_settings():
+        print_error(f"{old} is now called {new}; the old name is read while the new one is not set")
+    for variable, nearest in unknown_settings():
+        hint = f"; did you mean {nearest}?" if nearest else ""
+        print_error(f"{variable} is no setting of Keepsake{hint}")
 
 
 def _print_version(wanted: bool) -> None:

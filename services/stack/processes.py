@@ -27,6 +27,8 @@ CHAT = "chat-ai"
 SERVERS = (REDIS, POSTGRES)
 SERVICES = (WORKER, WRITER, INDEXER, ADAPTERS, MEMORY, CHAT)
 NAMES = SERVERS + SERVICES
+#: Those that a pipeline may have of its own instead.
+OPTIONAL = (MEMORY, CHAT)
 
 
 @dataclass(frozen=True)

@@ -49,12 +49,14 @@ def stream_backlog(client: redis.Redis, stream: str) -> int:
     """The number of messages in the stream that have not been dispatched: unread ones, and prefetched ones.
 
     Raises:
-        redis.RedisError: Redis is away.
+        redis.RedisError: Redis is away, or permits it not.
     """
     try:
         groups = client.xinfo_groups(stream)
-    except redis.ResponseError:  # there is no stream yet
-        return 0
+    except redis.ResponseError as error:
+        if "no such key" not in str(error):
+            raise  # such as a missing permission
+        return 0  # there is no stream yet
     for group in groups:
         if group["name"] == protocol.STREAM_GROUP.encode():
             return int(group["pending"] + (group.get("lag") or 0))

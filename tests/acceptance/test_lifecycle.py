@@ -37,7 +37,7 @@ def without(*names: str) -> list[str]:
 def test_ctrl_c_stops_everything_in_time_and_leaves_nothing(up: Up, place: Path) -> None:
     # Given what `make run` starts, in a temporary directory
     stack = up("--ephemeral", "--demo")
-    wait_until(lambda: "The demo passed" in stack.printed(), 60, "the demo to pass")
+    wait_until(lambda: "The demo passed" in stack.printed(), description="the demo to pass")
     processes = family(stack)
     data = Path(str(re.search(r"logs +(/.*)/logs", stack.printed())[1]))  # type: ignore[index]
     assert data.exists()
@@ -148,10 +148,15 @@ def test_a_process_that_is_left_out_is_neither_started_nor_waited_for(up: Up, pl
     stack = up("--data-dir", "data", *without("memory", "chat-ai"))
 
     status = run_ltm("status", "--data-dir", str(place / "data"))
+    elsewhere = run_ltm("status", REDIS_URL=stack.redis_url)
+    chat = run_ltm("chat", stdin="hello\n", REDIS_URL=stack.redis_url)
 
     assert sorted(stack.pids) == sorted(set(NAMES) - {"memory", "chat-ai"})
     assert status.returncode == 0, status.stdout
     assert re.search(r"^chat-ai +left out$", status.stdout, re.MULTILINE)
+    assert elsewhere.returncode == 0, elsewhere.stdout
+    assert re.search(r"^chat-ai +left out$", elsewhere.stdout, re.MULTILINE)
+    assert (chat.returncode, chat.stderr.count("memory and chat-ai of Keepsake do not run")) == (1, 1)
 
 
 def test_a_stop_during_the_start_stops_everything(place: Path) -> None:
@@ -159,7 +164,9 @@ def test_a_stop_during_the_start_stops_everything(place: Path) -> None:
         [LTM, "up", "--redis-port", "0", "--data-dir", str(place / "data")], env=clean_environment()
     )
     record = place / "data" / "stack.json"
-    wait_until(lambda: record.exists() and len(json.loads(record.read_text())["processes"]) == len(NAMES), 20, "starts")
+    wait_until(
+        lambda: record.exists() and len(json.loads(record.read_text())["processes"]) == len(NAMES), description="starts"
+    )
     processes = psutil.Process(process.pid).children(recursive=True)
 
     process.send_signal(signal.SIGTERM)

@@ -25,7 +25,7 @@ from keepsake_client.async_client import ClientOptions
 
 from tests.support import wait_until
 
-LONG_MS = 10_000
+LONG_MS = 60_000
 MEMORY = {"id": "m1", "content": "My cat is Miso", "score": 0.9, "timestamp": 1_712_345_678}
 
 
@@ -282,11 +282,13 @@ def test_an_interrupted_wait_leaves_nothing_pending(
     server: fakeredis.FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Given Ctrl-C during a request, I expect the request to be cancelled in the background thread as well."""
+    redis = Hanging(server=server)
 
     def interrupt(*_: Any) -> None:
+        wait_until(lambda: redis.pushes, description="the push")
         raise KeyboardInterrupt
 
-    with client_of(server) as client:
+    with Client(redis) as client:
         monkeypatch.setattr("concurrent.futures.Future.result", interrupt)
         with pytest.raises(KeyboardInterrupt):
             client.profile_get("u1", deadline_ms=LONG_MS)

@@ -8,7 +8,6 @@ import logging
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -21,20 +20,6 @@ from services.runtime.logging import configure_logging, redact
 from services.runtime.settings import load_settings
 
 SECRET = "my cat is called Tofu"
-
-
-@pytest.fixture(autouse=True)
-def restored() -> Iterator[None]:
-    """Restores the logging configuration afterwards."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    hooks, config = (sys.excepthook, threading.excepthook), structlog.get_config()
-    yield
-    logging.captureWarnings(False)
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    sys.excepthook, threading.excepthook = hooks
-    structlog.configure(**config)
 
 
 def configure(**settings: Any) -> None:

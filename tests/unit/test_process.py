@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from functools import partial
 from typing import Any
 
@@ -17,9 +18,9 @@ from services.runtime.backoff import pause, wait_s
 from services.runtime.errors import EXIT_CANNOT_START
 from services.runtime.heartbeat import STUCK_AFTER_S
 from services.runtime.process import LoopConnection, bootstrap, cancel_all, listen
-from services.runtime.redis import connect, connect_async
+from services.runtime.redis import connect, connect_async, connect_persistent
 from services.runtime.settings import load_settings
-from tests.support import eventually, free_port
+from tests.support import SkippingLoop, eventually, free_port
 
 
 def test_waits_double_up_to_a_maximum() -> None:
@@ -41,6 +42,16 @@ def test_a_client_does_not_retry(connected: Any) -> None:
     assert options["retry"].get_retries() == 0
     assert (options["socket_timeout"], options["socket_connect_timeout"]) == (1.5, 1.5)
     assert (options["host"], options["db"], options["password"]) == ("host", 2, "hush")
+
+
+@pytest.mark.parametrize("connected", [connect, connect_async, connect_persistent])
+def test_idle_connections_are_kept_alive(connected: Any) -> None:
+    """Given a client of any kind, I expect keepalives of TCP after five seconds; a Unix socket needs none."""
+    options = connected("redis://host").connection_pool.connection_kwargs
+
+    assert options["socket_keepalive"]
+    assert options["socket_keepalive_options"][socket.TCP_KEEPIDLE] == 5
+    assert "socket_keepalive" not in connected("unix:///tmp/redis.sock").connection_pool.connection_kwargs
 
 
 def test_a_client_raises_while_redis_is_away() -> None:
@@ -166,7 +177,7 @@ def test_a_pause_ends_with_the_stop() -> None:
         stop = asyncio.Event()
         await pause(0.01, stop)
         asyncio.get_running_loop().call_soon(stop.set)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await pause(60, stop)
 
     asyncio.run(story())
@@ -194,8 +205,8 @@ def test_a_channel_is_read_again_after_an_outage() -> None:
         await task
         assert received == [b"one", b"two"]
 
-    with capture_logs() as lines:
-        asyncio.run(story())
+    with capture_logs() as lines, asyncio.Runner(loop_factory=SkippingLoop) as runner:
+        runner.run(story())
     assert [line["event"] for line in lines] == ["dependency_down", "dependency_up"]
 
 
@@ -215,7 +226,7 @@ def test_tasks_are_cancelled_until_they_end() -> None:
     async def story() -> None:
         tasks = [asyncio.create_task(stubborn()), asyncio.create_task(asyncio.sleep(60))]
         await asyncio.sleep(0)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await cancel_all(tasks)
         assert all(task.done() for task in tasks)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import dramatiq
@@ -12,7 +12,8 @@ import fakeredis
 import pytest
 from dramatiq.brokers.stub import StubBroker
 from keepsake_client.errors import Unavailable
-from keepsake_client.protocol import alive_key
+from keepsake_client.protocol import COUNTERS, alive_key
+from redis.exceptions import ConnectionError as RedisConnectionError
 from structlog.testing import capture_logs
 
 from services.runtime.errors import (
@@ -170,6 +171,24 @@ def test_heartbeats_have_a_connection_that_does_not_block_for_long(booted: Boote
     booted.worker.start()
 
     assert booted.urls == [("redis://pipeline:6380/2", 2.0)]
+
+
+def test_used_message_ids_are_counted_while_redis_answers(booted: Booted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given two events with used message_ids, and one while Redis is down, I expect two counted and no exception."""
+    for _ in range(2):
+        booted.resources.count_reused_id()
+    with monkeypatch.context() as patch:
+        patch.setattr("fakeredis.FakeRedis.hincrby", raising(RedisConnectionError()))
+        booted.resources.count_reused_id()
+
+    assert booted.client.hgetall(COUNTERS) == {b"message_ids_reused": b"2"}
+
+
+def raising(error: Exception) -> Callable[..., Any]:
+    def fail(*_: Any) -> None:
+        raise error
+
+    return fail
 
 
 def test_a_worker_without_its_database_sends_no_heartbeat(booted: Booted) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import pwd
+import shutil
 import signal
 import socket
 import stat
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,7 +23,7 @@ from services.runtime.errors import EmbeddedServersMissing, InvalidSetting, Port
 from services.runtime.queues import INDEX_QUEUE, INTERACTIVE_QUEUE, WRITES_QUEUE, queue_depths
 from services.runtime.settings import RENAMED_SETTINGS, Settings, load_settings
 from services.stack.data_directory import DataDirectory, StackRecord
-from services.stack.embedded_postgres import binaries
+from services.stack.embedded_postgres import _system_account, binaries
 from services.stack.embedded_valkey import valkey_spec
 from services.stack.locate import find_stack, shared_settings
 from services.stack.logfile import BoundedLog
@@ -312,6 +316,24 @@ def test_without_the_extra_the_error_names_it(monkeypatch: pytest.MonkeyPatch, t
         binaries()
 
 
+def test_an_account_that_another_start_adds_first_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a `useradd` that fails, I expect the account if it is there by now, and otherwise an error."""
+    mine = pwd.getpwuid(os.getuid())
+    found: list[pwd.struct_passwd | None] = [None, mine, None, None]
+
+    def look(_: str) -> pwd.struct_passwd:
+        if account := found.pop(0):
+            return account
+        raise KeyError
+
+    monkeypatch.setattr(pwd, "getpwnam", look)
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: "false")
+
+    assert _system_account() == mine
+    with pytest.raises(subprocess.CalledProcessError):
+        _system_account()
+
+
 # --- the check of the whole path
 
 
@@ -321,7 +343,7 @@ def without_redis(no_settings: None) -> Settings:
 
 
 def test_the_probe_is_the_error_of_a_search(without_redis: Settings) -> None:
-    assert str(probe(without_redis, timeout_s=5)).startswith("unavailable: Redis does not answer: ")
+    assert str(probe(without_redis, timeout_s=60)).startswith("unavailable: Redis does not answer: ")
 
 
 def test_a_client_of_the_stack_uses_its_names(without_redis: Settings) -> None:

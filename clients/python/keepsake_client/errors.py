@@ -47,6 +47,10 @@ class MessageTooLarge(InvalidMessage):
     code = "too_large"
 
 
+class NoText(InvalidMessage):
+    """The message holds no text, such as a recording without its transcript: it is counted, and not rejected."""
+
+
 class UnknownRequestType(InvalidMessage):
     """The request's type is not one of `REQUEST_TYPES`."""
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import select
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import psycopg
 from keepsake_client.errors import Unavailable
+from psycopg.abc import PQGen
 from psycopg.conninfo import make_conninfo
+from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from services.runtime.availability import Availability
@@ -17,7 +20,9 @@ from services.runtime.errors import CannotStart
 from services.runtime.settings import mask_url
 
 #: Longer than any statement takes on a healthy server; one that hangs must not occupy its worker for ever.
-STATEMENT_TIMEOUT_MS = 30_000
+STATEMENT_TIMEOUT_MS = 10_000
+#: A connection whose server has not even said that by then is half-open.
+ANSWER_TIMEOUT_S = 12.0
 #: How long a request waits for a connection: shorter than the time limit of a search, so that an unreachable database
 #: is reported as such.
 CONNECTION_TIMEOUT_S = 4.0
@@ -35,14 +40,56 @@ _MAY_PASS = ("too many", "slots", "starting up", "shutting down", "recovery")
 #: In the words of libpq.
 _TLS_FAILS = ("certificate", "does not support SSL")
 
+#: How often a wait looks for signals; psycopg's own default.
+WAIT_INTERVAL_S = 0.1
+
+T = TypeVar("T")
+
 _CONNECTION_OPTIONS: dict[str, Any] = {
     "autocommit": True,  # a search's statements are independent; BEGIN and COMMIT would double its round trips
     "application_name": APPLICATION_NAME,
     "connect_timeout": CONNECT_TIMEOUT_S,
-    # For a host that disappears without closing; otherwise the kernel waits for a quarter of an hour.
+    # For a host that disappears without closing; otherwise the kernel waits for a quarter of an hour, and without
+    # keepalives for ever for an answer.
     "tcp_user_timeout": 10_000,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
     "options": f"-c statement_timeout={STATEMENT_TIMEOUT_MS}",
 }
+
+
+class AnsweredConnection(psycopg.Connection[TupleRow]):
+    """A connection that waits for an answer for a limited time.
+
+    Where a proxy or a load balancer has lost the server, the kernel takes the connection for a good one.
+    """
+
+    #: How long it waits for an answer; None waits for ever.
+    answer_timeout_s: float | None = ANSWER_TIMEOUT_S
+    #: Called when there was none, and the connection is closed.
+    on_half_open: Callable[[], None] = staticmethod(lambda: None)
+
+    def wait(self, gen: PQGen[T], interval: float = WAIT_INTERVAL_S, timeout: float | None = None) -> T:
+        began = time.monotonic()
+        try:
+            return super().wait(gen, interval, self.answer_timeout_s if timeout is None else timeout)
+        except psycopg.OperationalError:
+            if self.answer_timeout_s is not None and time.monotonic() - began >= self.answer_timeout_s:
+                self.close()  # what it is sent late would be taken for the answer to the next statement
+                self.on_half_open()
+            raise
+
+
+@contextmanager
+def unlimited(connection: psycopg.Connection[TupleRow]) -> Iterator[None]:
+    """Have a connection of the pool wait for ever within the block."""
+    answered = cast(AnsweredConnection, connection)
+    limit, answered.answer_timeout_s = answered.answer_timeout_s, None
+    try:
+        yield
+    finally:
+        answered.answer_timeout_s = limit
 
 
 def reachable(database_url: str, timeout_s: float = 2.0) -> bool:
@@ -70,11 +117,12 @@ def migrating(database_url: str) -> bool:
     return bool(row and row[0])
 
 
-def open_pool(database_url: str, size: int) -> ConnectionPool:
+def open_pool(database_url: str, size: int, answer_timeout_s: float = ANSWER_TIMEOUT_S) -> ConnectionPool:
     """An open connection pool, with its first connection made.
 
     Args:
         size: how many connections at most.
+        answer_timeout_s: how long a connection waits for an answer.
 
     Raises:
         CannotStart: PostgreSQL refuses the connection for good.
@@ -92,14 +140,24 @@ def open_pool(database_url: str, size: int) -> ConnectionPool:
             pool.check()
             raise
 
-    pool = ConnectionPool(
+    def configure(connection: AnsweredConnection) -> None:
+        availability.up()
+        connection.answer_timeout_s = answer_timeout_s
+        connection.on_half_open = replace_all
+
+    def replace_all() -> None:
+        availability.down(f"no answer for {answer_timeout_s:g} s")
+        pool.drain()  # the others are half-open too
+
+    pool: ConnectionPool[AnsweredConnection] = ConnectionPool(
         database_url,
+        connection_class=AnsweredConnection,
         min_size=1,
         max_size=size,
         timeout=CONNECTION_TIMEOUT_S,
         open=False,
         check=check,
-        configure=lambda _: availability.up(),
+        configure=configure,
         reconnect_timeout=RECONNECT_TIMEOUT_S,
         reconnect_failed=lambda _: availability.down("no connection"),
         kwargs=_CONNECTION_OPTIONS,
@@ -110,7 +168,7 @@ def open_pool(database_url: str, size: int) -> ConnectionPool:
     except PoolTimeout:
         pool.close()
         raise Unavailable("PostgreSQL does not answer") from None
-    return pool
+    return cast(ConnectionPool, pool)
 
 
 def check_connects(database_url: str) -> None:

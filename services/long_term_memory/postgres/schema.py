@@ -65,7 +65,7 @@ def migrate(connection: Connection[TupleRow], dimensions: int, migrations: Seque
     """
     steps = read_migrations() if migrations is None else migrations
     with connection.transaction():
-        # The pool's connections end a statement after 30 s; a million memories take longer, and so does the wait.
+        # The pool's connections end a statement after 10 s; a million memories take longer, and so does the wait.
         connection.execute("SET LOCAL statement_timeout = 0")
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
         connection.execute(
