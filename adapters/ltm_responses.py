@@ -98,7 +98,7 @@ class ResponsePublisher(Middleware):
             response,
             message.message_id,
             trace=self._record(response, request, {**times, "started": started_at}, (result or {}).get("stages")),
-            repeat=request.get("data", {}).get("deadline_ms") is None,
+            repeat=_deadline_ms(request) is None,
             type=request.get("type"),
             queued_ms=_ms(started_at - message.kwargs.get("received_at", started_at)),
             worked_ms=_ms(time.time() - started_at),
@@ -121,7 +121,6 @@ class ResponsePublisher(Middleware):
     ) -> str:
         if not self._traces.max_len:
             return ""
-        data = request.get("data")
         times = {
             "pushed": request.get("pushed_at"),
             "taken": moments.get("received"),
@@ -137,7 +136,7 @@ class ResponsePublisher(Middleware):
             outcome=(response.error or "ok").partition(":")[0],
             times=times,
             ms=stages,
-            deadline_ms=data.get("deadline_ms") if isinstance(data, dict) else None,
+            deadline_ms=_deadline_ms(request),
             partial=response.partial,
             memories=len(response.memories) if response.success else None,
         )
@@ -196,6 +195,11 @@ class ResponsePublisher(Middleware):
             published, *_ = pipeline.execute(raise_on_error=False)
         if isinstance(published, Exception):
             raise published
+
+
+def _deadline_ms(request: dict[str, Any]) -> Any:
+    data = request.get("data")
+    return data.get("deadline_ms") if isinstance(data, dict) else None  # a message put on the queue by hand
 
 
 def _ms(seconds: float) -> float:

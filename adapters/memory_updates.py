@@ -15,7 +15,6 @@ from keepsake_client.protocol import COUNTERS, parse_update
 from keepsake_client.refusals import refuses_writes
 from keepsake_client.subscription import MAX_SILENCE_S, HalfOpen, SubscriptionMonitor
 from keepsake_client.tolerance import DEFAULTS, MessageDefaults
-from redis.lock import Lock
 
 from adapters.leader import LEASE_S, Lease
 from adapters.loop import POLL_TIMEOUT_S
@@ -31,10 +30,10 @@ from services.runtime.subscription import next_message
 KEPT_S = MAX_SILENCE_S + 3 * LEASE_S
 #: On a busy host one adapter may receive a message this much later than another has written it.
 SLACK_S = 2.0
-#: Held by the adapter that writes what others may have heard too.
-TURN_KEY = "ltm:channel-writer"
-#: Longer than that takes.
-TURN_S = 60.0
+#: The key of the lease of the adapter that writes what it kept while Redis refused writes.
+WRITER_KEY = "ltm:channel-writer"
+#: Longer than that takes, on a Redis that takes 5,000 entries a second.
+WRITER_LEASE_S = 15.0
 
 log = structlog.get_logger()
 
@@ -94,7 +93,7 @@ class UpdateAdapter:
         self._channel = channel
         self._stream = stream
         self._lease = lease
-        self._turn = Lock(client, TURN_KEY, timeout=TURN_S, blocking=False)
+        self._writer = Lease(client, stream.consumer, key=WRITER_KEY, seconds=WRITER_LEASE_S)
         self._rejects = rejects
         self._max_content_chars = max_content_chars
         self._defaults = defaults
@@ -168,7 +167,7 @@ class UpdateAdapter:
             self._drop_written()
             self._write()
             self._leading = True
-        elif self._write_in_turn():
+        elif self._write_kept():
             self._report_dropped()
             self._leading = True
 
@@ -176,20 +175,21 @@ class UpdateAdapter:
         """Forget messages that the leader has written long ago."""
         now = self._clock()
         # The leader may have heard less than this adapter. It has KEPT_S to write what it heard.
-        if self._refused_until and (now < self._refused_until + KEPT_S or not self._write_in_turn(self._refused_until)):
+        if self._refused_until and (now < self._refused_until + KEPT_S or not self._write_kept(self._refused_until)):
             return
         self._dropped = 0
         while self._kept and self._kept.peek().at < now - KEPT_S:
             self._kept.popleft()
 
-    def _write_in_turn(self, until: float = float("inf")) -> bool:
+    def _write_kept(self, until: float = float("inf")) -> bool:
         """Write what no adapter has written since Redis refused writes; False while another one does that.
 
         Args:
             until: what was received later is left to the leader.
         """
         try:
-            if not self._turn.acquire():
+            self._writer.renew()
+            if not self._writer.held():
                 return False
         except redis.exceptions.NoPermissionError:  # access rules of version 0.2: the leader alone writes
             until = until if self._lease.held() else 0.0
@@ -197,7 +197,7 @@ class UpdateAdapter:
         self._write(until)
         self._refused_until = 0.0
         with suppress(redis.RedisError):  # it expires
-            self._turn.release()
+            self._writer.release()
         return True
 
     def _write(self, until: float = float("inf")) -> None:
@@ -206,7 +206,8 @@ class UpdateAdapter:
             try:
                 update = parse_update(raw, self._max_content_chars, self._defaults, arrived_at=at)
             except InvalidMessage as error:
-                self._rejects.add(raw, error)
+                if self._lease.held():  # the others heard it too
+                    self._rejects.add(raw, error)
             else:
                 self._stream.append(update, raw)
             self._kept.popleft()

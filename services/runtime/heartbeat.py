@@ -148,6 +148,8 @@ async def _send(
                     await pipeline.execute()
         except (redis.RedisError, OSError):
             log.debug("heartbeat_missed", key=key, exc_info=True)
+            # Where this connection was half-open, the idle ones are too; each would cost one command its time-out.
+            await client.connection_pool.disconnect(inuse_connections=False)
         # A process that is starting is checked more often: `ltm up` waits for its first heartbeat.
         await pause(interval_s if working else interval_s / 20, ended)
     try:

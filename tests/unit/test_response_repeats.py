@@ -142,7 +142,7 @@ def test_a_repeat_that_fails_ends_nothing(client: fakeredis.FakeRedis, monkeypat
         return publish(channel, message)
 
     monkeypatch.setattr(client, "publish", fail_once)
-    repeats = ResponseRepeats(client, "ltm_responses", repeats_s=REPEATS_S)
+    repeats = ResponseRepeats(client, "ltm_responses", REPEATS_S)
     with listening(client) as pubsub:
         repeats.add("response")
         repeats.close()

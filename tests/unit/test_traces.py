@@ -364,7 +364,7 @@ def test_a_trace_is_shown_stage_by_stage(capsys: pytest.CaptureFixture[str]) -> 
     _show(Trace(id="m1", records=[record], waiting=[waiting], unseen=["ltm_requests: no permission"]), Output())
 
     assert capsys.readouterr().out.splitlines() == [
-        "request search: request_id r [2J, user anna",
+        "request search: request_id r\\u001b[2J, user anna",
         "  1970-01-01 00:01:40.000       +0 ms  pushed by its asker  the asker",
         "  1970-01-01 00:01:40.250     +250 ms  taken by an adapter",
         "  1970-01-01 00:01:41.000    +1000 ms  answered: expired, embedded in 12.0 ms, LATE by 400 ms"
