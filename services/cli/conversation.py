@@ -41,7 +41,6 @@ class Conversation:
         self, client: redis.Redis, settings: Settings, events: Subscription, user_id: str, session_id: str, origin: str
     ) -> None:
         self._client = client
-        self._url = settings.redis_url.get_secret_value()
         self._queue = settings.user_input_queue
         self._updates, self._replies = channels(settings)
         self._events = events
@@ -125,7 +124,7 @@ class Conversation:
 
     def _asked(self) -> str:
         """Where the message was pushed, and what is missing there."""
-        asked = f"; pushed to {self._queue} on {mask_url(self._url)}"
+        asked = f"; pushed to {self._queue} on {self._address}"
         with suppress(redis.RedisError):  # as without the right to look
             if not self._client.exists(alive_key(MEMORY)):
                 asked += f", where {MEMORY} is not running"
