@@ -622,8 +622,8 @@ def test_an_administrators_command_is_refused(users: Users, user: str) -> None:
 
 #: What services may do for which Keepsake has no code yet, or which the client does only where no answer came.
 ALLOWED: list[tuple[str, tuple[str, ...]]] = [
-    *[(user, ("EXISTS", "ltm:alive:long-term-memory-adapters")) for user in ("asker", "bot", "chat-ai")],
-    *[(user, ("ZRANGE", "ltm:adapters", "0", "-1")) for user in ("asker", "bot", "chat-ai")],
+    *[(user, ("TIME",)) for user in ("asker", "bot", "chat-ai", "ltm")],
+    *[(user, ("ZREVRANGE", "ltm:adapters", "0", "0", "WITHSCORES")) for user in ("asker", "bot", "chat-ai", "ltm")],
     ("chat-ai", ("LPUSH", "tts_requests", "{}")),
     ("chat-ai", ("PUBLISH", "task_response", "{}")),
     ("chat-ai", ("HINCRBY", "ltm:counters", "x", "1")),
