@@ -1,6 +1,6 @@
 """Late subscribers: are responses heard by askers that push their request before they subscribe?
 
-`python -m bench.latency.late_subscribers [--rtt 0 5 20] [--n 100] [--repeats 30,100,300,600]`
+`python -m bench.latency.late_subscribers [--rtt 0 5 20] [--n 100] [--repeats 30,100,300,600,1200]`
 
 Each asker pushes a request, then makes a subscription on a connection of its own and waits for the response, as the
 plan's example does: with redis-py and with redis.asyncio, through a proxy that delays what it carries. It measures: the

@@ -187,7 +187,7 @@ class Settings(BaseSettings):
         description="Workers: the deadline of a search that has no `deadline_ms`, in ms after its arrival.",
     )
     ltm_response_repeats_ms: Milliseconds = Field(
-        default="30,100,300,600",
+        default="30,100,300,600,1200",
         description="When the response to a request without `deadline_ms` is published again, in ms after the first"
         " time: its asker may subscribe late. An empty value switches it off.",
     )

@@ -72,7 +72,7 @@ def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch, name
 
 
 @pytest.mark.parametrize(
-    ("value", "repeats_s"), [(None, (0.03, 0.1, 0.3, 0.6)), ("", ()), ("50", (0.05,)), ("100, 20", (0.02, 0.1))]
+    ("value", "repeats_s"), [(None, (0.03, 0.1, 0.3, 0.6, 1.2)), ("", ()), ("50", (0.05,)), ("100, 20", (0.02, 0.1))]
 )
 def test_responses_are_repeated_unless_the_variable_is_empty(
     monkeypatch: pytest.MonkeyPatch, value: str | None, repeats_s: tuple[float, ...]
