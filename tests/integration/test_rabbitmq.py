@@ -70,6 +70,8 @@ class Site:
 
     def push(self, kind: str, data: dict[str, Any], user_id: str = "u1") -> str:
         request_id = uuid.uuid4().hex
+        # With a deadline, it is answered once.
+        data = {"deadline_ms": 60_000, **data}
         request = {"request_id": request_id, "type": kind, "user_id": user_id, "data": data}
         self.running.client.lpush("ltm_requests", json.dumps(request))
         return request_id
