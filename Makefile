@@ -28,8 +28,9 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 run: setup
 	$(BIN)/ltm up --demo
 
+# On two processes, the slow tests first: much of what takes time is waiting. A file runs on one of them, in order.
 test: setup-dev
-	$(BIN)/pytest --cov --cov-report=term --cov-fail-under=$(MIN_COVERAGE)
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-fail-under=$(MIN_COVERAGE)
 
 # The unit tests on every other supported Python that is installed.
 test-pythons:

@@ -5,25 +5,32 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import redis
 import structlog
+from keepsake_client.protocol import ADAPTER_FAILED_AFTER_S, COUNTERS
+from keepsake_client.subscription import MAX_SILENCE_S, PING_INTERVAL_S, SubscriptionMonitor
 
 from adapters.dispatcher import Dispatcher
 from adapters.leader import Lease
 from adapters.loop import POLL_TIMEOUT_S, Loop
 from adapters.ltm_requests import CLAIM_INTERVAL_S, RequestAdapter
 from adapters.ltm_responses import ResponsePublisher
-from adapters.maintenance import INTERVAL_S, MEASURE_INTERVAL_S, Maintenance
-from adapters.membership import FAILED_AFTER_S, Membership, adapter_name
+from adapters.maintenance import INTERVAL_S, MEASURE_INTERVAL_S, NEWCOMER_WAIT_S, Maintenance
+from adapters.membership import Membership, adapter_name
 from adapters.memory_updates import UpdateAdapter
 from adapters.stream import UpdateStream
+from services.runtime.availability import Availability
+from services.runtime.counters import PendingCounts
 from services.runtime.heartbeat import HeartbeatThread
 from services.runtime.process import bootstrap
+from services.runtime.process_record import broker_address
 from services.runtime.redis import connect
 from services.runtime.rejected import RejectSink
 from services.runtime.settings import Settings
+from services.runtime.traces import NO_TRACES, Traces
 from tasks.broker import build_broker
 
 log = structlog.get_logger()
@@ -34,16 +41,19 @@ class Timing:
     """The adapters' time-outs and intervals, in seconds."""
 
     poll_timeout_s: float = POLL_TIMEOUT_S
-    failed_after_s: float = FAILED_AFTER_S
+    failed_after_s: float = ADAPTER_FAILED_AFTER_S
     claim_interval_s: float = CLAIM_INTERVAL_S
     maintenance_interval_s: float = INTERVAL_S
     measure_interval_s: float = MEASURE_INTERVAL_S
+    newcomer_wait_s: float = NEWCOMER_WAIT_S
+    ping_interval_s: float = PING_INTERVAL_S
+    max_silence_s: float = MAX_SILENCE_S
 
 
 class Adapters:
     """The loops of one process, not yet started."""
 
-    def __init__(self, settings: Settings, timing: Timing = Timing()) -> None:
+    def __init__(self, settings: Settings, timing: Timing = Timing(), traces: Traces = NO_TRACES) -> None:
         self._settings = settings
         self._timing = timing
         self._client = _client(settings)
@@ -52,19 +62,31 @@ class Adapters:
         self._membership = Membership(self._client, name, timing.failed_after_s)
         self._lease = Lease(self._client, name)
         self._stream = UpdateStream(self._client, settings.ltm_stream_key, name, settings.ltm_stream_max_len)
-        self.requests, updates, dispatcher = self._request_adapter(), self._update_adapter(), self._dispatcher()
+        self._writes = Availability("redis", at="writes")
+        self._counts = PendingCounts(COUNTERS)
+        self._responses = ResponsePublisher(
+            self._client, settings.ltm_responses_channel, traces, settings.response_repeats_s
+        )
+        self.requests, self.updates, dispatcher = self._request_adapter(), self._update_adapter(), self._dispatcher()
+        # The broker may be another Redis, and refuse alone.
+        enqueueing = self._writes if settings.broker == settings.redis_url else None
         self.working = [
-            Loop("ltm_requests", self.requests.run_once, connect=self.requests.connect),
-            Loop("memory_updates", updates.run_once, connect=updates.connect),
-            Loop("dispatcher", dispatcher.run_once, connect=dispatcher.connect),
+            Loop("ltm_requests", self.requests.run_once, self.requests.connect, enqueueing),
+            Loop("memory_updates", self.updates.run_once, self.updates.connect, self._writes),
+            Loop("dispatcher", dispatcher.run_once, dispatcher.connect, enqueueing),
         ]
         self._maintenance = self._maintenance_of(dispatcher)
-        self.maintenance_loop = Loop("maintenance", self._maintenance.run_once)
+        self.maintenance_loop = Loop("maintenance", self._maintenance.run_once, writes=self._writes)
 
     @property
     def loops(self) -> list[Loop]:
         """All loops of the process, maintenance last."""
         return [*self.working, self.maintenance_loop]
+
+    @property
+    def checks(self) -> list[Callable[[], bool]]:
+        """Whether each loop works, and the subscription hears."""
+        return [*(loop.liveness.alive for loop in self.loops), self.updates.monitor.hears]
 
     def stop(self) -> None:
         """Shut down gracefully: end the loops after their current iterations, and release what this adapter holds."""
@@ -74,6 +96,8 @@ class Adapters:
             loop.join(timeout=5)
         self.maintenance_loop.stop()
         self.maintenance_loop.join(timeout=5)
+        self.updates.stop()
+        self._responses.close()
         try:
             self.requests.release()
             self._maintenance.release()
@@ -87,9 +111,10 @@ class Adapters:
             self._settings.ltm_requests_queue,
             self._membership,
             self._broker,
-            ResponsePublisher(self._client, self._settings.ltm_responses_channel),
+            self._responses,
             RejectSink(self._client, self._settings.ltm_requests_queue),
             self._settings.ltm_max_content_chars,
+            zone=self._settings.message_defaults.zone,
             poll_timeout_s=self._timing.poll_timeout_s,
             claim_interval_s=self._timing.claim_interval_s,
         )
@@ -102,7 +127,11 @@ class Adapters:
             self._lease,
             RejectSink(self._client, self._settings.memory_updates_channel),
             self._settings.ltm_max_content_chars,
+            defaults=self._settings.message_defaults,
+            writes=self._writes,
+            counts=self._counts,
             poll_timeout_s=self._timing.poll_timeout_s,
+            monitor=SubscriptionMonitor(self._timing.ping_interval_s, self._timing.max_silence_s),
         )
 
     def _dispatcher(self) -> Dispatcher:
@@ -114,6 +143,7 @@ class Adapters:
             self._settings.ltm_max_content_chars,
             prefetch=self._settings.ltm_prefetch,
             window=self._settings.ltm_index_window,
+            defaults=self._settings.message_defaults,
             poll_timeout_s=self._timing.poll_timeout_s,
         )
 
@@ -124,11 +154,15 @@ class Adapters:
             self._lease,
             self._stream,
             dispatcher,
-            [loop.liveness.alive for loop in self.working],
+            [*(loop.liveness.alive for loop in self.working), self.updates.monitor.hears],
             stream_hours=self._settings.ltm_stream_hours,
             max_backlog=self._settings.ltm_max_backlog,
             interval_s=self._timing.maintenance_interval_s,
             measure_interval_s=self._timing.measure_interval_s,
+            newcomer_wait_s=self._timing.newcomer_wait_s,
+            subscribed_s=self.updates.monitor.subscribed_s,
+            writes=self._writes,
+            counts=self._counts,
         )
 
 
@@ -137,8 +171,8 @@ def run(settings: Settings, process: str) -> None:
     stopped = threading.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: stopped.set())
-    adapters = Adapters(settings)
-    heartbeat = HeartbeatThread(_client(settings), process, [loop.liveness.alive for loop in adapters.loops])
+    adapters = Adapters(settings, traces=Traces.of(settings, process))
+    heartbeat = HeartbeatThread(_client(settings), process, adapters.checks, broker=broker_address(settings))
     for thread in (*adapters.loops, heartbeat):
         thread.start()
     log.info("adapters_ready")

@@ -11,6 +11,7 @@ import structlog
 from dramatiq.brokers.redis import RedisBroker
 from keepsake_client.errors import InvalidMessage
 from keepsake_client.protocol import MemoryUpdateMessage, parse_update
+from keepsake_client.tolerance import DEFAULTS, MessageDefaults
 
 from adapters.fair_queue import FairQueue
 from adapters.loop import POLL_TIMEOUT_S
@@ -33,6 +34,7 @@ log = structlog.get_logger()
 class _Prefetched(NamedTuple):
     id: bytes
     update: MemoryUpdateMessage
+    arrived_at: float
     size: int
 
 
@@ -46,6 +48,7 @@ class Dispatcher:
         prefetch: how many entries are held at most.
         window: how many messages may wait in the indexers' queue. Only a Redis broker knows; with another one there is
             no backpressure.
+        defaults: what events that leave something out are read by.
         max_prefetch_bytes: no further entries are read once those that are held have this many bytes.
         poll_timeout_s: the longest wait for an entry.
     """
@@ -60,6 +63,7 @@ class Dispatcher:
         prefetch: int,
         window: int,
         *,
+        defaults: MessageDefaults = DEFAULTS,
         max_prefetch_bytes: int = MAX_PREFETCH_BYTES,
         poll_timeout_s: float = POLL_TIMEOUT_S,
     ) -> None:
@@ -70,6 +74,7 @@ class Dispatcher:
         self._max_content_chars = max_content_chars
         self._prefetch = prefetch
         self._window = window
+        self._defaults = defaults
         self._max_prefetch_bytes = max_prefetch_bytes
         self._poll_timeout_ms = int(poll_timeout_s * 1000)
         self._prefetched: FairQueue[_Prefetched] = FairQueue()
@@ -113,13 +118,14 @@ class Dispatcher:
         return not self._full
 
     def _put(self, entry: Entry) -> None:
+        arrived_at = entry.arrived_at
         try:
-            update = parse_update(entry.event, self._max_content_chars)
+            update = parse_update(entry.event, self._max_content_chars, self._defaults, arrived_at=arrived_at)
         except InvalidMessage as error:
             self._rejects.add(entry.event, error)
             self._unacknowledged.append(entry.id)
         else:
-            self._prefetched.put(update.user_id, _Prefetched(entry.id, update, len(entry.event)))
+            self._prefetched.put(update.user_id, _Prefetched(entry.id, update, arrived_at, len(entry.event)))
             self._prefetched_bytes += len(entry.event)
 
     def _dispatch(self) -> int:
@@ -128,7 +134,7 @@ class Dispatcher:
         try:
             for _ in range(min(free, len(self._prefetched))):
                 entry = self._prefetched.peek()
-                self._broker.enqueue(index_message(entry.update))
+                self._broker.enqueue(index_message(entry.update, entry.arrived_at))
                 self._prefetched.pop()
                 self._prefetched_bytes -= entry.size
                 self._unacknowledged.append(entry.id)

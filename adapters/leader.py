@@ -22,12 +22,23 @@ class Lease:
         client: connects to the pipeline's Redis.
         name: of this adapter; it is the lock's token.
         clock: seconds, monotonic.
+        key: its value is the name of the adapter that holds the lease.
+        seconds: how long it is held unless it is renewed.
     """
 
-    def __init__(self, client: redis.Redis, name: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self._lock = Lock(client, LEASE_KEY, timeout=LEASE_S, blocking=False)
+    def __init__(
+        self,
+        client: redis.Redis,
+        name: str,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        key: str = LEASE_KEY,
+        seconds: float = LEASE_S,
+    ) -> None:
+        self._lock = Lock(client, key, timeout=seconds, blocking=False)
         self._token = name
         self._clock = clock
+        self._seconds = seconds
         self._held_until = 0.0
 
     def held(self) -> bool:
@@ -39,7 +50,7 @@ class Lease:
         # Counted from before the request, so that it ends here before it ends in Redis.
         asked_at = self._clock()
         held = self._lock.acquire(token=self._token) or self._extend()
-        self._held_until = asked_at + LEASE_S if held else 0.0
+        self._held_until = asked_at + self._seconds if held else 0.0
 
     def release(self) -> None:
         """Leave the lease to the other adapters at once."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, tzinfo
 from typing import Any
 
 import dramatiq
@@ -12,8 +13,9 @@ from keepsake_client.errors import InvalidMessage
 from keepsake_client.protocol import parse_request
 
 from adapters.loop import POLL_TIMEOUT_S
-from adapters.ltm_responses import ResponsePublisher, failure
+from adapters.ltm_responses import ResponsePublisher
 from adapters.membership import Membership
+from services.runtime.queues import taken_list
 from services.runtime.rejected import RejectSink
 from tasks.queues import request_message
 
@@ -33,6 +35,7 @@ class RequestAdapter:
     Args:
         client: connects to the pipeline's Redis.
         queue: the list's name.
+        zone: that of times which name none.
         poll_timeout_s: the longest wait for a request.
         claim_interval_s: how often failed adapters are looked for.
     """
@@ -47,17 +50,19 @@ class RequestAdapter:
         rejects: RejectSink,
         max_content_chars: int,
         *,
+        zone: tzinfo = UTC,
         poll_timeout_s: float = POLL_TIMEOUT_S,
         claim_interval_s: float = CLAIM_INTERVAL_S,
     ) -> None:
         self._client: Any = client  # redis-py's types of replies are those of every protocol at once
         self._queue = queue
-        self._claimed = _claimed_by(queue, membership.name)
+        self._claimed = taken_list(queue, membership.name)
         self._membership = membership
         self._broker = broker
         self._responses = responses
         self._rejects = rejects
         self._max_content_chars = max_content_chars
+        self._zone = zone
         self._poll_timeout_s = poll_timeout_s
         self._claim_interval_s = claim_interval_s
         self._received_at = 0.0
@@ -95,7 +100,7 @@ class RequestAdapter:
     def _claim_from_failed(self) -> None:
         for name, last_heartbeat in self._membership.failed().items():
             self._may_hold_claimed, self._received_at = True, last_heartbeat
-            theirs = _claimed_by(self._queue, name)
+            theirs = taken_list(self._queue, name)
             while (raw := self._client.lmove(theirs, self._claimed, "RIGHT", "LEFT")) is not None:
                 log.warning("request_claimed", at=self._queue, failed_adapter=name)
                 self._serve_and_acknowledge(raw)
@@ -107,12 +112,14 @@ class RequestAdapter:
 
     def _serve(self, raw: bytes) -> None:
         try:
-            request = parse_request(raw, self._max_content_chars)
+            request = parse_request(raw, self._max_content_chars, self._zone)
         except InvalidMessage as error:
             if error.request_id is None:
                 self._rejects.add(raw, error)
             else:
-                self._responses.publish(failure(error.request_id, error.user_id or "", error))
+                repeat = b'"deadline_ms"' not in raw  # it may be no JSON
+                user_id = error.user_id or ""
+                self._responses.refuse(error.request_id, user_id, error, self._received_at, repeat=repeat)
             return
         try:
             self._broker.enqueue(request_message(request, self._received_at))
@@ -121,9 +128,5 @@ class RequestAdapter:
         except Exception as error:
             # A request that can never be enqueued must not be tried for ever, in front of all others.
             log.exception("request_not_enqueued", request_id=request.request_id)
-            self._responses.publish(failure(request.request_id, request.user_id, error))
-
-
-def _claimed_by(queue: str, adapter: str) -> str:
-    """The list of an adapter's claimed requests."""
-    return f"{queue}:taken:{adapter}"
+            repeat = request.data.get("deadline_ms") is None
+            self._responses.refuse(request.request_id, request.user_id, error, self._received_at, repeat=repeat)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Sequence
 from typing import Any
 
 import dramatiq
@@ -12,21 +12,26 @@ import redis
 import structlog
 from dramatiq.middleware import Middleware
 from keepsake_client.errors import KeepsakeError
-from keepsake_client.protocol import COUNTERS, LTMResponse
+from keepsake_client.protocol import COUNTERS, TRACE_FIELD, TRACES_STREAM, LTMResponse
 
+from adapters.response_repeats import ResponseRepeats
+from services.runtime.counters import PendingCounts
 from services.runtime.errors import Expired
 from services.runtime.logging import redact
 from services.runtime.queues import INTERACTIVE_QUEUE
+from services.runtime.traces import NO_TRACES, Traces
 from tasks.middleware.retries import error_text
 
 #: A worker that froze for less than this does not publish a second response to a message that another worker has
 #: answered meanwhile; 130 bytes a response.
 ANSWERED_TTL_S = 600
-#: Publishes once for a key: the messages of a frozen worker are run by others, and by itself when it resumes. A Redis
-#: that is full refuses SET alone, and a response that is not remembered is better than none.
+#: Publishes once for a key, and writes the trace: the messages of a frozen worker are run by others, and by itself when
+#: it resumes. A Redis that is full refuses SET and XADD alone, and a response that is not remembered is better than
+#: none. The trace's stream is no key of the script: a user of Redis without the right to it could not run the script.
 _PUBLISH_ONCE = """
 if redis.pcall('SET', KEYS[1], '', 'NX', 'EX', ARGV[1]) == false then return 0 end
 redis.call('PUBLISH', ARGV[2], ARGV[3])
+if ARGV[4] ~= '' then redis.pcall('XADD', ARGV[5], 'MAXLEN', '~', ARGV[6], '*', ARGV[7], ARGV[4]) end
 return 1
 """
 
@@ -36,20 +41,31 @@ log = structlog.get_logger()
 class ResponsePublisher(Middleware):
     """Publishes what the actor of a request returned, or why it failed.
 
-    An actor of a request takes the argument `request` and returns the fields of its response. A failure is answered
+    An actor of a request takes the argument `request` and returns the fields of its response, and as `stages` the
+    milliseconds of its stages, for the trace alone. A failure is answered
     when it is final. A failure that the response explains is no dead letter; nor is one on the interactive queue,
     because its asker would not want it answered later.
+
+    The response to a request without a deadline is published again a little later: its asker may subscribe after it has
+    pushed.
 
     Args:
         client: connects to the pipeline's Redis.
         channel: where askers listen.
+        traces: of this process; by default none are written.
+        repeats_s: when it is published again, in seconds after the first time.
     """
 
-    def __init__(self, client: redis.Redis, channel: str) -> None:
+    def __init__(
+        self, client: redis.Redis, channel: str, traces: Traces = NO_TRACES, repeats_s: Sequence[float] = ()
+    ) -> None:
         self._client = client
         self._channel = channel
+        self._traces = traces
+        self._repeats = ResponseRepeats(client, channel, repeats_s)
         self._publish_once = client.register_script(_PUBLISH_ONCE)
         self._started = threading.local()
+        self._counts = PendingCounts(COUNTERS)
 
     def before_process_message(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
         self._started.at = time.time()
@@ -72,44 +88,118 @@ class ResponsePublisher(Middleware):
             response = failure(request_id, user_id, exception)
             if isinstance(exception, KeepsakeError) or message.queue_name == INTERACTIVE_QUEUE:
                 message.failed = False
+        if response.partial:
+            self._counts.count("searches_partial")
+        elif isinstance(exception, Expired):
+            self._counts.count("searches_expired")
         started_at = getattr(self._started, "at", time.time())
+        times = {name: message.kwargs.get(f"{name}_at") for name in ("received", "enqueued")}
         self.publish(
             response,
             message.message_id,
+            trace=self._record(response, request, {**times, "started": started_at}, (result or {}).get("stages")),
+            repeat=_deadline_ms(request) is None,
             type=request.get("type"),
             queued_ms=_ms(started_at - message.kwargs.get("received_at", started_at)),
             worked_ms=_ms(time.time() - started_at),
         )
-        if response.partial:
-            self._count("searches_partial")
-        elif isinstance(exception, Expired):
-            self._count("searches_expired")
 
-    def _count(self, counter: str) -> None:
-        with suppress(redis.RedisError):  # lost with the Redis that would show it
-            self._client.hincrby(COUNTERS, counter, 1)
+    def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        self.close()
 
-    def publish(self, response: LTMResponse, answers: str | None = None, **times: object) -> None:
-        """Publish one response. If Redis is down, this is logged and not retried: its asker has no connection either.
+    def close(self) -> None:
+        """Publish the repeats that still wait."""
+        self._repeats.close()
+
+    def refuse(self, request_id: str, user_id: str, error: BaseException, received_at: float, *, repeat: bool) -> None:
+        """Publish why a request was not enqueued for its actor."""
+        response = failure(request_id, user_id, error)
+        self.publish(response, trace=self._record(response, {}, {"received": received_at}, None), repeat=repeat)
+
+    def _record(
+        self, response: LTMResponse, request: dict[str, Any], moments: dict[str, Any], stages: dict[str, float] | None
+    ) -> str:
+        if not self._traces.max_len:
+            return ""
+        times = {
+            "pushed": request.get("pushed_at"),
+            "taken": moments.get("received"),
+            "queued": moments.get("enqueued"),
+            "started": moments.get("started"),
+            "answered": time.time(),
+        }
+        return self._traces.record(
+            "request",
+            response.user_id,
+            request_id=response.request_id,
+            type=request.get("type"),
+            outcome=(response.error or "ok").partition(":")[0],
+            times=times,
+            ms=stages,
+            deadline_ms=_deadline_ms(request),
+            partial=response.partial,
+            memories=len(response.memories) if response.success else None,
+        )
+
+    def publish(
+        self,
+        response: LTMResponse,
+        answers: str | None = None,
+        *,
+        trace: str = "",
+        repeat: bool = False,
+        **times: object,
+    ) -> None:
+        """Publish one response. If Redis is down, it is counted and not retried: its asker has no connection either.
 
         Args:
             answers: the id of the actor message; of all responses to one, the first is published.
+            trace: the request's record, or "" for none.
+            repeat: whether its asker may subscribe late.
             times: logged with it.
         """
+        wire = response.to_wire()
         try:
             if answers is None:
-                self._client.publish(self._channel, response.to_wire())
+                self._publish_refusal(wire, trace)
             elif not self._publish_once(
-                [f"ltm:answered:{answers}"], [ANSWERED_TTL_S, self._channel, response.to_wire()]
+                [f"ltm:answered:{answers}"],
+                [
+                    ANSWERED_TTL_S,
+                    self._channel,
+                    wire,
+                    trace,
+                    TRACES_STREAM,
+                    self._traces.max_len,
+                    TRACE_FIELD,
+                ],
             ):
                 log.info("response_deduplicated", request_id=response.request_id)
                 return
         except redis.RedisError as error:
             log.warning("response_not_published", request_id=response.request_id, reason=redact(error))
+            self._counts.count("responses_not_published")
             return
+        if repeat:
+            self._repeats.add(wire)
+        self._counts.flush(self._client)
         log.info(
             "responded", request_id=response.request_id, user_id=response.user_id, success=response.success, **times
         )
+
+    def _publish_refusal(self, wire: str, trace: str) -> None:
+        with self._client.pipeline(transaction=False) as pipeline:
+            pipeline.publish(self._channel, wire)
+            if trace:
+                self._traces.add(pipeline, trace)
+            published, *_ = pipeline.execute(raise_on_error=False)
+        if isinstance(published, Exception):
+            raise published
+
+
+def _deadline_ms(request: dict[str, Any]) -> Any:
+    data = request.get("data")
+    return data.get("deadline_ms") if isinstance(data, dict) else None  # a message put on the queue by hand
 
 
 def _ms(seconds: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 
@@ -13,6 +14,8 @@ from adapters.dispatcher import Dispatcher
 from adapters.leader import LEASE_S, Lease
 from adapters.membership import Membership
 from adapters.stream import UpdateStream
+from services.runtime.availability import Availability
+from services.runtime.counters import PendingCounts
 
 INTERVAL_S = 1.0
 MEASURE_INTERVAL_S = 5.0
@@ -21,8 +24,8 @@ TRIM_INTERVAL_S = 60.0
 log = structlog.get_logger()
 
 
-#: A new adapter leaves the lease to the others for this long: one that was restarted at once has not heard what was
-#: published meanwhile, and one that survived the leader has; it gets the lease within `LEASE_S` and one interval.
+#: An adapter that has only just subscribed leaves the lease to the others for this long: it has not heard what was
+#: published before, and another one has, which gets the lease within `LEASE_S` and one interval.
 NEWCOMER_WAIT_S = LEASE_S + 2 * INTERVAL_S
 
 
@@ -35,8 +38,10 @@ class Maintenance:
         max_backlog: more undispatched entries than that are reported.
         interval_s: the pause between two iterations.
         measure_interval_s: how often the leader measures the backlog and counts trimmed entries.
-        newcomer_wait_s: how long a new adapter does not bid for the lease while others are live.
-        clock: seconds, monotonic.
+        newcomer_wait_s: how long an adapter that has just subscribed does not bid for the lease while others are live.
+        subscribed_s: for how long this adapter has been subscribed to the channel.
+        writes: whether Redis takes writes; each heartbeat shows it.
+        counts: written while Redis takes writes.
     """
 
     def __init__(
@@ -53,7 +58,9 @@ class Maintenance:
         interval_s: float = INTERVAL_S,
         measure_interval_s: float = MEASURE_INTERVAL_S,
         newcomer_wait_s: float = NEWCOMER_WAIT_S,
-        clock: Callable[[], float] = time.monotonic,
+        subscribed_s: Callable[[], float] = lambda: math.inf,
+        writes: Availability | None = None,
+        counts: PendingCounts | None = None,
     ) -> None:
         self._client = client
         self._membership = membership
@@ -65,18 +72,23 @@ class Maintenance:
         self._max_backlog = max_backlog
         self._interval_s = interval_s
         self._measure_interval_s = measure_interval_s
-        self._clock = clock
-        self._bid_at = clock() + newcomer_wait_s
+        self._newcomer_wait_s = newcomer_wait_s
+        self._subscribed_s = subscribed_s
+        self._writes = writes or Availability("redis", at="writes")
+        self._counts = counts or PendingCounts(COUNTERS)
         self._over = False
         self._measure_at = self._trim_at = 0.0
 
     def run_once(self) -> None:
         """Send the heartbeat, renew the lease, maintain the stream; then pause for a second."""
-        if all(check() for check in self._checks):
+        working = all(check() for check in self._checks)
+        if working:
             if self._membership.heartbeat():
                 self._dispatcher.reset()  # another adapter may have claimed what was prefetched
-            if self._clock() >= self._bid_at or self._membership.live() <= {self._membership.name}:
+            if self._subscribed_s() >= self._newcomer_wait_s or self._membership.live() <= {self._membership.name}:
                 self._lease.renew()
+            self._writes.up()
+            self._counts.flush(self._client)
         if self._lease.held():
             try:
                 self._maintain()
@@ -84,7 +96,8 @@ class Maintenance:
                 if "NOGROUP" not in str(error) and "no such key" not in str(error):
                     raise
                 self._stream.open()  # it was deleted
-        time.sleep(self._interval_s)
+        # A process that is starting is checked more often.
+        time.sleep(self._interval_s if working else self._interval_s / 20)
 
     def release(self) -> None:
         """Leave the lease, and this adapter's pending entries of the stream, to the others at once."""

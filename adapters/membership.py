@@ -10,10 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import redis
+from keepsake_client.protocol import ADAPTER_FAILED_AFTER_S, MEMBERSHIP_KEY
 
-MEMBERSHIP_KEY = "ltm:adapters"
-#: An adapter without a heartbeat for this long has failed, and the others claim what it held.
-FAILED_AFTER_S = 10.0
 #: A failed adapter stays a member for a while: one that was only frozen may claim something before its next heartbeat.
 EVICT_AFTER_S = 600.0
 
@@ -37,7 +35,7 @@ class Membership:
         self,
         client: redis.Redis,
         name: str,
-        failed_after_s: float = FAILED_AFTER_S,
+        failed_after_s: float = ADAPTER_FAILED_AFTER_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client: Any = client  # redis-py's types of replies are those of every protocol at once

@@ -4,28 +4,50 @@ from __future__ import annotations
 
 import json
 import time
-from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 import redis
+import structlog
 from keepsake_client.errors import InvalidMessage
-from keepsake_client.protocol import parse_update
+from keepsake_client.protocol import COUNTERS, parse_update
+from keepsake_client.refusals import refuses_writes
+from keepsake_client.subscription import MAX_SILENCE_S, HalfOpen, SubscriptionMonitor
+from keepsake_client.tolerance import DEFAULTS, MessageDefaults
 
 from adapters.leader import LEASE_S, Lease
 from adapters.loop import POLL_TIMEOUT_S
 from adapters.stream import UpdateStream, digest
+from services.runtime.availability import Availability
+from services.runtime.bounded_queue import MAX_ITEMS, BoundedQueue
+from services.runtime.counters import PendingCounts
+from services.runtime.logging import redact
 from services.runtime.rejected import RejectSink
+from services.runtime.subscription import next_message
 
-#: Messages are kept for longer than it takes a new leader to follow a failed one.
-KEPT_S = 3 * LEASE_S
-MAX_KEPT = 10_000
+#: Messages are kept for longer than it takes a new leader to follow one that has failed, or that hears nothing.
+KEPT_S = MAX_SILENCE_S + 3 * LEASE_S
 #: On a busy host one adapter may receive a message this much later than another has written it.
 SLACK_S = 2.0
+#: The key of the lease of the adapter that writes what it kept while Redis refused writes.
+WRITER_KEY = "ltm:channel-writer"
+#: Longer than that takes, on a Redis that takes 5,000 entries a second.
+WRITER_LEASE_S = 15.0
+
+log = structlog.get_logger()
 
 
 class _Received(NamedTuple):
+    """A message.
+
+    Args:
+        at: when it was received, in seconds since 1970.
+        since: it was published after this; then everything that had been published was received.
+    """
+
     at: float
+    since: float
     raw: bytes
 
 
@@ -33,13 +55,19 @@ class UpdateAdapter:
     """Listens to the channel and writes to the stream what its publisher has not.
 
     Every adapter receives every message; the leader writes it. The others keep the last few seconds, and a new leader
-    writes what its predecessor had not.
+    writes what its predecessor had not. While Redis refuses writes, or does not answer them, every adapter keeps what
+    it hears, up to a bound: the leader writes it once Redis takes it, and later each of the others what the leader had
+    not heard, one after the other.
 
     Args:
         client: connects to the pipeline's Redis.
         channel: the channel's name.
+        defaults: what events that leave something out are read by.
+        writes: whether Redis takes writes, as far as this process knows; another loop notes when it does again.
+        counts: what is lost and replaced.
         poll_timeout_s: the longest wait for a message.
         max_kept: how many messages are kept at most.
+        monitor: of the subscription.
         clock: seconds since 1970.
     """
 
@@ -52,81 +80,156 @@ class UpdateAdapter:
         rejects: RejectSink,
         max_content_chars: int,
         *,
+        defaults: MessageDefaults = DEFAULTS,
+        writes: Availability | None = None,
+        counts: PendingCounts | None = None,
         poll_timeout_s: float = POLL_TIMEOUT_S,
-        max_kept: int = MAX_KEPT,
+        max_kept: int = MAX_ITEMS,
+        monitor: SubscriptionMonitor | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._subscription = client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
+        self._client = client
+        self._subscription = client.pubsub()  # type: ignore[no-untyped-call]
         self._channel = channel
         self._stream = stream
         self._lease = lease
+        self._writer = Lease(client, stream.consumer, key=WRITER_KEY, seconds=WRITER_LEASE_S)
         self._rejects = rejects
         self._max_content_chars = max_content_chars
+        self._defaults = defaults
+        self._writes = writes or Availability("redis", at="writes")
+        self._counts = counts or PendingCounts(COUNTERS)
         self._poll_timeout_s = poll_timeout_s
+        self.monitor = monitor or SubscriptionMonitor()
         self._clock = clock
-        self._kept: deque[_Received] = deque(maxlen=max_kept)
-        self._subscribed_at = 0.0
+        self._kept: BoundedQueue[_Received] = BoundedQueue(lambda received: len(received.raw), max_kept)
+        self._drained_at = 0.0
+        self._refused_until = 0.0
+        self._dropped = 0
         self._leading = False
 
     def connect(self) -> None:
         """Subscribe; again after an outage."""
         self._subscription.reset()
         self._subscription.subscribe(self._channel)
-        self._subscribed_at = self._clock()
+        self.monitor.restart()
+        self._drained_at = self._clock()
 
     def run_once(self) -> None:
         """Wait up to a second for a message, and write it to the stream if this adapter leads."""
         self._receive(self._poll_timeout_s)
-        if self._lease.held():
-            if not self._leading:
-                self._begin_to_lead()
-            self._write()
-        else:
-            self._leading = False
-            while self._kept and self._kept[0].at < self._clock() - KEPT_S:
-                self._kept.popleft()
+        if self._lease.held() and not self._leading:
+            # What has arrived and was not read yet may have been written too.
+            while self._receive(0.0):
+                pass
+        if not self._writes.assumed_up:
+            self._leading, self._refused_until = False, self._clock()
+            return
+        try:
+            if self._lease.held():
+                self._lead()
+            else:
+                self._leading = False
+                self._forget()
+        except redis.RedisError as error:
+            if isinstance(error, redis.ResponseError) and not refuses_writes(error):
+                raise
+            # Not raised: the loop would subscribe anew, and miss what is published meanwhile.
+            self._writes.down(redact(error))
+
+    def stop(self) -> None:
+        """Report what was kept while Redis refused writes, and ends with this process."""
+        if self._refused_until and self._kept:
+            log.error("updates_not_written", at=self._channel, kept=len(self._kept), dropped=self._dropped)
 
     def _receive(self, timeout_s: float) -> bool:
-        """Wait for a message, and keep it if its publisher has not written it; whether one came."""
-        message = self._subscription.get_message(timeout=timeout_s)
-        if message is not None and not says_logged(message["data"]):
-            self._kept.append(_Received(self._clock(), message["data"]))
-        return message is not None
+        """Wait for a message, and keep it if its publisher has not written it; whether anything came."""
+        try:
+            message = next_message(self._subscription, self.monitor, timeout_s)
+        except HalfOpen:
+            self._counts.count("subscriptions_replaced")
+            # Those that are idle are half-open too; each would cost one command its time-out.
+            self._client.connection_pool.disconnect(inuse_connections=False)
+            raise
+        if message is None:
+            self._drained_at = self._clock()
+            return False
+        if message["type"] == "message" and not says_logged(message["data"]):
+            dropped = self._kept.append(_Received(self._clock(), self._drained_at, message["data"]))
+            if not self._writes.assumed_up:
+                self._dropped += dropped
+        return True
 
-    def _begin_to_lead(self) -> None:
-        # What has arrived and was not read yet may have been written too.
-        while self._receive(0.0):
-            pass
+    def _lead(self) -> None:
+        if self._leading:
+            self._write()
+        elif not self._refused_until:
+            self._drop_written()
+            self._write()
+            self._leading = True
+        elif self._write_kept():
+            self._report_dropped()
+            self._leading = True
+
+    def _forget(self) -> None:
+        """Forget messages that the leader has written long ago."""
+        now = self._clock()
+        # The leader may have heard less than this adapter. It has KEPT_S to write what it heard.
+        if self._refused_until and (now < self._refused_until + KEPT_S or not self._write_kept(self._refused_until)):
+            return
+        self._dropped = 0
+        while self._kept and self._kept.peek().at < now - KEPT_S:
+            self._kept.popleft()
+
+    def _write_kept(self, until: float = float("inf")) -> bool:
+        """Write what no adapter has written since Redis refused writes; False while another one does that.
+
+        Args:
+            until: what was received later is left to the leader.
+        """
+        try:
+            self._writer.renew()
+            if not self._writer.held():
+                return False
+        except redis.exceptions.NoPermissionError:  # access rules of version 0.2: the leader alone writes
+            until = until if self._lease.held() else 0.0
         self._drop_written()
-        self._leading = True
+        self._write(until)
+        self._refused_until = 0.0
+        with suppress(redis.RedisError):  # it expires
+            self._writer.release()
+        return True
 
-    def _write(self) -> None:
-        while self._kept:
-            at, raw = self._kept[0]
+    def _write(self, until: float = float("inf")) -> None:
+        while self._kept and self._kept.peek().at <= until:
+            at, _, raw = self._kept.peek()
             try:
-                update = parse_update(raw, self._max_content_chars)
+                update = parse_update(raw, self._max_content_chars, self._defaults, arrived_at=at)
             except InvalidMessage as error:
-                self._rejects.add(raw, error)
+                if self._lease.held():  # the others heard it too
+                    self._rejects.add(raw, error)
             else:
-                if "timestamp" not in update.model_fields_set:
-                    update = update.model_copy(update={"timestamp": at})
                 self._stream.append(update, raw)
             self._kept.popleft()
 
     def _drop_written(self) -> None:
-        """Forget the kept messages that the last leader has written."""
+        """Forget the kept messages that another adapter has written."""
         if not self._kept:
             return
-        # From the time since when every message is kept, not from that of the first one, which may have come late.
-        since = max(self._subscribed_at, self._clock() - KEPT_S)
-        written = self._stream.digests_since(since - SLACK_S)
-        missing = []
-        for received in self._kept:
-            if written[key := digest(received.raw)] > 0:
-                written[key] -= 1
-            else:
-                missing.append(received)
-        self._kept = deque(missing, maxlen=self._kept.maxlen)
+        written = self._stream.digests_since(self._kept.peek().since - SLACK_S)
+
+        def missing(received: _Received) -> bool:
+            key = digest(received.raw)
+            written[key] -= 1
+            return written[key] < 0
+
+        self._kept.retain(missing)
+
+    def _report_dropped(self) -> None:
+        if self._dropped:
+            self._counts.count("updates_lost", self._dropped)
+            log.error("updates_lost", at=self._channel, lost=self._dropped)
+            self._dropped = 0
 
 
 def says_logged(raw: bytes) -> bool:

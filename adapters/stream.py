@@ -7,6 +7,7 @@ under the consumer's name, so a crash does not lose it: at-least-once delivery.
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator
 from hashlib import sha256
@@ -15,6 +16,8 @@ from typing import Any, NamedTuple
 import redis
 import structlog
 from keepsake_client.protocol import COUNTERS, STREAM_EVENT_FIELD, STREAM_GROUP, MemoryUpdateMessage
+from keepsake_client.refusals import refuses_writes
+from keepsake_client.times import time_of_event
 
 #: Entries claimed from a failed consumer by one command.
 CLAIM_BATCH = 1_000
@@ -22,6 +25,8 @@ CLAIM_BATCH = 1_000
 CONSUMER_GONE_MS = 3_600_000
 #: Field beside the event, of an entry that an adapter wrote: the digest of the message as the channel carried it.
 DIGEST_FIELD = "heard"
+#: Entries read at once by a command that looks through a part of the stream.
+READ_BATCH = 1_000
 
 log = structlog.get_logger()
 
@@ -31,6 +36,12 @@ class Entry(NamedTuple):
 
     id: bytes
     event: bytes
+
+    @property
+    def arrived_at(self) -> float:
+        """When it was written, in seconds since 1970: by its id or, where its publisher has made that up, now."""
+        written_at, _ = time_of_event(int(self.id.partition(b"-")[0]) / 1000, time.time())
+        return written_at
 
 
 class UpdateStream:
@@ -80,7 +91,8 @@ class UpdateStream:
             )
         except redis.ResponseError as error:
             # Redis 7.0 answers UNBLOCKED to a consumer that waits while the stream is deleted.
-            if not str(error).startswith(("NOGROUP", "UNBLOCKED")):
+            # A server that becomes a replica unblocks all, with other words.
+            if refuses_writes(error) or not str(error).startswith(("NOGROUP", "UNBLOCKED")):
                 raise
             # Redis lost its data, or the stream was deleted: what is written from now on is read.
             log.warning("stream_recreated", at=self.key)
@@ -114,11 +126,13 @@ class UpdateStream:
         Args:
             seconds: since 1970.
         """
-        return Counter(
-            fields[DIGEST_FIELD.encode()].decode()
-            for _, fields in self._client.xrange(self.key, min=int(seconds * 1000))
-            if DIGEST_FIELD.encode() in fields
-        )
+        digests: Counter[str] = Counter()
+        start: bytes | int = int(seconds * 1000)
+        field = DIGEST_FIELD.encode()
+        while entries := self._client.xrange(self.key, min=start, count=READ_BATCH):
+            digests.update(fields[field].decode() for _, fields in entries if field in fields)
+            start = b"(" + entries[-1][0]
+        return digests
 
     def claim_from_failed(self, live: Container[str]) -> int:
         """Claim the pending entries of every consumer that is not `live`; how many."""
@@ -182,6 +196,11 @@ class UpdateStream:
         if lost:
             self._client.hincrby(COUNTERS, "log_trimmed_unread", lost)
             _report_lost(self.key, lost)
+
+
+def entry_time(entry_id: bytes) -> float:
+    """When an entry was written, by the clock of Redis, in seconds since 1970."""
+    return int(entry_id.partition(b"-")[0]) / 1000
 
 
 def digest(raw: bytes) -> str:

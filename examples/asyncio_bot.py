@@ -1,6 +1,6 @@
 """A minimal bot for asyncio: searches the user's memories before each reply, and remembers both sides.
 
-    REDIS_URL=redis://127.0.0.1:6379/0 python examples/asyncio_bot.py anna
+    REDIS_URL=redis://127.0.0.1:18379/0 python examples/asyncio_bot.py anna
 
 It reads the messages of one user from standard input, a line each. It needs `pip install ./clients/python` alone.
 """
@@ -35,7 +35,7 @@ async def remember(ltm: AsyncClient, user: str, content: str, source: Source, se
 async def main(user: str) -> None:
     """Reply to each line of standard input."""
     session = f"session-{uuid4().hex[:8]}"
-    async with AsyncClient(os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0")) as ltm:
+    async with AsyncClient(os.environ.get("REDIS_URL", "redis://127.0.0.1:18379/0")) as ltm:
         while line := await asyncio.to_thread(sys.stdin.readline):
             if not (message := line.strip()):
                 continue

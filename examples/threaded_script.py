@@ -1,6 +1,6 @@
 """A script with threads: adds facts about a user concurrently, updates the profile, and asks a question.
 
-    REDIS_URL=redis://127.0.0.1:6379/0 python examples/threaded_script.py anna "Where do I live?" < facts.txt
+    REDIS_URL=redis://127.0.0.1:18379/0 python examples/threaded_script.py anna "Where do I live?" < facts.txt
 
 The facts are the lines of standard input. It needs `pip install ./clients/python` alone.
 """
@@ -22,7 +22,7 @@ def main(user: str, question: str) -> int:
     """Add every fact and print the memories that answer the question; the exit code."""
     facts = [line.strip() for line in sys.stdin if line.strip()]
     with (
-        Client(os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0")) as ltm,
+        Client(os.environ.get("REDIS_URL", "redis://127.0.0.1:18379/0")) as ltm,
         ThreadPoolExecutor(THREADS) as threads,
     ):
         try:

@@ -10,6 +10,7 @@ from keepsake_client.protocol import AddData, ProfileUpdateData, SearchData, cle
 
 from tasks.middleware.retries import INDEX_RETRY, NO_RETRY, WRITE_RETRY
 from tasks.queues import (
+    ARRIVED_AT,
     BY_TYPE,
     INDEX,
     INDEX_TIME_LIMIT_MS,
@@ -42,7 +43,8 @@ def declare(broker: dramatiq.Broker, resources: Resources) -> None:
         time_limit=INDEX_TIME_LIMIT_MS,
     )
     def memory_index(update: dict[str, Any]) -> None:
-        resources.memories.index(read_update(update))
+        if resources.memories.index(read_update(update), update.get(ARRIVED_AT)).reused_id:
+            resources.count_reused_id()
 
     @dramatiq.actor(
         broker=broker,
@@ -57,7 +59,7 @@ def declare(broker: dramatiq.Broker, resources: Resources) -> None:
         budget_ms = data.deadline_ms or resources.settings.ltm_search_budget_ms
         deadline = received_at + budget_ms / 1000 - ON_THE_WIRE_S
         found = resources.memories.search(request["user_id"], data, now=received_at, deadline=deadline)
-        response: dict[str, Any] = {"memories": found, "partial": found.partial or None}
+        response: dict[str, Any] = {"memories": found, "partial": found.partial or None, "stages": found.timings}
         if data.timings:
             moments = {"received_at": received_at, "enqueued_at": enqueued_at, "started_at": started_at}
             response["timings"] = {**moments, **found.timings, "responded_at": time.time()}

@@ -23,6 +23,8 @@ INDEX_TIME_LIMIT_MS = 120_000
 
 #: Marks what an adapter has validated. A message without it comes from a version before 0.2.
 _VALIDATED = "validated"
+#: The time of an event's arrival, in its actor message. Messages of a version before 0.3 have none.
+ARRIVED_AT = "arrived_at"
 _NO_FILTERS = SearchFilters()
 
 Data = TypeVar("Data", bound=WireModel)
@@ -56,9 +58,13 @@ def request_message(request: LTMRequest, received_at: float) -> Message[Any]:
     )
 
 
-def index_message(update: MemoryUpdateMessage) -> Message[Any]:
-    """The actor message that indexes one event."""
-    return _message(INDEX, {"update": {**update.model_dump(), _VALIDATED: True}})
+def index_message(update: MemoryUpdateMessage, arrived_at: float | None = None) -> Message[Any]:
+    """The actor message that indexes one event.
+
+    Args:
+        arrived_at: in seconds since 1970. It is among the event's fields, where indexers of version 0.2 ignore it.
+    """
+    return _message(INDEX, {"update": {**update.model_dump(), _VALIDATED: True, ARRIVED_AT: arrived_at}})
 
 
 def read_data(request: dict[str, Any], model: type[Data]) -> Data:

@@ -228,13 +228,17 @@ class WakingConsumer(_RedisConsumer):
         until the process ends.
         """
         self._reconcile_at = time.monotonic() + self.broker.reconcile_interval_s
+        # Before Redis is asked: what the other threads settle after that is in its answer and held no longer.
+        held = set(self._held)
         acks = self.broker.client.smembers(self._keys.acks(self.broker.broker_id))
-        for redis_id in {raw.decode() for raw in acks} - self._held:
-            if _decoded(self.broker.client.hget(self._keys.messages, redis_id)):
+        for redis_id in {raw.decode() for raw in acks} - held:
+            data = self.broker.client.hget(self._keys.messages, redis_id)
+            if _decoded(data):
                 self.broker.do_requeue(self.queue_name, redis_id)
                 log.warning("stranded_message_requeued", queue=self.queue_name, redis_message_id=redis_id)
-            else:
-                self.broker.do_nack(self.queue_name, redis_id)
+                continue
+            self.broker.do_nack(self.queue_name, redis_id)
+            if data is not None:  # without it there is an id alone, whose message was settled elsewhere
                 log.error("undecodable_message_dead_lettered", queue=self.queue_name, redis_message_id=redis_id)
 
 

@@ -7,12 +7,13 @@ import os
 
 import dramatiq
 import dramatiq.worker
-import redis
 from dramatiq.middleware import TimeLimit
 
 from adapters.ltm_responses import ResponsePublisher
 from services.runtime.process import bootstrap
+from services.runtime.redis import connect, connect_persistent
 from services.runtime.settings import Settings
+from services.runtime.traces import Traces
 from tasks import actors
 from tasks.broker import build_broker
 from tasks.log_filter import install_log_filter
@@ -27,14 +28,18 @@ RECONNECT_S = 0.5
 
 def compose(settings: Settings, process: str) -> dramatiq.Broker:
     """The broker of a worker process, with its middleware and actors."""
-    # With redis-py's own retries: a response outlives a short outage.
-    client = redis.Redis.from_url(settings.redis_url.get_secret_value(), socket_timeout=2)
-    resources = Resources(settings, process)
+    redis_url = settings.redis_url.get_secret_value()
+    resources, traces = Resources(settings, process), Traces.of(settings, process)
+    # A response outlives a half-open connection, and a short outage.
+    responses = ResponsePublisher(
+        connect_persistent(redis_url), settings.ltm_responses_channel, traces, settings.response_repeats_s
+    )
     # Dramatiq calls the `before_` hooks in this order, and the `after_` hooks in the reverse order.
     middleware = [
         resources,  # first: the services are open before any other hook runs, and closed after all of them
-        ResponsePublisher(client, settings.ltm_responses_channel),  # publishes what all that follow have decided
-        DeliveryLimit(client),  # before TimeLimit: a message that waits here to run alone uses up no time limit
+        responses,  # publishes what all that follow have decided
+        # Before TimeLimit: a message that waits here to run alone uses up no time limit.
+        DeliveryLimit(connect(redis_url, 2.0), traces),
         TimeLimit(time_limit=INDEX_TIME_LIMIT_MS),  # around the actor alone; the actors have limits of their own
         Retries(),  # last: decides whether a message has failed, before any other `after_` hook sees it
     ]

@@ -1,9 +1,10 @@
-"""What tests share: waiting for a condition in place of sleeping for a time, and free ports."""
+"""What tests share: waiting for a condition in place of sleeping, an event loop without waits, and free ports."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+import selectors
 import socket
 import time
 from collections.abc import Callable, Coroutine
@@ -11,8 +12,11 @@ from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 
+#: Longer than anything takes on a machine that is ten times slower; a condition that comes about ends the wait at once.
+PATIENCE_S = 60.0
 
-def wait_until(condition: Callable[[], T], timeout: float = 10.0, description: str = "the condition") -> T:
+
+def wait_until(condition: Callable[[], T], timeout: float = PATIENCE_S, description: str = "the condition") -> T:
     """The first truthy value of `condition`; AssertionError after `timeout` seconds without one."""
     deadline = time.monotonic() + timeout
     while not (value := condition()):
@@ -23,11 +27,15 @@ def wait_until(condition: Callable[[], T], timeout: float = 10.0, description: s
 
 @overload
 async def eventually(
-    condition: Callable[[], Coroutine[Any, Any, T]], timeout: float = 10.0, description: str = "the condition"
+    condition: Callable[[], Coroutine[Any, Any, T]], timeout: float = PATIENCE_S, description: str = "the condition"
 ) -> T: ...
 @overload
-async def eventually(condition: Callable[[], T], timeout: float = 10.0, description: str = "the condition") -> T: ...
-async def eventually(condition: Callable[[], Any], timeout: float = 10.0, description: str = "the condition") -> Any:
+async def eventually(
+    condition: Callable[[], T], timeout: float = PATIENCE_S, description: str = "the condition"
+) -> T: ...
+async def eventually(
+    condition: Callable[[], Any], timeout: float = PATIENCE_S, description: str = "the condition"
+) -> Any:
     """As `wait_until`, for a running loop; `condition` may be a coroutine function."""
     deadline = time.monotonic() + timeout
     while True:
@@ -37,6 +45,42 @@ async def eventually(condition: Callable[[], Any], timeout: float = 10.0, descri
             return result
         assert time.monotonic() < deadline, f"{description} did not come about within {timeout} s"
         await asyncio.sleep(0.01)
+
+
+class _SkippingSelector(selectors.DefaultSelector):
+    """A selector that does not wait; `skipped` adds up the seconds for which it was to."""
+
+    skipped = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = super().select(timeout and 0)
+        if timeout and not ready:
+            self.skipped += timeout
+        return ready
+
+
+class SkippingLoop(asyncio.SelectorEventLoop):
+    """An event loop with a clock that stands still while anything runs, and skips every wait.
+
+    No load makes a deadline pass too early, and none is waited for. It is for code that waits for nothing outside the
+    loop: a thread or a server would have no time to answer.
+    """
+
+    def __init__(self) -> None:
+        self._skipping = _SkippingSelector()
+        super().__init__(self._skipping)
+
+    def time(self) -> float:
+        return self._skipping.skipped
+
+
+class AdvancedLoop(asyncio.SelectorEventLoop):
+    """An event loop for real servers, with a clock that tests set `ahead` by seconds in place of waiting for them."""
+
+    ahead = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.ahead
 
 
 def free_port() -> int:

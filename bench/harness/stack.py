@@ -11,11 +11,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import redis
+from psycopg.conninfo import conninfo_to_dict
 
 from bench.harness.load import ROOT, Wire
 from bench.harness.tables import progress_bar
@@ -25,8 +27,9 @@ from services.runtime.redis import connect
 from services.runtime.settings import Settings, load_settings
 from services.stack.data_directory import DataDirectory
 from services.stack.directories import PREFIX
-from services.stack.processes import CHAT, MEMORY
+from services.stack.processes import CHAT, MEMORY, POSTGRES, REDIS, SERVICES
 from services.stack.readiness import stream_backlog
+from tests.swallowing_proxy import ThreadedProxy, threaded_proxy
 
 READY_WITHIN_S = 120.0
 ENDED_WITHIN_S = 30.0
@@ -55,10 +58,12 @@ class Stack:
 
     Args:
         started: the `ltm up` that runs it; None of a stack that ran already.
+        servers: the stack that runs its servers, where that is another one.
     """
 
     settings: Settings
     started: LtmUp | None = None
+    servers: Stack | None = None
 
     @property
     def ltm_up(self) -> LtmUp:
@@ -97,7 +102,8 @@ class Stack:
             return {}
         record = self.started.directory.read()
         running = {name: identity.pid for name, identity in record.processes.items()} if record else {}
-        return {LTM_UP: self.started.process.pid, **running}
+        servers = self.servers.pids() if self.servers else {}
+        return {**servers, LTM_UP: self.started.process.pid, **running}
 
     def pending(self) -> dict[str, int]:
         """The numbers of messages and requests that wait or are being processed, by place; places without any left out.
@@ -193,9 +199,10 @@ def running_stack(
     place = Path(tempfile.mkdtemp(prefix="keepsake-bench-"))
     output, ready_file, data = place / "up.log", place / "ready.json", place / "data"
     command = [sys.executable, "-c", "from services.cli import main; main()", "up", "--ready-file", str(ready_file)]
-    command += ["--data-dir", str(data)] if durable else ["--ephemeral"]
+    command += ["--data-dir", str(data), "--redis-port", "0"] if durable else ["--ephemeral"]
     command += [word for name in without for word in ("--without", name)]
     own_servers = {k: v for k, v in os.environ.items() if k not in ("REDIS_URL", "DATABASE_URL", "BROKER_URL")}
+    variables = {"LTM_RESPONSE_REPEATS_MS": ""} | variables  # the benchmarks count responses
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that SIGTERM ends the stack too
     directory: DataDirectory | None = DataDirectory(data) if durable else None
     try:
@@ -212,12 +219,8 @@ def running_stack(
             ready_s = time.monotonic() - begun
             ready = json.loads(ready_file.read_text())
             directory = directory or _ephemeral_directory(ready["redis_url"])
-            settings = load_settings(
-                redis_url=ready["redis_url"],
-                database_url=ready["database_url"],
-                broker_url=None,
-                **{name.lower(): value for name, value in variables.items()},
-            )
+            addresses = {"redis_url": ready["redis_url"], "database_url": ready["database_url"], "broker_url": None}
+            settings = load_settings(**addresses | {name.lower(): value for name, value in variables.items()})
             yield Stack(settings, LtmUp(process, directory, output, ready_s))
         finally:
             _end(process, directory)
@@ -226,6 +229,29 @@ def running_stack(
                 shutil.copy(output, keep_logs / "up.log")
     finally:
         shutil.rmtree(place, ignore_errors=True)
+
+
+@contextmanager
+def proxied_stack(
+    *, without: Sequence[str], keep_logs: Path | None = None, **variables: str
+) -> Iterator[tuple[Stack, dict[str, ThreadedProxy]]]:
+    """A durable stack whose processes reach its servers through proxies, by the servers' names; the stack's own
+    addresses are those of the servers.
+
+    Args:
+        without, keep_logs, variables: as for `running_stack`.
+    """
+    with running_stack(without=SERVICES, durable=True) as servers, ExitStack() as proxies:
+        redis_port = urlsplit(servers.redis_url).port
+        parts = conninfo_to_dict(servers.database_url)
+        by_name = {
+            REDIS: proxies.enter_context(threaded_proxy(redis_port or 6379)),
+            POSTGRES: proxies.enter_context(threaded_proxy(f"{parts['host']}/.s.PGSQL.5432")),
+        }
+        variables["REDIS_URL"] = by_name[REDIS].url
+        variables["DATABASE_URL"] = f"postgresql://{parts['user']}@127.0.0.1:{by_name[POSTGRES].port}/{parts['dbname']}"
+        with running_stack(without=without, durable=True, keep_logs=keep_logs, **variables) as stack:
+            yield Stack(servers.settings, stack.started, servers), by_name
 
 
 def _ephemeral_directory(redis_url: str) -> DataDirectory:

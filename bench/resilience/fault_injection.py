@@ -1,9 +1,9 @@
-"""Fault injection: killing, freezing and restarting the processes of a stack."""
+"""Fault injection: killing, freezing and restarting the processes of a stack, and cutting their connections."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -15,6 +15,7 @@ from bench.harness.stack import Stack
 from bench.resilience.fault_schedule import Fault
 from services.runtime.errors import StackError
 from services.stack.processes import stop_signal
+from tests.swallowing_proxy import ThreadedProxy
 
 #: How long a process that was just started again is waited for before a fault is injected into it.
 PRESENT_WITHIN_S = 20.0
@@ -31,10 +32,15 @@ class InjectedFault:
 
 
 class FaultInjector:
-    """Injects faults into the processes that an `ltm up` of this benchmark runs."""
+    """Injects faults into the processes that an `ltm up` of this benchmark runs, and into their connections.
 
-    def __init__(self, stack: Stack) -> None:
+    Args:
+        proxies: what the processes reach each server through, by the server's name.
+    """
+
+    def __init__(self, stack: Stack, proxies: Mapping[str, ThreadedProxy]) -> None:
         self._stack = stack
+        self._proxies = proxies
 
     def inject_all(self, faults: Iterable[Fault]) -> list[InjectedFault]:
         """Inject each fault when it is due, and print it; return once the last is over."""
@@ -64,6 +70,12 @@ class FaultInjector:
                     process = self._child(fault.target)
                 with _frozen(process):
                     time.sleep(fault.seconds)
+            case "cut":
+                self._proxies[fault.target].swallow()
+                time.sleep(fault.seconds)
+                self._proxies[fault.target].forward()
+            case "half-open":
+                self._proxies[fault.target].cut()
             case "outage":
                 # A frozen supervisor starts nothing again.
                 with _frozen(psutil.Process(self._stack.ltm_up.process.pid)):

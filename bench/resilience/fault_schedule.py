@@ -8,13 +8,16 @@ from typing import Literal
 
 from services.stack.processes import ADAPTERS, INDEXER, MEMORY, POSTGRES, REDIS, WORKER, WRITER
 
-Kind = Literal["kill child", "kill", "restart", "freeze", "outage"]
+Kind = Literal["kill child", "kill", "restart", "freeze", "outage", "cut", "half-open"]
+#: Those that end no process.
+HARMLESS: tuple[Kind, ...] = ("freeze", "cut", "half-open")
 
 #: The default length of a run; in a shorter one, faults last less in proportion.
-RUN_S = 180.0
+RUN_S = 240.0
 WORKERS = (WORKER, WRITER, INDEXER)
 ADAPTERS_STOP_S = 20.0
 WORKER_STOP_S = 15.0
+CUT_S = 20.0
 #: The pause before the first fault, as a share of the pauses after the faults.
 FIRST_PAUSE = 0.5
 
@@ -27,7 +30,9 @@ class Fault:
         at: when it begins, in seconds after the beginning of the workload.
         kind: "kill" is SIGKILL of the process that the supervisor started, "kill child" of the one that a Dramatiq
             master started; "restart" is the signal for a graceful shutdown, after which the supervisor starts it again;
-            "freeze" is SIGSTOP, and SIGCONT after `seconds`; "outage" is SIGKILL without a restart for `seconds`.
+            "freeze" is SIGSTOP, and SIGCONT after `seconds`; "outage" is SIGKILL without a restart for `seconds`; "cut"
+            swallows what all processes send to a server and receive from it, and leaves their connections half-open;
+            "half-open" does that to the connections that exist, while new ones work.
         target: the process's name.
         seconds: how long it lasts.
     """
@@ -51,6 +56,8 @@ def schedule(seed: int, seconds: float = RUN_S) -> list[Fault]:
     faults += [("restart", REDIS, 0.0), ("restart", POSTGRES, 0.0)]
     faults += [("freeze", ADAPTERS, ADAPTERS_STOP_S), ("outage", ADAPTERS, ADAPTERS_STOP_S)]
     faults += [("freeze", rng.choice(WORKERS), WORKER_STOP_S)]
+    for server in (REDIS, POSTGRES):
+        faults += [("cut", server, CUT_S), ("half-open", server, 0.0)]
     rng.shuffle(faults)
     pause = (seconds - sum(lasting for *_, lasting in faults) * scale) / (len(faults) + FIRST_PAUSE)
     scheduled, at = [], pause * FIRST_PAUSE

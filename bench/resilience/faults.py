@@ -2,10 +2,10 @@
 
 `python -m bench.resilience.faults [--seeds 5] [--seed N] [--json PATH]`
 
-Starts the stack on real servers and sends messages and requests at a steady rate, while it kills, freezes and restarts
-each of its processes on a schedule that the seed decides. Then it waits until nothing is pending, and compares what was
-acknowledged with what is stored and answered. It measures: the exit code is 0 whatever it finds. A short run:
-`--seeds 1 --messages 300 --seconds 40`.
+Starts the stack on real servers and sends messages and requests at a steady rate, while it kills, freezes, restarts
+and cuts off each of its processes on a schedule that the seed decides. Then it waits until nothing is pending, and
+compares what was acknowledged with what is stored and answered. It measures: the exit code is 0 whatever it finds. A
+short run: `--seeds 1 --messages 300 --seconds 40`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.harness.responses import ResponseListener
-from bench.harness.stack import running_stack
+from bench.harness.stack import Stack, proxied_stack
 from bench.harness.tables import show, write_json
 from bench.resilience.fault_injection import FaultInjector, InjectedFault
-from bench.resilience.fault_schedule import RUN_S, schedule
+from bench.resilience.fault_schedule import HARMLESS, RUN_S, schedule
 from bench.resilience.fault_verification import read_state, verify
 from bench.resilience.fault_workload import MESSAGES, USERS, WorkloadThread, foreign_data, plan
 from bench.resilience.log_inspection import restarts, show_tracebacks, tracebacks
@@ -34,7 +34,12 @@ MAX_SHOWN_PROBLEMS = 10
 
 def unexpected_restarts(restarted: Counter[str], injected: Sequence[InjectedFault]) -> Counter[str]:
     """How often each process was started again without a fault that ended it."""
-    return restarted - Counter(one.fault.target for one in injected if one.fault.kind != "freeze")
+    return restarted - Counter(one.fault.target for one in injected if one.fault.kind not in HARMLESS)
+
+
+def all_restarts(stack: Stack) -> Counter[str]:
+    """How often each process and server was started again."""
+    return restarts(stack) + (restarts(stack.servers) if stack.servers else Counter())
 
 
 def run(seed: int, messages: int, seconds: float, logs: Path | None) -> dict[str, Any]:
@@ -42,14 +47,14 @@ def run(seed: int, messages: int, seconds: float, logs: Path | None) -> dict[str
     faults, operations = schedule(seed, seconds), plan(seed, messages, seconds)
     print(f"seed {seed}: {len(operations)} operations in {seconds:.0f} s, {len(faults)} faults:", flush=True)
     keep_logs = logs and logs / f"seed-{seed}"
-    with running_stack(without=(CHAT,), durable=True, keep_logs=keep_logs, MEMORY_MAX_MESSAGES="100000") as stack:
+    with proxied_stack(without=(CHAT,), keep_logs=keep_logs, MEMORY_MAX_MESSAGES="100000") as (stack, proxies):
         channel = stack.settings.ltm_responses_channel
         listener = ResponseListener(stack.redis_url, channel, clock=time.monotonic, check=foreign_data)
         monitor, workload = IndexingMonitor(stack.database_url), WorkloadThread(stack, operations)
         for thread in (listener, monitor, workload):
             thread.start()
         try:
-            injected = FaultInjector(stack).inject_all(faults)
+            injected = FaultInjector(stack, proxies).inject_all(faults)
             workload.join()
         finally:
             workload.stopped.set()
@@ -57,7 +62,7 @@ def run(seed: int, messages: int, seconds: float, logs: Path | None) -> dict[str
         monitor.stop()
         listener.stop()
         figures = verify(workload.sent, read_state(stack), listener.by_request)
-        last_lines, unexpected = tracebacks(stack), unexpected_restarts(restarts(stack), injected)
+        last_lines, unexpected = tracebacks(stack), unexpected_restarts(all_restarts(stack), injected)
     table = recovery(injected, listener.by_request, monitor.indexed_at)
     for column in ("searches", "writes", "indexing"):
         figures[f"longest time to recover, {column}, s"] = max(row[column] for row in table.values())

@@ -102,13 +102,17 @@ class Workload:
 
 
 def verify(
-    stack: Stack, workload: Workload, responses: Mapping[str, Sequence[Response]], sentinel: Sentinel, rejected: int
+    stack: Stack,
+    workload: Workload,
+    responses: Mapping[str, Sequence[Response]],
+    sentinel: Sentinel,
+    counted: Mapping[str, int],
 ) -> dict[str, float]:
     """The figures by name. Those in capitals should be 0.
 
     Args:
         responses: by request_id.
-        rejected: how many messages the stack counted as rejected during the run.
+        counted: what the stack counted during the run.
     """
     expected = workload.expected
     bad = {request_id: found for request_id, found in responses.items() if request_id not in expected.good}
@@ -129,7 +133,10 @@ def verify(
         "ANSWERED WITH internal": sum(_is_internal(one) for found in responses.values() for one in found),
         "unusual messages that are valid, NOT REMEMBERED": expected.missing(remembered, "bad"),
         "to be rejected": expected.rejected,
-        "  counted as rejected": rejected,
+        "  counted as rejected": counted["rejected"],
+        "without text, to be skipped": expected.skipped,
+        "  counted as skipped": counted["skipped_without_text"],
+        "with a message_id that another event had": counted["message_ids_reused"],
         f"  kept in {REJECTED_STREAM}": client.xlen(REJECTED_STREAM),
         "VALID request_id NOT READ": expected.unread_ids,
         "UNEXPECTED ERRORS OF A PARSER": len(expected.crashes),
@@ -166,6 +173,11 @@ def _remembered(stack: Stack) -> set[str]:
     return {mark for (content,) in contents for mark in MARK.findall(content)}
 
 
+def _counters(stack: Stack) -> Counter[str]:
+    client: Any = stack.connect()
+    return Counter({name.decode(): int(count) for name, count in client.hgetall(COUNTERS).items()})
+
+
 def _is_internal(response: Response) -> bool:
     return (response.error or "").startswith("internal")
 
@@ -191,8 +203,7 @@ def measure(stack: Stack, n: int, seed: int, rate: float) -> tuple[dict[str, flo
     sentinel, workload = Sentinel(stack), Workload(stack, seed)
     listener = ResponseListener(stack.redis_url, stack.settings.ltm_responses_channel, clock=time.monotonic)
     listener.start()
-    client: Any = stack.connect()
-    rejected_before = int(client.hget(COUNTERS, "rejected") or 0)
+    before = _counters(stack)
     # A process grows at its first message of each kind; after a tenth of the run it has had most kinds.
     steps = [0, n // 10, n // 2, n]
     memory: dict[str, dict[str, float]] = {}
@@ -202,8 +213,7 @@ def measure(stack: Stack, n: int, seed: int, rate: float) -> tuple[dict[str, flo
         print(f"  {last} sent, idle after {took:.1f} s {left or ''}", flush=True)
         for name, figures in memory_by_process(stack).items():
             memory.setdefault(name, {}).update({f"{kind} after {last}": figures[kind] for kind in ("rss", "uss")})
-    rejected = int(client.hget(COUNTERS, "rejected") or 0) - rejected_before
-    results = verify(stack, workload, listener.by_request, sentinel, rejected)
+    results = verify(stack, workload, listener.by_request, sentinel, _counters(stack) - before)
     listener.stop()
     show_findings(stack, workload, listener.by_request)
     return results, memory

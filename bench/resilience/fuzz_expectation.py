@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 
-from keepsake_client.errors import InvalidMessage
+from keepsake_client.errors import InvalidMessage, NoText
 from keepsake_client.protocol import parse_request, parse_update
 
 from adapters.memory_updates import says_logged
@@ -24,9 +24,9 @@ class Expectation:
     Args:
         good: when each good request was pushed, by its request_id, on the monotonic clock.
         errors, answers: how often each readable request_id is to be answered, with an error and in all.
-        remembered: by user and id, the marks in the contents of messages that are to become a memory; messages with the
-            same id become one.
+        remembered: by what identifies the event, the marks in the contents of messages that are to become a memory.
         rejected: how many are to be rejected.
+        skipped: how many hold no text, and are to be counted.
         crashes: messages on which a parser raised an unexpected error, with the error.
         unread_ids: how many JSON objects with a valid request_id the parser rejected without reading it.
         examples: one message by request_id.
@@ -35,8 +35,9 @@ class Expectation:
     good: dict[str, float] = field(default_factory=dict)
     errors: Counter[str] = field(default_factory=Counter)
     answers: Counter[str] = field(default_factory=Counter)
-    remembered: dict[tuple[str, str], set[str]] = field(default_factory=dict)
+    remembered: dict[tuple[str, str, str, str], set[str]] = field(default_factory=dict)
     rejected: int = 0
+    skipped: int = 0
     crashes: list[str] = field(default_factory=list)
     unread_ids: int = 0
     examples: dict[str, bytes] = field(default_factory=dict)
@@ -65,12 +66,15 @@ class Expectation:
                 message = parse_update(raw, max_chars)
             else:
                 message = parse_user_input(raw, max_chars)
+        except NoText:
+            self.skipped += 1
         except InvalidMessage:
             self.rejected += 1
         else:
             marks = MARK.findall(message.content)
             if marks:
-                self.remembered.setdefault((message.user_id, message.message_id or marks[0]), set()).update(marks)
+                event = (message.user_id, message.message_id or marks[0], message.source, message.content)
+                self.remembered.setdefault(event, set()).update(marks)
 
     def missing(self, found: set[str], kind: str) -> int:
         """How many messages should have become a memory and did not.

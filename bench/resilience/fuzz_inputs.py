@@ -36,7 +36,16 @@ NUMBERS: tuple[Any, ...] = (
 )
 TIMES: tuple[Any, ...] = (
     *(0, -1, 1712345678, 1712345678000, 1e18, 10**400, -1e300, "2024-04-05T12:00:00Z", "yesterday", "", "0001-01-01"),
-    *("9999-12-31T23:59:59+23:59", "1712345678", True, None, [], {}),
+    *("9999-12-31T23:59:59+23:59", "1712345678", True, None, [], {}, 1061.277, 1712345678123456789, "x" * 100_000),
+    *(
+        "2023-4-21 @20h 02m 47s 124ms",
+        "2023年4月21日 下午8:02",
+        "June 19, 2023 2:20pm",
+        "4/5/2023",
+        "1e999",
+        "\0",
+        "٢٠٢٣",
+    ),
 )
 TYPES: tuple[Any, ...] = (
     *("find", "SEARCH", "search ", "", "add\0", "profile.get", "__init__", "\ud800", "memory.index"),
@@ -113,7 +122,7 @@ UPDATES = Target(
     {
         "user_id": IDS,
         "content": TEXTS,
-        "source": ("system", "USER", "", 0, None, [], {}, "\0user"),
+        "source": ("system", "USER", "", 0, None, [], {}, "\0user", "assistant", "\ud800", 1e300, ["x" * 9_999]),
         "timestamp": TIMES,
         "meta": (None, [], "x", {"user_id": "sentinel", "source": "ai", "id": "1"}, {"session_id": ["x"]}, {"a": "\0"}),
         "message_id": IDS,
@@ -127,7 +136,7 @@ INPUTS = Target(
     {
         "user_id": IDS,
         "content": TEXTS,
-        "type": TYPES,
+        "type": (*TYPES, "audio"),
         "timestamp": TIMES,
         "source": (*IDS, *TEXTS),
         "meta": (None, [], "x", {"user_id": "sentinel"}, {"session_id": {"x": 1}}, {"a": "\0", "b": "\ud800"}),

@@ -1,7 +1,7 @@
 // A minimal bot for Node.js: searches the user's memories before each reply, and remembers both sides.
 //
 //     npm install
-//     REDIS_URL=redis://127.0.0.1:6379/0 node bot.mjs anna
+//     REDIS_URL=redis://127.0.0.1:18379/0 node bot.mjs anna
 //
 // It reads the messages of one user from standard input, a line each.
 
@@ -16,7 +16,7 @@ function replyTo(message, memories) {
 
 const user = process.argv[2];
 const session = `session-${randomUUID().slice(0, 8)}`;
-const memory = await Memory.connect(process.env.REDIS_URL ?? "redis://127.0.0.1:6379/0");
+const memory = await Memory.connect(process.env.REDIS_URL ?? "redis://127.0.0.1:18379/0");
 
 async function remember(content, source) {
   try {

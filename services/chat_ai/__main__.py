@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 import structlog
 from keepsake_client import AsyncClient
 from openai import AsyncOpenAI
+from redis.asyncio import Redis
 
 from services.chat_ai.replies import REPLY_TIMEOUT_S, OpenAIReplier, QuotingReplier, Replier
 from services.chat_ai.service import ChatService
@@ -15,6 +16,7 @@ from services.runtime.heartbeat import send_heartbeats
 from services.runtime.process import LoopConnection, serve
 from services.runtime.redis import connect_async
 from services.runtime.settings import Settings
+from services.runtime.traces import Traces
 
 NAME = "chat-ai"
 
@@ -37,13 +39,18 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         service = ChatService(
             client,
             ltm,
-            await _replier(settings, opened),
+            await _replier(settings, client, opened),
             updates_channel=settings.memory_updates_channel,
             ai_channel=settings.ai_responses_channel,
+            tts_queue=settings.chat_tts_queue,
             memory_limit=settings.chat_memory_limit,
             history_messages=settings.chat_history_messages,
             prompt_max_chars=settings.chat_prompt_max_chars,
             max_content_chars=settings.ltm_max_content_chars,
+            defaults=settings.message_defaults,
+            zone=settings.timezone,
+            traces=Traces.of(settings, NAME),
+            updates_stream=settings.ltm_stream_key,
         )
         link = LoopConnection(settings.memory_updates_channel, stop)
         log.info("started", ltm_enabled=settings.enable_ltm)
@@ -54,15 +61,15 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             log.info("stopped", **service.counts)
 
 
-async def _replier(settings: Settings, opened: AsyncExitStack) -> Replier:
-    built_in = QuotingReplier()
+async def _replier(settings: Settings, redis: Redis, opened: AsyncExitStack) -> Replier:
+    built_in = QuotingReplier(settings.timezone)
     if settings.chat_base_url is None and settings.openai_api_key is None:
         return built_in
     # Self-hosted endpoints often need no key; the library requires one.
     key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else "none"
     url = settings.chat_base_url.get_secret_value() if settings.chat_base_url else None
     client = AsyncOpenAI(base_url=url, api_key=key, timeout=REPLY_TIMEOUT_S, max_retries=1)
-    return OpenAIReplier(await opened.enter_async_context(client), settings.chat_model, fallback=built_in)
+    return OpenAIReplier(await opened.enter_async_context(client), settings.chat_model, built_in, redis)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""The prompt of a reply: instructions, quoted memories, the last messages, the message to answer."""
+"""The prompt of a reply: instructions, the time, quoted memories, the last messages, the message to answer."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, tzinfo
 from typing import Literal, TypedDict
 
 from keepsake_client.protocol import Memory, MemoryUpdateMessage, clean
@@ -45,7 +45,13 @@ class Prompt:
 
 
 def build_prompt(
-    current: MemoryUpdateMessage, history: Sequence[MemoryUpdateMessage], memories: Sequence[Memory], max_chars: int
+    current: MemoryUpdateMessage,
+    history: Sequence[MemoryUpdateMessage],
+    memories: Sequence[Memory],
+    max_chars: int,
+    *,
+    now: float,
+    zone: tzinfo,
 ) -> Prompt:
     """The prompt for `current` within `max_chars` characters.
 
@@ -55,21 +61,23 @@ def build_prompt(
     Args:
         history: the messages before `current`, newest last.
         memories: the result of a search, best first; `current` itself may be among them and is left out.
+        now: the time of the reply, in seconds since 1970.
+        zone: the time zone of all dates.
     """
-    question = shorten(clean(current.content), max_chars - len(INSTRUCTIONS))
-    left = max_chars - len(INSTRUCTIONS) - len(question)
+    instructions = INSTRUCTIONS + _now(now, zone)
+    question = shorten(clean(current.content), max_chars - len(instructions))
+    left = max_chars - len(instructions) - len(question)
     found = [memory for memory in memories if memory.content.strip() and not _is(memory, current)]
-    wanted = len(MEMORIES_BEGIN) + len(MEMORIES_END) + sum(len(quote(memory)) for memory in found) if found else 0
+    wanted = len(MEMORIES_BEGIN) + len(MEMORIES_END) + sum(len(quote(memory, zone)) for memory in found) if found else 0
     shown = _newest(history, left - min(left // 2, wanted))
     left -= sum(len(message["content"]) for _, message in shown)
 
-    shown_ids = {past.message_id for past, _ in shown if past.message_id is not None}
-    in_history = [memory for memory in found if _message_id(memory) in shown_ids]
-    quoted = _best([memory for memory in found if memory not in in_history], left)
-    block = MEMORIES_BEGIN + "".join(quote(memory) for memory in quoted) + MEMORIES_END if quoted else ""
+    in_history = [memory for memory in found if any(_is(memory, past) for past, _ in shown if past.message_id)]
+    quoted = _best([memory for memory in found if memory not in in_history], left, zone)
+    block = MEMORIES_BEGIN + "".join(quote(memory, zone) for memory in quoted) + MEMORIES_END if quoted else ""
     return Prompt(
         messages=[
-            {"role": "system", "content": INSTRUCTIONS + block},
+            {"role": "system", "content": instructions + block},
             *(message for _, message in shown),
             {"role": "user", "content": question},
         ],
@@ -77,11 +85,15 @@ def build_prompt(
     )
 
 
-def quote(memory: Memory) -> str:
+def _now(seconds: float, zone: tzinfo) -> str:
+    return f" It is now {datetime.fromtimestamp(seconds, zone):%A}, {when(seconds, zone)} (time zone {zone})."
+
+
+def quote(memory: Memory, zone: tzinfo) -> str:
     """A memory as one line of JSON, with its date and speaker; nothing in it can end the quote or the block."""
     line = json.dumps(
         {
-            "date": when(memory.timestamp),
+            "date": when(memory.timestamp, zone),
             "said_by": "assistant" if memory.source == "ai" else "user",
             "quote": shorten(clean(memory.content), MAX_QUOTE_CHARS),
         },
@@ -93,12 +105,14 @@ def quote(memory: Memory) -> str:
     return line + "\n"
 
 
-def when(timestamp: float) -> str:
-    """A timestamp as text, in UTC."""
+def when(timestamp: float, zone: tzinfo) -> str:
+    """A timestamp as text, to the minute: `2024-04-06 03:34 UTC+08:00`, or `2024-04-05 19:34 UTC`."""
     try:
-        return datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        moment = datetime.fromtimestamp(timestamp, zone)
     except (ValueError, OverflowError, OSError):
         return "unknown"
+    offset = f"{moment:%z}"  # not its name: CST is that of Shanghai and of Chicago
+    return f"{moment:%Y-%m-%d %H:%M} UTC" + ("" if offset == "+0000" else f"{offset[:3]}:{offset[3:5]}")
 
 
 def shorten(text: str, max_chars: int) -> str:
@@ -117,12 +131,12 @@ def _newest(history: Sequence[MemoryUpdateMessage], max_chars: int) -> list[tupl
     return shown
 
 
-def _best(memories: Sequence[Memory], max_chars: int) -> list[Memory]:
+def _best(memories: Sequence[Memory], max_chars: int, zone: tzinfo) -> list[Memory]:
     max_chars -= len(MEMORIES_BEGIN) + len(MEMORIES_END)
     fitting = []
     for memory in memories:
-        if len(quote(memory)) <= max_chars:
-            max_chars -= len(quote(memory))
+        if (length := len(quote(memory, zone))) <= max_chars:
+            max_chars -= length
             fitting.append(memory)
     return fitting
 
@@ -135,5 +149,5 @@ def _message_id(memory: Memory) -> str | None:
 def _is(memory: Memory, message: MemoryUpdateMessage) -> bool:
     """Whether the memory is the given message, indexed before it was answered."""
     if message.message_id is not None and _message_id(memory) is not None:
-        return _message_id(memory) == message.message_id
+        return message.is_same_event(_message_id(memory), memory.source, memory.content)
     return memory.content == message.content and memory.timestamp == message.timestamp

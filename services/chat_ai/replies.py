@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import re
+from contextlib import suppress
+from datetime import tzinfo
 from typing import Protocol
 
 import structlog
-from keepsake_client.protocol import Memory, MemoryUpdateMessage, clean
+from keepsake_client.protocol import COUNTERS, Memory, MemoryUpdateMessage, clean
 from openai import AsyncOpenAI, OpenAIError
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from services.chat_ai.prompt import Prompt, shorten, when
+from services.chat_ai.reasoning import without_reasoning
 
 REPLY_TIMEOUT_S = 30.0
 #: The maximum length of a quote in a built-in reply; without it, replies that quote replies would grow without bound.
@@ -39,7 +44,13 @@ class QuotingReplier:
     """Replies in Chinese or English by quoting the memories verbatim, with speaker and time.
 
     It prefers the user's memories: its own earlier replies only quote them again.
+
+    Args:
+        zone: the time zone of the dates.
     """
+
+    def __init__(self, zone: tzinfo) -> None:
+        self._zone = zone
 
     async def reply(self, message: MemoryUpdateMessage, prompt: Prompt) -> str:
         """The answer to `message`."""
@@ -49,7 +60,7 @@ class QuotingReplier:
             return "关于这件事，我还没有任何记忆。" if chinese else "I do not remember anything about that yet."
         lines = ["我记得：" if chinese else "Here is what I remember:"]
         for memory in memories:
-            line = _in_chinese(memory) if chinese else _in_english(memory)
+            line = (_in_chinese if chinese else _in_english)(memory, when(memory.timestamp, self._zone))
             if len(lines) > 1 and sum(map(len, lines)) + len(line) > MAX_REPLY_CHARS:
                 break
             lines.append(line)
@@ -57,16 +68,28 @@ class QuotingReplier:
 
 
 class OpenAIReplier:
-    """Replies with a chat model, and with `fallback` where it fails or takes longer than `timeout_s`."""
+    """Replies with a chat model, and with `fallback` where it fails or takes longer than `timeout_s`.
 
-    def __init__(self, client: AsyncOpenAI, model: str, fallback: Replier, timeout_s: float = REPLY_TIMEOUT_S) -> None:
+    Args:
+        redis: counts the failures, in `ltm:counters`.
+    """
+
+    def __init__(
+        self,
+        client: AsyncOpenAI,
+        model: str,
+        fallback: Replier,
+        redis: Redis,
+        timeout_s: float = REPLY_TIMEOUT_S,
+    ) -> None:
         self._client = client
         self._model = model
         self._fallback = fallback
+        self._redis = redis
         self._timeout_s = timeout_s
 
     async def reply(self, message: MemoryUpdateMessage, prompt: Prompt) -> str:
-        """The model's answer to `message`, or the fallback's."""
+        """The model's answer to `message`, without its reasoning; or the fallback's."""
         try:
             # The library's timeout restarts with each byte and each retry; this one covers the whole request.
             async with asyncio.timeout(self._timeout_s):
@@ -74,7 +97,7 @@ class OpenAIReplier:
                     model=self._model,
                     messages=prompt.messages,  # type: ignore[arg-type]  # one TypedDict for the library's five
                 )
-            if (text := completion.choices[0].message.content) and text.strip():
+            if (text := without_reasoning(completion.choices[0].message.content or "")).strip():
                 return text
             log.error("provider_failed", model=self._model, error="empty reply")
         except (OpenAIError, TimeoutError) as error:
@@ -82,6 +105,8 @@ class OpenAIReplier:
             log.error("provider_failed", model=self._model, error=type(error).__name__)  # noqa: TRY400
         except Exception:
             log.exception("provider_failed", model=self._model)
+        with suppress(RedisError, OSError):  # lost with the Redis that would show it
+            await self._redis.hincrby(COUNTERS, "chat_model_failed", 1)
         return await self._fallback.reply(message, prompt)
 
 
@@ -101,11 +126,11 @@ def is_chinese(text: str) -> bool:
     return bool(_HAN.search(text)) and not _KANA.search(text)
 
 
-def _in_english(memory: Memory) -> str:
+def _in_english(memory: Memory, date: str) -> str:
     who = "I" if memory.source == "ai" else "you"
-    return f'- {when(memory.timestamp)}, {who} said: "{shorten(clean(memory.content), MAX_QUOTE_CHARS)}"'
+    return f'- {date}, {who} said: "{shorten(clean(memory.content), MAX_QUOTE_CHARS)}"'
 
 
-def _in_chinese(memory: Memory) -> str:
+def _in_chinese(memory: Memory, date: str) -> str:
     who = "我" if memory.source == "ai" else "你"
-    return f"- {when(memory.timestamp)}，{who}说过：“{shorten(clean(memory.content), MAX_QUOTE_CHARS)}”"
+    return f"- {date}，{who}说过：“{shorten(clean(memory.content), MAX_QUOTE_CHARS)}”"

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from importlib.metadata import version
 from typing import Annotated
 
 import typer
-from keepsake_client.errors import InvalidMessage, KeepsakeError
+from keepsake_client.errors import KeepsakeError
 
 from services.cli.ask import add, profile, search
 from services.cli.backfill import backfill
 from services.cli.chat import chat
+from services.cli.config import config
 from services.cli.dead_letters import app as dead
 from services.cli.demo import demo
+from services.cli.lasting_output import discard_stdout
+from services.cli.logs import logs
+from services.cli.output import print_error, report
+from services.cli.reembed import reembed_command
 from services.cli.status import status
+from services.cli.trace import trace
 from services.cli.up import up
-from services.runtime.errors import InvalidSetting
-from services.runtime.settings import renamed_settings
+from services.runtime.settings import renamed_settings, unknown_settings
+
+#: Of a full disk or a broken one, as when stdout is a file there.
+OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def build_app() -> typer.Typer:
@@ -25,21 +35,35 @@ def build_app() -> typer.Typer:
     # Typer's tracebacks show local variables, and some of them contain passwords.
     app = typer.Typer(name="ltm", no_args_is_help=True, pretty_exceptions_enable=False)
     app.callback()(_options)
-    for command in (up, status, demo, chat, search, add, profile, backfill):
+    for command in (up, status, demo, chat, search, add, profile, trace, logs, config, backfill):
         app.command()(command)
+    app.command("reembed")(reembed_command)
     app.add_typer(dead)
     return app
 
 
 def main() -> None:
-    """Run the command line. A KeepsakeError is one line on stderr; exit 2 for a wrong setting, 1 for the others."""
-    for old, new in renamed_settings():
-        print(f"ltm: {old} is now called {new}; the old name is read while the new one is not set", file=sys.stderr)
+    """Run the command line. A KeepsakeError is one line on stderr, see `report`."""
+    if "_LTM_COMPLETE" not in os.environ:  # the shell would show the lines among its completions
+        _warn_of_settings()
     try:
         build_app()()
     except KeepsakeError as error:
-        print(f"ltm: {error.wire if isinstance(error, InvalidMessage) else error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, InvalidSetting) else 1)
+        sys.exit(report(error))
+    except OSError as error:
+        if error.errno not in OUTPUT_ERRORS:
+            raise
+        discard_stdout()
+        print_error(f"the output cannot be written ({error.strerror})")
+        sys.exit(1)
+
+
+def _warn_of_settings() -> None:
+    for old, new in renamed_settings():
+        print_error(f"{old} is now called {new}; the old name is read while the new one is not set")
+    for variable, nearest in unknown_settings():
+        hint = f"; did you mean {nearest}?" if nearest else ""
+        print_error(f"{variable} is no setting of Keepsake{hint}")
 
 
 def _print_version(wanted: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from datetime import tzinfo
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +12,7 @@ from keepsake_client.protocol import RequestType
 
 from services.cli.options import DEFAULT_DATA_DIRECTORY, DataDir, Timeout, found_stack
 from services.cli.output import Output, described
+from services.runtime.settings import Settings
 from services.stack.probe import client_of
 
 User = Annotated[str, typer.Argument(metavar="USER", help="The user's id.")]
@@ -27,8 +28,9 @@ def search(
     data_dir: DataDir = DEFAULT_DATA_DIRECTORY,
 ) -> None:
     """Search a user's memories, best first."""
-    response = _request(data_dir, "search", user, {"query": query, "limit": limit}, timeout)
-    _print_memories(response, as_json, "no memories")
+    settings = found_stack(data_dir).settings
+    response = _request(settings, "search", user, {"query": query, "limit": limit}, timeout)
+    _print_memories(response, as_json, "no memories", settings.timezone)
 
 
 def add(
@@ -39,8 +41,9 @@ def add(
     data_dir: DataDir = DEFAULT_DATA_DIRECTORY,
 ) -> None:
     """Add a memory of a user."""
-    response = _request(data_dir, "add", user, {"content": text}, timeout)
-    _print_memories(response, as_json, "added")
+    settings = found_stack(data_dir).settings
+    response = _request(settings, "add", user, {"content": text}, timeout)
+    _print_memories(response, as_json, "added", settings.timezone)
 
 
 def profile(
@@ -54,33 +57,33 @@ def profile(
     data_dir: DataDir = DEFAULT_DATA_DIRECTORY,
 ) -> None:
     """Show a user's profile, after changing it with --set."""
-    if changes:
-        updates = dict(_parse_change(change) for change in changes)
-        response = _request(data_dir, "profile_update", user, {"updates": updates}, timeout)
+    updates = dict(_parse_change(change) for change in changes or [])
+    settings = found_stack(data_dir).settings
+    if updates:
+        response = _request(settings, "profile_update", user, {"updates": updates}, timeout)
     else:
-        response = _request(data_dir, "profile_get", user, {}, timeout)
+        response = _request(settings, "profile_get", user, {}, timeout)
     Output().json(response if as_json else response["user_profile"])
 
 
 def _request(
-    data_dir: Path, request_type: RequestType, user: str, data: dict[str, Any], timeout_s: float
+    settings: Settings, request_type: RequestType, user: str, data: dict[str, Any], timeout_s: float
 ) -> dict[str, Any]:
-    with client_of(found_stack(data_dir).settings) as client:
+    with client_of(settings) as client:
         try:
             response = client.request(request_type, user, data, deadline_ms=round(timeout_s * 1000))
         except RequestTimeout as error:
-            hint = "are long-term-memory-worker and long-term-memory-adapters running? See `ltm status`"
-            raise RequestTimeout(f"{error}; {hint}") from None
+            raise RequestTimeout(f"{error}; see `ltm status`") from None
     return dict(json.loads(response.to_wire()))
 
 
-def _print_memories(response: dict[str, Any], as_json: bool, otherwise: str) -> None:
+def _print_memories(response: dict[str, Any], as_json: bool, otherwise: str, zone: tzinfo) -> None:
     output = Output()
     if as_json:
         output.json(response)
         return
     for memory in response["memories"]:
-        output.line(described(memory))
+        output.line(described(memory, zone))
     if not response["memories"]:
         output.line(otherwise, "dim")
 

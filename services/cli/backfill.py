@@ -15,15 +15,15 @@ from keepsake_client.protocol import (
     STREAM_EVENT_FIELD,
     MemoryUpdateMessage,
     conversation_key,
-    parse_timestamp,
     parse_update,
 )
+from keepsake_client.times import parse_timestamp
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from services.cli.options import DEFAULT_DATA_DIRECTORY, DataDir, found_stack
 from services.cli.output import Output
-from services.runtime.redis import connect
+from services.runtime.redis import connect, words
 from services.runtime.settings import Settings
 from services.stack.readiness import stream_backlog
 
@@ -55,6 +55,7 @@ class Backfill:
         self._stream = settings.ltm_stream_key
         self._max_len = settings.ltm_stream_max_len
         self._max_chars = settings.ltm_max_content_chars
+        self._defaults = settings.message_defaults
         self._max_backlog = max(CHUNK, min(settings.ltm_prefetch, settings.ltm_stream_max_len) // 2)
 
     def keys(self, user_id: str | None) -> list[bytes]:
@@ -82,15 +83,17 @@ class Backfill:
         counts.conversations += 1
 
     def _messages(self, key: bytes, since: float, counts: Counts) -> Iterator[MemoryUpdateMessage]:
+        now = time.time()
         # In one call: new messages shift the list between two. Its length is bounded by MEMORY_MAX_MESSAGES.
         for raw in self._client.lrange(key, 0, -1):
             try:
-                message = parse_update(raw, self._max_chars)
+                message = parse_update(raw, self._max_chars, self._defaults, arrived_at=now)
             except InvalidMessage:
                 counts.unreadable += 1
                 continue
-            # Without a timestamp it would be a new memory at each run; under the key of another user it is invalid.
-            if "timestamp" not in message.model_fields_set or conversation_key(message.user_id).encode() != key:
+            # With neither id nor time it would be a new memory each time; under the key of another user it is invalid.
+            unidentified = message.message_id is None and message.timestamp == now
+            if unidentified or conversation_key(message.user_id).encode() != key:
                 counts.unreadable += 1
             elif message.timestamp < since:
                 counts.earlier += 1
@@ -116,11 +119,11 @@ def backfill(
     data_dir: DataDir = DEFAULT_DATA_DIRECTORY,
 ) -> None:
     """Index the stored conversations, such as those from before LTM was enabled; idempotent."""
+    stack = found_stack(data_dir)
     try:
-        from_time = float("-inf") if since is None else parse_timestamp(since)
+        from_time = float("-inf") if since is None else parse_timestamp(since, stack.settings.message_defaults.zone)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--since") from None
-    stack = found_stack(data_dir)
     job, counts = Backfill(connect(stack.redis_url), stack.settings), Counts()
     columns = (TextColumn("conversations"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
@@ -129,7 +132,7 @@ def backfill(
             for key in progress.track(keys):
                 job.append(key, from_time, counts)
     except (redis.RedisError, OSError) as error:
-        raise Unavailable(f"Redis does not answer: {error}") from error
+        raise Unavailable(f"Redis does not answer: {words(error)}") from error
     Output().line(
         f"{counts.appended} messages of {counts.conversations} conversations are on their way to be indexed; "
         f"{counts.earlier} were earlier, {counts.unreadable} could not be read"

@@ -10,13 +10,15 @@ from typing import Annotated
 import redis
 import typer
 
-from services.cli.options import DEFAULT_DATA_DIRECTORY, DataDir, found_stack
+from services.cli.options import DEFAULT_DATA_DIRECTORY, DataDir, found_stack, redis_failure
 from services.cli.output import Output, printable
 from services.runtime.dead_letters import DeadLetter, DeadLetters
 from services.runtime.errors import StackError
+from services.runtime.process_record import other_broker
 from services.runtime.queues import QUEUES, dead_letter_queue
 from services.runtime.redis import connect
 from services.runtime.settings import mask_url
+from services.stack.processes import SERVICES
 
 TIMEOUT_S = 10.0
 
@@ -81,7 +83,16 @@ class _Opened:
     """Context manager: the dead letters of the running stack; a Redis that is down becomes a StackError."""
 
     def __init__(self, data_dir: Path) -> None:
-        self._url = found_stack(data_dir).settings.broker.get_secret_value()
+        stack = found_stack(data_dir)
+        self._url = stack.settings.broker.get_secret_value()
+        try:
+            elsewhere = other_broker(connect(stack.redis_url, TIMEOUT_S), stack.settings, SERVICES)
+        except redis.RedisError as error:
+            if stack.settings.broker_url is None:
+                raise StackError(f"{mask_url(stack.redis_url)} {redis_failure(error)}") from None
+            elsewhere = None  # the broker may answer all the same
+        if elsewhere:
+            raise StackError(f"the workers' queues are on {elsewhere}: set BROKER_URL as for the processes")
         if not self._url.startswith(("redis", "unix")):
             raise StackError(
                 f"the workers' queues are on {mask_url(self._url)}: inspect its queues"
@@ -93,7 +104,7 @@ class _Opened:
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if isinstance(error, redis.RedisError):
-            raise StackError(f"{mask_url(self._url)} does not answer: {error}") from None
+            raise StackError(f"{mask_url(self._url)} {redis_failure(error)}") from None
 
 
 def _checked(queue: str | None) -> str | None:

@@ -57,7 +57,8 @@ class DemoFailed(KeepsakeError):
     code = "demo_failed"
 
     def __init__(self, step: str, turn: str, reason: str) -> None:
-        super().__init__(f"step {step!r} of {turn!r}: {reason}")
+        of_turn = f" of {turn!r}" if turn else ""
+        super().__init__(f"step {step!r}{of_turn}: {reason}")
         self.step = step
 
 
@@ -100,6 +101,7 @@ class Demo:
         session = f"{self._user_id}-{number}"
         self._output.line(f"\nsession {number}", "bold")
         conversation = Conversation(self._client, self._settings, events, self._user_id, session, "demo")
+        conversation.check_running()
         for turn in turns:
             with self._named(turn.content):
                 self._take(turn, conversation)
@@ -109,7 +111,7 @@ class Demo:
 
         self._step, began = "stored", time.monotonic()
         message_id = conversation.wait_until_stored(conversation.send(turn.content))
-        self._report(f"as message {message_id[:8]} after {_ms_since(began):.0f} ms")
+        self._report(f"as message {message_id} after {_ms_since(began):.0f} ms")
 
         self._step, began = "indexed", time.monotonic()
         self._wait_until_indexed(turn.content, message_id)
@@ -124,7 +126,7 @@ class Demo:
         self._step = "found"
         earlier = [memory for memory in memories if memory.metadata.get("message_id") != message_id]
         for memory in earlier[:MAX_SHOWN]:
-            self._report(described(memory.model_dump()), "cyan")
+            self._report(described(memory.model_dump(), self._settings.timezone), "cyan")
         if not earlier:
             self._report("nothing said before", "cyan")
 

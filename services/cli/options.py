@@ -6,8 +6,10 @@ import os
 from pathlib import Path
 from typing import Annotated
 
+import redis
 import typer
 
+from services.runtime.redis import words
 from services.stack.data_directory import DataDirectory
 from services.stack.locate import FoundStack, find_stack
 
@@ -15,6 +17,12 @@ DEFAULT_DATA_DIRECTORY = Path(".ltm")
 
 DataDir = Annotated[Path, typer.Option(help="The stack's data directory; REDIS_URL, where set, takes precedence.")]
 Timeout = Annotated[float, typer.Option(min=0.1, max=600, help="Seconds to wait for the response.")]
+
+
+def redis_failure(error: Exception) -> str:
+    """Why a command of Redis failed: it does not answer, or it answers and refuses."""
+    refuses = isinstance(error, redis.ResponseError | redis.AuthenticationError)
+    return f"{'refuses' if refuses else 'does not answer'}: {words(error)}"
 
 
 def found_stack(data_dir: Path) -> FoundStack:

@@ -1,47 +1,89 @@
-"""Output of the commands: with colours on a terminal, plain lines elsewhere."""
+"""Output of the commands: with colours on a terminal, plain lines elsewhere; safe whatever the text."""
 
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+import re
+import sys
+from contextlib import suppress
+from datetime import datetime, tzinfo
 from typing import Any
 
+from keepsake_client.errors import InvalidMessage, KeepsakeError
 from rich.console import Console
+
+from services.runtime.errors import InvalidSetting
+
+#: What a terminal acts upon: controls (C0, DEL, C1), line separators, overrides and isolates of the writing direction;
+#: and lone surrogates, which no encoding has. Joiners and marks, as in emoji and Persian words, are text.
+_CONTROL = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
+_CONTROLS = re.compile(f"[{_CONTROL}]")
+_LINE_BREAK = re.compile(r"\r\n|\r|\n")
 
 
 def printable(text: str) -> str:
-    """User-generated text made safe for a terminal: one line, without control characters."""
-    return "".join(char if char.isprintable() else " " for char in text)
+    """User-generated text in one line: line breaks and tabs become spaces, other controls `\\u001b` and the like."""
+    return _escaped_controls(re.sub(r"\r\n|[\r\n\t]", " ", text))
+
+
+def escaped(text: str) -> str:
+    """Text of a log made safe for a terminal, and still told apart: what is not printable becomes its escape."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def paragraph(text: str, indent: str) -> str:
     """`printable` with the line breaks kept, and every line but the first indented."""
-    return f"\n{indent}".join(map(printable, text.splitlines()))
+    return f"\n{indent}".join(map(printable, _LINE_BREAK.split(text)))
 
 
-def described(memory: dict[str, Any]) -> str:
+def described(memory: dict[str, Any], zone: tzinfo) -> str:
     """A memory of a response in one line: score, date, source and content."""
     score, moment = memory.get("score"), memory.get("timestamp")
     parts = [f"{score:.2f}" if isinstance(score, int | float) else "  - "]
     if isinstance(moment, int | float):
-        parts.append(datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d"))
+        with suppress(ValueError, OverflowError, OSError):  # a reply's memories are of any chat service
+            parts.append(f"{datetime.fromtimestamp(moment, zone):%Y-%m-%d}")
     if memory.get("source"):
-        parts.append(f"{memory['source']!s:<4}")
+        parts.append(f"{printable(str(memory['source'])):<4}")
     return "  ".join([*parts, printable(str(memory.get("content", "")))])
 
 
 class Output:
-    """Prints lines; safe to use from several threads."""
+    """Prints lines; safe to use from several threads.
+
+    Controls are escaped, and what the encoding of a terminal lacks becomes `?`: a command that has done its work must
+    not fail at saying so.
+    """
 
     def __init__(self) -> None:
         self._console = Console(markup=False, highlight=False, emoji=False, soft_wrap=True)
 
     def line(self, text: str = "", style: str | None = None) -> None:
-        """One line, never wrapped."""
-        self._console.print(text, style=style)
+        """Text, never wrapped; of its controls, line breaks and tabs alone have an effect."""
+        self._print(_escaped_controls(text), style)
 
     def json(self, value: Any) -> None:
-        """A value as indented JSON, without escapes for other scripts."""
-        # JSON can represent lone surrogates; UTF-8 cannot.
-        text = json.dumps(value, ensure_ascii=False, indent=2).encode("utf-8", "replace").decode()
-        self._console.print(text)
+        """A value as indented JSON. Escaped are controls and what the encoding lacks, no other script."""
+        text = _escaped_controls(json.dumps(value, ensure_ascii=False, indent=2))
+        encoding = self._console.encoding
+        # Outside of strings, JSON is ASCII, which every encoding of a terminal has.
+        self._print("".join(c if c.encode(encoding, "ignore") else json.dumps(c)[1:-1] for c in text))
+
+    def _print(self, text: str, style: str | None = None) -> None:
+        encoding = self._console.encoding
+        self._console.print(text.encode(encoding, "replace").decode(encoding), style=style)
+
+
+def print_error(text: str) -> None:
+    """Print one line of the command's own on stderr."""
+    print(f"ltm: {printable(text)}", file=sys.stderr)
+
+
+def report(error: KeepsakeError) -> int:
+    """Print an error as one line on stderr, and return the exit code: 2 for a wrong setting, 1 for the others."""
+    print_error(error.wire if isinstance(error, InvalidMessage) else str(error))
+    return 2 if isinstance(error, InvalidSetting) else 1
+
+
+def _escaped_controls(text: str) -> str:
+    return _CONTROLS.sub(lambda control: f"\\u{ord(control[0]):04x}", text)

@@ -2,91 +2,62 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Annotated
 
-import redis
 import typer
-from keepsake_client.protocol import COUNTERS
 
 from services.cli.options import DEFAULT_DATA_DIRECTORY, DataDir, found_stack
-from services.cli.output import Output
-from services.long_term_memory.postgres.pool import reachable
-from services.runtime.queues import queue_depths
-from services.runtime.redis import connect
-from services.runtime.settings import mask_url
-from services.stack.locate import FoundStack
-from services.stack.probe import probe
-from services.stack.processes import ADAPTERS, POSTGRES, REDIS, SERVICES, WORKER, check_names
-from services.stack.readiness import Readiness, stream_backlog
+from services.cli.output import Output, printable
+from services.stack.processes import NAMES, check_names
+from services.stack.status import Part, StatusReader, StatusReport
 
-TIMEOUT_S = 2.0
+_STYLES = {"answers": "green", "down": "bold red", "unknown": "bold red"}
+_WORDS = {"down": "DOWN", "unknown": "cannot see"}
 
 
 def status(
-    name: Annotated[str | None, typer.Argument(help="Check only this server or process.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Check only this server or process.", autocompletion=lambda: list(NAMES)),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     data_dir: DataDir = DEFAULT_DATA_DIRECTORY,
 ) -> None:
-    """Show whether each server and process answers, and the queue depths; exit 1 if anything is down."""
+    """Show whether each server and process answers, and the queue depths; exit 1 if anything is down or unknown."""
     check_names([name] if name else [])
-    stack = found_stack(data_dir)
-    client = connect(stack.redis_url, TIMEOUT_S)
-    database_url = stack.settings.database_url.get_secret_value()
-    readiness = Readiness(client, partial(reachable, database_url, TIMEOUT_S))
-    output = Output()
+    reader, output = StatusReader(found_stack(data_dir)), Output()
     if name:
-        answers = readiness.answers(name)
-        output.line(f"{name:<26} {'answers' if answers else 'DOWN'}", None if answers else "bold red")
-        raise typer.Exit(0 if answers else 1)
-
-    addresses = {REDIS: mask_url(stack.redis_url), POSTGRES: mask_url(database_url)}
-    down = False
-    for each in (REDIS, POSTGRES, *SERVICES):
-        if each in stack.without and each in SERVICES:
-            output.line(f"{each:<26} left out", "dim")
-        elif each == POSTGRES and not stack.database_known:
-            output.line(f"{each:<26} not checked: DATABASE_URL is not set", "dim")
-        else:
-            answers = readiness.answers(each)
-            down |= not answers
-            engine = readiness.engine(each) if answers and each in SERVICES else None
-            detail = f"embedder engine {engine}" if engine else addresses.get(each, "")
-            text = f"{each:<26} {'answers' if answers else 'DOWN':<8} {detail}"
-            output.line(text.rstrip(), "green" if answers else "bold red")
-    if not {WORKER, ADAPTERS} & set(stack.without):
-        problem = probe(stack.settings, TIMEOUT_S)
-        down |= problem is not None
-        output.line(f"{'a search over the wire':<26} {problem or 'answered'}", "bold red" if problem else "green")
-    _show_queues(stack, client, output)
-    raise typer.Exit(1 if down else 0)
+        part = reader.part(name)
+        output.json(part.model_dump()) if as_json else _show(part, output)
+        raise typer.Exit(0 if part.state == "answers" else 1)
+    report = reader.report()
+    output.json(report.model_dump()) if as_json else _show_report(report, output)
+    raise typer.Exit(0 if report.ok else 1)
 
 
-def _show_queues(stack: FoundStack, client: redis.Redis, output: Output) -> None:
-    settings = stack.settings
-    try:
-        for queue in (settings.user_input_queue, settings.ltm_requests_queue):
-            output.line(f"queue {queue:<20} waiting {client.llen(queue)}")
-        stream = settings.ltm_stream_key
-        output.line(f"stream {stream:<19} not yet dispatched {stream_backlog(client, stream)}")
-        for name, count in sorted(client.hgetall(COUNTERS).items()):
-            output.line(f"count {_text(name):<20} {_text(count)}")
-    except redis.RedisError as error:
-        output.line(f"the queues cannot be read: {error}", "bold red")
-        return
-    broker_url = settings.broker.get_secret_value()
-    if not broker_url.startswith(("redis", "unix")):
-        output.line(f"the workers' queues are on {mask_url(broker_url)}: see RabbitMQ's own tools", "dim")
-        return
-    try:
-        depths = queue_depths(connect(broker_url, TIMEOUT_S))
-    except redis.RedisError as error:
-        output.line(f"the workers' queues cannot be read: {error}", "bold red")
-        return
-    for queue, numbers in depths.items():
+def _show_report(report: StatusReport, output: Output) -> None:
+    for part in (*report.parts, *([report.search] if report.search else [])):
+        _show(part, output)
+    for queue, waiting in report.lists.items():
+        output.line(f"queue {queue:<20} waiting {waiting}")
+    if report.not_dispatched is not None:
+        output.line(f"stream {report.stream:<19} not yet dispatched {report.not_dispatched}")
+    for counter, count in report.counters.items():
+        output.line(f"count {printable(counter):<20} {count}")
+    for queue, numbers in report.queues.items():
         output.line(f"queue {queue:<20} " + "  ".join(f"{kind} {number}" for kind, number in numbers.items()))
-    if dead := sum(numbers["dead"] for numbers in depths.values()):
+    if dead := sum(numbers["dead"] for numbers in report.queues.values()):
         output.line(f"{dead} failed for good: `ltm dead list`", "bold red")
+    for reason in report.unseen:
+        output.line(f"cannot see: {reason}", "bold red")
+    for note in report.notes:
+        output.line(note, "yellow")
 
 
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+def _show(part: Part, output: Output) -> None:
+    state = _WORDS.get(part.state, part.state)
+    if part.address:
+        about = f"{state:<8} {part.address}" + (f" ({part.detail})" if part.detail else "")
+    else:
+        about = f"{state}: {part.detail}" if part.detail else state
+    output.line(f"{part.name:<26} {about}", _STYLES.get(part.state, "dim"))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
+import sys
 import threading
 from pathlib import Path
 from typing import Annotated
@@ -11,12 +14,15 @@ import typer
 from keepsake_client.errors import KeepsakeError
 
 from services.cli.demo import Demo
+from services.cli.lasting_output import LastingOutput
 from services.cli.options import DEFAULT_DATA_DIRECTORY
-from services.cli.output import Output
+from services.cli.output import Output, report
 from services.runtime.logging import configure_logging
 from services.runtime.settings import Settings, load_settings
-from services.stack.launch import Launch, LaunchOptions, StopRequest
-from services.stack.processes import NAMES
+from services.stack.addresses import LaunchOptions
+from services.stack.embedded_valkey import DEFAULT_PORT
+from services.stack.launch import Launch, StopRequest
+from services.stack.processes import CHAT, MEMORY, NAMES
 
 
 class DemoThread:
@@ -63,7 +69,12 @@ def up(
         Path | None, typer.Option(help="Written once everything answers: JSON with redis_url, database_url, pids.")
     ] = None,
     redis_port: Annotated[
-        int | None, typer.Option(min=1, max=65_535, help="Port of the embedded Valkey; otherwise a free one.")
+        int | None,
+        typer.Option(
+            min=0,
+            max=65_535,
+            help=f"Port of the embedded Valkey; 0 is a free one, as with --ephemeral. Otherwise {DEFAULT_PORT}.",
+        ),
     ] = None,
     postgres_port: Annotated[
         int | None,
@@ -80,19 +91,36 @@ def up(
     Valkey and PostgreSQL are started too, unless REDIS_URL and DATABASE_URL name others.
     """
     configure_logging(load_settings(), "ltm")
-    output, stop = Output(), StopRequest()
+    output, stop = LastingOutput(), StopRequest()
     stop.listen()
     demo_thread = DemoThread(output, stop)
 
-    def ready(settings: Settings) -> None:
+    def ready(settings: Settings, directory: Path) -> None:
         if demo:
             demo_thread.start(settings)
         else:
-            output.line("Try `ltm demo`, `ltm chat`, `ltm status` in another terminal. Ctrl-C stops everything.", "dim")
+            commands = hints(options, directory)
+            output.line(f"Try {commands} in another terminal. Ctrl-C stops everything.", "dim")
 
     options = LaunchOptions(data_dir, ephemeral, tuple(without or ()), ready_file, redis_port, postgres_port)
-    Launch(options, os.environ, output.line, stop, ready).run()
+    Launch(options, os.environ, output.line, report, stop, ready).run()
     demo_thread.join()
     output.line("Everything has ended.", "dim")
     if demo_thread.failed:
         raise typer.Exit(1)
+
+
+def hints(options: LaunchOptions, directory: Path) -> str:
+    """Commands for another terminal, that work there as they are printed.
+
+    Args:
+        directory: the stack's data directory.
+    """
+    invoked = sys.argv[0]
+    # As it was called, where the shell would not find it, or find another one.
+    program = "ltm" if "/" not in invoked or shutil.which("ltm") == invoked else invoked
+    default = directory == DEFAULT_DATA_DIRECTORY.absolute()
+    where = "" if default else f" --data-dir {shlex.quote(str(directory))}"
+    conversing = not {MEMORY, CHAT} & set(options.without)
+    names = ("demo", "chat", "status") if conversing else ("status",)
+    return ", ".join(f"`{program} {name}{where}`" for name in names)

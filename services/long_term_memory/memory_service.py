@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import json
+import math
 import time
-import uuid
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from hashlib import sha256
+from dataclasses import replace
 from typing import Any
 
-from keepsake_client.protocol import Memory, MemoryUpdateMessage, SearchData, encode_user_id
+from keepsake_client.protocol import Memory, MemoryUpdateMessage, SearchData, encode_user_id, json_number
 
 from services.long_term_memory.batching import Batcher
 from services.long_term_memory.deadlines import SAFETY_FACTOR, Deadline, LatencyEstimate
 from services.long_term_memory.embeddings.query_cache import QueryCache
 from services.long_term_memory.mem0_bridge import Mem0Memory, provider_errors
-from services.long_term_memory.postgres.history import insert_history
 from services.long_term_memory.postgres.pool import database_errors
-from services.long_term_memory.postgres.rows import insert_memories, memory_rows
 from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.retrieval.candidates import EXACT_LIMIT, PART_SIZE, CandidateReader
 from services.long_term_memory.retrieval.columns import MemoryColumns
-from services.long_term_memory.retrieval.features import match
-from services.long_term_memory.retrieval.query import query_features
+from services.long_term_memory.retrieval.features import ECHO_WINDOW_S, Features, match, possible_echoes
+from services.long_term_memory.retrieval.query import QueryFeatures, query_features
 from services.long_term_memory.retrieval.ranking import DEFAULT_MIN_SCORE, Ranking, Weights, rank
+from services.long_term_memory.storing import MemoryWriter, of_request, of_update
 
 #: Query vectors cached in a process: 1.5 kB each of multilingual-e5-small's.
 QUERY_CACHE_SIZE = 4_096
@@ -61,17 +57,16 @@ class _Stopwatch:
         self._begun = now
 
 
-@dataclass(frozen=True, slots=True)
-class _Utterance:
-    """One memory to be stored.
+class IndexedIds(list[str]):
+    """The ids of the memories that a message became; none where an LLM extracted no fact.
 
     Args:
-        payload: Mem0's, without the content.
+        reused_id: whether another message had its message_id before.
     """
 
-    id: str
-    content: str
-    payload: dict[str, Any]
+    def __init__(self, ids: Iterable[str], *, reused_id: bool = False) -> None:
+        super().__init__(ids)
+        self.reused_id = reused_id
 
 
 class MemoryService:
@@ -99,43 +94,44 @@ class MemoryService:
         self._candidates = CandidateReader(store.columns, self._weights, exact_limit, part_size)
         self._query_cache = QueryCache(lambda query: mem0.embedding_model.embed(query, "search"), QUERY_CACHE_SIZE)
         self._latency_after_embedding = LatencyEstimate()
-        self._batcher = Batcher(self._store_batch, MAX_BATCH)
+        self._writer = MemoryWriter(mem0, store)
+        self._batcher = Batcher(self._writer.store, MAX_BATCH)
         self._clock = clock
 
-    def index(self, update: MemoryUpdateMessage) -> list[str]:
+    def index(self, update: MemoryUpdateMessage, arrived_at: float | None = None) -> IndexedIds:
         """Store a message: verbatim or, where an LLM is configured, as the facts that it extracts; idempotent verbatim.
 
         Verbatim messages of concurrent threads are embedded and stored in one batch (group commit).
 
-        Returns:
-            The ids of the memories; none where the LLM extracted no fact.
+        Args:
+            arrived_at: when the message arrived, in seconds since 1970.
 
         Raises:
             Unavailable: the database, the embedder or the LLM does not answer.
         """
         if self._mem0.llm is None:
-            utterance = _of_update(update)
+            utterance = of_update(update, arrived_at)
             self._batcher(utterance)
-            return [utterance.id]
+            return IndexedIds([utterance.id], reused_id=utterance.reused_id)
         role = "assistant" if update.source == "ai" else "user"
         with database_errors(), provider_errors():
             added = self._mem0.add(
                 [{"role": role, "content": update.content}],
                 user_id=encode_user_id(update.user_id),
-                metadata=_of_update(update).payload,
+                metadata=of_update(update, arrived_at).payload,
             )
-        return [memory["id"] for memory in added["results"]]
+        return IndexedIds(memory["id"] for memory in added["results"])
 
     def index_many(self, updates: Sequence[MemoryUpdateMessage]) -> list[str]:
         """Store many messages verbatim in one batch; idempotent.
 
-        A message is identified by its message_id or, without one, by source, content and time.
+        A message is identified by source, content and its message_id or, without one, its time.
 
         Raises:
             Unavailable: the database or the embedder does not answer.
         """
-        utterances = [_of_update(update) for update in updates]
-        self._store_batch(utterances)
+        utterances = [of_update(update) for update in updates]
+        self._writer.store(utterances)
         return [utterance.id for utterance in utterances]
 
     def add(self, user_id: str, content: str, metadata: dict[str, Any], request_id: str, timestamp: float) -> Memory:
@@ -148,13 +144,9 @@ class MemoryService:
         Raises:
             Unavailable: the database or the embedder does not answer.
         """
-        session = metadata.get("session_id")
-        key = encode_user_id(user_id)
-        known = {"source": "user", "session_id": None if session is None else str(session), "request_id": request_id}
-        payload = _payload(key, "user", timestamp, known, metadata)
-        utterance = _Utterance(_identity(key, "request", request_id, content), content, payload)
-        self._store_batch([utterance])
-        return _memory(utterance.id, {**payload, "data": content}, None)
+        utterance = of_request(user_id, content, metadata, request_id, timestamp)
+        self._writer.store([utterance])
+        return _memory(utterance.id, {**utterance.payload, "data": content}, None)
 
     def search(
         self, user_id: str, search: SearchData, *, now: float | None = None, deadline: float | None = None
@@ -184,7 +176,7 @@ class MemoryService:
             columns = self._candidates.read(key, vector, search, now)
             stopwatch.lap("database_ms")
             query = query_features(search.query)
-            features = match(columns, query, search, now)
+            features = self._settle_echoes(key, columns, query, match(columns, query, search, now), now)
             ranking = rank(columns, query, features, self._weights, limit=search.limit)
             stopwatch.lap("rank_ms")
             memories = self._load(key, columns, ranking, search)
@@ -192,6 +184,18 @@ class MemoryService:
         self._latency_after_embedding.record((stopwatch.laps["database_ms"] + stopwatch.laps["rank_ms"]) / 1000)
         budget.left_s("was done")
         return SearchResult(memories, partial=vector is None, timings=stopwatch.laps)
+
+    def _settle_echoes(
+        self, user_key: str, columns: MemoryColumns, query: QueryFeatures, features: Features, now: float
+    ) -> Features:
+        """The features, with the echoes that only the time of their arrival shows."""
+        rows = possible_echoes(columns, query, features, now)
+        if not len(rows):
+            return features
+        arrived = self._store.arrivals(user_key, columns.number[rows].tolist())
+        echoes = features.echoes.copy()
+        echoes[rows] = [abs(arrived.get(number, math.inf) - now) <= ECHO_WINDOW_S for number in columns.number[rows]]
+        return replace(features, echoes=echoes)
 
     def _load(self, user_key: str, columns: MemoryColumns, ranking: Ranking, search: SearchData) -> list[Memory]:
         """The memories of a ranking whose score is high enough, in its order."""
@@ -209,79 +213,22 @@ class MemoryService:
             if number in stored  # it may have been deleted in between
         ]
 
-    def _store_batch(self, utterances: Sequence[_Utterance]) -> None:
-        """Embed and insert utterances and their history in one transaction; those that exist are left unchanged.
-
-        Mem0's `add(infer=False)` does this for one message at a time, and inserts a repeated one again.
-        """
-        if not utterances:
-            return
-        distinct: dict[str, _Utterance] = {}
-        for utterance in utterances:
-            distinct.setdefault(utterance.id, utterance)
-        utterances = list(distinct.values())
-        with database_errors(), provider_errors():
-            contents = [utterance.content for utterance in utterances]
-            vectors = self._mem0.embedding_model.embed_batch(contents, "add")
-            payloads = [{**utterance.payload, "data": utterance.content} for utterance in utterances]
-            rows = memory_rows([utterance.id for utterance in utterances], vectors, payloads)
-            # One transaction: a memory left without its history by a crash would never get one, because it exists.
-            with self._store.transaction() as cursor:
-                new = insert_memories(cursor, rows)
-                insert_history(cursor, [_added(utterance) for utterance in utterances if utterance.id in new])
-
-
-def _added(utterance: _Utterance) -> dict[str, Any]:
-    times = {name: utterance.payload[name] for name in ("created_at", "updated_at", "role")}
-    return {"memory_id": utterance.id, "new_memory": utterance.content, "event": "ADD", **times}
-
-
-def _of_update(update: MemoryUpdateMessage) -> _Utterance:
-    key = encode_user_id(update.user_id)
-    role = "assistant" if update.source == "ai" else "user"
-    known = {"source": update.source, "session_id": update.session_id or None, "message_id": update.message_id}
-    payload = _payload(key, role, update.timestamp, known, update.meta)
-    event = ("message", update.message_id) if update.message_id else (update.source, update.content, update.timestamp)
-    return _Utterance(_identity(key, *event), update.content, payload)
-
-
-def _identity(user_key: str, *event: object) -> str:
-    """The memory's id, derived from its event, which makes storing it idempotent, concurrently and after a crash.
-
-    A version 8 UUID (RFC 9562) of the SHA-256 of user and event as JSON.
-    """
-    digest = bytearray(sha256(json.dumps([user_key, *event]).encode()).digest()[:16])
-    digest[6] = digest[6] & 0x0F | 0x80
-    digest[8] = digest[8] & 0x3F | 0x80
-    return str(uuid.UUID(bytes=bytes(digest)))
-
-
-def _payload(user_key: str, role: str, timestamp: float, known: dict[str, Any], meta: dict[str, Any]) -> dict[str, Any]:
-    """Mem0's payload of one memory. The publisher's fields are nested in `meta`, where they overwrite nothing."""
-    created_at = datetime.fromtimestamp(timestamp, UTC).isoformat()
-    return {
-        **{name: value for name, value in known.items() if value is not None},
-        "user_id": user_key,
-        "role": role,
-        "timestamp": timestamp,
-        "created_at": created_at,
-        "updated_at": created_at,
-        "meta": meta,
-    }
-
 
 def _memory(
     memory_id: str, payload: dict[str, Any], score: float | None, parts: dict[str, float] | None = None
 ) -> Memory:
     known = {name: payload[name] for name in ("session_id", "message_id", "request_id") if name in payload}
     explained = {} if parts is None else {"score_parts": parts}
+    # Under these names Mem0's clients look for them; what the publisher has put there is kept.
+    own = {"source": payload["source"], "timestamp": json_number(float(payload["timestamp"]))}
     return Memory(
         id=memory_id,
         content=payload["data"],
         score=None if score is None else round(score, 4),
         source=payload["source"],
         timestamp=payload["timestamp"],
-        metadata={**payload["meta"], **known, **explained},
+        updated_at=str(payload.get("updated_at") or ""),
+        metadata={**own, **payload["meta"], **known, **explained},
     )
 
 

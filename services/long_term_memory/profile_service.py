@@ -70,6 +70,8 @@ class ProfileService:
     ) -> Profile:
         """Apply a JSON Merge Patch; concurrent patches are serialized by a row lock. Idempotent by `request_id`.
 
+        An empty patch changes nothing, the version neither.
+
         Args:
             expected_version: the version that the profile must be at; 0 for one not yet written.
             request_id: stored with the change. The same id with the same patch within `DEDUPLICATION_WINDOW` is a
@@ -80,6 +82,11 @@ class ProfileService:
             MessageTooLarge: the patched profile would be over `MAX_PROFILE_BYTES` of JSON.
             Unavailable: the database does not answer.
         """
+        if not patch:
+            current = self.get(user_id)
+            if expected_version not in (None, current.version):
+                raise ProfileConflict(expected_version, current.version)
+            return current
         key = encode_user_id(user_id)
         with database_errors(), self._pool.connection() as connection, connection.transaction():
             # Inserted before it is locked, so that two concurrent first patches are serialized too.

@@ -33,6 +33,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             input_queue=settings.user_input_queue,
             ai_channel=settings.ai_responses_channel,
             max_content_chars=settings.ltm_max_content_chars,
+            defaults=settings.message_defaults,
         )
         inputs = LoopConnection(settings.user_input_queue, stop)
         replies = LoopConnection(settings.ai_responses_channel, stop)

@@ -13,12 +13,12 @@ from keepsake_client.protocol import (
     MemoryUpdateMessage,
     conversation_key,
 )
+from keepsake_client.refusals import refuses_writes
 from redis.asyncio import Redis
-from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError
 
-from services.memory.messages import to_wire
 from services.runtime.logging import redact
-from services.runtime.rejected import add_reject
+from services.runtime.rejected import add_reject, add_skipped
 
 _CHUNK = 50
 
@@ -99,7 +99,7 @@ class Conversations:
         self, message: MemoryUpdateMessage, raw: bytes, taken_from: str | None, destination: Destination | None
     ) -> Exception | None:
         """Run the transaction; return why the stream or the channel refused the message, if one did."""
-        key, text = conversation_key(message.user_id), to_wire(message, logged=destination is not None)
+        key, text = conversation_key(message.user_id), message.to_wire(logged=destination is not None)
         async with self._client.pipeline(transaction=True) as transaction:
             transaction.rpush(key, text)
             transaction.ltrim(key, -self._max_messages, -1)
@@ -124,7 +124,7 @@ class Conversations:
 
     async def _publish_alone(self, message: MemoryUpdateMessage, destination: Destination) -> bool:
         try:
-            await self._client.publish(destination.channel, to_wire(message))
+            await self._client.publish(destination.channel, message.to_wire())
         except (RedisError, OSError) as error:
             log.warning("publish_failed", message_id=message.message_id, error=type(error).__name__)
             return False
@@ -165,6 +165,18 @@ class Conversations:
             end -= _CHUNK
         return None
 
+    async def skip(self, raw: bytes, taken_from: str | None = None) -> None:
+        """Count a message without text.
+
+        Args:
+            taken_from: the list that it is removed from, in the same transaction.
+        """
+        async with self._client.pipeline(transaction=True) as transaction:
+            add_skipped(transaction)
+            if taken_from is not None:
+                transaction.lrem(taken_from, -1, raw)  # type: ignore[arg-type]  # bytes are as good as str to redis-py
+            await transaction.execute()
+
     async def reject(self, at: str, reason: str, raw: bytes, taken_from: str | None = None) -> None:
         """Record the beginning of a rejected message, with the reason, in a capped stream.
 
@@ -177,8 +189,3 @@ class Conversations:
             if taken_from is not None:
                 transaction.lrem(taken_from, -1, raw)  # type: ignore[arg-type]  # bytes are as good as str to redis-py
             await transaction.execute()
-
-
-def refuses_writes(error: Exception) -> bool:
-    """Whether Redis refuses all writes: its memory is full, or it cannot write to its disk."""
-    return isinstance(error, OutOfMemoryError | ReadOnlyError) or str(error).startswith("MISCONF")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import time
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from uuid import uuid4
 
-from keepsake_client.errors import MessageTooLarge
+from keepsake_client.errors import MessageTooLarge, NoText
 from keepsake_client.protocol import (
     MAX_MESSAGE_BYTES,
+    Flag,
     Id,
     JSONObject,
     KeptId,
@@ -17,53 +17,51 @@ from keepsake_client.protocol import (
     Text,
     Timestamp,
     WireModel,
+    check_length,
     clean,
-    parse_as,
+    load_object,
+    validate,
 )
-from pydantic import BeforeValidator, Field, model_validator
+from keepsake_client.tolerance import DEFAULTS, MessageDefaults, keep_sent, read_common, read_text
+from pydantic import BeforeValidator, Field
 
 
-class _Incoming(WireModel):
-    """A message of which an optional field may be null, or an id empty, in place of being absent."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _missing_is_absent(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        empty_ids = ("task_id", "original_message_id")
-        return {k: v for k, v in data.items() if not (v is None or (v == "" and k in empty_ids))}
-
-
-class UserInput(_Incoming):
+class UserInput(WireModel):
     """One message on `user_input_queue`. `source` is the input it came from, such as "mic" or "bilibili"."""
 
-    type: Literal["text"] = "text"
     user_id: Id
     content: Text
     source: Annotated[Any, BeforeValidator(clean)] = None
-    timestamp: Timestamp = Field(default_factory=time.time)
+    timestamp: Timestamp
     meta: JSONObject = Field(default_factory=dict)
     task_id: KeptId | None = None
+    require_ai_response: Flag = None
 
 
-class AIResponse(_Incoming):
-    """One message on `ai_responses`."""
+class AIResponse(WireModel):
+    """One message on `ai_responses`. Its `meta` holds what was sent and is not used, such as a time that is none."""
 
     user_id: Id
     text: Text
     original_message_id: Id | None = None
-    timestamp: Timestamp = Field(default_factory=time.time)
+    timestamp: Timestamp
+    meta: JSONObject = Field(default_factory=dict)
 
 
-def parse_user_input(raw: bytes, max_content_chars: int) -> MemoryUpdateMessage:
+def parse_user_input(raw: bytes, max_content_chars: int, defaults: MessageDefaults = DEFAULTS) -> MemoryUpdateMessage:
     """Parse a user's message. It gets a new message_id, and its `source` becomes `meta.origin`.
 
     Raises:
-        InvalidMessage: it is no such message, or too large; the error names the field.
+        InvalidMessage: it is no such message, or too large; the error names the field. `NoText` where it has no text.
     """
-    incoming = parse_as(UserInput, raw)
-    _check_length("content", incoming.content, max_content_chars)
+    fields = load_object(raw)
+    if not read_text(fields, "content", ("text", "message", "transcript")):
+        raise NoText("content: there is no text")
+    read_common(fields, time.time(), defaults)
+    if (kind := fields.get("type")) not in (None, "text"):
+        keep_sent(fields, "type", kind)
+    incoming = validate(UserInput, fields)
+    check_length("content", incoming.content, max_content_chars)
     origin = {} if incoming.source is None else {"origin": incoming.source}
     return _publishable(
         MemoryUpdateMessage(
@@ -74,18 +72,22 @@ def parse_user_input(raw: bytes, max_content_chars: int) -> MemoryUpdateMessage:
             meta={**incoming.meta, **origin},
             message_id=uuid4().hex,
             task_id=incoming.task_id,
+            require_ai_response=incoming.require_ai_response is not False,
         )
     )
 
 
-def parse_ai_response(raw: bytes, max_content_chars: int) -> AIResponse:
+def parse_ai_response(raw: bytes, max_content_chars: int, defaults: MessageDefaults = DEFAULTS) -> AIResponse:
     """Parse a reply of the AI.
 
     Raises:
         InvalidMessage: it is no such message, or too large; the error names the field.
     """
-    response = parse_as(AIResponse, raw)
-    _check_length("text", response.text, max_content_chars)
+    fields = load_object(raw)
+    read_text(fields, "text", ("content", "message"))
+    read_common(fields, time.time(), defaults)
+    response = validate(AIResponse, fields)
+    check_length("text", response.text, max_content_chars)
     return response
 
 
@@ -105,29 +107,14 @@ def ai_message(response: AIResponse, message_id: str, session_id: Any = None) ->
             content=response.text,
             source="ai",
             timestamp=response.timestamp,
-            meta={name: value for name, value in meta.items() if value is not None},
+            meta={**response.meta, **{name: value for name, value in meta.items() if value is not None}},
             message_id=message_id,
+            require_ai_response=False,
         )
     )
 
 
-def to_wire(message: MemoryUpdateMessage, *, logged: bool = False) -> str:
-    """The message as JSON, the same in the conversation, in the stream and on `memory_updates`.
-
-    Args:
-        logged: says in the message that it is in the stream, so that the adapters ignore it on the channel.
-    """
-    fields = message.model_dump(exclude=set() if message.task_id else {"task_id"})
-    # ASCII-only JSON carries every id there is, lone surrogates included.
-    return json.dumps({**fields, "logged": True} if logged else fields)
-
-
-def _check_length(name: str, text: str, max_chars: int) -> None:
-    if len(text) > max_chars:
-        raise MessageTooLarge(f"{name} has {len(text)} characters; {max_chars} are allowed")
-
-
 def _publishable(message: MemoryUpdateMessage) -> MemoryUpdateMessage:
-    if (size := len(to_wire(message, logged=True))) > MAX_MESSAGE_BYTES:
+    if (size := len(message.to_wire(logged=True))) > MAX_MESSAGE_BYTES:
         raise MessageTooLarge(f"the message would be published with {size} bytes; {MAX_MESSAGE_BYTES} are allowed")
     return message

@@ -5,17 +5,27 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from itertools import count
 from uuid import uuid4
 
 import structlog
-from keepsake_client.errors import InvalidMessage
+from keepsake_client.errors import InvalidMessage, NoText
+from keepsake_client.protocol import COUNTERS
+from keepsake_client.refusals import refuses_writes
+from keepsake_client.subscription import SubscriptionMonitor
+from keepsake_client.tolerance import DEFAULTS, MessageDefaults
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from services.memory.conversations import Conversations, refuses_writes
+from services.memory.conversations import Conversations
 from services.memory.messages import ai_message, parse_ai_response, parse_user_input
+from services.runtime.availability import Availability
+from services.runtime.backoff import pause, wait_s
+from services.runtime.bounded_queue import MAX_ITEMS, BoundedQueue
+from services.runtime.counters import PendingCounts
+from services.runtime.logging import redact
 from services.runtime.process import POLL_TIMEOUT_S, LoopConnection, listen
 
 log = structlog.get_logger()
@@ -33,6 +43,9 @@ class MemoryService:
 
     Args:
         max_content_chars: longer contents are rejected.
+        defaults: what messages that leave something out are read by.
+        max_waiting: replies of the AI that are kept at most while Redis takes none.
+        monitor: of the subscription to those replies.
     """
 
     def __init__(
@@ -43,6 +56,9 @@ class MemoryService:
         input_queue: str,
         ai_channel: str,
         max_content_chars: int,
+        defaults: MessageDefaults = DEFAULTS,
+        max_waiting: int = MAX_ITEMS,
+        monitor: SubscriptionMonitor | None = None,
     ) -> None:
         self._client = client
         self._conversations = conversations
@@ -50,7 +66,14 @@ class MemoryService:
         self._processing = f"{input_queue}:processing"
         self._ai_channel = ai_channel
         self._max_content_chars = max_content_chars
-        #: Messages by outcome: stored, published, publish_failed, rejected, failed.
+        self._defaults = defaults
+        self._monitor = monitor
+        # Both loops write: what Redis refuses is logged once.
+        self._writes = Availability("redis", at="writes")
+        self._waiting: BoundedQueue[bytes] = BoundedQueue(len, max_waiting)
+        self._arrived = asyncio.Event()
+        self._pending_counts = PendingCounts(COUNTERS)
+        #: Messages by outcome: stored, published, publish_failed, skipped, rejected, failed, dropped.
         self.counts: Counter[str] = Counter()
 
     async def serve_user_inputs(self, connection: LoopConnection, stop: asyncio.Event) -> None:
@@ -59,34 +82,72 @@ class MemoryService:
             try:
                 await self._process_leftovers(connection, stop)
                 while not stop.is_set():
+                    refused = not self._writes.assumed_up
                     raw = await self._client.blmove(
                         self._input_queue, self._processing, POLL_TIMEOUT_S, src="RIGHT", dest="LEFT"
                     )
                     connection.up()
+                    if refused:  # a wait that began before shows nothing
+                        self._writes.up()
                     if isinstance(raw, bytes):
                         await self.process_user_input(raw)
             except (RedisError, OSError) as error:
-                await connection.down(error)
+                await connection.down(error, self._writes if refuses_writes(error) else None)
 
     async def serve_ai_responses(self, connection: LoopConnection, stop: asyncio.Event) -> None:
-        """Process `ai_responses` until `stop`; the current reply is retried while Redis is away or full."""
+        """Process `ai_responses` until `stop`, and then what has arrived.
 
-        async def process(raw: bytes) -> None:
-            message_id, retry = uuid4().hex, False
+        The channel is read all the time: while Redis is away or refuses writes, what arrives waits here.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._store_ai_responses(stop), name="ai-responses")
+            await listen(
+                self._client,
+                self._ai_channel,
+                self._put,
+                connection,
+                stop,
+                monitor=self._monitor,
+                counts=self._pending_counts,
+            )
+            self._arrived.set()
+        await self._pending_counts.flush_async(self._client)
+
+    async def _put(self, raw: bytes) -> None:
+        if dropped := self._waiting.append(raw):
+            self.counts["dropped"] += dropped
+            self._pending_counts.count("ai_responses_lost", dropped)
+            if self.counts["dropped"] % 1_000 == 1:  # one line for each thousand
+                log.error("ai_response_dropped", at=self._ai_channel, kept=len(self._waiting))
+        self._arrived.set()
+
+    async def _store_ai_responses(self, stop: asyncio.Event) -> None:
+        while self._waiting or not stop.is_set():
+            if not self._waiting:
+                self._arrived.clear()
+                await self._arrived.wait()
+                continue
+            await self._store_ai_response(self._waiting.popleft(), stop)
+
+    async def _store_ai_response(self, raw: bytes, stop: asyncio.Event) -> None:
+        """Process a reply; again while Redis is away or refuses writes, until `stop`."""
+        message_id = uuid4().hex
+        for failures in count():
             try:
-                while True:
-                    try:
-                        return await self.process_ai_response(raw, message_id, retry=retry)
-                    except (RedisError, OSError) as error:
-                        if stop.is_set() or not (isinstance(error, CONNECTION_ERRORS) or refuses_writes(error)):
-                            raise
-                        retry = True
-                        await connection.down(error)
-            except (RedisError, OSError):
-                self.counts["failed"] += 1
-                log.exception("ai_response_lost", at=self._ai_channel)
-
-        await listen(self._client, self._ai_channel, process, connection, stop)
+                await self.process_ai_response(raw, message_id, retry=failures > 0)
+            except (RedisError, OSError) as error:
+                refused = refuses_writes(error)
+                if stop.is_set() or not (isinstance(error, CONNECTION_ERRORS) or refused):
+                    self.counts["failed"] += 1
+                    self._pending_counts.count("ai_responses_lost")
+                    log.exception("ai_response_lost", at=self._ai_channel)
+                    return
+                if refused:
+                    self._writes.down(redact(error))
+                await pause(wait_s(failures + 1), stop)
+            else:
+                self._writes.up()
+                return
 
     async def process_user_input(self, raw: bytes) -> None:
         """Store and publish one message of `<queue>:processing`, or reject it.
@@ -96,7 +157,7 @@ class MemoryService:
         """
 
         async def store() -> bool:
-            message = parse_user_input(raw, self._max_content_chars)
+            message = parse_user_input(raw, self._max_content_chars, self._defaults)
             return await self._conversations.append(message, raw, taken_from=self._processing)
 
         await self._process(store, self._input_queue, raw, taken_from=self._processing)
@@ -113,7 +174,7 @@ class MemoryService:
         """
 
         async def store() -> bool:
-            response = parse_ai_response(raw, self._max_content_chars)
+            response = parse_ai_response(raw, self._max_content_chars, self._defaults)
             replied_to = response.original_message_id
             session = await self._conversations.session_of(response.user_id, replied_to) if replied_to else None
             message = ai_message(response, message_id, session)
@@ -130,6 +191,9 @@ class MemoryService:
             published = await store()
         except CONNECTION_ERRORS:
             raise
+        except NoText:
+            await self._conversations.skip(raw, taken_from)
+            self.counts["skipped"] += 1
         except InvalidMessage as error:
             await self._conversations.reject(at, error.wire, raw, taken_from)
             self.counts["rejected"] += 1

@@ -24,6 +24,11 @@ class Availability:
         self._up: bool | None = True if up else None
         self._lock = threading.Lock()
 
+    @property
+    def assumed_up(self) -> bool:
+        """Whether no call has failed since the last success."""
+        return self._up is not False
+
     def down(self, reason: object) -> None:
         """Note that a call just failed."""
         with self._lock:

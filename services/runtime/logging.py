@@ -19,7 +19,7 @@ from typing import Any
 
 import redis
 import structlog
-from keepsake_client.errors import InvalidMessage, KeepsakeError, RequestFailed
+from keepsake_client.errors import CREDENTIALS_REFUSED, InvalidMessage, KeepsakeError, RequestFailed
 
 from services.runtime.settings import Settings, mask_url
 
@@ -27,6 +27,9 @@ from services.runtime.settings import Settings, mask_url
 #: awaited.
 VERBOSE_LOGGERS = ("mem0", "openai", "httpx", "httpx2", "httpcore", "asyncio")
 MAX_REASON_CHARS = 500
+#: Events that `ltm up` reads from the logs of starting processes: what they wait for, and what no waiting changes.
+START_AWAITS = "start_awaits"
+START_REFUSED = "start_refused"
 
 _WARNING_HEAD = re.compile(r".*?:\d+: \w+")
 #: Errors whose messages are about the program or its servers, and quote no contents.
@@ -63,8 +66,7 @@ def configure_logging(settings: Settings, process: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     if not settings.ltm_log_user_ids:
-        key = settings.ltm_log_key.get_secret_value() if settings.ltm_log_key else ""
-        shared.append(_hashed_user_ids(key))
+        shared.append(_hashed_user_ids(user_id_hasher(settings)))
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
     )
@@ -112,6 +114,8 @@ def redact(error: BaseException) -> str:
         case redis.ResponseError():
             # redis-py puts the command and the beginning of its arguments before the server's own message.
             reason = str(error).rpartition(" of pipeline caused error: ")[2].partition(", with args")[0]
+        case redis.AuthenticationError():
+            reason = CREDENTIALS_REFUSED
         case KeepsakeError():
             reason = str(error)
         case _ if isinstance(error, _WITHOUT_CONTENTS):
@@ -122,17 +126,28 @@ def redact(error: BaseException) -> str:
     return f"{type(error).__name__}: {reason}" if reason else type(error).__name__
 
 
-def _hashed_user_ids(key: str) -> structlog.typing.Processor:
+def user_id_hasher(settings: Settings) -> Callable[[str], str]:
+    """What the log and the traces write for a user id: the id itself or, with LTM_LOG_USER_IDS=false, a hash of it."""
+    if settings.ltm_log_user_ids:
+        return str
+    key = settings.ltm_log_key.get_secret_value() if settings.ltm_log_key else ""
     # BLAKE2b accepts keys of up to 64 bytes, so the setting, of any length, is hashed to one.
     secret = blake2b(key.encode()).digest() if key else b""
 
-    def hash_user_id(_: Any, __: str, event: Event) -> Event:
-        if "user_id" in event:
-            user_id = str(event["user_id"]).encode("utf-8", "surrogatepass")
-            event["user_id"] = blake2b(user_id, digest_size=8, key=secret, person=b"ltm-user-id").hexdigest()
-        return event
+    def hash_user_id(user_id: str) -> str:
+        encoded = user_id.encode("utf-8", "surrogatepass")
+        return blake2b(encoded, digest_size=8, key=secret, person=b"ltm-user-id").hexdigest()
 
     return hash_user_id
+
+
+def _hashed_user_ids(hash_user_id: Callable[[str], str]) -> structlog.typing.Processor:
+    def hash_field(_: Any, __: str, event: Event) -> Event:
+        if "user_id" in event:
+            event["user_id"] = hash_user_id(str(event["user_id"]))
+        return event
+
+    return hash_field
 
 
 def _redact_line(_: Any, __: str, event: Event) -> Event:

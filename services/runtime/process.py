@@ -10,15 +10,18 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
 import structlog
+from keepsake_client.protocol import COUNTERS
+from keepsake_client.subscription import HalfOpen, SubscriptionMonitor, next_message
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from services.runtime.availability import Availability
 from services.runtime.backoff import pause, wait_s
-from services.runtime.errors import InvalidSetting
+from services.runtime.counters import PendingCounts
+from services.runtime.errors import EXIT_CANNOT_START, InvalidSetting
 from services.runtime.heartbeat import Liveness
 from services.runtime.logging import configure_logging, redact
-from services.runtime.settings import Settings, load_settings, renamed_settings
+from services.runtime.settings import Settings, load_settings, renamed_settings, unknown_settings
 
 #: Every wait for a message ends after this, so that a stop is noticed and the loop marks its liveness.
 POLL_TIMEOUT_S = 1
@@ -35,10 +38,13 @@ def bootstrap(process: str) -> Settings:
     try:
         settings = load_settings()
     except InvalidSetting as error:
-        sys.exit(f"ltm: {error}")
+        print(f"ltm: {error}", file=sys.stderr)
+        sys.exit(EXIT_CANNOT_START)
     configure_logging(settings, process)
     for old, new in renamed_settings():
         log.warning("setting_renamed", old=old, new=new)
+    for variable, nearest in unknown_settings():
+        log.warning("setting_unknown", variable=variable, nearest=nearest)
     return settings
 
 
@@ -90,10 +96,14 @@ class LoopConnection:
         self._availability.up()
         self._connected, self._failures = True, 0
 
-    async def down(self, error: Exception) -> None:
-        """Note that Redis just failed, and wait before the next attempt."""
+    async def down(self, error: Exception, availability: Availability | None = None) -> None:
+        """Note that Redis just failed, and wait before the next attempt.
+
+        Args:
+            availability: logs it in place of the loop's own.
+        """
         self._liveness.mark()
-        self._availability.down(redact(error))
+        (availability or self._availability).down(redact(error))
         self._connected, self._failures = False, self._failures + 1
         await pause(wait_s(self._failures), self._stop)
 
@@ -102,25 +112,57 @@ class LoopConnection:
         return self._connected and self._liveness.alive()
 
 
+async def no_gap(_: float) -> None:
+    """Ignore what was published while a subscription was down: where nothing else keeps it, that is not known."""
+
+
 async def listen(
     client: Redis,
     channel: str,
     handle: Callable[[bytes], Awaitable[None]],
     connection: LoopConnection,
     stop: asyncio.Event,
+    *,
+    monitor: SubscriptionMonitor | None = None,
+    counts: PendingCounts | None = None,
+    on_gap: Callable[[float], Awaitable[None]] = no_gap,
 ) -> None:
     """Pass every message of a channel to `handle`, one after the other, until `stop`; reconnects by itself.
 
-    `handle` must raise nothing, not even when Redis is away: its error would be taken for one of the subscription.
+    The loop of `connection` works while the subscription hears: messages, or the answers to its pings. A half-open
+    connection is replaced, and counted.
+
+    `handle` must raise nothing, not even when Redis is away: its error would be taken for one of the subscription. Nor
+    may it wait for long: what is not read is dropped by Redis in the end.
+
+    Args:
+        monitor: its intervals; those of `keepsake_client.subscription` where it is None.
+        counts: written whenever something is heard.
+        on_gap: called once the channel is subscribed again, with the time of the last message or pong before.
     """
+    monitor, counts = monitor or SubscriptionMonitor(), counts or PendingCounts(COUNTERS)
+    poll_timeout_s = min(POLL_TIMEOUT_S, monitor.ping_interval_s)
+    heard_at: float | None = None
     while not stop.is_set():
         try:
             async with client.pubsub() as pubsub:
                 await pubsub.subscribe(channel)
+                monitor.restart()
                 while not stop.is_set():
-                    message = await pubsub.get_message(timeout=POLL_TIMEOUT_S)
+                    message = await next_message(pubsub, monitor, poll_timeout_s)
+                    if message is None:
+                        continue
                     connection.up()
-                    if message is not None and message["type"] == "message":
+                    if message["type"] == "message":
                         await handle(message["data"])
+                    elif message["type"] == "subscribe" and heard_at is not None:
+                        await on_gap(heard_at)
+                    await counts.flush_async(client)
         except (RedisError, OSError) as error:
+            if monitor.confirmed:
+                heard_at = time.time() - monitor.silence_s()
+            if isinstance(error, HalfOpen):
+                counts.count("subscriptions_replaced")
+                # Those that are idle are half-open too; each would cost one command its time-out.
+                await client.connection_pool.disconnect(inuse_connections=False)
             await connection.down(error)

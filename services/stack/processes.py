@@ -6,11 +6,15 @@ import signal
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
+import services
 from services.runtime.errors import StackError
 from services.runtime.queues import INDEX_QUEUE, INTERACTIVE_QUEUE, WRITES_QUEUE
 from services.runtime.settings import Settings
 
+#: The processes' working directory, so that a user's own `tasks` or `services` are not imported.
+ROOT = Path(services.__file__).parents[1]
 REDIS = "redis"
 POSTGRES = "postgres"
 WORKER = "long-term-memory-worker"
@@ -23,6 +27,8 @@ CHAT = "chat-ai"
 SERVERS = (REDIS, POSTGRES)
 SERVICES = (WORKER, WRITER, INDEXER, ADAPTERS, MEMORY, CHAT)
 NAMES = SERVERS + SERVICES
+#: Those that a pipeline may have of its own instead.
+OPTIONAL = (MEMORY, CHAT)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import redis
 from keepsake_client import protocol
 
-from services.stack.processes import POSTGRES, REDIS
+from services.runtime.process_record import ProcessRecord, read_records
+from services.stack.processes import POSTGRES, REDIS, SERVICES
 
 
 class Readiness:
@@ -37,25 +38,33 @@ class Readiness:
         return pid is None or str(pid) in heartbeat.decode().split(":")[-2:]
 
     def engine(self, name: str) -> str | None:
-        """The engine of a worker's embedder, as its heartbeat says; None for another process or embedder."""
+        """The engine of a worker's embedder, as its record says; None for another process or embedder."""
         try:
-            heartbeat = self._client.get(protocol.alive_key(name))
+            return read_records(self._client, [name]).get(name, ProcessRecord()).engine
         except (redis.RedisError, OSError):
             return None
-        parts = heartbeat.decode().split(":") if isinstance(heartbeat, bytes) else []
-        return parts[0] if len(parts) > 3 else None
+
+
+def stack_serves(client: redis.Redis) -> bool:
+    """Whether any process of a stack has a heartbeat in this Redis; False where it does not answer."""
+    try:
+        return bool(client.exists(*map(protocol.alive_key, SERVICES)))
+    except (redis.RedisError, OSError):
+        return False
 
 
 def stream_backlog(client: redis.Redis, stream: str) -> int:
     """The number of messages in the stream that have not been dispatched: unread ones, and prefetched ones.
 
     Raises:
-        redis.RedisError: Redis is away.
+        redis.RedisError: Redis is away, or permits it not.
     """
     try:
         groups = client.xinfo_groups(stream)
-    except redis.ResponseError:  # there is no stream yet
-        return 0
+    except redis.ResponseError as error:
+        if "no such key" not in str(error):
+            raise  # such as a missing permission
+        return 0  # there is no stream yet
     for group in groups:
         if group["name"] == protocol.STREAM_GROUP.encode():
             return int(group["pending"] + (group.get("lag") or 0))

@@ -40,8 +40,7 @@ def check_port(port: int, option: str) -> int:
             probe.bind((LOOPBACK, port))
         except OSError as error:
             raise PortTaken(
-                f"port {port} on {LOOPBACK} cannot be used ({error.strerror}); "
-                f"give another with {option}, or leave it out for a free one"
+                f"port {port} on {LOOPBACK} cannot be used ({error.strerror}); give another with {option}"
             ) from None
     return port
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 import structlog
 
-from services.runtime.errors import ProcessKeepsDying
+from services.runtime.errors import EXIT_CANNOT_START, CannotStart, InvalidSetting, ProcessKeepsDying
+from services.runtime.logging import START_AWAITS, START_REFUSED
 from services.stack import process_tree
 from services.stack.logfile import BoundedLog
 from services.stack.process_tree import NAME_VARIABLE, ProcessId
@@ -58,6 +61,7 @@ class Child:
         self._process: subprocess.Popen[bytes] | None = None
         self._crashes: deque[float] = deque(maxlen=MAX_CRASHES)
         self._start_at = clock()
+        self._log_start = 0
 
     @property
     def running(self) -> bool:
@@ -71,6 +75,7 @@ class Child:
 
     def start(self) -> None:
         """Start the process, in a session of its own, so that a terminal's Ctrl-C reaches `ltm up` alone."""
+        self._log_start = self.log.size()
         with self.log.open() as output:
             self._process = subprocess.Popen(
                 self.spec.argv,
@@ -107,6 +112,22 @@ class Child:
         """How often the process exited within the last `CRASH_WINDOW_S`."""
         return sum(1 for moment in self._crashes if self._clock() - moment < CRASH_WINDOW_S)
 
+    def last_lines(self) -> list[str]:
+        """The last lines that it has logged since its last start."""
+        return self.log.tail(LAST_LINES, self._log_start)
+
+    def reported(self, event: str) -> dict[str, Any] | None:
+        """The last line of this log event since its last start, if there is one."""
+        lines = [line for line in self.last_lines() if line.startswith("{") and event in line]
+        for line in reversed(lines):
+            try:
+                fields = json.loads(line)
+            except ValueError:
+                continue
+            if fields.get("event") == event:
+                return dict(fields)
+        return None
+
     def signal(self) -> None:
         """Send the stop signal to the process alone, since a Dramatiq master stops its own children in order."""
         if self._process is not None and self._process.poll() is None:
@@ -142,6 +163,7 @@ class Supervisor:
         on_start: called after every start, with the processes that run now, by name.
         clock: seconds, monotonic.
         service_grace_s: how long all services together may take to stop before they are killed.
+        logs_kept: whether the logs outlive the stack, so that an error may name one.
     """
 
     def __init__(
@@ -153,11 +175,13 @@ class Supervisor:
         on_start: Callable[[dict[str, ProcessId]], None],
         clock: Callable[[], float] = time.monotonic,
         service_grace_s: float = SERVICE_GRACE_S,
+        logs_kept: bool = True,
     ) -> None:
         self._children = [Child(spec, environment, directory, logs, clock) for spec in specs]
         self._on_start = on_start
         self._clock = clock
         self._service_grace_s = service_grace_s
+        self._logs_kept = logs_kept
         self._trim_at = clock() + TRIM_INTERVAL_S
 
     @property
@@ -171,20 +195,38 @@ class Supervisor:
         return {child.spec.name: child.identity for child in self._children if child.identity is not None}
 
     def last_lines(self, name: str) -> list[str]:
-        """The last lines of a process's log."""
-        return next(child.log.tail(LAST_LINES) for child in self._children if child.spec.name == name)
+        """The last lines of a process's log, since its last start."""
+        return self._child(name).last_lines()
+
+    def awaited(self, name: str) -> str | None:
+        """What a starting process has logged that it waits for.
+
+        Raises:
+            CannotStart: it has logged that it gives up; Dramatiq's master takes a second more to end.
+        """
+        child = self._child(name)
+        if child.reported(START_REFUSED):
+            raise _cannot_start(child)
+        reported = child.reported(START_AWAITS)
+        return str(reported["reason"]) if reported else None
+
+    def _child(self, name: str) -> Child:
+        return next(child for child in self._children if child.spec.name == name)
 
     def poll(self) -> None:
         """Start what is due, restart what has exited, trim the logs; to be called several times a second.
 
         Raises:
+            CannotStart: one exited with `EXIT_CANNOT_START`; the message is its reason.
             ProcessKeepsDying: one exited five times within a minute; the message ends with its last lines.
         """
         for child in self._children:
             code = child.reap()
             if code is not None:
+                if code == EXIT_CANNOT_START:
+                    raise _cannot_start(child)
                 if child.crashes >= MAX_CRASHES:
-                    raise ProcessKeepsDying(_format_crash(child, code))
+                    raise ProcessKeepsDying(self._format_crash(child, code))
                 log.warning("process_restarted", name=child.spec.name, exit_code=code, crashes=child.crashes)
             if child.due:
                 child.start()
@@ -193,6 +235,14 @@ class Supervisor:
             self._trim_at = self._clock() + TRIM_INTERVAL_S
             for child in self._children:
                 child.log.trim()
+
+    def _format_crash(self, child: Child, code: int) -> str:
+        lines = "\n".join(f"  {line}" for line in child.log.tail(LAST_LINES)) or "  (none)"
+        where = f" ({child.log.path})" if self._logs_kept else ""
+        return (
+            f"{child.spec.name} exited {MAX_CRASHES} times within a minute (exit code {code}),"
+            f" so the stack was stopped; its last lines{where}:\n{lines}"
+        )
 
     def stop(self) -> None:
         """Stop every process, the servers last, within ten seconds; kill those that do not stop in time."""
@@ -208,9 +258,11 @@ class Supervisor:
                 child.kill()
 
 
-def _format_crash(child: Child, code: int) -> str:
-    lines = "\n".join(f"  {line}" for line in child.log.tail(LAST_LINES)) or "  (none)"
-    return (
-        f"{child.spec.name} exited {MAX_CRASHES} times within a minute (exit code {code}), so the stack was stopped; "
-        f"its last lines ({child.log.path}):\n{lines}"
-    )
+def _cannot_start(child: Child) -> CannotStart:
+    """The error of a process that no restart helps, as it has logged it, or printed it before it could log."""
+    reported = child.reported(START_REFUSED)
+    if reported is None:
+        printed = [line for line in child.last_lines() if line.startswith("ltm: ")]
+        return CannotStart(f"{child.spec.name}: {printed[-1].removeprefix('ltm: ') if printed else 'no reason given'}")
+    error = InvalidSetting if reported.get("code") == InvalidSetting.code else CannotStart
+    return error(str(reported["reason"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 import dramatiq
@@ -11,6 +12,9 @@ import structlog
 from dramatiq.middleware import Middleware, MiddlewareError
 
 from services.runtime.queues import INDEX_QUEUE, WRITES_QUEUE
+from services.runtime.traces import NO_TRACES, Traces
+from tasks.middleware.retries import error_text
+from tasks.queues import ARRIVED_AT
 
 MAX_DELIVERIES = 3
 #: Longer than a message that killed its worker takes to be delivered again, even where the worker is restarted late.
@@ -30,18 +34,24 @@ class DeliveryLimit(Middleware):
     is a round trip. A message that is delivered again runs with no other such message beside it. Otherwise an innocent
     one would be counted each time its neighbour kills their process.
 
+    The trace of a message to index is sent with the command that deletes its count.
+
     Args:
         client: connects to the pipeline's Redis.
+        traces: of this process; by default none are written.
     """
 
-    def __init__(self, client: redis.Redis) -> None:
+    def __init__(self, client: redis.Redis, traces: Traces = NO_TRACES) -> None:
         self._client = client
+        self._traces = traces
+        self._started = threading.local()
         self._one_suspect = threading.Lock()
         self._suspects: set[str] = set()
 
     def before_process_message(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
         if message.queue_name not in (INDEX_QUEUE, WRITES_QUEUE):
             return
+        self._started.at = time.time()
         key = _key(message)
         try:
             if self._count(key) > 1:
@@ -70,10 +80,36 @@ class DeliveryLimit(Middleware):
             self._suspects.remove(key)
             self._one_suspect.release()
         try:
-            self._client.delete(key)
+            with self._client.pipeline(transaction=False) as pipeline:
+                pipeline.delete(key)
+                if self._traces.max_len and message.queue_name == INDEX_QUEUE and (exception is None or message.failed):
+                    self._traces.add(pipeline, self._record(message, exception))
+                deleted, *_ = pipeline.execute(raise_on_error=False)
+            if isinstance(deleted, Exception):
+                raise deleted
         except redis.RedisError as error:
             # The count expires.
             log.info("delivery_count_not_deleted", message_id=message.message_id, reason=type(error).__name__)
+
+    def _record(self, message: dramatiq.MessageProxy, exception: BaseException | None) -> str:
+        given = message.kwargs.get("update")
+        update = given if isinstance(given, dict) else {}
+        times = {
+            "said": update.get("timestamp"),
+            "logged": update.get(ARRIVED_AT),
+            "dispatched": message.message_timestamp / 1000,
+            "started": getattr(self._started, "at", None),
+            "indexed" if exception is None else "failed": time.time(),
+        }
+        return self._traces.record(
+            "message",
+            str(update.get("user_id", "")),
+            message_id=update.get("message_id"),
+            task_id=update.get("task_id"),
+            outcome="ok" if exception is None else error_text(exception).partition(":")[0],
+            times=times,
+            tries=message.options.get("retries"),
+        )
 
     def _count(self, key: str) -> int:
         with self._client.pipeline() as pipeline:

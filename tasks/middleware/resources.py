@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import suppress
 from pathlib import Path
 
 import dramatiq
+import redis
 import structlog
 from dramatiq.middleware import Middleware, MiddlewareError
 from keepsake_client.errors import KeepsakeError
+from keepsake_client.protocol import COUNTERS
 
 from services.long_term_memory.factory import LongTermMemory, open_when_ready
 from services.long_term_memory.memory_service import MemoryService
 from services.long_term_memory.profile_service import ProfileService
+from services.runtime.errors import EXIT_CANNOT_START, CannotStart
 from services.runtime.heartbeat import HeartbeatThread
+from services.runtime.logging import START_REFUSED
+from services.runtime.process_record import broker_address
 from services.runtime.queues import INDEX_QUEUE, WRITES_QUEUE
 from services.runtime.redis import connect
 from services.runtime.settings import Settings
@@ -40,6 +46,7 @@ class Resources(Middleware):
         self.settings = settings
         self._process = process
         self._open: LongTermMemory | None = None
+        self._client = connect(settings.redis_url.get_secret_value(), 2.0)
         self._heartbeat: HeartbeatThread | None = None
 
     @property
@@ -51,6 +58,11 @@ class Resources(Middleware):
     def profiles(self) -> ProfileService:
         """The profile service; only while the worker runs."""
         return self._opened.profiles
+
+    def count_reused_id(self) -> None:
+        """Count an event whose message_id another event of its user had before."""
+        with suppress(redis.RedisError):  # lost with the Redis that would show it
+            self._client.hincrby(COUNTERS, "message_ids_reused", 1)
 
     @property
     def _opened(self) -> LongTermMemory:
@@ -64,6 +76,10 @@ class Resources(Middleware):
             lower_priority(self.settings.ltm_index_nice)
         try:
             self._open = open_when_ready(_with_engine(self.settings, worker), connections=worker.worker_threads)
+        except CannotStart as error:
+            # Dramatiq's master ends with the same exit code. A traceback would hide the line.
+            log.critical(START_REFUSED, code=error.code, reason=str(error))
+            sys.exit(EXIT_CANNOT_START)
         except KeepsakeError as error:
             log.critical("worker_cannot_start", code=error.code, reason=str(error))
             raise WorkerCannotStart(str(error)) from None
@@ -73,9 +89,14 @@ class Resources(Middleware):
             raise WorkerCannotStart(type(error).__name__) from error
 
     def after_worker_boot(self, _: dramatiq.Broker, worker: dramatiq.Worker) -> None:
-        client = connect(self.settings.redis_url.get_secret_value(), 2.0)
         checks = [self._opened.answers, lambda: _threads_live(worker)]
-        self._heartbeat = HeartbeatThread(client, self._process, checks, engine=self._opened.engine)
+        self._heartbeat = HeartbeatThread(
+            self._client,
+            self._process,
+            checks,
+            broker=broker_address(self.settings),
+            engine=self._opened.engine,
+        )
         self._heartbeat.start()
         log.info("worker_ready", queues=sorted(worker.consumer_whitelist or ()))
 

@@ -9,9 +9,11 @@ import signal
 import subprocess
 import uuid
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+import redis
 
 from services.stack.processes import INDEXER, NAMES, SERVICES
 from tests.acceptance.conftest import Stack, run_ltm
@@ -81,7 +83,7 @@ def test_status_succeeds_when_every_process_works(stack: Stack) -> None:
     assert result.returncode == 0, result.stdout
     assert [line.split()[0] for line in result.stdout.splitlines()[: len(NAMES)]] == list(NAMES)
     assert "DOWN" not in result.stdout
-    engines = re.findall(r"^long-term-memory-(\w+) +answers +embedder engine (\w+)$", result.stdout, re.MULTILINE)
+    engines = re.findall(r"^long-term-memory-(\w+) +answers: embedder engine (\w+)$", result.stdout, re.MULTILINE)
     assert dict(engines) == {"worker": "int8", "writer": "c", "indexer": "int8"}
     assert re.search(r"^queue index +waiting \d+ +working \d+ +delayed \d+ +dead \d+$", result.stdout, re.MULTILINE)
 
@@ -114,6 +116,13 @@ def test_a_search_can_be_printed_as_json(stack: Stack, user: str) -> None:
     assert (response["user_id"], response["success"], response["memories"]) == (user, True, [])
 
 
+def test_a_terminal_of_gbk_shows_what_it_has(stack: Stack, user: str) -> None:
+    result = run_ltm("add", user, "我养了一只🐈", REDIS_URL=stack.redis_url, encoding="gbk")
+
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "我养了一只?" in result.stdout
+
+
 def test_a_profile_is_updated_and_printed(stack: Stack, user: str) -> None:
     ltm(stack, "profile", user, "--set", 'name="安娜"', "--set", "age=30")
     ltm(stack, "profile", user, "--set", "age=null")
@@ -134,7 +143,7 @@ def test_an_error_response_is_one_line_and_a_failure(stack: Stack) -> None:
 
 def test_chat_remembers_across_sessions(stack: Stack, user: str) -> None:
     first = ltm(stack, "chat", "--user", user, stdin="My dog is called Biscuit.\n/memories\n/quit\nnever said\n")
-    wait_until(lambda: "Biscuit" in ltm(stack, "search", user, "dog").stdout, 20, "the message to be indexed")
+    wait_until(lambda: "Biscuit" in ltm(stack, "search", user, "dog").stdout, description="the message to be indexed")
 
     second = ltm(stack, "chat", "--user", user, stdin="What is my dog called?\n/memories\n")
 
@@ -144,6 +153,51 @@ def test_chat_remembers_across_sessions(stack: Stack, user: str) -> None:
     reply, memories = second.stdout.split("bot> ")[1].split("\n", 1)
     assert "Biscuit" in reply + memories
     assert re.search(r"^  \d\.\d\d .* My dog is called Biscuit\.$", second.stdout, re.MULTILINE)
+
+
+def test_chat_says_why_a_message_was_rejected(stack: Stack, user: str) -> None:
+    result = ltm(stack, "chat", "--user", user, stdin="x" * 3_000_000 + "\n/help\n")
+
+    assert result.returncode == 1
+    rejected, hint = result.stdout.splitlines()
+    assert rejected.startswith("  rejected: too_large: ")
+    assert "/quit" in hint
+
+
+def test_one_id_leads_from_the_message_to_its_answer_and_reply(stack: Stack, user: str) -> None:
+    # Given a message with the ids of its publisher
+    with redis.Redis.from_url(stack.redis_url) as client:
+        message = {"user_id": user, "content": "What is my parrot called?", "type": "text", "task_id": f"t-{user}"}
+        client.lpush("user_input_queue", json.dumps(message))
+
+    def traced(identifier: str) -> dict[str, dict[str, Any]]:
+        found = json.loads(ltm(stack, "trace", identifier, "--json").stdout)
+        return {record["kind"]: record for record in found["records"]}
+
+    wait_until(lambda: len(traced(f"t-{user}")) == 3, 30, "the records of all three")
+    by_task = traced(f"t-{user}")
+
+    reply, request, indexed = by_task["reply"], by_task["request"], by_task["message"]
+    assert traced(reply["message_id"]) == traced(request["request_id"]) == by_task
+    assert (indexed["message_id"], request["request_id"]) == (reply["message_id"], reply["request_id"])
+    assert list(indexed["times"]) == ["said", "logged", "dispatched", "started", "indexed"]
+    assert list(request["times"]) == ["pushed", "taken", "queued", "started", "answered"]
+    assert list(reply["times"]) == ["asked", "searched", "replied"]
+    assert {"embed_ms", "rank_ms"} <= set(request["ms"])
+    assert "parrot" not in json.dumps(by_task)
+
+
+def test_an_id_that_never_arrived_is_not_known(stack: Stack) -> None:
+    result = ltm(stack, "trace", "never-sent")
+
+    assert (result.returncode, result.stdout.split(":")[0]) == (1, "nothing is known of never-sent")
+
+
+def test_the_logs_of_an_ephemeral_stack_are_shown(stack: Stack) -> None:
+    lines = [json.loads(line) for line in ltm(stack, "logs", "long-term-memory-adapters").stdout.splitlines()]
+
+    assert "adapters_ready" in [line["event"] for line in lines]
+    assert {line["process"] for line in lines} == {"long-term-memory-adapters"}
 
 
 def test_a_killed_process_is_restarted_and_reported(stack: Stack) -> None:
@@ -156,7 +210,7 @@ def test_a_killed_process_is_restarted_and_reported(stack: Stack) -> None:
     def reported_again() -> bool:
         return len(re.findall(r"^long-term-memory-writer +answers", stack.printed(), re.MULTILINE)) == 2
 
-    wait_until(reported_again, 60, "the writer to answer again")
+    wait_until(reported_again, description="the writer to answer again")
     assert '"name": "long-term-memory-writer"' in stack.printed()
     assert "process_restarted" in stack.printed()
     assert all(ltm(stack, "status", name).returncode == 0 for name in SERVICES)

@@ -34,7 +34,7 @@ def run_example(stack: Stack, *command: str, stdin: str, cwd: Path = EXAMPLES) -
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
@@ -45,7 +45,6 @@ def wait_until_found(stack: Stack, user: str, query: str, content: str) -> None:
     with Client(stack.redis_url) as client:
         wait_until(
             lambda: content in {memory.content for memory in client.search(user, query, deadline_ms=5_000)},
-            timeout=20,
             description=f"{content!r} to be indexed",
         )
 
@@ -81,7 +80,7 @@ def test_the_examples_without_redis_fail_in_words(user: str) -> None:
         input="I live in Lisbon.\n",
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
 

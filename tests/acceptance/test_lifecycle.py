@@ -37,7 +37,7 @@ def without(*names: str) -> list[str]:
 def test_ctrl_c_stops_everything_in_time_and_leaves_nothing(up: Up, place: Path) -> None:
     # Given what `make run` starts, in a temporary directory
     stack = up("--ephemeral", "--demo")
-    wait_until(lambda: "The demo passed" in stack.printed(), 60, "the demo to pass")
+    wait_until(lambda: "The demo passed" in stack.printed(), description="the demo to pass")
     processes = family(stack)
     data = Path(str(re.search(r"logs +(/.*)/logs", stack.printed())[1]))  # type: ignore[index]
     assert data.exists()
@@ -100,7 +100,7 @@ def test_a_crash_loop_stops_the_stack_with_the_last_lines(place: Path) -> None:
     cluster.mkdir(parents=True)
     (cluster / "PG_VERSION").write_text("9\n")
 
-    result = run_ltm("up", "--data-dir", str(place / "data"), *without(*SERVICES))
+    result = run_ltm("up", "--redis-port", "0", "--data-dir", str(place / "data"), *without(*SERVICES))
 
     assert result.returncode == 1
     assert "ltm: postgres exited 5 times within a minute" in result.stderr
@@ -148,16 +148,25 @@ def test_a_process_that_is_left_out_is_neither_started_nor_waited_for(up: Up, pl
     stack = up("--data-dir", "data", *without("memory", "chat-ai"))
 
     status = run_ltm("status", "--data-dir", str(place / "data"))
+    elsewhere = run_ltm("status", REDIS_URL=stack.redis_url)
+    chat = run_ltm("chat", stdin="hello\n", REDIS_URL=stack.redis_url)
 
     assert sorted(stack.pids) == sorted(set(NAMES) - {"memory", "chat-ai"})
     assert status.returncode == 0, status.stdout
     assert re.search(r"^chat-ai +left out$", status.stdout, re.MULTILINE)
+    assert elsewhere.returncode == 0, elsewhere.stdout
+    assert re.search(r"^chat-ai +left out$", elsewhere.stdout, re.MULTILINE)
+    assert (chat.returncode, chat.stderr.count("memory and chat-ai of Keepsake do not run")) == (1, 1)
 
 
 def test_a_stop_during_the_start_stops_everything(place: Path) -> None:
-    process = subprocess.Popen([LTM, "up", "--data-dir", str(place / "data")], env=clean_environment())
+    process = subprocess.Popen(
+        [LTM, "up", "--redis-port", "0", "--data-dir", str(place / "data")], env=clean_environment()
+    )
     record = place / "data" / "stack.json"
-    wait_until(lambda: record.exists() and len(json.loads(record.read_text())["processes"]) == len(NAMES), 20, "starts")
+    wait_until(
+        lambda: record.exists() and len(json.loads(record.read_text())["processes"]) == len(NAMES), description="starts"
+    )
     processes = psutil.Process(process.pid).children(recursive=True)
 
     process.send_signal(signal.SIGTERM)

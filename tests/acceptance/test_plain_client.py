@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import redis
 
+from tests.support import wait_until
+
 Ask = Callable[..., dict[str, Any]]
 
 SIX_FIELDS = {"request_id", "user_id", "success", "memories", "user_profile", "error"}
@@ -27,13 +29,13 @@ def ask(client: redis.Redis) -> Iterator[Ask]:
     """Pushes a request and returns the response to it."""
     with client.pubsub() as pubsub:  # type: ignore[no-untyped-call]  # redis-py's lacks annotations
         pubsub.subscribe("ltm_responses")
-        assert pubsub.get_message(timeout=5)["type"] == "subscribe"
+        assert pubsub.get_message(timeout=60)["type"] == "subscribe"
 
         def ask(kind: str, user_id: str, **data: Any) -> dict[str, Any]:
             request_id = str(uuid.uuid4())
             request = {"request_id": request_id, "type": kind, "user_id": user_id, "data": data}
             client.lpush("ltm_requests", json.dumps(request))
-            until = time.monotonic() + 10
+            until = time.monotonic() + 60
             while time.monotonic() < until:
                 message = pubsub.get_message(timeout=1)
                 if message and (response := json.loads(message["data"]))["request_id"] == request_id:
@@ -87,9 +89,9 @@ def test_a_published_message_is_indexed(client: redis.Redis, ask: Ask, user: str
 
     client.publish("memory_updates", json.dumps(event))
 
-    until = time.monotonic() + 20
-    while not (memories := ask("search", user, query="Where was I born?")["memories"]):
-        assert time.monotonic() < until, "the message was not indexed"
+    memories: Any = wait_until(
+        lambda: ask("search", user, query="Where was I born?")["memories"], description="the message to be indexed"
+    )
     assert (memories[0]["content"], memories[0]["timestamp"]) == ("I was born in Harbin.", 1712345678)
 
 

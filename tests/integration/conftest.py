@@ -50,12 +50,12 @@ def database_url() -> Iterator[str]:
     with (home / "log").open("w") as log:
         process = subprocess.Popen(spec.argv, stdout=log, stderr=log)
     try:
-        wait_until(lambda: reachable(url) or process.poll() is not None, 60, "PostgreSQL to answer")
+        wait_until(lambda: reachable(url) or process.poll() is not None, description="PostgreSQL to answer")
         assert process.poll() is None, (home / "log").read_text()
         yield url
     finally:
         process.send_signal(signal.SIGQUIT)  # at once, without the checkpoint: what it holds is removed
-        process.wait(timeout=20)
+        process.wait(timeout=60)
         shutil.rmtree(home)
 
 

@@ -30,7 +30,7 @@ class PostgresServer:
     def start(self) -> None:
         with (self._home / "log").open("a") as log:
             self._process = process = subprocess.Popen(self._spec.argv, stdout=log, stderr=log)
-        wait_until(lambda: reachable(self.url) or process.poll() is not None, 60, "PostgreSQL to answer")
+        wait_until(lambda: reachable(self.url) or process.poll() is not None, description="PostgreSQL to answer")
         assert process.poll() is None, (self._home / "log").read_text()
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> None:
@@ -41,8 +41,8 @@ class PostgresServer:
         if number == signal.SIGKILL:
             for child in children:
                 child.kill()
-        self._process.wait(timeout=20)
-        psutil.wait_procs(children, timeout=20)
+        self._process.wait(timeout=60)
+        psutil.wait_procs(children, timeout=60)
         self._process = None
 
     def close(self) -> None:

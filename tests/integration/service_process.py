@@ -44,7 +44,7 @@ class ServiceProcess:
     def log(self) -> str:
         return self._log.read_text()
 
-    def stop(self, seconds: float = 5) -> int:
+    def stop(self, seconds: float = 60) -> int:
         """Its exit code after SIGTERM, within `seconds`."""
         self.process.send_signal(signal.SIGTERM)
         try:
@@ -65,7 +65,7 @@ def running(module: str, name: str, redis_url: str, log: Path, **environment: st
     """The process, once it works."""
     service = ServiceProcess(module, name, redis_url, log, **environment)
     try:
-        wait_until(service.works, timeout=20, description=f"a heartbeat of {name}")
+        wait_until(service.works, description=f"a heartbeat of {name}")
         yield service
     finally:
         service.close()

@@ -61,7 +61,7 @@ class Site:
 
     def stop(self, worker: dramatiq.Worker) -> None:
         self._workers.remove(worker)
-        worker.stop(timeout=20_000)
+        worker.stop(timeout=60_000)
 
     def key(self, name: str) -> str:
         return f"{self.namespace}:{name}"
@@ -213,10 +213,10 @@ def test_an_idle_consumer_is_woken_by_each_message(site: Site) -> None:
     thread = threading.Thread(target=consume, daemon=True)
     thread.start()
     for number in range(20):
-        wait_until(site.waiting, 20, "the consumer to wait in Redis")
+        wait_until(site.waiting, description="the consumer to wait in Redis")
         note.send(number)
-        wait_until(lambda n=number: len(delivered) > n, 20, "the message to arrive")  # type: ignore[misc]
-    thread.join(timeout=20)
+        wait_until(lambda n=number: len(delivered) > n, description="the message to arrive")  # type: ignore[misc]
+    thread.join(timeout=60)
 
     assert delivered == list(range(20))
 
@@ -242,7 +242,7 @@ def test_waiting_changes_nothing(site: Site) -> None:
         return int(site.client.info("commandstats").get("cmdstat_blmove", {}).get("calls", 0))
 
     before = looks()
-    wait_until(lambda: looks() > before + 6, 30, "several looks")
+    wait_until(lambda: looks() > before + 6, description="several looks")
 
     assert site.keys() == {"__heartbeats__"}
 
@@ -257,7 +257,7 @@ def test_several_workers_share_a_queue(site: Site) -> None:
 
     for number in range(60):
         actors[number % 3].send(number)
-    wait_until(lambda: len(notes.taken) >= 60 and brokers[0].do_qsize(QUEUE) == 0, 30, "every message")
+    wait_until(lambda: len(notes.taken) >= 60 and brokers[0].do_qsize(QUEUE) == 0, description="every message")
 
     assert sorted(notes.taken) == list(range(60))
 
@@ -284,7 +284,7 @@ def test_more_messages_than_can_be_prefetched_are_run(site: Site) -> None:
 
     site.worker(broker, threads=1)
 
-    wait_until(lambda: len(notes.taken) == 200, 30, "every message")
+    wait_until(lambda: len(notes.taken) == 200, description="every message")
 
 
 # Delays
@@ -303,7 +303,7 @@ def test_a_retry_is_run(site: Site) -> None:
 
     fail_twice.send()
     site.worker(broker)
-    wait_until(lambda: len(tries) == 3 and broker.do_qsize(QUEUE) == 0, 30, "the third try")
+    wait_until(lambda: len(tries) == 3 and broker.do_qsize(QUEUE) == 0, description="the third try")
 
     assert site.keys() == {"__heartbeats__"}
 
@@ -319,7 +319,7 @@ def test_a_delayed_message_is_not_run_before_its_time(site: Site) -> None:
 
     site.worker(broker)
     message = note_time.send_with_options(delay=400)
-    wait_until(lambda: ran_at, 30, "the delayed message")
+    wait_until(lambda: ran_at, description="the delayed message")
 
     assert ran_at[0] >= message.options["eta"]
 
@@ -333,7 +333,7 @@ def test_a_delayed_message_delays_no_other(site: Site) -> None:
     note.send_with_options(args=("later",), delay=3_600_000)
     note.send("now")
 
-    wait_until(lambda: notes.taken, 20, "the message that is not delayed")
+    wait_until(lambda: notes.taken, description="the message that is not delayed")
     assert notes.taken == ["now"]
 
 
@@ -347,7 +347,7 @@ def test_prefetched_messages_are_requeued_at_shutdown(site: Site) -> None:
     @dramatiq.actor(broker=broker, actor_name="note", queue_name=QUEUE)
     def hold(number: int) -> None:
         begun.set()
-        go_on.wait(20)
+        go_on.wait(120)
 
     for number in range(4):
         hold.send(number)
@@ -358,7 +358,7 @@ def test_prefetched_messages_are_requeued_at_shutdown(site: Site) -> None:
     stopping.start()
     wait_until(lambda: not first.workers[0].running, description="the stop")
     go_on.set()
-    stopping.join(timeout=20)
+    stopping.join(timeout=60)
 
     another = site.broker()
     notes.actor(another)
@@ -408,7 +408,7 @@ def test_an_undecodable_message_is_a_dead_letter(site: Site, data: bytes) -> Non
     push(site, "bad", data)
 
     site.worker(site.broker())
-    wait_until(lambda: site.client.zcard(site.key(f"{QUEUE}.XQ")), 20, "the dead letter")
+    wait_until(lambda: site.client.zcard(site.key(f"{QUEUE}.XQ")), description="the dead letter")
 
     assert site.client.hgetall(site.key(f"{QUEUE}.XQ.msgs")) == {b"bad": data}
 
@@ -423,7 +423,7 @@ def test_the_rest_of_its_batch_is_run(site: Site, data: bytes) -> None:
     note.send(2)
 
     site.worker(broker, threads=2)
-    wait_until(lambda: len(notes.taken) == 2, 20, "both messages")
+    wait_until(lambda: len(notes.taken) == 2, description="both messages")
 
     assert sorted(notes.taken) == [1, 2]
 
@@ -434,7 +434,7 @@ def test_an_id_without_a_message_is_forgotten(site: Site) -> None:
 
     site.worker(site.broker())
 
-    wait_until(lambda: site.keys() == {"__heartbeats__"}, 20, "the id to be forgotten")
+    wait_until(lambda: site.keys() == {"__heartbeats__"}, description="the id to be forgotten")
 
 
 def test_a_fetch_whose_reply_was_lost_is_reconciled(site: Site) -> None:
@@ -446,7 +446,7 @@ def test_a_fetch_whose_reply_was_lost_is_reconciled(site: Site) -> None:
     broker.do_fetch(QUEUE, 2)  # and the reply is dropped
 
     site.worker(broker)
-    wait_until(lambda: len(notes.taken) == 3 and broker.do_qsize(QUEUE) == 0, 20, "the stranded messages")
+    wait_until(lambda: len(notes.taken) == 3 and broker.do_qsize(QUEUE) == 0, description="the stranded messages")
 
     assert sorted(notes.taken) == [0, 1, 2]
 
@@ -458,7 +458,7 @@ def test_a_message_that_is_running_is_not_requeued(site: Site) -> None:
     @dramatiq.actor(broker=broker, queue_name=QUEUE)
     def hold(number: int) -> None:
         notes.taken.append(number)
-        go_on.wait(20)
+        go_on.wait(120)
 
     compared: list[None] = []
     smembers = broker.client.smembers
@@ -470,7 +470,7 @@ def test_a_message_that_is_running_is_not_requeued(site: Site) -> None:
     broker.client.smembers = counted  # type: ignore[method-assign]
     hold.send(1)
     site.worker(broker)
-    wait_until(lambda: notes.taken and len(compared) > 5, 30, "several comparisons")
+    wait_until(lambda: notes.taken and len(compared) > 5, description="several comparisons")
     go_on.set()
     wait_until(lambda: broker.do_qsize(QUEUE) == 0, description="the end of the actor")
 
@@ -490,7 +490,7 @@ def test_the_messages_of_a_failed_worker_are_requeued(site: Site) -> None:
     another = site.broker()
     notes.actor(another)
     site.worker(another)
-    wait_until(lambda: len(notes.taken) == 2, 20, "the failed worker's messages")
+    wait_until(lambda: len(notes.taken) == 2, description="the failed worker's messages")
 
     assert sorted(notes.taken) == [1, 2]
 
@@ -510,13 +510,13 @@ def test_a_lost_connection_loses_nothing(site: Site, monkeypatch: pytest.MonkeyP
     broker, notes = site.broker(), Notes()
     note = notes.actor(broker)
     site.worker(broker)
-    wait_until(lambda: len(site.waiting()) == 2, 20, "both consumers to wait")
+    wait_until(lambda: len(site.waiting()) == 2, description="both consumers to wait")
     for client_id in site.waiting():
         site.client.client_kill_filter(_id=client_id)
 
     for number in range(3):
-        wait_until(lambda n=number: _sent(note, n), 20, "a connection to send on")  # type: ignore[misc]
-    wait_until(lambda: len(notes.taken) == 3 and broker.do_qsize(QUEUE) == 0, 20, "the messages")
+        wait_until(lambda n=number: _sent(note, n), description="a connection to send on")  # type: ignore[misc]
+    wait_until(lambda: len(notes.taken) == 3 and broker.do_qsize(QUEUE) == 0, description="the messages")
 
     assert sorted(notes.taken) == [0, 1, 2]
 

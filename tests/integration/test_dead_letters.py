@@ -52,7 +52,7 @@ class Site:
         self.failures = list(failures)
         for number in range(count):
             self.index.send(update=f"{SECRET} {number}")
-        wait_until(lambda: self.quiet() and len(list(self.letters.all())) == count, 20, "the dead letters")
+        wait_until(lambda: self.quiet() and len(list(self.letters.all())) == count, description="the dead letters")
         return list(self.letters.all())
 
     def quiet(self) -> bool:
@@ -113,7 +113,7 @@ def test_a_dead_letter_counts_its_tries(site: Site) -> None:
 def test_an_unknown_actor_is_the_reason(site: Site) -> None:
     """Given an actor that is not declared, I expect the error that Dramatiq has for it: it never ran."""
     site.broker.enqueue(dramatiq.Message("index", "unknown", (), {}, {}))
-    wait_until(lambda: list(site.letters.all()), 20, "the dead letter")
+    wait_until(lambda: list(site.letters.all()), description="the dead letter")
 
     (letter,) = site.letters.all()
 
@@ -138,7 +138,7 @@ def test_a_replayed_message_runs_as_if_for_the_first_time(site: Site) -> None:
     (letter,) = site.kill(ValueError())
 
     assert site.letters.replay(letter)
-    wait_until(lambda: len(site.ran) == 2 and site.quiet(), 20, "the second run")
+    wait_until(lambda: len(site.ran) == 2 and site.quiet(), description="the second run")
 
     assert site.ran == [f"{SECRET} 0"] * 2
     assert list(site.letters.all()) == []
@@ -151,7 +151,9 @@ def test_a_replayed_message_starts_with_no_attempts(site: Site) -> None:
     site.failures = [Unavailable("down"), Unavailable("down"), ValueError()]
 
     site.letters.replay(letter)
-    wait_until(lambda: not site.failures and site.quiet() and list(site.letters.all()), 20, "the second dead letter")
+    wait_until(
+        lambda: not site.failures and site.quiet() and list(site.letters.all()), description="the second dead letter"
+    )
 
     assert next(site.letters.all()).tries == 3
 
@@ -231,7 +233,7 @@ def test_all_are_replayed(site: Site) -> None:
     site.kill(*[ValueError() for _ in range(3)], count=3)
 
     assert site.ltm("replay", "--all") == (0, "replayed 3\n")
-    wait_until(lambda: len(site.ran) == 6 and site.quiet(), 20, "the second runs")
+    wait_until(lambda: len(site.ran) == 6 and site.quiet(), description="the second runs")
     assert site.ltm("list") == (0, "no dead letters\n")
 
 

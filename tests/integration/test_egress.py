@@ -83,6 +83,7 @@ def watched(
         ):
             pubsub.subscribe("ltm_responses")
             wait_until(lambda: connection.pubsub_numsub("ltm_responses")[0][1], description="the subscription")
+            wait_until(lambda: connection.pubsub_numsub(UPDATES_CHANNEL)[0][1], WITHIN_S, "the adapters' subscription")
             watched = Watched(stack, notes, Client(connection, pubsub))
             live(watched.client)
             yield watched

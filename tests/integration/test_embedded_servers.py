@@ -70,7 +70,7 @@ def connected(url: str) -> redis.Redis:
         except redis.ConnectionError:
             return False
 
-    wait_until(answers, 10, "Valkey to answer")
+    wait_until(answers, description="Valkey to answer")
     return client
 
 
@@ -120,7 +120,7 @@ def postgres(home: Path, port: int | None = None) -> tuple[ProcessSpec, str]:
 
 
 def wait_for(url: str) -> None:
-    wait_until(lambda: reachable(url, 1), 30, "PostgreSQL to answer")
+    wait_until(lambda: reachable(url, 1), description="PostgreSQL to answer")
 
 
 def test_the_wheel_has_the_programs_at_the_pinned_path() -> None:
@@ -180,7 +180,7 @@ def test_a_killed_postgres_is_restarted_with_its_data(started: Start, home: Path
         return supervisor.running.get(POSTGRES, first) != first and reachable(url, 1)
 
     with structlog.testing.capture_logs():
-        wait_until(back, 30, "PostgreSQL to come back")
+        wait_until(back, description="PostgreSQL to come back")
     with psycopg.connect(url) as connection:
         assert connection.execute("SELECT what FROM kept").fetchone() == ("tea",)
 
@@ -195,7 +195,7 @@ def test_a_postgres_that_still_runs_on_the_data_is_stopped_first(started: Start,
     new = started(spec).running[POSTGRES]
 
     # I expect the old one to be stopped and the new one to answer
-    wait_until(lambda: process_tree.find(old) is None, 15, "the end of the old server")
+    wait_until(lambda: process_tree.find(old) is None, description="the end of the old server")
     wait_for(url)
     assert process_tree.find(new) is not None
 

@@ -88,7 +88,7 @@ def test_a_full_disk_is_unavailable_and_loses_nothing(disk: Path, pool: Connecti
             return False
 
     ballast.unlink()
-    wait_until(takes_it, 20, "room to be used")
+    wait_until(takes_it, description="room to be used")
     with pool.connection() as connection:
         (row,) = connection.execute("SELECT count(*), count(DISTINCT content) FROM memories").fetchall()
     assert row == (refused + 1, refused + 1)

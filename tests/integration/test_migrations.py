@@ -115,7 +115,7 @@ def test_concurrent_migrations_apply_each_step_once(empty_database: str) -> None
 
     def start(_: int) -> None:
         with psycopg.connect(empty_database) as connection:
-            together.wait(timeout=30)
+            together.wait(timeout=60)
             migrate(connection, 384)
 
     with ThreadPoolExecutor(WORKERS) as workers:

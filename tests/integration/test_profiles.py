@@ -52,6 +52,18 @@ def test_an_unknown_user_has_an_empty_profile(profiles: ProfileService) -> None:
     assert profiles.get("unknown") == Profile({}, 0, None)
 
 
+def test_an_empty_patch_changes_nothing(profiles: ProfileService, pool: ConnectionPool) -> None:
+    """Given empty patches, I expect the present profile and version, no row, no history, and a conflict told."""
+    assert profiles.update("u1", {}) == Profile({}, 0, None)
+    assert history(pool) == []
+    changed = profiles.update("u1", {"name": "Lin"})
+
+    assert profiles.update("u1", {}, 1) == changed
+    with pytest.raises(ProfileConflict):
+        profiles.update("u1", {}, 0)
+    assert len(history(pool)) == 1
+
+
 def test_a_get_creates_no_row(profiles: ProfileService, pool: ConnectionPool) -> None:
     """Given a get of an unknown user, I expect no row to be left behind."""
     profiles.get("unknown")

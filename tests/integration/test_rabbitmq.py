@@ -25,7 +25,7 @@ from tests.support import wait_until
 
 MACHINES_RABBITMQ = "amqp://guest:guest@127.0.0.1:5672"
 QUEUES = (INTERACTIVE_QUEUE, WRITES_QUEUE, INDEX_QUEUE)
-ALL_WITHIN_S = 90
+ALL_WITHIN_S = 180
 
 
 def broker() -> RabbitmqBroker:
@@ -61,12 +61,17 @@ class Site:
         self.adapters = running.adapters()
         for process in (self.asker, self.indexer, self.adapters):
             process.ready()
+        wait_until(
+            lambda: running.client.pubsub_numsub("memory_updates")[0][1], description="the adapters' subscription"
+        )
         self.answers = running.client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
         self.answers.subscribe("ltm_responses")
         wait_until(lambda: running.client.pubsub_numsub("ltm_responses")[0][1], description="the subscription")
 
     def push(self, kind: str, data: dict[str, Any], user_id: str = "u1") -> str:
         request_id = uuid.uuid4().hex
+        # With a deadline, it is answered once.
+        data = {"deadline_ms": 60_000, **data}
         request = {"request_id": request_id, "type": kind, "user_id": user_id, "data": data}
         self.running.client.lpush("ltm_requests", json.dumps(request))
         return request_id
@@ -125,7 +130,7 @@ def test_a_write_is_retried(site: Site) -> None:
     """Given a PostgreSQL that is down when an add is requested, I expect the answer to be its success."""
     site.running.postgres.stop()
     request_id = site.push("add", {"content": "added in the end"})
-    wait_until(lambda: "retry_scheduled" in site.indexer.log(), 60, "a retry")
+    wait_until(lambda: "retry_scheduled" in site.indexer.log(), description="a retry")
 
     site.running.postgres.start()
 
@@ -140,7 +145,7 @@ def test_what_cannot_be_indexed_is_a_dead_letter(site: Site) -> None:
     site.rabbitmq.enqueue(dramatiq.Message(INDEX.queue, INDEX.actor, (), {"update": {}}, {}))
     site.running.index("after the bad one")
 
-    wait_until(lambda: site.counts(INDEX_QUEUE)[2] == before + 1, 60, "the dead letter")
+    wait_until(lambda: site.counts(INDEX_QUEUE)[2] == before + 1, description="the dead letter")
     wait_until(lambda: "after the bad one" in site.running.indexed(), ALL_WITHIN_S, "the next one")
 
 
@@ -166,7 +171,7 @@ def test_a_killed_worker_loses_nothing(site: Site) -> None:
 
 def test_nothing_is_left_on_the_queues(site: Site) -> None:
     """Given all of the above, I expect empty queues."""
-    wait_until(lambda: all(site.counts(queue)[:2] == (0, 0) for queue in QUEUES), 30, "empty queues")
+    wait_until(lambda: all(site.counts(queue)[:2] == (0, 0) for queue in QUEUES), description="empty queues")
 
 
 def test_no_traceback_is_logged_for_an_expected_error(site: Site) -> None:

@@ -200,6 +200,47 @@ def test_without_now_the_clock_decides_what_is_an_echo(keepsake: MemoryService) 
     assert keepsake.search("u1", SearchData(query="I feel like having peanuts")) == []
 
 
+def say_at(service: MemoryService, content: str, said_at: float, arrived_at: float, **more: Any) -> None:
+    service.index(
+        MemoryUpdateMessage(user_id="u1", content=content, source="user", timestamp=said_at, **more), arrived_at
+    )
+
+
+@pytest.mark.parametrize("wrong_by", [-5 * 3_600, -600, 120, 11 * 3_600])
+def test_a_message_just_said_by_a_wrong_clock_is_an_echo(keepsake: MemoryService, wrong_by: float) -> None:
+    """Given a message that has just arrived, dated by a clock or zone that is wrong, I expect it not to come back."""
+    say_at(keepsake, "I drink green tea", NOW + wrong_by, NOW - 1)
+
+    assert found(keepsake, "I drink green tea", now=NOW) == []
+    assert found(keepsake, "I drink green tea", now=NOW + 60) == ["I drink green tea"]
+    assert found(keepsake, "which tea do I drink?", now=NOW) == ["I drink green tea"]
+
+
+def test_history_that_arrives_just_now_is_no_echo(keepsake: MemoryService) -> None:
+    """Given an old message that has just been imported, I expect it found by its own words."""
+    say_at(keepsake, "I drink green tea", NOW - 2 * DAY, NOW - 1)
+
+    assert found(keepsake, "I drink green tea", now=NOW) == ["I drink green tea"]
+
+
+@pytest.mark.parametrize("content", ["My sister Anna lives in Lisbon", "我对虾过敏", "Where does Anna live?"])
+def test_what_was_added_is_found_by_its_own_words_at_once(keepsake: MemoryService, content: str) -> None:
+    """Given a memory that was added, I expect a search in the same words to find it in the same moment."""
+    keepsake.add("u1", content, {}, "r1", NOW)
+
+    assert found(keepsake, content, now=NOW, min_score=0) == [content]
+
+
+def test_what_was_said_just_now_is_an_echo_beside_what_was_added(keepsake: MemoryService) -> None:
+    """Given the same words added and just said, I expect what was added alone."""
+    say_at(keepsake, "I drink green tea", NOW, NOW)
+    added = keepsake.add("u1", "I drink green tea", {}, "r1", NOW)
+
+    (memory,) = keepsake.search("u1", SearchData(query="I drink green tea"), now=NOW)
+
+    assert memory.id == added.id
+
+
 def test_earlier_questions_do_not_displace_the_answer(keepsake: MemoryService) -> None:
     """Given a question that was asked ten times, in the same words and in others, I expect its answer first."""
     say(keepsake, "My sister Anna lives in Lisbon", *CHATTER)

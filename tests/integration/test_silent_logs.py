@@ -148,7 +148,7 @@ def test_no_log_holds_contents_or_secrets(valkey_url: str, create_database: Call
                 process.send_signal(signal.SIGTERM)
             for process in processes.values():
                 try:
-                    process.wait(timeout=30)
+                    process.wait(timeout=60)
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ import pytest
 from keepsake_client.protocol import MemoryUpdateMessage, SearchData
 from psycopg_pool import ConnectionPool
 
-from services.long_term_memory import memory_service
+from services.long_term_memory import storing
 from services.long_term_memory.mem0_bridge import Mem0Memory
 from services.long_term_memory.memory_service import MemoryService
 from services.long_term_memory.postgres.history import PostgresHistory
@@ -246,7 +247,7 @@ def test_the_same_event_at_once_is_one_memory(memories: MemoryService, pool: Con
     together = Barrier(THREADS)
 
     def store_it(_: int) -> None:
-        together.wait(timeout=30)
+        together.wait(timeout=60)
         memories.index(said("green tea"))
 
     with ThreadPoolExecutor(THREADS) as threads:
@@ -263,7 +264,7 @@ def test_the_same_event_after_a_crash_is_one_memory(
     def crash(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(memory_service, "insert_history", crash)
+    monkeypatch.setattr(storing, "insert_history", crash)
     with pytest.raises(KeyboardInterrupt):
         memories.index(said("green tea"))
     monkeypatch.undo()
@@ -300,12 +301,96 @@ def test_events_that_differ_are_two_memories(
     assert len(rows(pool)) == 2
 
 
-def test_the_message_id_decides(memories: MemoryService, pool: ConnectionPool) -> None:
-    """Given one message_id with two contents, I expect the first alone: an event is not edited by repeating it."""
-    memories.index(said("green tea", message_id="m1"))
-    memories.index(said("black tea", message_id="m1"))
+MS_ID = "u_1795913599901"  # as upstream makes them, of user and millisecond
+BLUE, BROTHER = said("我喜欢蓝色", message_id=MS_ID), said("我哥哥叫志强", message_id=MS_ID)
+BY_AI = said("我喜欢蓝色", message_id=MS_ID, source="ai")
 
-    assert rows(pool) == [("green tea",)]
+
+@pytest.mark.parametrize("order", list(itertools.permutations((BLUE, BROTHER, BY_AI))), ids=range(6))
+def test_messages_of_one_message_id_are_all_memories(
+    memories: MemoryService, pool: ConnectionPool, order: tuple[MemoryUpdateMessage, ...]
+) -> None:
+    """Given one message_id with other contents and another source, in any order, I expect a memory of each, the later
+    ones said to have a used id once; delivered again, in any order, I expect no change."""
+    first = [memories.index(event) for event in order]
+    again = [memories.index(event) for event in (*order, *reversed(order))]
+
+    assert rows(pool, "content, source") == [(event.content, event.source) for event in order]
+    assert [ids.reused_id for ids in first] == [False, True, True]
+    assert [ids.reused_id for ids in again] == [False] * 6
+    assert again == [*first, *reversed(first)]
+    assert len(rows(pool, "event", "memory_history")) == 3
+
+
+def test_messages_of_one_message_id_in_a_batch_are_all_memories(memories: MemoryService, pool: ConnectionPool) -> None:
+    """Given them in one batch, one twice, I expect the same."""
+    ids = memories.index_many([BLUE, BROTHER, BLUE, BY_AI, BROTHER])
+
+    assert rows(pool, "id::text") == [(ids[0],), (ids[1],), (ids[3],)]
+    assert ids == [ids[0], ids[1], ids[0], ids[3], ids[1]]
+
+
+def test_messages_of_one_message_id_at_once_are_each_one_memory(memories: MemoryService, pool: ConnectionPool) -> None:
+    """Given eight threads that store two of them at once, I expect each once, and one of them counted."""
+    together = Barrier(THREADS)
+
+    def store_it(number: int) -> bool:
+        together.wait(timeout=30)
+        return memories.index((BLUE, BROTHER)[number % 2]).reused_id
+
+    with ThreadPoolExecutor(THREADS) as threads:
+        counted = list(threads.map(store_it, range(THREADS)))
+
+    assert sorted(rows(pool)) == sorted([(BLUE.content,), (BROTHER.content,)])
+    assert len(rows(pool, "event", "memory_history")) == 2
+    assert sum(counted) <= 1
+
+
+def test_a_memory_of_an_earlier_version_is_recognised(
+    memories: MemoryService, store: MemoryStore, pool: ConnectionPool
+) -> None:
+    """Given a memory that version 0.2 stored, whose id was made of user and message_id alone, I expect its event,
+    delivered again, to be the same memory, and another one with that id a second."""
+    old_id = "81076149-0aa3-828e-ad5f-1bdfc041e0b7"
+    payload = {"data": BLUE.content, "user_id": "u1", "source": "user", "message_id": MS_ID, "timestamp": NOON}
+    store.insert([WordEmbedder().embed(BLUE.content)], [payload], [old_id])
+
+    assert memories.index(BLUE) == [old_id]
+    assert memories.index(BROTHER).reused_id
+    assert rows(pool) == [(BLUE.content,), (BROTHER.content,)]
+
+
+def test_an_event_whose_memory_was_changed_is_recognised(memories: MemoryService, pool: ConnectionPool) -> None:
+    """Given a memory whose content was changed since, I expect its event, delivered again, to add nothing."""
+    (memory_id,) = memories.index(BLUE)
+    with pool.connection() as connection:
+        connection.execute("UPDATE memories SET content = 'changed' WHERE id = %s", (memory_id,))
+
+    assert memories.index(BLUE) == [memory_id]
+    assert rows(pool) == [("changed",)]
+
+
+def test_what_was_added_is_told_from_what_was_said(memories: MemoryService, store: MemoryStore) -> None:
+    """Given texts that state and that ask, added and said, I expect both features of each read back."""
+    texts = ("I like tea", "I like tea. And you?", "Do you like tea?")
+    for number, text in enumerate(texts):
+        memories.add("u1", text, {"session_id": "s1"}, f"r{number}", NOON + number)
+    memories.index_many(
+        [said(text, meta={"session_id": "s1"}, timestamp=NOON + 10 + n) for n, text in enumerate(texts)]
+    )
+
+    columns = store.columns.read("u1", None)
+
+    assert columns.added.tolist() == [True] * 3 + [False] * 3
+    assert columns.asks.tolist() == [0, 1, 2] * 2
+
+
+def test_one_request_id_with_two_contents_is_two_memories(memories: MemoryService, pool: ConnectionPool) -> None:
+    """Given adds whose asker repeats its request_id, I expect a memory of each content, and each once."""
+    for content in ("green tea", "black tea", "green tea"):
+        memories.add("u1", content, {}, "r1", NOON)
+
+    assert rows(pool) == [("green tea",), ("black tea",)]
 
 
 def test_two_message_ids_are_two_memories(memories: MemoryService, pool: ConnectionPool) -> None:
@@ -332,7 +417,7 @@ def test_what_threads_index_at_the_same_time_is_embedded_at_once(
     def slow_at_first(texts: list[str], action: str) -> list[list[float]]:
         batches.append(texts)
         if len(batches) == 1:
-            wait_until(lambda: len(memories._batcher._pending) == 3, 10, "three threads to wait")
+            wait_until(lambda: len(memories._batcher._pending) == 3, description="three threads to wait")
         vectors: list[list[float]] = embed(texts, action)
         return vectors
 
@@ -355,7 +440,7 @@ def test_concurrent_batches_of_many_users_do_not_deadlock(memories: MemoryServic
     def store_them(seed: int) -> None:
         shuffled = random.Random(seed).sample(events, len(events))
         for begin in range(0, len(events), 40):
-            together.wait(timeout=30)
+            together.wait(timeout=60)
             memories.index_many(shuffled[begin : begin + 40])
 
     with ThreadPoolExecutor(THREADS) as threads:
@@ -518,7 +603,10 @@ def test_a_day_is_not_shown_as_a_session(memories: MemoryService) -> None:
     """Given a message without a session, I expect none in what comes back."""
     memories.index(said("green tea"))
 
-    assert memories.search("u1", SearchData(query="tea", limit=1))[0].metadata == {}
+    assert memories.search("u1", SearchData(query="tea", limit=1))[0].metadata == {
+        "source": "user",
+        "timestamp": NOON,
+    }
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,10 @@ from urllib.parse import quote
 
 import pytest
 import redis
-from keepsake_client.errors import Unavailable
 from keepsake_client.protocol import conversation_key
 
 from services.long_term_memory.postgres.pool import open_pool, reachable
+from services.runtime.errors import CannotStart
 from tests.integration.service_process import ServiceProcess, running
 from tests.support import free_port, wait_until
 
@@ -102,7 +102,7 @@ def tls_port(certificates: Certificates) -> Iterator[int]:
             return False
 
     try:
-        wait_until(lambda: server.poll() is not None or answers(), 10, "Redis over TLS")
+        wait_until(lambda: server.poll() is not None or answers(), description="Redis over TLS")
         if server.poll() is not None:
             pytest.skip(f"redis-server speaks no TLS here: {server.communicate()[0][-300:]}")
         yield port
@@ -123,7 +123,7 @@ def test_the_memory_service_works_over_tls(tls_port: int, certificates: Certific
     url = redis_url(tls_port, certificates)
     with running("services.memory", "memory", url, tmp_path / "log") as service, redis.Redis.from_url(url) as client:
         client.lpush("user_input_queue", json.dumps({"user_id": "anna", "content": "I like tea"}))
-        wait_until(lambda: client.llen(conversation_key("anna")), 10, "the conversation")
+        wait_until(lambda: client.llen(conversation_key("anna")), description="the conversation")
         assert PASSWORD not in service.log()
 
 
@@ -138,7 +138,7 @@ def test_the_adapters_work_over_tls(tls_port: int, certificates: Certificates, t
         subscription.subscribe("ltm_responses")
         wait_until(lambda: client.pubsub_numsub("ltm_responses")[0][1], description="the subscription")
         client.lpush("ltm_requests", json.dumps({"request_id": "r1", "type": "forget", "user_id": "anna"}))
-        response = wait_until(lambda: subscription.get_message(timeout=0.1), 10, "the response")
+        response = wait_until(lambda: subscription.get_message(timeout=0.1), description="the response")
         assert json.loads(response["data"])["error"].startswith("unknown_type")
 
 
@@ -152,7 +152,7 @@ def test_an_unknown_authority_is_logged(
     """Given a CA that did not sign the server's certificate, I expect a line with that reason, and no password."""
     service = ServiceProcess(module, "no-name", redis_url(tls_port, certificates, "other.pem"), tmp_path / "log")
     try:
-        wait_until(lambda: "certificate verify failed" in service.log(), 20, "a line about the certificate")
+        wait_until(lambda: "certificate verify failed" in service.log(), description="a line about the certificate")
         assert PASSWORD not in service.log()
         assert "Traceback" not in service.log()
         lines = [line for line in service.log().splitlines() if "certificate verify failed" in line]
@@ -191,7 +191,7 @@ def ltm(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
 
@@ -235,7 +235,7 @@ def postgres_port(certificates: Certificates, place: Path) -> Iterator[int]:
     )
     try:
         url = database_url(port, certificates)
-        wait_until(lambda: server.poll() is not None or reachable(url), 30, "PostgreSQL over TLS")
+        wait_until(lambda: server.poll() is not None or reachable(url), description="PostgreSQL over TLS")
         if server.poll() is not None:
             pytest.skip(f"PostgreSQL speaks no TLS here: {server.communicate()[0][-300:]}")
         yield port
@@ -297,7 +297,7 @@ def test_the_error_of_a_refused_database_says_why(
     url = database_url(postgres_port, certificates, authority).replace(PASSWORD, password)
 
     assert not reachable(url)
-    with within(15), pytest.raises(Unavailable) as refused:
+    with within(15), pytest.raises(CannotStart) as refused:
         open_pool(url, 1)
 
     line = str(refused.value)

@@ -26,7 +26,7 @@ from tests.integration.postgres_server import PostgresServer, postgres_server
 from tests.support import free_port, wait_until
 
 ROOT = Path(__file__).parents[2]
-BOOT_WITHIN_S = 60
+BOOT_WITHIN_S = 120
 
 
 class ValkeyServer:
@@ -41,12 +41,12 @@ class ValkeyServer:
     def start(self) -> None:
         self._process = subprocess.Popen(self._spec.argv, stdout=subprocess.DEVNULL)
         with redis.Redis.from_url(self.url) as client:
-            wait_until(lambda: _answers(client), 20, "Valkey to answer")
+            wait_until(lambda: _answers(client), description="Valkey to answer")
 
     def stop(self) -> None:
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(timeout=20)
+            self._process.wait(timeout=60)
             self._process = None
 
 

@@ -177,7 +177,7 @@ def test_nothing_is_validated_twice(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_message_of_a_request_keeps_its_shape() -> None:
-    """Given a request, I expect the arguments that version 0.1 has, and one mark that it ignores."""
+    """Given a request, I expect the arguments that version 0.1 has, and two fields that it ignores."""
     parsed = parse_request(b'{"request_id": "r1", "type": "profile_get", "user_id": 7}', 1_000)
 
     kwargs = request_message(parsed, 1.5).kwargs
@@ -188,5 +188,6 @@ def test_the_message_of_a_request_keeps_its_shape() -> None:
         "type": "profile_get",
         "user_id": "7",
         "data": {},
+        "pushed_at": None,
         "validated": True,
     }

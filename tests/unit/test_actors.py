@@ -12,7 +12,7 @@ from dramatiq.brokers.stub import StubBroker
 from dramatiq.middleware import TimeLimit
 from keepsake_client.protocol import Memory, SearchData
 
-from services.long_term_memory.memory_service import SearchResult
+from services.long_term_memory.memory_service import IndexedIds, SearchResult
 from services.long_term_memory.profile_service import Profile
 from services.runtime.settings import Settings
 from tasks import actors
@@ -29,8 +29,10 @@ class Services:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.partial = False
+        self.reused_id = False
         self.settings = Settings()
-        self.memories = SimpleNamespace(search=self._search, add=self._add, index=self._note("index"))
+        self.memories = SimpleNamespace(search=self._search, add=self._add, index=self._index)
+        self.count_reused_id = self._note("count_reused_id")
         self.profiles = SimpleNamespace(get=self._profile("get"), update=self._profile("update"))
 
     def _search(self, user_id: str, data: SearchData, *, now: float, deadline: float) -> SearchResult:
@@ -40,6 +42,10 @@ class Services:
     def _add(self, *arguments: Any) -> Memory:
         self.calls.append(("add", *arguments))
         return MEMORY
+
+    def _index(self, *arguments: Any) -> IndexedIds:
+        self.calls.append(("index", *arguments))
+        return IndexedIds(["m1"], reused_id=self.reused_id)
 
     def _note(self, name: str) -> Any:
         return lambda *arguments: self.calls.append((name, *arguments))
@@ -75,12 +81,13 @@ def worker() -> Iterator[Worker]:
 
 @pytest.mark.parametrize(("partial", "field"), [(False, None), (True, True)])
 def test_a_search_returns_what_is_found(worker: Worker, partial: bool, field: bool | None) -> None:
-    """Given a search, I expect its memories, `partial` only where it is, and no timings."""
+    """Given a search, I expect its memories, its stages, `partial` only where it is, and no timings."""
     worker.services.partial = partial
 
     response = worker.run("memory.search", query="tea?")
 
     assert worker.services.calls == [("search", "u1", "tea?", 100.0)]
+    assert response.pop("stages")["embed_ms"] == 2.0
     assert response == {"memories": [MEMORY], "partial": field}
 
 
@@ -120,10 +127,22 @@ def test_a_profile_update_expects_the_version_that_was_sent(worker: Worker) -> N
     assert response["profile_version"] == 3
 
 
-def test_an_event_is_indexed_and_returns_nothing(worker: Worker) -> None:
-    """Given an event, I expect it passed to the memory service."""
+@pytest.mark.parametrize("arrived_at", [None, 7.5], ids=["of version 0.2", "of this version"])
+def test_an_event_is_indexed_and_returns_nothing(worker: Worker, arrived_at: float | None) -> None:
+    """Given an event, I expect it passed to the memory service, with the time of its arrival where that is known."""
     event = {"user_id": "u1", "content": "I like tea", "source": "user", "timestamp": 1}
+    if arrived_at is not None:
+        event["arrived_at"] = arrived_at
 
     assert worker.broker.get_actor("memory.index").fn(event) is None
-    [(name, update)] = worker.services.calls
-    assert (name, update.content, update.timestamp) == ("index", "I like tea", 1.0)
+    [(name, update, arrival)] = worker.services.calls
+    assert (name, update.content, update.timestamp, arrival) == ("index", "I like tea", 1.0, arrived_at)
+
+
+def test_an_event_whose_message_id_was_used_is_counted(worker: Worker) -> None:
+    """Given that another event had the message_id, I expect that counted, and otherwise not."""
+    for reused in (True, False):
+        worker.services.reused_id = reused
+        worker.broker.get_actor("memory.index").fn({"user_id": "u1", "content": "x", "source": "ai", "timestamp": 1})
+
+    assert [call[0] for call in worker.services.calls] == ["index", "count_reused_id", "index"]

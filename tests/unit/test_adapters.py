@@ -13,7 +13,8 @@ import fakeredis
 import pytest
 import redis
 from dramatiq.brokers.stub import StubBroker
-from keepsake_client.protocol import COUNTERS, UPDATES_STREAM
+from keepsake_client.protocol import COUNTERS, MEMBERSHIP_KEY, UPDATES_STREAM
+from redis.lock import Lock
 from structlog.testing import capture_logs
 
 from adapters.dispatcher import Dispatcher
@@ -21,9 +22,11 @@ from adapters.leader import Lease
 from adapters.ltm_requests import RequestAdapter
 from adapters.ltm_responses import ResponsePublisher
 from adapters.maintenance import Maintenance
-from adapters.membership import MEMBERSHIP_KEY, Membership
+from adapters.membership import Membership
 from adapters.memory_updates import KEPT_S, SLACK_S, UpdateAdapter, says_logged
 from adapters.stream import UpdateStream
+from services.runtime.availability import Availability
+from services.runtime.counters import PendingCounts
 from services.runtime.rejected import RejectSink
 from tests.unit.test_loop import Script
 
@@ -321,6 +324,7 @@ REFUSALS = [
     redis.OutOfMemoryError("OOM command not allowed"),
     redis.ReadOnlyError("You can't write against a read only replica."),
     redis.ResponseError("MISCONF Redis is configured to save RDB snapshots, but it cannot persist on disk"),
+    redis.ResponseError("NOREPLICAS Not enough good replicas to write."),
 ]
 
 
@@ -344,6 +348,8 @@ class Channel:
         self.client = client
         self.late = late
         self.lease = Lease(client, name)
+        self.writes = Availability("redis", at="writes")
+        self.counts = PendingCounts(COUNTERS)
         stream = UpdateStream(client, UPDATES_STREAM, name, max_len=1_000)
         rejects = RejectSink(client, "memory_updates")
         self.adapter = UpdateAdapter(
@@ -353,6 +359,8 @@ class Channel:
             self.lease,
             rejects,
             1_000,
+            writes=self.writes,
+            counts=self.counts,
             poll_timeout_s=POLL_TIMEOUT_S,
             clock=lambda: time.time() + self.late,
             **options,
@@ -470,12 +478,13 @@ def test_a_new_leader_that_receives_late_writes_nothing_twice(client: fakeredis.
     assert [written["content"] for written in second.written()] == ["written"]
 
 
-def test_a_new_leader_that_was_frozen_writes_nothing_twice(client: fakeredis.FakeRedis) -> None:
-    """Given an adapter that subscribed early and receives 5 s after the leader wrote, I expect no second entry."""
+@pytest.mark.parametrize("frozen_s", [5, 60])
+def test_a_new_leader_that_was_frozen_writes_nothing_twice(client: fakeredis.FakeRedis, frozen_s: float) -> None:
+    """Given an adapter that subscribed early and receives long after the leader wrote, I expect no second entry."""
     first, second = Channel(client, "a1"), Channel(client, "a2")
     first.lease.renew()
     first.receive(event("written"))
-    second.late = 5
+    second.late = frozen_s
     second.run()
 
     first.lease.release()
@@ -548,7 +557,7 @@ def test_a_leader_that_was_followed_by_another_writes_nothing_twice(client: fake
 
 
 @pytest.mark.parametrize(("age", "contents"), [(KEPT_S - 1, ["m0", "m1"]), (KEPT_S + 1, ["m1"])])
-def test_a_follower_keeps_the_last_nine_seconds(client: fakeredis.FakeRedis, age: float, contents: list[str]) -> None:
+def test_a_follower_keeps_the_last_seconds(client: fakeredis.FakeRedis, age: float, contents: list[str]) -> None:
     """Given a channel without a leader, I expect the next one to write what is no older than that."""
     channel = Channel(client)
     channel.receive(event("m0"))
@@ -592,6 +601,149 @@ def test_an_event_without_a_time_has_that_of_its_receipt(client: fakeredis.FakeR
 
     [written] = channel.written()
     assert written["timestamp"] == pytest.approx(received, abs=2)
+
+
+def test_what_is_received_while_redis_refuses_writes_is_kept(client: fakeredis.FakeRedis) -> None:
+    """Given two minutes in which Redis refuses writes, I expect all that was received in them written after."""
+    channel = Channel(client)
+    channel.lease.renew()
+    channel.run()
+    with capture_logs():
+        channel.writes.down("full")
+    channel.receive(event("m0"))
+    channel.late = 120
+    channel.receive(event("m1"))
+    assert channel.written() == []
+
+    channel.writes.up()
+    channel.lease.renew()
+    channel.run()
+
+    assert [written["content"] for written in channel.written()] == ["m0", "m1"]
+
+
+@pytest.mark.parametrize("error", [*REFUSALS, redis.TimeoutError("slow"), redis.ConnectionError("gone")])
+def test_a_refused_write_does_not_end_the_subscription(
+    client: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Given a write that fails, I expect what is published meanwhile received, and each message written once after."""
+    channel = Channel(client)
+    channel.lease.renew()
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as patch, capture_logs() as lines:
+        patch.setattr(client, "xadd", refuse)
+        channel.receive(event("m0"), event("m1"), event("m2"))
+    assert [line["event"] for line in lines] == ["dependency_down"]
+
+    channel.writes.up()
+    channel.receive(event("m3"))
+
+    assert [written["content"] for written in channel.written()] == ["m0", "m1", "m2", "m3"]
+
+
+@pytest.mark.parametrize(("lost", "sent"), [(0, 2), (3, 5)])
+def test_what_cannot_be_kept_is_counted(client: fakeredis.FakeRedis, lost: int, sent: int) -> None:
+    """Given room for two messages while Redis refuses writes, I expect the last two written, the others counted once
+    and told in one line."""
+    channel = Channel(client, max_kept=2)
+    with capture_logs() as lines:
+        channel.writes.down("full")
+        channel.receive(*(event(f"m{number}") for number in range(sent)))
+        channel.writes.up()
+        channel.lease.renew()
+        channel.run(2)
+    channel.counts.flush(client)
+
+    assert [written["content"] for written in channel.written()] == [f"m{sent - 2}", f"m{sent - 1}"]
+    assert client.hgetall(COUNTERS) == ({b"updates_lost": b"%d" % lost} if lost else {})
+    assert [line["lost"] for line in lines if line["event"] == "updates_lost"] == ([lost] if lost else [])
+
+
+def test_what_a_leader_that_was_restarted_had_not_heard_is_written_by_another(client: fakeredis.FakeRedis) -> None:
+    """Given two adapters that heard a refusal from its beginning and a leader that was started in it, I expect what
+    the leader lacks from one of the two, later, and nothing twice."""
+    first, second = Channel(client, "a1"), Channel(client, "a2")
+    with capture_logs():
+        for each in (first, second):
+            each.writes.down("full")
+        first.receive(event("m0"))
+        second.run()
+        restarted = Channel(client, "a3")
+        restarted.writes.down("full")
+        first.receive(event("m1"))
+        for each in (second, restarted):
+            each.run()
+    adapters = (first, second, restarted)
+    for each in adapters:
+        each.writes.up()
+    restarted.lease.renew()
+    for each in (restarted, first, second):
+        each.run()
+    assert [written["content"] for written in restarted.written()] == ["m1"]
+
+    for each in adapters:
+        each.late = KEPT_S + 1
+    for _ in range(2):
+        restarted.lease.renew()
+        for each in adapters:
+            each.run()
+
+    assert [written["content"] for written in restarted.written()] == ["m1", "m0"]
+
+
+def test_what_cannot_be_read_is_rejected_once(client: fakeredis.FakeRedis) -> None:
+    """Given bytes that are no event, heard by two adapters while Redis refuses writes, I expect one reject."""
+    first, second = Channel(client, "a1"), Channel(client, "a2")
+    with capture_logs():
+        for each in (first, second):
+            each.writes.down("full")
+        first.receive("bad")
+        second.run()
+        for each in (first, second):
+            each.writes.up()
+        first.lease.renew()
+        first.run()
+        second.late = KEPT_S + 1
+        second.run(2)
+
+    assert client.hgetall(COUNTERS) == {b"rejected": b"1"}
+
+
+def test_access_rules_of_an_earlier_version_are_enough_to_lead(
+    client: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given an ACL without the key of the second lease, I expect the leader to write what it kept during a refusal."""
+    channel = Channel(client)
+    with capture_logs():
+        channel.writes.down("full")
+    channel.receive(event("m0"))
+    channel.writes.up()
+    channel.lease.renew()
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise redis.exceptions.NoPermissionError("No permissions to access a key")
+
+    monkeypatch.setattr(Lock, "acquire", refuse)
+    channel.run()
+
+    assert [written["content"] for written in channel.written()] == ["m0"]
+
+
+def test_what_is_kept_at_the_end_is_reported(client: fakeredis.FakeRedis) -> None:
+    """Given an adapter that stops while Redis refuses writes, I expect one line with the number that it kept."""
+    channel = Channel(client)
+    with capture_logs() as lines:
+        channel.writes.down("full")
+        channel.receive(event("m0"), event("m1"))
+        channel.adapter.stop()
+
+    assert [(line["event"], line.get("kept")) for line in lines] == [
+        ("dependency_down", None),
+        ("updates_not_written", 2),
+    ]
 
 
 @pytest.mark.parametrize("raw", [b"", b"logged", b'["logged"]', b'{"logged"', b'{"logged": "true"}', b'"logged"' * 9])
@@ -649,7 +801,7 @@ def test_a_new_adapter_leaves_the_lease_to_those_that_were_subscribed(
     """
     now = 0.0
     Membership(client, "a2").heartbeat()
-    site = Site(client, broker, newcomer_wait_s=5.0, clock=lambda: now)
+    site = Site(client, broker, newcomer_wait_s=5.0, subscribed_s=lambda: now)
 
     site.run()
     assert not site.lease.held()
@@ -660,7 +812,7 @@ def test_a_new_adapter_leaves_the_lease_to_those_that_were_subscribed(
 
 
 def test_an_adapter_that_is_alone_leads_at_once(client: fakeredis.FakeRedis, broker: StubBroker) -> None:
-    site = Site(client, broker, newcomer_wait_s=5.0, clock=lambda: 0.0)
+    site = Site(client, broker, newcomer_wait_s=5.0, subscribed_s=lambda: 0.0)
 
     site.run()
 

@@ -51,7 +51,7 @@ class Stage:
         self.failures = list(failures)
         request = LTMRequest(request_id="r1", type=kind, user_id="u1", data={})
         self.broker.enqueue(queues.request_message(request, 1.5))
-        self.broker.join(queues.BY_TYPE[kind].queue, timeout=10_000, fail_fast=False)
+        self.broker.join(queues.BY_TYPE[kind].queue, timeout=60_000, fail_fast=False)
         errors = []
         while message := self.pubsub.get_message():
             errors.append(json.loads(message["data"])["error"])

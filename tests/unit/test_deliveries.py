@@ -45,7 +45,7 @@ class Bench:
         """Run one message of a queue; its id."""
         message: dramatiq.Message[Any] = dramatiq.Message(queue, queue, (), {}, {"redis_message_id": ID})
         self.broker.enqueue(message)
-        self.broker.join(queue, timeout=10_000, fail_fast=False)
+        self.broker.join(queue, timeout=60_000, fail_fast=False)
         return message.message_id
 
     def close(self) -> None:
@@ -152,7 +152,7 @@ def test_a_message_that_is_delivered_again_runs_alone(bench: Bench) -> None:
     wait_until(lambda: bench.client.get("ltm:deliveries:b") == b"1" and begin.is_alive(), description="the wait")
 
     middleware.after_process_message(bench.broker, first)
-    begin.join(timeout=10)
+    begin.join(timeout=60)
 
     assert (begin.is_alive(), bench.client.get("ltm:deliveries:b")) == (False, b"2")
 

@@ -79,6 +79,42 @@ class Site:
         return [dramatiq.Message.decode(body).kwargs["update"]["content"] for body in bodies]
 
 
+# Arrival
+
+
+def test_an_event_arrived_when_its_entry_was_written(client: fakeredis.FakeRedis) -> None:
+    """Given entries that waited for an hour, I expect them judged by the time they were written: local time of UTC+8 is
+    that moment, seconds since boot and no time are, and the indexers are told."""
+    site = Site(client)
+    arrived_at = 1_732_865_400.25
+    for number, timestamp in enumerate(["2024-11-29T15:30:00", 1061.277, None]):
+        sent = {"user_id": "u1", "content": f"m{number}", "source": "user", "timestamp": timestamp}
+        site.client.xadd(UPDATES_STREAM, {"event": json.dumps(sent)}, id=f"1732865400250-{number}")
+
+    site.run(2)
+
+    updates = [
+        dramatiq.Message.decode(site.client.hget(INDEX.messages, each)).kwargs["update"]
+        for each in site.client.lrange(INDEX.ids, 0, -1)
+    ]
+    assert [update["timestamp"] for update in updates] == [1_732_865_400, arrived_at, arrived_at]
+    assert [update["meta"].get("sent_timestamp") for update in updates] == ["2024-11-29T15:30:00", 1061.277, None]
+    assert {update["arrived_at"] for update in updates} == {arrived_at}
+
+
+def test_an_entry_with_an_id_that_is_no_time_arrived_now(client: fakeredis.FakeRedis) -> None:
+    """Given a publisher that numbers the entries itself, I expect its events to keep their time."""
+    site = Site(client)
+    sent = {"user_id": "u1", "content": "m0", "source": "user", "timestamp": 1_712_345_678}
+    site.client.xadd(UPDATES_STREAM, {"event": json.dumps(sent)}, id="1-1")
+
+    site.run(2)
+
+    [message_id] = site.client.lrange(INDEX.ids, 0, -1)
+    update = dramatiq.Message.decode(site.client.hget(INDEX.messages, message_id)).kwargs["update"]
+    assert (update["timestamp"], abs(update["arrived_at"] - time.time()) < 60) == (1_712_345_678, True)
+
+
 # Bounds of the prefetch
 
 
@@ -680,7 +716,7 @@ def test_the_stream_is_trimmed_by_hours(client: Any, stream: UpdateStream, monke
 
     stream.trim(hours=2)
 
-    assert asked == [(UPDATES_STREAM, pytest.approx((time.time() - 7_200) * 1000, abs=2_000), True)]
+    assert asked == [(UPDATES_STREAM, pytest.approx((time.time() - 7_200) * 1000, abs=60_000), True)]
 
 
 def test_digests_are_those_since_a_time(client: Any, stream: UpdateStream) -> None:

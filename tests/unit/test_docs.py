@@ -42,6 +42,7 @@ WIRE = [
     protocol.ProfileUpdateData,
     protocol.LTMResponse,
     protocol.Memory,
+    protocol.TraceRecord,
 ]
 
 by_page = pytest.mark.parametrize("page", CURRENT_PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -349,7 +350,7 @@ def test_the_glossary_is_in_order() -> None:
 
 
 def test_the_changelog_has_each_entry_once() -> None:
-    """Given the changelog, I expect the project's version on top but for the next one, and no entry twice."""
+    """Given the changelog, I expect the project's version on top of those released, and no entry twice."""
     text = (ROOT / "CHANGELOG.md").read_text()
     entries = [" ".join(entry.split()) for entry in re.findall(r"^- (.+(?:\n  .+)*)", text, flags=re.MULTILINE)]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

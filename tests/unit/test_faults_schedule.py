@@ -8,7 +8,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.resilience.fault_schedule import RUN_S, WORKERS, schedule
+from bench.resilience.fault_schedule import HARMLESS, RUN_S, WORKERS, schedule
 from bench.resilience.fault_workload import USERS, foreign_data, plan
 from bench.resilience.recovery import longest_gap
 from services.stack.processes import ADAPTERS, MEMORY, POSTGRES, REDIS
@@ -31,7 +31,8 @@ def test_seeds_differ() -> None:
 
 @given(seeds, st.floats(30, 600))
 def test_every_fault_is_in_every_schedule(seed: int, seconds: float) -> None:
-    """Given any seed, I expect each process killed, each server restarted, the adapters and a worker frozen."""
+    """Given any seed, I expect each process killed, each server restarted, the adapters and a worker frozen, and
+    all processes cut off from each server, for a while and by half-open connections."""
     faults = schedule(seed, seconds)
     done = Counter((fault.kind, fault.target) for fault in faults)
 
@@ -42,7 +43,9 @@ def test_every_fault_is_in_every_schedule(seed: int, seconds: float) -> None:
     assert done["restart", REDIS] == done["restart", POSTGRES] == done["outage", ADAPTERS] == 1
     assert done["freeze", ADAPTERS] == 1
     assert sum(done["freeze", name] for name in WORKERS) == 1
-    assert len(faults) == sum(done.values()) == 15
+    for name in (REDIS, POSTGRES):
+        assert done["cut", name] == done["half-open", name] == 1
+    assert len(faults) == sum(done.values()) == 19
 
 
 @given(seeds, st.floats(30, 600))
@@ -59,7 +62,7 @@ def test_faults_do_not_overlap(seed: int, seconds: float) -> None:
 @given(seeds)
 def test_the_supervisor_never_gives_up(seed: int) -> None:
     """Given any seed, I expect no process to be killed as often within a minute as makes `ltm up` give up."""
-    faults = [fault for fault in schedule(seed) if fault.kind != "freeze"]
+    faults = [fault for fault in schedule(seed) if fault.kind not in HARMLESS]
 
     for fault in faults:
         again = [f for f in faults if f.target == fault.target and 0 <= f.at - fault.at < CRASH_WINDOW_S]
@@ -67,7 +70,8 @@ def test_the_supervisor_never_gives_up(seed: int) -> None:
 
 
 def test_freezes_and_outages_have_their_length() -> None:
-    """Given a run of the usual length or longer, I expect the adapters stopped for 20 s and a worker for 15 s."""
+    """Given a run of the usual length or longer, I expect adapters stopped and servers cut off for 20 s, a worker
+    stopped for 15 s."""
     for seconds in (RUN_S, 2 * RUN_S):
         lasting = {fault.seconds for fault in schedule(1, seconds) if fault.seconds}
         assert lasting == {15.0, 20.0}

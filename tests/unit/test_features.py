@@ -11,7 +11,7 @@ import pytest
 from keepsake_client.protocol import SearchData
 
 from services.long_term_memory.retrieval.columns import MemoryColumns, hashed, hashed_terms
-from services.long_term_memory.retrieval.features import Features, match
+from services.long_term_memory.retrieval.features import Features, match, possible_echoes
 from services.long_term_memory.retrieval.query import query_features
 from services.long_term_memory.retrieval.utterances import Question, Script
 from tests.unit.turns import Turn, columns_of
@@ -174,6 +174,7 @@ def test_the_speakers_are_those_that_the_query_names() -> None:
         (Turn("my dog is Rex", timestamp=NOW - 5.01), False),
         (Turn("my dog is Rex", timestamp=NOW + 5.01), False),
         (Turn("my dog is Rex", timestamp=NOW, from_ai=True), False),
+        (Turn("my dog is Rex", timestamp=NOW, added=True), False),
         (Turn("my dog is Max", timestamp=NOW), False),
     ],
 )
@@ -185,8 +186,27 @@ def test_a_statement_is_an_echo_where_the_user_makes_it_now(turn: Turn, echo: bo
 def test_a_question_is_an_echo_at_any_time() -> None:
     """Given a question that was asked before, by either side, I expect an echo."""
     turns = Turn("where is it?", timestamp=1.0), Turn("Where is it", timestamp=2.0, from_ai=True)
+    added = Turn("Where is it?", timestamp=3.0, added=True)
 
-    assert features_of("Where is it?", *turns).echoes.tolist() == [True, True]
+    assert features_of("Where is it?", *turns, added).echoes.tolist() == [True, True, False]
+
+
+def test_messages_in_the_words_of_a_query_may_have_arrived_just_now() -> None:
+    """Given messages in the query's words, I expect those of the user that are dated within a day, and are no echoes by
+    their date, to be looked up, the newest ten alone."""
+    others = (
+        Turn("my dog is Rex", timestamp=NOW - 3),
+        Turn("my dog is Rex", timestamp=NOW - 60, from_ai=True),
+        Turn("my dog is Rex", timestamp=NOW - 60, added=True),
+        Turn("my dog is Max", timestamp=NOW - 60),
+        Turn("my dog is Rex", timestamp=NOW - 2 * 86_400),
+    )
+    turns = (*others, *(Turn("My dog is Rex!", timestamp=NOW - 3_600 * hours) for hours in range(-6, 6) if hours))
+
+    columns, query = columns_of(turns), query_features("my dog is Rex")
+    features = match(columns, query, SearchData(query="my dog is Rex"), NOW)
+
+    assert possible_echoes(columns, query, features, NOW).tolist() == list(range(6, 16))
 
 
 TURNS = (

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import fakeredis
 import pytest
-from keepsake_client.protocol import alive_key
+from keepsake_client.protocol import alive_key, process_key
 from structlog.testing import capture_logs
 
 from services.runtime.heartbeat import (
@@ -21,7 +21,8 @@ from services.runtime.heartbeat import (
     Liveness,
     send_heartbeats,
 )
-from tests.support import eventually, wait_until
+from services.runtime.process_record import EXPECTED_FOR_S, ProcessRecord, read_records
+from tests.support import SkippingLoop, eventually, wait_until
 
 KEY = alive_key("memory")
 
@@ -80,6 +81,32 @@ def test_the_key_names_the_process_and_expires(server: fakeredis.FakeServer, rea
 
         assert reader.get(KEY) == f"{socket.gethostname()}:{os.getpid()}:{os.getppid()}".encode()
         assert reader.ttl(KEY) == HEARTBEAT_TTL_S
+
+
+def test_a_record_of_the_process_outlives_its_heartbeat(
+    server: fakeredis.FakeServer, reader: fakeredis.FakeRedis
+) -> None:
+    """Given processes that stop, I expect what they stated about their broker for a day more; memory uses none."""
+
+    async def story() -> None:
+        client = fakeredis.FakeAsyncRedis(server=server)
+        async with send_heartbeats(client, "memory", [lambda: True], interval_s=0.01):
+            await eventually(lambda: reader.exists(KEY), description="a heartbeat")
+        await client.aclose()
+
+    client = fakeredis.FakeRedis(server=server)
+    adapters = HeartbeatThread(client, "adapters", [], interval_s=0.01, broker="amqp://rabbit/")
+    adapters.start()
+    wait_until(lambda: reader.exists("ltm:alive:adapters"), description="a heartbeat")
+    adapters.stop()
+    asyncio.run(story())
+
+    assert not reader.exists(KEY, "ltm:alive:adapters")
+    assert read_records(reader, ["adapters", "memory", "chat-ai"]) == {
+        "adapters": ProcessRecord(broker="amqp://rabbit/"),
+        "memory": ProcessRecord(),
+    }
+    assert EXPECTED_FOR_S - 60 < reader.ttl(process_key("memory")) <= EXPECTED_FOR_S
 
 
 def test_a_stop_deletes_the_key(server: fakeredis.FakeServer, reader: fakeredis.FakeRedis) -> None:
@@ -157,10 +184,12 @@ def test_asyncio_checks_more_often_until_the_process_works(
     async def story() -> None:
         client = fakeredis.FakeAsyncRedis(server=server)
         async with send_heartbeats(client, "memory", [lambda: True, check], interval_s=1.0):
-            await eventually(lambda: reader.exists(KEY), timeout=0.9, description="a heartbeat")
+            await eventually(lambda: reader.exists(KEY), description="a heartbeat")
+            assert asyncio.get_running_loop().time() < 0.9
         await client.aclose()
 
-    asyncio.run(story())
+    with asyncio.Runner(loop_factory=SkippingLoop) as runner:
+        runner.run(story())
     assert seen[:3] == [0, 0, 0]
 
 

@@ -1,19 +1,84 @@
-"""The start time-out of `ltm up`."""
+"""The start of `ltm up`: its ports, and its time-out."""
 
 from __future__ import annotations
 
+import socket
+from contextlib import ExitStack
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
+import fakeredis
 import pytest
+from keepsake_client.protocol import alive_key
 
-from services.runtime.errors import StackError
-from services.stack import launch
-from services.stack.launch import Addresses, Launch, LaunchOptions, StopRequest
+from services.runtime.errors import PortTaken, StackError
+from services.runtime.settings import load_settings
+from services.stack import addresses, launch
+from services.stack.addresses import Addresses, LaunchOptions, choose_addresses
+from services.stack.data_directory import DataDirectory
+from services.stack.launch import Launch, StopRequest
 from services.stack.processes import POSTGRES, REDIS, WORKER
 from services.stack.supervisor import Supervisor
 
 ADDRESSES = Addresses("redis://nowhere", "postgresql://nowhere", [], None)
+
+
+def redis_url(directory: Path, **options: Any) -> str:
+    """The address of the Redis that `ltm up` would start with these options."""
+    launch_options = LaunchOptions(directory, without=(POSTGRES,), **options)
+    with ExitStack() as at_exit:
+        return choose_addresses(launch_options, {}, DataDirectory(directory), at_exit).redis_url
+
+
+def test_the_embedded_redis_has_a_port_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given no option, I expect the documented port; given one, that one."""
+    monkeypatch.setattr(addresses, "check_port", lambda port, _: port)
+
+    assert redis_url(tmp_path) == "redis://127.0.0.1:18379/0"
+    assert redis_url(tmp_path, redis_port=7000) == "redis://127.0.0.1:7000/0"
+    assert redis_url(tmp_path, redis_port=7000, ephemeral=True) == "redis://127.0.0.1:7000/0"
+
+
+@pytest.mark.parametrize("options", [{"redis_port": 0}, {"ephemeral": True}])
+def test_port_0_and_a_temporary_stack_take_a_free_port(tmp_path: Path, options: dict[str, Any]) -> None:
+    """Given port 0 or a temporary stack, I expect another free port each time."""
+    urls = {redis_url(tmp_path, **options) for _ in range(3)}
+
+    assert len(urls) > 1
+    assert "redis://127.0.0.1:18379/0" not in urls
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_taken_port_says_whether_another_stack_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ours: bool
+) -> None:
+    """Given the port of another program or stack, I expect one line with the remedy, and whose it is if it is ours."""
+    redis = fakeredis.FakeRedis()
+    if ours:
+        redis.set(alive_key("memory"), "host:1:1")
+    monkeypatch.setattr(addresses, "connect", lambda *_: redis)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(
+            PortTaken, match=f"port {port} .* give another with --redis-port, or 0 for a free one"
+        ) as taken:
+            redis_url(tmp_path, redis_port=port)
+
+    assert ("Another Keepsake answers there" in str(taken.value)) == ours
+
+
+def test_a_data_directory_that_is_gone_is_one_line(starting: Launch, printed: list[str], tmp_path: Path) -> None:
+    """Given a data directory that is renamed while the stack runs, I expect one sentence, and no error."""
+    directory = DataDirectory(tmp_path / "data")
+    directory.create()
+    starting._report_gone(directory)
+    directory.path.rename(tmp_path / "elsewhere")
+
+    for _ in range(2):
+        starting._report_gone(directory)
+        starting._record(directory, ADDRESSES, load_settings(), {})
+
+    assert printed == [f"the data directory {directory.path} is gone: what runs goes on, but a restart may fail"]
 
 
 class NeverReady:
@@ -40,7 +105,9 @@ def clock() -> list[float]:
 def starting(printed: list[str], clock: list[float], tmp_path: Path) -> Launch:
     """A launch that may take 60 s."""
     options, stop = LaunchOptions(tmp_path), StopRequest()
-    return Launch(options, {}, printed.append, stop, lambda _: None, start_timeout_s=60.0, clock=lambda: clock[0])
+    return Launch(
+        options, {}, printed.append, lambda _: 1, stop, lambda *_: None, start_timeout_s=60.0, clock=lambda: clock[0]
+    )
 
 
 def check(starting: Launch, pending: list[str]) -> None:
@@ -65,11 +132,13 @@ def test_the_start_fails_when_a_worker_is_not_ready_in_time(
 def test_the_start_fails_when_no_search_is_answered_in_time(
     starting: Launch, clock: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Given that every process is ready and no search is answered, I expect an error that names the logs to read."""
+    """Given that every process is ready and no search is answered, I expect the last lines of those that answer."""
     monkeypatch.setattr(launch, "migrating", lambda _: False)
     clock[0] += 61
 
-    with pytest.raises(StackError, match="no search was answered within 60 s; the logs of long-term-memory-worker"):
+    with pytest.raises(
+        StackError, match="no search was answered within 60 s; last lines:\n  long-term-memory-worker: still loading"
+    ):
         check(starting, [])
 
 

@@ -58,7 +58,7 @@ def serve_some() -> str:
     message = returns.send(text=SECRET)
     crashes.send(SECRET)
     refuses.send(text=SECRET)
-    broker.join("default", timeout=10_000)
+    broker.join("default", timeout=60_000)
     worker.stop()
     broker.close()
     return message.message_id

@@ -63,7 +63,7 @@ def run(*failures: BaseException) -> None:
     worker = dramatiq.Worker(broker, worker_timeout=100, worker_threads=1)
     worker.start()
     work.send()
-    broker.join("default", timeout=10_000, fail_fast=False)
+    broker.join("default", timeout=60_000, fail_fast=False)
     worker.stop()
     broker.close()
 

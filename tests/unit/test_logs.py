@@ -8,7 +8,6 @@ import logging
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -21,20 +20,6 @@ from services.runtime.logging import configure_logging, redact
 from services.runtime.settings import load_settings
 
 SECRET = "my cat is called Tofu"
-
-
-@pytest.fixture(autouse=True)
-def restored() -> Iterator[None]:
-    """Restores the logging configuration afterwards."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    hooks, config = (sys.excepthook, threading.excepthook), structlog.get_config()
-    yield
-    logging.captureWarnings(False)
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    sys.excepthook, threading.excepthook = hooks
-    structlog.configure(**config)
 
 
 def configure(**settings: Any) -> None:
@@ -267,6 +252,13 @@ def test_redacting_a_pipelines_error_leaves_the_servers_message() -> None:
 def test_a_redacted_message_is_bounded() -> None:
     """Given an error with a long message, I expect its first 500 characters."""
     assert redact(OSError("x" * 1_000)) == f"OSError: {'x' * 500}"
+
+
+def test_a_redis_that_wants_a_password_is_told_in_our_words() -> None:
+    """Given NOAUTH while a process runs, I expect the setting to change, in place of what redis-py says of HELLO."""
+    error = redis.AuthenticationError("HELLO must be called with the client already authenticated, otherwise ...")
+
+    assert redact(error) == "AuthenticationError: it asks for another user or password than its URL has (REDIS_URL)"
 
 
 def test_an_error_without_a_message_is_its_type() -> None:

@@ -222,7 +222,7 @@ def test_it_stops_after_the_current_iteration() -> None:
     wait_until(iterated.is_set, description="an iteration")
 
     loop.stop()
-    loop.join(timeout=10)
+    loop.join(timeout=60)
 
     assert not loop.is_alive()
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import fakeredis
 import pytest
+from keepsake_client.protocol import ADAPTER_FAILED_AFTER_S, MEMBERSHIP_KEY
 
 from adapters.leader import LEASE_KEY, LEASE_S, Lease
-from adapters.membership import EVICT_AFTER_S, FAILED_AFTER_S, MEMBERSHIP_KEY, Membership, adapter_name
+from adapters.membership import EVICT_AFTER_S, Membership, adapter_name
 
 
 class Clock:
@@ -55,7 +56,7 @@ def test_a_frozen_adapter_learns_that_the_others_may_have_claimed_from_it(client
     clock = Clock()
     membership = Membership(client, "a1", clock=clock)
     reported = []
-    for pause in (FAILED_AFTER_S, FAILED_AFTER_S + 0.5, 1.0):
+    for pause in (ADAPTER_FAILED_AFTER_S, ADAPTER_FAILED_AFTER_S + 0.5, 1.0):
         clock.now += pause
         reported.append(membership.heartbeat())
 
@@ -66,7 +67,7 @@ def test_an_adapter_that_froze_before_its_first_heartbeat_learns_it_too(client: 
     """Given a first heartbeat 11 s after the start, I expect it to say that others may have claimed."""
     clock = Clock()
     membership = Membership(client, "a1", clock=clock)
-    clock.now += FAILED_AFTER_S + 1
+    clock.now += ADAPTER_FAILED_AFTER_S + 1
 
     assert membership.heartbeat()
 
@@ -75,8 +76,8 @@ def test_an_adapter_fails_after_ten_seconds_without_a_heartbeat(client: fakeredi
     """Given heartbeats 0, 9 and 11 s old, I expect two live adapters, and a failed one with its last heartbeat."""
     membership = Membership(client, "a1")
     membership.heartbeat()
-    failed_at = ago(client, FAILED_AFTER_S + 1)
-    client.zadd(MEMBERSHIP_KEY, {"a2": ago(client, FAILED_AFTER_S - 1), "a3": failed_at})
+    failed_at = ago(client, ADAPTER_FAILED_AFTER_S + 1)
+    client.zadd(MEMBERSHIP_KEY, {"a2": ago(client, ADAPTER_FAILED_AFTER_S - 1), "a3": failed_at})
 
     assert membership.live() == {"a1", "a2"}
     assert membership.failed() == {"a3": pytest.approx(failed_at)}
@@ -88,7 +89,7 @@ def test_an_adapter_is_live_or_failed_and_never_both(
     """Given a heartbeat that is exactly 10 s old, I expect the adapter to be live and not failed."""
     membership = Membership(client, "a1")
     monkeypatch.setattr(membership, "_now", lambda: 1_000.0)
-    client.zadd(MEMBERSHIP_KEY, {"a2": 1_000.0 - FAILED_AFTER_S})
+    client.zadd(MEMBERSHIP_KEY, {"a2": 1_000.0 - ADAPTER_FAILED_AFTER_S})
 
     assert (membership.live(), membership.failed()) == ({"a2"}, {})
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import uuid4
+from zoneinfo import ZoneInfo
 
 import fakeredis
 import pytest
@@ -20,6 +22,7 @@ from keepsake_client.protocol import (
     conversation_key,
     parse_update,
 )
+from keepsake_client.tolerance import DEFAULTS, MessageDefaults
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -34,7 +37,14 @@ PROCESSING = "user_input_queue:processing"
 class Rig:
     """A memory service, its Redis, and what it published."""
 
-    def __init__(self, *, max_messages: int = 200, publishes: bool = True, max_content_chars: int = 100) -> None:
+    def __init__(
+        self,
+        *,
+        max_messages: int = 200,
+        publishes: bool = True,
+        max_content_chars: int = 100,
+        defaults: MessageDefaults = DEFAULTS,
+    ) -> None:
         self.redis: Redis = fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer())
         self.service = MemoryService(
             self.redis,
@@ -47,6 +57,7 @@ class Rig:
             input_queue="user_input_queue",
             ai_channel="ai_responses",
             max_content_chars=max_content_chars,
+            defaults=defaults,
         )
 
     async def say(self, raw: bytes | None = None, **fields: Any) -> None:
@@ -87,11 +98,11 @@ def test_a_stored_message_is_published_in_the_contracts_form() -> None:
     async def story(rig: Rig) -> None:
         async with rig.redis.pubsub() as pubsub:
             await pubsub.subscribe("memory_updates")
-            await pubsub.get_message(timeout=1)
+            await pubsub.get_message(timeout=60)
             await rig.say(
                 task_id="t1", type="text", user_id="u1", content="hello", source="mic", meta={"session_id": "s1"}
             )
-            published = await pubsub.get_message(timeout=1)
+            published = await pubsub.get_message(timeout=60)
 
         [entry] = await rig.conversation()
         assert published is not None
@@ -100,6 +111,27 @@ def test_a_stored_message_is_published_in_the_contracts_form() -> None:
         assert (update.user_id, update.content, update.source, update.task_id) == ("u1", "hello", "user", "t1")
         assert update.meta == {"session_id": "s1", "origin": "mic"}
         assert rig.service.counts == {"stored": 1, "published": 1}
+
+    on_rig(story)
+
+
+@pytest.mark.parametrize(
+    ("sent", "passed_on"), [({}, True), ({"require_ai_response": True}, True), ({"require_ai_response": False}, False)]
+)
+def test_whether_a_reply_is_wanted_is_passed_on(sent: dict[str, Any], passed_on: bool) -> None:
+    """Given a message with true, false or nothing, I expect it wherever the message goes; true for nothing."""
+
+    async def story(rig: Rig) -> None:
+        async with rig.redis.pubsub() as pubsub:
+            await pubsub.subscribe("memory_updates")
+            await pubsub.get_message(timeout=1)
+            await rig.say(user_id="u1", content="hello", meta={"require_ai_response": "mine"}, **sent)
+            published = await pubsub.get_message(timeout=1)
+
+        assert published is not None
+        events = [*await rig.conversation(), *await rig.logged(), json.loads(published["data"])]
+        assert [event["require_ai_response"] for event in events] == [passed_on] * 3
+        assert [event["meta"] for event in events] == [{"require_ai_response": "mine"}] * 3
 
     on_rig(story)
 
@@ -135,7 +167,14 @@ def test_the_smallest_message_is_enough() -> None:
         [entry] = await rig.conversation("7")
         assert entry.pop("message_id")
         assert entry.pop("timestamp") > 1_700_000_000
-        assert entry == {"user_id": "7", "content": "hi", "source": "user", "meta": {}, "logged": True}
+        assert entry == {
+            "user_id": "7",
+            "content": "hi",
+            "source": "user",
+            "meta": {},
+            "require_ai_response": True,
+            "logged": True,
+        }
 
     on_rig(story)
 
@@ -247,7 +286,7 @@ def test_messages_are_stored_when_publishing_is_disabled() -> None:
     async def story(rig: Rig) -> None:
         async with rig.redis.pubsub() as pubsub:
             await pubsub.subscribe("memory_updates")
-            await pubsub.get_message(timeout=1)
+            await pubsub.get_message(timeout=60)
             await rig.say(user_id="u1", content="hello")
             await rig.reply(user_id="u1", text="hi there")
             assert await pubsub.get_message(timeout=0) is None
@@ -277,6 +316,7 @@ def test_a_reply_gets_the_session_of_the_message_it_answers() -> None:
             "source": "ai",
             "timestamp": 1_712_345_678.5,
             "meta": {"original_message_id": question, "session_id": "s1"},
+            "require_ai_response": False,
             "logged": True,
         }
 
@@ -298,15 +338,7 @@ def test_a_reply_to_an_unknown_message_is_stored_without_a_session() -> None:
 BAD = {
     "not JSON": b"hello",
     "not an object": b'["u1"]',
-    "no user": b'{"content": "x"}',
-    "blank user": b'{"user_id": "  ", "content": "x"}',
     "object as user": b'{"user_id": {"ne": "x"}, "content": "x"}',
-    "null content": b'{"user_id": "u1", "content": null}',
-    "blank content": b'{"user_id": "u1", "content": " \\u0000 "}',
-    "other type": b'{"user_id": "u1", "content": "x", "type": "audio"}',
-    "task of NUL alone": b'{"user_id": "u1", "content": "x", "task_id": "\\u0000"}',
-    "meta a list": b'{"user_id": "u1", "content": "x", "meta": [1]}',
-    "bad time": b'{"user_id": "u1", "content": "x", "timestamp": "soon"}',
     "too long": json.dumps({"user_id": "u1", "content": "x" * 101}).encode(),
     "too large": b'{"user_id": "u1", "content": "' + b"x" * 20_000_000 + b'"}',
     "not UTF-8": b'{"user_id": "u1", "content": "\xff\xfe"}',
@@ -336,6 +368,93 @@ def test_an_invalid_message_is_rejected_and_the_next_is_processed(raw: bytes) ->
         assert rig.service.counts == {"rejected": 1, "stored": 1, "published": 1}
 
     on_rig(story)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"type": "audio", "input_file": "/tmp/a.wav"}',
+        b'{"user_id": "u1", "content": null}',
+        b'{"user_id": "u1", "content": " \\u0000 "}',
+        b'{"user_id": "u1", "type": "audio", "content": "", "transcript": null}',
+        b"{}",
+    ],
+)
+def test_what_holds_no_text_is_counted_and_skipped(raw: bytes) -> None:
+    """Given a recording without its transcript, or nothing at all, I expect it counted, not rejected, and no line."""
+
+    async def story(rig: Rig) -> None:
+        with capture_logs() as lines:
+            await rig.say(raw)
+        assert lines == []
+        assert await rig.rejected() == []
+        assert await rig.redis.hgetall(COUNTERS) == {b"skipped_without_text": b"1"}
+        assert await rig.redis.llen(PROCESSING) == 0
+        assert rig.service.counts == {"skipped": 1}
+
+    on_rig(story)
+
+
+TOLERATED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "no user": ({"user_id": ...}, {"user_id": "anonymous"}),
+    "blank user": ({"user_id": " "}, {"user_id": "anonymous"}),
+    "a transcript": (
+        {"content": ..., "type": "audio", "input_file": "a.wav", "transcript": "hello"},
+        {"meta": {"type": "audio"}},
+    ),
+    "a caption": ({"type": "image", "meta": {"type": "png"}}, {"meta": {"type": "png"}}),
+    "another name": ({"content": ..., "text": "hello"}, {}),
+    "meta a list": ({"meta": [1]}, {"meta": {"value": [1]}}),
+    "meta a text, and a source": ({"meta": "x", "source": "mic"}, {"meta": {"value": "x", "origin": "mic"}}),
+    "task of NUL alone": ({"task_id": "\0"}, {}),
+    "task a number": ({"task_id": 7.5}, {"task_id": "7.5"}),
+    "task an object": ({"task_id": {}}, {}),
+    "bad time": ({"timestamp": "soon"}, {"meta": {"sent_timestamp": "soon"}}),
+    "seconds since boot": ({"timestamp": 1061.277}, {"meta": {"sent_timestamp": 1061.277}}),
+}
+
+
+@pytest.mark.parametrize(("sent", "expected"), TOLERATED.values(), ids=TOLERATED)
+def test_a_message_in_another_form_is_stored(sent: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Given a message of another front end, I expect it stored and published, dated now, as what it means."""
+
+    async def story(rig: Rig) -> None:
+        fields = {"user_id": "u1", "content": "hello", **sent}
+        await rig.say(**{name: value for name, value in fields.items() if value is not ...})
+        [entry] = await rig.logged()
+        assert entry.pop("message_id")
+        assert abs(entry.pop("timestamp") - time.time()) < 60
+        plain = {"user_id": "u1", "content": "hello", "source": "user", "meta": {}, "require_ai_response": True}
+        assert entry == {**plain, "logged": True, **expected}
+        assert await rig.rejected() == []
+
+    on_rig(story)
+
+
+def test_a_reply_in_another_form_is_stored() -> None:
+    """Given a reply with its text as `content`, no user, no time and an id that is none, I expect it stored, with what
+    was sent in `meta`."""
+
+    async def story(rig: Rig) -> None:
+        await rig.reply(content="hello", original_message_id={}, timestamp="soon", meta=["x"])
+        [entry] = await rig.conversation("anonymous")
+        assert (entry["content"], entry["source"]) == ("hello", "ai")
+        assert entry["meta"] == {"value": ["x"], "sent_timestamp": "soon"}
+        assert abs(entry["timestamp"] - time.time()) < 60
+
+    on_rig(story)
+
+
+def test_a_message_is_read_by_the_settings() -> None:
+    """Given a zone and a name for users without one, I expect messages and replies read by both."""
+    defaults = MessageDefaults(ZoneInfo("Asia/Shanghai"), "访客")
+
+    async def story(rig: Rig) -> None:
+        await rig.say(content="hello", timestamp="2024-04-05 20:00")
+        await rig.reply(text="hi", timestamp="2024年4月5日 20:00")
+        assert [entry["timestamp"] for entry in await rig.conversation("访客")] == [1_712_318_400] * 2
+
+    on_rig(story, defaults=defaults)
 
 
 def test_an_invalid_reply_is_rejected_with_its_channel() -> None:
@@ -412,12 +531,12 @@ json_values = st.recursive(
         optional=dict.fromkeys(("user_id", "content", "source", "timestamp", "meta", "task_id", "type"), json_values),
     ).map(lambda fields: json.dumps(fields).encode())
 )
-def test_any_input_is_either_stored_or_rejected(raw: bytes) -> None:
-    """Given any bytes, I expect exactly one of the two, an empty processing list, and no exception."""
+def test_any_input_is_stored_skipped_or_rejected(raw: bytes) -> None:
+    """Given any bytes, I expect exactly one of the three, an empty processing list, and no exception."""
 
     async def story(rig: Rig) -> None:
         await rig.say(raw)
-        assert rig.service.counts["stored"] + rig.service.counts["rejected"] == 1
+        assert sum(rig.service.counts[outcome] for outcome in ("stored", "skipped", "rejected")) == 1
         assert rig.service.counts["failed"] == 0
         assert await rig.redis.llen(PROCESSING) == 0
 

@@ -57,6 +57,7 @@ def chat_of(seed: int) -> Chat:
         session=ones,
         timestamp=np.arange(SIZE, dtype=np.float64),
         from_ai=np.arange(SIZE) % 2 == 1,
+        added=np.zeros(SIZE, np.bool_),
         asks=noughts,
         script=noughts,
         speaker=noughts,

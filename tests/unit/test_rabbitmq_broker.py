@@ -38,6 +38,16 @@ def test_a_url_of_rabbitmq_makes_a_broker_that_confirms(pika: logging.Logger) ->
     assert (broker.middleware, broker.confirm_delivery) == ([only], True)
 
 
+@pytest.mark.parametrize(
+    ("query", "idle_s"), [("", 5), ("?tcp_options=%7B%22TCP_KEEPIDLE%22%3A60%7D", 60)], ids=["default", "of the URL"]
+)
+def test_a_host_that_disappears_is_noticed_by_tcp(pika: logging.Logger, query: str, idle_s: int) -> None:
+    """Given a URL without options of TCP, I expect keepalives after five seconds; with options, those."""
+    broker: Any = build_broker(URL + query, [])
+
+    assert broker.parameters.tcp_options["TCP_KEEPIDLE"] == idle_s
+
+
 def test_the_client_of_rabbitmq_is_silent(pika: logging.Logger) -> None:
     """Given a broker, I expect the dozen lines of its client about a lost connection left out."""
     build_broker(URL, [])

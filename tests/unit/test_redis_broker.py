@@ -28,6 +28,7 @@ from tasks.redis_broker import (
     WakingConsumer,
     WakingRedisBroker,
 )
+from tests.support import wait_until
 
 QUEUE = "things"
 #: Shorter than Redis's own time-outs: a look that finds nothing ends at once.
@@ -199,31 +200,34 @@ def test_no_more_is_fetched_than_is_free(site: Site) -> None:
     assert (consumer.outstanding_message_count, site.client.llen(site.keys.ids)) == (3, 2)
 
 
-def test_a_full_consumer_waits_for_a_free_slot(site: Site) -> None:
+def test_a_full_consumer_waits_for_a_free_slot(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given a consumer that holds all it may, I expect it to wait until a message is acknowledged, each time."""
     broker = site.broker()
     send(broker, 0)
     send(broker, 1)
-    consumer = consume(broker, prefetch=1, timeout=10_000)
+    consumer = consume(broker, prefetch=1, timeout=60_000)
     message = take(consumer)
-    waited: list[float] = []
+    begun: list[float | None] = []
+    freed: list[bool] = []
+    wait = consumer._slot_free.wait
 
-    def wait() -> None:
-        begun_at = time.monotonic()
-        assert next(consumer) is None
-        waited.append(time.monotonic() - begun_at)
+    def note(timeout: float | None = None) -> None:
+        begun.append(timeout)
+        freed.append(wait(timeout))
 
-    thread = threading.Thread(target=wait)
+    monkeypatch.setattr(consumer._slot_free, "wait", note)
+    thread = threading.Thread(target=next, args=(consumer,))
     thread.start()
-    time.sleep(0.1)
+    wait_until(lambda: begun, description="the wait")
     consumer.ack(message)
     thread.join()
-    assert 0.05 < waited[0] < 5
+    assert freed == [True]
 
     consumer.timeout = 100
     take(consumer)
-    wait()
-    assert 0.05 < waited[1] < 5, "the slot that was free before is taken"
+    assert next(consumer) is None
+    assert begun == [60, 0.1]
+    assert freed == [True, False], "the slot that was free before is taken"
 
 
 def test_an_acknowledged_message_leaves_nothing_behind(site: Site) -> None:
@@ -360,13 +364,38 @@ def test_an_id_without_a_message_is_forgotten(site: Site) -> None:
     site.client.rpush(site.keys.ids, "gone")
     consumer = consume(broker)
 
-    with capture_logs():
+    with capture_logs() as lines:
         assert next(consumer) is None
 
     assert site.client.keys() == [b"site:__heartbeats__"]
+    assert events(lines) == ["undecodable_message"]
 
 
 # Reconciling
+
+
+def test_what_is_acknowledged_while_it_reconciles_is_no_dead_letter(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a message that a worker thread acknowledges after Redis was asked what is held, I expect it left alone."""
+    broker = site.broker(reconcile_interval_s=0.0)
+    send(broker, 1)
+    consumer = consume(broker)
+    message = take(consumer)
+    held_in_redis = broker.client.smembers
+
+    def acknowledged_meanwhile(key: str) -> Any:
+        found = held_in_redis(key)
+        consumer.ack(message)
+        return found
+
+    monkeypatch.setattr(broker.client, "smembers", acknowledged_meanwhile)
+
+    with capture_logs() as lines:
+        assert next(consumer) is None
+
+    assert events(lines) == []
+    assert site.client.keys() == [b"site:__heartbeats__"]
 
 
 def test_a_fetch_whose_reply_was_lost_is_reconciled(site: Site) -> None:

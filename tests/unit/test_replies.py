@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import UTC, tzinfo
 from typing import Any
+from zoneinfo import ZoneInfo
 
+import fakeredis
 import httpx2
 import pytest
-from keepsake_client.protocol import Memory, MemoryUpdateMessage
+from keepsake_client.protocol import COUNTERS, Memory, MemoryUpdateMessage
 from openai import AsyncOpenAI
 
 from services.chat_ai.prompt import Prompt
@@ -27,14 +30,20 @@ def prompt(*memories: tuple[str, str]) -> Prompt:
     return Prompt(messages=[{"role": "user", "content": "hello"}], memories=found)
 
 
-def built_in(question: str, *memories: tuple[str, str]) -> str:
-    return asyncio.run(QuotingReplier().reply(message(question), prompt(*memories)))
+def built_in(question: str, *memories: tuple[str, str], zone: tzinfo = UTC) -> str:
+    return asyncio.run(QuotingReplier(zone).reply(message(question), prompt(*memories)))
 
 
 def test_an_english_question_is_answered_with_quotes() -> None:
     """Given a memory, I expect it verbatim, with speaker and time."""
     reply = built_in("What is my cat called?", ("user", "My cat is called Miso."))
     assert reply == 'Here is what I remember:\n- 2024-04-05 19:34 UTC, you said: "My cat is called Miso."'
+
+
+def test_the_dates_of_quotes_are_in_the_zone() -> None:
+    """Given another zone, I expect the date of the user's day."""
+    reply = built_in("What is my cat called?", ("user", "My cat is called Miso."), zone=ZoneInfo("Asia/Shanghai"))
+    assert "- 2024-04-06 03:34 UTC+08:00, you said" in reply
 
 
 def test_a_chinese_question_is_answered_in_chinese() -> None:
@@ -84,6 +93,7 @@ class Provider:
         self.body = body
         self.hangs = hangs
         self.requests: list[dict[str, Any]] = []
+        self.failures = 0
 
     async def answer(self, request: httpx2.Request) -> httpx2.Response:
         self.requests.append(json.loads(request.content))
@@ -91,14 +101,17 @@ class Provider:
             await asyncio.Event().wait()
         return httpx2.Response(self.status, json=self.body, headers={"retry-after-ms": "1"})
 
-    def ask(self, timeout_s: float = 10) -> str:
+    def ask(self, timeout_s: float = 60) -> str:
         async def conversation() -> str:
             transport = httpx2.AsyncClient(transport=httpx2.MockTransport(self.answer))
             async with AsyncOpenAI(
                 base_url="http://chat/v1", api_key="none", max_retries=1, http_client=transport
             ) as client:
-                replier = OpenAIReplier(client, "a-model", fallback=QuotingReplier(), timeout_s=timeout_s)
-                return await replier.reply(message("Who?"), prompt(("user", "fact")))
+                redis = fakeredis.FakeAsyncRedis()
+                replier = OpenAIReplier(client, "a-model", QuotingReplier(UTC), redis, timeout_s=timeout_s)
+                reply = await replier.reply(message("Who?"), prompt(("user", "fact")))
+                self.failures = int(await redis.hget(COUNTERS, "chat_model_failed") or 0)
+                return reply
 
         return asyncio.run(conversation())
 
@@ -116,7 +129,7 @@ def completion(text: str | None) -> dict[str, Any]:
 def test_the_reply_is_the_providers_response_to_the_prompt() -> None:
     """Given an endpoint that responds, I expect its text, and in its request the model and the messages."""
     provider = Provider(body=completion("It is Miso."))
-    assert provider.ask() == "It is Miso."
+    assert (provider.ask(), provider.failures) == ("It is Miso.", 0)
     [request] = provider.requests
     assert request["model"] == "a-model"
     assert request["messages"] == [{"role": "user", "content": "hello"}]
@@ -130,12 +143,21 @@ def test_the_reply_is_the_providers_response_to_the_prompt() -> None:
         Provider(status=200, body=completion(None)),
         Provider(status=200, body={**completion("x"), "choices": []}),
         Provider(status=200, body="not a completion"),
+        Provider(status=200, body=completion("<think>They ask who.</think>")),
+        Provider(status=200, body=completion("<think>They ask who, and max_tokens")),
     ],
-    ids=["bad key", "blank", "null", "no choices", "malformed"],
+    ids=["bad key", "blank", "null", "no choices", "malformed", "reasoning alone", "reasoning cut"],
 )
 def test_a_failed_provider_falls_back_to_the_built_in_reply(provider: Provider) -> None:
-    """Given an endpoint without a usable response, I expect the built-in reply."""
+    """Given an endpoint without a usable response, I expect the built-in reply, and the failure counted."""
     assert '"fact"' in provider.ask()
+    assert provider.failures == 1
+
+
+def test_the_reasoning_of_a_model_is_not_part_of_the_reply() -> None:
+    """Given an answer after its reasoning, I expect the answer alone."""
+    provider = Provider(body=completion("<think>\nThe user asks about a fact.\n</think>\n\nIt is Miso."))
+    assert (provider.ask(), provider.failures) == ("It is Miso.", 0)
 
 
 def test_a_provider_error_is_retried_once() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import dramatiq
@@ -13,11 +13,18 @@ import fakeredis
 import pytest
 from dramatiq.brokers.stub import StubBroker
 from keepsake_client.errors import Unavailable
-from keepsake_client.protocol import alive_key
+from keepsake_client.protocol import COUNTERS, alive_key
+from redis.exceptions import ConnectionError as RedisConnectionError
 from structlog.testing import capture_logs
 
-from services.runtime.errors import EmbeddingDimensionMismatch
-from services.runtime.heartbeat import HeartbeatThread, heartbeat_value
+from services.runtime.errors import (
+    EXIT_CANNOT_START,
+    CannotStart,
+    EmbeddingDimensionMismatch,
+    InvalidSetting,
+    SchemaTooNew,
+)
+from services.runtime.heartbeat import HeartbeatThread
 from services.runtime.settings import Settings
 from services.stack.readiness import Readiness
 from tasks.middleware.resources import Resources, WorkerCannotStart
@@ -37,7 +44,6 @@ def booting(monkeypatch: pytest.MonkeyPatch, error: Exception) -> dramatiq.Worke
 @pytest.mark.parametrize(
     "error",
     [
-        EmbeddingDimensionMismatch(8, 384),
         Unavailable("PostgreSQL does not answer"),
         PermissionError("no"),
         ImportError(),
@@ -54,12 +60,20 @@ def test_a_worker_that_cannot_open_its_services_does_not_start(
         worker.start()
 
 
-def test_the_reason_is_in_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given an embedder that does not fit the table, I expect the text that says so."""
-    worker = booting(monkeypatch, EmbeddingDimensionMismatch(8, 384))
+@pytest.mark.parametrize(
+    "error", [EmbeddingDimensionMismatch(8, 384), InvalidSetting("no such provider"), SchemaTooNew(5, 4)]
+)
+def test_a_worker_that_no_restart_helps_ends_with_an_exit_code_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, error: CannotStart
+) -> None:
+    """Given an embedder that does not fit, a wrong setting or a newer schema, I expect one line and no traceback."""
+    worker = booting(monkeypatch, error)
 
-    with pytest.raises(WorkerCannotStart, match="gives 8 dimensions and the memories table holds 384"):
+    with capture_logs() as lines, pytest.raises(SystemExit) as ended:
         worker.start()
+
+    assert ended.value.code == EXIT_CANNOT_START
+    assert lines == [{"event": "start_refused", "log_level": "critical", "code": error.code, "reason": str(error)}]
 
 
 @pytest.mark.parametrize("service", ["memories", "profiles"])
@@ -179,12 +193,11 @@ def test_a_writer_has_the_engine_that_takes_the_least_memory(
 
 
 def test_heartbeats_name_the_engine_of_the_embedder(booted: Booted) -> None:
-    """Given the default embedder, I expect its engine before the process, for `ltm status`."""
+    """Given the default embedder, I expect its engine in the record of the process, for `ltm status`."""
     booted.opened.engine = "int8"
     booted.worker.start()
     booted.wait_for_beats()
 
-    assert booted.client.get(alive_key("a-worker")) == f"int8:{heartbeat_value()}".encode()
     assert Readiness(booted.client, lambda: True).engine("a-worker") == "int8"
     assert Readiness(booted.client, lambda: True).answers("a-worker", os.getpid())
 
@@ -194,6 +207,24 @@ def test_heartbeats_have_a_connection_that_does_not_block_for_long(booted: Boote
     booted.worker.start()
 
     assert booted.urls == [("redis://pipeline:6380/2", 2.0)]
+
+
+def test_used_message_ids_are_counted_while_redis_answers(booted: Booted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given two events with used message_ids, and one while Redis is down, I expect two counted and no exception."""
+    for _ in range(2):
+        booted.resources.count_reused_id()
+    with monkeypatch.context() as patch:
+        patch.setattr("fakeredis.FakeRedis.hincrby", raising(RedisConnectionError()))
+        booted.resources.count_reused_id()
+
+    assert booted.client.hgetall(COUNTERS) == {b"message_ids_reused": b"2"}
+
+
+def raising(error: Exception) -> Callable[..., Any]:
+    def fail(*_: Any) -> None:
+        raise error
+
+    return fail
 
 
 def test_a_worker_without_its_database_sends_no_heartbeat(booted: Booted) -> None:

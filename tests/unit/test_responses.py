@@ -41,7 +41,7 @@ class Stage:
         """Send a request, and wait until the worker has finished it."""
         request = LTMRequest(request_id=request_id, type="search", user_id="u1", data={"query": SECRET})
         self.broker.enqueue(queues.request_message(request, 1.5))
-        self.broker.join("interactive", timeout=10_000, fail_fast=False)
+        self.broker.join("interactive", timeout=60_000, fail_fast=False)
 
     def run(self) -> dict[str, Any]:
         self.runs += 1
@@ -284,7 +284,7 @@ def test_a_response_is_deduplicated(stage: Stage) -> None:
     with capture_logs() as lines:
         for _ in range(2):
             stage.broker.enqueue(message)
-            stage.broker.join("interactive", timeout=10_000, fail_fast=False)
+            stage.broker.join("interactive", timeout=60_000, fail_fast=False)
 
     assert (stage.runs, [answer["success"] for answer in stage.answers()]) == (2, [True])
     assert [(line["event"], line["request_id"]) for line in lines] == [
@@ -334,7 +334,7 @@ def test_an_event_has_no_response(stage: Stage) -> None:
 
     index.send(update={"user_id": "u1"})
     wait_until(lambda: done, description="the event")
-    stage.broker.join("index", timeout=10_000)
+    stage.broker.join("index", timeout=60_000)
 
     assert stage.answers() == []
 

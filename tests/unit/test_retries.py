@@ -55,7 +55,7 @@ class Bench:
         """Send a message with these options, and wait until nothing is left to do."""
         message: dramatiq.Message[Any] = dramatiq.Message("default", "work", (), {}, options)
         self.broker.enqueue(message)
-        self.broker.join("default", timeout=10_000, fail_fast=False)
+        self.broker.join("default", timeout=60_000, fail_fast=False)
 
     @property
     def dead(self) -> int:

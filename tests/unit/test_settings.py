@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import os
 import pickle
+from datetime import UTC
+from zoneinfo import ZoneInfo
 
 import pytest
 from pydantic import ValidationError
 
 from services.runtime.errors import InvalidSetting
-from services.runtime.settings import RENAMED_SETTINGS, Settings, load_settings, mask_url, renamed_settings
+from services.runtime.settings import (
+    EMPTY_SWITCHES_OFF,
+    RENAMED_SETTINGS,
+    Settings,
+    load_settings,
+    mask_url,
+    renamed_settings,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +47,14 @@ def test_a_variable_sets_its_field(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_settings().ltm_search_timeout_ms == 750
 
 
+def test_a_time_zone_is_that_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given the name of a zone, I expect that zone; UTC without one, for which no database is needed."""
+    assert load_settings().timezone is UTC
+    monkeypatch.setenv("LTM_TIMEZONE", "Asia/Shanghai")
+
+    assert load_settings().timezone == ZoneInfo("Asia/Shanghai")
+
+
 @pytest.mark.parametrize(("value", "on"), [("false", False), ("0", False), ("no", False), ("true", True), ("1", True)])
 def test_a_flag_accepts_the_usual_spellings(monkeypatch: pytest.MonkeyPatch, value: str, on: bool) -> None:
     """Given a flag in one of the usual spellings, I expect its value."""
@@ -46,12 +63,35 @@ def test_a_flag_accepts_the_usual_spellings(monkeypatch: pytest.MonkeyPatch, val
     assert load_settings().enable_ltm is on
 
 
-@pytest.mark.parametrize("name", Settings.model_fields)
+@pytest.mark.parametrize("name", [name for name in Settings.model_fields if name not in EMPTY_SWITCHES_OFF])
 def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Given an empty variable, as compose passes those that are not set, I expect the default."""
     monkeypatch.setenv(name.upper(), "")
 
     assert getattr(load_settings(), name) == Settings.model_fields[name].get_default()
+
+
+@pytest.mark.parametrize(
+    ("value", "repeats_s"), [(None, (0.03, 0.1, 0.3, 0.6, 1.2)), ("", ()), ("50", (0.05,)), ("100, 20", (0.02, 0.1))]
+)
+def test_responses_are_repeated_unless_the_variable_is_empty(
+    monkeypatch: pytest.MonkeyPatch, value: str | None, repeats_s: tuple[float, ...]
+) -> None:
+    """Given LTM_RESPONSE_REPEATS_MS unset, empty, and with times, I expect the default, none, and these in order."""
+    monkeypatch.delenv("LTM_RESPONSE_REPEATS_MS", raising=False)
+    if value is not None:
+        monkeypatch.setenv("LTM_RESPONSE_REPEATS_MS", value)
+
+    assert load_settings().response_repeats_s == repeats_s
+
+
+@pytest.mark.parametrize("value", ["soon", "-1", "30,,100", "123456"])
+def test_wrong_repeats_are_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    """Given times that are none, I expect one line that names the variable."""
+    monkeypatch.setenv("LTM_RESPONSE_REPEATS_MS", value)
+
+    with pytest.raises(InvalidSetting, match=f"^LTM_RESPONSE_REPEATS_MS is '{value}'; allowed: "):
+        load_settings()
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
@@ -91,6 +131,10 @@ WRONG = {
     "a time of zero": ("MEMORY_TTL_HOURS", "0", "0", "greater than 0"),
     "not a number": ("MEMORY_TTL_HOURS", "nan", "nan", "less than or equal to 87600"),
     "an unknown level": ("LTM_LOG_LEVEL", "loud", "loud", "'debug', 'info', 'warning' or 'error'"),
+    "no time zone": ("LTM_TIMEZONE", "Beijing", "Beijing", "such as UTC, Asia/Shanghai or Europe/Lisbon"),
+    "a directory of time zones": ("LTM_TIMEZONE", "Asia", "Asia", "the IANA name of a time zone"),
+    "a path": ("LTM_TIMEZONE", "../UTC", "../UTC", "the IANA name of a time zone"),
+    "no id for a user": ("LTM_ANONYMOUS_USER", " ", " ", "must not be blank"),
     "too long a name": ("LTM_REQUESTS_QUEUE", "x" * 201, "x" * 201, "at most 200 characters"),
     "a Redis key, which is no secret": ("LTM_STREAM_KEY", "x" * 201, "x" * 201, "at most 200 characters"),
 }

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import pwd
+import shutil
 import signal
 import socket
 import stat
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,10 +20,11 @@ from dramatiq.brokers.redis import RedisBroker
 from keepsake_client import protocol
 
 from services.runtime.errors import EmbeddedServersMissing, InvalidSetting, PortTaken, StackError
+from services.runtime.process_record import ProcessRecord
 from services.runtime.queues import INDEX_QUEUE, INTERACTIVE_QUEUE, WRITES_QUEUE, queue_depths
 from services.runtime.settings import RENAMED_SETTINGS, Settings, load_settings
 from services.stack.data_directory import DataDirectory, StackRecord
-from services.stack.embedded_postgres import binaries
+from services.stack.embedded_postgres import _system_account, binaries
 from services.stack.embedded_valkey import valkey_spec
 from services.stack.locate import find_stack, shared_settings
 from services.stack.logfile import BoundedLog
@@ -66,6 +71,16 @@ def test_the_tail_of_a_log_is_its_last_lines(tmp_path: Path) -> None:
     log.path.write_bytes(b"one\ntwo\n\xff three\n")
 
     assert log.tail(2) == ["two", "\ufffd three"]
+
+
+def test_a_log_whose_directory_is_gone_is_discarded(tmp_path: Path) -> None:
+    """Given a data directory that was renamed, I expect its processes to be restarted all the same."""
+    log = BoundedLog(tmp_path / "gone" / "a.log")
+    with log.open() as writer:
+        writer.write(b"one\n")
+    log.trim()
+
+    assert log.tail(5) == []
 
 
 # --- names
@@ -247,17 +262,16 @@ def test_a_process_without_a_heartbeat_does_not_answer() -> None:
     assert not Readiness(fakeredis.FakeRedis(), lambda: False).answers("memory")
 
 
-def test_a_workers_heartbeat_says_which_engine_embeds() -> None:
+def test_a_workers_record_says_which_engine_embeds() -> None:
     """Given a worker with the default embedder and another process, I expect the engine of the former alone."""
     server = fakeredis.FakeServer()
     client = fakeredis.FakeRedis(server=server)
-    client.set(protocol.alive_key("long-term-memory-worker"), "q4:host:41:40")
-    client.set(protocol.alive_key("memory"), "host:51:50")
+    client.set(protocol.process_key("long-term-memory-worker"), ProcessRecord(engine="q4").model_dump_json())
+    client.set(protocol.process_key("memory"), ProcessRecord().model_dump_json())
     readiness = Readiness(client, lambda: True)
 
     names = ("long-term-memory-worker", "memory", "chat-ai", "redis")
     assert [readiness.engine(name) for name in names] == ["q4", None, None, None]
-    assert readiness.answers("long-term-memory-worker", 41)
 
     server.connected = False
 
@@ -319,6 +333,24 @@ def test_without_the_extra_the_error_names_it(monkeypatch: pytest.MonkeyPatch, t
         binaries()
 
 
+def test_an_account_that_another_start_adds_first_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a `useradd` that fails, I expect the account if it is there by now, and otherwise an error."""
+    mine = pwd.getpwuid(os.getuid())
+    found: list[pwd.struct_passwd | None] = [None, mine, None, None]
+
+    def look(_: str) -> pwd.struct_passwd:
+        if account := found.pop(0):
+            return account
+        raise KeyError
+
+    monkeypatch.setattr(pwd, "getpwnam", look)
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: "false")
+
+    assert _system_account() == mine
+    with pytest.raises(subprocess.CalledProcessError):
+        _system_account()
+
+
 # --- the check of the whole path
 
 
@@ -328,7 +360,7 @@ def without_redis(no_settings: None) -> Settings:
 
 
 def test_the_probe_is_the_error_of_a_search(without_redis: Settings) -> None:
-    assert str(probe(without_redis, timeout_s=5)).startswith("unavailable: Redis does not answer: ")
+    assert str(probe(without_redis, timeout_s=60)).startswith("unavailable: Redis does not answer: ")
 
 
 def test_a_client_of_the_stack_uses_its_names(without_redis: Settings) -> None:

@@ -13,11 +13,11 @@ import psutil
 import pytest
 import structlog
 
-from services.runtime.errors import ProcessKeepsDying
+from services.runtime.errors import EXIT_CANNOT_START, CannotStart, InvalidSetting, ProcessKeepsDying
 from services.stack.logfile import MAX_BYTES
 from services.stack.process_tree import ProcessId
 from services.stack.processes import ProcessSpec
-from services.stack.supervisor import CRASH_WINDOW_S, SERVICE_GRACE_S, TRIM_INTERVAL_S, Supervisor
+from services.stack.supervisor import CRASH_WINDOW_S, TRIM_INTERVAL_S, Supervisor
 from tests.support import wait_until
 
 SLEEPS = "import time; time.sleep(600)"
@@ -67,7 +67,7 @@ def started(tmp_path: Path, clock: Clock) -> Iterator[Start]:
     def start(
         *specs: ProcessSpec,
         on_start: Callable[[dict[str, ProcessId]], None] = lambda _: None,
-        service_grace_s: float = SERVICE_GRACE_S,
+        service_grace_s: float = 60.0,
     ) -> Supervisor:
         supervisors.append(
             Supervisor(specs, dict(os.environ), tmp_path, tmp_path, on_start, clock, service_grace_s=service_grace_s)
@@ -81,7 +81,7 @@ def started(tmp_path: Path, clock: Clock) -> Iterator[Start]:
 
 
 def wait_for_line(supervisor: Supervisor, name: str, line: str) -> None:
-    wait_until(lambda: line in supervisor.last_lines(name), 10, f"{line!r} in the log of {name}")
+    wait_until(lambda: line in supervisor.last_lines(name), description=f"{line!r} in the log of {name}")
 
 
 def wait_for_restart(supervisor: Supervisor) -> list[structlog.typing.EventDict]:
@@ -92,7 +92,7 @@ def wait_for_restart(supervisor: Supervisor) -> list[structlog.typing.EventDict]
         return logs
 
     with structlog.testing.capture_logs() as logs:
-        return wait_until(polled, 10, "a restart")
+        return wait_until(polled, description="a restart")
 
 
 def test_every_process_is_started_in_a_session_of_its_own(started: Start) -> None:
@@ -144,14 +144,14 @@ print(worker.pid, flush=True)
 worker.wait()
 """
     supervisor = started(spec("a", master))
-    worker = int(wait_until(lambda: supervisor.last_lines("a"), 10, "the worker's pid")[0])
+    worker = int(wait_until(lambda: supervisor.last_lines("a"), description="the worker's pid")[0])
 
     # When the master is killed without a chance to stop it
     os.kill(supervisor.running["a"].pid, signal.SIGKILL)
     wait_for_restart(supervisor)
 
     # I expect the worker to be killed too
-    wait_until(lambda: not runs(worker), 5, "the end of the worker")
+    wait_until(lambda: not runs(worker), description="the end of the worker")
 
 
 def test_five_crashes_within_a_minute_end_the_stack(started: Start, clock: Clock) -> None:
@@ -163,10 +163,67 @@ def test_five_crashes_within_a_minute_end_the_stack(started: Start, clock: Clock
         supervisor.poll()
 
     with structlog.testing.capture_logs() as logs, pytest.raises(ProcessKeepsDying, match="no disk") as raised:
-        wait_until(poll, 20, "the fifth crash")
+        wait_until(poll, description="the fifth crash")
 
     assert "a exited 5 times within a minute (exit code 3)" in str(raised.value)
     assert len(logs) == 4  # four restarts came before
+
+
+def test_a_temporary_log_is_not_named(tmp_path: Path, clock: Clock) -> None:
+    """Given logs that go with the stack, I expect the last lines of the failing process, and no path."""
+    supervisor = Supervisor(
+        [spec("a", CRASHES)], dict(os.environ), tmp_path, tmp_path, lambda _: None, clock, logs_kept=False
+    )
+
+    def poll() -> None:
+        if not supervisor.running:
+            clock.now += 3
+        supervisor.poll()
+
+    with structlog.testing.capture_logs(), pytest.raises(ProcessKeepsDying) as raised:
+        wait_until(poll, 20, "the fifth crash")
+
+    assert str(raised.value).endswith("so the stack was stopped; its last lines:\n" + "\n".join(["  no disk"] * 5))
+
+
+def gives_up(line: str) -> str:
+    """A script that logs the line and exits as a process does that no restart helps."""
+    return f"import sys; print({line!r}); sys.exit({EXIT_CANNOT_START})"
+
+
+@pytest.mark.parametrize(
+    ("line", "error", "text"),
+    [
+        (
+            '{"event": "start_refused", "code": "cannot_start", "reason": "no pgvector"}',
+            CannotStart,
+            "no pgvector",
+        ),
+        ('{"event": "start_refused", "code": "invalid_setting", "reason": "LTM_X"}', InvalidSetting, "LTM_X"),
+        ("ltm: LTM_PREFETCH is 'many'", CannotStart, "a: LTM_PREFETCH is 'many'"),
+    ],
+)
+def test_a_process_that_no_restart_helps_ends_the_stack_at_once(
+    started: Start, line: str, error: type[CannotStart], text: str
+) -> None:
+    """Given the exit code of a process that cannot start, I expect its reason as the error, after one start."""
+    supervisor = started(spec("a", gives_up(line)))
+
+    with structlog.testing.capture_logs() as logs, pytest.raises(error) as raised:
+        wait_until(supervisor.poll, 20, "the exit")
+
+    assert str(raised.value) == text
+    assert logs == []
+
+
+def test_what_a_starting_process_waits_for_is_known(started: Start, tmp_path: Path) -> None:
+    """Given a log of an earlier run too, I expect what the present one waits for, and no more than that."""
+    (tmp_path / "a.log").write_text('{"event": "start_awaits", "reason": "an earlier run"}\n')
+    waits = '{"event": "start_awaits", "reason": "the embedder"}'
+    supervisor = started(spec("a", f"print({waits!r}, flush=True); {SLEEPS}"), spec("b", SLEEPS))
+
+    assert wait_until(lambda: supervisor.awaited("a"), 10, "a reason") == "the embedder"
+    assert supervisor.awaited("b") is None
 
 
 def test_crashes_before_the_last_minute_do_not_count(started: Start, clock: Clock) -> None:
@@ -181,7 +238,7 @@ def test_crashes_before_the_last_minute_do_not_count(started: Start, clock: Cloc
         return len(logs) == 7
 
     with structlog.testing.capture_logs() as logs:
-        wait_until(lambda: crashes(logs), 20, "seven crashes")
+        wait_until(lambda: crashes(logs), description="seven crashes")
 
 
 def test_restarts_back_off(started: Start, clock: Clock) -> None:
@@ -194,7 +251,7 @@ def test_restarts_back_off(started: Start, clock: Clock) -> None:
 
     with structlog.testing.capture_logs() as logs:
         for number, wait_s in enumerate((0.0, 0.25, 0.5, 1.0), start=1):
-            wait_until(partial(crashed, number), 10, "a crash")
+            wait_until(partial(crashed, number), description="a crash")
             if wait_s:
                 clock.now += wait_s - 0.125
                 supervisor.poll()
@@ -272,13 +329,13 @@ print(subprocess.Popen([sys.executable, "-c", {SLEEPS!r}], start_new_session=Tru
 time.sleep(600)
 """
     supervisor = started(spec("a", stubborn), service_grace_s=0.3)
-    grandchild = int(wait_until(lambda: supervisor.last_lines("a"), 10, "the grandchild's pid")[0])
+    grandchild = int(wait_until(lambda: supervisor.last_lines("a"), description="the grandchild's pid")[0])
     pid = supervisor.running["a"].pid
 
     supervisor.stop()
 
     assert not runs(pid)
-    wait_until(lambda: not runs(grandchild), 5, "the end of the grandchild")
+    wait_until(lambda: not runs(grandchild), description="the end of the grandchild")
 
 
 def test_stop_is_idempotent(started: Start) -> None:

@@ -93,7 +93,11 @@ def test_the_indexer_lowers_its_priority(nice: Nice) -> None:
     assert nice.calls == [7]
 
 
-@pytest.mark.parametrize(("leader", "written"), [(os.getpid(), "7"), (os.getppid(), "7"), (1 << 22, "0")])
+@pytest.mark.parametrize(
+    ("leader", "written"),
+    [(os.getpid(), "7"), (os.getppid(), "7"), (1 << 22, "0")],
+    ids=["this process", "its master", "a terminal"],
+)
 def test_the_priority_of_its_own_session_is_lowered(
     nice: Nice, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, leader: int, written: str
 ) -> None:

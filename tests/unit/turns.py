@@ -31,6 +31,7 @@ class Turn:
     cosine: float = UNRELATED
     session: int = 1
     from_ai: bool = False
+    added: bool = False
     timestamp: float = 0.0
 
 
@@ -42,6 +43,7 @@ def columns_of(turns: Sequence[Turn]) -> MemoryColumns:
         session=np.array([turn.session for turn in turns], np.int64),
         timestamp=np.array([turn.timestamp for turn in turns], np.float64),
         from_ai=np.array([turn.from_ai for turn in turns], np.bool_),
+        added=np.array([turn.added for turn in turns], np.bool_),
         asks=np.array([asks(turn.text) for turn in turns], np.int64),
         script=np.array([script(turn.text) for turn in turns], np.int64),
         speaker=np.array([hashed(speaker(turn.text)) for turn in turns], np.int64),

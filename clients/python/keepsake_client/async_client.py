@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -16,10 +17,10 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff, NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 
 from keepsake_client.errors import (
+    CREDENTIALS_REFUSED,
     Disabled,
     InvalidMessage,
     KeepsakeError,
@@ -28,9 +29,13 @@ from keepsake_client.errors import (
     RequestTimeout,
     Unavailable,
 )
+from keepsake_client.keepalive import keepalive_options
 from keepsake_client.protocol import (
+    ADAPTER_FAILED_AFTER_S,
+    COUNTERS,
     MAX_DEADLINE_MS,
     MAX_MESSAGE_BYTES,
+    MEMBERSHIP_KEY,
     REQUESTS_QUEUE,
     RESPONSES_CHANNEL,
     STREAM_EVENT_FIELD,
@@ -44,6 +49,14 @@ from keepsake_client.protocol import (
     RequestType,
     Source,
     validate,
+)
+from keepsake_client.refusals import refuses_writes
+from keepsake_client.subscription import (
+    MAX_SILENCE_S,
+    PING_INTERVAL_S,
+    HalfOpen,
+    SubscriptionMonitor,
+    next_message,
 )
 
 #: How long the removal of an expired request may take on top of its deadline, and the closing of half-open connections.
@@ -105,8 +118,8 @@ class AsyncClient:
         search_timeout_ms: int = 600,
         write_timeout_ms: int = 2_000,
         enabled: bool = True,
-        ping_interval_s: float = 5.0,
-        max_silence_s: float = 10.0,
+        ping_interval_s: float = PING_INTERVAL_S,
+        max_silence_s: float = MAX_SILENCE_S,
     ) -> None:
         self._url = redis if isinstance(redis, str) else None
         self._requests_queue = requests_queue
@@ -123,10 +136,13 @@ class AsyncClient:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._subscriber: asyncio.Task[None] | None = None
         self._failures = 0
+        self._half_open = False
         # After the first attempt to subscribe, `_error` is None exactly while the subscription is up.
         self._attempted = asyncio.Event()
         self._error: Unavailable | None = None
         self._pending: dict[str, tuple[str, asyncio.Future[LTMResponse]]] = {}
+        self._may_look = True
+        self._unserved = False
         #: Number of requests by outcome: `ok` or an error's code (`timeout`, `unavailable`, `too_large`, ...), and of
         #: remembered messages that the stream did not take (`unlogged`); unexpected errors of the subscriber are
         #: `subscriber_failed`.
@@ -248,7 +264,13 @@ class AsyncClient:
         return await self.request("profile_update", user_id, {"updates": updates, **expected}, deadline_ms=deadline_ms)
 
     async def request(
-        self, request_type: RequestType, user_id: str, data: Mapping[str, Any], *, deadline_ms: int | None = None
+        self,
+        request_type: RequestType,
+        user_id: str,
+        data: Mapping[str, Any],
+        *,
+        deadline_ms: int | None = None,
+        request_id: str | None = None,
     ) -> LTMResponse:
         """Send one request and return its response; the verbs are built on it.
 
@@ -256,6 +278,8 @@ class AsyncClient:
 
         Args:
             data: the request's `data` as in the contract, without `deadline_ms`.
+            request_id: one that no other request has, such as a UUID, for a caller that logs it; a new one where it is
+                missing.
 
         Raises:
             RequestTimeout: no response came before the deadline. A write may have been done, or be done later.
@@ -274,10 +298,11 @@ class AsyncClient:
                 request = validate(
                     LTMRequest,
                     {
-                        "request_id": f"req-{uuid4().hex}",
+                        "request_id": f"req-{uuid4().hex}" if request_id is None else request_id,
                         "type": request_type,
                         "user_id": user_id,
                         "data": {**objects, "deadline_ms": deadline_ms},
+                        "pushed_at": time.time(),
                     },
                 )
                 wire = json.dumps(request.model_dump())
@@ -297,6 +322,7 @@ class AsyncClient:
         meta: Mapping[str, Any] | None = None,
         message_id: str | None = None,
         task_id: str | None = None,
+        require_ai_response: bool | None = None,
     ) -> str:
         """Publish a message of a user or the AI, to be indexed; returns its message_id.
 
@@ -313,6 +339,7 @@ class AsyncClient:
             meta: an object of the caller's own, returned in a memory's `metadata`.
             message_id: identifies the message; a new id where it is missing.
             task_id: another id of the caller's, passed on with the event.
+            require_ai_response: False asks the chat service for no reply, as for the messages of an imported history.
 
         Raises:
             RequestTimeout, Unavailable: it is not known to be published.
@@ -332,16 +359,24 @@ class AsyncClient:
                         "meta": {**(meta or {}), **session_id},
                         "message_id": uuid4().hex if message_id is None else message_id,
                         "task_id": task_id,
+                        "require_ai_response": require_ai_response,
                     },
                 )
-                event = message.to_wire(logged=True)
+                # A text may name no zone; the pipeline knows which one it is.
+                as_sent = timestamp if isinstance(timestamp, str) else None
+                event = message.to_wire(logged=True, timestamp=as_sent)
             self._enter_loop()
             with _translated(f"remember was not confirmed within {self._write_timeout_ms} ms"):
                 async with asyncio.timeout(self._write_timeout_ms / 1000):
-                    await self._publish(message, event)
+                    await self._publish(event, message.to_wire(timestamp=as_sent))
         return str(message.message_id)
 
-    async def _publish(self, message: MemoryUpdateMessage, event: str) -> None:
+    async def _publish(self, event: str, unlogged: str) -> None:
+        """Write the event to the stream and publish it.
+
+        Args:
+            unlogged: the event for the channel alone, where the stream refuses it.
+        """
         if len(event) > MAX_MESSAGE_BYTES:
             raise MessageTooLarge(f"the event has {len(event)} bytes; {MAX_MESSAGE_BYTES} are allowed")
         async with self._redis.pipeline(transaction=True) as transaction:
@@ -353,21 +388,21 @@ class AsyncClient:
                 # A command that Redis does not even queue, as without the right to it, aborts the transaction.
                 results = await transaction.execute(raise_on_error=False)
             except ResponseError as error:
-                if _refuses_writes(error):
+                if refuses_writes(error):
                     raise
-                await self._publish_unlogged(message, error)
+                await self._publish_unlogged(unlogged, error)
                 return
         # One that fails when it is executed, as on a key of another type, does not keep the other from running.
         for result in results:
-            if isinstance(result, ResponseError) and not _refuses_writes(result):
-                await self._publish_unlogged(message, result)
+            if isinstance(result, ResponseError) and not refuses_writes(result):
+                await self._publish_unlogged(unlogged, result)
                 return
             if isinstance(result, Exception):
                 raise result
 
-    async def _publish_unlogged(self, message: MemoryUpdateMessage, reason: ResponseError) -> None:
+    async def _publish_unlogged(self, event: str, reason: ResponseError) -> None:
         """Publish for the adapters to take from the channel: they skip an event that says it is logged."""
-        await self._redis.publish(self._updates_channel, message.to_wire())
+        await self._redis.publish(self._updates_channel, event)
         if not self.counts["unlogged"]:
             log.warning("ltm remember: the stream is not written: %s", type(reason).__name__)
         self.counts["unlogged"] += 1
@@ -409,15 +444,48 @@ class AsyncClient:
                 async with asyncio.timeout_at(deadline):
                     await self._redis.lpush(self._requests_queue, wire)
                 async with asyncio.timeout_at(deadline):
-                    return await response
-        except RequestTimeout:
-            with suppress(RedisError, OSError):
-                async with asyncio.timeout(CLEANUP_TIMEOUT_S):
-                    await self._redis.lrem(self._requests_queue, 1, wire)
-            raise
+                    answer = await response
+            self._unserved = False
+            return answer
+        except RequestTimeout as error:
+            served = await self._withdraw(wire)
+            raise RequestTimeout(f"{error}; {self._asked(served)}") from None
         finally:
             self._pending.pop(request.request_id, None)
             response.cancel()  # or asyncio logs its exception, where the wait ended in the same moment
+
+    async def _withdraw(self, wire: str) -> bool:
+        """Remove a request that was not answered from the list, and look whether anything serves the list.
+
+        Returns:
+            False if no adapter is alive; True also where Redis does not say.
+        """
+        try:
+            async with asyncio.timeout(CLEANUP_TIMEOUT_S):
+                with suppress(ResponseError):
+                    await self._redis.lrem(self._requests_queue, 1, wire)
+                return not self._may_look or await self._any_adapter()
+        except NoPermissionError:
+            self._may_look = False  # each refusal would be an entry in Redis's ACL LOG
+        except (RedisError, OSError):
+            pass
+        return True
+
+    async def _any_adapter(self) -> bool:
+        redis: Any = self._redis  # redis-py's types of replies are those of every protocol at once
+        seconds, _ = await redis.time()
+        latest = await redis.zrevrange(MEMBERSHIP_KEY, 0, 0, withscores=True)
+        return any(seconds - heartbeat < ADAPTER_FAILED_AFTER_S for _, heartbeat in latest)
+
+    def _asked(self, served: bool) -> str:
+        """Where the request was pushed; where nothing serves it, logged once until a request is answered again."""
+        asked = f"asked {self._requests_queue} on Redis {_address(self._redis)}"
+        if not served:
+            asked += ", and nothing seems to serve it there: no adapter of Keepsake is alive"
+            if not self._unserved:
+                log.warning("ltm requests are not answered: %s", asked)
+            self._unserved = True
+        return asked
 
     async def _subscribed(self) -> None:
         """Wait for the subscription: a response published before it is lost."""
@@ -434,6 +502,10 @@ class AsyncClient:
                     async with asyncio.timeout(self._max_silence_s):
                         await pubsub.subscribe(self._responses_channel)
                     await self._receive_all(pubsub)
+            except HalfOpen as error:
+                self._half_open = True
+                self._down(Unavailable(_describe(error)))
+                await self._replace_connections()
             except (RedisError, OSError) as error:
                 self._down(Unavailable(_describe(error)))
             except Exception:
@@ -446,23 +518,23 @@ class AsyncClient:
 
     async def _receive_all(self, pubsub: PubSub) -> None:
         """Receive until the connection breaks, or is silent for too long."""
-        now = asyncio.get_running_loop().time
-        received_at = now()
+        monitor = SubscriptionMonitor(self._ping_interval_s, self._max_silence_s, clock=asyncio.get_running_loop().time)
         while True:
-            message = await pubsub.get_message(timeout=self._ping_interval_s)
+            message = await next_message(pubsub, monitor, self._ping_interval_s)
             if message is None:
-                if now() - received_at >= self._max_silence_s:
-                    silence = RedisConnectionError(f"nothing received for {self._max_silence_s:g} s")
-                    self._down(Unavailable(_describe(silence)))
-                    await self._replace_connections()
-                    raise silence
-                await pubsub.ping()
                 continue
-            received_at = now()
             if message["type"] == "subscribe":
                 self._up()
+                await self._count_replaced()
             elif message["type"] == "message":
                 self._receive(message["data"])
+
+    async def _count_replaced(self) -> None:
+        if self._half_open:
+            self._half_open = False
+            with suppress(RedisError, OSError):  # not every client may write the counter
+                async with asyncio.timeout(CLEANUP_TIMEOUT_S):
+                    await self._redis.hincrby(COUNTERS, "subscriptions_replaced", 1)
 
     def _connect(self, url: str) -> Redis:
         # Without redis-py's own retries: the subscriber backs off by itself, and a request fails at once.
@@ -473,6 +545,7 @@ class AsyncClient:
             timeout=self._max_silence_s,
             retry=Retry(NoBackoff(), 0),
             socket_timeout=self._max_silence_s,
+            **keepalive_options(url),
         )
         return Redis.from_pool(pool)
 
@@ -480,8 +553,9 @@ class AsyncClient:
         """Drop every connection: those of the pool are half-open too, and each would cost one request its deadline."""
         if self._url is not None:
             half_open, self._redis = self._redis, self._connect(self._url)
-            async with asyncio.timeout(CLEANUP_TIMEOUT_S):
-                await half_open.aclose()
+            with suppress(RedisError, OSError):
+                async with asyncio.timeout(CLEANUP_TIMEOUT_S):
+                    await half_open.aclose()
 
     def _up(self) -> None:
         if self._error is not None:
@@ -514,9 +588,11 @@ class AsyncClient:
             response.set_exception(RequestFailed("invalid_response: the response does not have the contract's shape"))
 
 
-def _refuses_writes(error: ResponseError) -> bool:
-    """Whether Redis refuses every write: it is full, a replica, or cannot write to its disk."""
-    return isinstance(error, OutOfMemoryError | ReadOnlyError) or str(error).startswith(("MISCONF", "NOREPLICAS"))
+def _address(redis: Redis) -> str:
+    """`host:port/database`, or the path of a socket in place of the first two; never a password."""
+    options = redis.connection_pool.connection_kwargs
+    place = options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
+    return f"{place}/{options.get('db') or 0}"
 
 
 @contextmanager
@@ -542,4 +618,6 @@ def _checked_arguments() -> Iterator[None]:
 def _describe(error: RedisError | OSError) -> str:
     if isinstance(error, ResponseError):  # its message quotes the command, which has contents
         return f"Redis refused the command: {type(error).__name__}"
+    if isinstance(error, AuthenticationError):
+        return f"Redis refuses the connection: {CREDENTIALS_REFUSED}"
     return f"Redis does not answer: {str(error) or type(error).__name__}"

@@ -132,10 +132,18 @@ class Client:
         )
 
     def request(
-        self, request_type: RequestType, user_id: str, data: Mapping[str, Any], *, deadline_ms: int | None = None
+        self,
+        request_type: RequestType,
+        user_id: str,
+        data: Mapping[str, Any],
+        *,
+        deadline_ms: int | None = None,
+        request_id: str | None = None,
     ) -> LTMResponse:
         """See `AsyncClient.request`."""
-        return self._wait(self._client.request(request_type, user_id, data, deadline_ms=deadline_ms))
+        return self._wait(
+            self._client.request(request_type, user_id, data, deadline_ms=deadline_ms, request_id=request_id)
+        )
 
     def remember(
         self,
@@ -148,6 +156,7 @@ class Client:
         meta: Mapping[str, Any] | None = None,
         message_id: str | None = None,
         task_id: str | None = None,
+        require_ai_response: bool | None = None,
     ) -> str:
         """See `AsyncClient.remember`."""
         return self._wait(
@@ -160,6 +169,7 @@ class Client:
                 meta=meta,
                 message_id=message_id,
                 task_id=task_id,
+                require_ai_response=require_ai_response,
             )
         )
 

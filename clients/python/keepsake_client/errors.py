@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+#: In place of redis-py's words, which are about commands of its own that the user never gave.
+CREDENTIALS_REFUSED = "it asks for another user or password than its URL has (REDIS_URL)"
+
 
 class KeepsakeError(Exception):
     """Base class of every exception that Keepsake raises on purpose."""
@@ -42,6 +45,10 @@ class MessageTooLarge(InvalidMessage):
     """The message or its content exceeds a size limit."""
 
     code = "too_large"
+
+
+class NoText(InvalidMessage):
+    """The message holds no text, such as a recording without its transcript: it is counted, and not rejected."""
 
 
 class UnknownRequestType(InvalidMessage):

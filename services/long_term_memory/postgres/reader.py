@@ -17,7 +17,7 @@ from psycopg import sql
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool
 
-from services.long_term_memory.postgres.rows import HEAD, Vector, halfvec
+from services.long_term_memory.postgres.rows import ADDED, HEAD, Vector, halfvec
 from services.long_term_memory.retrieval.columns import MemoryColumns, hashed
 
 #: One in so many memories is in the sample, which has an index of its own; migrations/0002 has the same number. It is
@@ -144,10 +144,13 @@ def _unpack(segments: Sequence[TupleRow]) -> MemoryColumns:
         for column, (name, _, dtype) in enumerate(_PACKED)
     }
     head = raw["head"]
-    numbers = ("number", "session", "asks", "script", "length", "speaker", "fingerprint")
+    added = head["asks"] < 0
+    numbers = ("number", "session", "script", "length", "speaker", "fingerprint")
     return MemoryColumns(
         timestamp=head["said_at"] / 1e6 + _POSTGRES_EPOCH,  # PostgreSQL sends microseconds since 2000
         from_ai=head["from_ai"],
+        added=added,
+        asks=head["asks"].astype(np.int64) - ADDED * added,
         **{name: head[name].astype(np.int64) for name in numbers},
         terms=raw["terms"],
         cosine=1.0 - raw["distance"].astype(np.float64),

@@ -8,7 +8,7 @@ from operator import itemgetter
 from typing import Any
 
 import numpy as np
-from keepsake_client.protocol import parse_timestamp
+from keepsake_client.times import parse_timestamp
 from numpy.typing import NDArray
 from pgvector import HalfVector
 from psycopg import Cursor
@@ -24,6 +24,9 @@ Vector = Sequence[float] | NDArray[np.float32]
 #: Terms of a memory that can be found by word, the first ones: an index row of PostgreSQL holds 2,704 bytes.
 MAX_TERMS = 400
 
+#: Added to `asks` in the traits of a memory that was added by request. These are negative, and from the end of an array
+#: of three they are the same question: version 0.2 reads them as such.
+ADDED = -3
 #: The features of a memory's text, as the column `traits` holds them.
 TRAITS = np.dtype(
     [("from_ai", "?"), ("asks", "i1"), ("script", "i1"), ("length", "<u2"), ("speaker", "<i8"), ("fingerprint", "<i8")]
@@ -56,7 +59,7 @@ def memory_row(memory_id: str, vector: Vector, payload: dict[str, Any]) -> dict[
     terms = hashed_terms(tokenizer.terms(content)[:MAX_TERMS])
     traits = (
         source == "ai",
-        utterances.asks(content),
+        utterances.asks(content) + (ADDED if "request_id" in payload else 0),
         utterances.script(content),
         len(terms),
         hashed(utterances.speaker(content)),
@@ -119,6 +122,17 @@ def insert_memories(cursor: Cursor[TupleRow], rows: Sequence[dict[str, Any]]) ->
     numbered = [{**row, "number": number} for row, (number,) in zip(rows, cursor.fetchall(), strict=True)]
     cursor.executemany(_INSERT, sorted(numbered, key=itemgetter("id")), returning=True)
     return {str(row[0]) for result in cursor.results() for row in result}
+
+
+def stored_events(cursor: Cursor[TupleRow], ids: Sequence[str]) -> set[tuple[str, str, str]]:
+    """Id, source and content of memories: the present content and, of one that was changed, the original too."""
+    cursor.execute(
+        "SELECT id::text, source, content FROM memories WHERE id = ANY(%(ids)s::uuid[])"
+        " UNION SELECT memory_id, source, new_memory FROM memory_history JOIN memories ON memories.id::text = memory_id"
+        " WHERE memory_id = ANY(%(ids)s::text[]) AND event = 'ADD' AND memories.id = ANY(%(ids)s::uuid[])",
+        {"ids": list(ids)},
+    )
+    return {(row[0], row[1], row[2]) for row in cursor.fetchall()}
 
 
 def stored_payload(payload: dict[str, Any]) -> dict[str, Any]:

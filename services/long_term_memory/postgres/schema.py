@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
 from services.long_term_memory.postgres.pool import MIGRATION_LOCK
+from services.long_term_memory.postgres.preconditions import applied_steps, step_files
 from services.long_term_memory.postgres.rows import insert_memories, memory_row
 from services.runtime.errors import EmbeddingDimensionMismatch
 
@@ -47,8 +47,7 @@ HOOKS: dict[int, Hook] = {2: _move_mem0_rows}
 
 def read_migrations() -> list[Migration]:
     """The steps of this release in their order, from migrations/*.sql: 0001 is the first, and no number is missing."""
-    files = sorted(Path(__file__).with_name("migrations").glob("*.sql"))
-    return [Migration(file.read_text("utf-8"), HOOKS.get(number)) for number, file in enumerate(files, start=1)]
+    return [Migration(file.read_text("utf-8"), HOOKS.get(number)) for number, file in enumerate(step_files(), start=1)]
 
 
 def migrate(connection: Connection[TupleRow], dimensions: int, migrations: Sequence[Migration] | None = None) -> None:
@@ -62,18 +61,18 @@ def migrate(connection: Connection[TupleRow], dimensions: int, migrations: Seque
 
     Raises:
         EmbeddingDimensionMismatch: the table holds vectors of another size.
+        SchemaTooNew: a newer release has migrated it.
     """
     steps = read_migrations() if migrations is None else migrations
     with connection.transaction():
-        # The pool's connections end a statement after 30 s; a million memories take longer, and so does the wait.
+        # The pool's connections end a statement after 10 s; a million memories take longer, and so does the wait.
         connection.execute("SET LOCAL statement_timeout = 0")
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
         connection.execute(
             "CREATE TABLE IF NOT EXISTS schema_migrations"
             " (version int PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
         )
-        row = connection.execute("SELECT coalesce(max(version), 0) FROM schema_migrations").fetchone()
-        applied = row[0] if row else 0
+        applied = applied_steps(connection, len(steps))
         for version, step in enumerate(steps[applied:], start=applied + 1):
             connection.execute(sql.SQL(step.statements).format(dimensions=sql.Literal(dimensions)))
             if step.hook:
@@ -82,10 +81,16 @@ def migrate(connection: Connection[TupleRow], dimensions: int, migrations: Seque
     _check_dimensions(connection, dimensions)
 
 
-def _check_dimensions(connection: Connection[TupleRow], dimensions: int) -> None:
+def table_dimensions(connection: Connection[TupleRow]) -> int | None:
+    """The number of dimensions of the stored vectors; None where there is no table of memories."""
     # pgvector keeps a column's dimensions as its type modifier.
     row = connection.execute(
-        "SELECT atttypmod FROM pg_attribute WHERE attrelid = 'memories'::regclass AND attname = 'vector'"
+        "SELECT atttypmod FROM pg_attribute WHERE attrelid = to_regclass('memories') AND attname = 'vector'"
     ).fetchone()
-    if row and row[0] != dimensions:
-        raise EmbeddingDimensionMismatch(embedder=dimensions, table=row[0])
+    return row[0] if row else None
+
+
+def _check_dimensions(connection: Connection[TupleRow], dimensions: int) -> None:
+    table = table_dimensions(connection)
+    if table != dimensions:
+        raise EmbeddingDimensionMismatch(embedder=dimensions, table=table or 0)

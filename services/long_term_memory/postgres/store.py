@@ -58,6 +58,18 @@ class MemoryStore(VectorStoreBase):  # type: ignore[misc]  # Mem0 has no types
             ).fetchall()
         return {row[0]: OutputData(id=str(row[1]), score=None, payload=row[2]) for row in rows}
 
+    def arrivals(self, user_id: str, numbers: Sequence[int]) -> dict[int, float]:
+        """When the user's memories of these numbers arrived, of those that are dated otherwise."""
+        with self._pool.connection() as connection:
+            rows = connection.execute(
+                sql.SQL(
+                    "SELECT number, (payload ->> 'arrived_at')::float8 FROM memories"
+                    " WHERE {} AND number = ANY(%s) AND payload ->> 'arrived_at' IS NOT NULL"
+                ).format(_OF_USER),
+                (user_id, list(numbers)),
+            ).fetchall()
+        return dict(rows)
+
     def insert(
         self,
         vectors: Sequence[Sequence[float]],

@@ -31,6 +31,7 @@ class MemoryColumns:
         session: (n,) int64, hash of the session; equal means the same session.
         timestamp: (n,) float64, seconds since 1970.
         from_ai: (n,) bool, whether the AI said it; else the user did.
+        added: (n,) bool, whether it was added by request, and not said.
         asks: (n,) int64, utterances.Question.
         script: (n,) int64, utterances.Script.
         speaker: (n,) int64, hash of the name before the colon; 0 is none.
@@ -44,6 +45,7 @@ class MemoryColumns:
     session: Integers
     timestamp: Floats
     from_ai: Booleans
+    added: Booleans
     asks: Integers
     script: Integers
     speaker: Integers

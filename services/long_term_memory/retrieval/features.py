@@ -16,6 +16,11 @@ from services.long_term_memory.retrieval.query import QueryFeatures
 _DAY_S: Final = 86_400.0
 #: A pipeline searches for a message as soon as it has published it: as long as this, the user's message is the query.
 ECHO_WINDOW_S: Final = 5.0
+#: A message whose time is this near to its arrival is live, whatever its publisher's clock and time zone. What is dated
+#: earlier is history, which was not said just now.
+LIVE_S: Final = _DAY_S
+#: Of the memories in the words of a query, so many are looked up: the newest.
+MAX_POSSIBLE_ECHOES: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +91,22 @@ def _postings(columns: MemoryColumns, terms: NDArray[np.uint32]) -> tuple[Intege
 def _echoes(columns: MemoryColumns, query: QueryFeatures, now: float) -> Booleans:
     """Whether a memory is the query itself: the user's message of just now or, where it asks, one of any time.
 
-    An older statement in the same words is no echo: one may search for an earlier message of the same words.
+    An older statement in the same words is no echo: one may search for an earlier message of the same words. Nor is
+    what was added by request: it was not said.
     """
-    same: Booleans = columns.fingerprint == query.fingerprint
+    same: Booleans = (columns.fingerprint == query.fingerprint) & ~columns.added
     if query.asks:
         return same
     return same & ~columns.from_ai & (np.abs(columns.timestamp - now) <= ECHO_WINDOW_S)
+
+
+def possible_echoes(columns: MemoryColumns, query: QueryFeatures, features: Features, now: float) -> Integers:
+    """The rows of memories in the query's words that are dated otherwise than now, and may have arrived just now."""
+    rows = np.flatnonzero(columns.fingerprint == query.fingerprint)
+    settled = columns.added[rows] | columns.from_ai[rows] | features.echoes[rows]
+    rows = rows[~settled & (np.abs(columns.timestamp[rows] - now) <= LIVE_S + ECHO_WINDOW_S)]
+    newest: Integers = rows[np.argsort(columns.number[rows])][-MAX_POSSIBLE_ECHOES:]
+    return newest
 
 
 def _eligible(columns: MemoryColumns, search: SearchData) -> Booleans:

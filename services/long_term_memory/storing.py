@@ -1,0 +1,169 @@
+"""Storing of memories: their identity, their payload, and the transaction that inserts them; idempotent."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any
+
+from keepsake_client.protocol import MemoryUpdateMessage, encode_user_id
+from psycopg import Cursor
+from psycopg.rows import TupleRow
+
+from services.long_term_memory.mem0_bridge import Mem0Memory, provider_errors
+from services.long_term_memory.postgres.history import insert_history
+from services.long_term_memory.postgres.pool import database_errors
+from services.long_term_memory.postgres.rows import insert_memories, memory_row, stored_events
+from services.long_term_memory.postgres.store import MemoryStore
+from services.long_term_memory.retrieval.features import ECHO_WINDOW_S, LIVE_S
+
+#: What identifies an event: an id, the source and the content. One that is delivered twice is stored once.
+Event = tuple[str, str, str]
+
+
+@dataclass(slots=True)
+class Utterance:
+    """One memory to be stored.
+
+    Args:
+        id: the memory's. That of a message with a message_id is a hash of user and message_id alone, as in all earlier
+            versions, whose memories are recognised by it.
+        payload: Mem0's, without the content.
+        event_id: of such a message, a hash of source and content too: the id of its memory where another message has
+            the same message_id.
+        reused_id: set by `MemoryWriter.store` where the memory is new and another message had its message_id.
+    """
+
+    id: str
+    content: str
+    payload: dict[str, Any]
+    event_id: str | None = None
+    reused_id: bool = False
+
+    @property
+    def event(self) -> Event:
+        """What identifies the event."""
+        return self.id, self.payload["source"], self.content
+
+
+def of_update(update: MemoryUpdateMessage, arrived_at: float | None = None) -> Utterance:
+    """The memory of an event.
+
+    Args:
+        arrived_at: in seconds since 1970. It is stored where the event is live and dated differently: such a message
+            was said just now all the same.
+    """
+    key = encode_user_id(update.user_id)
+    role = "assistant" if update.source == "ai" else "user"
+    late = arrived_at is not None and ECHO_WINDOW_S < abs(update.timestamp - arrived_at) <= LIVE_S
+    known = {
+        "source": update.source,
+        "session_id": update.session_id or None,
+        "message_id": update.message_id,
+        "arrived_at": arrived_at if late else None,
+    }
+    payload = _payload(key, role, update.timestamp, known, update.meta)
+    if update.message_id is None:
+        return Utterance(_identity(key, update.source, update.content, update.timestamp), update.content, payload)
+    named = ("message", update.message_id)
+    return Utterance(
+        _identity(key, *named), update.content, payload, _identity(key, *named, update.source, update.content)
+    )
+
+
+def of_request(user_id: str, content: str, metadata: dict[str, Any], request_id: str, timestamp: float) -> Utterance:
+    """The memory of an `add`. Its request_id and content identify it."""
+    key, session = encode_user_id(user_id), metadata.get("session_id")
+    known = {"source": "user", "session_id": None if session is None else str(session), "request_id": request_id}
+    payload = _payload(key, "user", timestamp, known, metadata)
+    return Utterance(_identity(key, "request", request_id, content), content, payload)
+
+
+class MemoryWriter:
+    """Embeds and inserts memories, with their history, in one transaction."""
+
+    def __init__(self, mem0: Mem0Memory, store: MemoryStore) -> None:
+        self._mem0 = mem0
+        self._store = store
+
+    def store(self, utterances: Sequence[Utterance]) -> None:
+        """Insert those that are new; the `id` of each becomes that of its memory.
+
+        Mem0's `add(infer=False)` does this for one message at a time, and inserts a repeated one again.
+        """
+        if not utterances:
+            return
+        distinct: dict[Event, Utterance] = {}
+        for utterance in utterances:
+            distinct.setdefault(utterance.event, utterance)
+        with database_errors(), provider_errors():
+            contents = [utterance.content for utterance in distinct.values()]
+            vectors = self._mem0.embedding_model.embed_batch(contents, "add")
+            rows = {
+                event: memory_row(utterance.id, vector, {**utterance.payload, "data": utterance.content})
+                for (event, utterance), vector in zip(distinct.items(), vectors, strict=True)
+            }
+            # One transaction: a memory left without its history by a crash would never get one, because it exists.
+            with self._store.transaction() as cursor:
+                stored = _insert(cursor, distinct, rows)
+        for utterance in utterances:
+            utterance.id = stored.get(utterance.event, utterance.id)
+
+
+def _insert(
+    cursor: Cursor[TupleRow], utterances: dict[Event, Utterance], rows: dict[Event, dict[str, Any]]
+) -> dict[Event, str]:
+    """Insert the rows of the utterances that are new, with their history; the ids of all memories by event."""
+    first: dict[str, Event] = {}
+    for event in utterances:
+        first.setdefault(event[0], event)
+    new = insert_memories(cursor, [rows[event] for event in first.values()])
+    stored = {event: event[0] for event in utterances}
+    created = [event for event in first.values() if event[0] in new]
+
+    # Of the others, those that are no repetition have the message_id of another message.
+    others = [event for event, utterance in utterances.items() if utterance.event_id and event not in created]
+    known = stored_events(cursor, [event[0] for event in others]) if others else set()
+    reused = {event: event_id for event in others if event not in known and (event_id := utterances[event].event_id)}
+    if reused:
+        new = insert_memories(cursor, [{**rows[event], "id": event_id} for event, event_id in reused.items()])
+        stored |= reused
+        for event, event_id in reused.items():
+            utterances[event].reused_id = event_id in new
+        created += [event for event, event_id in reused.items() if event_id in new]
+    insert_history(cursor, [_added(stored[event], utterances[event]) for event in created])
+    return stored
+
+
+def _added(memory_id: str, utterance: Utterance) -> dict[str, Any]:
+    times = {name: utterance.payload[name] for name in ("created_at", "updated_at", "role")}
+    return {"memory_id": memory_id, "new_memory": utterance.content, "event": "ADD", **times}
+
+
+def _identity(user_key: str, *event: object) -> str:
+    """A memory's id, derived from its event, which makes storing it idempotent, concurrently and after a crash.
+
+    A version 8 UUID (RFC 9562) of the SHA-256 of user and event as JSON.
+    """
+    digest = bytearray(sha256(json.dumps([user_key, *event]).encode()).digest()[:16])
+    digest[6] = digest[6] & 0x0F | 0x80
+    digest[8] = digest[8] & 0x3F | 0x80
+    return str(uuid.UUID(bytes=bytes(digest)))
+
+
+def _payload(user_key: str, role: str, timestamp: float, known: dict[str, Any], meta: dict[str, Any]) -> dict[str, Any]:
+    """Mem0's payload of one memory. The publisher's fields are nested in `meta`, where they overwrite nothing."""
+    created_at = datetime.fromtimestamp(timestamp, UTC).isoformat()
+    return {
+        **{name: value for name, value in known.items() if value is not None},
+        "user_id": user_key,
+        "role": role,
+        "timestamp": timestamp,
+        "created_at": created_at,
+        "updated_at": created_at,
+        "meta": meta,
+    }

@@ -1,0 +1,53 @@
+"""IdMatcher: recognises the messages on lists, streams and queues that have one of some ids."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+#: The fields of a message that may hold the id.
+ID_FIELDS = ("message_id", "request_id", "task_id")
+
+
+class IdMatcher:
+    """Whether a message in JSON has one of some ids."""
+
+    def __init__(self, ids: set[str]) -> None:
+        self._ids = ids
+        self._needles = {needle for text in ids for needle in _spellings(text)}
+
+    def __call__(self, raw: bytes) -> dict[str, Any] | None:
+        """The message in `raw`, if it is an object with one of the ids."""
+        item = decoded(raw) if self.may_be_in(raw) else None
+        return item if item is not None and self.is_in(item) else None
+
+    def may_be_in(self, raw: bytes) -> bool:
+        """Whether the text of one of the ids occurs, in any place."""
+        return any(needle in raw for needle in self._needles)
+
+    def is_word_of(self, raw: bytes) -> bool:
+        """Whether one of the ids occurs as a whole in what may be no JSON, or only the beginning of some."""
+        return any(re.search(rb"(?<![\w.-])" + re.escape(needle) + rb"(?![\w.-])", raw) for needle in self._needles)
+
+    def is_in(self, item: dict[str, Any]) -> bool:
+        """Whether the object has one of the ids."""
+        return not self._ids.isdisjoint(value for value in ids_of(item).values() if value)
+
+
+def _spellings(text: str) -> tuple[bytes, bytes]:
+    return text.encode("utf-8", "surrogatepass"), json.dumps(text)[1:-1].encode()
+
+
+def decoded(raw: bytes) -> dict[str, Any] | None:
+    """The JSON object in `raw`, if it is one."""
+    try:
+        item = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    return item if isinstance(item, dict) else None
+
+
+def ids_of(item: dict[str, Any]) -> dict[str, str | None]:
+    """The ids of a message, as text."""
+    return {name: None if item.get(name) is None else str(item[name]) for name in ID_FIELDS}

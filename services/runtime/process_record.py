@@ -1,0 +1,87 @@
+"""Process records: what each process states about itself in Redis, beside its heartbeat, for `ltm status`.
+
+A record outlives the heartbeat by a day. So a process that was never started, or was left out on purpose, can be told
+from one that is down; and a command that does not know the workers' broker can tell that it does not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+import redis
+from keepsake_client.protocol import process_key
+from pydantic import BaseModel, ValidationError
+
+from services.runtime.settings import Settings, mask_url
+
+#: How long after its last heartbeat a process is still expected to run.
+EXPECTED_FOR_S = 24 * 3_600
+
+
+class ProcessRecord(BaseModel):
+    """The record of one process.
+
+    Args:
+        left_out: `ltm up --without` left it out, and it has not been started since.
+        broker: of a process that uses the workers' queues, where these are: a URL without user and password, or ""
+            for the pipeline's own Redis.
+        engine: of a process that has the default embedder, its engine.
+    """
+
+    left_out: bool = False
+    broker: str | None = None
+    engine: str | None = None
+
+
+def broker_address(settings: Settings) -> str:
+    """The broker as a record states it: "" where it is the pipeline's Redis."""
+    broker, pipeline = (_without_user(url.get_secret_value()) for url in (settings.broker, settings.redis_url))
+    return "" if broker == pipeline else broker
+
+
+def read_records(client: redis.Redis, names: Iterable[str]) -> dict[str, ProcessRecord]:
+    """The records of those processes that have one.
+
+    Raises:
+        redis.RedisError: Redis does not answer, or permits it not.
+    """
+    found = {}
+    for name in names:
+        raw = client.get(process_key(name))
+        if isinstance(raw, bytes):
+            try:
+                found[name] = ProcessRecord.model_validate_json(raw)
+            except ValidationError:
+                continue  # of a later version: as good as none
+    return found
+
+
+def other_broker(client: redis.Redis, settings: Settings, names: Iterable[str]) -> str | None:
+    """Where the workers' queues are, where these settings say otherwise; None where they agree, as far as is known.
+
+    Raises:
+        redis.ConnectionError, redis.TimeoutError: Redis does not answer.
+    """
+    try:
+        records = read_records(client, names).values()
+    except redis.ResponseError:
+        return None  # not permitted
+    own, pipeline = broker_address(settings), _without_user(settings.redis_url.get_secret_value())
+    for stated in sorted({record.broker for record in records if record.broker is not None}):
+        # A host may have one name for the processes, in their containers, and another one here.
+        same = _place(own) == _place(stated or pipeline) if own else not stated
+        if not same:
+            return stated or "the pipeline's Redis"
+    return None
+
+
+def _place(url: str) -> tuple[str, str]:
+    """The kind of broker, and the number of the database or the name of the virtual host."""
+    parts = urlsplit(url)
+    return parts.scheme.removesuffix("s"), parts.path.strip("/") or "0"
+
+
+def _without_user(url: str) -> str:
+    return re.sub(r"(?<=://)[^@/]*@", "", mask_url(url))

@@ -1,0 +1,105 @@
+"""The checks of a starting stack: what no waiting changes is an error at once, what may pass is one line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Collection
+
+import redis
+from keepsake_client.errors import Unavailable
+
+from services.runtime.errors import EXIT_CANNOT_START, CannotStart, InvalidSetting
+from services.runtime.redis import words
+from services.runtime.settings import DEFAULT_EMBEDDER, Settings, mask_url
+from services.stack.processes import POSTGRES, REDIS, ROOT, SERVERS
+
+#: Of the check of the embedder and LLM.
+PROVIDER_TIMEOUT_S = 4.0
+
+
+class ServerChecks:
+    """Checks each server until it can be used.
+
+    Args:
+        client: a connection to the pipeline's Redis, with a time-out of a second or two.
+        redis_url: its address.
+        check_database: raises `CannotStart` or `Unavailable` while the database cannot be used.
+        embedded: the names of the servers that the stack itself is starting, which are waited for without a line.
+        say: prints a line.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        redis_url: str,
+        check_database: Callable[[], None],
+        embedded: Collection[str],
+        say: Callable[[str], None],
+    ) -> None:
+        self._client = client
+        self._redis_url = redis_url
+        self._check_database = check_database
+        self._embedded = embedded
+        self._say = say
+        self._unchecked = set(SERVERS)
+        self._waiting: set[str] = set()
+
+    def run(self) -> None:
+        """Check the servers that could not be used so far; to be called until the stack is ready.
+
+        Raises:
+            CannotStart: one cannot be used, whatever time passes.
+        """
+        for name, check in ((REDIS, self._check_redis), (POSTGRES, self._check_database)):
+            if name not in self._unchecked:
+                continue
+            try:
+                check()
+            except Unavailable as error:
+                if name not in self._embedded and name not in self._waiting:
+                    self._waiting.add(name)
+                    self._say(f"waiting: {error}; start that server, or correct the address")
+            else:
+                self._unchecked.discard(name)
+
+    def _check_redis(self) -> None:
+        named = f"REDIS_URL is {mask_url(self._redis_url)!r}"
+        try:
+            self._client.ping()
+        except redis.AuthenticationError as error:
+            raise CannotStart(f"{named}, and Redis refuses it: {words(error)}") from None
+        except redis.exceptions.NoPermissionError:
+            return  # a user without the right to PING: its own processes tell what else it lacks
+        except (redis.RedisError, OSError) as error:
+            raise Unavailable(f"{named}, and Redis does not answer there: {words(error)}") from None
+
+
+def check_providers(settings: Settings, say: Callable[[str], None]) -> None:
+    """Check an embedder or LLM other than the default: a worker takes seconds to find out.
+
+    Raises:
+        InvalidSetting: one of them cannot be used.
+    """
+    if settings.ltm_embedder_provider == DEFAULT_EMBEDDER and settings.ltm_llm_provider is None:
+        return
+    command = [sys.executable, "-m", "services.long_term_memory.provider_check"]
+    try:
+        # Not in this session, where it would get the Ctrl-C too.
+        checked = subprocess.run(
+            command,
+            check=False,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=PROVIDER_TIMEOUT_S,
+            start_new_session=True,
+        )
+    except subprocess.TimeoutExpired:
+        say(f"waiting: LTM_EMBEDDER_PROVIDER {settings.ltm_embedder_provider!r} has not answered yet; is it reachable?")
+        return
+    reason = checked.stdout.strip()
+    if checked.returncode == EXIT_CANNOT_START:
+        raise InvalidSetting(reason)
+    if checked.returncode:
+        say(f"waiting: {reason or 'the check of LTM_EMBEDDER_PROVIDER failed'}")

@@ -1,0 +1,216 @@
+"""Status of a stack: which servers and processes answer, what waits where, and what cannot be seen, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, TypeVar
+
+import redis
+from keepsake_client.protocol import COUNTERS, alive_key
+from pydantic import BaseModel, Field
+from redis.exceptions import NoPermissionError
+
+from services.long_term_memory.postgres.pool import reachable
+from services.runtime.logging import redact
+from services.runtime.process_record import ProcessRecord, other_broker, read_records
+from services.runtime.queues import queue_depths
+from services.runtime.redis import connect
+from services.runtime.settings import mask_url
+from services.stack.locate import FoundStack
+from services.stack.probe import probe
+from services.stack.processes import ADAPTERS, OPTIONAL, POSTGRES, REDIS, SERVICES, WORKER
+from services.stack.readiness import stream_backlog
+
+#: Of each server and of the search: with a server that is frozen, the report takes a few of them.
+TIMEOUT_S = 2.0
+
+State = Literal["answers", "down", "unknown", "left out", "not running", "not checked"]
+T = TypeVar("T")
+
+
+class Part(BaseModel):
+    """The state of a server or process, or of the search over the wire.
+
+    Args:
+        state: `unknown` where this command cannot see it; `left out` by `ltm up --without`; `not running` where it is
+            optional and has not run on this Redis for a day.
+        address: of a server, without its password.
+        detail: why it is down, unknown or not checked; of a worker that answers, the engine of its embedder.
+    """
+
+    name: str
+    state: State
+    address: str | None = None
+    detail: str | None = None
+
+
+class StatusReport(BaseModel):
+    """What `ltm status` shows.
+
+    Args:
+        ok: whether nothing is down or unknown; the exit code is 0 exactly then.
+        parts: servers and processes, in start order.
+        search: that of the check, over the wire.
+        lists: how many items wait, by list.
+        not_dispatched: how many events of the stream wait; None where that cannot be seen.
+        queues: how many messages are waiting, working, delayed and dead, by queue of the workers.
+        counters: `ltm:counters`.
+        unseen: what cannot be read here, each with the reason.
+        notes: what is not here to be read, such as queues on RabbitMQ.
+    """
+
+    ok: bool = True
+    parts: list[Part] = Field(default_factory=list)
+    search: Part | None = None
+    lists: dict[str, int] = Field(default_factory=dict)
+    stream: str = ""
+    not_dispatched: int | None = None
+    queues: dict[str, dict[str, int]] = Field(default_factory=dict)
+    counters: dict[str, int] = Field(default_factory=dict)
+    unseen: list[str] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
+
+
+class StatusReader:
+    """Reads the status of a stack. A Redis that does not answer is waited for once.
+
+    Args:
+        timeout_s: of each server and of the search.
+    """
+
+    def __init__(self, stack: FoundStack, timeout_s: float = TIMEOUT_S) -> None:
+        self._stack = stack
+        self._timeout_s = timeout_s
+        self._client = connect(stack.redis_url, timeout_s)
+        self._redis_down: str | None = None
+        self._unseen: list[str] = []
+
+    def part(self, name: str) -> Part:
+        """The state of one server, or of one process by its heartbeat alone."""
+        if name == POSTGRES:
+            return self._postgres()
+        part = self._redis()
+        return part if name == REDIS else self._heartbeat(name)
+
+    def report(self) -> StatusReport:
+        """The whole status."""
+        settings = self._stack.settings
+        report = StatusReport(stream=settings.ltm_stream_key)
+        report.parts = [self._redis(), self._postgres(), *self._services()]
+        report.search = self._search({part.name: part for part in report.parts})
+        for name in (settings.user_input_queue, settings.ltm_requests_queue):
+            waiting: Any = self._seen(f"LLEN {name}", partial(self._client.llen, name))
+            if waiting is not None:
+                report.lists[name] = waiting
+        stream = settings.ltm_stream_key
+        report.not_dispatched = self._seen(f"XINFO GROUPS {stream}", lambda: stream_backlog(self._client, stream))
+        counters: Any = self._seen(f"HGETALL {COUNTERS}", partial(self._client.hgetall, COUNTERS)) or {}
+        report.counters = {name.decode(): int(count) for name, count in sorted(counters.items())}
+        self._add_queues(report)
+        report.unseen = self._unseen
+        parts = [*report.parts, report.search]
+        report.ok = not report.unseen and not any(part.state in ("down", "unknown") for part in parts)
+        return report
+
+    def _redis(self) -> Part:
+        part = Part(name=REDIS, state="answers", address=mask_url(self._stack.redis_url))
+        try:
+            self._client.ping()
+        except redis.AuthenticationError as error:
+            self._redis_down = part.detail = redact(error)
+            part.state = "unknown"
+        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            self._redis_down = part.detail = redact(error)
+            part.state = "down"
+        except redis.ResponseError:
+            pass  # it answers: what this user may not do, the other lines say
+        return part
+
+    def _postgres(self) -> Part:
+        url = self._stack.settings.database_url.get_secret_value()
+        if not self._stack.database_known:
+            return Part(name=POSTGRES, state="not checked", detail="DATABASE_URL is not set")
+        answers = reachable(url, self._timeout_s)
+        return Part(name=POSTGRES, state="answers" if answers else "down", address=mask_url(url))
+
+    def _services(self) -> list[Part]:
+        parts = [
+            Part(name=name, state="left out") if name in self._stack.without else self._heartbeat(name)
+            for name in SERVICES
+        ]
+        try:
+            records = read_records(self._client, [part.name for part in parts if part.state in ("answers", "down")])
+        except redis.RedisError:
+            return parts  # not permitted: what has no heartbeat is down
+        for part in parts:
+            record = records.get(part.name, ProcessRecord())
+            if part.state == "answers":
+                part.detail = record.engine and f"embedder engine {record.engine}"
+            elif part.state != "down":
+                continue
+            elif record.left_out:
+                part.state, part.detail = "left out", None
+            elif part.name in OPTIONAL and part.name not in records:
+                part.state, part.detail = "not running", "it has not run on this Redis within a day"
+        return parts
+
+    def _heartbeat(self, name: str) -> Part:
+        if self._redis_down:
+            return Part(name=name, state="unknown", detail="Redis does not answer")
+        key = alive_key(name)
+        try:
+            alive = self._client.get(key)
+        except NoPermissionError:
+            return Part(name=name, state="unknown", detail=f"no permission for GET {key}")
+        except (redis.RedisError, OSError) as error:
+            self._redis_down = redact(error)
+            return Part(name=name, state="unknown", detail=self._redis_down)
+        return Part(name=name, state="answers") if alive else Part(name=name, state="down", detail="no heartbeat")
+
+    def _search(self, parts: dict[str, Part]) -> Part:
+        name = "a search over the wire"
+        missing = [part.name for part in (parts[WORKER], parts[ADAPTERS]) if part.state in ("down", "left out")]
+        if self._redis_down or missing:
+            needs = "Redis" if self._redis_down else " and ".join(missing)
+            return Part(name=name, state="not checked", detail=f"it needs {needs}")
+        problem = probe(self._stack.settings, self._timeout_s)
+        if problem and "NoPermissionError" in problem:
+            requests = self._stack.settings.ltm_requests_queue
+            return Part(name=name, state="unknown", detail=f"no permission for LPUSH {requests}, or for its responses")
+        return Part(name=name, state="down", detail=problem) if problem else Part(name=name, state="answers")
+
+    def _add_queues(self, report: StatusReport) -> None:
+        if self._redis_down:
+            return
+        settings = self._stack.settings
+        url = settings.broker.get_secret_value()
+        try:
+            elsewhere = other_broker(self._client, settings, SERVICES)
+        except (redis.RedisError, OSError) as error:
+            self._unseen.append(f"the workers' queues: {redact(error)}")
+            return
+        if elsewhere is not None:
+            report.notes.append(
+                f"the workers' queues are on {elsewhere}, which is not looked into:"
+                f" BROKER_URL is {'another one' if settings.broker_url else 'not set'} here"
+            )
+        elif not url.startswith(("redis", "unix")):
+            report.notes.append(f"the workers' queues are on {mask_url(url)}: see RabbitMQ's own tools")
+        else:
+            broker = connect(url, self._timeout_s)
+            report.queues = self._seen("the workers' queues, LLEN and HLEN", lambda: queue_depths(broker)) or {}
+
+    def _seen(self, command: str, read: Callable[[], T]) -> T | None:
+        """What a command reads, or None, with the reason in the report."""
+        if self._redis_down:
+            return None
+        try:
+            return read()
+        except NoPermissionError:
+            self._unseen.append(f"no permission for {command}")
+        except (redis.RedisError, OSError) as error:
+            if isinstance(error, redis.ConnectionError | redis.TimeoutError | OSError):
+                self._redis_down = redact(error)
+            self._unseen.append(f"{command}: {redact(error)}")
+        return None

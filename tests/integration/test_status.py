@@ -1,0 +1,252 @@
+"""`ltm status`, `ltm chat` and `ltm dead` where something cannot be seen or does not run, on a real Redis."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from keepsake_client.protocol import alive_key, process_key
+
+from services.runtime.process_record import ProcessRecord, broker_address, other_broker
+from services.runtime.settings import load_settings
+from services.stack.locate import FoundStack
+from services.stack.processes import ADAPTERS, CHAT, INDEXER, MEMORY, SERVICES, WORKER, WRITER
+from services.stack.status import StatusReader, StatusReport
+from tests.integration.responder import responding
+
+#: RabbitMQ's address, as the processes state it.
+RABBIT = "amqp://rabbit:5672/keepsake"
+
+
+@pytest.fixture
+def client(valkey_url: str) -> Iterator[Any]:
+    """A connection to an empty Valkey."""
+    with redis.Redis.from_url(valkey_url) as client:
+        client.flushall()
+        yield client
+        client.flushall()
+
+
+def stack_at(url: str) -> FoundStack:
+    return FoundStack(load_settings(redis_url=url), False, ())
+
+
+def states(report: StatusReport) -> dict[str, str]:
+    return {part.name: part.state for part in report.parts}
+
+
+def start(client: Any, *names: str) -> None:
+    """What heartbeats of these processes leave in Redis."""
+    for name in names:
+        client.set(alive_key(name), "host:2:1")
+        client.set(process_key(name), ProcessRecord(broker="").model_dump_json())
+
+
+def run_ltm(*arguments: str, stdin: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(Path(sys.executable).parent / "ltm"), *arguments],
+        env={"PATH": os.environ["PATH"], **variables},
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_services_of_ones_own_are_not_missed(client: Any, valkey_url: str) -> None:
+    """Given a stack in which memory and chat-ai never ran, I expect them not running, and everything in order."""
+    start(client, WORKER, WRITER, INDEXER, ADAPTERS)
+
+    with responding(valkey_url):
+        report = StatusReader(stack_at(valkey_url)).report()
+
+    assert states(report) | {"redis": "", "postgres": ""} == {
+        "redis": "",
+        "postgres": "",
+        **dict.fromkeys((WORKER, WRITER, INDEXER, ADAPTERS), "answers"),
+        **dict.fromkeys((MEMORY, CHAT), "not running"),
+    }
+    assert report.search is not None
+    assert (report.search.state, report.ok, report.unseen) == ("answers", True, [])
+
+
+def test_a_process_that_ran_or_is_always_needed_is_down(client: Any, valkey_url: str) -> None:
+    """Given chat-ai that had a heartbeat within a day, and an indexer without any, I expect both down."""
+    start(client, WORKER, WRITER, ADAPTERS, MEMORY, CHAT)
+    client.delete(alive_key(CHAT))
+
+    with responding(valkey_url):
+        report = StatusReader(stack_at(valkey_url)).report()
+
+    assert {name for name, state in states(report).items() if state == "down"} == {CHAT, INDEXER}
+    assert not report.ok
+
+
+def test_what_ltm_up_left_out_is_not_missed(client: Any, valkey_url: str) -> None:
+    """Given processes that `ltm up` noted as left out, I expect exit code 0 where the Redis alone is known."""
+    start(client, WORKER, ADAPTERS)
+    for name in (WRITER, INDEXER, MEMORY, CHAT):
+        client.set(process_key(name), ProcessRecord(left_out=True).model_dump_json())
+
+    with responding(valkey_url):
+        done = run_ltm("status", "--json", REDIS_URL=valkey_url)
+
+    report = StatusReport.model_validate_json(done.stdout)
+    assert [name for name, state in states(report).items() if state == "left out"] == [WRITER, INDEXER, MEMORY, CHAT]
+    assert (done.returncode, report.ok) == (0, True)
+
+
+def test_queues_on_a_broker_that_is_not_known_here_are_no_zeros(client: Any, valkey_url: str) -> None:
+    """Given processes with RabbitMQ and a shell without BROKER_URL, I expect the broker named, without its password."""
+    there = load_settings(redis_url=valkey_url, broker_url="amqp://ltm:s3cret@rabbit:5672/keepsake")
+    start(client, *SERVICES)
+    client.set(process_key(WORKER), ProcessRecord(broker=broker_address(there)).model_dump_json())
+
+    with responding(valkey_url):
+        status = run_ltm("status", REDIS_URL=valkey_url)
+    dead = run_ltm("dead", "list", REDIS_URL=valkey_url)
+
+    assert f"the workers' queues are on {RABBIT}, which is not looked into: BROKER_URL is not set here" in status.stdout
+    assert "queue index" not in status.stdout
+    assert "s3cret" not in status.stdout + dead.stderr
+    assert (status.returncode, dead.returncode) == (0, 1)
+    assert dead.stderr == f"ltm: the workers' queues are on {RABBIT}: set BROKER_URL as for the processes\n"
+
+
+@pytest.mark.parametrize(
+    ("redis_url", "broker_url", "stated"),
+    [
+        ("redis://h:6379/0", None, ""),
+        ("redis://a:b@h:6379/0", "redis://c:d@h:6379/0", ""),
+        ("redis://h:6379/0", "redis://h:6379/1", "redis://h:6379/1"),
+        ("redis://h:6379/0", "redis://h:6379/1?password=secret", "redis://h:6379/1?password=***"),
+    ],
+)
+def test_a_broker_is_stated_without_its_user(redis_url: str, broker_url: str | None, stated: str) -> None:
+    """Given the URLs of a process, I expect the broker's address, or nothing where it is the pipeline's Redis."""
+    assert broker_address(load_settings(redis_url=redis_url, broker_url=broker_url)) == stated
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "other"),
+    [
+        (None, None, None),
+        (None, "amqp://rabbit/", "amqp://rabbit/"),
+        (None, "redis://queues:6379/0", "redis://queues:6379/0"),
+        ("amqps://me:pw@localhost/", "amqps://rabbit/", None),
+        ("redis://localhost:6379/1", "redis://queues:6379/1", None),
+        ("redis://localhost:6379/1", "redis://queues:6379/2", "redis://queues:6379/2"),
+        ("redis://localhost:6379/1", "amqp://rabbit/", "amqp://rabbit/"),
+        ("redis://localhost:6379/1", None, "the pipeline's Redis"),
+        ("redis://localhost:6379", None, None),
+    ],
+)
+def test_a_broker_of_other_settings_is_found(
+    client: Any, here: str | None, there: str | None, other: str | None
+) -> None:
+    """Given BROKER_URL here and for the processes, I expect theirs where it is another one; names of hosts differ."""
+    theirs = load_settings(redis_url="redis://redis:6379/0", broker_url=there)
+    client.set(process_key(WORKER), ProcessRecord(broker=broker_address(theirs)).model_dump_json())
+
+    own = load_settings(redis_url="redis://127.0.0.1:6379/0", broker_url=here)
+    assert other_broker(client, own, SERVICES) == other
+
+
+def test_a_user_without_rights_sees_that_it_may_not(client: Any, valkey_url: str) -> None:
+    """Given a Redis user who may only connect, I expect each thing that it cannot see, and no process called down."""
+    start(client, *SERVICES)
+    client.execute_command("ACL", "SETUSER", "weak", "on", ">pw", "-@all", "+@connection")
+    try:
+        url = valkey_url.replace("://", "://weak:pw@")
+        report = StatusReader(stack_at(url)).report()
+        alone = run_ltm("status", CHAT, REDIS_URL=url)
+        others = [run_ltm(*command, stdin="hello\n", REDIS_URL=url) for command in (["chat"], ["dead", "list"])]
+        traced = run_ltm("trace", "m1", REDIS_URL=url)
+    finally:
+        client.execute_command("ACL", "DELUSER", "weak")
+
+    assert states(report) == {"redis": "answers", "postgres": "not checked", **dict.fromkeys(SERVICES, "unknown")}
+    assert {part.detail for part in report.parts[2:]} == {
+        f"no permission for GET {alive_key(name)}" for name in SERVICES
+    }
+    assert report.search is not None
+    assert (report.search.state, report.ok) == ("unknown", False)
+    assert [reason.split(",")[0] for reason in report.unseen] == [
+        "no permission for LLEN user_input_queue",
+        "no permission for LLEN ltm_requests",
+        "no permission for XINFO GROUPS memory_updates:log",
+        "no permission for HGETALL ltm:counters",
+        "no permission for the workers' queues",
+    ]
+    assert [(done.returncode, " refuses: " in done.stderr) for done in others] == [(1, True), (1, True)]
+    assert "not looked into: ltm:trace: no permission" in traced.stdout
+    assert alone.returncode == 1
+    assert f"{CHAT:<26} cannot see: no permission for GET ltm:alive:chat-ai" in alone.stdout
+
+
+def test_a_wrong_password_is_told(valkey_url: str) -> None:
+    """Given a password that Redis refuses, I expect that, and no process called down."""
+    report = StatusReader(stack_at(valkey_url.replace("://", "://weak:wrong@"))).report()
+
+    assert set(states(report).values()) == {"unknown", "not checked"}
+    assert "it asks for another user or password" in str(report.parts[0].detail)
+
+
+def test_a_frozen_redis_is_waited_for_once() -> None:
+    """Given a Redis that accepts connections and answers nothing, I expect one attempt, and no process called down."""
+    accepted: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def accept() -> None:
+            try:
+                while True:
+                    accepted.append(server.accept()[0])
+            except OSError:
+                return
+
+        threading.Thread(target=accept, daemon=True).start()
+        url = f"redis://127.0.0.1:{server.getsockname()[1]}/0"
+        report = StatusReader(stack_at(url), timeout_s=0.2).report()
+        server.shutdown(socket.SHUT_RDWR)
+
+    assert len(accepted) == 1
+    assert states(report) == {"redis": "down", "postgres": "not checked", **dict.fromkeys(SERVICES, "unknown")}
+    assert not report.ok
+    for connection in accepted:
+        connection.close()
+
+
+@pytest.mark.parametrize(("running", "missing"), [([MEMORY], "chat-ai"), ([], "memory and chat-ai")])
+def test_chat_says_at_once_what_does_not_run(client: Any, valkey_url: str, running: list[str], missing: str) -> None:
+    """Given no chat-ai, I expect one line before the first message, and nothing left in the list."""
+    start(client, *running)
+
+    done = run_ltm("chat", stdin="hello\n", REDIS_URL=valkey_url)
+
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith(f"ltm: {missing} of Keepsake do")
+    assert done.stderr.count("\n") == 1
+    assert client.keys("user_input_queue*") == []
+
+
+def test_completion_prints_completions_alone(valkey_url: str) -> None:
+    """Given a setting under its old name, I expect TAB to complete names and print nothing else."""
+    done = run_ltm(
+        _LTM_COMPLETE="complete_bash",
+        COMP_WORDS="ltm status long-term-memory-w",
+        COMP_CWORD="2",
+        LTM_READ_AHEAD="100",
+    )
+
+    assert done.stdout.split() == [WORKER, WRITER]
+    assert done.stderr == ""

@@ -1,0 +1,63 @@
+"""The chat service on a fake Redis: what it reads of a conversation before it replies."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import UTC
+
+import fakeredis
+from keepsake_client import AsyncClient
+from keepsake_client.protocol import MemoryUpdateMessage, conversation_key
+from redis.asyncio import Redis
+
+from services.chat_ai.prompt import Prompt
+from services.chat_ai.service import ChatService
+
+
+class NotingReplier:
+    """A replier that notes the prompts it gets."""
+
+    def __init__(self) -> None:
+        self.prompts: list[Prompt] = []
+
+    async def reply(self, message: MemoryUpdateMessage, prompt: Prompt) -> str:
+        self.prompts.append(prompt)
+        return "yes"
+
+
+def test_an_earlier_message_with_the_same_id_is_part_of_the_conversation() -> None:
+    """Given a publisher that gives two messages one id, I expect the first in the prompt of the reply to the second."""
+
+    async def story() -> None:
+        redis: Redis = fakeredis.FakeAsyncRedis()
+        first, second = (
+            MemoryUpdateMessage(
+                user_id="u", content=content, source="user", timestamp=1.0, message_id="u_1795913599901"
+            )
+            for content in ("我喜欢蓝色", "我哥哥叫志强")
+        )
+        for message in (first, second):
+            await redis.rpush(conversation_key("u"), json.dumps(message.model_dump()))
+        replier = NotingReplier()
+        service = ChatService(
+            redis,
+            AsyncClient(redis, enabled=False),
+            replier,
+            updates_channel="memory_updates",
+            ai_channel="ai_responses",
+            tts_queue=None,
+            memory_limit=5,
+            history_messages=5,
+            prompt_max_chars=5_000,
+            max_content_chars=1_000,
+            zone=UTC,
+        )
+
+        await service.answer(second)
+
+        [prompt] = replier.prompts
+        assert [shown["content"] for shown in prompt.messages[1:]] == [first.content, second.content]
+        await redis.aclose()
+
+    asyncio.run(story())
