@@ -31,14 +31,14 @@ _UNREADABLE: Final = "timestamp must be seconds, milliseconds or ISO 8601"
 _NUMBER: Final = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 #: Milliseconds as .NET and the JSON of old ASP write them.
 _DOTNET: Final = re.compile(r"/Date\((-?\d+)(?:[+-]\d{4})?\)/", re.ASCII)
-#: Dates and times in digits alone, which are as long as these.
-_COMPACT: Final = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
+#: Dates and times in digits alone, which are as long as these; the longest ends in milliseconds.
+_COMPACT: Final = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S", 17: "%Y%m%d%H%M%S"}
 #: Words of Chinese, Japanese and Korean, after NFKC.
 _TRANSLATED: Final = (
     (re.compile(r"\(?(?:星期|周|週|礼拜|禮拜)[一二三四五六日天]\)?"), " "),
     (re.compile(r"\([月火水木金土日월화수목금토일]\)|\(?[月火水木金土日월화수목금토일](?:曜日|요일)\)?"), " "),
     (re.compile(r"(\d)\s*[年년]\s*(\d{1,2})\s*[月월]\s*(\d{1,2})\s*[日号號일]?"), r"\1-\2-\3 "),
-    (re.compile(r"上午|早上|凌晨|午前|오전"), " am "),
+    (re.compile(r"上午|早上|凌晨|午前|오전|中午(?=\s*11)"), " am "),
     (re.compile(r"下午|中午|傍晚|晚上(?!\s*12)|午後|오후"), " pm "),
     (re.compile(r"(?<=\d)\s*[时時点點시]"), "h"),
     (re.compile(r"(?<=\d)\s*[分분]"), "m"),
@@ -62,7 +62,9 @@ _CLOCKS: Final = tuple(
 _ZONE: Final = re.compile(
     r"(?:\s*(?P<name>utc|gmt|ut|z|[ecmp]dt|[emp]st|cet|cest|eet|eest|msk|jst|kst|hkt|sgt|aest|aedt)(?![a-z]))?"
     r"(?:\s*(?P<sign>[+-])(?P<hours>\d{1,2}):?(?P<minutes>\d{2})?(?![\d:/-]))?"
-    r"(?(name)(?:\s*\([^()]*\))?|(?(sign)\s*(?:\([^()]*\)|\[[^\[\]]*\])?))"
+    # An offset with the zone's name after it: JavaScript's, Java's, Go's with its monotonic clock.
+    r"(?(name)(?:\s*(?:\([^()]*\)|\[[^\[\]]*\]))?"
+    r"|(?(sign)\s*(?:\([^()]*\)|\[[^\[\]]*\]|(?:[a-z]{2,5}|[+-]\d{2,4})(?:\s+m=[+-][\d.]+)?$)?))"
 )
 #: Names of zones that mean one, in hours: those of RFC 2822, but for CST, which is China's, too, and some more.
 _ZONE_NAMES: Final = {
@@ -192,7 +194,7 @@ def _compact(digits: str) -> datetime | None:
     if form is None or not digits.startswith(("19", "20")) or not digits.isdecimal():
         return None
     try:
-        return datetime.strptime(digits, form)
+        return datetime.strptime(digits[:14], form) + timedelta(milliseconds=int(digits[14:] or 0))
     except ValueError:
         return None
 
