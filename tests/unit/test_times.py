@@ -295,6 +295,15 @@ def test_a_live_time_of_a_zone_to_the_east_is_the_publishers_local_time(hours: f
     assert event.meta == {"sent_timestamp": local(hours, late_s)}
 
 
+@pytest.mark.parametrize(("users", "hours"), [("Asia/Kathmandu", 8), ("Asia/Kathmandu", 9.5), ("America/Sao_Paulo", 0)])
+def test_a_live_time_of_another_zone_than_the_users_is_the_publishers_local_time(users: str, hours: float) -> None:
+    """Given users of one zone and a publisher east of it, I expect the moment that its local time means."""
+    seconds, as_sent = time_of_event(local(hours, 2.0), ARRIVED, ZoneInfo(users))
+
+    assert seconds == pytest.approx(ARRIVED - 2.0, abs=1e-3)
+    assert not as_sent
+
+
 @pytest.mark.parametrize("hours", [0.08, 0.2, 0.75, 3.3, 14.5, 23.9, -0.5, -8, -24 * 365])
 def test_other_times_without_a_zone_are_kept(hours: float) -> None:
     """Given a time without a zone that is past, or ahead by no difference of zones, I expect it as it is."""

@@ -20,6 +20,7 @@ MAX_AHEAD_S: Final = 86_400
 #: How far latency and a wrong clock may move a time without a zone from the whole half-hour.
 ZONE_TOLERANCE_S: Final = 300
 _HALF_HOUR_S: Final = 1_800
+_MIN_ZONE_S: Final = -12 * 3_600
 _MAX_ZONE_S: Final = 14 * 3_600
 #: Nepal, Eucla, the Chatham Islands in winter and in summer.
 _QUARTER_HOUR_ZONES_S: Final = (20_700, 31_500, 45_900, 49_500)
@@ -117,7 +118,7 @@ def time_of_event(value: Any, arrived_at: float, zone: tzinfo = UTC) -> tuple[fl
     """When an event was said, by what its publisher sent, and whether that is the time sent.
 
     A time before 2000, or more than a day ahead of the arrival, cannot be: the event is dated by its arrival. A text
-    without a zone that lies ahead by the difference of a time zone is the publisher's local time.
+    without a zone that lies ahead, and is the local time of some zone at the arrival, is the publisher's local time.
     """
     latest = arrived_at + MAX_AHEAD_S
     if type(value) in (int, float) and EARLIEST_S <= value <= latest:  # most events: seconds, nothing to read
@@ -126,18 +127,22 @@ def time_of_event(value: Any, arrived_at: float, zone: tzinfo = UTC) -> tuple[fl
         sent_at, naive = _parse(value, zone)
     except ValueError:
         return arrived_at, False
-    said_at = sent_at - _zone_difference(sent_at - arrived_at) if naive else sent_at
+    said_at = sent_at
+    if naive and sent_at - arrived_at > ZONE_TOLERANCE_S:
+        as_utc = _parse(value, UTC).seconds
+        offset = _zone_offset(as_utc - arrived_at)
+        said_at = sent_at if offset is None else as_utc - offset
     if EARLIEST_S <= said_at <= latest:
         return said_at, said_at == sent_at
     return arrived_at, False
 
 
-def _zone_difference(ahead: float) -> float:
-    """The difference of a time zone, in seconds, by which a time without a zone is ahead of its arrival; 0 for none."""
-    for difference in (round(ahead / _HALF_HOUR_S) * _HALF_HOUR_S, *_QUARTER_HOUR_ZONES_S):
-        if 0 < difference <= _MAX_ZONE_S and abs(ahead - difference) <= ZONE_TOLERANCE_S:
-            return difference
-    return 0
+def _zone_offset(ahead: float) -> float | None:
+    """The offset of a time zone, in seconds, by which a clock is ahead of UTC; None where no zone has it."""
+    for offset in (round(ahead / _HALF_HOUR_S) * _HALF_HOUR_S, *_QUARTER_HOUR_ZONES_S):
+        if _MIN_ZONE_S <= offset <= _MAX_ZONE_S and abs(ahead - offset) <= ZONE_TOLERANCE_S:
+            return offset
+    return None
 
 
 def _parse(value: Any, zone: tzinfo) -> _Moment:
