@@ -5,11 +5,19 @@ from __future__ import annotations
 import re
 
 _NAME = r"(?:think|thinking|thought|reasoning|思考)"
-#: DeepSeek, Qwen and many others, Seed with a prefix; Command and Sky-T1; Kimi; Magistral, in capitals alone.
-_OPENING = rf"<\s*(?:\w+:)?{_NAME}\b[^<>]*>|<\|(?:start_|begin_of_)?{_NAME}\|>|◁\s*{_NAME}\s*▷|(?-i:\[THINK\])"
-_CLOSING = rf"<\s*/\s*(?:\w+:)?{_NAME}\s*>|<\|(?:end_|end_of_|/){_NAME}\|>|◁\s*/\s*{_NAME}\s*▷|(?-i:\[/THINK\])"
-#: A tag that is quoted by itself is mentioned, not used.
-_MENTION = rf"""["'`“‘「『](?:{_OPENING}|{_CLOSING})["'`”’」』]"""
+#: DeepSeek, Qwen and many others, Seed with a prefix; Command and Sky-T1; Kimi; Magistral, in capitals alone; gpt-oss.
+_OPENING = (
+    rf"<\s*(?:\w+:)?{_NAME}\b[^<>]*>|<\|(?:start_|begin_of_)?{_NAME}\|>|◁\s*{_NAME}\s*▷|(?-i:\[THINK\])"
+    r"|<\|channel\|>\s*(?:analysis|commentary)[^<]*<\|message\|>"
+)
+_CLOSING = (
+    rf"<\s*/\s*(?:\w+:)?{_NAME}\s*>|<\|(?:end_|end_of_|/){_NAME}\|>|◁\s*/\s*{_NAME}\s*▷|(?-i:\[/THINK\])"
+    r"|<\|channel\|>\s*final[^<]*<\|message\|>"
+)
+#: What may stand around an answer after such reasoning.
+_FRAME = re.compile(r"<\|(?:begin|end)_of_solution\|>|<\|(?:end|return)\|>\s*\Z")
+#: A tag that is quoted by itself is mentioned, not used; quotation marks after a word or a sentence end that.
+_MENTION = rf"""(?:(?<![A-Za-z0-9.!?*])["'`]|[“‘「『])(?:{_OPENING}|{_CLOSING})["'`”’」』]"""
 _CODE = r"```.*?```|``.*?``|`[^`\n]*`"
 
 _FLAGS = re.IGNORECASE | re.DOTALL
@@ -41,7 +49,7 @@ def without_reasoning(answer: str) -> str:
             continue
         end = _next(_IN_REASONING, answer, tag.end())
         at = end.end() if end else len(answer)
-    return "".join([*kept, answer[at:]]).strip()
+    return _FRAME.sub("", "".join([*kept, answer[at:]])).strip()
 
 
 def _next(tags: re.Pattern[str], text: str, at: int) -> re.Match[str] | None:

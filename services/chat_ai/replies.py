@@ -6,7 +6,7 @@ import asyncio
 import re
 from contextlib import suppress
 from datetime import tzinfo
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 from keepsake_client.protocol import COUNTERS, Memory, MemoryUpdateMessage, clean
@@ -97,7 +97,7 @@ class OpenAIReplier:
                     model=self._model,
                     messages=prompt.messages,  # type: ignore[arg-type]  # one TypedDict for the library's five
                 )
-            if (text := without_reasoning(completion.choices[0].message.content or "")).strip():
+            if (text := without_reasoning(_text(completion.choices[0].message.content))).strip():
                 return text
             log.error("provider_failed", model=self._model, error="empty reply")
         except (OpenAIError, TimeoutError) as error:
@@ -108,6 +108,13 @@ class OpenAIReplier:
         with suppress(RedisError, OSError):  # lost with the Redis that would show it
             await self._redis.hincrby(COUNTERS, "chat_model_failed", 1)
         return await self._fallback.reply(message, prompt)
+
+
+def _text(content: Any) -> str:
+    """The text of an answer. Models that reason may give a list of parts, of which those of type `text` are said."""
+    if isinstance(content, list):
+        return "".join(part["text"] for part in content if part["type"] == "text")
+    return content or ""
 
 
 def _answering(memories: list[Memory]) -> list[Memory]:

@@ -62,8 +62,8 @@ class Backfill:
         """The keys of the stored conversations, of one user or of all."""
         if user_id is not None:
             return [conversation_key(user_id).encode()]
-        # SCAN may name a key twice.
-        return sorted(set(self._client.scan_iter(match="memory:conversation:*", count=1_000)))
+        # SCAN may name a key twice. Other programs may have keys of other types under such names.
+        return sorted(set(self._client.scan_iter(match="memory:conversation:*", count=1_000, _type="list")))
 
     def append(self, key: bytes, since: float, counts: Counts) -> None:
         """Write one conversation to the stream, oldest first.

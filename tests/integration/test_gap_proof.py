@@ -453,6 +453,16 @@ def test_a_backfill_takes_what_can_be_identified(client: redis.Redis) -> None:
     assert (counts.appended, counts.unreadable) == (2, 2)
 
 
+def test_a_backfill_leaves_out_what_is_no_conversation(client: redis.Redis, url: str) -> None:
+    """Given keys of other types under the names of conversations, I expect the conversations in the stream."""
+    client.set(conversation_key("u0"), "of another program")
+    client.hset(conversation_key("u2"), "a", "b")
+    fields = {"user_id": "u1", "content": "x", "source": "user", "timestamp": "2024-05-01", "message_id": "m1"}
+    store(client, MemoryUpdateMessage.model_validate(fields))
+
+    assert ltm("backfill", url=url).startswith("1 messages of 1 conversations")
+
+
 def test_a_backfill_takes_one_user_and_what_is_late_enough(client: redis.Redis, url: str) -> None:
     """Given --user and --since, I expect no other user's messages in the stream, and none from before."""
     times = [f"2024-05-0{day}T00:00:00Z" for day in (1, 2, 3)]

@@ -417,7 +417,7 @@ def pipeline(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipeline]:
 
 def test_a_command_of_the_chat_is_not_sent(pipeline: Pipeline) -> None:
     """Given commands, known and unknown, and text that begins with a slash, I expect hints, and the text alone sent."""
-    typed = "/help\n/HELP\n/foo bar\n/\n/memories\n//memories\n///\nhello / there\n\n/Quit\nnever said\n"
+    typed = "/help\n／HELP\n/foo bar\n/\n/memories\n//memories\n///\nhello / there\n\n/Quit\nnever said\n"
     result = CliRunner().invoke(build_app(), ["chat"], input=typed)
 
     assert (result.exit_code, pipeline.contents) == (0, ["/memories", "//", "hello / there"])

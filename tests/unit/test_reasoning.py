@@ -27,6 +27,19 @@ ANSWERS = {
     "Magistral": ("[THINK]hm[/THINK]Tea.", "Tea."),
     "Command": ("<|START_THINKING|>hm<|END_THINKING|>Tea.", "Tea."),
     "Sky-T1": ("<|begin_of_thought|>hm<|end_of_thought|>Tea.", "Tea."),
+    "Sky-T1, the answer in a frame": (
+        "<|begin_of_thought|>hm<|end_of_thought|>\n<|begin_of_solution|>Tea.<|end_of_solution|>",
+        "Tea.",
+    ),
+    "gpt-oss": (
+        "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>Tea.<|return|>",
+        "Tea.",
+    ),
+    "gpt-oss, cut": ("<|channel|>analysis<|message|>They like tea, and the lim", ""),
+    "a quotation ends the reasoning, and another begins the answer": (
+        '<think>I say "Tea."</think>"Tea," she says.',
+        '"Tea," she says.',
+    ),
     "bars": ("<|think|>hm<|/think|>Tea.", "Tea."),
     "Chinese": ("<思考>用户喜欢茶</思考>你喜欢茶。", "你喜欢茶。"),
     "thought": ("<thought>hm</thought>Tea.", "Tea."),

@@ -116,7 +116,7 @@ class Provider:
         return asyncio.run(conversation())
 
 
-def completion(text: str | None) -> dict[str, Any]:
+def completion(text: Any) -> dict[str, Any]:
     return {
         "id": "c1",
         "object": "chat.completion",
@@ -157,6 +157,15 @@ def test_a_failed_provider_falls_back_to_the_built_in_reply(provider: Provider) 
 def test_the_reasoning_of_a_model_is_not_part_of_the_reply() -> None:
     """Given an answer after its reasoning, I expect the answer alone."""
     provider = Provider(body=completion("<think>\nThe user asks about a fact.\n</think>\n\nIt is Miso."))
+    assert (provider.ask(), provider.failures) == ("It is Miso.", 0)
+
+
+def test_the_reasoning_may_be_a_part_of_its_own() -> None:
+    """Given an answer in parts, as Mistral's models give it, I expect the text alone."""
+    thinking = {"type": "thinking", "thinking": [{"type": "text", "text": "Who?"}]}
+    provider = Provider(
+        body=completion([thinking, {"type": "text", "text": "It is "}, {"type": "text", "text": "Miso."}])
+    )
     assert (provider.ask(), provider.failures) == ("It is Miso.", 0)
 
 

@@ -95,6 +95,12 @@ FORMS: dict[object, float] = {
     "5 Apr 2024 14:00 CEST": NOON,
     "Friday, 05-Apr-24 12:00:00 GMT": NOON,
     "2024-04-05_12-00-00": NOON,
+    # Go and Java
+    "2024-04-05 20:00:00.5 +0800 CST m=+0.000012": NOON + 0.5,
+    "2024-04-05 12:00:00 +0000 UTC": NOON,
+    "2024-04-05 17:45:00 +0545 +0545": NOON,
+    "2024-04-05T12:00:00.5Z[UTC]": NOON + 0.5,
+    "20240405120000500": NOON + 0.5,
     "2024-04-05 12.00.00": NOON,
     # people
     "2023/4/21 20:02": MINUTE,
@@ -110,6 +116,7 @@ FORMS: dict[object, float] = {
     "2023年4月21日星期五 下午8时02分47秒": EVENING,
     "２０２３年４月２１日　２０：０２": MINUTE,
     "2023年4月21日 中午12点": utc(2023, 4, 21, 12),
+    "2023年4月21日 中午11点": utc(2023, 4, 21, 11),
     "2023年4月21日(金) 午後8時2分": MINUTE,
     "2023. 4. 21. 오후 8:02:47": EVENING,
     "2023년 4월 21일 금요일 오후 8시 2분": MINUTE,
@@ -286,6 +293,15 @@ def test_a_live_time_of_a_zone_to_the_east_is_the_publishers_local_time(hours: f
 
     assert event.timestamp == pytest.approx(ARRIVED - late_s, abs=1e-3)
     assert event.meta == {"sent_timestamp": local(hours, late_s)}
+
+
+@pytest.mark.parametrize(("users", "hours"), [("Asia/Kathmandu", 8), ("Asia/Kathmandu", 9.5), ("America/Sao_Paulo", 0)])
+def test_a_live_time_of_another_zone_than_the_users_is_the_publishers_local_time(users: str, hours: float) -> None:
+    """Given users of one zone and a publisher east of it, I expect the moment that its local time means."""
+    seconds, as_sent = time_of_event(local(hours, 2.0), ARRIVED, ZoneInfo(users))
+
+    assert seconds == pytest.approx(ARRIVED - 2.0, abs=1e-3)
+    assert not as_sent
 
 
 @pytest.mark.parametrize("hours", [0.08, 0.2, 0.75, 3.3, 14.5, 23.9, -0.5, -8, -24 * 365])

@@ -150,7 +150,16 @@ def test_a_number_that_was_said_is_a_text(sent: float, content: str) -> None:
     assert update(content=sent).content == content
 
 
-@pytest.mark.parametrize("media", [{"type": "audio"}, {"type": "image", "content": ""}, {"input_file": "a.wav"}])
+@pytest.mark.parametrize(
+    "media",
+    [
+        {"type": "audio"},
+        {"type": "image", "content": ""},
+        {"input_file": "a.wav"},
+        {"content": [{"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}]},
+        {"role": "assistant", "content": None, "tool_calls": [{"type": "function"}]},
+    ],
+)
 def test_a_recording_without_a_text_is_told_from_a_bad_event(media: dict[str, Any]) -> None:
     """Given an event that says that it is no text, I expect `NoText`, which is counted and not rejected."""
     with pytest.raises(NoText):

@@ -20,6 +20,7 @@ MAX_AHEAD_S: Final = 86_400
 #: How far latency and a wrong clock may move a time without a zone from the whole half-hour.
 ZONE_TOLERANCE_S: Final = 300
 _HALF_HOUR_S: Final = 1_800
+_MIN_ZONE_S: Final = -12 * 3_600
 _MAX_ZONE_S: Final = 14 * 3_600
 #: Nepal, Eucla, the Chatham Islands in winter and in summer.
 _QUARTER_HOUR_ZONES_S: Final = (20_700, 31_500, 45_900, 49_500)
@@ -31,14 +32,14 @@ _UNREADABLE: Final = "timestamp must be seconds, milliseconds or ISO 8601"
 _NUMBER: Final = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 #: Milliseconds as .NET and the JSON of old ASP write them.
 _DOTNET: Final = re.compile(r"/Date\((-?\d+)(?:[+-]\d{4})?\)/", re.ASCII)
-#: Dates and times in digits alone, which are as long as these.
-_COMPACT: Final = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
+#: Dates and times in digits alone, which are as long as these; the longest ends in milliseconds.
+_COMPACT: Final = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S", 17: "%Y%m%d%H%M%S"}
 #: Words of Chinese, Japanese and Korean, after NFKC.
 _TRANSLATED: Final = (
     (re.compile(r"\(?(?:星期|周|週|礼拜|禮拜)[一二三四五六日天]\)?"), " "),
     (re.compile(r"\([月火水木金土日월화수목금토일]\)|\(?[月火水木金土日월화수목금토일](?:曜日|요일)\)?"), " "),
     (re.compile(r"(\d)\s*[年년]\s*(\d{1,2})\s*[月월]\s*(\d{1,2})\s*[日号號일]?"), r"\1-\2-\3 "),
-    (re.compile(r"上午|早上|凌晨|午前|오전"), " am "),
+    (re.compile(r"上午|早上|凌晨|午前|오전|中午(?=\s*11)"), " am "),
     (re.compile(r"下午|中午|傍晚|晚上(?!\s*12)|午後|오후"), " pm "),
     (re.compile(r"(?<=\d)\s*[时時点點시]"), "h"),
     (re.compile(r"(?<=\d)\s*[分분]"), "m"),
@@ -62,7 +63,9 @@ _CLOCKS: Final = tuple(
 _ZONE: Final = re.compile(
     r"(?:\s*(?P<name>utc|gmt|ut|z|[ecmp]dt|[emp]st|cet|cest|eet|eest|msk|jst|kst|hkt|sgt|aest|aedt)(?![a-z]))?"
     r"(?:\s*(?P<sign>[+-])(?P<hours>\d{1,2}):?(?P<minutes>\d{2})?(?![\d:/-]))?"
-    r"(?(name)(?:\s*\([^()]*\))?|(?(sign)\s*(?:\([^()]*\)|\[[^\[\]]*\])?))"
+    # An offset with the zone's name after it: JavaScript's, Java's, Go's with its monotonic clock.
+    r"(?(name)(?:\s*(?:\([^()]*\)|\[[^\[\]]*\]))?"
+    r"|(?(sign)\s*(?:\([^()]*\)|\[[^\[\]]*\]|(?:[a-z]{2,5}|[+-]\d{2,4})(?:\s+m=[+-][\d.]+)?$)?))"
 )
 #: Names of zones that mean one, in hours: those of RFC 2822, but for CST, which is China's, too, and some more.
 _ZONE_NAMES: Final = {
@@ -115,7 +118,7 @@ def time_of_event(value: Any, arrived_at: float, zone: tzinfo = UTC) -> tuple[fl
     """When an event was said, by what its publisher sent, and whether that is the time sent.
 
     A time before 2000, or more than a day ahead of the arrival, cannot be: the event is dated by its arrival. A text
-    without a zone that lies ahead by the difference of a time zone is the publisher's local time.
+    without a zone that lies ahead, and is the local time of some zone at the arrival, is the publisher's local time.
     """
     latest = arrived_at + MAX_AHEAD_S
     if type(value) in (int, float) and EARLIEST_S <= value <= latest:  # most events: seconds, nothing to read
@@ -124,18 +127,22 @@ def time_of_event(value: Any, arrived_at: float, zone: tzinfo = UTC) -> tuple[fl
         sent_at, naive = _parse(value, zone)
     except ValueError:
         return arrived_at, False
-    said_at = sent_at - _zone_difference(sent_at - arrived_at) if naive else sent_at
+    said_at = sent_at
+    if naive and sent_at - arrived_at > ZONE_TOLERANCE_S:
+        as_utc = _parse(value, UTC).seconds
+        offset = _zone_offset(as_utc - arrived_at)
+        said_at = sent_at if offset is None else as_utc - offset
     if EARLIEST_S <= said_at <= latest:
         return said_at, said_at == sent_at
     return arrived_at, False
 
 
-def _zone_difference(ahead: float) -> float:
-    """The difference of a time zone, in seconds, by which a time without a zone is ahead of its arrival; 0 for none."""
-    for difference in (round(ahead / _HALF_HOUR_S) * _HALF_HOUR_S, *_QUARTER_HOUR_ZONES_S):
-        if 0 < difference <= _MAX_ZONE_S and abs(ahead - difference) <= ZONE_TOLERANCE_S:
-            return difference
-    return 0
+def _zone_offset(ahead: float) -> float | None:
+    """The offset of a time zone, in seconds, by which a clock is ahead of UTC; None where no zone has it."""
+    for offset in (round(ahead / _HALF_HOUR_S) * _HALF_HOUR_S, *_QUARTER_HOUR_ZONES_S):
+        if _MIN_ZONE_S <= offset <= _MAX_ZONE_S and abs(ahead - offset) <= ZONE_TOLERANCE_S:
+            return offset
+    return None
 
 
 def _parse(value: Any, zone: tzinfo) -> _Moment:
@@ -192,7 +199,7 @@ def _compact(digits: str) -> datetime | None:
     if form is None or not digits.startswith(("19", "20")) or not digits.isdecimal():
         return None
     try:
-        return datetime.strptime(digits, form)
+        return datetime.strptime(digits[:14], form) + timedelta(milliseconds=int(digits[14:] or 0))
     except ValueError:
         return None
 

@@ -78,8 +78,10 @@ def read_text(fields: dict[str, Any], name: str, other_names: Iterable[str]) -> 
 
 
 def is_media(fields: dict[str, Any]) -> bool:
-    """Whether a message says that it is something else than a text, such as a recording."""
-    return fields.get("type") in MEDIA_TYPES or "input_file" in fields
+    """Whether a message says that it is something else than a text, such as a recording or the call of a tool."""
+    parts = fields.get("content")
+    in_parts = isinstance(parts, list) and any(isinstance(part, dict) and "type" in part for part in parts)
+    return in_parts or fields.get("type") in MEDIA_TYPES or "input_file" in fields or "tool_calls" in fields
 
 
 def read_common(fields: dict[str, Any], arrived_at: float, defaults: MessageDefaults) -> None:
