@@ -25,6 +25,8 @@ from services.runtime.process import LoopConnection
 from services.runtime.redis import connect_async
 from services.runtime.settings import Settings
 from services.stack.embedded_valkey import valkey_spec
+from services.stack.locate import FoundStack
+from services.stack.status import StatusReader
 from tests.support import eventually, free_port, wait_until
 
 #: Pings within the test: a Redis without its disk refuses them, too.
@@ -139,6 +141,26 @@ def test_what_is_published_meanwhile_is_written_after(client: Any, data: Path, r
         ("dependency_down", "redis"),
         ("dependency_up", "redis"),
     ]
+
+
+@pytest.mark.parametrize("refusal", [full, without_replicas, read_only, without_its_disk])
+def test_the_status_says_that_redis_refuses_writes(client: Any, data: Path, refusal: Refusal) -> None:
+    """Given a Redis that refuses writes, I expect `ltm status` to say so and why, until it takes them again."""
+    port = client.connection_pool.connection_kwargs["port"]
+    stack = FoundStack(Settings(redis_url=f"redis://127.0.0.1:{port}/0"), False, ())
+    accept = refusal(client, data)
+    wait_until(lambda: refused(client), description="the refusal")
+
+    meanwhile = StatusReader(stack).report()
+    accept()
+    after = StatusReader(stack).report()
+
+    redis_part, _, worker, *_ = meanwhile.parts
+    assert (meanwhile.ok, redis_part.state) == (False, "refuses writes")
+    assert redis_part.detail
+    assert (worker.state, worker.detail) == ("down", "no heartbeat, which Redis refuses")
+    assert (after.parts[0].state, after.parts[0].detail) == ("answers", None)
+    assert client.dbsize() == 0
 
 
 def test_one_of_several_adapters_writes_what_all_have_kept(client: Any, data: Path) -> None:
