@@ -325,6 +325,19 @@ def test_an_id_of_digits_is_found_as_text(client: Any) -> None:
     assert [item.request_id for item in found(client, "请求一").waiting] == ["请求一"]
 
 
+def test_ids_that_no_encoding_has_are_shown(client: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Given ids with lone surrogates and controls, as any publisher may send them, I expect them found and escaped."""
+    client.xadd(
+        TRACES_STREAM, {TRACE_FIELD: TRACES.record("message", "a\ud800\x1b[2J", message_id="m1", task_id="\udc00")}
+    )
+
+    trace = found(client, "m1")
+    _show(trace, Output())
+
+    assert [(record.user, record.task_id) for record in trace.records] == [("a\ud800\x1b[2J", "\udc00")]
+    assert r"task_id \udc00, user a\ud800\u001b[2J" in capsys.readouterr().out
+
+
 def test_a_place_that_may_not_be_read_is_named(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given a Redis user without the right to the lists, I expect them named, and the rest looked into."""
     place(client, RedisBroker(client=client, middleware=[]), "stream")
