@@ -8,17 +8,21 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
-from keepsake_client.protocol import UPDATES_STREAM, conversation_key
+from keepsake_client import AsyncClient
+from keepsake_client.protocol import COUNTERS, UPDATES_STREAM, conversation_key
 from keepsake_client.refusals import refuses_writes
 from keepsake_client.subscription import SubscriptionMonitor
 from structlog.testing import capture_logs
 
 from adapters.__main__ import Adapters, Timing
+from services.chat_ai.replies import QuotingReplier
+from services.chat_ai.service import ChatService
 from services.memory.conversations import Conversations, Destination
 from services.memory.service import MemoryService
 from services.runtime.process import LoopConnection
@@ -222,3 +226,46 @@ def test_replies_of_the_ai_are_stored_after(client: Any, data: Path, refusal: Re
     stored = [json.loads(entry)["content"] for entry in client.lrange(conversation_key("u1"), 0, -1)]
     assert stored == texts
     assert [line["event"] for line in lines] == ["dependency_down", "dependency_up"]
+
+
+def test_a_reply_that_was_not_handed_to_speech_output_meanwhile_is_counted_after(client: Any, data: Path) -> None:
+    """Given a reply for speech output while Redis refuses writes, I expect one line without a traceback, and the
+    failure in the counters once Redis takes it."""
+
+    async def story() -> None:
+        port = client.connection_pool.connection_kwargs["port"]
+        async with connect_async(f"redis://127.0.0.1:{port}/0") as connected:
+            service = ChatService(
+                connected,
+                AsyncClient(connected, enabled=False),
+                QuotingReplier(UTC),
+                updates_channel="memory_updates",
+                ai_channel="ai_responses",
+                tts_queue="tts_requests",
+                memory_limit=5,
+                history_messages=0,
+                prompt_max_chars=1_000,
+                max_content_chars=1_000,
+                zone=UTC,
+                monitor=SubscriptionMonitor(0.1, 5),
+            )
+            stop = asyncio.Event()
+            connection = LoopConnection("memory_updates", stop)
+            running = asyncio.create_task(service.run(connection, stop))
+            try:
+                await eventually(connection.working, description="a subscription")
+                accept = without_replicas(client, data)
+                said = {"user_id": "u1", "content": "hello", "source": "user", "task_id": "t1"}
+                client.publish("memory_updates", json.dumps(said))
+                await eventually(lambda: service.counts["failed"] == 1, description="the failure")
+                accept()
+                await eventually(lambda: client.hget(COUNTERS, "replies_failed") == b"1", description="the counter")
+            finally:
+                stop.set()
+                await running
+
+    with capture_logs() as lines:
+        asyncio.run(story())
+    (failed,) = [line for line in lines if line["event"] == "reply_failed"]
+    assert "exc_info" not in failed
+    assert "NOREPLICAS" in failed["reason"]
