@@ -124,6 +124,18 @@ def test_an_answer_is_late_after_the_deadline(answered: float, late_ms: float | 
     assert record.late_ms == late_ms
 
 
+def test_an_answered_profile_request_has_no_number_of_memories(client: Any) -> None:
+    """Given a change of a profile, I expect a record without a number of memories, which it does not look for."""
+    request = LTMRequest(request_id="r1", type="profile_update", user_id="anna", data={"updates": {"a": SECRET}})
+    message = proxy(request_message(request, 100.0))
+    message.failed = False
+    publisher = ResponsePublisher(client, "ltm_responses", TRACES)
+    publisher.after_process_message(None, message, result={"profile": {"a": SECRET}, "version": 1})  # type: ignore[arg-type]
+
+    (record,) = records(client)
+    assert (record.type, record.outcome, record.memories) == ("profile_update", "ok", None)
+
+
 def test_a_failed_request_has_its_code(client: Any) -> None:
     """Given a search that failed, and a request that an adapter refused, I expect a record with each error's code."""
     answer(client, TRACES, error=Unavailable("PostgreSQL does not answer"))
@@ -313,6 +325,13 @@ def test_a_dispatched_message_is_shown_where_it_is_now(client: Any) -> None:
     trace = found(client, "m1")
 
     assert ([record.kind for record in trace.records], trace.waiting) == (["message"], [])
+
+
+def test_an_empty_id_is_the_id_of_nothing(client: Any) -> None:
+    """Given no id, as of an empty variable in a shell, I expect nothing found, what was rejected included."""
+    client.xadd(REJECTED_STREAM, {"at": "memory_updates", "message": "{}", "reason": "invalid_request"})
+
+    assert found(client, "").waiting == []
 
 
 def test_an_id_of_digits_is_found_as_text(client: Any) -> None:
