@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import redis
 import structlog
@@ -113,6 +113,7 @@ class UpdateAdapter:
 
     def connect(self) -> None:
         """Subscribe; again after an outage."""
+        self._receive_before_reset()
         self._subscription.reset()
         self._subscription.subscribe(self._channel)
         self.monitor.restart()
@@ -157,11 +158,23 @@ class UpdateAdapter:
         if message is None:
             self._drained_at = self._clock()
             return False
+        self._keep(message)
+        return True
+
+    def _receive_before_reset(self) -> None:
+        # As a connection breaks, redis-py makes another one and subscribes on it, before it raises.
+        connection = self._subscription.connection
+        if connection is None or not connection.is_connected:
+            return
+        with suppress(redis.RedisError):
+            while (message := self._subscription.get_message()) is not None:
+                self._keep(message)
+
+    def _keep(self, message: dict[str, Any]) -> None:
         if message["type"] == "message" and not says_logged(message["data"]):
             dropped = self._kept.append(_Received(self._clock(), self._drained_at, message["data"]))
             if self._refused_until or not self._writes.assumed_up:
                 self._dropped += dropped
-        return True
 
     def _lead(self) -> None:
         if self._leading:
