@@ -45,6 +45,10 @@ class Lease:
         """Whether this adapter holds the lease at this moment; a lease that is not renewed ends by itself."""
         return self._clock() < self._held_until
 
+    def taken(self) -> bool:
+        """Whether any adapter holds the lease, as Redis knows it."""
+        return bool(self._lock.locked())
+
     def renew(self) -> None:
         """Acquire the lease if it is free, or extend it."""
         # Counted from before the request, so that it ends here before it ends in Redis.

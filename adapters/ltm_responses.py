@@ -138,7 +138,7 @@ class ResponsePublisher(Middleware):
             ms=stages,
             deadline_ms=_deadline_ms(request),
             partial=response.partial,
-            memories=len(response.memories) if response.success else None,
+            memories=len(response.memories) if response.success and request.get("type") in ("search", "add") else None,
         )
 
     def publish(

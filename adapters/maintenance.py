@@ -42,6 +42,7 @@ class Maintenance:
         subscribed_s: for how long this adapter has been subscribed to the channel.
         writes: whether Redis takes writes; each heartbeat shows it.
         counts: written while Redis takes writes.
+        clock: seconds, monotonic.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Maintenance:
         subscribed_s: Callable[[], float] = lambda: math.inf,
         writes: Availability | None = None,
         counts: PendingCounts | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
         self._membership = membership
@@ -76,8 +78,10 @@ class Maintenance:
         self._subscribed_s = subscribed_s
         self._writes = writes or Availability("redis", at="writes")
         self._counts = counts or PendingCounts(COUNTERS)
+        self._clock = clock
         self._over = False
         self._measure_at = self._trim_at = 0.0
+        self._taken_at = clock()
 
     def run_once(self) -> None:
         """Send the heartbeat, renew the lease, maintain the stream; then pause for a second."""
@@ -85,7 +89,7 @@ class Maintenance:
         if working:
             if self._membership.heartbeat():
                 self._dispatcher.reset()  # another adapter may have claimed what was prefetched
-            if self._subscribed_s() >= self._newcomer_wait_s or self._membership.live() <= {self._membership.name}:
+            if self._may_lead():
                 self._lease.renew()
             self._writes.up()
             self._counts.flush(self._client)
@@ -104,8 +108,19 @@ class Maintenance:
         self._lease.release()
         self._membership.leave()
 
+    def _may_lead(self) -> bool:
+        """Whether to bid for the lease: an adapter that has only just subscribed leaves it to those that heard more.
+
+        Where none of them takes it, all have just subscribed, as behind a proxy that closes connections all the time.
+        """
+        now = self._clock()
+        settled = self._subscribed_s() >= self._newcomer_wait_s or self._membership.live() <= {self._membership.name}
+        if settled or self._lease.taken():
+            self._taken_at = now
+        return settled or now - self._taken_at >= self._newcomer_wait_s
+
     def _maintain(self) -> None:
-        now = time.monotonic()
+        now = self._clock()
         if self._stream.claim_from_failed(self._membership.live()):
             self._dispatcher.reset()
         if now >= self._measure_at:

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import redis
 import structlog
@@ -32,8 +32,10 @@ KEPT_S = MAX_SILENCE_S + 3 * LEASE_S
 SLACK_S = 2.0
 #: The key of the lease of the adapter that writes what it kept while Redis refused writes.
 WRITER_KEY = "ltm:channel-writer"
-#: Longer than that takes, on a Redis that takes 5,000 entries a second.
+#: Far longer than the iteration of the loop in which it writes some of it.
 WRITER_LEASE_S = 15.0
+#: Messages written in one iteration: a second's, on a busy host. A longer one would be taken for a loop that is stuck.
+WRITTEN_AT_ONCE = 1_000
 
 log = structlog.get_logger()
 
@@ -107,9 +109,11 @@ class UpdateAdapter:
         self._refused_until = 0.0
         self._dropped = 0
         self._leading = False
+        self._writing_kept = False
 
     def connect(self) -> None:
         """Subscribe; again after an outage."""
+        self._receive_before_reset()
         self._subscription.reset()
         self._subscription.subscribe(self._channel)
         self.monitor.restart()
@@ -117,13 +121,13 @@ class UpdateAdapter:
 
     def run_once(self) -> None:
         """Wait up to a second for a message, and write it to the stream if this adapter leads."""
-        self._receive(self._poll_timeout_s)
-        if self._lease.held() and not self._leading:
+        self._receive(0.0 if self._writing_kept else self._poll_timeout_s)
+        if self._writing_kept or (self._lease.held() and not self._leading):
             # What has arrived and was not read yet may have been written too.
             while self._receive(0.0):
                 pass
         if not self._writes.assumed_up:
-            self._leading, self._refused_until = False, self._clock()
+            self._leading, self._writing_kept, self._refused_until = False, False, self._clock()
             return
         try:
             if self._lease.held():
@@ -154,11 +158,23 @@ class UpdateAdapter:
         if message is None:
             self._drained_at = self._clock()
             return False
+        self._keep(message)
+        return True
+
+    def _receive_before_reset(self) -> None:
+        # As a connection breaks, redis-py makes another one and subscribes on it, before it raises.
+        connection = self._subscription.connection
+        if connection is None or not connection.is_connected:
+            return
+        with suppress(redis.RedisError):
+            while (message := self._subscription.get_message()) is not None:
+                self._keep(message)
+
+    def _keep(self, message: dict[str, Any]) -> None:
         if message["type"] == "message" and not says_logged(message["data"]):
             dropped = self._kept.append(_Received(self._clock(), self._drained_at, message["data"]))
-            if not self._writes.assumed_up:
+            if self._refused_until or not self._writes.assumed_up:
                 self._dropped += dropped
-        return True
 
     def _lead(self) -> None:
         if self._leading:
@@ -175,33 +191,48 @@ class UpdateAdapter:
         """Forget messages that the leader has written long ago."""
         now = self._clock()
         # The leader may have heard less than this adapter. It has KEPT_S to write what it heard.
-        if self._refused_until and (now < self._refused_until + KEPT_S or not self._write_kept(self._refused_until)):
+        if self._refused_until and now < self._refused_until + KEPT_S:
+            self._writing_kept = False
+            return
+        if self._refused_until and not self._write_kept(self._refused_until):
             return
         self._dropped = 0
         while self._kept and self._kept.peek().at < now - KEPT_S:
             self._kept.popleft()
 
     def _write_kept(self, until: float = float("inf")) -> bool:
-        """Write what no adapter has written since Redis refused writes; False while another one does that.
+        """Write some of what no adapter has written since Redis refused writes; whether all of it is written.
+
+        Nothing is written while another adapter does that.
 
         Args:
             until: what was received later is left to the leader.
         """
+        if not self._writer.held():  # or no longer: another one may have written meanwhile
+            self._writing_kept = False
         try:
             self._writer.renew()
             if not self._writer.held():
                 return False
         except redis.exceptions.NoPermissionError:  # access rules of version 0.2: the leader alone writes
             until = until if self._lease.held() else 0.0
-        self._drop_written()
-        self._write(until)
-        self._refused_until = 0.0
+        if not self._writing_kept:
+            self._drop_written()
+            self._writing_kept = True
+        if not self._write(until, WRITTEN_AT_ONCE):
+            return False
+        self._writing_kept, self._refused_until = False, 0.0
         with suppress(redis.RedisError):  # it expires
             self._writer.release()
         return True
 
-    def _write(self, until: float = float("inf")) -> None:
+    def _write(self, until: float = float("inf"), at_once: int = MAX_ITEMS) -> bool:
+        """Write what was received until then; whether it was no more than `at_once`."""
+        written = 0
         while self._kept and self._kept.peek().at <= until:
+            if written == at_once:
+                return False
+            written += 1
             at, _, raw = self._kept.peek()
             try:
                 update = parse_update(raw, self._max_content_chars, self._defaults, arrived_at=at)
@@ -211,6 +242,7 @@ class UpdateAdapter:
             else:
                 self._stream.append(update, raw)
             self._kept.popleft()
+        return True
 
     def _drop_written(self) -> None:
         """Forget the kept messages that another adapter has written."""

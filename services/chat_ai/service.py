@@ -7,7 +7,6 @@ import json
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from datetime import tzinfo
 from typing import Any
 from uuid import uuid4
@@ -172,11 +171,17 @@ class ChatService:
     async def _answer(self, message: MemoryUpdateMessage) -> None:
         try:
             await self.answer(message)
+        except (RedisError, OSError) as error:
+            await self._count_failed()
+            log.warning("reply_failed", user_id=message.user_id, message_id=message.message_id, reason=redact(error))
         except Exception:
-            self.counts["failed"] += 1
+            await self._count_failed()
             log.exception("reply_failed", user_id=message.user_id, message_id=message.message_id)
-            with suppress(RedisError, OSError):  # lost with the Redis that would show it
-                await self._client.hincrby(COUNTERS, "replies_failed", 1)
+
+    async def _count_failed(self) -> None:
+        self.counts["failed"] += 1
+        self._pending_counts.count("replies_failed")
+        await self._pending_counts.flush_async(self._client)
 
     async def answer(self, message: MemoryUpdateMessage) -> None:
         """Reply to one message and publish the reply.

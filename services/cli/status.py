@@ -11,8 +11,8 @@ from services.cli.output import Output, printable
 from services.stack.processes import NAMES, check_names
 from services.stack.status import Part, StatusReader, StatusReport
 
-_STYLES = {"answers": "green", "down": "bold red", "unknown": "bold red"}
-_WORDS = {"down": "DOWN", "unknown": "cannot see"}
+_STYLES = {"answers": "green", "refuses writes": "bold red", "down": "bold red", "unknown": "bold red"}
+_WORDS = {"refuses writes": "REFUSES WRITES", "down": "DOWN", "unknown": "cannot see"}
 
 
 def status(

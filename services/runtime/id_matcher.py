@@ -15,7 +15,7 @@ class IdMatcher:
 
     def __init__(self, ids: set[str]) -> None:
         self._ids = ids
-        self._needles = {needle for text in ids for needle in _spellings(text)}
+        self._needles = {needle for text in ids if text for needle in _spellings(text)}
 
     def __call__(self, raw: bytes) -> dict[str, Any] | None:
         """The message in `raw`, if it is an object with one of the ids."""

@@ -122,7 +122,8 @@ class TraceReader:
     def _records(self) -> Iterator[TraceRecord]:
         for _, fields in self._entries(TRACES_STREAM):
             try:
-                yield TraceRecord.model_validate_json(fields.get(TRACE_FIELD.encode(), b""))
+                # Not `model_validate_json`, which refuses the lone surrogates of an id.
+                yield TraceRecord.model_validate(decoded(fields.get(TRACE_FIELD.encode(), b"")))
             except ValidationError:
                 continue  # of a later version
 

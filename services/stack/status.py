@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 
 import redis
 from keepsake_client.protocol import COUNTERS, alive_key
+from keepsake_client.refusals import refuses_writes
 from pydantic import BaseModel, Field
 from redis.exceptions import NoPermissionError
 
@@ -24,8 +25,11 @@ from services.stack.readiness import stream_backlog
 
 #: Of each server and of the search: with a server that is frozen, the report takes a few of them.
 TIMEOUT_S = 2.0
+#: A script that may write and writes nothing. Redis 7 and Valkey refuse it while they refuse writes; 6.2 does not.
+_WRITE_CHECK = "#!lua\nreturn 1"
 
-State = Literal["answers", "down", "unknown", "left out", "not running", "not checked"]
+State = Literal["answers", "refuses writes", "down", "unknown", "left out", "not running", "not checked"]
+_NOT_OK: tuple[State, ...] = ("refuses writes", "down", "unknown")
 T = TypeVar("T")
 
 
@@ -33,8 +37,9 @@ class Part(BaseModel):
     """The state of a server or process, or of the search over the wire.
 
     Args:
-        state: `unknown` where this command cannot see it; `left out` by `ltm up --without`; `not running` where it is
-            optional and has not run on this Redis for a day.
+        state: `refuses writes` of a Redis that answers and takes none; `unknown` where this command cannot see it;
+            `left out` by `ltm up --without`; `not running` where it is optional and has not run on this Redis for a
+            day.
         address: of a server, without its password.
         detail: why it is down, unknown or not checked; of a worker that answers, the engine of its embedder.
     """
@@ -84,6 +89,7 @@ class StatusReader:
         self._timeout_s = timeout_s
         self._client = connect(stack.redis_url, timeout_s)
         self._redis_down: str | None = None
+        self._no_heartbeat = "no heartbeat"
         self._unseen: list[str] = []
 
     def part(self, name: str) -> Part:
@@ -97,7 +103,7 @@ class StatusReader:
         """The whole status."""
         settings = self._stack.settings
         report = StatusReport(stream=settings.ltm_stream_key)
-        report.parts = [self._redis(), self._postgres(), *self._services()]
+        report.parts = [self._writable(self._redis()), self._postgres(), *self._services()]
         report.search = self._search({part.name: part for part in report.parts})
         for name in (settings.user_input_queue, settings.ltm_requests_queue):
             waiting: Any = self._seen(f"LLEN {name}", partial(self._client.llen, name))
@@ -110,7 +116,7 @@ class StatusReader:
         self._add_queues(report)
         report.unseen = self._unseen
         parts = [*report.parts, report.search]
-        report.ok = not report.unseen and not any(part.state in ("down", "unknown") for part in parts)
+        report.ok = not report.unseen and not any(part.state in _NOT_OK for part in parts)
         return report
 
     def _redis(self) -> Part:
@@ -125,6 +131,21 @@ class StatusReader:
             part.state = "down"
         except redis.ResponseError:
             pass  # it answers: what this user may not do, the other lines say
+        return part
+
+    def _writable(self, part: Part) -> Part:
+        """Redis, checked for a refusal of all writes: it refuses the heartbeats, too."""
+        if self._redis_down:
+            return part
+        try:
+            self._client.register_script(_WRITE_CHECK)()
+        except redis.ResponseError as error:
+            if refuses_writes(error):
+                part.state, part.detail = "refuses writes", redact(error)
+                self._no_heartbeat = "no heartbeat, which Redis refuses"
+        except (redis.RedisError, OSError) as error:
+            self._redis_down = part.detail = redact(error)
+            part.state = "down"
         return part
 
     def _postgres(self) -> Part:
@@ -166,7 +187,7 @@ class StatusReader:
         except (redis.RedisError, OSError) as error:
             self._redis_down = redact(error)
             return Part(name=name, state="unknown", detail=self._redis_down)
-        return Part(name=name, state="answers") if alive else Part(name=name, state="down", detail="no heartbeat")
+        return Part(name=name, state="answers") if alive else Part(name=name, state="down", detail=self._no_heartbeat)
 
     def _search(self, parts: dict[str, Part]) -> Part:
         name = "a search over the wire"

@@ -122,6 +122,20 @@ def test_the_adapters_hear_again(client: redis.Redis, proxy: ThreadedProxy) -> N
         adapters.stop()
 
 
+def test_what_arrives_as_a_subscription_breaks_is_written(client: redis.Redis, port: int) -> None:
+    """Given a subscription that Redis closes, and a message once redis-py has subscribed again by itself, I expect it
+    written, though the loop then subscribes anew."""
+    adapters = started(f"redis://127.0.0.1:{port}/0")
+    try:
+        wait_until(lambda: leads(adapters), description="a leader")
+        client.client_kill_filter(_type="pubsub")
+        wait_until(lambda: client.pubsub_numsub("memory_updates")[0][1] == 1, description="a subscription")
+        client.publish("memory_updates", event("meanwhile"))
+        wait_until(lambda: written(client) == ["meanwhile"], description="the message")
+    finally:
+        adapters.stop()
+
+
 def test_deaf_adapters_send_no_heartbeat(client: redis.Redis, proxy: ThreadedProxy) -> None:
     """Given a network that swallows everything, I expect the checks of the heartbeat to fail, until it is back."""
     adapters = started(url_of(proxy))

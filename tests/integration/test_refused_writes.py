@@ -8,23 +8,29 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
-from keepsake_client.protocol import UPDATES_STREAM, conversation_key
+from keepsake_client import AsyncClient
+from keepsake_client.protocol import COUNTERS, UPDATES_STREAM, conversation_key
 from keepsake_client.refusals import refuses_writes
 from keepsake_client.subscription import SubscriptionMonitor
 from structlog.testing import capture_logs
 
 from adapters.__main__ import Adapters, Timing
+from services.chat_ai.replies import QuotingReplier
+from services.chat_ai.service import ChatService
 from services.memory.conversations import Conversations, Destination
 from services.memory.service import MemoryService
 from services.runtime.process import LoopConnection
 from services.runtime.redis import connect_async
 from services.runtime.settings import Settings
 from services.stack.embedded_valkey import valkey_spec
+from services.stack.locate import FoundStack
+from services.stack.status import StatusReader
 from tests.support import eventually, free_port, wait_until
 
 #: Pings within the test: a Redis without its disk refuses them, too.
@@ -141,6 +147,26 @@ def test_what_is_published_meanwhile_is_written_after(client: Any, data: Path, r
     ]
 
 
+@pytest.mark.parametrize("refusal", [full, without_replicas, read_only, without_its_disk])
+def test_the_status_says_that_redis_refuses_writes(client: Any, data: Path, refusal: Refusal) -> None:
+    """Given a Redis that refuses writes, I expect `ltm status` to say so and why, until it takes them again."""
+    port = client.connection_pool.connection_kwargs["port"]
+    stack = FoundStack(Settings(redis_url=f"redis://127.0.0.1:{port}/0"), False, ())
+    accept = refusal(client, data)
+    wait_until(lambda: refused(client), description="the refusal")
+
+    meanwhile = StatusReader(stack).report()
+    accept()
+    after = StatusReader(stack).report()
+
+    redis_part, _, worker, *_ = meanwhile.parts
+    assert (meanwhile.ok, redis_part.state) == (False, "refuses writes")
+    assert redis_part.detail
+    assert (worker.state, worker.detail) == ("down", "no heartbeat, which Redis refuses")
+    assert (after.parts[0].state, after.parts[0].detail) == ("answers", None)
+    assert client.dbsize() == 0
+
+
 def test_one_of_several_adapters_writes_what_all_have_kept(client: Any, data: Path) -> None:
     """Given three adapters whose leader loses the lease during the refusal, I expect each message once."""
     with adapters_at(client) as first, adapters_at(client) as second, adapters_at(client) as third:
@@ -200,3 +226,46 @@ def test_replies_of_the_ai_are_stored_after(client: Any, data: Path, refusal: Re
     stored = [json.loads(entry)["content"] for entry in client.lrange(conversation_key("u1"), 0, -1)]
     assert stored == texts
     assert [line["event"] for line in lines] == ["dependency_down", "dependency_up"]
+
+
+def test_a_reply_that_was_not_handed_to_speech_output_meanwhile_is_counted_after(client: Any, data: Path) -> None:
+    """Given a reply for speech output while Redis refuses writes, I expect one line without a traceback, and the
+    failure in the counters once Redis takes it."""
+
+    async def story() -> None:
+        port = client.connection_pool.connection_kwargs["port"]
+        async with connect_async(f"redis://127.0.0.1:{port}/0") as connected:
+            service = ChatService(
+                connected,
+                AsyncClient(connected, enabled=False),
+                QuotingReplier(UTC),
+                updates_channel="memory_updates",
+                ai_channel="ai_responses",
+                tts_queue="tts_requests",
+                memory_limit=5,
+                history_messages=0,
+                prompt_max_chars=1_000,
+                max_content_chars=1_000,
+                zone=UTC,
+                monitor=SubscriptionMonitor(0.1, 5),
+            )
+            stop = asyncio.Event()
+            connection = LoopConnection("memory_updates", stop)
+            running = asyncio.create_task(service.run(connection, stop))
+            try:
+                await eventually(connection.working, description="a subscription")
+                accept = without_replicas(client, data)
+                said = {"user_id": "u1", "content": "hello", "source": "user", "task_id": "t1"}
+                client.publish("memory_updates", json.dumps(said))
+                await eventually(lambda: service.counts["failed"] == 1, description="the failure")
+                accept()
+                await eventually(lambda: client.hget(COUNTERS, "replies_failed") == b"1", description="the counter")
+            finally:
+                stop.set()
+                await running
+
+    with capture_logs() as lines:
+        asyncio.run(story())
+    (failed,) = [line for line in lines if line["event"] == "reply_failed"]
+    assert "exc_info" not in failed
+    assert "NOREPLICAS" in failed["reason"]

@@ -694,6 +694,36 @@ def test_what_a_leader_that_was_restarted_had_not_heard_is_written_by_another(cl
     assert [written["content"] for written in restarted.written()] == ["m1", "m0"]
 
 
+def test_what_was_kept_is_written_some_at_a_time(client: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given more than one iteration may write, and a leader that fails in the middle, I expect its lease kept until
+    then, and the rest written by the next leader, nothing twice.
+
+    An iteration of many seconds would outlast the lease, and the loop would be taken for a stuck one.
+    """
+    monkeypatch.setattr("adapters.memory_updates.WRITTEN_AT_ONCE", 2)
+    first, second = Channel(client, "a1"), Channel(client, "a2")
+    with capture_logs():
+        for each in (first, second):
+            each.writes.down("full")
+        first.receive(*(event(f"m{number}") for number in range(5)))
+        second.run(5)
+    for each in (first, second):
+        each.writes.up()
+    first.lease.renew()
+    first.run()
+    assert [written["content"] for written in first.written()] == ["m0", "m1"]
+    first.lease.release()
+    second.lease.renew()
+    second.run()
+    assert len(first.written()) == 2
+
+    client.delete("ltm:channel-writer")  # it expires
+    second.run(2)
+    second.receive(event("m5"))
+
+    assert [written["content"] for written in second.written()] == ["m0", "m1", "m2", "m3", "m4", "m5"]
+
+
 def test_what_cannot_be_read_is_rejected_once(client: fakeredis.FakeRedis) -> None:
     """Given bytes that are no event, heard by two adapters while Redis refuses writes, I expect one reject."""
     first, second = Channel(client, "a1"), Channel(client, "a2")
@@ -807,6 +837,26 @@ def test_a_new_adapter_leaves_the_lease_to_those_that_were_subscribed(
     assert not site.lease.held()
 
     now = 5.0
+    site.run()
+    assert site.lease.held()
+
+
+def test_an_adapter_leads_where_all_have_just_subscribed(client: fakeredis.FakeRedis, broker: StubBroker) -> None:
+    """Given adapters whose connections are closed again and again, I expect one to bid once the lease was free for as
+    long as the others had a chance, and not before."""
+    now = 0.0
+    Membership(client, "a2").heartbeat()
+    other = Lease(client, "a2")
+    site = Site(client, broker, newcomer_wait_s=5.0, subscribed_s=lambda: 0.0, clock=lambda: now)
+    other.renew()
+    now = 6.0
+    site.run()
+    other.release()
+    now = 10.9
+    site.run()
+    assert not site.lease.held()
+
+    now = 11.0
     site.run()
     assert site.lease.held()
 

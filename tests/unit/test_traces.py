@@ -124,6 +124,18 @@ def test_an_answer_is_late_after_the_deadline(answered: float, late_ms: float | 
     assert record.late_ms == late_ms
 
 
+def test_an_answered_profile_request_has_no_number_of_memories(client: Any) -> None:
+    """Given a change of a profile, I expect a record without a number of memories, which it does not look for."""
+    request = LTMRequest(request_id="r1", type="profile_update", user_id="anna", data={"updates": {"a": SECRET}})
+    message = proxy(request_message(request, 100.0))
+    message.failed = False
+    publisher = ResponsePublisher(client, "ltm_responses", TRACES)
+    publisher.after_process_message(None, message, result={"profile": {"a": SECRET}, "version": 1})  # type: ignore[arg-type]
+
+    (record,) = records(client)
+    assert (record.type, record.outcome, record.memories) == ("profile_update", "ok", None)
+
+
 def test_a_failed_request_has_its_code(client: Any) -> None:
     """Given a search that failed, and a request that an adapter refused, I expect a record with each error's code."""
     answer(client, TRACES, error=Unavailable("PostgreSQL does not answer"))
@@ -315,6 +327,13 @@ def test_a_dispatched_message_is_shown_where_it_is_now(client: Any) -> None:
     assert ([record.kind for record in trace.records], trace.waiting) == (["message"], [])
 
 
+def test_an_empty_id_is_the_id_of_nothing(client: Any) -> None:
+    """Given no id, as of an empty variable in a shell, I expect nothing found, what was rejected included."""
+    client.xadd(REJECTED_STREAM, {"at": "memory_updates", "message": "{}", "reason": "invalid_request"})
+
+    assert found(client, "").waiting == []
+
+
 def test_an_id_of_digits_is_found_as_text(client: Any) -> None:
     """Given a request whose id is a number in JSON, and one in another script, I expect both found."""
     client.lpush("ltm_requests", json.dumps({"request_id": 77, "type": "profile_get", "user_id": 7}))
@@ -323,6 +342,19 @@ def test_an_id_of_digits_is_found_as_text(client: Any) -> None:
 
     assert [item.request_id for item in found(client, "77").waiting] == ["77"]
     assert [item.request_id for item in found(client, "请求一").waiting] == ["请求一"]
+
+
+def test_ids_that_no_encoding_has_are_shown(client: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Given ids with lone surrogates and controls, as any publisher may send them, I expect them found and escaped."""
+    client.xadd(
+        TRACES_STREAM, {TRACE_FIELD: TRACES.record("message", "a\ud800\x1b[2J", message_id="m1", task_id="\udc00")}
+    )
+
+    trace = found(client, "m1")
+    _show(trace, Output())
+
+    assert [(record.user, record.task_id) for record in trace.records] == [("a\ud800\x1b[2J", "\udc00")]
+    assert r"task_id \udc00, user a\ud800\u001b[2J" in capsys.readouterr().out
 
 
 def test_a_place_that_may_not_be_read_is_named(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
