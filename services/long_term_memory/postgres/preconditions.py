@@ -11,7 +11,7 @@ from psycopg import Connection
 from psycopg.rows import TupleRow
 
 from services.long_term_memory.postgres.embedder_record import check_provider
-from services.long_term_memory.postgres.pool import CONNECT_TIMEOUT_S, check_connects, database_errors
+from services.long_term_memory.postgres.pool import CONNECT_TIMEOUT_S, MIGRATION_LOCK, check_connects, database_errors
 from services.runtime.errors import CannotStart, SchemaTooNew
 
 
@@ -41,8 +41,9 @@ def check_database(database_url: str, provider: str) -> None:
         migrated = connection.execute("SELECT to_regclass('schema_migrations') IS NOT NULL").fetchone()
         if migrated == (True,) and applied_steps(connection, steps) == steps:
             check_provider(connection, provider)
-        else:
-            # What the first worker will do, undone: PostgreSQL's own tables do not tell whether a role may.
+        elif connection.execute("SELECT pg_try_advisory_xact_lock(%s)", (MIGRATION_LOCK,)).fetchone() == (True,):
+            # What the first worker will do, undone: PostgreSQL's own tables do not tell whether a role may. Not while a
+            # worker does it: the second of two that create the extension fails when the first commits.
             connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
             connection.execute("CREATE TABLE keepsake_check (vector halfvec(1))")
 
