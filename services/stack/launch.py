@@ -299,4 +299,8 @@ class Launch:
         self._say(f"  logs        {directory.logs}")
         if self._options.ready_file:
             content = {"redis_url": addresses.redis_url, "database_url": addresses.database_url, "pids": pids}
-            write_private(self._options.ready_file.absolute(), json.dumps(content) + "\n")
+            try:
+                write_private(self._options.ready_file.absolute(), json.dumps(content) + "\n")
+            except OSError as error:
+                reason = f"cannot be written ({error.strerror})"
+                raise StackError(f"--ready-file {self._options.ready_file} {reason}: give another path") from None
