@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from typing import Annotated, Literal, NamedTuple
 
@@ -73,7 +72,5 @@ def values_of(settings: Settings, environment: Mapping[str, str]) -> list[Value]
 
 def _masked(name: str, value: object) -> str | None:
     if isinstance(value, SecretStr):
-        url = mask_url(value.get_secret_value()) if name.endswith("_url") else "***"
-        # An endpoint's query may be its key.
-        return re.sub(r"\?.*", "?***", url) if url.startswith("http") else url
+        return mask_url(value.get_secret_value()) if name.endswith("_url") else "***"
     return None if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -53,7 +53,7 @@ def logs(
 
 def _show(line: LogLine, output: Output, *, readable: bool) -> None:
     if not readable:
-        print(line.raw)
+        output.raw(line.raw)
         return
     fields = line.fields
     moment = escaped(str(fields.get("timestamp", "")))[11:23]

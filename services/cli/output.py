@@ -65,9 +65,11 @@ class Output:
     def json(self, value: Any) -> None:
         """A value as indented JSON. Escaped are controls and what the encoding lacks, no other script."""
         text = _escaped_controls(json.dumps(value, ensure_ascii=False, indent=2))
-        encoding = self._console.encoding
-        # Outside of strings, JSON is ASCII, which every encoding of a terminal has.
-        self._print("".join(c if c.encode(encoding, "ignore") else json.dumps(c)[1:-1] for c in text))
+        self._print(_encodable(text, self._console.encoding))
+
+    def raw(self, text: str) -> None:
+        """A line of a log as it is, for programs. Escaped as in JSON is what the encoding lacks, and nothing else."""
+        print(_encodable(text, sys.stdout.encoding))
 
     def _print(self, text: str, style: str | None = None) -> None:
         encoding = self._console.encoding
@@ -83,6 +85,11 @@ def report(error: KeepsakeError) -> int:
     """Print an error as one line on stderr, and return the exit code: 2 for a wrong setting, 1 for the others."""
     print_error(error.wire if isinstance(error, InvalidMessage) else str(error))
     return 2 if isinstance(error, InvalidSetting) else 1
+
+
+def _encodable(text: str, encoding: str) -> str:
+    # Outside of strings, JSON is ASCII, which every encoding of a terminal has.
+    return "".join(c if c.encode(encoding, "ignore") else json.dumps(c)[1:-1] for c in text)
 
 
 def _escaped_controls(text: str) -> str:

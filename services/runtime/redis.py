@@ -14,9 +14,11 @@ from redis.retry import Retry
 RETRIES = 4
 
 
-def words(error: Exception) -> str:
-    """An error of Redis in words for people."""
-    return CREDENTIALS_REFUSED if isinstance(error, redis.AuthenticationError) else str(error)
+def words(error: Exception, variable: str = "REDIS_URL") -> str:
+    """An error of Redis in words for people; `variable` is the setting that names it."""
+    if isinstance(error, redis.AuthenticationError):
+        return CREDENTIALS_REFUSED.replace("REDIS_URL", variable)
+    return str(error)
 
 
 def connect(url: str, timeout_s: float = 5.0) -> redis.Redis:

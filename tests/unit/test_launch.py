@@ -111,7 +111,9 @@ def starting(printed: list[str], clock: list[float], tmp_path: Path) -> Launch:
 
 
 def check(starting: Launch, pending: list[str]) -> None:
-    starting._check_deadline(cast(Supervisor, NeverReady()), pending, ADDRESSES)
+    starting._check_deadline(
+        cast(Supervisor, NeverReady()), pending, ADDRESSES, load_settings(broker_url="redis://nowhere/1")
+    )
 
 
 def test_the_start_fails_when_a_worker_is_not_ready_in_time(
@@ -170,3 +172,12 @@ def test_an_external_server_has_less_time(starting: Launch, clock: list[float], 
     clock[0] += 1
     with pytest.raises(StackError, match=f"{message}, and no server answers there"):
         check(starting, [name])
+
+
+def test_a_ready_file_that_cannot_be_written_is_one_line(printed: list[str], tmp_path: Path) -> None:
+    """Given a ready file in a directory that there is not, I expect one line that names the option."""
+    options = LaunchOptions(tmp_path, ready_file=tmp_path / "none" / "ready.json")
+    launch = Launch(options, {}, printed.append, lambda _: 1, StopRequest(), lambda *_: None)
+
+    with pytest.raises(StackError, match=r"^--ready-file .*ready\.json cannot be written \(No such file"):
+        launch._announce(ADDRESSES, DataDirectory(tmp_path), {})

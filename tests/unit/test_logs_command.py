@@ -22,6 +22,7 @@ from services.stack.logfile import BoundedLog
 from services.stack.logs import LogFile, follow, last_lines, log_directory, log_files
 from services.stack.process_tree import ProcessId, identify
 
+ROOT = Path(__file__).parents[2]
 URL = "redis://127.0.0.1:1/0"
 
 
@@ -243,3 +244,18 @@ def test_config_needs_no_stack(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(lines) == len(Settings.model_fields)
     assert lines[0].split() == ["REDIS_URL", "redis://:***@h:1/0", "environment"]
     assert lines[2].split() == ["BROKER_URL", "-", "default"]
+
+
+@pytest.mark.parametrize("encoding", ["gbk", "ascii"])
+def test_piped_lines_are_json_in_every_encoding(tmp_path: Path, encoding: str) -> None:
+    """Given an emoji in a log and an output that lacks it, I expect the line to hold the same values, escaped."""
+    directory = stack(tmp_path / "data")
+    directory.logs.mkdir(exist_ok=True)
+    (directory.logs / "memory.log").write_text(json.dumps({"event": "猫 🐈"}, ensure_ascii=False) + "\n", "utf-8")
+    command = [sys.executable, "-c", "from services.cli import main; main()", "logs", "--data-dir", str(directory.path)]
+
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+
+    printed = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, check=True, timeout=120).stdout
+
+    assert [json.loads(line)["event"] for line in printed.decode(encoding).splitlines()] == ["猫 🐈"]

@@ -85,6 +85,8 @@ def test_a_process_warns_of_unknown_settings(monkeypatch: pytest.MonkeyPatch) ->
         "MEMORY_PRESSURE_WATCH",
         "MEMORY_OF_MY_OWN",
         "OTHER_LTM_LOG_LEVL",
+        "MEMORY_SERVICE_HOST",  # of Kubernetes
+        "CHAT_AI_PORT_80_TCP_ADDR",
     ):
         monkeypatch.setenv(name, "hush")
 

@@ -9,8 +9,10 @@ import redis
 from keepsake_client.errors import Unavailable
 
 from services.runtime.errors import CannotStart, SchemaTooNew
-from services.stack.processes import POSTGRES, REDIS
+from services.stack.broker_check import check_broker
+from services.stack.processes import BROKER, POSTGRES, REDIS
 from services.stack.server_checks import ServerChecks
+from tests.support import free_port
 
 
 class Redis:
@@ -43,7 +45,7 @@ def checks(client: Any, database: list[Exception], said: list[str], *embedded: s
         if database:
             raise database.pop(0)
 
-    return ServerChecks(client, "redis://anna:hush@here:6379/0", check, embedded, said.append)
+    return ServerChecks(client, "redis://anna:hush@here:6379/0", check, None, embedded, said.append)
 
 
 def test_a_redis_that_refuses_the_password_is_an_error_at_once(client: Redis) -> None:
@@ -78,6 +80,27 @@ def test_servers_that_may_be_late_are_one_line_each(client: Redis, database: lis
         f"waiting: DATABASE_URL is 'x', and PostgreSQL does not answer there; {remedy}",
     ]
     assert client.pings == 4
+
+
+def test_a_broker_url_that_cannot_be_read_is_an_error_at_once() -> None:
+    """Given an option that RabbitMQ's client does not know, I expect one line that names it, without the password."""
+    with pytest.raises(CannotStart, match=r"BROKER_URL is .* cannot read: Unknown URL parameter: 'key'") as refused:
+        check_broker("amqp://guest:hush@127.0.0.1:5672/?key=1")
+
+    assert "hush" not in str(refused.value)
+
+
+def test_a_broker_that_does_not_answer_is_awaited(client: Redis) -> None:
+    """Given a broker that is not up yet, of either kind, I expect a line that names it, and that it is awaited."""
+    for url in (f"redis://:hush@127.0.0.1:{free_port()}/1", f"amqp://guest:hush@127.0.0.1:{free_port()}/"):
+        said: list[str] = []
+        starting = ServerChecks(client, "redis://here", lambda: None, url, (), said.append)  # type: ignore[arg-type]
+        starting.run()
+        starting.run()
+
+        assert [line.partition(" is ")[0] for line in said] == ["waiting: BROKER_URL"]
+        assert "hush" not in said[0]
+        assert starting.awaited == [BROKER]
 
 
 def test_the_stacks_own_servers_are_waited_for_without_a_line(client: Redis, database: list[Exception]) -> None:

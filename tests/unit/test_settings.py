@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 from datetime import UTC
 from zoneinfo import ZoneInfo
 
@@ -173,6 +174,10 @@ LEAKS = {
     "a per cent sign that is not escaped": ("DATABASE_URL", "postgresql://user:hush%zz@host/db"),
     "an endpoint of another scheme": ("CHAT_BASE_URL", "ftp://user:hush@host/v1"),
     "an endpoint without one": ("LTM_LLM_BASE_URL", "user:hush@host/v1"),
+    "an endpoint's query": ("LTM_EMBEDDER_BASE_URL", "ftp://host/v1?key=hush"),
+    "an endpoint's user alone": ("LTM_EMBEDDER_BASE_URL", "ftp://hush@host/v1"),
+    "a password without a host": ("REDIS_URL", "redis://:hush/0"),
+    "a user and a password without a host": ("DATABASE_URL", "postgresql://user:hush/db"),
     "an endpoint's at sign": ("LTM_EMBEDDER_BASE_URL", "https://user:hu@hush@host/v1"),
 }
 
@@ -273,6 +278,10 @@ MASKED = {
     "postgresql://user:hu%40sh@[::1]:5432/db": "postgresql://user:***@[::1]:5432/db",
     "postgresql:///db?user=u&password=hush": "postgresql:///db?user=u&password=***",
     "redis://user:@host": "redis://user:***@host",
+    "redis://host/0?ssl_ca_certs=/etc/ca.pem": "redis://host/0?ssl_ca_certs=/etc/ca.pem",
+    "https://host/v1?key=hush": "https://host/v1?***",
+    "https://hush@host/v1": "https://***@host/v1",
+    "https://user:hu@sh@host/v1": "https://***@host/v1",
     "redis://user:hu\nsh@host": "redis://user:***@host",
 }
 
@@ -354,7 +363,9 @@ def test_the_error_of_a_wrong_key_hides_it(name: str) -> None:
         load_settings(**{name: 12_345})
 
 
-@pytest.mark.parametrize("url", ["redis://:p%4@host", "redis://host:63x9/0", "redis://one:1,two:x"])
+@pytest.mark.parametrize(
+    "url", ["redis://:p%4@host", "redis://host:63x9/0", "redis://one:1,two:x", "redis://host:65536"]
+)
 def test_a_broken_escape_or_port_is_refused(url: str) -> None:
     """Given a broken escape or port, I expect an error: the client library's would quote parts of the URL."""
     with pytest.raises(InvalidSetting, match="percent-encoded and whose port is a number"):
@@ -362,7 +373,26 @@ def test_a_broken_escape_or_port_is_refused(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["redis://host:/0?x=1:2", "rediss://u:p%25@h:6380/0", "redis://[::1]:1", "redis://[::1]"]
+    "url",
+    [
+        "REDIS://host",
+        " redis://host",
+        "redis://host/mine",
+        "redis://host/0?tls=yes",
+        "redis://host?socket_timeout=soon",
+    ],
+)
+@pytest.mark.parametrize("variable", ["REDIS_URL", "BROKER_URL"])
+def test_a_url_that_redis_py_cannot_use_is_refused(monkeypatch: pytest.MonkeyPatch, variable: str, url: str) -> None:
+    """Given a URL at which redis-py fails in each process, or whose database it ignores, I expect one line."""
+    monkeypatch.setenv(variable, url)
+
+    with pytest.raises(InvalidSetting, match=rf"^{variable} is '{re.escape(url)}'; allowed: a URL "):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://host:/0?client_name=1:2", "rediss://u:p%25@h:6380/0", "redis://[::1]:1", "redis://[::1]"]
 )
 def test_an_ipv6_address_or_an_empty_port_is_accepted(url: str) -> None:
     """Given an IPv6 address, an empty port, or colons after the host, I expect the URL unchanged."""

@@ -204,7 +204,11 @@ def _failure(database_url: str) -> str:
 def _accepts(database_url: str) -> bool:
     """Whether the server accepts connections, with any credentials; True too for a URL that libpq cannot read."""
     # An error of a connection that was refused has no SQLSTATE.
-    ping = psycopg.pq.PGconn.ping(make_conninfo(database_url, connect_timeout=CONNECT_TIMEOUT_S).encode())
+    try:
+        conninfo = make_conninfo(database_url, connect_timeout=CONNECT_TIMEOUT_S)
+    except psycopg.ProgrammingError:  # an option that there is not
+        return True
+    ping = psycopg.pq.PGconn.ping(conninfo.encode())
     return ping in {psycopg.pq.Ping.OK, psycopg.pq.Ping.NO_ATTEMPT}
 
 

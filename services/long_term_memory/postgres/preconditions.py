@@ -42,8 +42,8 @@ def check_database(database_url: str, provider: str) -> None:
         if migrated == (True,) and applied_steps(connection, steps) == steps:
             check_provider(connection, provider)
         elif connection.execute("SELECT pg_try_advisory_xact_lock(%s)", (MIGRATION_LOCK,)).fetchone() == (True,):
-            # Not while a worker does it: of two that create the extension at once, one fails.
-            # What the first worker will do, undone: PostgreSQL's own tables do not tell whether a role may.
+            # What the first worker will do, undone: PostgreSQL's own tables do not tell whether a role may. Not while a
+            # worker does it: the second of two that create the extension fails when the first commits.
             connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
             connection.execute("CREATE TABLE keepsake_check (vector halfvec(1))")
 
