@@ -64,7 +64,7 @@ def test_an_error_of_a_provider_names_the_setting(error: Exception, raised: type
         raise error
 
     line = str(translated.value)
-    assert line.startswith("LTM_EMBEDDER_PROVIDER 'openai' at LTM_EMBEDDER_BASE_URL 'http://anna:***@tei:8080/v1' ")
+    assert line.startswith("LTM_EMBEDDER_PROVIDER 'openai' at LTM_EMBEDDER_BASE_URL 'http://***@tei:8080/v1' ")
     assert text in line
     assert KEY not in line
     assert "\n" not in line
@@ -94,7 +94,7 @@ def test_a_provider_that_is_silent_is_reported() -> None:
         wait_until(lambda: lines, description="the line")
 
     assert lines[0]["event"] == "start_awaits"
-    assert lines[0]["reason"].endswith("'http://anna:***@tei:8080/v1' has not answered yet")
+    assert lines[0]["reason"].endswith("'http://***@tei:8080/v1' has not answered yet")
 
 
 @pytest.mark.parametrize(
