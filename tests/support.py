@@ -53,7 +53,9 @@ class _SkippingSelector(selectors.DefaultSelector):
     skipped = 0.0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        ready = super().select(timeout and 0)
+        ready = super().select(PATIENCE_S if timeout is None else 0)
+        if timeout is None and not ready:
+            raise RuntimeError("every task of the loop waits, and nothing will wake one: a deadlock")
         if timeout and not ready:
             self.skipped += timeout
         return ready
