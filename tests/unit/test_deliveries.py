@@ -168,3 +168,49 @@ def test_a_message_that_ran_alone_may_be_delivered_again(bench: Bench) -> None:
         middleware.after_process_message(bench.broker, message)
 
     assert bench.client.exists(KEY) == 0
+
+
+class AskedLock:
+    """A lock that notes how often it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self._lock = threading.Lock()
+
+    def acquire(self) -> None:
+        self.asked += 1
+        self._lock.acquire()
+
+    def release(self) -> None:
+        self._lock.release()
+
+
+def test_a_message_that_waits_is_not_counted(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a message that waits to run alone, I expect no count of it, not even for a moment.
+
+    The process may die in that moment, and the message be taken for the cause.
+    """
+    middleware, lock = DeliveryLimit(bench.client), AskedLock()
+    monkeypatch.setattr(middleware, "_one_suspect", lock)
+    counted: list[str] = []
+
+    def count(key: str) -> int:
+        counted.append(key)
+        return 2
+
+    monkeypatch.setattr(middleware, "_count", count)
+    messages = [
+        dramatiq.MessageProxy(dramatiq.Message("index", "index", (), {}, {"redis_message_id": name})) for name in "ab"
+    ]
+    for name in "ab":
+        bench.client.set(f"ltm:deliveries:{name}", 1)
+    middleware.before_process_message(bench.broker, messages[0])
+
+    begin = threading.Thread(target=middleware.before_process_message, args=(bench.broker, messages[1]), daemon=True)
+    begin.start()
+    wait_until(lambda: lock.asked == 2, description="the wait")
+
+    assert counted == ["ltm:deliveries:a"]
+    middleware.after_process_message(bench.broker, messages[0])
+    begin.join(timeout=60)
+    assert counted == ["ltm:deliveries:a", "ltm:deliveries:b"]
