@@ -33,6 +33,8 @@ from services.runtime.errors import ReembeddingRefused
 from services.runtime.settings import Settings
 
 BATCH_ROWS = 64
+#: PostgreSQL lists a connection for a moment after its client, such as a worker that was just stopped, has closed it.
+CLOSING_S = 3.0
 #: An index row of PostgreSQL holds 2,704 bytes; larger vectors stay in the table.
 MAX_INDEXED_DIMENSIONS = 480
 
@@ -102,15 +104,21 @@ class Reembedding:
         self._check_alone()
 
     def _check_alone(self) -> None:
+        until = time.monotonic() + CLOSING_S
+        while others := self._other_connections():
+            if time.monotonic() > until:
+                raise ReembeddingRefused(
+                    f"{others} connections of Keepsake are open on this database: stop long-term-memory-worker,"
+                    " long-term-memory-writer and long-term-memory-indexer, and run it again"
+                )
+            time.sleep(0.05)
+
+    def _other_connections(self) -> int:
         row = self._connection.execute(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = %s",
             (APPLICATION_NAME,),
         ).fetchone()
-        if row and row[0]:
-            raise ReembeddingRefused(
-                f"{row[0]} connections of Keepsake are open on this database: stop long-term-memory-worker,"
-                " long-term-memory-writer and long-term-memory-indexer, and run it again"
-            )
+        return int(row[0]) if row else 0
 
     def _prepare(self) -> None:
         """Make the second column, unless an earlier run with the same embedder has left it."""
