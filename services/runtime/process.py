@@ -13,7 +13,10 @@ import structlog
 from keepsake_client.protocol import COUNTERS
 from keepsake_client.subscription import HalfOpen, SubscriptionMonitor, next_message
 from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from services.runtime.availability import Availability
 from services.runtime.backoff import pause, wait_s
@@ -143,10 +146,13 @@ async def listen(
     monitor, counts = monitor or SubscriptionMonitor(), counts or PendingCounts(COUNTERS)
     poll_timeout_s = min(POLL_TIMEOUT_S, monitor.ping_interval_s)
     heard_at: float | None = None
-    while not stop.is_set():
-        try:
-            async with client.pubsub() as pubsub:
-                await pubsub.subscribe(channel)
+    renewed = False
+    async with client.pubsub() as pubsub:
+        while not stop.is_set():
+            try:
+                if not renewed:
+                    await pubsub.aclose()
+                    await pubsub.subscribe(channel)
                 monitor.restart()
                 while not stop.is_set():
                     message = await next_message(pubsub, monitor, poll_timeout_s)
@@ -158,11 +164,21 @@ async def listen(
                     elif message["type"] == "subscribe" and heard_at is not None:
                         await on_gap(heard_at)
                     await counts.flush_async(client)
-        except (RedisError, OSError) as error:
-            if monitor.confirmed:
-                heard_at = time.time() - monitor.silence_s()
-            if isinstance(error, HalfOpen):
-                counts.count("subscriptions_replaced")
-                # Those that are idle are half-open too; each would cost one command its time-out.
-                await client.connection_pool.disconnect(inuse_connections=False)
-            await connection.down(error)
+            except (RedisError, OSError) as error:
+                if monitor.confirmed:
+                    heard_at = time.time() - monitor.silence_s()
+                if isinstance(error, HalfOpen):
+                    counts.count("subscriptions_replaced")
+                    # Those that are idle are half-open too; each would cost one command its time-out.
+                    await client.connection_pool.disconnect(inuse_connections=False)
+                renewed = _renewed(pubsub, error)
+                await connection.down(error)
+
+
+def _renewed(pubsub: PubSub, error: Exception) -> bool:
+    """Whether redis-py has made another connection and subscribed on it, as it does before it raises.
+
+    What arrives there must not be dropped with it.
+    """
+    broken = isinstance(error, RedisConnectionError | RedisTimeoutError) and not isinstance(error, HalfOpen)
+    return broken and pubsub.connection is not None and pubsub.connection.is_connected

@@ -31,8 +31,8 @@ class DeliveryLimit(Middleware):
     """Counts the deliveries of a message that did not come to an end, and fails it past `MAX_DELIVERIES`.
 
     On the queues for writes and indexing alone: a search that is delivered again is past its deadline, and each count
-    is a round trip. A message that is delivered again runs with no other such message beside it. Otherwise an innocent
-    one would be counted each time its neighbour kills their process.
+    is two round trips. A message that is delivered again runs with no other such message beside it. Otherwise an
+    innocent one would be counted each time its neighbour kills their process.
 
     The trace of a message to index is sent with the command that deletes its count.
 

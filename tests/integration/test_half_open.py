@@ -190,30 +190,58 @@ async def serving(run: Callable[[LoopConnection, asyncio.Event], Awaitable[None]
         await task
 
 
+def memory_service(connected: redis.asyncio.Redis) -> MemoryService:
+    return MemoryService(
+        connected,
+        Conversations(
+            connected,
+            max_messages=10,
+            ttl_hours=1,
+            destination=Destination("memory_updates", UPDATES_STREAM, 1_000),
+        ),
+        input_queue="user_input_queue",
+        ai_channel="ai_responses",
+        max_content_chars=1_000,
+        monitor=SubscriptionMonitor(PING_S, SILENCE_S),
+    )
+
+
+def reply(text: str) -> str:
+    return json.dumps({"user_id": "u1", "text": text})
+
+
 def test_the_memory_service_hears_again(client: redis.Redis, proxy: ThreadedProxy) -> None:
     """Given a half-open connection to `ai_responses`, I expect it replaced and counted, and later replies stored."""
 
     async def story() -> None:
-        async with connect_async(url_of(proxy)) as connected:
-            service = MemoryService(
-                connected,
-                Conversations(
-                    connected,
-                    max_messages=10,
-                    ttl_hours=1,
-                    destination=Destination("memory_updates", UPDATES_STREAM, 1_000),
-                ),
-                input_queue="user_input_queue",
-                ai_channel="ai_responses",
-                max_content_chars=1_000,
-                monitor=SubscriptionMonitor(PING_S, SILENCE_S),
-            )
+        async with (
+            connect_async(url_of(proxy)) as connected,
+            serving(memory_service(connected).serve_ai_responses) as connection,
+        ):
+            await eventually(connection.working, description="a subscription")
+            proxy.cut()
+            await eventually(lambda: replaced(client) == 1, description="the replaced subscription")
+            client.publish("ai_responses", reply("hello"))
+            await eventually(lambda: client.llen(conversation_key("u1")), description="the stored reply")
+
+    asyncio.run(story())
+
+
+def test_replies_that_arrive_as_a_subscription_breaks_are_stored(client: redis.Redis, port: int) -> None:
+    """Given a subscription that Redis closes amid replies, I expect each stored that Redis delivered:
+    redis-py subscribes again by itself, before it raises."""
+
+    async def story() -> None:
+        async with connect_async(f"redis://127.0.0.1:{port}/0") as connected:
+            service = memory_service(connected)
             async with serving(service.serve_ai_responses) as connection:
                 await eventually(connection.working, description="a subscription")
-                proxy.cut()
-                await eventually(lambda: replaced(client) == 1, description="the replaced subscription")
-                client.publish("ai_responses", json.dumps({"user_id": "u1", "text": "hello"}))
-                await eventually(lambda: client.llen(conversation_key("u1")), description="the stored reply")
+                client.client_kill_filter(_type="pubsub")
+                delivered: Any = 0
+                for _ in range(500):
+                    delivered += await asyncio.to_thread(client.publish, "ai_responses", reply("hello"))
+                await eventually(lambda: service.counts["stored"] == delivered, description="the replies")
+                assert delivered > 0
 
     asyncio.run(story())
 
