@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from contextlib import suppress
 from datetime import tzinfo
 from typing import Any, Protocol
 
@@ -12,10 +11,10 @@ import structlog
 from keepsake_client.protocol import COUNTERS, Memory, MemoryUpdateMessage, clean
 from openai import AsyncOpenAI, OpenAIError
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from services.chat_ai.prompt import Prompt, shorten, when
 from services.chat_ai.reasoning import without_reasoning
+from services.runtime.counters import PendingCounts
 
 REPLY_TIMEOUT_S = 30.0
 #: The maximum length of a quote in a built-in reply; without it, replies that quote replies would grow without bound.
@@ -86,6 +85,7 @@ class OpenAIReplier:
         self._model = model
         self._fallback = fallback
         self._redis = redis
+        self._counts = PendingCounts(COUNTERS)
         self._timeout_s = timeout_s
 
     async def reply(self, message: MemoryUpdateMessage, prompt: Prompt) -> str:
@@ -105,8 +105,8 @@ class OpenAIReplier:
             log.error("provider_failed", model=self._model, error=type(error).__name__)  # noqa: TRY400
         except Exception:
             log.exception("provider_failed", model=self._model)
-        with suppress(RedisError, OSError):  # lost with the Redis that would show it
-            await self._redis.hincrby(COUNTERS, "chat_model_failed", 1)
+        self._counts.count("chat_model_failed")
+        await self._counts.flush_async(self._redis)
         return await self._fallback.reply(message, prompt)
 
 

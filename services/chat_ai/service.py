@@ -159,7 +159,8 @@ class ChatService:
         missed = 0
         for _, fields in entries:
             try:
-                event = parse_update(fields.get(STREAM_EVENT_FIELD.encode(), b""), self._max_content_chars)
+                raw = fields.get(STREAM_EVENT_FIELD.encode(), b"")
+                event = parse_update(raw, self._max_content_chars, self._defaults)
             except InvalidMessage:
                 continue
             wanted = event.source == "user" and event.require_ai_response is not False

@@ -8,7 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import dramatiq
-import redis
 import structlog
 from dramatiq.middleware import Middleware, MiddlewareError
 from keepsake_client.errors import KeepsakeError
@@ -17,6 +16,7 @@ from keepsake_client.protocol import COUNTERS
 from services.long_term_memory.factory import LongTermMemory, open_when_ready
 from services.long_term_memory.memory_service import MemoryService
 from services.long_term_memory.profile_service import ProfileService
+from services.runtime.counters import PendingCounts
 from services.runtime.errors import EXIT_CANNOT_START, CannotStart
 from services.runtime.heartbeat import HeartbeatThread
 from services.runtime.logging import START_REFUSED
@@ -47,6 +47,7 @@ class Resources(Middleware):
         self._process = process
         self._open: LongTermMemory | None = None
         self._client = connect(settings.redis_url.get_secret_value(), 2.0)
+        self._counts = PendingCounts(COUNTERS)
         self._heartbeat: HeartbeatThread | None = None
 
     @property
@@ -61,8 +62,8 @@ class Resources(Middleware):
 
     def count_reused_id(self) -> None:
         """Count an event whose message_id another event of its user had before."""
-        with suppress(redis.RedisError):  # lost with the Redis that would show it
-            self._client.hincrby(COUNTERS, "message_ids_reused", 1)
+        self._counts.count("message_ids_reused")
+        self._counts.flush(self._client)
 
     @property
     def _opened(self) -> LongTermMemory:

