@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -199,8 +199,7 @@ def running_stack(
     place = Path(tempfile.mkdtemp(prefix="keepsake-bench-"))
     output, ready_file, data = place / "up.log", place / "ready.json", place / "data"
     command = [sys.executable, "-c", "from services.cli import main; main()", "up", "--ready-file", str(ready_file)]
-    command += ["--data-dir", str(data), "--redis-port", "0"] if durable else ["--ephemeral"]
-    command += [word for name in without for word in ("--without", name)]
+    command += up_options(data if durable else None, without, variables)
     own_servers = {k: v for k, v in os.environ.items() if k not in ("REDIS_URL", "DATABASE_URL", "BROKER_URL")}
     variables = {"LTM_RESPONSE_REPEATS_MS": ""} | variables  # the benchmarks count responses
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that SIGTERM ends the stack too
@@ -229,6 +228,14 @@ def running_stack(
                 shutil.copy(output, keep_logs / "up.log")
     finally:
         shutil.rmtree(place, ignore_errors=True)
+
+
+def up_options(data: Path | None, without: Sequence[str], variables: Mapping[str, str]) -> list[str]:
+    """The options of `ltm up` for a stack beside others, with a data directory or ephemeral."""
+    place = ["--ephemeral"] if data is None else ["--data-dir", str(data)]
+    # An ephemeral stack takes a free port anyway; one with a Redis of `variables` starts none.
+    port = ["--redis-port", "0"] if data is not None and "REDIS_URL" not in variables else []
+    return [*place, *port, *(word for name in without for word in ("--without", name))]
 
 
 @contextmanager

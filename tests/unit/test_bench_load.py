@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import redis
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from bench.harness.load import ROOT, Result, poisson
 from bench.harness.outcomes import STAGES, Outcome, correlate, faults, stage_table, summary, waits
 from bench.harness.responses import Response, ResponseListener
+from bench.harness.stack import up_options
 from bench.harness.statistics import percentiles, quantile
 from bench.harness.texts import TextGenerator
 from bench.latency.capacity import highest_rate, lowered_until_held
@@ -263,3 +265,10 @@ def test_the_load_generator_knows_nothing_of_keepsake() -> None:
 
     assert "redis" in printed.split()
     assert not {"keepsake_client", "services", "adapters", "tasks", "rich", "pydantic"} & set(printed.split())
+
+
+def test_a_stack_of_a_benchmark_takes_no_port_of_another(tmp_path: Path) -> None:
+    """Given an ephemeral stack, a durable one, and one with a Redis of its own, I expect no option but a free port."""
+    assert up_options(None, ["chat-ai"], {}) == ["--ephemeral", "--without", "chat-ai"]
+    assert up_options(tmp_path, [], {}) == ["--data-dir", str(tmp_path), "--redis-port", "0"]
+    assert up_options(tmp_path, [], {"REDIS_URL": "redis://proxy:1"}) == ["--data-dir", str(tmp_path)]
