@@ -21,8 +21,9 @@ from services.runtime.logging import configure_logging
 from services.runtime.settings import Settings, load_settings
 from services.stack.addresses import LaunchOptions
 from services.stack.embedded_valkey import DEFAULT_PORT
-from services.stack.launch import Launch, StopRequest
+from services.stack.launch import Launch
 from services.stack.processes import CHAT, MEMORY, NAMES
+from services.stack.stop_request import StopRequest
 
 
 class DemoThread:

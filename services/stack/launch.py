@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import signal
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
-from types import FrameType
 
 import redis
 from keepsake_client.errors import KeepsakeError
@@ -43,6 +41,7 @@ from services.stack.processes import (
 )
 from services.stack.readiness import Readiness
 from services.stack.server_checks import ServerChecks, check_providers
+from services.stack.stop_request import StopRequest
 from services.stack.supervisor import Supervisor
 
 START_TIMEOUT_S = 120.0
@@ -53,24 +52,6 @@ RUNNING_POLL_INTERVAL_S = 0.2
 PROBE_TIMEOUT_S = 1.0
 #: The time-out of one readiness check; a heartbeat is renewed as often.
 CHECK_TIMEOUT_S = 1.0
-
-
-class StopRequest:
-    """A request to stop this process: Ctrl-C, SIGTERM, or a closed terminal."""
-
-    def __init__(self) -> None:
-        self.made = False
-
-    def listen(self) -> None:
-        """Install the signal handlers; to be called in the main thread."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._make)
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
-            signal.signal(signal.SIGHUP, self._make)
-
-    def _make(self, _: int, __: FrameType | None) -> None:
-        # A flag that is polled: releasing a lock within a signal handler can deadlock.
-        self.made = True
 
 
 class Launch:

@@ -16,8 +16,9 @@ from services.runtime.settings import load_settings
 from services.stack import addresses, launch
 from services.stack.addresses import Addresses, LaunchOptions, choose_addresses
 from services.stack.data_directory import DataDirectory
-from services.stack.launch import Launch, StopRequest
+from services.stack.launch import Launch
 from services.stack.processes import POSTGRES, REDIS, WORKER
+from services.stack.stop_request import StopRequest
 from services.stack.supervisor import Supervisor
 
 ADDRESSES = Addresses("redis://nowhere", "postgresql://nowhere", [], None)
