@@ -89,7 +89,8 @@ def open_long_term_memory(settings: Settings, connections: int, weights: Weights
             with provider_errors():
                 check_embedder(connection, embedder, identify(settings, embedder, dimensions))
         store = MemoryStore(pool)
-        memories = MemoryService(Mem0Memory(embedder, store, PostgresHistory(pool), llm), store, weights or calibrated)
+        mem0 = Mem0Memory(embedder, store, PostgresHistory(pool), llm)
+        memories = MemoryService(mem0, store, weights or calibrated, zone=settings.timezone)
         memories.search("ltm:warm-up", SearchData(query="Where were we?", limit=1))
     except BaseException:
         pool.close()

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from datetime import UTC, tzinfo
 from typing import Any
 
 from keepsake_client.protocol import Memory, MemoryUpdateMessage, SearchData, encode_user_id, json_number
@@ -18,6 +19,7 @@ from services.long_term_memory.postgres.pool import database_errors
 from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.retrieval.candidates import EXACT_LIMIT, PART_SIZE, CandidateReader
 from services.long_term_memory.retrieval.columns import MemoryColumns
+from services.long_term_memory.retrieval.dates import iso_dates
 from services.long_term_memory.retrieval.features import ECHO_WINDOW_S, Features, match, possible_echoes
 from services.long_term_memory.retrieval.query import QueryFeatures, query_features
 from services.long_term_memory.retrieval.ranking import DEFAULT_MIN_SCORE, Ranking, Weights, rank
@@ -77,6 +79,7 @@ class MemoryService:
         exact_limit: how many memories of one user are all ranked.
         part_size: how many memories of a longer conversation are read by one query.
         clock: the time in seconds since 1970.
+        zone: of the users: their "yesterday" begins and ends there.
     """
 
     def __init__(
@@ -87,16 +90,18 @@ class MemoryService:
         exact_limit: int = EXACT_LIMIT,
         part_size: int = PART_SIZE,
         clock: Callable[[], float] = time.time,
+        zone: tzinfo = UTC,
     ) -> None:
         self._mem0 = mem0
         self._store = store
         self._weights = weights or Weights()
-        self._candidates = CandidateReader(store.columns, self._weights, exact_limit, part_size)
+        self._candidates = CandidateReader(store.columns, self._weights, exact_limit, part_size, zone=zone)
         self._query_cache = QueryCache(lambda query: mem0.embedding_model.embed(query, "search"), QUERY_CACHE_SIZE)
         self._latency_after_embedding = LatencyEstimate()
         self._writer = MemoryWriter(mem0, store)
         self._batcher = Batcher(self._writer.store, MAX_BATCH)
         self._clock = clock
+        self._zone = zone
 
     def index(self, update: MemoryUpdateMessage, arrived_at: float | None = None) -> IndexedIds:
         """Store a message: verbatim or, where an LLM is configured, as the facts that it extracts; idempotent verbatim.
@@ -146,7 +151,7 @@ class MemoryService:
         """
         utterance = of_request(user_id, content, metadata, request_id, timestamp)
         self._writer.store([utterance])
-        return _memory(utterance.id, {**utterance.payload, "data": content}, None)
+        return _memory(utterance.id, {**utterance.payload, "data": content}, self._zone)
 
     def search(
         self, user_id: str, search: SearchData, *, now: float | None = None, deadline: float | None = None
@@ -175,7 +180,7 @@ class MemoryService:
             budget.left_s("was embedded")
             columns = self._candidates.read(key, vector, search, now)
             stopwatch.lap("database_ms")
-            query = query_features(search.query)
+            query = query_features(search.query, now, self._zone)
             features = self._settle_echoes(key, columns, query, match(columns, query, search, now), now)
             ranking = rank(columns, query, features, self._weights, limit=search.limit)
             stopwatch.lap("rank_ms")
@@ -206,6 +211,7 @@ class MemoryService:
             _memory(
                 stored[number].id,
                 stored[number].payload,
+                self._zone,
                 float(shown.score[place]),
                 _parts(shown, place) if search.explain else None,
             )
@@ -215,12 +221,18 @@ class MemoryService:
 
 
 def _memory(
-    memory_id: str, payload: dict[str, Any], score: float | None, parts: dict[str, float] | None = None
+    memory_id: str,
+    payload: dict[str, Any],
+    zone: tzinfo,
+    score: float | None = None,
+    parts: dict[str, float] | None = None,
 ) -> Memory:
     known = {name: payload[name] for name in ("session_id", "message_id", "request_id") if name in payload}
     explained = {} if parts is None else {"score_parts": parts}
     # Under these names Mem0's clients look for them; what the publisher has put there is kept.
     own = {"source": payload["source"], "timestamp": json_number(float(payload["timestamp"]))}
+    if dates := iso_dates(payload["data"], float(payload["timestamp"]), zone):
+        own["dates"] = dates
     return Memory(
         id=memory_id,
         content=payload["data"],

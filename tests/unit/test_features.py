@@ -283,3 +283,20 @@ def test_features_of_a_part_are_renumbered() -> None:
     assert part.eligible.tolist() == [True, False]
     assert part.recency == pytest.approx([-2 * log(2), 0])
     assert part.echoes.tolist() == [False, False]
+
+
+# The time that a query asks about
+
+
+def test_a_query_of_a_time_has_how_much_each_memory_is_of_it() -> None:
+    """Given a query of yesterday, I expect what was said then to be of it, and nothing where no time is asked about."""
+    turns = [Turn("tea", timestamp=NOW - days * DAY) for days in (3, 1, 0)]
+    columns = columns_of(turns)
+
+    def then(question: str) -> Any:
+        return match(columns, query_features(question, NOW), SearchData(query=question), NOW).then
+
+    assert then("what did I drink?") is None
+    shares = then("what did I drink yesterday?")
+    assert shares[:2].tolist() == [0.0, 1.0]
+    assert 0 < shares[2] < 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -29,6 +30,11 @@ def search(
 def by_row(ranking: Ranking, part: str) -> dict[int, float]:
     """A part of the evidence by row."""
     return dict(zip(ranking.rows.tolist(), getattr(ranking, part).tolist(), strict=True))
+
+
+def by_matter(ranking: Ranking) -> dict[int, float]:
+    """The evidence of meaning and words by row."""
+    return dict(zip(ranking.rows.tolist(), (ranking.meaning + ranking.words).tolist(), strict=True))
 
 
 SMALL_TALK = tuple(
@@ -340,7 +346,7 @@ def test_of_memories_with_the_same_evidence_the_first_comes_first() -> None:
 
 def test_of_memories_of_one_time_the_first_is_the_older() -> None:
     """Given three times in turn, I expect places in the order of time, and of the conversation within each."""
-    turns = [Turn(f"story {n}", session=n, timestamp=float(n % 3)) for n in range(60)]
+    turns = [Turn(f"story {n}", RELATED, session=n, timestamp=float(n % 3)) for n in range(60)]
     order = [*range(0, 60, 3), *range(1, 60, 3), *range(2, 60, 3)]
 
     newest_first = search("Which is it now?", *turns)[1].rows.tolist()
@@ -452,7 +458,9 @@ def test_the_constants_are_those_of_the_recorded_figures() -> None:
         "ends_asking": -0.7,
         "only_asks": -10.0,
         "length": 0.4,
-        "newest": 2.5,
+        "newest": 4.0,
+        "answers_then": 0.7,
+        "least_then": 0.015,
         "calibration_intercept": 1.75,
         "corpus_size_correction": 30.0,
     }
@@ -645,18 +653,81 @@ def test_an_echo_counts_as_if_it_had_never_been_stored() -> None:
 
 
 def test_newness_is_by_places_and_relative_to_the_best() -> None:
-    """Given a query of the current state, I expect places in time to count, and the best to keep its evidence."""
+    """Given a query of the current state, I expect places in time to count as far as a memory is as near to the query
+    as the best, and that one to keep its evidence."""
     columns, query, features = _random_conversation(2)
     before, after = (
         by_row(rank(columns, replace(query, asks_current_state=current), features), "utterance")
         for current in (False, True)
     )
-    best = rank(columns, query, features).rows[0]
+    ranking = rank(columns, query, features)
+    best, of_best = ranking.rows[0], ranking.meaning[0] + ranking.words[0]
+    same = {row: min(max(near / of_best, 0), 1) for row, near in by_matter(ranking).items()}
+    assert len(set(same.values())) > 20
 
     place = columns.timestamp / len(columns)  # they are the numbers from 0
-    expected = {row: 2.5 * (place[row] - place[best]) for row in before}
+    expected = {row: 4.0 * (place[row] - place[best]) * same[row] for row in before}
     assert {row: after[row] - before[row] for row in before} == pytest.approx(expected)
     assert after[best] == before[best]
+
+
+def test_without_a_matter_nothing_is_lifted_by_its_newness() -> None:
+    """Given that even the best memory is further from the query than unrelated ones, I expect its order to stay."""
+    turns = [Turn(f"story {n}", UNRELATED, session=n, timestamp=float(n)) for n in range(9)]
+    assert search("Which is it now?", *turns)[1].utterance == pytest.approx(search("Which is it?", *turns)[1].utterance)
+
+
+def test_of_another_matter_newer_is_no_better() -> None:
+    """Given a fact and newer lines about other things, I expect their evidence to be what it is without newness."""
+    other = Turn("The kettle is broken", UNRELATED, session=99, timestamp=99.0)
+    ever, now = (
+        search(question, OLD_HOME, *TALK_SINCE, other)[1] for question in ("Which is my town?", "Which is my town now?")
+    )
+    row = len(TALK_SINCE) + 1
+    assert by_row(now, "utterance")[row] == pytest.approx(by_row(ever, "utterance")[row])
+
+
+def _of_then(shares: Sequence[float]) -> dict[int, float]:
+    """What the evidence of each memory gains, where so much of each is of the time that is asked about."""
+    columns, query, features = _random_conversation(3)
+    then = np.zeros(len(columns))
+    then[: len(shares)] = shares
+    before, after = (
+        by_row(rank(columns, query, asked), "utterance") for asked in (features, replace(features, then=then))
+    )
+    return {row: after[row] - before[row] for row in before}
+
+
+def test_what_is_of_the_time_asked_about_gains_by_how_rare_that_is() -> None:
+    """Given that 0.7 of the answers are of the time, I expect the likelihood ratio of each memory."""
+    gained = _of_then([1.0, 1.0, 0.5])
+    inside, outside = np.log(0.7 / (2 / 40)), np.log(0.3 / (38 / 40))
+    assert gained == pytest.approx(dict.fromkeys(gained, outside) | {0: inside, 1: inside, 2: (inside + outside) / 2})
+
+
+@pytest.mark.parametrize("shares", [[], [0.5], [1.0] * 28])
+def test_a_time_of_no_memory_or_of_most_says_nothing(shares: list[float]) -> None:
+    """Given a time without memories, or with 0.7 of all, I expect no evidence of it."""
+    assert set(_of_then(shares).values()) == {0.0}
+
+
+def test_a_time_is_bounded() -> None:
+    """Given one memory of a time among many, I expect it to gain no more than one among 67."""
+    columns, query, features = _many(2_000)
+    then = (np.arange(len(columns)) == 5).astype(np.float64)
+    before, after = (by_row(rank(columns, query, f), "utterance") for f in (features, replace(features, then=then)))
+    assert after[5] - before[5] == pytest.approx(np.log(0.7 / 0.015))
+
+
+def test_a_time_survives_an_echo() -> None:
+    """Given an echo before the memory of the time, I expect that memory to gain, and not its neighbour."""
+    columns, query, features = _random_conversation(3)
+    then, echoes = np.arange(40) == 9, np.arange(40) == 4
+    asked = replace(features, echoes=echoes)
+    before, after = (
+        by_row(rank(columns, query, f), "utterance") for f in (asked, replace(asked, then=then.astype(np.float64)))
+    )
+    assert [row for row in before if after[row] > before[row]] == [9]
 
 
 def test_a_query_of_the_current_state_without_eligible_memories_finds_nothing() -> None:

@@ -4,7 +4,6 @@ from services.long_term_memory.retrieval.utterances import (
     Question,
     Script,
     asks,
-    asks_current_state,
     fingerprint,
     script,
     speaker,
@@ -80,34 +79,6 @@ def test_it_states_before_it_asks(text: str) -> None:
 )
 def test_it_only_states(text: str) -> None:
     assert asks(text) is Question.NOTHING
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "Where do I live now?",
-        "what's my current address",
-        "Anna: what are you reading these days?",
-        "我现在房租一个月多少?",
-        "如今谁在管这个店",
-        "¿Dónde vivo ahora?",
-        "Où est-ce que j'habite maintenant ?",
-        "Wo wohne ich jetzt?",
-        "Onde moro agora?",
-        "Где я сейчас живу?",
-        "今はどこに住んでいますか？",
-        "지금 어디에 살아?",
-    ],
-)
-def test_it_asks_for_the_current_state(text: str) -> None:
-    assert asks_current_state(text)
-
-
-@pytest.mark.parametrize(
-    "text", ["I am leaving now", "Where did I live?", "Do you know Anna?", "我住在哪里?", "现在出门了"]
-)
-def test_it_does_not_ask_for_the_current_state(text: str) -> None:
-    assert not asks_current_state(text)
 
 
 def test_the_speaker_is_the_name_before_the_colon() -> None:

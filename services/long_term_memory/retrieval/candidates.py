@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, tzinfo
 from itertools import pairwise
 from typing import Final
 
@@ -45,6 +46,7 @@ class CandidateReader:
         exact_limit: how many memories of one user are all ranked.
         part_size: how many memories are read as one part.
         max_remembered: how many users' parts, and how many users over the limit, are remembered.
+        zone: of the users.
     """
 
     def __init__(
@@ -54,12 +56,14 @@ class CandidateReader:
         exact_limit: int = EXACT_LIMIT,
         part_size: int = PART_SIZE,
         max_remembered: int = MAX_REMEMBERED,
+        zone: tzinfo = UTC,
     ) -> None:
         self._reader = reader
         self._weights = weights
         self._exact_limit = exact_limit
         self._part_size = part_size
         self._max_remembered = max_remembered
+        self._zone = zone
         self._exceeding: set[str] = set()
         self._parts: dict[str, list[tuple[Place, Place]]] = {}
 
@@ -107,7 +111,7 @@ class CandidateReader:
         """(n,) float64, the evidence of each memory of the sample in log-odds; -inf for those that are not ranked."""
         # Filters are for memories: one that fails them may well be next to one that does not.
         unfiltered = search.model_copy(update={"filters": SearchFilters(), "exclude_session": None})
-        query = query_features(search.query)
+        query = query_features(search.query, now, self._zone)
         ranked = rank(sample, query, match(sample, query, unfiltered, now), self._weights)
         evidence = np.full(len(sample), -np.inf)
         evidence[ranked.rows] = ranked.evidence

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from services.long_term_memory.retrieval.columns import Booleans, Floats, Integers, MemoryColumns, hashed
 from services.long_term_memory.retrieval.query import QueryFeatures
+from services.long_term_memory.retrieval.query_times import said_then
 
 _DAY_S: Final = 86_400.0
 #: A pipeline searches for a message as soon as it has published it: as long as this, the user's message is the query.
@@ -35,6 +36,8 @@ class Features:
         echoes: (n,) bool, whether the memory is the query itself.
         eligible: (n,) bool, whether it passes the search's filters.
         recency: (n,) float64, log-odds that its age takes away, 0 or less.
+        then: (n,) float64, how much it is of the times that the query asks about, by `query_times.said_then`; None
+            where it asks about none.
     """
 
     terms: Integers
@@ -44,6 +47,7 @@ class Features:
     echoes: Booleans
     eligible: Booleans
     recency: Floats
+    then: Floats | None = None
 
     def where(self, kept: Booleans) -> Features:
         """The features of the memories of the mask `kept`, (n,) bool, in the same order."""
@@ -57,6 +61,7 @@ class Features:
             echoes=self.echoes[kept],
             eligible=self.eligible[kept],
             recency=self.recency[kept],
+            then=None if self.then is None else self.then[kept],
         )
 
 
@@ -76,6 +81,7 @@ def match(columns: MemoryColumns, query: QueryFeatures, search: SearchData, now:
         echoes=_echoes(columns, query, now),
         eligible=_eligible(columns, search),
         recency=_recency(columns, search.recency_half_life_days, now),
+        then=said_then(columns, query.times) if query.times else None,
     )
 
 

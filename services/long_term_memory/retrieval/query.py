@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass
+from datetime import UTC, tzinfo
 from typing import Final
 
 import numpy as np
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 
 from services.long_term_memory.retrieval import tokenizer, utterances
 from services.long_term_memory.retrieval.columns import Floats, Integers, hashed, hashed_terms
+from services.long_term_memory.retrieval.dates import Interval
+from services.long_term_memory.retrieval.query_times import asks_current_state, times_asked_about
 from services.long_term_memory.retrieval.utterances import Question, Script
 
 _WORD: Final = re.compile(r"\w+")
@@ -30,6 +33,7 @@ class QueryFeatures:
         asks: how much of it is a question.
         asks_current_state: whether it asks how something is by now.
         names: (p,) int64, hashes of its words and phrases that may name a speaker, as MemoryColumns.speaker.
+        times: the times that it asks about.
     """
 
     terms: NDArray[np.uint32]
@@ -39,10 +43,16 @@ class QueryFeatures:
     asks: Question
     asks_current_state: bool
     names: Integers
+    times: tuple[Interval, ...] = ()
 
 
-def query_features(text: str) -> QueryFeatures:
-    """The features of a query."""
+def query_features(text: str, now: float = 0.0, zone: tzinfo = UTC) -> QueryFeatures:
+    """The features of a query.
+
+    Args:
+        now: when it was asked, in seconds since 1970.
+        zone: of the user.
+    """
     distinct = list(dict.fromkeys(tokenizer.terms(text)))
     return QueryFeatures(
         terms=hashed_terms(distinct),
@@ -50,8 +60,9 @@ def query_features(text: str) -> QueryFeatures:
         script=utterances.script(text),
         fingerprint=hashed(utterances.fingerprint(text)),
         asks=utterances.asks(text),
-        asks_current_state=utterances.asks_current_state(text),
+        asks_current_state=asks_current_state(text),
         names=np.array([hashed(name) for name in _phrases(text)], np.int64),
+        times=times_asked_about(text, now, zone),
     )
 
 

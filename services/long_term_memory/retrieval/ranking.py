@@ -8,8 +8,8 @@ because BM25 weights are log-odds by derivation:
 * words: BM25F (bm25f.py), where the neighbours are fields of less weight: a word that occurs twice in a passage
   saturates instead of counting twice. Idf is the user's own;
 * session: the same two of its whole session, with little weight;
-* utterance: its speaker, whether it states or asks, its length, its age where a half-life is given; and its recency
-  rank, where the query asks for the current state.
+* utterance: its speaker, whether it states or asks, its length, its age where a half-life is given; whether it is of
+  the time that the query asks about; and its recency rank, where the query asks for the current state.
 
 Order follows evidence. `score` is the probability that follows from it: comparable across queries and users, and low
 everywhere when nothing relevant is stored.
@@ -72,8 +72,14 @@ class Weights:
     ends_asking: float = -0.7
     only_asks: float = -10.0
     length: float = 0.4
-    # Where the query asks for the current state: the newest of all memories against the oldest.
-    newest: float = 2.5
+    # Where the query asks for the current state: the newest of all memories against the oldest, as far as they are of
+    # the matter of the best. Of 96 of the chats' questions for an update 50 get it first with 4, 49 with 2.5 for any
+    # newer memory, 36 without.
+    newest: float = 4.0
+    # Where it asks about a time: the share of the answers that are said, or about, then (0.87 on LoCoMo and LifeBench,
+    # 0.43 on REALTALK, where they are told a day later), and the least share of all memories that is reckoned with.
+    answers_then: float = 0.7
+    least_then: float = 0.015
     # From evidence to probability, fitted to searches for stored facts against searches for facts never stored.
     calibration_intercept: float = 1.75
     corpus_size_correction: float = 30.0
@@ -142,12 +148,12 @@ def rank(
     words = weights.words * _passage_words(columns, query, features, weights)
     session = weights.session_words * _session_words(columns, query, features, weights)
     session += weights.session_meaning * _session_meaning(columns, deviation)
-    utterance = _utterance(columns, features, weights) + features.recency
+    utterance = _utterance(columns, features, weights) + features.recency + _time_named(features.then, weights)
     evidence = meaning + words + session + utterance
 
     candidates = np.flatnonzero(features.eligible & (embedded | (words > 0)))
     if query.asks_current_state and len(candidates):
-        newness = weights.newest * _newness(columns, candidates[np.argmax(evidence[candidates])])
+        newness = weights.newest * _newness(columns, meaning + words, candidates[np.argmax(evidence[candidates])])
         utterance, evidence = utterance + newness, evidence + newness
     best = _best(evidence, candidates, columns.fingerprint, len(columns) if limit is None else limit)
     score = _probability(evidence[best] + weights.meaning * baseline_shift, columns, weights)
@@ -240,15 +246,35 @@ def _utterance(columns: MemoryColumns, features: Features, weights: Weights) -> 
     return evidence
 
 
-def _newness(columns: MemoryColumns, best: np.int64) -> Floats:
-    """How many places newer each memory is than that of row `best`, as a share of all; 0 for that one.
+def _newness(columns: MemoryColumns, matter: Floats, best: np.int64) -> Floats:
+    """How many places newer each memory is than that of row `best`, as a share of all, as far as it is of its matter.
 
     Places in the order of time, not differences of time: the minutes of a chat and the years between two of them weigh
     the same. Relative to the best memory, because its own score stays the same then.
+
+    Args:
+        matter: (n,) float64, the evidence of meaning and words. What has none of it is not lifted by its newness.
     """
     place = np.argsort(np.argsort(columns.timestamp, kind="stable")) / len(columns)
-    newness: Floats = place - place[best]
+    same = np.clip(matter / matter[best], 0.0, 1.0) if matter[best] > 0 else 0.0
+    newness: Floats = (place - place[best]) * same
     return newness
+
+
+def _time_named(then: Floats | None, weights: Weights) -> Floats | float:
+    """(n,) float64, the evidence of being of the time that the query asks about, as a ratio of likelihoods.
+
+    A time that holds a memory in fifty says much, one that holds half of them little; one without memories, or with
+    almost all, says nothing.
+    """
+    if then is None or not (then == 1.0).any():
+        return 0.0
+    share = max(float(np.mean(then == 1.0)), weights.least_then)
+    if share >= weights.answers_then:
+        return 0.0
+    inside, outside = np.log(weights.answers_then / share), np.log((1.0 - weights.answers_then) / (1.0 - share))
+    evidence: Floats = outside + (inside - outside) * then
+    return evidence
 
 
 def _probability(evidence: Floats, columns: MemoryColumns, weights: Weights) -> Floats:

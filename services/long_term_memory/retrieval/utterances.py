@@ -56,11 +56,6 @@ _CHINESE_UNMARKED: Final = re.compile(
     r"(?:.*(?:谁|誰|什么|什麼|啥|哪|怎么|怎麼|咋|多少|多久|多大|几[点點号號岁歲分]|为何).*|.*(?:吗|嗎|来着|來著))"
 )
 _CHINESE_REPORTS: Final = re.compile(r"知道|告诉|告訴|忘|问|問|[谁誰啥么麼哪].{0,3}[都也]|呗")
-_CURRENT: Final = re.compile(  # in nine languages; in others the newer of two facts is not preferred
-    r"\b(?:now|nowadays|currently|current|these days|at the moment|at present|presently|latest|most recent(?:ly)?"
-    r"|ahora|actualmente|maintenant|actuellement|jetzt|derzeit|aktuell\w*|agora|atualmente|сейчас|теперь)\b"
-    r"|现在|現在|眼下|如今|目前|当前|當前|最新|今は|今では|지금|요즘|현재"
-)
 _MIN_STATEMENT_CHARS: Final = 4  # Chinese characters: "在么,你好呀" states nothing
 
 
@@ -106,15 +101,15 @@ def asks(text: str) -> Question:
 
     In doubt it is a statement: a statement taken for a question is hidden, the reverse costs a place in the list.
     """
-    sentences = [_asks(s) for s in _SENTENCE_END.split(strip_speaker(text)) if _LETTER.search(s)]
-    if sentences and min(sentences) is Question.ONLY:
+    asked = [_asks(sentence) for sentence in sentences(text)]
+    if asked and min(asked) is Question.ONLY:
         return Question.ONLY
-    return Question.AT_THE_END if sentences and sentences[-1] else Question.NOTHING
+    return Question.AT_THE_END if asked and asked[-1] else Question.NOTHING
 
 
-def asks_current_state(text: str) -> bool:
-    """Whether an utterance asks for the current state of something: of two facts, the newer is meant."""
-    return bool(_CURRENT.search(text.casefold())) and asks(text) is not Question.NOTHING
+def sentences(text: str) -> list[str]:
+    """The sentences of an utterance, without its speaker."""
+    return [sentence for sentence in _SENTENCE_END.split(strip_speaker(text)) if _LETTER.search(sentence)]
 
 
 def fingerprint(text: str) -> str:

