@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, tzinfo
 from typing import Any
 
+import numpy as np
 from keepsake_client.protocol import Memory, MemoryUpdateMessage, SearchData, encode_user_id, json_number
 
 from services.long_term_memory.batching import Batcher
@@ -21,6 +22,7 @@ from services.long_term_memory.retrieval.candidates import EXACT_LIMIT, PART_SIZ
 from services.long_term_memory.retrieval.columns import MemoryColumns
 from services.long_term_memory.retrieval.dates import iso_dates
 from services.long_term_memory.retrieval.features import ECHO_WINDOW_S, Features, match, possible_echoes
+from services.long_term_memory.retrieval.newer import prefer_newer
 from services.long_term_memory.retrieval.query import QueryFeatures, query_features
 from services.long_term_memory.retrieval.ranking import DEFAULT_MIN_SCORE, Ranking, Weights, rank
 from services.long_term_memory.storing import MemoryWriter, of_request, of_update
@@ -30,6 +32,8 @@ QUERY_CACHE_SIZE = 4_096
 #: Messages that are embedded and stored in one batch at most. No more come at once than there are threads, but an
 #: embedder over HTTP may accept fewer texts than a host has threads.
 MAX_BATCH = 16
+#: Of a query of the current state, so many of the best are compared with the first: 20 find fewer updates, 100 no more.
+MATTER_DEPTH = 50
 
 
 class SearchResult(list[Memory]):
@@ -182,8 +186,12 @@ class MemoryService:
             stopwatch.lap("database_ms")
             query = query_features(search.query, now, self._zone)
             features = self._settle_echoes(key, columns, query, match(columns, query, search, now), now)
-            ranking = rank(columns, query, features, self._weights, limit=search.limit)
+            depth = max(search.limit, MATTER_DEPTH) if query.asks_current_state else search.limit
+            ranking = rank(columns, query, features, self._weights, limit=depth)
             stopwatch.lap("rank_ms")
+            if query.asks_current_state and len(ranking) > 1:
+                likeness = np.array(self._store.likeness(key, columns.number[ranking.rows].tolist()))
+                ranking = prefer_newer(ranking, columns, likeness, self._weights).first(search.limit)
             memories = self._load(key, columns, ranking, search)
             stopwatch.lap("database_ms")
         self._latency_after_embedding.record((stopwatch.laps["database_ms"] + stopwatch.laps["rank_ms"]) / 1000)

@@ -44,6 +44,48 @@ def found(service: MemoryService, query: str) -> list[str]:
 # The present
 
 SMALL_TALK = {"Good morning!": 90, "The train was late again": 80, "It rained all afternoon": 40, "I had soup": 20}
+MOVES = {
+    "English": (
+        "Where do I live now?",
+        "I live in Porto",
+        "I have moved to Lyon",
+        "My new bike was stolen",
+        ("Good morning!", "The train was late again", "It rained all afternoon"),
+    ),
+    "Chinese": (
+        "我现在住在哪？",
+        "我住在上海",
+        "我搬到北京住了",
+        "我新买的自行车被偷了",
+        ("早上好", "地铁又晚点了", "下了一下午的雨"),
+    ),
+    "German": (
+        "Wo wohne ich jetzt?",
+        "Ich wohne in Porto",
+        "Ich bin nach Lyon gezogen",
+        "Mein Rad wurde gestohlen",
+        ("Guten Morgen!", "Der Zug war wieder zu spät", "Es hat den ganzen Nachmittag geregnet"),
+    ),
+    "Russian": (
+        "Где я сейчас живу?",
+        "Я живу в Порту",
+        "Я переехал в Лион",
+        "У меня украли велосипед",
+        ("Доброе утро!", "Поезд опять опоздал", "Весь день шёл дождь"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("query", "old", "new", "other", "talk"), MOVES.values(), ids=MOVES)
+def test_of_two_facts_of_one_matter_the_newer_is_first(
+    keepsake: MemoryService, query: str, old: str, new: str, other: str, talk: tuple[str, ...]
+) -> None:
+    """Given a home, a move and a newer line about something else, I expect the move first and that line behind both."""
+    say(keepsake, {old: 100, **{line: 90 - place for place, line in enumerate(talk)}, new: 50, other: 1})
+
+    texts = found(keepsake, query)
+    assert texts[0] == new
+    assert texts.index(old) < texts.index(other)
 
 
 def test_a_fact_that_nothing_has_replaced_is_first_however_old(keepsake: MemoryService) -> None:

@@ -96,11 +96,14 @@ def test_the_model_is_called_twice() -> None:
 
 
 def test_other_weights_are_unchanged() -> None:
-    """Given weights, I expect all but the model's two as they were."""
+    """Given weights, I expect all but the model's own as they were."""
     weights, _ = calibrate(Cone(), Weights(words=0.7))
 
     assert weights == Weights(
-        words=0.7, unrelated_cosine=weights.unrelated_cosine, cosine_deviation=weights.cosine_deviation
+        words=0.7,
+        unrelated_cosine=weights.unrelated_cosine,
+        cosine_deviation=weights.cosine_deviation,
+        unrelated_memories=weights.unrelated_memories,
     )
 
 

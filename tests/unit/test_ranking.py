@@ -32,11 +32,6 @@ def by_row(ranking: Ranking, part: str) -> dict[int, float]:
     return dict(zip(ranking.rows.tolist(), getattr(ranking, part).tolist(), strict=True))
 
 
-def by_matter(ranking: Ranking) -> dict[int, float]:
-    """The evidence of meaning and words by row."""
-    return dict(zip(ranking.rows.tolist(), (ranking.meaning + ranking.words).tolist(), strict=True))
-
-
 SMALL_TALK = tuple(
     Turn(text, session=9)
     for text in (
@@ -52,27 +47,6 @@ SMALL_TALK = tuple(
 def test_the_nearest_meaning_comes_first() -> None:
     texts, _ = search("What is my cat called?", Turn("The little one is Mochi", RELATED), *SMALL_TALK)
     assert texts[0] == "The little one is Mochi"
-
-
-OLD_HOME = Turn("I live in Lyon", RELATED, session=1, timestamp=1.0)
-TALK_SINCE = [replace(one, timestamp=2.0 + place) for place, one in enumerate(SMALL_TALK)]
-NEW_HOME = Turn("we moved to Porto", RELATED, session=10, timestamp=9.0)
-
-
-def test_of_two_facts_the_newer_comes_first_where_the_query_asks_for_the_current_state() -> None:
-    ever, _ = search("Where have I lived?", OLD_HOME, *TALK_SINCE, NEW_HOME)
-    now, _ = search("Where do I live these days?", OLD_HOME, *TALK_SINCE, NEW_HOME)
-
-    assert ever[0] == OLD_HOME.text
-    assert now[0] == NEW_HOME.text
-
-
-def test_an_old_fact_without_a_newer_one_keeps_its_score() -> None:
-    _, ever = search("Which is my town?", OLD_HOME, *TALK_SINCE)
-    texts, now = search("Which is my town now?", OLD_HOME, *TALK_SINCE)
-
-    assert texts[0] == OLD_HOME.text
-    assert now.score[0] == pytest.approx(ever.score[0])
 
 
 def test_words_alone_find_a_memory() -> None:
@@ -344,16 +318,6 @@ def test_of_memories_with_the_same_evidence_the_first_comes_first() -> None:
     assert ranking.rows.tolist() == [*range(2, 60, 3), *range(1, 60, 3), *range(0, 60, 3)]
 
 
-def test_of_memories_of_one_time_the_first_is_the_older() -> None:
-    """Given three times in turn, I expect places in the order of time, and of the conversation within each."""
-    turns = [Turn(f"story {n}", RELATED, session=n, timestamp=float(n % 3)) for n in range(60)]
-    order = [*range(0, 60, 3), *range(1, 60, 3), *range(2, 60, 3)]
-
-    newest_first = search("Which is it now?", *turns)[1].rows.tolist()
-
-    assert newest_first == order[::-1]
-
-
 @pytest.mark.parametrize("size", [19, 20, 21])  # 4 * 1 + 16 are considered at first
 def test_the_best_one_is_found_among_few_and_many(size: int) -> None:
     """Given about as many memories as are considered at first, I expect the best of all, which is the last."""
@@ -458,7 +422,9 @@ def test_the_constants_are_those_of_the_recorded_figures() -> None:
         "ends_asking": -0.7,
         "only_asks": -10.0,
         "length": 0.4,
-        "newest": 4.0,
+        "newest": 8.0,
+        "same_matter": 2.0,
+        "unrelated_memories": (0.79, 0.89),
         "answers_then": 0.7,
         "least_then": 0.015,
         "calibration_intercept": 1.75,
@@ -652,41 +618,6 @@ def test_an_echo_counts_as_if_it_had_never_been_stored() -> None:
     assert ranking.evidence.tolist() == alone.evidence.tolist()
 
 
-def test_newness_is_by_places_and_relative_to_the_best() -> None:
-    """Given a query of the current state, I expect places in time to count as far as a memory is as near to the query
-    as the best, and that one to keep its evidence."""
-    columns, query, features = _random_conversation(2)
-    before, after = (
-        by_row(rank(columns, replace(query, asks_current_state=current), features), "utterance")
-        for current in (False, True)
-    )
-    ranking = rank(columns, query, features)
-    best, of_best = ranking.rows[0], ranking.meaning[0] + ranking.words[0]
-    same = {row: min(max(near / of_best, 0), 1) for row, near in by_matter(ranking).items()}
-    assert len(set(same.values())) > 20
-
-    place = columns.timestamp / len(columns)  # they are the numbers from 0
-    expected = {row: 4.0 * (place[row] - place[best]) * same[row] for row in before}
-    assert {row: after[row] - before[row] for row in before} == pytest.approx(expected)
-    assert after[best] == before[best]
-
-
-def test_without_a_matter_nothing_is_lifted_by_its_newness() -> None:
-    """Given that even the best memory is further from the query than unrelated ones, I expect its order to stay."""
-    turns = [Turn(f"story {n}", UNRELATED, session=n, timestamp=float(n)) for n in range(9)]
-    assert search("Which is it now?", *turns)[1].utterance == pytest.approx(search("Which is it?", *turns)[1].utterance)
-
-
-def test_of_another_matter_newer_is_no_better() -> None:
-    """Given a fact and newer lines about other things, I expect their evidence to be what it is without newness."""
-    other = Turn("The kettle is broken", UNRELATED, session=99, timestamp=99.0)
-    ever, now = (
-        search(question, OLD_HOME, *TALK_SINCE, other)[1] for question in ("Which is my town?", "Which is my town now?")
-    )
-    row = len(TALK_SINCE) + 1
-    assert by_row(now, "utterance")[row] == pytest.approx(by_row(ever, "utterance")[row])
-
-
 def _of_then(shares: Sequence[float]) -> dict[int, float]:
     """What the evidence of each memory gains, where so much of each is of the time that is asked about."""
     columns, query, features = _random_conversation(3)
@@ -730,19 +661,8 @@ def test_a_time_survives_an_echo() -> None:
     assert [row for row in before if after[row] > before[row]] == [9]
 
 
-def test_a_query_of_the_current_state_without_eligible_memories_finds_nothing() -> None:
-    """Given a filter that no memory passes, I expect an empty ranking."""
-    assert search("Where do I live now?", OLD_HOME, filters={"source": "ai"})[0] == []
-
-
-def test_newness_is_relative_to_the_best_that_is_eligible() -> None:
-    """Given that the best memory fails the filter, I expect the best of the others to keep its evidence."""
-    columns, query, features = _random_conversation(2)
-    first, second = rank(columns, query, features).rows[:2]
-    eligible = np.arange(len(columns)) != first
-    current = replace(query, asks_current_state=True)
-
-    ranking = rank(columns, current, replace(features, eligible=eligible))
-
-    unchanged = by_row(rank(columns, query, features), "utterance")[second]
-    assert by_row(ranking, "utterance")[second] == pytest.approx(unchanged)
+def test_the_first_of_a_ranking_are_the_best() -> None:
+    """Given a number, I expect so many, or all where there are fewer."""
+    ranking = rank(*_random_conversation(0))
+    assert ranking.first(3).rows.tolist() == ranking.rows[:3].tolist()
+    assert len(ranking.first(99)) == len(ranking)

@@ -85,12 +85,15 @@ def calibrate(embedder: EmbeddingBase, weights: Weights | None = None) -> tuple[
     # (script of the question, script of the line, question, line) float64
     cosines = (questions @ lines.T).reshape(scripts, size, scripts, size).swapaxes(1, 2)
     unrelated = cosines[:, :, ~np.eye(size, dtype=bool)]
+    alike = (lines @ lines.T).reshape(scripts, size, scripts, size)
+    memories = [float(alike[n, :, n][~np.eye(size, dtype=bool)].mean()) for n in range(scripts)]
     deviation = max(DEVIATION_FACTOR * float(np.sqrt(unrelated.var(axis=2).mean())), MIN_DEVIATION)
     mean = unrelated.mean(axis=2) + MEAN_SHIFT * deviation
     calibrated = replace(
         weights or Weights(),
         unrelated_cosine=tuple(tuple(row) for row in mean.tolist()),
         cosine_deviation=deviation,
+        unrelated_memories=tuple(memories),
     )
     return calibrated, questions.shape[1]
 

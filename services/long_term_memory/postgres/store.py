@@ -70,6 +70,19 @@ class MemoryStore(VectorStoreBase):  # type: ignore[misc]  # Mem0 has no types
             ).fetchall()
         return dict(rows)
 
+    def likeness(self, user_id: str, numbers: Sequence[int]) -> list[float]:
+        """The cosine of each of the user's memories to the first of them; 0 for those that have been deleted."""
+        with self._pool.connection() as connection:
+            rows = connection.execute(
+                sql.SQL(
+                    "SELECT number, 1 - (vector <=> (SELECT vector FROM memories WHERE {user} AND number = %s))"
+                    " FROM memories WHERE {user} AND number = ANY(%s)"
+                ).format(user=_OF_USER),
+                (user_id, numbers[0], user_id, list(numbers)),
+            ).fetchall()
+        cosines: dict[int, float | None] = dict(rows)
+        return [cosines.get(number) or 0.0 for number in numbers]
+
     def insert(
         self,
         vectors: Sequence[Sequence[float]],

@@ -1,0 +1,42 @@
+"""Newer of the same matter: what a query of the current state ("where do I live now?") prefers.
+
+The old fact is often worded like the question, and the news is not: "I live in Porto", "I have moved to Lyon". So the
+matter is that of the best memory, by the cosine of two memories, and not that of the query.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import numpy as np
+
+from services.long_term_memory.retrieval.columns import Floats, MemoryColumns
+from services.long_term_memory.retrieval.ranking import Ranking, Weights
+
+
+def prefer_newer(ranking: Ranking, columns: MemoryColumns, likeness: Floats, weights: Weights | None = None) -> Ranking:
+    """The ranking for a query of the current state: what is newer than the best, and of its matter, rises.
+
+    By places in the order of time, not differences of time: the minutes of a chat and the years between two of them
+    weigh the same. The best keeps its score, and nothing is lowered.
+
+    Args:
+        columns: those that were ranked.
+        likeness: (k,) float64, the cosine of each ranked memory to the first.
+    """
+    weights = weights or Weights()
+    if len(ranking) < 2:
+        return ranking
+    best = ranking.rows[0]
+    script = columns.script[ranking.rows]
+    others = likeness[1:][script[1:] == script[0]]
+    median = float(np.median(others)) if len(others) else 0.0
+    expected = weights.unrelated_memories[script[0]]
+    unrelated = (median * len(others) + expected * weights.prior) / (len(others) + weights.prior)
+    same = np.clip((likeness - unrelated) / weights.cosine_deviation / weights.same_matter, 0.0, 1.0)
+    place = np.argsort(np.argsort(columns.timestamp, kind="stable")) / len(columns)
+    rise = weights.newest * np.maximum(place[ranking.rows] - place[best], 0.0) * same
+    score = 1.0 / (1.0 + (1.0 / ranking.score - 1.0) * np.exp(-rise))
+    risen = replace(ranking, score=score, utterance=ranking.utterance + rise)
+    order = np.argsort(-risen.evidence, kind="stable")
+    return Ranking(**{part.name: getattr(risen, part.name)[order] for part in fields(Ranking)})

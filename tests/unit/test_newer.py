@@ -1,0 +1,73 @@
+"""Newer of the same matter: rankings for queries of the current state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from services.long_term_memory.retrieval.newer import prefer_newer
+from services.long_term_memory.retrieval.ranking import Ranking
+from tests.unit.test_ranking import by_row, search
+from tests.unit.turns import RELATED, VERY_NEAR, Turn, columns_of
+
+
+def _newer(likeness: Sequence[float], times: Sequence[float]) -> tuple[Ranking, Ranking]:
+    """Rankings of memories with such cosines to the first of them and such times, before and after."""
+    turns = [Turn(f"story {n}", VERY_NEAR - 0.01 * n, session=n, timestamp=moment) for n, moment in enumerate(times)]
+    before = search("Which is it?", *turns)[1]
+    assert before.rows.tolist() == list(range(len(times)))
+    return before, prefer_newer(before, columns_of(turns), np.array(likeness))
+
+
+def test_what_is_newer_and_of_the_matter_of_the_best_rises() -> None:
+    """Given an old fact, one like it and an unlike one of later, I expect the rise of the first alone, by its place."""
+    before, after = _newer([1.0, 0.88, 0.79], [0.0, 5.0, 9.0])
+
+    assert after.rows.tolist() == [1, 0, 2]
+    assert by_row(after, "utterance")[1] - by_row(before, "utterance")[1] == pytest.approx(8.0 * (1 / 3) * 1.0)
+    assert by_row(after, "evidence")[2] == pytest.approx(by_row(before, "evidence")[2], abs=0.3)
+
+
+def test_likeness_counts_in_deviations_from_unrelated_memories() -> None:
+    """Given the median of the others and the model's eight, I expect the share of two deviations above these."""
+    before, after = _newer([1.0, 0.84, 0.80, 0.78], [0.0, 5.0, 6.0, 7.0])
+
+    unrelated = (0.80 * 3 + 0.79 * 8) / 11
+    share = (0.84 - unrelated) / 0.028 / 2
+    assert by_row(after, "utterance")[1] - by_row(before, "utterance")[1] == pytest.approx(8.0 * (1 / 4) * share)
+
+
+def test_in_chinese_unrelated_memories_are_nearer() -> None:
+    """Given two lines as near as unrelated ones are in Chinese, I expect no rise."""
+    turns = [Turn("我住在上海这个城市", VERY_NEAR), Turn("自行车昨天被偷走了", RELATED, session=2, timestamp=9.0)]
+    before = search("我现在住在哪里？", *turns)[1]
+    after = prefer_newer(before, columns_of(turns), np.array([1.0, 0.89]))
+    assert after.evidence.tolist() == before.evidence.tolist()
+
+
+def test_what_is_older_is_not_lowered() -> None:
+    """Given the best as the newest, I expect the ranking as it was."""
+    before, after = _newer([1.0, 0.9, 0.9], [9.0, 5.0, 1.0])
+    assert after.evidence.tolist() == before.evidence.tolist()
+    assert after.score.tolist() == before.score.tolist()
+
+
+def test_of_a_rise_the_score_is_the_probability() -> None:
+    """Given a rise, I expect its log-odds in the score, the best's unchanged, and all in order."""
+    before, after = _newer([1.0, 0.88, 0.79], [0.0, 5.0, 9.0])
+
+    def log_odds(ranking: Ranking) -> dict[int, float]:
+        return {row: float(np.log(p / (1 - p))) for row, p in by_row(ranking, "score").items()}
+
+    rise = by_row(after, "utterance")[1] - by_row(before, "utterance")[1]
+    assert log_odds(after)[1] - log_odds(before)[1] == pytest.approx(rise)
+    assert log_odds(after)[0] == pytest.approx(log_odds(before)[0])
+    assert (np.diff(after.score) <= 0).all()
+
+
+def test_one_memory_has_no_newer() -> None:
+    """Given one memory or none, I expect the ranking as it was."""
+    before = search("Which is it now?", Turn("story", RELATED))[1]
+    assert prefer_newer(before, columns_of([Turn("story", RELATED)]), np.ones(1)) is before
