@@ -267,8 +267,8 @@ class Settings(BaseSettings):
     ltm_timezone: ZoneName = Field(
         default="UTC",
         description="The time zone of the bot's users, by its IANA name (`Asia/Shanghai`): times that name no zone are"
-        " read in it; the chat service tells the model the time in it, and dates memories in it, as the commands of"
-        " `ltm` do.",
+        ' read in it, and days that queries and memories name ("yesterday"); the chat service tells the model the time'
+        " in it, and dates memories in it, as the commands of `ltm` do.",
     )
 
     chat_base_url: EndpointUrl | None = Field(
