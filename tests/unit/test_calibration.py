@@ -62,6 +62,13 @@ def test_each_pair_of_scripts_has_its_own_expected_cosine() -> None:
     assert same - across == pytest.approx(0.4)
 
 
+def test_the_expected_cosine_of_two_memories_is_that_of_unrelated_lines() -> None:
+    """Given a model that puts texts of one script near each other, I expect that cosine for both scripts."""
+    weights, _ = calibrate(Cone(near=0.6, across=0.2))
+
+    assert weights.unrelated_memories == pytest.approx((0.6, 0.6))
+
+
 def test_a_model_without_noise_has_the_minimal_deviation() -> None:
     """Given unrelated texts that are all equally near, I expect no division by nothing."""
     assert calibrate(Cone())[0].cosine_deviation == MIN_DEVIATION

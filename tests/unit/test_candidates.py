@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, tzinfo
 from typing import Any, cast
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
@@ -350,3 +352,18 @@ def test_consecutive_segments_are_one() -> None:
 
     assert _bounds(sample, np.array([0, 1, 3])) == [(_BEGINNING, places[1]), (places[2], _END)]
     assert _bounds(sample, np.array([2])) == [(places[1], places[2])]
+
+
+def test_the_sample_is_ranked_with_the_times_that_the_query_asks_about() -> None:
+    """Given a memory of the users' yesterday, I expect its segment to be read and not one of another zone's."""
+    asked_at = datetime(2024, 5, 15, 23, tzinfo=UTC).timestamp()  # the 16th in Shanghai
+    columns = replace(conversation(SIZE), timestamp=np.arange(SIZE) / 1e6)
+    yesterday = SAMPLE * 40
+    columns.timestamp[yesterday] = asked_at - 20 * 3_600
+    search = SearchData(query="What did I do yesterday?")
+
+    def evidence(zone: tzinfo) -> float:
+        reader = CandidateReader(cast(ColumnReader, FakeReader(columns)), Weights(), SIZE // 2, zone=zone)
+        return float(reader._evidence(columns, search, asked_at)[yesterday])
+
+    assert evidence(ZoneInfo("Asia/Shanghai")) > evidence(UTC)

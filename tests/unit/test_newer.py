@@ -47,6 +47,20 @@ def test_in_chinese_unrelated_memories_are_nearer() -> None:
     assert after.evidence.tolist() == before.evidence.tolist()
 
 
+def test_lines_in_another_script_do_not_lower_what_is_unrelated() -> None:
+    """Given a line in Chinese, far from all in English, I expect the rise of the newer as without it."""
+    old, new = Turn("I live in Porto", VERY_NEAR), Turn("I moved to Lyon", RELATED, session=2, timestamp=9.0)
+    chinese = Turn("下了一下午的雨", session=3, timestamp=10.0)
+
+    def rise(turns: list[Turn], likeness: list[float]) -> float:
+        before = search("Where do I live now?", *turns)[1]
+        after = prefer_newer(before, columns_of(turns), np.array(likeness)[before.rows])
+        return by_row(after, "utterance")[1] - by_row(before, "utterance")[1]
+
+    alone = rise([old, new], [1.0, 0.83])
+    assert rise([old, new, chinese], [1.0, 0.83, 0.5]) == pytest.approx(alone * 2 / 3)  # a third more memories
+
+
 def test_what_is_older_is_not_lowered() -> None:
     """Given the best as the newest, I expect the ranking as it was."""
     before, after = _newer([1.0, 0.9, 0.9], [9.0, 5.0, 1.0])

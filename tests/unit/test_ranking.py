@@ -636,7 +636,7 @@ def test_what_is_of_the_time_asked_about_gains_by_how_rare_that_is() -> None:
     assert gained == pytest.approx(dict.fromkeys(gained, outside) | {0: inside, 1: inside, 2: (inside + outside) / 2})
 
 
-@pytest.mark.parametrize("shares", [[], [0.5], [1.0] * 28])
+@pytest.mark.parametrize("shares", [[], [0.5], [1.0] * 35])
 def test_a_time_of_no_memory_or_of_most_says_nothing(shares: list[float]) -> None:
     """Given a time without memories, or with 0.7 of all, I expect no evidence of it."""
     assert set(_of_then(shares).values()) == {0.0}
