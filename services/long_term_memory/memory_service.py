@@ -32,8 +32,8 @@ QUERY_CACHE_SIZE = 4_096
 #: Messages that are embedded and stored in one batch at most. No more come at once than there are threads, but an
 #: embedder over HTTP may accept fewer texts than a host has threads.
 MAX_BATCH = 16
-#: Of a query of the current state, so many of the best are compared with the first: 20 find fewer updates, with 100 more
-#: of the other questions that say "now" lose their answer.
+#: Of a query of the current state, so many of the best are compared with the first: with 20 fewer updates are found,
+#: with 100 more of the others that say "now" lose their answer.
 MATTER_DEPTH = 50
 
 
