@@ -113,6 +113,7 @@ class WakingConsumer(_RedisConsumer):
         self._held = broker.held[queue_name]
         self._keys = QueueKeys(queue_name, broker.namespace)
         self._slot_free = threading.Event()
+        self._drained = False
         self._etas: dict[str, int] = {}
         self._reconcile_at = time.monotonic() + broker.reconcile_interval_s
         if queue_name != q_name(queue_name):
@@ -134,13 +135,15 @@ class WakingConsumer(_RedisConsumer):
                     self._slot_free.wait(self.timeout / 1000)
                     self._slot_free.clear()
                     return None
+                elif self._drained and not self._wait_for_message():
+                    self._drained = False  # even without messages, a fetch is this consumer's heartbeat
+                    if time.monotonic() >= self._reconcile_at:
+                        self._reconcile()
+                    return None
                 else:
                     self.message_cache = self.broker.do_fetch(self.queue_name, free)
+                    self._drained = len(self.message_cache) < free
                     self.broker.availability.up()
-                    if not self.message_cache and not self._wait_for_message():
-                        if time.monotonic() >= self._reconcile_at:
-                            self._reconcile()
-                        return None
         except redis.RedisError as error:
             raise self._report_down(error) from None
 

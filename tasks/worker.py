@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 
 import dramatiq
 import dramatiq.worker
@@ -22,6 +23,9 @@ from tasks.middleware.resources import Resources
 from tasks.middleware.retries import Retries
 from tasks.queues import INDEX_TIME_LIMIT_MS
 
+#: How long a thread may keep the interpreter while another waits for it, as one does that comes back from the embedder
+#: or the database. At 150 searches a second on two threads, p99 was 172 ms with Python's 5 ms, and 80 with this.
+SWITCH_INTERVAL_S = 0.0005
 #: The pause between attempts to reach a broker that is down; Dramatiq's own are 3 and 5 s.
 RECONNECT_S = 0.5
 
@@ -52,6 +56,7 @@ def _main() -> dramatiq.Broker:
     process = os.environ.get("LTM_PROCESS_NAME", "long-term-memory-worker")
     settings = bootstrap(process)
     install_log_filter(logging.getLogger().handlers)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     # Dramatiq reads the first of them from the environment before this module is there to set it.
     dramatiq.worker.CONSUMER_RESTART_DELAY_SECS = RECONNECT_S
     dramatiq.worker.POST_PROCESS_MESSAGE_RETRY_DELAY_SECS = RECONNECT_S  # type: ignore[assignment]

@@ -35,6 +35,10 @@ _AS_MEM0 = (
     " FROM memories m JOIN users u ON u.number = m.user_number"
 )
 _OF_USER = sql.SQL("user_number = (SELECT number FROM users WHERE user_id = %s)")
+_PAYLOADS = (
+    "SELECT number, id::text, payload, content, source, extract(epoch FROM said_at)::float8 FROM memories"
+    " WHERE user_number = (SELECT number FROM users WHERE user_id = %s) AND number = ANY(%s)"
+)
 
 
 class MemoryStore(VectorStoreBase):  # type: ignore[misc]  # Mem0 has no types
@@ -45,18 +49,20 @@ class MemoryStore(VectorStoreBase):  # type: ignore[misc]  # Mem0 has no types
         self.columns = ColumnReader(pool)
 
     def payloads(self, user_id: str, numbers: Sequence[int]) -> dict[int, OutputData]:
-        """The user's memories of these numbers, by number; every payload has `source`, `timestamp` and `meta`."""
+        """The user's memories of these numbers, by number.
+
+        Every payload has `data`, the content, and `source`, `timestamp` and `meta`.
+        """
         with self._pool.connection() as connection:
-            rows = connection.execute(
-                sql.SQL(
-                    "SELECT number, id,"
-                    " jsonb_build_object('timestamp', extract(epoch FROM said_at), 'meta', '{{}}'::jsonb)"
-                    " || payload || jsonb_build_object('source', source)"
-                    " FROM ({}) AS m WHERE {} AND number = ANY(%s)"
-                ).format(sql.SQL(_AS_MEM0), _OF_USER),
-                (user_id, list(numbers)),
-            ).fetchall()
-        return {row[0]: OutputData(id=str(row[1]), score=None, payload=row[2]) for row in rows}
+            rows = connection.execute(_PAYLOADS, (user_id, list(numbers))).fetchall()
+        return {
+            number: OutputData(
+                id=memory_id,
+                score=None,
+                payload={"timestamp": said_at, "meta": {}, **payload, "data": content, "source": source},
+            )
+            for number, memory_id, payload, content, source, said_at in rows
+        }
 
     def arrivals(self, user_id: str, numbers: Sequence[int]) -> dict[int, float]:
         """When the user's memories of these numbers arrived, of those that are dated otherwise."""
