@@ -98,7 +98,7 @@ def test_every_service_runs_what_ltm_up_runs() -> None:
         return (words[0], *words[words.index("--queues") :]) if words[0] == "dramatiq" else tuple(words)
 
     assert {name: gist(service["command"]) for name, service in KEEPSAKE.items()} == {
-        spec.name: gist(list(spec.argv)) for spec in service_specs(Settings())
+        spec.name: gist(list(spec.argv)) for spec in service_specs()
     }
 
 

@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 
 def size(settings: Settings, name: str) -> tuple[str, str]:
     """The processes and threads that a worker is started with."""
-    argv = next(spec.argv for spec in service_specs(settings) if spec.name == name)
+    argv = next(spec.argv for spec in service_specs() if spec.name == name)
     return argv[argv.index("--processes") + 1], argv[argv.index("--threads") + 1]
 
 
