@@ -216,7 +216,7 @@ def test_a_worker_is_composed_of_its_settings(root: Root) -> None:
     The actors use the services that the same worker opens at boot.
     """
     broker: Any = root.broker
-    assert dramatiq.get_broker() is broker
+    assert dramatiq.get_broker() is root.broker
     resources, responses, deliveries, limit, _ = broker.middleware
 
     assert server(broker.client) == ("broker", 6381, 3)
