@@ -21,11 +21,11 @@ from services.long_term_memory.retrieval.columns import MemoryColumns
 from services.long_term_memory.retrieval.features import ECHO_WINDOW_S, Features, match, possible_echoes
 from services.long_term_memory.retrieval.query import QueryFeatures, query_features
 from services.long_term_memory.retrieval.ranking import DEFAULT_MIN_SCORE, Ranking, Weights, rank
-from services.long_term_memory.storing import MemoryWriter, of_request, of_update
+from services.long_term_memory.storing import MemoryWriter, embedded, of_request, of_update
 
 #: Query vectors cached in a process: 1.5 kB each of multilingual-e5-small's.
 QUERY_CACHE_SIZE = 4_096
-#: Messages that are embedded and stored in one batch at most. No more come at once than there are threads, but an
+#: Messages that are embedded or inserted in one batch at most. No more come at once than there are threads, but an
 #: embedder over HTTP may accept fewer texts than a host has threads.
 MAX_BATCH = 16
 
@@ -95,13 +95,15 @@ class MemoryService:
         self._query_cache = QueryCache(lambda query: mem0.embedding_model.embed(query, "search"), QUERY_CACHE_SIZE)
         self._latency_after_embedding = LatencyEstimate()
         self._writer = MemoryWriter(mem0, store)
-        self._batcher = Batcher(self._writer.store, MAX_BATCH)
+        # Two: while a batch is inserted, the next one is embedded.
+        self._embed = Batcher(self._writer.embed, MAX_BATCH)
+        self._insert = Batcher(self._writer.insert, MAX_BATCH)
         self._clock = clock
 
     def index(self, update: MemoryUpdateMessage, arrived_at: float | None = None) -> IndexedIds:
         """Store a message: verbatim or, where an LLM is configured, as the facts that it extracts; idempotent verbatim.
 
-        Verbatim messages of concurrent threads are embedded and stored in one batch (group commit).
+        Verbatim messages of concurrent threads are embedded in one batch, and inserted in one (group commit).
 
         Args:
             arrived_at: when the message arrived, in seconds since 1970.
@@ -111,7 +113,7 @@ class MemoryService:
         """
         if self._mem0.llm is None:
             utterance = of_update(update, arrived_at)
-            self._batcher(utterance)
+            utterance = self._insert(embedded(utterance, self._embed(utterance.content)))
             return IndexedIds([utterance.id], reused_id=utterance.reused_id)
         role = "assistant" if update.source == "ai" else "user"
         with database_errors(), provider_errors():

@@ -21,12 +21,13 @@ class Store:
         self.begun, self.go_on = threading.Event(), threading.Event()
         self.breaks: Callable[[list[str]], BaseException | None] = lambda _: None
 
-    def keep(self, batch: list[str]) -> None:
+    def keep(self, batch: list[str]) -> list[str]:
         self.batches.append(batch)
         self.begun.set()
         assert self.go_on.wait(10)
         if error := self.breaks(batch):
             raise error
+        return [f"{item} kept" for item in batch]
 
 
 class Threads:
@@ -39,7 +40,7 @@ class Threads:
         self.first = self._pool.submit(self._batcher, "first")
         assert store.begun.wait(10)
 
-    def submit(self, *items: str) -> list[Future[None]]:
+    def submit(self, *items: str) -> list[Future[str]]:
         """Submit items in this order, each on a thread of its own."""
         submitted = []
         for number, item in enumerate(items, 1):
@@ -47,7 +48,7 @@ class Threads:
             wait_until(lambda: len(self._batcher._pending) == number, description="a thread to wait")  # noqa: B023
         return submitted
 
-    def outcomes(self, submitted: list[Future[None]]) -> list[BaseException | None]:
+    def outcomes(self, submitted: list[Future[str]]) -> list[BaseException | None]:
         """The error of each, "first" included, once the store goes on."""
         self.store.go_on.set()
         outcomes = [one.exception(10) for one in [self.first, *submitted]]
@@ -66,6 +67,15 @@ def test_items_that_arrive_meanwhile_are_one_batch(store: Store) -> None:
 
     assert threads.outcomes(threads.submit("a", "b", "c")) == [None] * 4
     assert store.batches == [["first"], ["a", "b", "c"]]
+
+
+def test_each_thread_gets_its_own_result(store: Store) -> None:
+    """Given three threads whose items are one batch, I expect each to get the result of its item."""
+    threads = Threads(store)
+    submitted = threads.submit("a", "b", "c")
+
+    assert threads.outcomes(submitted) == [None] * 4
+    assert [one.result() for one in [threads.first, *submitted]] == ["first kept", "a kept", "b kept", "c kept"]
 
 
 def test_no_batch_exceeds_its_maximum(store: Store) -> None:

@@ -7,14 +7,12 @@ memories.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from mem0.vector_stores.base import VectorStoreBase
 from mem0.vector_stores.pgvector import OutputData, _build_filter_conditions
-from psycopg import Cursor, sql
-from psycopg.rows import TupleRow
+from psycopg import sql
 from psycopg.types.json import Jsonb
 from psycopg_pool import ConnectionPool
 
@@ -25,6 +23,7 @@ from services.long_term_memory.postgres.rows import (
     insert_memories,
     memory_row,
     memory_rows,
+    stored_events,
     stored_payload,
 )
 
@@ -85,14 +84,17 @@ class MemoryStore(VectorStoreBase):  # type: ignore[misc]  # Mem0 has no types
         Returns:
             The ids that are new.
         """
-        with self.transaction() as cursor:
-            return insert_memories(cursor, memory_rows(ids or [], vectors, payloads or []))
+        return self.insert_rows(memory_rows(ids or [], vectors, payloads or []))
 
-    @contextmanager
-    def transaction(self) -> Iterator[Cursor[TupleRow]]:
-        """A cursor in a transaction."""
-        with self._pool.connection() as connection, connection.transaction(), connection.cursor() as cursor:
-            yield cursor
+    def insert_rows(self, rows: Sequence[dict[str, Any]], *, history: bool = False) -> set[str]:
+        """`insert_memories` on a connection of the pool."""
+        with self._pool.connection() as connection:
+            return insert_memories(connection, rows, history=history)
+
+    def stored_events(self, ids: Sequence[str]) -> set[tuple[str, str, str]]:
+        """`stored_events` on a connection of the pool."""
+        with self._pool.connection() as connection:
+            return stored_events(connection, ids)
 
     def search(
         self, query: str, vectors: Sequence[float], top_k: int = 5, filters: dict[str, Any] | None = None
