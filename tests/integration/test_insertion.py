@@ -42,22 +42,24 @@ def test_a_batch_is_embedded_while_the_one_before_it_is_inserted(
     memories: MemoryService, store: MemoryStore, pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Given an insertion that waits for the next embedding, I expect both messages stored."""
-    embedded, embed, insert = Event(), memories._mem0.embedding_model.embed_batch, store.insert_rows
+    embed, insert = memories._mem0.embedding_model.embed_batch, store.insert_rows
+    inserting, embedded = Event(), Event()
 
-    def embed_then_tell(texts: list[str], action: str) -> list[list[float]]:
+    def embed_and_tell(texts: list[str], action: str) -> list[list[float]]:
         if "a train" in texts:
             embedded.set()
         return embed(texts, action)  # type: ignore[no-any-return]
 
     def insert_after_it(new: list[dict[str, Any]], **options: Any) -> set[str]:
+        inserting.set()
         assert embedded.wait(30)
         return insert(new, **options)
 
-    monkeypatch.setattr(memories._mem0.embedding_model, "embed_batch", embed_then_tell)
+    monkeypatch.setattr(memories._mem0.embedding_model, "embed_batch", embed_and_tell)
     monkeypatch.setattr(store, "insert_rows", insert_after_it)
     with ThreadPoolExecutor(2) as threads:
         first = threads.submit(memories.index, said("green tea"))
-        wait_until(memories._insert._batch_lock.locked, description="the insertion to begin")
+        assert inserting.wait(30)
         second = threads.submit(memories.index, said("a train"))
         for one in (first, second):
             one.result(60)
@@ -78,7 +80,7 @@ def test_a_memory_that_cannot_be_stored_fails_alone(
     def insert_three_at_once(new: list[dict[str, Any]], **options: Any) -> set[str]:
         batches.append(len(new))
         if len(batches) == 1:
-            wait_until(lambda: len(memories._insert._pending) == 3, description="three threads to wait")
+            wait_until(lambda: memories._insert._submitted.qsize() == 3, description="three threads to wait")
         return insert(new, **options)
 
     monkeypatch.setattr(memories._mem0.embedding_model, "embed_batch", embed_one_badly)

@@ -412,7 +412,7 @@ def test_what_threads_index_at_the_same_time_is_embedded_at_once(
     def slow_at_first(texts: list[str], action: str) -> list[list[float]]:
         batches.append(texts)
         if len(batches) == 1:
-            wait_until(lambda: len(memories._embed._pending) == 3, description="three threads to wait")
+            wait_until(lambda: memories._embed._submitted.qsize() == 3, description="three threads to wait")
         vectors: list[list[float]] = embed(texts, action)
         return vectors
 
@@ -420,7 +420,9 @@ def test_what_threads_index_at_the_same_time_is_embedded_at_once(
     teas = [said(f"tea number {n}", f"u{n}") for n in range(4)]
 
     with ThreadPoolExecutor(4) as threads:
-        ids = list(threads.map(memories.index, teas))
+        first = threads.submit(memories.index, teas[0])
+        wait_until(lambda: batches, description="the first to be embedded")
+        ids = [*threads.map(memories.index, teas[1:]), first.result()]
 
     assert [len(batch) for batch in batches] == [1, 3]
     assert sorted(content for (content,) in rows(pool)) == [tea.content for tea in teas]

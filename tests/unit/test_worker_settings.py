@@ -36,7 +36,7 @@ def size(settings: Settings, name: str) -> tuple[str, str]:
     return argv[argv.index("--processes") + 1], argv[argv.index("--threads") + 1]
 
 
-@pytest.mark.parametrize(("name", "threads"), [(WORKER, "2"), (WRITER, "2"), (INDEXER, "4")])
+@pytest.mark.parametrize(("name", "threads"), [(WORKER, "2"), (WRITER, "2"), (INDEXER, "8")])
 def test_the_defaults_suit_two_cores(name: str, threads: str) -> None:
     """Given no settings, I expect a process of each kind, and indexing to leave a core to the others."""
     assert size(Settings(), name) == ("1", threads)

