@@ -112,6 +112,9 @@ class WakingConsumer(_RedisConsumer):
         super().__init__(broker, queue_name, prefetch, timeout)  # type: ignore[no-untyped-call]
         self._held = broker.held[queue_name]
         self._keys = QueueKeys(queue_name, broker.namespace)
+        # Dramatiq prefetches twice as many messages as there are threads: while less than half of that is free, every
+        # thread has one and there is another one for the next. A fetch for each that ends would be a round trip each.
+        self._fetch_at_least = max(1, prefetch // 2)
         self._slot_free = threading.Event()
         self._drained = False
         self._etas: dict[str, int] = {}
@@ -131,7 +134,7 @@ class WakingConsumer(_RedisConsumer):
                 if self.message_cache:
                     if message := self._deliver(self.message_cache.pop(0)):
                         return message
-                elif (free := self.prefetch - self.outstanding_message_count) <= 0:
+                elif (free := self.prefetch - self.outstanding_message_count) < self._fetch_at_least:
                     self._slot_free.wait(self.timeout / 1000)
                     self._slot_free.clear()
                     return None

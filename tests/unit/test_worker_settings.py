@@ -51,7 +51,7 @@ def test_searches_have_one_process_where_the_cores_are_unknown(monkeypatch: pyte
 
 def test_other_work_has_a_process_of_several_threads() -> None:
     """Given no settings, I expect a process of each kind."""
-    assert [numbers(Settings(), queue) for queue in (WRITES_QUEUE, INDEX_QUEUE)] == [(1, 2), (1, 4)]
+    assert [numbers(Settings(), queue) for queue in (WRITES_QUEUE, INDEX_QUEUE)] == [(1, 2), (1, 8)]
 
 
 def test_each_kind_is_set_by_itself() -> None:

@@ -13,9 +13,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-from pgvector import HalfVector
-from pgvector.psycopg.halfvec import HalfVectorBinaryDumper
-from psycopg import adapters, sql
+from numpy.typing import NDArray
+from psycopg import sql
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool
 
@@ -25,10 +24,6 @@ from services.long_term_memory.retrieval.columns import MemoryColumns, hashed
 #: One in so many memories is in the sample, which has an index of its own; migrations/0002 has the same number. It is
 #: odd, so that where the user and the AI take turns, the sample holds both.
 SAMPLE = 7
-
-# In PostgreSQL's binary format, without the type's OID: it takes the type from the cast in the statement. As text, a
-# vector took 0.15 ms to write. pgvector's own `register_vector` sets the OID, which a restore of the database changes.
-adapters.register_dumper(HalfVector, HalfVectorBinaryDumper)
 
 _POSTGRES_EPOCH = datetime(2000, 1, 1, tzinfo=UTC).timestamp()
 
@@ -115,7 +110,7 @@ class ColumnReader:
             sample: only one in `SAMPLE` of them.
         """
         conditions = (f" AND number %% {SAMPLE} = 0" if sample else "") + window.conditions()
-        values = {"user": user_id, "vector": _halfvec(vector), "limit": limit, **window.values()}
+        values = {"user": user_id, "vector": _float32(vector), "limit": limit, **window.values()}
         return _unpack(self._fetch(sql.SQL(_COLUMNS.replace("{}", conditions)), values))
 
     def read_segments(
@@ -132,7 +127,7 @@ class ColumnReader:
         Args:
             bounds: where each segment begins, and the place before which it ends; in the order of the conversation.
         """
-        values = {"user": user_id, "vector": _halfvec(vector), "limit": None, **window.values()}
+        values = {"user": user_id, "vector": _float32(vector), "limit": None, **window.values()}
         statement = sql.SQL(_SEGMENT_COLUMNS.replace("{}", window.conditions()))
         half = (len(bounds) + 1) // 2
         later = self._executor.submit(self._fetch, statement, values | _edges(bounds[half:]))
@@ -169,5 +164,5 @@ def _edges(bounds: Sequence[tuple[Place, Place]]) -> dict[str, Any]:
     return {name: [(*first, *end)[i] for first, end in bounds] for i, name in enumerate(names)}
 
 
-def _halfvec(vector: Vector | None) -> HalfVector | None:
-    return None if vector is None else HalfVector(np.asarray(vector, np.float32))
+def _float32(vector: Vector | None) -> NDArray[np.float32] | None:
+    return None if vector is None else np.asarray(vector, np.float32)

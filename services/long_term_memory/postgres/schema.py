@@ -35,9 +35,9 @@ class Migration(NamedTuple):
 
 def _move_mem0_rows(connection: Connection[TupleRow]) -> None:
     """Insert the rows of Mem0's own table into the table of columns, and drop the former."""
-    with connection.cursor("mem0_rows") as old, connection.cursor() as new:
+    with connection.cursor("mem0_rows") as old:
         for memory_id, vector, payload in old.execute("SELECT id::text, vector::text, payload FROM memories_of_mem0"):
-            insert_memories(new, [memory_row(memory_id, json.loads(vector), payload)])
+            insert_memories(connection, [memory_row(memory_id, json.loads(vector), payload)])
     connection.execute("DROP TABLE memories_of_mem0")
 
 

@@ -7,24 +7,23 @@ memories.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from mem0.vector_stores.base import VectorStoreBase
 from mem0.vector_stores.pgvector import OutputData, _build_filter_conditions
-from psycopg import Cursor, sql
-from psycopg.rows import TupleRow
+from psycopg import sql
 from psycopg.types.json import Jsonb
 from psycopg_pool import ConnectionPool
 
 from services.long_term_memory.postgres.reader import ColumnReader
 from services.long_term_memory.postgres.rows import (
     UPDATE,
-    halfvec,
     insert_memories,
     memory_row,
     memory_rows,
+    stored_events,
     stored_payload,
 )
 
@@ -91,14 +90,17 @@ class MemoryStore(VectorStoreBase):  # type: ignore[misc]  # Mem0 has no types
         Returns:
             The ids that are new.
         """
-        with self.transaction() as cursor:
-            return insert_memories(cursor, memory_rows(ids or [], vectors, payloads or []))
+        return self.insert_rows(memory_rows(ids or [], vectors, payloads or []))
 
-    @contextmanager
-    def transaction(self) -> Iterator[Cursor[TupleRow]]:
-        """A cursor in a transaction."""
-        with self._pool.connection() as connection, connection.transaction(), connection.cursor() as cursor:
-            yield cursor
+    def insert_rows(self, rows: Sequence[dict[str, Any]], *, history: bool = False) -> set[str]:
+        """`insert_memories` on a connection of the pool."""
+        with self._pool.connection() as connection:
+            return insert_memories(connection, rows, history=history)
+
+    def stored_events(self, ids: Sequence[str]) -> set[tuple[str, str, str]]:
+        """`stored_events` on a connection of the pool."""
+        with self._pool.connection() as connection:
+            return stored_events(connection, ids)
 
     def search(
         self, query: str, vectors: Sequence[float], top_k: int = 5, filters: dict[str, Any] | None = None
@@ -110,7 +112,7 @@ class MemoryStore(VectorStoreBase):  # type: ignore[misc]  # Mem0 has no types
                 sql.SQL(
                     "SELECT id, 1 - (vector <=> %s::halfvec), payload FROM ({}) AS m WHERE {} ORDER BY 2 DESC LIMIT %s"
                 ).format(sql.SQL(_AS_MEM0), where),
-                (halfvec(vectors), *values, top_k),
+                (np.asarray(vectors, np.float32), *values, top_k),
             ).fetchall()
         return [OutputData(id=str(row[0]), score=max(0.0, row[1]), payload=row[2]) for row in rows]
 
@@ -143,7 +145,8 @@ class MemoryStore(VectorStoreBase):  # type: ignore[misc]  # Mem0 has no types
                 connection.execute(UPDATE, memory_row(vector_id, vector, payload))
             elif vector is not None:
                 connection.execute(
-                    "UPDATE memories SET vector = %s::halfvec WHERE id = %s", (halfvec(vector), vector_id)
+                    "UPDATE memories SET vector = %s::halfvec WHERE id = %s",
+                    (np.asarray(vector, np.float32), vector_id),
                 )
             elif payload is not None:
                 connection.execute(
