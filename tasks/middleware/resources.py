@@ -81,7 +81,7 @@ class Resources(Middleware):
                 with_engine(self.settings, worker.consumer_whitelist), connections=worker.worker_threads
             )
         except CannotStart as error:
-            # Dramatiq's master ends with the same exit code. A traceback would hide the line.
+            # A traceback would hide the line.
             log.critical(START_REFUSED, code=error.code, reason=str(error))
             sys.exit(EXIT_CANNOT_START)
         except KeepsakeError as error:
@@ -129,7 +129,7 @@ def lower_priority(by: int) -> None:
     if not by or not hasattr(os, "nice"):
         return
     os.nice(by)
-    if os.getsid(0) in (os.getpid(), os.getppid()):  # a worker's, or its master's: not a terminal's
+    if os.getsid(0) in (os.getpid(), os.getppid()):  # its own, or its first process's: not a terminal's
         with suppress(OSError):  # a kernel without it, or no permission
             AUTOGROUP.write_text(str(by))
 
