@@ -27,6 +27,7 @@ import numpy as np
 from services.long_term_memory.retrieval import bm25f
 from services.long_term_memory.retrieval.columns import Booleans, Floats, Integers, MemoryColumns
 from services.long_term_memory.retrieval.features import Features
+from services.long_term_memory.retrieval.neighbours import Neighbours, passages
 from services.long_term_memory.retrieval.query import QueryFeatures
 
 DEFAULT_MIN_SCORE: Final = 0.05
@@ -60,18 +61,22 @@ class Weights:
     b: float = 0.4
     idf_smoothing: float = 10.0
     full_coverage: float = 0.7
-    # Neighbours, one and two turns away; `follow_up_boost` is added for the turn that follows one which asks.
+    # Neighbours, one and two turns away; `follow_up_boost` is added for the turn that follows one which asks. Of a turn
+    # of the same speaker a turn takes `same_speaker` of it.
     meaning_kernel: tuple[float, float] = (0.16, 0.1)
-    words_kernel: tuple[float, float] = (0.5, 0.3)
+    words_kernel: tuple[float, float] = (0.3, 0.2)
     follow_up_boost: float = 0.4
+    same_speaker: float = 0.5
+    # The session's words are a sum over all terms of the query: without the bound a long question finds one session.
     session_words: float = 0.15
+    session_words_bound: float = 1.0
     session_meaning: float = 0.6
     # The utterance. One that only asks comes after all that state something: it is the question again, not its answer.
     other_speaker: float = -2.0
     from_ai: float = -0.7
-    ends_asking: float = -0.7
+    ends_asking: float = -0.5
     only_asks: float = -10.0
-    length: float = 0.4
+    length: float = 0.3
     # Where the query asks for the current state: the newest of all memories against the oldest.
     newest: float = 2.5
     # From evidence to probability, fitted to searches for stored facts against searches for facts never stored.
@@ -138,11 +143,12 @@ def rank(
         return Ranking(original, *(np.zeros(0) for _ in range(5)))
 
     deviation, baseline_shift = _deviations(columns, query, weights)
-    meaning = weights.meaning * _passage_meaning(columns, deviation, weights)
-    words = weights.words * _passage_words(columns, query, features, weights)
-    session = weights.session_words * _session_words(columns, query, features, weights)
+    neighbours = Neighbours.of(columns, weights.same_speaker)
+    meaning = weights.meaning * _passage_meaning(deviation, neighbours, weights)
+    words = weights.words * _passage_words(columns, query, features, neighbours, weights)
+    session = _bounded(weights.session_words * _session_words(columns, query, features, weights), weights)
     session += weights.session_meaning * _session_meaning(columns, deviation)
-    utterance = _utterance(columns, features, weights) + features.recency
+    utterance = _utterance(columns, features, weights) + _circumstances(features)
     evidence = meaning + words + session + utterance
 
     candidates = np.flatnonzero(features.eligible & (embedded | (words > 0)))
@@ -181,24 +187,24 @@ def _shrunken_means(values: Floats, group: Integers, expected: Floats, prior: fl
     return means
 
 
-def _passage_meaning(columns: MemoryColumns, deviation: Floats, weights: Weights) -> Floats:
+def _passage_meaning(deviation: Floats, neighbours: Neighbours, weights: Weights) -> Floats:
     """(n,) float64, the deviation of each turn with a share of its neighbours'."""
-    passage = deviation.copy()
-    for distance, forward, backward in columns.neighbours(weights.meaning_kernel, weights.follow_up_boost):
-        passage[distance:] += forward * deviation[:-distance]
-        passage[:-distance] += backward * deviation[distance:]
-    return passage
+    kernel = weights.meaning_kernel
+    return passages(deviation, neighbours.own(kernel), neighbours.shares(kernel, weights.follow_up_boost))
 
 
-def _passage_words(columns: MemoryColumns, query: QueryFeatures, features: Features, weights: Weights) -> Floats:
+def _passage_words(
+    columns: MemoryColumns, query: QueryFeatures, features: Features, neighbours: Neighbours, weights: Weights
+) -> Floats:
     """(n,) float64, BM25F of each turn with its neighbours as fields, scaled by how much of the query it covers."""
-    terms, size = len(query.terms), len(columns)
+    terms, size, statements = len(query.terms), len(columns), columns.statements
     if not terms:
         return np.zeros(size)
-    neighbours, statements = columns.neighbours(weights.words_kernel, weights.follow_up_boost), columns.statements
-    length = bm25f.field_lengths(columns.length, neighbours)
+    own = neighbours.own(weights.words_kernel)
+    shares = neighbours.shares(weights.words_kernel, weights.follow_up_boost)
+    length = passages(columns.length.astype(np.float64), own, shares)
     relative_length = length / bm25f.average_length(length[statements], weights.prior)
-    frequency = bm25f.field_frequencies((features.terms, features.rows, features.counts), (terms, size), neighbours)
+    frequency = bm25f.field_frequencies((features.terms, features.rows, features.counts), (terms, size), own, shares)
     documents = np.bincount(features.terms[statements[features.rows]], minlength=terms)
     idf = query.term_weight * bm25f.idf(documents, np.count_nonzero(statements) + weights.idf_smoothing)
     bm25 = bm25f.bm25(frequency, relative_length, idf, weights.k1, weights.b)
@@ -221,6 +227,13 @@ def _session_words(columns: MemoryColumns, query: QueryFeatures, features: Featu
     return bm25f.bm25(frequency, relative_length, idf, weights.k1, weights.b)[session]
 
 
+def _bounded(words: Floats, weights: Weights) -> Floats:
+    """The evidence of a session's words: little as it is, much of it up to the bound."""
+    bound = weights.session_words_bound
+    bounded: Floats = bound * np.tanh(words / bound)
+    return bounded
+
+
 def _session_meaning(columns: MemoryColumns, deviation: Floats) -> Floats:
     """(n,) float64, the mean deviation of the session of each turn, shrunk towards 0; questions do not count."""
     session, statements = columns.session_index, columns.statements
@@ -238,6 +251,11 @@ def _utterance(columns: MemoryColumns, features: Features, weights: Weights) -> 
         named = np.isin(columns.speaker, features.speakers)
         evidence += weights.other_speaker * ((columns.speaker != 0) & ~named)
     return evidence
+
+
+def _circumstances(features: Features) -> Floats:
+    """(n,) float64, evidence that lies neither in words nor in meaning nor in form, each term in log-odds: age."""
+    return features.recency
 
 
 def _newness(columns: MemoryColumns, best: np.int64) -> Floats:
