@@ -21,7 +21,8 @@ from services.long_term_memory.postgres.rows import HEAD, TRAITS, memory_row
 from services.long_term_memory.retrieval.columns import Booleans, Floats, Integers, MemoryColumns
 from services.long_term_memory.retrieval.features import Features, match
 from services.long_term_memory.retrieval.query import QueryFeatures, query_features
-from services.long_term_memory.retrieval.ranking import Ranking, Weights, rank
+from services.long_term_memory.retrieval.ranking import Ranking, rank
+from services.long_term_memory.retrieval.weights import Weights
 from services.long_term_memory.storing import of_update
 
 

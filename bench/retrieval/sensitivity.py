@@ -27,7 +27,8 @@ from services.long_term_memory.embeddings.projection import PROJECTION, project
 from services.long_term_memory.factory import open_long_term_memory
 from services.long_term_memory.retrieval.features import match
 from services.long_term_memory.retrieval.query import query_features
-from services.long_term_memory.retrieval.ranking import Weights, rank
+from services.long_term_memory.retrieval.ranking import rank
+from services.long_term_memory.retrieval.weights import Weights
 from services.runtime.settings import load_settings
 
 #: Properties of the embedding model, not of the ranking.

@@ -26,7 +26,7 @@ from bench.retrieval.datasets import ADVERSARIAL, read, without_captions
 from bench.retrieval.figures import Found, Table
 from bench.retrieval.variants import FULL, VARIANTS
 from bench.retrieval.vectors import VectorCache
-from services.long_term_memory.retrieval.ranking import Weights
+from services.long_term_memory.retrieval.weights import Weights
 
 #: Memories that are ranked: sessions are counted among these.
 LIMIT = 100

@@ -19,7 +19,7 @@ from services.long_term_memory.retrieval.candidates import (
     _bounds,
 )
 from services.long_term_memory.retrieval.columns import Booleans, MemoryColumns, hashed, hashed_terms
-from services.long_term_memory.retrieval.ranking import Weights
+from services.long_term_memory.retrieval.weights import Weights
 from tests.unit.turns import VERY_NEAR, Turn, columns_of
 
 SIZE = 700

@@ -12,8 +12,9 @@ from keepsake_client.protocol import SearchData
 from services.long_term_memory.retrieval.columns import MemoryColumns
 from services.long_term_memory.retrieval.features import Features, match
 from services.long_term_memory.retrieval.query import QueryFeatures, query_features
-from services.long_term_memory.retrieval.ranking import DEFAULT_MIN_SCORE, Ranking, Weights, rank
+from services.long_term_memory.retrieval.ranking import DEFAULT_MIN_SCORE, Ranking, rank
 from services.long_term_memory.retrieval.utterances import Question, Script
+from services.long_term_memory.retrieval.weights import Weights
 from tests.unit.turns import RELATED, UNRELATED, VERY_NEAR, Turn, columns_of
 
 
@@ -62,8 +63,9 @@ def test_of_two_facts_the_newer_comes_first_where_the_query_asks_for_the_current
 
 
 def test_an_old_fact_without_a_newer_one_keeps_its_score() -> None:
-    _, ever = search("Which is my town?", OLD_HOME, *TALK_SINCE)
-    texts, now = search("Which is my town now?", OLD_HOME, *TALK_SINCE)
+    question = "Which is my town now?"
+    _, ever = search(question, OLD_HOME, *TALK_SINCE, weights=replace(Weights(), newest=0.0))
+    texts, now = search(question, OLD_HOME, *TALK_SINCE)
 
     assert texts[0] == OLD_HOME.text
     assert now.score[0] == pytest.approx(ever.score[0])
@@ -193,6 +195,53 @@ def test_nothing_relevant_means_nothing_even_for_a_new_user(company: int) -> Non
     _, missed = search("What is my cat called?", Turn("we watched football"), *SMALL_TALK[:company])
     assert found.score[0] > 0.8 > DEFAULT_MIN_SCORE
     assert missed.score[0] < DEFAULT_MIN_SCORE
+
+
+def test_the_score_falls_with_what_is_asked_and_not_found() -> None:
+    """Given a query that also asks for what was never said, I expect a lower score of the same best memory."""
+    turns = Turn("The little one is Mochi", RELATED, session=2), *SMALL_TALK
+    texts, known = search("Who is Mochi?", *turns)
+    more_texts, more = search("Who is Mochi, the harpsichord, the attic, the ladder or a lantern?", *turns)
+
+    assert texts[0] == more_texts[0]
+    assert more.score[0] < known.score[0] - 0.1
+
+
+def test_the_score_of_the_same_meaning_falls_with_the_number_of_memories() -> None:
+    """Given a query without words and unrelated memories around, I expect the best to score less among more."""
+    turns = Turn("The little one is Mochi", VERY_NEAR, session=2), *SMALL_TALK
+    others = [Turn(f"story {n}", session=10 + n) for n in range(500)]
+    few, many = search("???", *turns)[1], search("???", *turns, *others)[1]
+
+    assert few.score[0] > many.score[0] + 0.05
+
+
+def test_a_memory_nearly_as_good_as_the_best_scores_nearly_as_much() -> None:
+    """Given two memories, I expect of the second the log-odds of the first less 0.37 x 0.4 of what it lacks."""
+    _, ranking = search("Who is Mochi?", Turn("The little one is Mochi", RELATED, session=2), *SMALL_TALK)
+
+    log_odds = np.log(ranking.score / (1 - ranking.score))
+    assert log_odds[0] - log_odds[1] == pytest.approx(0.37 * 0.4 * (ranking.evidence[0] - ranking.evidence[1]))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_ranking_does_not_depend_on_the_order_of_sessions(seed: int) -> None:
+    """Given the sessions of a conversation in another order, I expect the same memories with the same scores."""
+    turns = [
+        *TALK_SINCE,
+        OLD_HOME,
+        NEW_HOME,
+        *(Turn(f"we talked about Lyon, {n}", RELATED, session=4) for n in range(4)),
+    ]
+    sessions = list(dict.fromkeys(turn.session for turn in turns))
+    order = np.random.default_rng(seed).permutation(sessions).tolist()
+    texts, ranking = search("Where did I live?", *sorted(turns, key=lambda turn: sessions.index(turn.session)))
+
+    other_texts, other = search("Where did I live?", *sorted(turns, key=lambda turn: order.index(turn.session)))
+
+    assert dict(zip(other_texts, other.score.tolist(), strict=True)) == pytest.approx(
+        dict(zip(texts, ranking.score.tolist(), strict=True))
+    )
 
 
 def test_an_empty_memory_and_an_empty_query_are_answered() -> None:
@@ -472,8 +521,11 @@ def test_the_constants_are_those_of_the_recorded_figures() -> None:
         "only_asks": -10.0,
         "length": 0.3,
         "newest": 2.5,
-        "calibration_intercept": 1.75,
-        "corpus_size_correction": 30.0,
+        "corpus_size": 2.0,
+        "corpus_size_prior": 150.0,
+        "calibration_slope": 0.37,
+        "calibration_intercept": 2.72,
+        "runner_up": 0.4,
     }
 
 
@@ -598,11 +650,15 @@ class Definition:
             total += w.other_speaker
         return float(total + self.features.recency[row])
 
-    def score(self, evidence: float) -> float:
-        """The probability."""
-        log_odds = evidence + self.weights.meaning * self.shift + self.weights.calibration_intercept
-        log_odds -= np.log(sum(self.states) + self.weights.corpus_size_correction)
-        return float(1 / (1 + np.exp(-log_odds)))
+    def score(self, evidence: float, best: float) -> float:
+        """The probability of a memory, given the best one's evidence."""
+        w, asked = self.weights, 0.0
+        for term in self.terms:
+            documents = sum(self.states[r] and (term, r) in self.counts for r in self.rows)
+            asked += self.idf(term, documents, sum(self.states) + w.idf_smoothing)
+        chance = w.corpus_size * np.log(sum(self.states) + w.corpus_size_prior) + np.log(1 + asked)
+        supported = best + w.meaning * self.shift - chance + w.runner_up * (evidence - best)
+        return float(1 / (1 + np.exp(-w.calibration_slope * supported - w.calibration_intercept)))
 
 
 def _random_conversation(seed: int) -> tuple[MemoryColumns, QueryFeatures, Features]:
@@ -659,7 +715,8 @@ def test_the_ranking_is_what_its_definition_says(seed: int) -> None:
     assert sorted(rows) == list(range(len(columns)))
     for part in ("meaning", "words", "session", "utterance"):
         assert getattr(ranking, part) == pytest.approx([getattr(definition, part)(row) for row in rows]), part
-    assert ranking.score == pytest.approx([definition.score(evidence) for evidence in ranking.evidence.tolist()])
+    evidence = ranking.evidence.tolist()
+    assert ranking.score == pytest.approx([definition.score(one, evidence[0]) for one in evidence])
     assert (np.diff(ranking.evidence) <= 0).all()
 
 
