@@ -18,7 +18,7 @@ from bench.retrieval.datasets import Question, User
 from bench.retrieval.vectors import VectorCache
 from services.long_term_memory.postgres.reader import unpack
 from services.long_term_memory.postgres.rows import HEAD, TRAITS, memory_row
-from services.long_term_memory.retrieval.columns import Booleans, Floats, Integers, MemoryColumns
+from services.long_term_memory.retrieval.columns import Integers, MemoryColumns
 from services.long_term_memory.retrieval.features import Features, match
 from services.long_term_memory.retrieval.query import QueryFeatures, query_features
 from services.long_term_memory.retrieval.ranking import Ranking, rank
@@ -92,9 +92,19 @@ def corpora(users: Sequence[User], vectors: VectorCache) -> list[Corpus]:
 
 
 def asked_of_the_next(found: Sequence[Corpus]) -> list[tuple[Corpus, Search]]:
-    """The answerable questions of each user, asked of the user before: another's life, so nothing answers them."""
-    pairs = zip(found, [*found[1:], *found[:1]], strict=True) if len(found) > 1 else []
-    return [(user, replace(s, evidence=())) for user, other in pairs for s in other.searches if s.evidence]
+    """The answerable questions of each user, asked of the user before: another's life, so nothing answers them.
+
+    Those that both are asked are left out: the users may be one with more and with fewer memories.
+    """
+    asked = []
+    for user, other in zip(found, [*found[1:], *found[:1]], strict=True):
+        own = {search.question.text for search in user.searches}
+        asked += [
+            (user, replace(search, evidence=()))
+            for search in other.searches
+            if search.evidence and search.question.text not in own
+        ]
+    return asked
 
 
 def columns_of(messages: Sequence[MemoryUpdateMessage]) -> tuple[MemoryColumns, Integers]:
@@ -133,6 +143,3 @@ def _half(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     half = vectors.astype(np.float16).astype(np.float32)
     unit: NDArray[np.float32] = half / np.linalg.norm(half, axis=-1, keepdims=True)
     return unit
-
-
-__all__ = ["Booleans", "Corpus", "Floats", "Search", "asked_of_the_next", "columns_of", "corpora"]
