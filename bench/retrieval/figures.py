@@ -11,11 +11,12 @@ import numpy as np
 
 from bench.harness.statistics import mean, quantile
 from bench.retrieval.corpus import Corpus, Search
+from services.long_term_memory.retrieval.ranking import DEFAULT_MIN_SCORE
 
 RECALL_CUTS = (1, 5, 10, 20)
 HIT_CUTS = (1, 5, 10)
 #: The default `min_score` and others, for the share of searches that return nothing.
-MIN_SCORES = (0.03, 0.05, 0.1, 0.2, 0.3)
+MIN_SCORES = (0.05, DEFAULT_MIN_SCORE, 0.12, 0.2, 0.3)
 #: Edges of the bins of the reliability diagram.
 _SCORES = (0.0, 0.03, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 _DRAWS = 2_000

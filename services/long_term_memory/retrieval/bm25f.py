@@ -76,11 +76,13 @@ def field_frequencies(
         neighbours: as `neighbours.Neighbours.shares` gives them.
     """
     terms, rows, number = postings
-    _, size = shape
-    key, count = terms * size + rows, number.astype(np.float64)
-    keys, counts = [key], [count * own[rows]]
+    margin = max((distance for distance, _, _ in neighbours), default=0)
+    # Without masks, which take longer: what would go beyond the first or last row has no weight.
+    key = terms * shape[1] + rows + margin
+    keys, counts = [key], [number * own[rows]]
     for distance, forward, backward in neighbours:
-        onward, back = rows < size - distance, rows >= distance
-        keys += [key[onward] + distance, key[back] - distance]
-        counts += [count[onward] * forward[rows[onward]], count[back] * backward[rows[back] - distance]]
-    return sums(np.concatenate(keys), np.concatenate(counts), shape[0] * size)
+        none = np.zeros(distance)
+        keys += [key + distance, key - distance]
+        counts += [number * np.append(forward, none)[rows], number * np.append(none, backward)[rows]]
+    size = shape[0] * shape[1]
+    return sums(np.concatenate(keys), np.concatenate(counts), size + 2 * margin)[margin : margin + size]

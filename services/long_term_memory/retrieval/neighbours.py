@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from services.long_term_memory.retrieval.columns import Booleans, Floats, MemoryColumns
+from services.long_term_memory.retrieval.columns import Floats, MemoryColumns
 from services.long_term_memory.retrieval.utterances import Question
 
 #: Turns before and after a turn that are its neighbours.
 NEIGHBOUR_DISTANCES: Final = (1, 2)
+#: Shares of a weight: half of the memory of float64, which took most of the time, is enough.
+Halves = NDArray[np.float32]
 #: For each distance d: d, and the weights of row i in row i + d and of row i + d in row i, both (n - d,) float64.
 Shares = list[tuple[int, Floats, Floats]]
 
@@ -28,18 +31,16 @@ class Neighbours:
     * Where one speaker goes on, a turn takes less: it is often about something else.
 
     Args:
-        joined: for each distance d: (n - d,) bool, whether rows i and i + d are neighbours.
-        forward: for each distance d: (n - d,) float64, how much of its weight in the kernel row i has in row i + d.
-        backward: for each distance d: (n - d,) float64, how much of its weight row i + d has in row i.
-        answered: (n - 1,) bool, whether row i asks and row i + 1 may answer.
-        statements: (n,) bool, MemoryColumns.statements.
+        forward: for each distance d: (n - d,) float32, how much of its weight in the kernel row i has in row i + d.
+        backward: for each distance d: (n - d,) float32, how much of its weight row i + d has in row i.
+        answers: (n - 1,) float32, how much of the follow-up boost row i + 1 has, because row i asks and it may answer.
+        lacking: for each distance d: (n,) int8, how many of its two neighbours each turn lacks; 0 if it only asks.
     """
 
-    joined: tuple[Booleans, ...]
-    forward: tuple[Floats, ...]
-    backward: tuple[Floats, ...]
-    answered: Booleans
-    statements: Booleans
+    forward: tuple[Halves, ...]
+    backward: tuple[Halves, ...]
+    answers: Halves
+    lacking: tuple[NDArray[np.int8], ...]
 
     @classmethod
     def of(cls, columns: MemoryColumns, same_speaker: float) -> Neighbours:
@@ -48,22 +49,25 @@ class Neighbours:
         Args:
             same_speaker: how much of its weight a turn has in the next turn of the same speaker.
         """
-        ai, states, named, only_asks = columns.from_ai, columns.statements, columns.speaker != 0, ~columns.statements
+        ai, states, named = columns.from_ai, columns.statements, columns.speaker != 0
         changes = (columns.speaker[1:] != columns.speaker[:-1]) | (ai[1:] != ai[:-1])
-        step = np.where(changes, 1.0, same_speaker)
+        step = np.where(changes, np.float32(1), np.float32(same_speaker))
         share = {1: step, 2: np.minimum(step[1:], step[:-1])}  # both steps between must let it through
-        joined, forward, backward = [], [], []
+        forward, backward, lacking = [], [], []
         for d in NEIGHBOUR_DISTANCES:
-            alike = (ai[d:] != ai[:-d]) | (named[d:] == named[:-d])
-            both = (columns.session[d:] == columns.session[:-d]) & alike
+            joined = columns.session[d:] == columns.session[:-d]
+            joined &= (ai[d:] != ai[:-d]) | (named[d:] == named[:-d])
             replies = ai[d:] & ~ai[:-d]
             if d == 1:
                 replies &= states[:-1]
-            joined.append(both)
-            forward.append(np.where(both & states[d:] & ~replies, share[d], 0.0))
-            backward.append(np.where(both & states[:-d] & ~(ai[:-d] & ~ai[d:]), share[d], 0.0))
-        answered = (columns.asks[:-1] > Question.NOTHING) & (~ai[1:] | only_asks[:-1])
-        return cls(tuple(joined), tuple(forward), tuple(backward), answered, states)
+            forward.append(share[d] * (joined & states[d:] & ~replies))
+            backward.append(share[d] * (joined & states[:-d] & ~(ai[:-d] & ~ai[d:])))
+            lacks = np.full(len(columns), 2, np.int8)
+            lacks[d:] -= joined
+            lacks[:-d] -= joined
+            lacking.append(lacks * states)
+        answers = forward[0] * ((columns.asks[:-1] > Question.NOTHING) & (~ai[1:] | ~states[:-1]))
+        return cls(tuple(forward), tuple(backward), answers, tuple(lacking))
 
     def shares(self, kernel: tuple[float, float], follow_up_boost: float) -> Shares:
         """Weights of neighbouring turns in each other.
@@ -72,10 +76,10 @@ class Neighbours:
             kernel: the weights of turns one and two away.
             follow_up_boost: added for a turn that follows directly on one which asks: it is often the answer.
         """
-        shares = []
-        for d, weight, forward, backward in zip(NEIGHBOUR_DISTANCES, kernel, self.forward, self.backward, strict=True):
-            onward = weight + follow_up_boost * self.answered if d == 1 else weight
-            shares.append((d, onward * forward, weight * backward))
+        each = zip(NEIGHBOUR_DISTANCES, kernel, self.forward, self.backward, strict=True)
+        shares = [(d, _weighted(forward, weight), _weighted(backward, weight)) for d, weight, forward, backward in each]
+        onward = shares[0][1]
+        onward += _weighted(self.answers, follow_up_boost)
         return shares
 
     def own(self, kernel: tuple[float, float]) -> Floats:
@@ -84,12 +88,14 @@ class Neighbours:
         Nothing around a note that stands alone supports it; every turn of a long chat, which has neighbours, would come
         before it.
         """
-        lacking = np.full(len(self.statements), 2.0 * sum(kernel))
-        for d, weight, joined in zip(NEIGHBOUR_DISTANCES, kernel, self.joined, strict=True):
-            lacking[d:] -= weight * joined
-            lacking[:-d] -= weight * joined
-        weights: Floats = 1.0 + np.where(self.statements, lacking, 0.0)
+        weights = np.ones(len(self.lacking[0]))
+        for weight, lacking in zip(kernel, self.lacking, strict=True):
+            weights += weight * lacking
         return weights
+
+
+def _weighted(share: Halves, weight: float) -> Floats:
+    return np.multiply(share, weight, dtype=np.float64)
 
 
 def passages(values: Floats, own: Floats, shares: Shares) -> Floats:

@@ -101,7 +101,7 @@ def rank(
     meaning = weights.meaning * _passage_meaning(deviation, neighbours, weights)
     idf = _idf(columns, query, features, weights)
     words = weights.words * _passage_words(columns, idf, features, neighbours, weights)
-    session = _bounded(weights.session_words * _session_words(columns, query, features, weights), weights)
+    session = _session_words(columns, query, features, weights)
     session += weights.session_meaning * _session_meaning(columns, deviation)
     utterance = _utterance(columns, features, weights) + _circumstances(features)
     evidence = meaning + words + session + utterance
@@ -174,7 +174,7 @@ def _passage_words(
 
 
 def _session_words(columns: MemoryColumns, query: QueryFeatures, features: Features, weights: Weights) -> Floats:
-    """(n,) float64, BM25 of the session of each turn; turns that only ask do not count."""
+    """(n,) float64, the bounded BM25 of the session of each turn; turns that only ask do not count."""
     terms, session, statements = len(query.terms), columns.session_index, columns.statements
     sessions = int(session[-1]) + 1
     length = bm25f.sums(session, columns.length * statements, sessions)
@@ -184,14 +184,9 @@ def _session_words(columns: MemoryColumns, query: QueryFeatures, features: Featu
     documents = np.bincount(np.flatnonzero(frequency) // sessions, minlength=terms)
     idf = query.term_weight * bm25f.idf(documents, sessions)
     relative_length = length / max(float(length.mean()), 1.0)
-    return bm25f.bm25(frequency, relative_length, idf, weights.k1, weights.b)[session]
-
-
-def _bounded(words: Floats, weights: Weights) -> Floats:
-    """The evidence of a session's words: little as it is, much of it up to the bound."""
-    bound = weights.session_words_bound
-    bounded: Floats = bound * np.tanh(words / bound)
-    return bounded
+    bm25 = bm25f.bm25(frequency, relative_length, idf, weights.k1, weights.b)
+    bounded: Floats = weights.session_words_bound * np.tanh(weights.session_words * bm25 / weights.session_words_bound)
+    return bounded[session]
 
 
 def _session_meaning(columns: MemoryColumns, deviation: Floats) -> Floats:
