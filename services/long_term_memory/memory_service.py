@@ -21,7 +21,8 @@ from services.long_term_memory.retrieval.candidates import EXACT_LIMIT, PART_SIZ
 from services.long_term_memory.retrieval.columns import MemoryColumns
 from services.long_term_memory.retrieval.features import ECHO_WINDOW_S, Features, match, possible_echoes
 from services.long_term_memory.retrieval.query import QueryFeatures, query_features
-from services.long_term_memory.retrieval.ranking import DEFAULT_MIN_SCORE, Ranking, Weights, rank
+from services.long_term_memory.retrieval.ranking import DEFAULT_MIN_SCORE, Ranking, rank
+from services.long_term_memory.retrieval.weights import Weights
 from services.long_term_memory.storing import MemoryWriter, embedded, of_request, of_update
 
 #: Query vectors cached in a process: 1.5 kB each of multilingual-e5-small's.

@@ -70,22 +70,6 @@ def test_statements_are_all_but_what_only_asks() -> None:
     assert CONVERSATION.statements.tolist() == [True, False, True, True, True]
 
 
-def test_neighbours_are_one_and_two_turns_away_in_one_session() -> None:
-    """Given a kernel, I expect its weights within sessions, none for the turn that only asks, more after a question."""
-    (one, forward1, backward1), (two, forward2, backward2) = CONVERSATION.neighbours((0.5, 0.3), 0.4)
-
-    assert (one, two) == (1, 2)
-    assert forward1 == pytest.approx([0.0, 0.9, 0.0, 0.9])  # the turns after the two that ask get 0.4 more
-    assert backward1.tolist() == [0.5, 0.0, 0.0, 0.5]
-    assert forward2.tolist() == backward2.tolist() == [0.3, 0.0, 0.0]
-
-
-def test_a_kernel_has_a_weight_for_each_distance() -> None:
-    """Given a kernel of one weight, I expect an error rather than no neighbours two turns away."""
-    with pytest.raises(ValueError, match="zip"):
-        CONVERSATION.neighbours((0.5,), 0.4)  # type: ignore[arg-type]
-
-
 def test_a_part_of_the_columns_has_its_own_terms() -> None:
     """Given a mask, I expect those memories with their terms, as if the others had never been stored."""
     kept = np.array([True, False, False, True, True])

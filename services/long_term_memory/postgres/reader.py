@@ -111,7 +111,7 @@ class ColumnReader:
         """
         conditions = (f" AND number %% {SAMPLE} = 0" if sample else "") + window.conditions()
         values = {"user": user_id, "vector": _float32(vector), "limit": limit, **window.values()}
-        return _unpack(self._fetch(sql.SQL(_COLUMNS.replace("{}", conditions)), values))
+        return unpack(self._fetch(sql.SQL(_COLUMNS.replace("{}", conditions)), values))
 
     def read_segments(
         self,
@@ -131,14 +131,14 @@ class ColumnReader:
         statement = sql.SQL(_SEGMENT_COLUMNS.replace("{}", window.conditions()))
         half = (len(bounds) + 1) // 2
         later = self._executor.submit(self._fetch, statement, values | _edges(bounds[half:]))
-        return _unpack([*self._fetch(statement, values | _edges(bounds[:half])), *later.result()])
+        return unpack([*self._fetch(statement, values | _edges(bounds[:half])), *later.result()])
 
     def _fetch(self, statement: sql.SQL, values: dict[str, Any]) -> Sequence[TupleRow]:
         with self._pool.connection() as connection:
             return connection.execute(statement, values, binary=True).fetchall()
 
 
-def _unpack(segments: Sequence[TupleRow]) -> MemoryColumns:
+def unpack(segments: Sequence[TupleRow]) -> MemoryColumns:
     """The columns that PostgreSQL has packed, one row for each segment of the conversation."""
     raw = {
         name: np.frombuffer(b"".join(segment[column] for segment in segments), dtype)
