@@ -114,7 +114,7 @@ def test_a_query_has_the_features_of_an_utterance() -> None:
     query = query_features("我现在住在哪里?")
 
     assert (query.script, query.asks, query.asks_current_state) == (Script.HAN, Question.ONLY, True)
-    assert query.fingerprint == hashed("我现在住在哪里")
+    assert (query.stated, query.asked) == (hashed("我现在住在哪里"), hashed("我现在住在哪里?"))
 
 
 def test_names_are_phrases_of_up_to_three_words() -> None:

@@ -5,7 +5,6 @@ from services.long_term_memory.retrieval.utterances import (
     Script,
     asks,
     asks_current_state,
-    fingerprint,
     script,
     speaker,
     strip_speaker,
@@ -118,9 +117,8 @@ def test_the_speaker_is_the_name_before_the_colon() -> None:
     assert strip_speaker("  hello ") == "hello"
 
 
-def test_a_text_is_folded_before_it_is_compared() -> None:
+def test_a_speaker_is_folded() -> None:
     assert speaker("Ａnna: hello") == "anna"
-    assert fingerprint("Ｇreen tea") == fingerprint("green tea")
 
 
 def test_more_than_a_fifth_of_han_is_han() -> None:
@@ -133,10 +131,3 @@ def test_a_name_has_up_to_three_words() -> None:
     assert speaker("Anna Mary Lou: hello") == "anna mary lou"
     assert speaker("we meet at noon: bring tea") == ""
     assert strip_speaker("we meet at noon: bring tea") == "we meet at noon: bring tea"
-
-
-def test_copies_share_a_fingerprint_and_other_texts_do_not() -> None:
-    assert fingerprint("I love tea!!") == fingerprint("i love  TEA 😊")
-    assert fingerprint("I paid 50") != fingerprint("I paid 60")
-    assert fingerprint("👍") != fingerprint("😢")
-    assert fingerprint("👍 👍") == fingerprint("👍👍")

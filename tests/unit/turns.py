@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from services.long_term_memory.retrieval.columns import MemoryColumns, hashed, hashed_terms
+from services.long_term_memory.retrieval.fingerprints import fingerprint
 from services.long_term_memory.retrieval.ranking import Weights
 from services.long_term_memory.retrieval.tokenizer import terms
-from services.long_term_memory.retrieval.utterances import asks, fingerprint, script, speaker
+from services.long_term_memory.retrieval.utterances import asks, script, speaker
 
 # Cosines, by how many deviations they exceed those of unrelated texts.
 UNRELATED, RELATED, VERY_NEAR = (

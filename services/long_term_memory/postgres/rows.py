@@ -17,12 +17,17 @@ from psycopg.types.json import Jsonb
 
 from services.long_term_memory.retrieval import tokenizer, utterances
 from services.long_term_memory.retrieval.columns import hashed, hashed_terms
+from services.long_term_memory.retrieval.fingerprints import fingerprint
 
 #: (d,) numbers: an embedder's list, or an array of float32.
 Vector = Sequence[float] | NDArray[np.float32]
 
 #: Terms of a memory that can be found by word, the first ones: an index row of PostgreSQL holds 2,704 bytes.
 MAX_TERMS = 400
+
+#: The version of `analyse`, as the column `analysis` holds it. What has an earlier one is renewed (analysis.py);
+#: another version needs a migration with its index. 1: up to release 0.2.
+ANALYSIS = 2
 
 #: Added to `asks` in the traits of a memory that was added by request. These are negative, and from the end of an array
 #: of three they are the same question: version 0.2 reads them as such.
@@ -36,13 +41,15 @@ TRAITS = np.dtype(
 #: format (big-endian, `said_at` in microseconds since 2000) but for the traits.
 HEAD = np.dtype([("number", ">i8"), ("session", ">i8"), ("said_at", ">i8"), *TRAITS.descr])
 
-_COLUMN_NAMES = ("session", "said_at", "source", "content", "payload", "terms", "traits", "vector")
+_COLUMN_NAMES = ("session", "said_at", "source", "content", "payload", "terms", "traits", "analysis", "vector")
 _VALUES = ", ".join(f"%({name})s" + ("::halfvec" if name == "vector" else "") for name in _COLUMN_NAMES)
 _INSERT = (
     f"INSERT INTO memories (number, id, user_number, {', '.join(_COLUMN_NAMES)}) OVERRIDING SYSTEM VALUE"  # noqa: S608 - constants
     f" SELECT %(number)s, %(id)s, number, {_VALUES} FROM users WHERE user_id = %(user_id)s"
     " ON CONFLICT (id) DO NOTHING RETURNING id"
 )
+#: For the second migration, whose table has no `analysis` yet.
+_INSERT_UNVERSIONED = _INSERT.replace(", analysis", "").replace(", %(analysis)s", "")
 UPDATE = f"UPDATE memories SET ({', '.join(_COLUMN_NAMES)}) = ROW ({_VALUES}) WHERE id = %(id)s"  # noqa: S608 - constants
 
 
@@ -56,15 +63,7 @@ def memory_row(memory_id: str, vector: Vector, payload: dict[str, Any]) -> dict[
     content = payload["data"]
     source = _source(payload)
     said_at = _said_at(payload)
-    terms = hashed_terms(tokenizer.terms(content)[:MAX_TERMS])
-    traits = (
-        source == "ai",
-        utterances.asks(content) + (ADDED if "request_id" in payload else 0),
-        utterances.script(content),
-        len(terms),
-        hashed(utterances.speaker(content)),
-        hashed(utterances.fingerprint(content)),
-    )
+    terms, traits = analyse(content, from_ai=source == "ai", added="request_id" in payload)
     return {
         "id": memory_id,
         "user_id": payload["user_id"],
@@ -73,10 +72,25 @@ def memory_row(memory_id: str, vector: Vector, payload: dict[str, Any]) -> dict[
         "source": source,
         "content": content,
         "payload": Jsonb(stored_payload(payload)),
-        "terms": terms.tobytes(),
-        "traits": np.array(traits, TRAITS).tobytes(),
+        "terms": terms,
+        "traits": traits,
+        "analysis": ANALYSIS,
         "vector": halfvec(vector),
     }
+
+
+def analyse(content: str, *, from_ai: bool, added: bool) -> tuple[bytes, bytes]:
+    """What is computed from a text: the columns `terms` and `traits`."""
+    terms = hashed_terms(tokenizer.terms(content)[:MAX_TERMS])
+    traits = (
+        from_ai,
+        utterances.asks(content) + (ADDED if added else 0),
+        utterances.script(content),
+        len(terms),
+        hashed(utterances.speaker(content)),
+        hashed(fingerprint(content)),
+    )
+    return terms.tobytes(), np.array(traits, TRAITS).tobytes()
 
 
 def memory_rows(
@@ -112,15 +126,21 @@ def _session(payload: dict[str, Any], said_at: datetime) -> int:
     return hashed(f"day {said_at:%Y-%m-%d}", person=b"day")
 
 
-def insert_memories(cursor: Cursor[TupleRow], rows: Sequence[dict[str, Any]]) -> set[str]:
-    """Insert rows of `memory_row`, numbered in their order, and return the ids that are new."""
+def insert_memories(cursor: Cursor[TupleRow], rows: Sequence[dict[str, Any]], *, versioned: bool = True) -> set[str]:
+    """Insert rows of `memory_row`, numbered in their order, and return the ids that are new.
+
+    Args:
+        versioned: whether the table has the column `analysis`, as it has since the fifth migration.
+    """
     # Sorted, so that two concurrent batches cannot deadlock.
     users = sorted({row["user_id"] for row in rows})
     cursor.execute("INSERT INTO users (user_id) SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING", (users,))
     # The number orders turns of the same time, so it must follow the order of the rows, not that of insertion.
     cursor.execute("SELECT nextval('memories_number_seq') FROM generate_series(1, %s)", (len(rows),))
     numbered = [{**row, "number": number} for row, (number,) in zip(rows, cursor.fetchall(), strict=True)]
-    cursor.executemany(_INSERT, sorted(numbered, key=itemgetter("id")), returning=True)
+    cursor.executemany(
+        _INSERT if versioned else _INSERT_UNVERSIONED, sorted(numbered, key=itemgetter("id")), returning=True
+    )
     return {str(row[0]) for result in cursor.results() for row in result}
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from services.long_term_memory.retrieval.columns import Booleans, Floats, Integers, MemoryColumns, hashed
 from services.long_term_memory.retrieval.query import QueryFeatures
+from services.long_term_memory.retrieval.utterances import Question
 
 _DAY_S: Final = 86_400.0
 #: A pipeline searches for a message as soon as it has published it: as long as this, the user's message is the query.
@@ -21,6 +22,10 @@ ECHO_WINDOW_S: Final = 5.0
 LIVE_S: Final = _DAY_S
 #: Of the memories in the words of a query, so many are looked up: the newest.
 MAX_POSSIBLE_ECHOES: Final = 10
+#: A line repeats the query where all its terms are in the query, and of the query's so many in it: one word in five
+#: more ("again", "please") makes no other question. One or two terms in common may be chance.
+REPEATED_SHARE: Final = 0.8
+MIN_REPEATED_TERMS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +37,8 @@ class Features:
         rows: (nnz,) int64, ... occurs in the memory of row `rows[i]` ...
         counts: (nnz,) int64, ... so many times.
         speakers: (s,) int64, hashes of the speakers of the conversation that the query names.
-        echoes: (n,) bool, whether the memory is the query itself.
+        echoes: (n,) bool, whether the memory is the query itself, asked or said before.
+        repeats: (n,) bool, whether the user said nothing in it but what the query says: it ranks after every answer.
         eligible: (n,) bool, whether it passes the search's filters.
         recency: (n,) float64, log-odds that its age takes away, 0 or less.
     """
@@ -42,6 +48,7 @@ class Features:
     counts: Integers
     speakers: Integers
     echoes: Booleans
+    repeats: Booleans
     eligible: Booleans
     recency: Floats
 
@@ -55,6 +62,7 @@ class Features:
             rows=renumbered[self.rows[posted]],
             counts=self.counts[posted],
             echoes=self.echoes[kept],
+            repeats=self.repeats[kept],
             eligible=self.eligible[kept],
             recency=self.recency[kept],
         )
@@ -67,13 +75,13 @@ def match(columns: MemoryColumns, query: QueryFeatures, search: SearchData, now:
         search: its filters and half-life.
         now: when it was asked, in seconds since 1970.
     """
-    terms, rows, counts = _postings(columns, query.terms)
+    postings = _postings(columns, query.terms)
+    echoes = _echoes(columns, query, now)
     return Features(
-        terms=terms,
-        rows=rows,
-        counts=counts,
+        *postings,
         speakers=np.intersect1d(columns.speaker, query.names),
-        echoes=_echoes(columns, query, now),
+        echoes=echoes,
+        repeats=_repeats(columns, query, postings) & ~echoes,
         eligible=_eligible(columns, search),
         recency=_recency(columns, search.recency_half_life_days, now),
     )
@@ -89,20 +97,36 @@ def _postings(columns: MemoryColumns, terms: NDArray[np.uint32]) -> tuple[Intege
 
 
 def _echoes(columns: MemoryColumns, query: QueryFeatures, now: float) -> Booleans:
-    """Whether a memory is the query itself: the user's message of just now or, where it asks, one of any time.
+    """Whether a memory is the query itself: the user's message of just now, or the same question of any time.
 
-    An older statement in the same words is no echo: one may search for an earlier message of the same words. Nor is
-    what was added by request: it was not said.
+    A statement is no echo of the question in its words ("I live in Porto", "I live in Porto?"): it is the answer. Nor
+    is what was added by request: it was not said.
     """
-    same: Booleans = (columns.fingerprint == query.fingerprint) & ~columns.added
-    if query.asks:
-        return same
-    return same & ~columns.from_ai & (np.abs(columns.timestamp - now) <= ECHO_WINDOW_S)
+    stated, asked = columns.fingerprint == query.stated, columns.fingerprint == query.asked
+    just_said = (stated | asked) & ~columns.from_ai & (np.abs(columns.timestamp - now) <= ECHO_WINDOW_S)
+    echoes: Booleans = (just_said | asked | (stated & (columns.asks > Question.NOTHING))) & ~columns.added
+    return echoes
+
+
+def _repeats(columns: MemoryColumns, query: QueryFeatures, postings: tuple[Integers, Integers, Integers]) -> Booleans:
+    """Whether a memory adds nothing to a query without a question mark: the user has said the same before.
+
+    In most languages nothing but words tells a question without its mark from a statement. Either way an earlier line
+    in the query's own words is no answer to it.
+    """
+    if query.marked or not query.stated:  # a text without words repeats nothing
+        return np.zeros(len(columns), np.bool_)
+    _, rows, counts = postings
+    adds_nothing = np.bincount(rows, counts, len(columns)) == columns.length
+    covered = np.bincount(rows, minlength=len(columns)) >= max(REPEATED_SHARE * len(query.terms), MIN_REPEATED_TERMS)
+    same = (columns.fingerprint == query.stated) | (adds_nothing & covered & (query.asks == Question.NOTHING))
+    repeats: Booleans = same & ~columns.from_ai & ~columns.added
+    return repeats
 
 
 def possible_echoes(columns: MemoryColumns, query: QueryFeatures, features: Features, now: float) -> Integers:
     """The rows of memories in the query's words that are dated otherwise than now, and may have arrived just now."""
-    rows = np.flatnonzero(columns.fingerprint == query.fingerprint)
+    rows = np.flatnonzero((columns.fingerprint == query.stated) | (columns.fingerprint == query.asked))
     settled = columns.added[rows] | columns.from_ai[rows] | features.echoes[rows]
     rows = rows[~settled & (np.abs(columns.timestamp[rows] - now) <= LIVE_S + ECHO_WINDOW_S)]
     newest: Integers = rows[np.argsort(columns.number[rows])][-MAX_POSSIBLE_ECHOES:]

@@ -19,7 +19,7 @@ Everything here is a function of arrays; nothing depends on databases, texts or 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Final
 
 import numpy as np
@@ -130,6 +130,8 @@ def rank(
         limit: how many at most; None for all.
     """
     weights = weights or Weights()
+    if features.repeats.any():
+        return _with_repeats(columns, query, features, weights, len(columns) if limit is None else limit)
     embedded = not np.isnan(columns.cosine).all()
     original = np.flatnonzero(~features.echoes)
     if len(original) < len(columns):
@@ -152,6 +154,25 @@ def rank(
     best = _best(evidence, candidates, columns.fingerprint, len(columns) if limit is None else limit)
     score = _probability(evidence[best] + weights.meaning * baseline_shift, columns, weights)
     return Ranking(original[best], score, meaning[best], words[best], session[best], utterance[best])
+
+
+def _with_repeats(
+    columns: MemoryColumns, query: QueryFeatures, features: Features, weights: Weights, limit: int
+) -> Ranking:
+    """The memories as if what repeats the query had never been stored, with that after those which may answer.
+
+    It takes the last place of a list that is full of answers: what is stored can be found by its own words.
+    """
+    none = np.zeros_like(features.repeats)
+    others = replace(features, echoes=features.echoes | features.repeats, repeats=none)
+    answers = rank(columns, query, others, weights, limit=limit)
+    own = replace(features, eligible=features.eligible & features.repeats, repeats=none)
+    repeats = rank(columns, query, own, weights, limit=limit)
+    place = int(np.count_nonzero(answers.score >= DEFAULT_MIN_SCORE))
+    place = min(place, limit - 1) if limit > 1 else place
+    order = np.r_[:place, len(answers) : len(answers) + len(repeats), place : len(answers)][:limit]
+    ranking = Ranking(*(np.r_[getattr(answers, f.name), getattr(repeats, f.name)][order] for f in fields(Ranking)))
+    return replace(ranking, score=np.minimum.accumulate(ranking.score))
 
 
 def _deviations(columns: MemoryColumns, query: QueryFeatures, weights: Weights) -> tuple[Floats, float]:

@@ -1,4 +1,4 @@
-"""Features of an utterance that follow from its form alone: speaker, script, question or statement, fingerprint.
+"""Features of an utterance that follow from its form alone: speaker, script, question or statement.
 
 Those of a memory are computed once, when it is stored, and are columns of it; a search computes those of its query.
 """
@@ -115,12 +115,6 @@ def asks(text: str) -> Question:
 def asks_current_state(text: str) -> bool:
     """Whether an utterance asks for the current state of something: of two facts, the newer is meant."""
     return bool(_CURRENT.search(text.casefold())) and asks(text) is not Question.NOTHING
-
-
-def fingerprint(text: str) -> str:
-    """The letters and digits of a text, case-folded, or its other characters where it has none; equal for copies."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return "".join(c for c in folded if c.isalnum()) or "".join(folded.split())
 
 
 def _asks(sentence: str) -> Question:
