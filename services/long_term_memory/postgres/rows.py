@@ -84,7 +84,7 @@ def analyse(content: str, *, from_ai: bool, added: bool) -> tuple[bytes, bytes]:
     terms = hashed_terms(tokenizer.terms(content)[:MAX_TERMS])
     traits = (
         from_ai,
-        utterances.asks(content) + (ADDED if added else 0),
+        utterances.asks(content, from_ai=from_ai) + (ADDED if added else 0),
         utterances.script(content),
         len(terms),
         hashed(utterances.speaker(content)),

@@ -74,6 +74,8 @@ def fingerprint(text: str) -> str:
 
 def _fold(text: str) -> str:
     """The text in one case, width, spelling of quotes and of white space."""
+    if text.isascii():
+        return " ".join(text.lower().split())
     marked = _RAISED.sub(r"^\g<0>", text)  # 10² becomes 10^2
     # Lower case, not casefold: that makes Massen (crowds) of Maßen (moderation).
     folded = unicodedata.normalize("NFKC", _INVISIBLE.sub("", marked)).lower().translate(_QUOTES)

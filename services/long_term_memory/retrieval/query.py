@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from services.long_term_memory.retrieval import tokenizer, utterances
 from services.long_term_memory.retrieval.columns import Floats, Integers, hashed, hashed_terms
+from services.long_term_memory.retrieval.content import Content, content
 from services.long_term_memory.retrieval.fingerprints import fingerprints
 from services.long_term_memory.retrieval.utterances import Question, Script
 
@@ -32,7 +33,9 @@ class QueryFeatures:
         marked: whether it ends with a question mark.
         asks: how much of it is a question.
         asks_current_state: whether it asks how something is by now.
+        content: what it has to look for.
         names: (p,) int64, hashes of its words and phrases that may name a speaker, as MemoryColumns.speaker.
+        name_texts: p texts, those words and phrases.
     """
 
     terms: NDArray[np.uint32]
@@ -43,13 +46,15 @@ class QueryFeatures:
     marked: bool
     asks: Question
     asks_current_state: bool
+    content: Content
     names: Integers
+    name_texts: tuple[str, ...]
 
 
 def query_features(text: str) -> QueryFeatures:
     """The features of a query."""
     distinct = list(dict.fromkeys(tokenizer.terms(text)))
-    words = fingerprints(text)
+    words, names = fingerprints(text), tuple(_phrases(text))
     return QueryFeatures(
         terms=hashed_terms(distinct),
         term_weight=np.array([tokenizer.term_weight(term) for term in distinct]),
@@ -59,7 +64,9 @@ def query_features(text: str) -> QueryFeatures:
         marked=words.marked,
         asks=utterances.asks(text),
         asks_current_state=utterances.asks_current_state(text),
-        names=np.array([hashed(name) for name in _phrases(text)], np.int64),
+        content=content(text),
+        names=np.array([hashed(name) for name in names], np.int64),
+        name_texts=names,
     )
 
 

@@ -28,6 +28,7 @@ from services.long_term_memory.retrieval import bm25f
 from services.long_term_memory.retrieval.columns import Booleans, Floats, Integers, MemoryColumns
 from services.long_term_memory.retrieval.features import Features
 from services.long_term_memory.retrieval.query import QueryFeatures
+from services.long_term_memory.retrieval.quotations import behind_what_they_repeat
 
 DEFAULT_MIN_SCORE: Final = 0.05
 
@@ -144,13 +145,14 @@ def rank(
     words = weights.words * _passage_words(columns, query, features, weights)
     session = weights.session_words * _session_words(columns, query, features, weights)
     session += weights.session_meaning * _session_meaning(columns, deviation)
-    utterance = _utterance(columns, features, weights) + features.recency
+    utterance = _utterance(columns, features, weights) + features.recency + features.unsought
     evidence = meaning + words + session + utterance
 
     candidates = np.flatnonzero(features.eligible & (embedded | (words > 0)))
     if query.asks_current_state and len(candidates):
         newness = weights.newest * _newness(columns, candidates[np.argmax(evidence[candidates])])
         utterance, evidence = utterance + newness, evidence + newness
+    evidence = behind_what_they_repeat(columns, evidence, candidates, len(columns) if limit is None else limit)
     best = _best(evidence, candidates, columns.fingerprint, len(columns) if limit is None else limit)
     score = _probability(evidence[best] + weights.meaning * baseline_shift, columns, weights)
     return Ranking(original[best], score, meaning[best], words[best], session[best], utterance[best])
@@ -255,9 +257,9 @@ def _utterance(columns: MemoryColumns, features: Features, weights: Weights) -> 
     evidence: Floats = weights.length * np.clip(relative, -2.0, 1.5)
     evidence += weights.from_ai * columns.from_ai
     evidence += np.array([0.0, weights.ends_asking, weights.only_asks])[columns.asks]
-    if len(features.speakers):  # "What did Anna buy?": Anna states it herself, the others speak to Anna about it
+    if len(features.speakers):  # "What did Anna buy?": Anna states it herself, or another tells it of Anna
         named = np.isin(columns.speaker, features.speakers)
-        evidence += weights.other_speaker * ((columns.speaker != 0) & ~named)
+        evidence += weights.other_speaker * ((columns.speaker != 0) & ~named & ~features.mentions)
     return evidence
 
 

@@ -55,7 +55,8 @@ _ALPHABETS = tuple(
 )
 _stemmer_lock = threading.Lock()  # Snowball stemmers are not thread-safe
 
-_FUNCTION_WORDS = frozenset(
+#: Of English, Chinese and Japanese.
+FUNCTION_WORDS = frozenset(
     """
     a about also am an and any are aren as at be been being but by can cannot could couldn did didn do does doesn doing
     don for from had hadn has hasn have haven having he her here hers him his how i if in into is isn it its itself just
@@ -81,13 +82,11 @@ def terms(text: str) -> list[str]:
         kind, value = piece.lastgroup, piece[0]
         if kind == "word":
             for part in value.replace("’", "'").split("'"):
-                (function_words if part in _FUNCTION_WORDS else content).append(_stem(part))
+                (function_words if part in FUNCTION_WORDS else content).append(_stem(part))
         elif kind == "han":
             value = han.fold(value)
             for term in (*value, *_pairs(value)):
-                (function_words if term in _FUNCTION_WORDS or _FUNCTION_WORDS.issuperset(term) else content).append(
-                    term
-                )
+                (function_words if term in FUNCTION_WORDS or FUNCTION_WORDS.issuperset(term) else content).append(term)
         elif kind == "unspaced":
             content += _pairs(value) or [value]
         elif kind == "number":
