@@ -56,6 +56,7 @@ def _entries(table: str) -> str:
 _PHATIC: Final = re.compile(rf"(?<!\w)(?:{_entries(phatic.SPACED)})(?!\w)|(?:{_entries(phatic.UNSPACED)})")
 _GAP: Final = re.compile(r"[\W_]+")
 _WORD: Final = re.compile(r"[\u3400-\u9fff]|[^\W_]+")
+_TOKEN: Final = re.compile(r"\S+")
 #: "ok so", "thanks for that": what may stand beside a phatic expression; a question word asks for something.
 _FILLERS: Final = tokenizer.FUNCTION_WORDS - {
     *("what", "when", "where", "which", "who", "whom", "whose", "why", "how", "谁", "哪", "几", "啥", "咋", "多")
@@ -65,6 +66,9 @@ _FILLERS: Final = tokenizer.FUNCTION_WORDS - {
 def content(text: str) -> Content:
     """What a text has to look for."""
     folded = unicodedata.normalize("NFKC", text).lower().replace("’", "'")
+    first = next((found for found in _TOKEN.finditer(folded) if found[0] not in _FILLERS), None)
+    if first and first[0].isalpha() and not _PHATIC.match(folded, first.start()):
+        return Content.WORDS  # for speed: so it is with most texts
     shown = _PLACEHOLDER.sub(_unless_caption, folded)
     words = " ".join(word for word in _ADDRESS.sub(" ", shown).split() if not _is_id(word))
     if not _is_phatic(words):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Final
@@ -93,12 +92,12 @@ def match(columns: MemoryColumns, query: QueryFeatures, search: SearchData, now:
     postings = _postings(columns, query.terms)
     echoes = _echoes(columns, query, now)
     present = np.unique(columns.speaker)
-    speakers, places, _ = np.intersect1d(query.names, present, assume_unique=True, return_indices=True)
+    speakers = np.intersect1d(present, query.names, assume_unique=True)
     is_room = np.count_nonzero(present) >= ROOM_SPEAKERS
     return Features(
         *postings,
         speakers=speakers,
-        mentions=_mentions(columns, [query.name_texts[place] for place in places if is_room]),
+        mentions=_mentions(columns, query, speakers if is_room else speakers[:0]),
         echoes=echoes,
         repeats=_repeats(columns, query, postings) & ~echoes,
         eligible=_eligible(columns, search),
@@ -116,10 +115,11 @@ def _postings(columns: MemoryColumns, terms: NDArray[np.uint32]) -> tuple[Intege
     return np.repeat(np.arange(len(found)), [len(r) for r, _ in found]), rows, counts
 
 
-def _mentions(columns: MemoryColumns, names: Sequence[str]) -> Booleans:
-    """Whether a memory has all terms of one of the names, in what is said or as its speaker."""
+def _mentions(columns: MemoryColumns, query: QueryFeatures, speakers: Integers) -> Booleans:
+    """Whether a memory has all terms of the name of one of the speakers, in what is said or as its speaker."""
     mentions = np.zeros(len(columns), np.bool_)
-    for name in names:
+    for place in np.flatnonzero(np.isin(query.names, speakers)) if len(speakers) else ():
+        name = query.name_texts[place]
         rows = [np.unique(columns.term_rows[columns.terms == term]) for term in hashed_terms(tokenizer.terms(name))]
         mentions[reduce(np.intersect1d, rows)] = True
     return mentions

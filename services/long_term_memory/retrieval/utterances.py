@@ -6,6 +6,7 @@ Those of a memory are computed once, when it is stored, and are columns of it; a
 import re
 import unicodedata
 from enum import IntEnum
+from functools import lru_cache
 from typing import Final
 
 from services.long_term_memory.retrieval import tokenizer
@@ -92,6 +93,10 @@ _CURRENT: Final = re.compile(  # in nine languages; in others the newer of two f
 _MIN_STATEMENT_CHARS: Final = 4  # Chinese characters: "在么,你好呀" states nothing
 
 
+#: A longer sentence has words that state something: the longest of phatic.py has half as many.
+PHATIC_CHARS: Final = 60
+
+
 class Question(IntEnum):
     """How much of an utterance is a question."""
 
@@ -127,6 +132,7 @@ def _without_speaker(text: str) -> str:
     return text[_speaker(text)[1] :]
 
 
+@lru_cache(maxsize=16)  # each feature of a text asks for it
 def _speaker(text: str) -> tuple[str, int]:
     """The speaker's name, and where the utterance begins."""
     found = _SPEAKER.match(text)
@@ -151,8 +157,11 @@ def asks(text: str, *, from_ai: bool = False) -> Question:
         return Question.ONLY
     parts = [part for part in _SENTENCE_END.split(strip_speaker(text)) if _LETTER.search(part)]
     if len(parts) > 1:
-        parts = [part for part in parts if content(part) is Content.WORDS]
-    sentences = [_asks(part, from_ai) for part in parts]
+        parts = [part for part in parts if len(part) > PHATIC_CHARS or content(part) is Content.WORDS]
+    sentences: list[Question] = []
+    for part in parts:
+        states_nothing = Question.NOTHING not in sentences and _states_nothing(_bare(part), from_ai)
+        sentences.append(Question.ONLY if states_nothing else _asks(part))
     if sentences and min(sentences) is Question.ONLY:
         return Question.ONLY
     return Question.AT_THE_END if sentences and sentences[-1] else Question.NOTHING
@@ -188,11 +197,13 @@ def _asks_in_another_language(bare: str) -> bool:
     return "," not in bare and len(words) < LONG_REQUEST_WORDS and 3 * english < len(words)
 
 
-def _asks(sentence: str, from_ai: bool) -> Question:
+def _states_nothing(bare: str, from_ai: bool) -> bool:
+    return withdraws(bare) or (from_ai and refuses(bare))
+
+
+def _asks(sentence: str) -> Question:
     marked = any(mark in sentence for mark in _QUESTION_MARKS)
     bare = _bare(sentence)
-    if withdraws(bare) or (from_ai and refuses(bare)):
-        return Question.ONLY
     if _HAN.search(sentence):
         clauses = _CHINESE_CLAUSE.findall(bare)
         if not marked and not (_CHINESE_UNMARKED.fullmatch(clauses[-1]) and not _CHINESE_REPORTS.search(bare)):

@@ -18,9 +18,13 @@ class Wordings:
 
     def occur_in(self, sentence: str) -> bool:
         """Whether one of them occurs in a sentence that is folded by NFKC and case."""
-        return any(
-            expression.search(sentence) for cues, expression in self._wordings if any(cue in sentence for cue in cues)
-        )
+        for cues, expression in self._wordings:  # a loop: as a generator it takes twice as long
+            for cue in cues:
+                if cue in sentence:
+                    if expression.search(sentence):
+                        return True
+                    break
+        return False
 
 
 def _nfkc(text: str) -> str:
