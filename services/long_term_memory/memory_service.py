@@ -63,7 +63,7 @@ class _Stopwatch:
 
 
 class IndexedIds(list[str]):
-    """The ids of the memories that a message became; none where an LLM extracted no fact.
+    """The ids of the memories that a message became; none where it is not to be remembered, or holds no fact.
 
     Args:
         reused_id: whether another message had its message_id before.
@@ -111,6 +111,8 @@ class MemoryService:
     def index(self, update: MemoryUpdateMessage, arrived_at: float | None = None) -> IndexedIds:
         """Store a message: verbatim or, where an LLM is configured, as the facts that it extracts; idempotent verbatim.
 
+        One whose `meta.remember` is false becomes no memory.
+
         Verbatim messages of concurrent threads are inserted in one batch (group commit), and embedded in one by an
         embedder that gains by that.
 
@@ -120,6 +122,8 @@ class MemoryService:
         Raises:
             Unavailable: the database, the embedder or the LLM does not answer.
         """
+        if not update.is_remembered:
+            return IndexedIds([])
         if self._mem0.llm is None:
             utterance = of_update(update, arrived_at)
             utterance = self._insert(embedded(utterance, self._embed(utterance.content)))
@@ -141,7 +145,7 @@ class MemoryService:
         Raises:
             Unavailable: the database or the embedder does not answer.
         """
-        utterances = [of_update(update) for update in updates]
+        utterances = [of_update(update) for update in updates if update.is_remembered]
         self._writer.store(utterances)
         return [utterance.id for utterance in utterances]
 

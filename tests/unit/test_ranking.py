@@ -10,6 +10,7 @@ import pytest
 from keepsake_client.protocol import SearchData
 
 from services.long_term_memory.retrieval.columns import MemoryColumns
+from services.long_term_memory.retrieval.content import Content
 from services.long_term_memory.retrieval.features import Features, match
 from services.long_term_memory.retrieval.query import QueryFeatures, query_features
 from services.long_term_memory.retrieval.ranking import DEFAULT_MIN_SCORE, Ranking, rank
@@ -272,19 +273,26 @@ def _many(size: int) -> tuple[MemoryColumns, QueryFeatures, Features]:
         terms=np.arange(5, dtype=np.uint32),
         term_weight=np.ones(5),
         script=Script.ALPHABET,
-        fingerprint=0,
+        stated=0,
+        asked=1,
+        marked=False,
         asks=Question.ONLY,
         asks_current_state=False,
+        content=Content.WORDS,
         names=np.zeros(0, np.int64),
+        name_texts=(),
     )
     features = Features(
         terms=np.repeat(np.arange(5), [len(r) for r in rows]),
         rows=np.concatenate(rows),
         counts=np.ones(sum(map(len, rows)), np.int64),
         speakers=np.zeros(0, np.int64),
+        mentions=np.zeros(size, np.bool_),
         echoes=np.arange(size) == size - 1,
+        repeats=np.zeros(size, np.bool_),
         eligible=np.ones(size, np.bool_),
         recency=np.zeros(size),
+        unsought=np.zeros(size),
     )
     return columns, query, features
 
@@ -685,19 +693,26 @@ def _random_conversation(seed: int) -> tuple[MemoryColumns, QueryFeatures, Featu
         terms=np.arange(terms, dtype=np.uint32),
         term_weight=np.array([1.0, 0.5, 1.0, 1.0]),
         script=Script(seed % 2),
-        fingerprint=-1,
+        stated=-1,
+        asked=-2,
+        marked=False,
         asks=Question.ONLY,
         asks_current_state=False,
+        content=Content.WORDS,
         names=np.zeros(0, np.int64),
+        name_texts=(),
     )
     features = Features(
         terms=np.nonzero(found)[0],
         rows=np.nonzero(found)[1],
         counts=found[np.nonzero(found)],
         speakers=np.array([1, 2] if seed % 3 else [], np.int64),
+        mentions=np.zeros(size, np.bool_),
         echoes=np.zeros(size, np.bool_),
+        repeats=np.zeros(size, np.bool_),
         eligible=np.ones(size, np.bool_),
         recency=-random.random(size),
+        unsought=np.zeros(size),
     )
     return columns, query, features
 

@@ -16,12 +16,17 @@ from psycopg.types.json import Jsonb
 from services.long_term_memory.postgres import float_arrays  # noqa: F401 - of the vectors
 from services.long_term_memory.retrieval import tokenizer, utterances
 from services.long_term_memory.retrieval.columns import hashed, hashed_terms
+from services.long_term_memory.retrieval.fingerprints import fingerprint
 
 #: (d,) numbers: an embedder's list, or an array of float32.
 Vector = Sequence[float] | NDArray[np.float32]
 
 #: Terms of a memory that can be found by word, the first ones: an index row of PostgreSQL holds 2,704 bytes.
 MAX_TERMS = 400
+
+#: The version of `analyse`, as the column `analysis` holds it. What has an earlier one is renewed (analysis.py);
+#: another version needs a migration with its index. 1: up to release 0.2.
+ANALYSIS = 2
 
 #: Added to `asks` in the traits of a memory that was added by request. These are negative, and from the end of an array
 #: of three they are the same question: version 0.2 reads them as such.
@@ -35,7 +40,7 @@ TRAITS = np.dtype(
 #: format (big-endian, `said_at` in microseconds since 2000) but for the traits.
 HEAD = np.dtype([("number", ">i8"), ("session", ">i8"), ("said_at", ">i8"), *TRAITS.descr])
 
-_COLUMN_NAMES = ("session", "said_at", "source", "content", "payload", "terms", "traits", "vector")
+_COLUMN_NAMES = ("session", "said_at", "source", "content", "payload", "terms", "traits", "analysis", "vector")
 _VALUES = ", ".join(f"%({name})s" + ("::halfvec" if name == "vector" else "") for name in _COLUMN_NAMES)
 #: The types of the columns that are sent as one array each.
 _ARRAYS = {
@@ -48,6 +53,7 @@ _ARRAYS = {
     "payload": "jsonb",
     "terms": "bytea",
     "traits": "bytea",
+    "analysis": "smallint",
 }
 _ADD_USERS = (
     "INSERT INTO users (user_id) SELECT user_id FROM unnest(%(users)b::text[]) AS given (user_id)"
@@ -73,6 +79,8 @@ _ADD_HISTORY = (
 )
 _IDS = " SELECT id::text FROM added"
 _INSERT, _INSERT_WITH_HISTORY = _ADD_MEMORIES + _IDS, _ADD_MEMORIES + _ADD_HISTORY + _IDS
+#: For the second migration, whose table has no `analysis` yet.
+_INSERT_UNVERSIONED = _INSERT.replace(", %(analysis)b::smallint[]", "").replace(", analysis", "")
 UPDATE = f"UPDATE memories SET ({', '.join(_COLUMN_NAMES)}) = ROW ({_VALUES}) WHERE id = %(id)s"  # noqa: S608 - constants
 
 
@@ -86,15 +94,7 @@ def memory_row(memory_id: str, vector: Vector, payload: dict[str, Any]) -> dict[
     content = payload["data"]
     source = _source(payload)
     said_at = _said_at(payload)
-    terms = hashed_terms(tokenizer.terms(content)[:MAX_TERMS])
-    traits = (
-        source == "ai",
-        utterances.asks(content) + (ADDED if "request_id" in payload else 0),
-        utterances.script(content),
-        len(terms),
-        hashed(utterances.speaker(content)),
-        hashed(utterances.fingerprint(content)),
-    )
+    terms, traits = analyse(content, from_ai=source == "ai", added="request_id" in payload)
     return {
         "id": memory_id,
         "user_id": payload["user_id"],
@@ -103,10 +103,25 @@ def memory_row(memory_id: str, vector: Vector, payload: dict[str, Any]) -> dict[
         "source": source,
         "content": content,
         "payload": Jsonb(stored_payload(payload)),
-        "terms": terms.tobytes(),
-        "traits": np.array(traits, TRAITS).tobytes(),
+        "terms": terms,
+        "traits": traits,
+        "analysis": ANALYSIS,
         "vector": np.asarray(vector, np.float32),
     }
+
+
+def analyse(content: str, *, from_ai: bool, added: bool) -> tuple[bytes, bytes]:
+    """What is computed from a text: the columns `terms` and `traits`."""
+    terms = hashed_terms(tokenizer.terms(content)[:MAX_TERMS])
+    traits = (
+        from_ai,
+        utterances.asks(content, from_ai=from_ai) + (ADDED if added else 0),
+        utterances.script(content),
+        len(terms),
+        hashed(utterances.speaker(content)),
+        hashed(fingerprint(content)),
+    )
+    return terms.tobytes(), np.array(traits, TRAITS).tobytes()
 
 
 def memory_rows(
@@ -143,7 +158,7 @@ def _session(payload: dict[str, Any], said_at: datetime) -> int:
 
 
 def insert_memories(
-    connection: Connection[TupleRow], rows: Sequence[dict[str, Any]], *, history: bool = False
+    connection: Connection[TupleRow], rows: Sequence[dict[str, Any]], *, history: bool = False, versioned: bool = True
 ) -> set[str]:
     """Insert rows of `memory_row`, numbered in their order, in one round trip; the ids that are new.
 
@@ -151,16 +166,16 @@ def insert_memories(
 
     Args:
         history: whether the history of a new memory begins with it, in the same statement.
+        versioned: whether the table has the column `analysis`, as it has since the fifth migration; without a history.
     """
     if not rows:
         return set()
     vectors = np.stack([row["vector"] for row in rows])
     given = {name: [row[name] for row in rows] for name in _ARRAYS}
+    statement = (_INSERT_WITH_HISTORY if history else _INSERT) if versioned else _INSERT_UNVERSIONED
     with connection.pipeline():
         connection.execute(_ADD_USERS, {"users": list({row["user_id"] for row in rows})})
-        added = connection.execute(
-            _INSERT_WITH_HISTORY if history else _INSERT, {**given, "vectors": vectors, "dimensions": vectors.shape[1]}
-        )
+        added = connection.execute(statement, {**given, "vectors": vectors, "dimensions": vectors.shape[1]})
     return {memory_id for (memory_id,) in added.fetchall()}
 
 

@@ -31,7 +31,7 @@ class MemoryColumns:
         asks: (n,) int64, utterances.Question.
         script: (n,) int64, utterances.Script.
         speaker: (n,) int64, hash of the name before the colon; 0 is none.
-        fingerprint: (n,) int64, hash of the text; equal but for case, spaces and punctuation.
+        fingerprint: (n,) int64, hash of `fingerprints.fingerprint` of the text: equal for two that say the same.
         length: (n,) int64, number of terms.
         terms: (length.sum(),) uint32, the hashed terms of all memories one after another, `length[i]` of memory i.
         cosine: (n,) float64, cosine similarity to the query's vector; NaN where the query was not embedded.

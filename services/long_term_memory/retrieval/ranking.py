@@ -19,7 +19,7 @@ Everything here is a function of arrays; nothing depends on databases, texts or 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Final
 
 import numpy as np
@@ -29,6 +29,7 @@ from services.long_term_memory.retrieval.columns import Booleans, Floats, Intege
 from services.long_term_memory.retrieval.features import Features
 from services.long_term_memory.retrieval.neighbours import Neighbours, passages
 from services.long_term_memory.retrieval.query import QueryFeatures
+from services.long_term_memory.retrieval.quotations import behind_what_they_repeat
 from services.long_term_memory.retrieval.weights import Weights
 
 #: What scores less is not returned, unless the search says otherwise.
@@ -89,6 +90,8 @@ def rank(
         limit: how many at most; None for all.
     """
     weights = weights or Weights()
+    if features.repeats.any():
+        return _with_repeats(columns, query, features, weights, len(columns) if limit is None else limit)
     embedded = not np.isnan(columns.cosine).all()
     original = np.flatnonzero(~features.echoes)
     if len(original) < len(columns):
@@ -110,9 +113,29 @@ def rank(
     if query.asks_current_state and len(candidates):
         newness = weights.newest * _newness(columns, candidates[np.argmax(evidence[candidates])])
         utterance, evidence = utterance + newness, evidence + newness
+    evidence = behind_what_they_repeat(columns, evidence, candidates, len(columns) if limit is None else limit)
     best = _best(evidence, candidates, columns.fingerprint, len(columns) if limit is None else limit)
     score = _probability(evidence[best] + weights.meaning * baseline_shift, float(idf.sum()), columns, weights)
     return Ranking(original[best], score, meaning[best], words[best], session[best], utterance[best])
+
+
+def _with_repeats(
+    columns: MemoryColumns, query: QueryFeatures, features: Features, weights: Weights, limit: int
+) -> Ranking:
+    """The memories as if what repeats the query had never been stored, with that after those which may answer.
+
+    It takes the last place of a list that is full of answers: what is stored can be found by its own words.
+    """
+    none = np.zeros_like(features.repeats)
+    others = replace(features, echoes=features.echoes | features.repeats, repeats=none)
+    answers = rank(columns, query, others, weights, limit=limit)
+    own = replace(features, eligible=features.eligible & features.repeats, repeats=none)
+    repeats = rank(columns, query, own, weights, limit=limit)
+    place = int(np.count_nonzero(answers.score >= DEFAULT_MIN_SCORE))
+    place = min(place, limit - 1) if limit > 1 else place
+    order = np.r_[:place, len(answers) : len(answers) + len(repeats), place : len(answers)][:limit]
+    ranking = Ranking(*(np.r_[getattr(answers, f.name), getattr(repeats, f.name)][order] for f in fields(Ranking)))
+    return replace(ranking, score=np.minimum.accumulate(ranking.score))
 
 
 def _deviations(columns: MemoryColumns, query: QueryFeatures, weights: Weights) -> tuple[Floats, float]:
@@ -202,15 +225,18 @@ def _utterance(columns: MemoryColumns, features: Features, weights: Weights) -> 
     evidence: Floats = weights.length * np.clip(relative, -2.0, 1.5)
     evidence += weights.from_ai * columns.from_ai
     evidence += np.array([0.0, weights.ends_asking, weights.only_asks])[columns.asks]
-    if len(features.speakers):  # "What did Anna buy?": Anna states it herself, the others speak to Anna about it
+    if len(features.speakers):  # "What did Anna buy?": Anna states it herself, or another tells it of Anna
         named = np.isin(columns.speaker, features.speakers)
-        evidence += weights.other_speaker * ((columns.speaker != 0) & ~named)
+        evidence += weights.other_speaker * ((columns.speaker != 0) & ~named & ~features.mentions)
     return evidence
 
 
 def _circumstances(features: Features) -> Floats:
-    """(n,) float64, evidence that lies neither in words nor in meaning nor in form, each term in log-odds: age."""
-    return features.recency
+    """(n,) float64, evidence that lies neither in words nor in meaning nor in form, each term in log-odds.
+
+    Its age, and that the query looks for nothing.
+    """
+    return features.recency + features.unsought
 
 
 def _newness(columns: MemoryColumns, best: np.int64) -> Floats:
