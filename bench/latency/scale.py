@@ -35,7 +35,7 @@ from services.long_term_memory.postgres.schema import migrate
 from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.retrieval.candidates import EXACT_LIMIT, CandidateReader
 from services.long_term_memory.retrieval.columns import MemoryColumns, hashed, hashed_terms
-from services.long_term_memory.retrieval.ranking import Weights
+from services.long_term_memory.retrieval.weights import Weights
 
 DIMENSIONS = 384
 CLUSTERS = 1_000

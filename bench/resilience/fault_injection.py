@@ -65,7 +65,7 @@ class FaultInjector:
                 self._process(fault.target).send_signal(stop_signal(fault.target))
             case "freeze":
                 process = self._process(fault.target)
-                # Of a Dramatiq worker, the child does the work; its master only waits.
+                # Of a worker's processes, the one that sent the last heartbeat.
                 if process.children():
                     process = self._child(fault.target)
                 with _frozen(process):
@@ -91,7 +91,7 @@ class FaultInjector:
         return _present(name, lambda: self._stack.pids()[name])
 
     def _child(self, name: str) -> psutil.Process:
-        """The process that does the work of a Dramatiq master, from its heartbeat; raises as `_process` does."""
+        """The process of a worker that sent the last heartbeat; raises as `_process` does."""
         client = self._stack.connect()
 
         def pid() -> int:

@@ -28,8 +28,9 @@ class Fault:
 
     Args:
         at: when it begins, in seconds after the beginning of the workload.
-        kind: "kill" is SIGKILL of the process that the supervisor started, "kill child" of the one that a Dramatiq
-            master started; "restart" is the signal for a graceful shutdown, after which the supervisor starts it again;
+        kind: "kill" is SIGKILL of the process that the supervisor started, "kill child" of the one of a worker
+            that sent the last heartbeat; "restart" is the signal for a graceful shutdown, after which the supervisor
+            starts it again;
             "freeze" is SIGSTOP, and SIGCONT after `seconds`; "outage" is SIGKILL without a restart for `seconds`; "cut"
             swallows what all processes send to a server and receive from it, and leaves their connections half-open;
             "half-open" does that to the connections that exist, while new ones work.

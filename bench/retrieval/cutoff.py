@@ -25,10 +25,11 @@ from bench.retrieval.chats import UNSEEN, updates
 from bench.retrieval.locomo import ANSWERABLE, Conversation, Question, read
 from services.long_term_memory.factory import open_long_term_memory
 from services.long_term_memory.memory_service import MemoryService
+from services.long_term_memory.retrieval.ranking import DEFAULT_MIN_SCORE
 from services.runtime.settings import load_settings
 
 FEW = 20
-CUTOFFS = (0.0, 0.03, 0.05, 0.1, 0.2)
+CUTOFFS = (0.0, 0.05, DEFAULT_MIN_SCORE, 0.12, 0.2)
 
 
 @dataclass(frozen=True)

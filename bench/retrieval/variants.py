@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from services.long_term_memory.retrieval.ranking import Weights
+from services.long_term_memory.retrieval.weights import Weights
 
 #: The whole ranking.
 FULL = Weights()
-#: Cosine and BM25F alone, without the features of sessions, neighbours, speakers and questions.
+#: Cosine and BM25F alone, without the features of sessions, neighbours, speakers, questions and times.
 BOTH = replace(
     FULL,
     meaning_kernel=(0.0, 0.0),
@@ -20,6 +20,7 @@ BOTH = replace(
     from_ai=0.0,
     ends_asking=0.0,
     newest=0.0,
+    answers_then=0.0,
     only_asks=0.0,
     length=0.0,
 )

@@ -16,6 +16,7 @@ from keepsake_client import AsyncClient
 from keepsake_client.errors import Disabled, InvalidMessage, KeepsakeError
 from keepsake_client.protocol import (
     COUNTERS,
+    REMEMBER,
     STREAM_EVENT_FIELD,
     UPDATES_STREAM,
     Memory,
@@ -30,7 +31,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from services.chat_ai.prompt import build_prompt, shorten
-from services.chat_ai.replies import Replier
+from services.chat_ai.replies import NOTHING_REMEMBERED, Replier
 from services.chat_ai.user_executor import PerUserExecutor
 from services.runtime.counters import PendingCounts
 from services.runtime.logging import redact
@@ -199,13 +200,15 @@ class ChatService:
         prompt = build_prompt(message, history, found, self._prompt_max_chars, now=self._clock(), zone=self._zone)
         text = await self._replier.reply(message, prompt)
         text = shorten(text, min(self._max_content_chars, MAX_REPLY_CHARS))
-        reply = {
+        reply: dict[str, Any] = {
             "user_id": message.user_id,
             "text": text,
             "original_message_id": message.message_id,
             "timestamp": json_number(self._clock()),
             "memories": _shown(prompt.memories),
         }
+        if text in NOTHING_REMEMBERED:
+            reply["meta"] = {REMEMBER: False}
         if message.task_id is not None:
             reply["task_id"] = message.task_id
         ids = {"message_id": message.message_id, "request_id": request_id, "task_id": message.task_id}

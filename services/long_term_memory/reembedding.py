@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import psycopg
 from psycopg import Connection, sql
 from psycopg.rows import TupleRow
@@ -26,7 +27,6 @@ from services.long_term_memory.postgres.embedder_record import (
 from services.long_term_memory.postgres.pool import APPLICATION_NAME, check_connects, database_errors
 from services.long_term_memory.postgres.preconditions import schema_errors
 from services.long_term_memory.postgres.reader import SAMPLE
-from services.long_term_memory.postgres.rows import halfvec
 from services.long_term_memory.postgres.schema import migrate, table_dimensions
 from services.long_term_memory.provider_start import starting_provider
 from services.runtime.errors import ReembeddingRefused
@@ -149,7 +149,10 @@ class Reembedding:
             with self._connection.transaction(), self._connection.cursor() as cursor:
                 cursor.executemany(
                     "UPDATE memories SET new_vector = %s::halfvec WHERE number = %s",
-                    [(halfvec(vector), number) for vector, (number, _) in zip(vectors, batch, strict=True)],
+                    [
+                        (np.asarray(vector, np.float32), number)
+                        for vector, (number, _) in zip(vectors, batch, strict=True)
+                    ],
                 )
             done, last = done + len(batch), batch[-1][0]
             rate = (done - begun) / max(self._clock() - begun_at, 1e-9)

@@ -1,4 +1,4 @@
-"""Storing of memories: their identity, their payload, and the transaction that inserts them; idempotent."""
+"""Storing of memories: their identity, their payload, and the statement that inserts them; idempotent."""
 
 from __future__ import annotations
 
@@ -11,13 +11,10 @@ from hashlib import sha256
 from typing import Any
 
 from keepsake_client.protocol import MemoryUpdateMessage, encode_user_id
-from psycopg import Cursor
-from psycopg.rows import TupleRow
 
 from services.long_term_memory.mem0_bridge import Mem0Memory, provider_errors
-from services.long_term_memory.postgres.history import insert_history
 from services.long_term_memory.postgres.pool import database_errors
-from services.long_term_memory.postgres.rows import insert_memories, memory_row, stored_events
+from services.long_term_memory.postgres.rows import Vector, memory_row
 from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.retrieval.features import ECHO_WINDOW_S, LIVE_S
 
@@ -83,65 +80,77 @@ def of_request(user_id: str, content: str, metadata: dict[str, Any], request_id:
     return Utterance(_identity(key, "request", request_id, content), content, payload)
 
 
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """An utterance and its row, with the vector of its content."""
+
+    utterance: Utterance
+    row: dict[str, Any]
+
+
 class MemoryWriter:
-    """Embeds and inserts memories, with their history, in one transaction."""
+    """Embeds memories, and inserts them with their history."""
 
     def __init__(self, mem0: Mem0Memory, store: MemoryStore) -> None:
         self._mem0 = mem0
         self._store = store
 
     def store(self, utterances: Sequence[Utterance]) -> None:
-        """Insert those that are new; the `id` of each becomes that of its memory.
+        """Embed and insert utterances, as `insert` does."""
+        vectors = self.embed([utterance.content for utterance in utterances])
+        self.insert([embedded(*pair) for pair in zip(utterances, vectors, strict=True)])
+
+    def embed(self, contents: Sequence[str]) -> list[list[float]]:
+        """The vectors of contents."""
+        distinct = list(dict.fromkeys(contents))
+        with provider_errors():
+            vectors = dict(zip(distinct, self._mem0.embedding_model.embed_batch(distinct, "add"), strict=True))
+        return [vectors[content] for content in contents]
+
+    def insert(self, memories: Sequence[Embedded]) -> list[Utterance]:
+        """Insert those that are new, with their history; the utterances, the `id` of each now that of its memory.
 
         Mem0's `add(infer=False)` does this for one message at a time, and inserts a repeated one again.
         """
-        if not utterances:
-            return
-        distinct: dict[Event, Utterance] = {}
-        for utterance in utterances:
-            distinct.setdefault(utterance.event, utterance)
-        with database_errors(), provider_errors():
-            contents = [utterance.content for utterance in distinct.values()]
-            vectors = self._mem0.embedding_model.embed_batch(contents, "add")
-            rows = {
-                event: memory_row(utterance.id, vector, {**utterance.payload, "data": utterance.content})
-                for (event, utterance), vector in zip(distinct.items(), vectors, strict=True)
-            }
-            # One transaction: a memory left without its history by a crash would never get one, because it exists.
-            with self._store.transaction() as cursor:
-                stored = _insert(cursor, distinct, rows)
-        for utterance in utterances:
-            utterance.id = stored.get(utterance.event, utterance.id)
+        distinct: dict[Event, Embedded] = {}
+        for memory in memories:
+            distinct.setdefault(memory.utterance.event, memory)
+        with database_errors():
+            stored = self._insert(distinct)
+        for memory in memories:
+            memory.utterance.id = stored[memory.utterance.event]
+        return [memory.utterance for memory in memories]
+
+    def _insert(self, memories: dict[Event, Embedded]) -> dict[Event, str]:
+        """Insert what is new of different events; the ids of all memories by event."""
+        first: dict[str, Event] = {}
+        for event in memories:
+            first.setdefault(event[0], event)
+        # A memory and its history are one statement: one left without its history would never get it, as it exists.
+        new = self._store.insert_rows([memories[event].row for event in first.values()], history=True)
+        created = {first[memory_id] for memory_id in new}
+        stored = {event: event[0] for event in memories}
+
+        # Of the others, those that are no repetition have the message_id of another message. A crash before they are
+        # inserted leaves them to the next delivery, which finds that other message stored.
+        others = [event for event, memory in memories.items() if memory.utterance.event_id and event not in created]
+        known = self._store.stored_events([event[0] for event in others]) if others else set()
+        reused = {
+            event: event_id
+            for event in others
+            if event not in known and (event_id := memories[event].utterance.event_id)
+        }
+        if reused:
+            again = [{**memories[event].row, "id": event_id} for event, event_id in reused.items()]
+            new = self._store.insert_rows(again, history=True)
+            for event, event_id in reused.items():
+                memories[event].utterance.reused_id = event_id in new
+        return stored | reused
 
 
-def _insert(
-    cursor: Cursor[TupleRow], utterances: dict[Event, Utterance], rows: dict[Event, dict[str, Any]]
-) -> dict[Event, str]:
-    """Insert the rows of the utterances that are new, with their history; the ids of all memories by event."""
-    first: dict[str, Event] = {}
-    for event in utterances:
-        first.setdefault(event[0], event)
-    new = insert_memories(cursor, [rows[event] for event in first.values()])
-    stored = {event: event[0] for event in utterances}
-    created = [event for event in first.values() if event[0] in new]
-
-    # Of the others, those that are no repetition have the message_id of another message.
-    others = [event for event, utterance in utterances.items() if utterance.event_id and event not in created]
-    known = stored_events(cursor, [event[0] for event in others]) if others else set()
-    reused = {event: event_id for event in others if event not in known and (event_id := utterances[event].event_id)}
-    if reused:
-        new = insert_memories(cursor, [{**rows[event], "id": event_id} for event, event_id in reused.items()])
-        stored |= reused
-        for event, event_id in reused.items():
-            utterances[event].reused_id = event_id in new
-        created += [event for event, event_id in reused.items() if event_id in new]
-    insert_history(cursor, [_added(stored[event], utterances[event]) for event in created])
-    return stored
-
-
-def _added(memory_id: str, utterance: Utterance) -> dict[str, Any]:
-    times = {name: utterance.payload[name] for name in ("created_at", "updated_at", "role")}
-    return {"memory_id": memory_id, "new_memory": utterance.content, "event": "ADD", **times}
+def embedded(utterance: Utterance, vector: Vector) -> Embedded:
+    """An utterance with the vector of its content."""
+    return Embedded(utterance, memory_row(utterance.id, vector, {**utterance.payload, "data": utterance.content}))
 
 
 def _identity(user_key: str, *event: object) -> str:

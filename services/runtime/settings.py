@@ -298,15 +298,18 @@ class Settings(BaseSettings):
         " output, such as `tts_requests`; unset: none.",
     )
 
-    ltm_interactive_processes: Processes = Field(default=1, description="Processes for searches and `profile_get`.")
+    ltm_interactive_processes: Processes | None = Field(
+        default=None,
+        description="Processes for searches and `profile_get`; unset: one for each core that they may use, at most 4.",
+    )
     ltm_interactive_threads: Threads = Field(
-        default=2, description="Threads in each of these: one for each core available to them."
+        default=1, description="Threads in each of these. More with an embedder over HTTP, which they wait for."
     )
     ltm_writes_threads: Threads = Field(default=2, description="Threads for `add` and `profile_update`.")
     ltm_index_processes: Processes = Field(default=1, description="Processes that index messages.")
     ltm_index_threads: Threads = Field(
-        default=4,
-        description="Threads in each of these; their concurrent messages are embedded in one batch. More with an LLM,"
+        default=8,
+        description="Threads in each of these; their concurrent messages are stored in one batch. More with an LLM,"
         " which they wait for.",
     )
     ltm_index_nice: int = Field(

@@ -107,7 +107,7 @@ class Launch:
             addresses = choose_addresses(self._options, self._environment, directory, at_exit)
             settings = load_settings(redis_url=addresses.redis_url, database_url=addresses.database_url)
             left_out = self._options.without
-            specs = [*addresses.embedded, *(spec for spec in service_specs(settings) if spec.name not in left_out)]
+            specs = [*addresses.embedded, *(spec for spec in service_specs() if spec.name not in left_out)]
             at_exit.callback(directory.forget)
             supervisor = Supervisor(
                 specs,

@@ -11,7 +11,6 @@ from pathlib import Path
 import services
 from services.runtime.errors import StackError
 from services.runtime.queues import INDEX_QUEUE, INTERACTIVE_QUEUE, WRITES_QUEUE
-from services.runtime.settings import Settings
 
 #: The processes' working directory, so that a user's own `tasks` or `services` are not imported.
 ROOT = Path(services.__file__).parents[1]
@@ -51,12 +50,14 @@ class ProcessSpec:
         return self.name in SERVERS
 
 
-def service_specs(settings: Settings) -> list[ProcessSpec]:
+def service_specs() -> list[ProcessSpec]:
     """Keepsake's own processes: separate ones by urgency, so that searches wait neither for writes nor for indexing."""
+    # Running tasks get four seconds, which is less than the supervisor's grace period.
+    worker = ("tasks", "--worker-shutdown-timeout", "4000", "--queues")
     return [
-        _dramatiq(WORKER, INTERACTIVE_QUEUE, settings.ltm_interactive_processes, settings.ltm_interactive_threads),
-        _dramatiq(WRITER, WRITES_QUEUE, 1, settings.ltm_writes_threads),
-        _dramatiq(INDEXER, INDEX_QUEUE, settings.ltm_index_processes, settings.ltm_index_threads),
+        _module(WORKER, *worker, INTERACTIVE_QUEUE),
+        _module(WRITER, *worker, WRITES_QUEUE),
+        _module(INDEXER, *worker, INDEX_QUEUE),
         _module(ADAPTERS, "adapters"),
         _module(MEMORY, "services.memory"),
         _module(CHAT, "services.chat_ai"),
@@ -81,10 +82,3 @@ def check_names(names: Iterable[str]) -> None:
 
 def _module(name: str, module: str, *arguments: str) -> ProcessSpec:
     return ProcessSpec(name, (sys.executable, "-m", module, *arguments))
-
-
-def _dramatiq(name: str, queue: str, processes: int, threads: int) -> ProcessSpec:
-    size = ["--processes", str(processes), "--threads", str(threads)]
-    # Running tasks get four seconds, which is less than the supervisor's grace period.
-    options = ["--skip-logging", "--worker-shutdown-timeout", "4000"]
-    return _module(name, "dramatiq", "tasks.worker", *size, *options, "--queues", queue)

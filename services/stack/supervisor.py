@@ -97,7 +97,7 @@ class Child:
         """
         if self._process is None or (code := self._process.poll()) is None:
             return None
-        # The children of a killed master would go on working beside those of its successor.
+        # What a killed process has forked would go on working beside its successor.
         process_tree.kill(process_tree.session_members(self._process.pid))
         self._process = None
         self.identity = None
@@ -129,7 +129,7 @@ class Child:
         return None
 
     def signal(self) -> None:
-        """Send the stop signal to the process alone, since a Dramatiq master stops its own children in order."""
+        """Send the stop signal to the process alone, since a worker stops what it has forked in order."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(stop_signal(self.spec.name))
 
@@ -202,7 +202,7 @@ class Supervisor:
         """What a starting process has logged that it waits for.
 
         Raises:
-            CannotStart: it has logged that it gives up; Dramatiq's master takes a second more to end.
+            CannotStart: it has logged that it gives up.
         """
         child = self._child(name)
         if child.reported(START_REFUSED):

@@ -31,8 +31,8 @@ class DeliveryLimit(Middleware):
     """Counts the deliveries of a message that did not come to an end, and fails it past `MAX_DELIVERIES`.
 
     On the queues for writes and indexing alone: a search that is delivered again is past its deadline, and each count
-    is two round trips. A message that is delivered again runs with no other such message beside it. Otherwise an
-    innocent one would be counted each time its neighbour kills their process.
+    is a round trip before the message and one after it. A message that is delivered again runs with no other such
+    message beside it. Otherwise an innocent one would be counted each time its neighbour kills their process.
 
     The trace of a message to index is sent with the command that deletes its count.
 
@@ -47,6 +47,7 @@ class DeliveryLimit(Middleware):
         self._started = threading.local()
         self._one_suspect = threading.Lock()
         self._suspects: set[str] = set()
+        self._may_set = True
 
     def before_process_message(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
         if message.queue_name not in (INDEX_QUEUE, WRITES_QUEUE):
@@ -54,11 +55,12 @@ class DeliveryLimit(Middleware):
         self._started.at = time.time()
         key = _key(message)
         try:
-            if self._client.incrby(key, 0):  # not GET, which the access rules of version 0.2 do not permit
-                # Its worker died, by this message or its neighbour. It is not counted while it waits: the process may
-                # die of another suspect before it has its turn.
-                self._one_suspect.acquire()
-                self._suspects.add(key)
+            if self._count_first(key):
+                return
+            # Its worker died, by this message or its neighbour. It is not counted while it waits: the process may die
+            # of another suspect before it has its turn.
+            self._one_suspect.acquire()
+            self._suspects.add(key)
             if self._count(key) > MAX_DELIVERIES:
                 raise TooManyDeliveries(f"{MAX_DELIVERIES} worker processes died while they ran it")
         except redis.RedisError as error:
@@ -109,6 +111,18 @@ class DeliveryLimit(Middleware):
             times=times,
             tries=message.options.get("retries"),
         )
+
+    def _count_first(self, key: str) -> bool:
+        """Count a delivery if it is the message's first; whether it is."""
+        if self._may_set:
+            try:
+                return bool(self._client.set(key, 1, nx=True, ex=COUNT_TTL_S))
+            except redis.exceptions.NoPermissionError:
+                self._may_set = False  # the access rules of version 0.2
+        if self._client.incrby(key, 0):
+            return False
+        self._count(key)
+        return True
 
     def _count(self, key: str) -> int:
         with self._client.pipeline() as pipeline:

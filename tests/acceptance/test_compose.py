@@ -95,10 +95,10 @@ def test_every_service_runs_what_ltm_up_runs() -> None:
     def gist(argv: list[str]) -> tuple[str, ...]:
         """The command without its interpreter, and a worker's by its queues alone."""
         words = [word for word in argv if word not in ("python", sys.executable, "-m")]
-        return (words[0], *words[words.index("--queues") :]) if words[0] == "dramatiq" else tuple(words)
+        return (words[0], *words[words.index("--queues") :]) if words[0] == "tasks" else tuple(words)
 
     assert {name: gist(service["command"]) for name, service in KEEPSAKE.items()} == {
-        spec.name: gist(list(spec.argv)) for spec in service_specs(Settings())
+        spec.name: gist(list(spec.argv)) for spec in service_specs()
     }
 
 
@@ -213,12 +213,12 @@ def test_the_image_builds_from_what_it_copies(tmp_path: Path) -> None:
     assert {"--no-index", "--no-deps"} <= set(installed.split())
     assert installed.strip().endswith("--editable clients/python --editable .")
     assert project["scripts"] == {"ltm": "services.cli:main"}
-    assert {service["command"][0] for service in KEEPSAKE.values()} == {"dramatiq", "python"}
+    assert {service["command"][0] for service in KEEPSAKE.values()} == {"python"}
     assert json.loads(of_kind("CMD")[-1])[0] == "ltm"
     run = [
         "keepsake_client",
         "services.cli",
-        "tasks.worker",
+        "tasks.__main__",
         "adapters.__main__",
         "services.memory.__main__",
         "services.chat_ai.__main__",

@@ -1,4 +1,4 @@
-"""`tasks.worker`, but that a message of the text "poison" kills the process that runs it."""
+"""`python -m tasks`, but that a message of the text "poison" kills the process that runs it."""
 
 from __future__ import annotations
 
@@ -8,18 +8,24 @@ from typing import Any
 
 import dramatiq
 
-import tasks.worker
-
-assert tasks.worker
-
-_index = dramatiq.get_broker().get_actor("memory.index")
-_run = _index.fn
+import tasks.__main__ as entry
+from tasks.composition import set_up
 
 
-def run(update: dict[str, Any]) -> Any:
-    if update["content"] == "poison":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return _run(update)
+def set_up_to_die() -> dramatiq.Broker:
+    broker = set_up()
+    index = broker.get_actor("memory.index")
+    run = index.fn
+
+    def run_or_die(update: dict[str, Any]) -> Any:
+        if update["content"] == "poison":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return run(update)
+
+    index.fn = run_or_die
+    return broker
 
 
-_index.fn = run
+if __name__ == "__main__":
+    entry.set_up = set_up_to_die  # type: ignore[attr-defined]
+    entry.main()

@@ -218,7 +218,7 @@ class Stack:
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def start(self, name: str) -> None:
-        (spec,) = (spec for spec in service_specs(load_settings()) if spec.name == name)
+        (spec,) = (spec for spec in service_specs() if spec.name == name)
         with self.log.open("ab") as output:
             self.processes[name] = subprocess.Popen(
                 spec.argv, env=self.environment(name), cwd=ROOT, stdout=output, stderr=output

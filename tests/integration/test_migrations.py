@@ -19,9 +19,11 @@ from psycopg.types.json import Jsonb
 
 from services.long_term_memory.mem0_bridge import Mem0Memory
 from services.long_term_memory.memory_service import MemoryService
+from services.long_term_memory.postgres import analysis as analysis_module
 from services.long_term_memory.postgres import schema as schema_module
 from services.long_term_memory.postgres.history import PostgresHistory
 from services.long_term_memory.postgres.pool import migrating, open_pool
+from services.long_term_memory.postgres.rows import TRAITS, analyse, insert_memories, memory_row
 from services.long_term_memory.postgres.schema import Migration, migrate, read_migrations
 from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.retrieval.columns import hashed
@@ -62,6 +64,23 @@ def migrated(url: str, dimensions: int = 384, steps: Sequence[Migration] = STEPS
         migrate(connection, dimensions, steps)
 
 
+def start(url: str) -> None:
+    """Migrate as a process that starts does."""
+    with psycopg.connect(url) as connection:
+        migrate(connection, DIMENSIONS)
+
+
+def store_unversioned(url: str, *contents: str, **more: Any) -> None:
+    """Store memories of user u1 as a release without the column `analysis` does, with other terms and traits."""
+    rows = [
+        memory_row(str(uuid.uuid4()), WordEmbedder().embed(content), {"data": content, "user_id": "u1", **more})
+        for content in contents
+    ]
+    other = {"terms": b"", "traits": b"\0" * TRAITS.itemsize}
+    with psycopg.connect(url) as connection:
+        insert_memories(connection, [row | other for row in rows], versioned=False)
+
+
 def test_released_steps_are_unchanged_and_none_is_missing() -> None:
     """Given the files of the steps, I expect numbers without a gap, and the released ones byte for byte."""
     files = sorted(Path(schema_module.__file__).with_name("migrations").glob("*.sql"))
@@ -86,20 +105,97 @@ def test_a_database_of_any_version_gets_the_same_schema(empty_database: str, dat
 def test_memories_of_the_second_version_are_found(empty_database: str) -> None:
     """Given a memory that was stored before columns were packed, I expect it packed and found."""
     migrated(empty_database, steps=STEPS[:2])
-    with open_pool(empty_database, 2) as pool:
-        MemoryStore(pool).insert(
-            [WordEmbedder().embed(OLD[0][0])],
-            [{"data": OLD[0][0], **OLD[0][2], "user_id": "u1"}],
-            [str(uuid.UUID(int=1))],
-        )
+    store_unversioned(empty_database, OLD[0][0], **OLD[0][2])
 
-    migrated(empty_database)
+    start(empty_database)
 
     with open_pool(empty_database, 2) as pool:
         store = MemoryStore(pool)
         columns = store.columns.read("u1", WordEmbedder().embed(OLD[0][0]))
     assert (len(columns), columns.session.tolist()) == (1, [hashed("s1")])
     assert columns.cosine == pytest.approx(1, abs=1e-3)
+
+
+# What is computed from texts
+
+TEXTS = ("I write C++", "我養了一隻烏龜")
+
+
+def stored_analyses(url: str) -> dict[str, tuple[bytes, bytes]]:
+    with psycopg.connect(url) as connection:
+        found = connection.execute("SELECT content, terms, traits FROM memories").fetchall()
+    return {content: (terms, traits) for content, terms, traits in found}
+
+
+def test_what_an_earlier_release_computed_from_a_text_is_computed_again(empty_database: str) -> None:
+    """Given memories of the release before, said by the AI, I expect terms and traits of this release, and no more."""
+    migrated(empty_database, steps=STEPS[:4])
+    store_unversioned(empty_database, *TEXTS, source="ai")
+    untouched = "SELECT id, vector::text, payload, said_at, session FROM memories ORDER BY id"
+    with psycopg.connect(empty_database) as connection:
+        before = connection.execute(untouched).fetchall()
+
+    start(empty_database)
+
+    assert stored_analyses(empty_database) == {text: analyse(text, from_ai=True, added=False) for text in TEXTS}
+    with psycopg.connect(empty_database) as connection:
+        assert connection.execute(untouched).fetchall() == before
+
+
+def test_what_was_added_stays_known_as_added(empty_database: str) -> None:
+    """Given a memory of the release before that was added by request, I expect its traits to say so still."""
+    migrated(empty_database, steps=STEPS[:4])
+    store_unversioned(empty_database, TEXTS[0], request_id="r1")
+
+    start(empty_database)
+
+    assert stored_analyses(empty_database)[TEXTS[0]] == analyse(TEXTS[0], from_ai=False, added=True)
+
+
+def test_the_next_start_renews_what_a_writer_of_the_release_before_still_stores(database: str) -> None:
+    """Given a migrated database and a writer that knows no `analysis`, I expect the next start to renew them."""
+    store_unversioned(database, *TEXTS)
+
+    start(database)
+
+    assert stored_analyses(database) == {text: analyse(text, from_ai=False, added=False) for text in TEXTS}
+
+
+def test_a_renewal_that_is_cut_off_is_taken_up_again(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a process that dies in its second batch, I expect the first batch to stay, and the next start to go on."""
+    store_unversioned(database, *TEXTS)
+    monkeypatch.setattr(analysis_module, "BATCH_ROWS", 1)
+
+    def dies_at_the_second(text: str, *, from_ai: bool, added: bool) -> tuple[bytes, bytes]:
+        if text == TEXTS[1]:
+            raise KeyboardInterrupt
+        return analyse(text, from_ai=from_ai, added=added)
+
+    with monkeypatch.context() as dying:
+        dying.setattr(analysis_module, "analyse", dies_at_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            start(database)
+    after_death = stored_analyses(database)
+    start(database)
+
+    expected = {text: analyse(text, from_ai=False, added=False) for text in TEXTS}
+    assert (after_death[TEXTS[0]], after_death[TEXTS[1]][0]) == (expected[TEXTS[0]], b"")
+    assert stored_analyses(database) == expected
+
+
+def test_others_see_that_a_renewal_is_under_way(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given memories to renew, I expect others to see that the database is being migrated, and not afterwards."""
+    store_unversioned(database, *TEXTS)
+    seen: list[bool] = []
+
+    def looks(text: str, *, from_ai: bool, added: bool) -> tuple[bytes, bytes]:
+        seen.append(migrating(database))
+        return analyse(text, from_ai=from_ai, added=added)
+
+    monkeypatch.setattr(analysis_module, "analyse", looks)
+    start(database)
+
+    assert (seen, migrating(database)) == ([True, True], False)
 
 
 def test_an_empty_database_gets_every_step(empty_database: str) -> None:

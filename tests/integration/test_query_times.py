@@ -15,7 +15,7 @@ from services.long_term_memory.mem0_bridge import Mem0Memory
 from services.long_term_memory.memory_service import MemoryService
 from services.long_term_memory.postgres.history import PostgresHistory
 from services.long_term_memory.postgres.store import MemoryStore
-from services.long_term_memory.retrieval.ranking import Weights
+from services.long_term_memory.retrieval.weights import Weights
 
 #: A Wednesday.
 NOW = datetime(2024, 5, 15, 12, tzinfo=UTC)

@@ -286,11 +286,11 @@ UNRELATED = [
 def test_nothing_relevant_gives_nothing(keepsake: MemoryService, query: str) -> None:
     """Given a query about a subject of no memory, I expect nothing rather than the least bad.
 
-    One of them has a score of 0.048 to 0.052, by engine and processor; the default `min_score` is 0.05.
+    The sea has a score of 0.098, the others of 0.06 at most; the default `min_score` is 0.09, chosen for longer chats.
     """
     say(keepsake, "I am allergic to peanuts", *CHATTER)
 
-    assert found(keepsake, query, min_score=0.06) == []
+    assert found(keepsake, query, min_score=0.11) == []
 
 
 def test_a_user_without_memories_gets_nothing(keepsake: MemoryService) -> None:

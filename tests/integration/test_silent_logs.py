@@ -16,7 +16,6 @@ from typing import Any
 import redis
 from keepsake_client.protocol import alive_key
 
-from services.runtime.settings import load_settings
 from services.stack.processes import SERVICES, service_specs
 from tests.support import wait_until
 
@@ -128,7 +127,7 @@ def test_no_log_holds_contents_or_secrets(valkey_url: str, create_database: Call
     with redis.Redis.from_url(url) as client:
         client.flushdb()
         try:
-            for spec in service_specs(load_settings()):
+            for spec in service_specs():
                 with (tmp_path / f"{spec.name}.log").open("wb") as output:
                     processes[spec.name] = subprocess.Popen(
                         spec.argv,

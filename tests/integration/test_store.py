@@ -16,7 +16,6 @@ import pytest
 from keepsake_client.protocol import MemoryUpdateMessage, SearchData
 from psycopg_pool import ConnectionPool
 
-from services.long_term_memory import storing
 from services.long_term_memory.mem0_bridge import Mem0Memory
 from services.long_term_memory.memory_service import MemoryService
 from services.long_term_memory.postgres.history import PostgresHistory
@@ -256,18 +255,14 @@ def test_the_same_event_at_once_is_one_memory(memories: MemoryService, pool: Con
     assert (rows(pool), rows(pool, "event", "memory_history")) == ([("green tea",)], [("ADD",)])
 
 
-def test_the_same_event_after_a_crash_is_one_memory(
-    memories: MemoryService, pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Given a crash after the memory and before its history, I expect the second delivery to bring both, once."""
-
-    def crash(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(storing, "insert_history", crash)
-    with pytest.raises(KeyboardInterrupt):
+def test_a_memory_is_not_stored_without_its_history(memories: MemoryService, pool: ConnectionPool) -> None:
+    """Given a database that fails at the history of a memory, I expect the next delivery to bring both, once."""
+    with pool.connection() as connection:
+        connection.execute("ALTER TABLE memory_history ADD CONSTRAINT none CHECK (event = '')")
+    with pytest.raises(psycopg.errors.CheckViolation):
         memories.index(said("green tea"))
-    monkeypatch.undo()
+    with pool.connection() as connection:
+        connection.execute("ALTER TABLE memory_history DROP CONSTRAINT none")
     memories.index(said("green tea"))
 
     assert (rows(pool), rows(pool, "event", "memory_history")) == ([("green tea",)], [("ADD",)])
@@ -417,7 +412,7 @@ def test_what_threads_index_at_the_same_time_is_embedded_at_once(
     def slow_at_first(texts: list[str], action: str) -> list[list[float]]:
         batches.append(texts)
         if len(batches) == 1:
-            wait_until(lambda: len(memories._batcher._pending) == 3, description="three threads to wait")
+            wait_until(lambda: memories._embed._submitted.qsize() == 3, description="three threads to wait")
         vectors: list[list[float]] = embed(texts, action)
         return vectors
 
@@ -425,7 +420,9 @@ def test_what_threads_index_at_the_same_time_is_embedded_at_once(
     teas = [said(f"tea number {n}", f"u{n}") for n in range(4)]
 
     with ThreadPoolExecutor(4) as threads:
-        ids = list(threads.map(memories.index, teas))
+        first = threads.submit(memories.index, teas[0])
+        wait_until(lambda: batches, description="the first to be embedded")
+        ids = [*threads.map(memories.index, teas[1:]), first.result()]
 
     assert [len(batch) for batch in batches] == [1, 3]
     assert sorted(content for (content,) in rows(pool)) == [tea.content for tea in teas]

@@ -28,7 +28,7 @@ DEADLINE_MS = 60_000
 SIX = {"request_id", "user_id", "success", "memories", "user_profile", "error"}
 PROCESSES = {
     "long-term-memory-worker": ["-m", "dramatiq", "tasks.worker", "--queues", "interactive"],
-    "long-term-memory-indexer": ["-m", "dramatiq", "tasks.worker", "--queues", "writes", "index"],
+    "long-term-memory-indexer": ["-m", "tasks", "--queues", "writes", "index"],
     "long-term-memory-adapters": ["-m", "adapters"],
 }
 DRAMATIQ_OPTIONS = ["--processes", "1", "--threads", "2", "--skip-logging"]

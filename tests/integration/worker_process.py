@@ -127,10 +127,10 @@ class Servers:
         self.broker = build_broker(broker_url or valkey.url, [])
         self.workers: list[WorkerProcess] = []
 
-    def worker(self, name: str, *queues: str, module: str = "tasks.worker") -> WorkerProcess:
+    def worker(self, name: str, *queues: str, module: str = "tasks", processes: int = 1) -> WorkerProcess:
         """Start a worker of these queues."""
-        options = ["--processes", "1", "--threads", "2", "--skip-logging", "--worker-shutdown-timeout", "4000"]
-        return self._start(name, ["dramatiq", module, *options, "--queues", *queues])
+        options = ["--processes", str(processes), "--threads", "2", "--worker-shutdown-timeout", "4000"]
+        return self._start(name, [module, *options, "--queues", *queues])
 
     def adapters(self) -> WorkerProcess:
         """Start the adapters."""

@@ -21,12 +21,13 @@ class Store:
         self.begun, self.go_on = threading.Event(), threading.Event()
         self.breaks: Callable[[list[str]], BaseException | None] = lambda _: None
 
-    def keep(self, batch: list[str]) -> None:
+    def keep(self, batch: list[str]) -> list[str]:
         self.batches.append(batch)
         self.begun.set()
         assert self.go_on.wait(10)
         if error := self.breaks(batch):
             raise error
+        return [f"{item} kept" for item in batch]
 
 
 class Threads:
@@ -34,20 +35,20 @@ class Threads:
 
     def __init__(self, store: Store, max_items: int = 16) -> None:
         self.store = store
-        self._batcher = Batcher(store.keep, max_items)
+        self.batcher = Batcher(store.keep, max_items)
         self._pool = ThreadPoolExecutor(8)
-        self.first = self._pool.submit(self._batcher, "first")
+        self.first = self._pool.submit(self.batcher, "first")
         assert store.begun.wait(10)
 
-    def submit(self, *items: str) -> list[Future[None]]:
+    def submit(self, *items: str) -> list[Future[str]]:
         """Submit items in this order, each on a thread of its own."""
         submitted = []
         for number, item in enumerate(items, 1):
-            submitted.append(self._pool.submit(self._batcher, item))
-            wait_until(lambda: len(self._batcher._pending) == number, description="a thread to wait")  # noqa: B023
+            submitted.append(self._pool.submit(self.batcher, item))
+            wait_until(lambda: self.batcher._submitted.qsize() == number, description="a thread to wait")  # noqa: B023
         return submitted
 
-    def outcomes(self, submitted: list[Future[None]]) -> list[BaseException | None]:
+    def outcomes(self, submitted: list[Future[str]]) -> list[BaseException | None]:
         """The error of each, "first" included, once the store goes on."""
         self.store.go_on.set()
         outcomes = [one.exception(10) for one in [self.first, *submitted]]
@@ -66,6 +67,15 @@ def test_items_that_arrive_meanwhile_are_one_batch(store: Store) -> None:
 
     assert threads.outcomes(threads.submit("a", "b", "c")) == [None] * 4
     assert store.batches == [["first"], ["a", "b", "c"]]
+
+
+def test_each_thread_gets_its_own_result(store: Store) -> None:
+    """Given three threads whose items are one batch, I expect each to get the result of its item."""
+    threads = Threads(store)
+    submitted = threads.submit("a", "b", "c")
+
+    assert threads.outcomes(submitted) == [None] * 4
+    assert [one.result() for one in [threads.first, *submitted]] == ["first kept", "a kept", "b kept", "c kept"]
 
 
 def test_no_batch_exceeds_its_maximum(store: Store) -> None:
@@ -96,19 +106,22 @@ def test_an_unavailable_server_is_not_retried_item_by_item(store: Store) -> None
     assert store.batches == [["first"], ["a", "b"]]
 
 
-class TimeLimit(BaseException):
-    """An exception that interrupts a thread at any line."""
+def test_a_batch_of_the_wrong_size_fails(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a store that returns no result for the last of its items, I expect errors, and the next batch processed."""
+    threads = Threads(store)
+    keep = store.keep
+    monkeypatch.setattr(threads.batcher, "_process", lambda batch: keep(batch)[:-1] if "a" in batch else keep(batch))
+
+    outcomes = threads.outcomes(threads.submit("a", "b"))
+
+    assert [type(outcome) for outcome in outcomes] == [type(None), ValueError, type(None)]
 
 
-def test_an_interrupted_thread_leaves_the_other_items(store: Store) -> None:
-    """Given a thread that is interrupted at a batch of three, I expect the other two done, and its own not."""
-    limits = [TimeLimit()]
-    store.breaks = lambda batch: limits.pop() if "a" in batch and limits else None
+def test_an_interruption_is_raised_where_the_item_came_from(store: Store) -> None:
+    """Given a store that is interrupted by one item, I expect that item to fail alone, and the next to be processed."""
+    store.breaks = lambda batch: KeyboardInterrupt() if "a" in batch else None
     threads = Threads(store)
 
-    outcomes = threads.outcomes(threads.submit("a", "b", "c"))
+    outcomes = threads.outcomes(threads.submit("a", "b"))
 
-    interrupted = [item for item, outcome in zip("abc", outcomes[1:], strict=True) if outcome is not None]
-    assert len(interrupted) == 1
-    assert [type(outcome) for outcome in outcomes if outcome] == [TimeLimit]
-    assert store.batches == [["first"], ["a", "b", "c"], [item for item in "abc" if item not in interrupted]]
+    assert [type(outcome) for outcome in outcomes] == [type(None), KeyboardInterrupt, type(None)]

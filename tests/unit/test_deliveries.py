@@ -9,6 +9,7 @@ from typing import Any
 import dramatiq
 import fakeredis
 import pytest
+import redis
 from dramatiq.brokers.stub import StubBroker
 from structlog.testing import capture_logs
 
@@ -168,6 +169,36 @@ def test_a_message_that_ran_alone_may_be_delivered_again(bench: Bench) -> None:
         middleware.after_process_message(bench.broker, message)
 
     assert bench.client.exists(KEY) == 0
+
+
+def refuse(*_: Any, **__: Any) -> None:
+    raise redis.exceptions.NoPermissionError("this user has no permissions to run the 'set' command")
+
+
+def test_a_delivery_is_counted_in_one_round_trip(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a message's first delivery, I expect one command to count it and set when the count expires."""
+    middleware = DeliveryLimit(bench.client)
+    message: dramatiq.Message[Any] = dramatiq.Message("index", "index", (), {}, {"redis_message_id": ID})
+    for name in ("pipeline", "incrby", "expire"):
+        monkeypatch.setattr(bench.client, name, refuse)
+
+    middleware.before_process_message(bench.broker, dramatiq.MessageProxy(message))
+
+    assert (bench.client.get(KEY), bench.client.ttl(KEY) > 0) == (b"1", True)
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, b"1"), (1, b"2")])
+def test_deliveries_are_counted_under_the_access_rules_of_version_0_2(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, before: int, after: bytes
+) -> None:
+    """Given rules that do not permit SET, I expect each delivery counted, with an end of its count."""
+    bench.client.incrby(KEY, before)
+    monkeypatch.setattr(bench.client, "set", refuse)
+    message: dramatiq.Message[Any] = dramatiq.Message("index", "index", (), {}, {"redis_message_id": ID})
+
+    DeliveryLimit(bench.client).before_process_message(bench.broker, dramatiq.MessageProxy(message))
+
+    assert (bench.client.get(KEY), bench.client.ttl(KEY) > 0) == (after, True)
 
 
 class AskedLock:

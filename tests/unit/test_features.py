@@ -11,7 +11,7 @@ import pytest
 from keepsake_client.protocol import SearchData
 
 from services.long_term_memory.retrieval.columns import MemoryColumns, hashed, hashed_terms
-from services.long_term_memory.retrieval.features import Features, match, possible_echoes
+from services.long_term_memory.retrieval.features import UNSOUGHT, Features, match, possible_echoes
 from services.long_term_memory.retrieval.query import query_features
 from services.long_term_memory.retrieval.utterances import Question, Script
 from tests.unit.turns import Turn, columns_of
@@ -70,22 +70,6 @@ def test_statements_are_all_but_what_only_asks() -> None:
     assert CONVERSATION.statements.tolist() == [True, False, True, True, True]
 
 
-def test_neighbours_are_one_and_two_turns_away_in_one_session() -> None:
-    """Given a kernel, I expect its weights within sessions, none for the turn that only asks, more after a question."""
-    (one, forward1, backward1), (two, forward2, backward2) = CONVERSATION.neighbours((0.5, 0.3), 0.4)
-
-    assert (one, two) == (1, 2)
-    assert forward1 == pytest.approx([0.0, 0.9, 0.0, 0.9])  # the turns after the two that ask get 0.4 more
-    assert backward1.tolist() == [0.5, 0.0, 0.0, 0.5]
-    assert forward2.tolist() == backward2.tolist() == [0.3, 0.0, 0.0]
-
-
-def test_a_kernel_has_a_weight_for_each_distance() -> None:
-    """Given a kernel of one weight, I expect an error rather than no neighbours two turns away."""
-    with pytest.raises(ValueError, match="zip"):
-        CONVERSATION.neighbours((0.5,), 0.4)  # type: ignore[arg-type]
-
-
 def test_a_part_of_the_columns_has_its_own_terms() -> None:
     """Given a mask, I expect those memories with their terms, as if the others had never been stored."""
     kept = np.array([True, False, False, True, True])
@@ -114,7 +98,7 @@ def test_a_query_has_the_features_of_an_utterance() -> None:
     query = query_features("我现在住在哪里?")
 
     assert (query.script, query.asks, query.asks_current_state) == (Script.HAN, Question.ONLY, True)
-    assert query.fingerprint == hashed("我现在住在哪里")
+    assert (query.stated, query.asked) == (hashed("我现在住在哪里"), hashed("我现在住在哪里?"))
 
 
 def test_names_are_phrases_of_up_to_three_words() -> None:
@@ -189,6 +173,74 @@ def test_a_question_is_an_echo_at_any_time() -> None:
     added = Turn("Where is it?", timestamp=3.0, added=True)
 
     assert features_of("Where is it?", *turns, added).echoes.tolist() == [True, True, False]
+
+
+def test_a_statement_is_no_echo_of_the_question_in_its_words() -> None:
+    """Given a statement and the question in its words, both of an earlier day, I expect the question alone."""
+    turns = Turn("I live in Porto", timestamp=1.0), Turn("I live in Porto?", timestamp=2.0)
+
+    features = features_of("I live in Porto?", *turns)
+
+    assert (features.echoes.tolist(), features.repeats.tolist()) == ([False, True], [False, False])
+
+
+def test_what_was_just_said_is_an_echo_with_and_without_its_mark() -> None:
+    """Given the query's own message, indexed with another final mark, I expect an echo."""
+    assert features_of("my dog is Rex?", Turn("my dog is Rex", timestamp=NOW)).echoes.tolist() == [True]
+
+
+@pytest.mark.parametrize(
+    ("turn", "repeats"),
+    [
+        (Turn("como se llama mi gata"), True),
+        (Turn("Como se llama mi gata..."), True),
+        (Turn("como se llama mi gata", from_ai=True), False),
+        (Turn("como se llama mi gata", added=True), False),
+        (Turn("mi gata se llama Luna"), False),  # it adds a name
+        (Turn("se llama mi gata como"), True),  # the same words, in another order
+        (Turn("gata"), False),  # too little of the query
+    ],
+)
+def test_a_line_that_adds_nothing_to_the_query_repeats_it(turn: Turn, repeats: bool) -> None:
+    """Given a query without a mark, I expect those lines of the user that hold nothing but its words."""
+    assert features_of("como se llama mi gata", turn).repeats.tolist() == [repeats]
+
+
+def test_a_text_without_words_repeats_nothing() -> None:
+    """Given an empty query, I expect no repeats and no echoes, whatever fingerprints memories have."""
+    features = match(
+        replace(columns_of([Turn("tea")]), fingerprint=np.zeros(1, np.int64)),
+        query_features(""),
+        SearchData(query="x"),
+        NOW,
+    )
+
+    assert (features.echoes.tolist(), features.repeats.tolist()) == ([False], [False])
+
+
+def test_in_a_room_who_is_named_is_mentioned() -> None:
+    """Given three speakers, I expect the lines that name the one of the query; given two, none."""
+    room = [Turn("Alice: maybe later then"), Turn("Dave: Alice moves to Porto"), Turn("Bob: it rains")]
+
+    assert features_of("where does Alice move?", *room).mentions.tolist() == [True, True, False]
+    assert features_of("where does Alice move?", *room[:2]).mentions.tolist() == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("query", "unsought"),
+    [
+        ("where is the cat?", [0.0, 0.0, 0.0]),
+        ("thanks!", [UNSOUGHT] * 3),
+        ("...", [UNSOUGHT] * 3),
+        ("om_x91aa0000f", [UNSOUGHT, 0.0, UNSOUGHT]),
+        ("👍", [UNSOUGHT, UNSOUGHT, 0.0]),
+    ],
+)
+def test_a_query_with_nothing_to_look_for_takes_evidence_away(query: str, unsought: list[float]) -> None:
+    """Given greetings, marks, an id and an emoji, I expect every memory to lose, but those that hold the latter two."""
+    turns = Turn("thanks to Anna I have a cat"), Turn("the ticket is om_x91aa0000f"), Turn("that gets a 👍")
+
+    assert features_of(query, *turns).unsought.tolist() == unsought
 
 
 def test_messages_in_the_words_of_a_query_may_have_arrived_just_now() -> None:

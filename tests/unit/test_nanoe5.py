@@ -11,6 +11,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from services.long_term_memory.embeddings.engines import EngineName
 from services.long_term_memory.embeddings.providers import (
@@ -62,9 +63,9 @@ def test_a_long_text_is_embedded_by_its_beginning(
     """Given a text past the length that a worker can afford, I expect its beginning alone to reach the model."""
     reached = []
 
-    def encode(texts: list[str], is_query: bool) -> list[list[float]]:
+    def encode(texts: list[str], is_query: bool) -> NDArray[np.float32]:
         reached.extend(texts)
-        return [[1.0] for _ in texts]
+        return np.ones((len(texts), 1), np.float32)
 
     monkeypatch.setattr(embedder._model, "encode", encode)
     text = "word " * 6_553
@@ -81,9 +82,9 @@ def test_a_text_of_many_tokens_is_cut_shorter(
     """Given characters that are a token each or more, I expect fewer of them to reach the model, and not too few."""
     reached: list[str] = []
 
-    def encode(texts: list[str], is_query: bool) -> list[list[float]]:
+    def encode(texts: list[str], is_query: bool) -> NDArray[np.float32]:
         reached.extend(texts)
-        return [[1.0] for _ in texts]
+        return np.ones((len(texts), 1), np.float32)
 
     monkeypatch.setattr(embedder._model, "encode", encode)
     embedder.embed(text, action)

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from keepsake_client.protocol import SearchData
 
+from services.long_term_memory.retrieval.features import match
 from services.long_term_memory.retrieval.newer import prefer_newer
+from services.long_term_memory.retrieval.query import query_features
 from services.long_term_memory.retrieval.ranking import Ranking
 from tests.unit.test_ranking import by_row, search
 from tests.unit.turns import RELATED, VERY_NEAR, Turn, columns_of
@@ -18,7 +21,14 @@ def _newer(likeness: Sequence[float], times: Sequence[float]) -> tuple[Ranking, 
     turns = [Turn(f"story {n}", VERY_NEAR - 0.01 * n, session=n, timestamp=moment) for n, moment in enumerate(times)]
     before = search("Which is it?", *turns)[1]
     assert before.rows.tolist() == list(range(len(times)))
-    return before, prefer_newer(before, columns_of(turns), np.array(likeness))
+    return before, newer(before, turns, likeness)
+
+
+def newer(before: Ranking, turns: Sequence[Turn], likeness: Sequence[float], question: str = "Which is it?") -> Ranking:
+    """The ranking of these turns with what is newer preferred."""
+    columns, query = columns_of(turns), query_features(question)
+    features = match(columns, query, SearchData(query=question), 1_000.0)
+    return prefer_newer(before, columns, features, np.array(likeness))
 
 
 def test_what_is_newer_and_of_the_matter_of_the_best_rises() -> None:
@@ -43,7 +53,7 @@ def test_in_chinese_unrelated_memories_are_nearer() -> None:
     """Given two lines as near as unrelated ones are in Chinese, I expect no rise."""
     turns = [Turn("我住在上海这个城市", VERY_NEAR), Turn("自行车昨天被偷走了", RELATED, session=2, timestamp=9.0)]
     before = search("我现在住在哪里？", *turns)[1]
-    after = prefer_newer(before, columns_of(turns), np.array([1.0, 0.89]))
+    after = newer(before, turns, [1.0, 0.89])
     assert after.evidence.tolist() == before.evidence.tolist()
 
 
@@ -54,7 +64,7 @@ def test_lines_in_another_script_do_not_lower_what_is_unrelated() -> None:
 
     def rise(turns: list[Turn], likeness: list[float]) -> float:
         before = search("Where do I live now?", *turns)[1]
-        after = prefer_newer(before, columns_of(turns), np.array(likeness)[before.rows])
+        after = newer(before, turns, np.array(likeness)[before.rows].tolist())
         return by_row(after, "utterance")[1] - by_row(before, "utterance")[1]
 
     alone = rise([old, new], [1.0, 0.83])
@@ -69,14 +79,14 @@ def test_what_is_older_is_not_lowered() -> None:
 
 
 def test_of_a_rise_the_score_is_the_probability() -> None:
-    """Given a rise, I expect its log-odds in the score, the best's unchanged, and all in order."""
+    """Given a rise, I expect the share of it that counts between memories, the best's score unchanged, all in order."""
     before, after = _newer([1.0, 0.88, 0.79], [0.0, 5.0, 9.0])
 
     def log_odds(ranking: Ranking) -> dict[int, float]:
         return {row: float(np.log(p / (1 - p))) for row, p in by_row(ranking, "score").items()}
 
     rise = by_row(after, "utterance")[1] - by_row(before, "utterance")[1]
-    assert log_odds(after)[1] - log_odds(before)[1] == pytest.approx(rise)
+    assert log_odds(after)[1] - log_odds(before)[1] == pytest.approx(0.37 * 0.4 * rise)
     assert log_odds(after)[0] == pytest.approx(log_odds(before)[0])
     assert (np.diff(after.score) <= 0).all()
 
@@ -84,4 +94,30 @@ def test_of_a_rise_the_score_is_the_probability() -> None:
 def test_one_memory_has_no_newer() -> None:
     """Given one memory or none, I expect the ranking as it was."""
     before = search("Which is it now?", Turn("story", RELATED))[1]
-    assert prefer_newer(before, columns_of([Turn("story", RELATED)]), np.ones(1)) is before
+    assert newer(before, [Turn("story", RELATED)], [1.0]) is before
+
+
+def test_a_line_that_repeats_the_query_does_not_rise() -> None:
+    """Given the query's own words, newer than the fact and near it, I expect the fact to stay first."""
+    question = "como se llama ahora mi gata"
+    turns = [Turn("mi gata se llama Luna", RELATED), Turn(question, VERY_NEAR, session=2, timestamp=9.0)]
+    before = search(question, *turns)[1]
+
+    assert before.rows.tolist() == [0, 1]
+    assert newer(before, turns, [1.0, 1.0], question).rows.tolist() == [0, 1]
+
+
+def test_a_reply_stays_behind_what_it_repeats() -> None:
+    """Given an old fact, one less like it and the AI's reply that repeats the latter, I expect the reply behind it."""
+    turns = [
+        Turn("I live in Porto", VERY_NEAR),
+        Turn("we have moved to Lyon", RELATED, session=2, timestamp=8.0),
+        Turn("So you have moved to Lyon", RELATED, session=2, timestamp=9.0, from_ai=True),
+        *(Turn(f"story {n}", session=9 + n) for n in range(3)),
+    ]
+    before = search("Where do I live now?", *turns)[1]
+
+    after = newer(before, turns, [1.0, 0.8, 1.0, 0.79, 0.79, 0.79])
+
+    assert before.rows.tolist()[:3] == after.rows.tolist()[:3] == [0, 1, 2]
+    assert by_row(after, "evidence")[2] > by_row(after, "evidence")[1]  # it would have come first of the two

@@ -11,10 +11,12 @@ import pytest
 from keepsake_client.protocol import SearchData
 
 from services.long_term_memory.retrieval.columns import MemoryColumns
+from services.long_term_memory.retrieval.content import Content
 from services.long_term_memory.retrieval.features import Features, match
 from services.long_term_memory.retrieval.query import QueryFeatures, query_features
-from services.long_term_memory.retrieval.ranking import DEFAULT_MIN_SCORE, Ranking, Weights, rank
+from services.long_term_memory.retrieval.ranking import DEFAULT_MIN_SCORE, Ranking, rank
 from services.long_term_memory.retrieval.utterances import Question, Script
+from services.long_term_memory.retrieval.weights import Weights
 from tests.unit.turns import RELATED, UNRELATED, VERY_NEAR, Turn, columns_of
 
 
@@ -75,6 +77,27 @@ def test_neighbours_do_not_reach_over_the_end_of_a_session() -> None:
     _, ranking = search("Where did we fly?", hit, Turn("bread and milk", session=2), Turn("milk and bread", session=3))
     evidence = dict(zip(ranking.rows.tolist(), ranking.meaning.tolist(), strict=True))
     assert evidence[1] > evidence[2]
+
+
+def test_a_lone_note_is_not_behind_every_turn_of_a_chat() -> None:
+    """Given a note nearer to the query than each of five turns about the same, I expect the note first."""
+    chat = [Turn(f"we talked about the boat, {n}", RELATED, session=2, from_ai=n % 2 == 1) for n in range(5)]
+    note = Turn("The boat is blue", RELATED + 0.5 * Weights().cosine_deviation, session=3)
+
+    texts, _ = search("Which colour?", *SMALL_TALK, *chat, note)
+
+    assert texts[0] == note.text
+
+
+def test_the_words_of_a_session_are_evidence_up_to_a_bound() -> None:
+    """Given a question of thirty words, all in one session, I expect no more than the bound for its turns."""
+    words = [f"{a}{b}{c}o" for a in "bdg" for b in "ae" for c in "lmnrs"]
+    turns = *(Turn(word, session=2) for word in words), *SMALL_TALK
+
+    session = by_row(search(" ".join(words), *turns, weights=replace(Weights(), session_meaning=0.0))[1], "session")
+
+    assert 0.9 < session[0] <= 1.0
+    assert session[len(words)] == 0
 
 
 def test_the_named_speaker_comes_first() -> None:
@@ -154,6 +177,53 @@ def test_nothing_relevant_means_nothing_even_for_a_new_user(company: int) -> Non
     assert missed.score[0] < DEFAULT_MIN_SCORE
 
 
+def test_the_score_falls_with_what_is_asked_and_not_found() -> None:
+    """Given a query that also asks for what was never said, I expect a lower score of the same best memory."""
+    turns = Turn("The little one is Mochi", RELATED, session=2), *SMALL_TALK
+    texts, known = search("Who is Mochi?", *turns)
+    more_texts, more = search("Who is Mochi, the harpsichord, the attic, the ladder or a lantern?", *turns)
+
+    assert texts[0] == more_texts[0]
+    assert more.score[0] < known.score[0] - 0.1
+
+
+def test_the_score_of_the_same_meaning_falls_with_the_number_of_memories() -> None:
+    """Given a query of common words and unrelated memories around, I expect the best to score less among more."""
+    turns = Turn("The little one is Mochi", VERY_NEAR, session=2), *SMALL_TALK
+    others = [Turn(f"story {n}", session=10 + n) for n in range(500)]
+    few, many = search("Which is it?", *turns)[1], search("Which is it?", *turns, *others)[1]
+
+    assert few.score[0] > many.score[0] + 0.05
+
+
+def test_a_memory_nearly_as_good_as_the_best_scores_nearly_as_much() -> None:
+    """Given two memories, I expect of the second the log-odds of the first less 0.37 x 0.4 of what it lacks."""
+    _, ranking = search("Who is Mochi?", Turn("The little one is Mochi", RELATED, session=2), *SMALL_TALK)
+
+    log_odds = np.log(ranking.score / (1 - ranking.score))
+    assert log_odds[0] - log_odds[1] == pytest.approx(0.37 * 0.4 * (ranking.evidence[0] - ranking.evidence[1]))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_ranking_does_not_depend_on_the_order_of_sessions(seed: int) -> None:
+    """Given the sessions of a conversation in another order, I expect the same memories with the same scores."""
+    turns = [
+        *SMALL_TALK,
+        Turn("I live in Lyon", RELATED, session=1, timestamp=1.0),
+        Turn("we moved to Porto", RELATED, session=10, timestamp=9.0),
+        *(Turn(f"we talked about Lyon, {n}", RELATED, session=4) for n in range(4)),
+    ]
+    sessions = list(dict.fromkeys(turn.session for turn in turns))
+    order = np.random.default_rng(seed).permutation(sessions).tolist()
+    texts, ranking = search("Where did I live?", *sorted(turns, key=lambda turn: sessions.index(turn.session)))
+
+    other_texts, other = search("Where did I live?", *sorted(turns, key=lambda turn: order.index(turn.session)))
+
+    assert dict(zip(other_texts, other.score.tolist(), strict=True)) == pytest.approx(
+        dict(zip(texts, ranking.score.tolist(), strict=True))
+    )
+
+
 def test_an_empty_memory_and_an_empty_query_are_answered() -> None:
     nothing = search("anything?")[1]
     assert len(nothing) == len(nothing.score) == len(nothing.evidence) == 0
@@ -182,19 +252,26 @@ def _many(size: int) -> tuple[MemoryColumns, QueryFeatures, Features]:
         terms=np.arange(5, dtype=np.uint32),
         term_weight=np.ones(5),
         script=Script.ALPHABET,
-        fingerprint=0,
+        stated=0,
+        asked=1,
+        marked=False,
         asks=Question.ONLY,
         asks_current_state=False,
+        content=Content.WORDS,
         names=np.zeros(0, np.int64),
+        name_texts=(),
     )
     features = Features(
         terms=np.repeat(np.arange(5), [len(r) for r in rows]),
         rows=np.concatenate(rows),
         counts=np.ones(sum(map(len, rows)), np.int64),
         speakers=np.zeros(0, np.int64),
+        mentions=np.zeros(size, np.bool_),
         echoes=np.arange(size) == size - 1,
+        repeats=np.zeros(size, np.bool_),
         eligible=np.ones(size, np.bool_),
         recency=np.zeros(size),
+        unsought=np.zeros(size),
     )
     return columns, query, features
 
@@ -222,18 +299,14 @@ def test_a_statement_by_the_ai_in_the_words_of_the_query_is_no_echo() -> None:
 
 @pytest.mark.parametrize("part", ["meaning", "words"])
 def test_a_turn_that_only_asks_is_not_lifted_by_its_neighbours(part: str) -> None:
-    """Given a question between two answers, I expect of it the meaning and words that it has by itself."""
-    answer, question = Turn("The harpsichord is out of tune", VERY_NEAR), Turn("Why do you ask?")
-    between = search("Is the harpsichord sold?", answer, question, replace(answer, text="A harpsichord is for sale"))[1]
-    apart = search(
-        "Is the harpsichord sold?",
-        answer,
-        replace(question, session=2),
-        replace(answer, text="A harpsichord is for sale", session=3),
-    )[1]
+    """Given a question between two answers, I expect of it no more than of the same question between other turns."""
+    near, question = Turn("The harpsichord is out of tune", VERY_NEAR), Turn("Why do you ask?")
+    far = Turn("The weather is out of order")
+    between, elsewhere = (
+        search("Is the harpsichord sold?", turn, question, turn, replace(near, session=2))[1] for turn in (near, far)
+    )
 
-    assert by_row(between, part)[1] == pytest.approx(by_row(apart, part)[1])
-    assert by_row(between, part)[0] > by_row(apart, part)[0]  # a statement is
+    assert by_row(between, part)[1] <= by_row(elsewhere, part)[1]
 
 
 def test_words_count_in_full_from_the_coverage_on() -> None:
@@ -305,7 +378,7 @@ def test_a_session_of_one_term_is_of_average_length() -> None:
     """Given one session, of one word of the query, I expect idf log(1 + 0.5 / 1.5) times a saturated frequency of 1."""
     session = search("green tea?", Turn("tea", cosine=np.nan))[1].session
 
-    assert session == pytest.approx([0.15 * np.log(4 / 3)])
+    assert session == pytest.approx([np.tanh(0.15 * np.log(4 / 3))])
 
 
 def test_of_memories_with_the_same_evidence_the_first_comes_first() -> None:
@@ -413,22 +486,27 @@ def test_the_constants_are_those_of_the_recorded_figures() -> None:
         "idf_smoothing": 10.0,
         "full_coverage": 0.7,
         "meaning_kernel": (0.16, 0.1),
-        "words_kernel": (0.5, 0.3),
+        "words_kernel": (0.3, 0.2),
         "follow_up_boost": 0.4,
+        "same_speaker": 0.5,
         "session_words": 0.15,
+        "session_words_bound": 1.0,
         "session_meaning": 0.6,
         "other_speaker": -2.0,
         "from_ai": -0.7,
-        "ends_asking": -0.7,
+        "ends_asking": -0.5,
         "only_asks": -10.0,
-        "length": 0.4,
+        "length": 0.3,
         "newest": 8.0,
         "same_matter": 2.0,
         "unrelated_memories": (0.79, 0.89),
         "answers_then": 0.7,
         "least_then": 0.015,
-        "calibration_intercept": 1.75,
-        "corpus_size_correction": 30.0,
+        "corpus_size": 2.0,
+        "corpus_size_prior": 150.0,
+        "calibration_slope": 0.37,
+        "calibration_intercept": 2.72,
+        "runner_up": 0.4,
     }
 
 
@@ -461,13 +539,36 @@ class Definition:
         total = values[row]
         for distance, weight in enumerate(kernel, start=1):
             for other in (row - distance, row + distance):
-                if not self.states[row] or other not in self.rows:
+                if not self.states[row]:
                     continue
-                if self.columns.session[other] != self.columns.session[row]:
-                    continue
-                follows = other == row - 1 and self.columns.asks[other] > 0
-                total += (weight + (self.weights.follow_up_boost if follows else 0.0)) * values[other]
+                if not self.joined(row, other):
+                    total += weight * values[row]
+                else:
+                    total += self.share(row, other, weight) * values[other]
         return total
+
+    def joined(self, row: int, other: int) -> bool:
+        """Whether they are neighbours: of one session, and both with a name or both without, or one is the AI's."""
+        columns = self.columns
+        if other not in self.rows or columns.session[other] != columns.session[row]:
+            return False
+        both_named = bool(columns.speaker[other]) == bool(columns.speaker[row])
+        return both_named or columns.from_ai[other] != columns.from_ai[row]
+
+    def share(self, row: int, other: int, weight: float) -> float:
+        """What a turn takes of a neighbour."""
+        columns, first, last = self.columns, min(row, other), max(row, other)
+        follows = other == row - 1
+        only_asks = columns.asks[other] == 2
+        if columns.from_ai[row] and not columns.from_ai[other] and not (follows and only_asks):
+            return 0.0
+        if follows and columns.asks[other] > 0 and (only_asks or not columns.from_ai[row]):
+            weight += self.weights.follow_up_boost
+        by_one = any(
+            columns.speaker[r] == columns.speaker[r + 1] and columns.from_ai[r] == columns.from_ai[r + 1]
+            for r in range(first, last)
+        )
+        return weight * (self.weights.same_speaker if by_one else 1.0)
 
     def meaning(self, row: int) -> float:
         """Deviations, of the turn and its neighbours."""
@@ -503,6 +604,7 @@ class Definition:
 
     def session(self, row: int) -> float:
         """BM25 and mean deviation of the session."""
+        w = self.weights
         sessions = sorted(set(self.columns.session.tolist()))
         of = {s: [r for r in self.rows if self.columns.session[r] == s and self.states[r]] for s in sessions}
         lengths = {s: float(sum(self.columns.length[r] for r in of[s])) for s in sessions}
@@ -514,7 +616,8 @@ class Definition:
             idf = self.idf(term, sum(f > 0 for f in frequency.values()), len(sessions))
             bm25 += idf * self.bm25(frequency[own], lengths[own] / average)
         meaning = sum(self.deviation[r] for r in of[own]) / (len(of[own]) + 3)
-        return float(self.weights.session_words * bm25 + self.weights.session_meaning * meaning)
+        words = w.session_words_bound * np.tanh(w.session_words * bm25 / w.session_words_bound)
+        return float(words + w.session_meaning * meaning)
 
     def utterance(self, row: int) -> float:
         """Length, source, question, speaker, age."""
@@ -528,11 +631,15 @@ class Definition:
             total += w.other_speaker
         return float(total + self.features.recency[row])
 
-    def score(self, evidence: float) -> float:
-        """The probability."""
-        log_odds = evidence + self.weights.meaning * self.shift + self.weights.calibration_intercept
-        log_odds -= np.log(sum(self.states) + self.weights.corpus_size_correction)
-        return float(1 / (1 + np.exp(-log_odds)))
+    def score(self, evidence: float, best: float) -> float:
+        """The probability of a memory, given the best one's evidence."""
+        w, asked = self.weights, 0.0
+        for term in self.terms:
+            documents = sum(self.states[r] and (term, r) in self.counts for r in self.rows)
+            asked += self.idf(term, documents, sum(self.states) + w.idf_smoothing)
+        chance = w.corpus_size * np.log(sum(self.states) + w.corpus_size_prior) + np.log(1 + asked)
+        supported = best + w.meaning * self.shift - chance + w.runner_up * (evidence - best)
+        return float(1 / (1 + np.exp(-w.calibration_slope * supported - w.calibration_intercept)))
 
 
 def _random_conversation(seed: int) -> tuple[MemoryColumns, QueryFeatures, Features]:
@@ -559,19 +666,26 @@ def _random_conversation(seed: int) -> tuple[MemoryColumns, QueryFeatures, Featu
         terms=np.arange(terms, dtype=np.uint32),
         term_weight=np.array([1.0, 0.5, 1.0, 1.0]),
         script=Script(seed % 2),
-        fingerprint=-1,
+        stated=-1,
+        asked=-2,
+        marked=False,
         asks=Question.ONLY,
         asks_current_state=False,
+        content=Content.WORDS,
         names=np.zeros(0, np.int64),
+        name_texts=(),
     )
     features = Features(
         terms=np.nonzero(found)[0],
         rows=np.nonzero(found)[1],
         counts=found[np.nonzero(found)],
         speakers=np.array([1, 2] if seed % 3 else [], np.int64),
+        mentions=np.zeros(size, np.bool_),
         echoes=np.zeros(size, np.bool_),
+        repeats=np.zeros(size, np.bool_),
         eligible=np.ones(size, np.bool_),
         recency=-random.random(size),
+        unsought=np.zeros(size),
     )
     return columns, query, features
 
@@ -589,7 +703,8 @@ def test_the_ranking_is_what_its_definition_says(seed: int) -> None:
     assert sorted(rows) == list(range(len(columns)))
     for part in ("meaning", "words", "session", "utterance"):
         assert getattr(ranking, part) == pytest.approx([getattr(definition, part)(row) for row in rows]), part
-    assert ranking.score == pytest.approx([definition.score(evidence) for evidence in ranking.evidence.tolist()])
+    evidence = ranking.evidence.tolist()
+    assert ranking.score == pytest.approx([definition.score(one, evidence[0]) for one in evidence])
     assert (np.diff(ranking.evidence) <= 0).all()
 
 

@@ -76,7 +76,8 @@ def consume(
 
 
 def take(consumer: WakingConsumer) -> dramatiq.MessageProxy:
-    message = next(consumer)
+    # A consumer that found fewer messages than it may hold looks again after a wait.
+    message = next(consumer) or next(consumer)
     assert message is not None
     return message
 
@@ -198,6 +199,22 @@ def test_no_more_is_fetched_than_is_free(site: Site) -> None:
     take(consumer)
 
     assert (consumer.outstanding_message_count, site.client.llen(site.keys.ids)) == (3, 2)
+
+
+def test_a_queue_that_was_drained_is_waited_for_before_it_is_fetched(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a fetch that brought fewer messages than asked for, I expect a wait next, not a fetch of nothing."""
+    broker = site.broker()
+    send(broker, 1)
+    consumer = consume(broker, timeout=1_500)
+    take(consumer)
+    blocks = Blocks(monkeypatch, broker)
+    monkeypatch.setitem(broker.scripts, "dispatch", raising(AssertionError("it was fetched")))
+
+    assert next(consumer) is None
+
+    assert len(blocks.calls) == 1
 
 
 def test_a_full_consumer_waits_for_a_free_slot(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -576,7 +593,7 @@ def test_a_full_redis_is_polled(site: Site, monkeypatch: pytest.MonkeyPatch) -> 
 
 Act = Callable[[WakingConsumer, dramatiq.MessageProxy], Any]
 ACTS: dict[str, Act] = {
-    "next": lambda consumer, _: next(consumer),
+    "next": lambda consumer, _: take(consumer),
     "ack": lambda consumer, message: consumer.ack(message),
     "nack": lambda consumer, message: consumer.nack(message),
     "requeue": lambda consumer, message: consumer.requeue([message]),

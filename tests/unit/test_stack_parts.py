@@ -87,11 +87,11 @@ def test_a_log_whose_directory_is_gone_is_discarded(tmp_path: Path) -> None:
 
 
 def test_every_service_has_a_command() -> None:
-    assert tuple(spec.name for spec in service_specs(Settings())) == SERVICES
+    assert tuple(spec.name for spec in service_specs()) == SERVICES
 
 
 def test_every_queue_has_a_worker_process() -> None:
-    queues = {spec.argv[-1] for spec in service_specs(Settings()) if "--queues" in spec.argv}
+    queues = {spec.argv[-1] for spec in service_specs() if "--queues" in spec.argv}
 
     assert queues == {INTERACTIVE_QUEUE, WRITES_QUEUE, INDEX_QUEUE}
 

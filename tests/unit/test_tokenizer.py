@@ -34,6 +34,13 @@ def test_function_words_are_left_out_unless_there_are_no_others() -> None:
         ("12,3456", "12 3456"),  # no thousands
         ("👍🏽", "👍"),
         ("我對花生過敏", "我对花生过敏"),
+        ("穿著", "穿着"),  # Taiwan
+        ("乾安縣", "乾安县"),  # OpenCC's phrases convert the first alone
+        ("甚麼", "什么"),
+        ("妳喜歡貓", "你喜欢猫"),
+        ("牠的尾巴", "它的尾巴"),
+        ("姊姊", "姐姐"),
+        ("綫", "线"),  # Hong Kong
         ("книги", "книга"),
     ],
 )

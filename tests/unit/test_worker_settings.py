@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
 import dramatiq
@@ -21,8 +20,8 @@ from dramatiq.middleware import TimeLimit
 from services.long_term_memory.memory_service import SearchResult
 from services.runtime.queues import INDEX_QUEUE, INTERACTIVE_QUEUE, WRITES_QUEUE
 from services.runtime.settings import Settings
-from services.stack.processes import INDEXER, WORKER, WRITER, service_specs
-from tasks import actors
+from tasks import actors, composition
+from tasks.__main__ import parsed, size
 from tasks.log_filter import DramatiqLogFilter
 from tasks.middleware.resources import Resources, WorkerCannotStart
 from tasks.middleware.retries import Retries
@@ -30,16 +29,29 @@ from tasks.middleware.retries import Retries
 ROOT = Path(__file__).parents[2]
 
 
-def size(settings: Settings, name: str) -> tuple[str, str]:
-    """The processes and threads that a worker is started with."""
-    argv = next(spec.argv for spec in service_specs(settings) if spec.name == name)
-    return argv[argv.index("--processes") + 1], argv[argv.index("--threads") + 1]
+def numbers(settings: Settings, queue: str, *options: str) -> tuple[int, int]:
+    """The processes and threads of a worker."""
+    return size(settings, parsed([*options, "--queues", queue]))
 
 
-@pytest.mark.parametrize(("name", "threads"), [(WORKER, "2"), (WRITER, "2"), (INDEXER, "4")])
-def test_the_defaults_suit_two_cores(name: str, threads: str) -> None:
-    """Given no settings, I expect a process of each kind, and indexing to leave a core to the others."""
-    assert size(Settings(), name) == ("1", threads)
+@pytest.mark.parametrize(("cores", "processes"), [(1, 1), (2, 2), (16, 4)])
+def test_searches_have_a_process_for_each_core(cores: int, processes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given no settings, I expect as many processes of one thread as cores, and no more than four."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+
+    assert numbers(Settings(), INTERACTIVE_QUEUE) == (processes, 1)
+
+
+def test_searches_have_one_process_where_the_cores_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a system that does not tell a process's cores, I expect one process: there, forking may do harm."""
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+
+    assert numbers(Settings(), INTERACTIVE_QUEUE) == (1, 1)
+
+
+def test_other_work_has_a_process_of_several_threads() -> None:
+    """Given no settings, I expect a process of each kind."""
+    assert [numbers(Settings(), queue) for queue in (WRITES_QUEUE, INDEX_QUEUE)] == [(1, 2), (1, 8)]
 
 
 def test_each_kind_is_set_by_itself() -> None:
@@ -52,7 +64,13 @@ def test_each_kind_is_set_by_itself() -> None:
         ltm_index_threads=6,
     )
 
-    assert [size(settings, name) for name in (WORKER, WRITER, INDEXER)] == [("2", "3"), ("1", "4"), ("5", "6")]
+    found = [numbers(settings, queue) for queue in (INTERACTIVE_QUEUE, WRITES_QUEUE, INDEX_QUEUE)]
+    assert found == [(2, 3), (1, 4), (5, 6)]
+
+
+def test_what_is_given_counts_more_than_the_settings() -> None:
+    """Given options, I expect their numbers."""
+    assert numbers(Settings(), INDEX_QUEUE, "--processes", "7", "--threads", "8") == (7, 8)
 
 
 class Nice:
@@ -156,16 +174,16 @@ def test_the_middleware_stand_in_their_order() -> None:
 
 
 class Root(NamedTuple):
-    """The worker's module as it was imported, and what it started with."""
+    """A worker that has been set up, and what it started with."""
 
-    module: ModuleType
+    broker: Any
     processes: list[str]
     handler: logging.Handler
 
 
 @pytest.fixture
 def root(monkeypatch: pytest.MonkeyPatch) -> Iterator[Root]:
-    """The worker's module, imported in this process with settings of a test and without configuring its log."""
+    """A worker set up in this process, with settings of a test and without configuring its log."""
     processes: list[str] = []
     handler = logging.NullHandler()
     settings = Settings(
@@ -176,15 +194,15 @@ def root(monkeypatch: pytest.MonkeyPatch) -> Iterator[Root]:
         processes.append(process)
         return settings
 
-    monkeypatch.setattr("services.runtime.process.bootstrap", bootstrap)
+    monkeypatch.setattr(composition, "bootstrap", bootstrap)
     monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
     monkeypatch.setattr(logging.getLogger("psycopg.pool"), "level", logging.NOTSET)
     for name in ("CONSUMER_RESTART_DELAY_SECS", "POST_PROCESS_MESSAGE_RETRY_DELAY_SECS"):
         monkeypatch.setattr(dramatiq.worker, name, 3)
     monkeypatch.setattr(dramatiq.broker, "global_broker", None)
-    monkeypatch.delitem(sys.modules, "tasks.worker", raising=False)
-    yield Root(importlib.import_module("tasks.worker"), processes, handler)
-    sys.modules.pop("tasks.worker", None)
+    composition.settings_of.cache_clear()
+    yield Root(composition.set_up(), processes, handler)
+    composition.settings_of.cache_clear()
 
 
 def server(client: Any) -> tuple[Any, ...]:
@@ -197,7 +215,8 @@ def test_a_worker_is_composed_of_its_settings(root: Root) -> None:
 
     The actors use the services that the same worker opens at boot.
     """
-    broker: Any = dramatiq.get_broker()
+    broker: Any = root.broker
+    assert dramatiq.get_broker() is root.broker
     resources, responses, deliveries, limit, _ = broker.middleware
 
     assert server(broker.client) == ("broker", 6381, 3)
@@ -222,7 +241,7 @@ def test_a_worker_is_named_by_the_environment(root: Root, monkeypatch: pytest.Mo
     """Given LTM_PROCESS_NAME, I expect the settings, the log and the heartbeat under that name; else a default."""
     monkeypatch.setenv("LTM_PROCESS_NAME", "some-worker")
 
-    broker = root.module._main()
+    broker: Any = composition.set_up()
 
     assert root.processes == ["long-term-memory-worker", "some-worker"]
     assert broker.middleware[0]._process == "some-worker"

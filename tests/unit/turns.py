@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from services.long_term_memory.retrieval.columns import MemoryColumns, hashed, hashed_terms
-from services.long_term_memory.retrieval.ranking import Weights
+from services.long_term_memory.retrieval.fingerprints import fingerprint
 from services.long_term_memory.retrieval.tokenizer import terms
-from services.long_term_memory.retrieval.utterances import asks, fingerprint, script, speaker
+from services.long_term_memory.retrieval.utterances import asks, script, speaker
+from services.long_term_memory.retrieval.weights import Weights
 
 # Cosines, by how many deviations they exceed those of unrelated texts.
 UNRELATED, RELATED, VERY_NEAR = (
@@ -44,7 +45,7 @@ def columns_of(turns: Sequence[Turn]) -> MemoryColumns:
         timestamp=np.array([turn.timestamp for turn in turns], np.float64),
         from_ai=np.array([turn.from_ai for turn in turns], np.bool_),
         added=np.array([turn.added for turn in turns], np.bool_),
-        asks=np.array([asks(turn.text) for turn in turns], np.int64),
+        asks=np.array([asks(turn.text, from_ai=turn.from_ai) for turn in turns], np.int64),
         script=np.array([script(turn.text) for turn in turns], np.int64),
         speaker=np.array([hashed(speaker(turn.text)) for turn in turns], np.int64),
         fingerprint=np.array([hashed(fingerprint(turn.text)) for turn in turns], np.int64),

@@ -57,6 +57,9 @@ MEMBERSHIP_KEY = "ltm:adapters"
 #: An adapter without a heartbeat for this long has failed.
 ADAPTER_FAILED_AFTER_S = 10.0
 
+#: The field of an event's `meta` that is False where it is said and heard, but becomes no memory.
+REMEMBER = "remember"
+
 DEFAULT_LIMIT = 5
 MAX_LIMIT = 100
 MAX_MESSAGE_BYTES = 1_048_576
@@ -263,6 +266,11 @@ class MemoryUpdateMessage(WireModel):
         """`meta.session_id` as text, where the publisher set one."""
         session = self.meta.get("session_id")
         return None if session is None else str(session)
+
+    @property
+    def is_remembered(self) -> bool:
+        """Whether it becomes a memory: unless `meta.remember` is false."""
+        return self.meta.get(REMEMBER) is not False
 
     def is_same_event(self, message_id: object, source: str, content: str) -> bool:
         """Whether these are of this event. Its publisher may have given another message the same message_id."""

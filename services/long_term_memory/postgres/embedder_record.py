@@ -29,8 +29,19 @@ def write_record(connection: Connection[TupleRow], column: VectorColumn, identit
     connection.execute(
         "INSERT INTO embedders (vector_column, provider, model, dimensions, projection) VALUES (%s, %s, %s, %s, %s)"
         " ON CONFLICT (vector_column) DO UPDATE SET provider = excluded.provider, model = excluded.model,"
-        " dimensions = excluded.dimensions, projection = excluded.projection, recorded_at = now()",
+        " dimensions = excluded.dimensions, projection = excluded.projection, recorded_at = now(),"
+        " engines = CASE WHEN (embedders.provider, embedders.model, embedders.dimensions)"
+        " = (excluded.provider, excluded.model, excluded.dimensions) THEN embedders.engines ELSE ARRAY[]::text[] END",
         (column, identity.provider, identity.model, identity.dimensions, identity.projection),
+    )
+
+
+def add_engine(connection: Connection[TupleRow], engine: str) -> None:
+    """Note that a worker has opened the database with this engine of the default embedder."""
+    connection.execute(
+        "UPDATE embedders SET engines = engines || %(engine)s::text"
+        " WHERE vector_column = 'vector' AND NOT %(engine)s = ANY(engines)",
+        {"engine": engine},
     )
 
 

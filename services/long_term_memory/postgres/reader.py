@@ -13,11 +13,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from psycopg import sql
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool
 
-from services.long_term_memory.postgres.rows import ADDED, HEAD, Vector, halfvec
+from services.long_term_memory.postgres.rows import ADDED, HEAD, Vector
 from services.long_term_memory.retrieval.columns import MemoryColumns, hashed
 
 #: One in so many memories is in the sample, which has an index of its own; migrations/0002 has the same number. It is
@@ -109,8 +110,8 @@ class ColumnReader:
             sample: only one in `SAMPLE` of them.
         """
         conditions = (f" AND number %% {SAMPLE} = 0" if sample else "") + window.conditions()
-        values = {"user": user_id, "vector": _halfvec(vector), "limit": limit, **window.values()}
-        return _unpack(self._fetch(sql.SQL(_COLUMNS.replace("{}", conditions)), values))
+        values = {"user": user_id, "vector": _float32(vector), "limit": limit, **window.values()}
+        return unpack(self._fetch(sql.SQL(_COLUMNS.replace("{}", conditions)), values))
 
     def read_segments(
         self,
@@ -126,18 +127,18 @@ class ColumnReader:
         Args:
             bounds: where each segment begins, and the place before which it ends; in the order of the conversation.
         """
-        values = {"user": user_id, "vector": _halfvec(vector), "limit": None, **window.values()}
+        values = {"user": user_id, "vector": _float32(vector), "limit": None, **window.values()}
         statement = sql.SQL(_SEGMENT_COLUMNS.replace("{}", window.conditions()))
         half = (len(bounds) + 1) // 2
         later = self._executor.submit(self._fetch, statement, values | _edges(bounds[half:]))
-        return _unpack([*self._fetch(statement, values | _edges(bounds[:half])), *later.result()])
+        return unpack([*self._fetch(statement, values | _edges(bounds[:half])), *later.result()])
 
     def _fetch(self, statement: sql.SQL, values: dict[str, Any]) -> Sequence[TupleRow]:
         with self._pool.connection() as connection:
             return connection.execute(statement, values, binary=True).fetchall()
 
 
-def _unpack(segments: Sequence[TupleRow]) -> MemoryColumns:
+def unpack(segments: Sequence[TupleRow]) -> MemoryColumns:
     """The columns that PostgreSQL has packed, one row for each segment of the conversation."""
     raw = {
         name: np.frombuffer(b"".join(segment[column] for segment in segments), dtype)
@@ -163,5 +164,5 @@ def _edges(bounds: Sequence[tuple[Place, Place]]) -> dict[str, Any]:
     return {name: [(*first, *end)[i] for first, end in bounds] for i, name in enumerate(names)}
 
 
-def _halfvec(vector: Vector | None) -> str | None:
-    return None if vector is None else halfvec(vector)
+def _float32(vector: Vector | None) -> NDArray[np.float32] | None:
+    return None if vector is None else np.asarray(vector, np.float32)

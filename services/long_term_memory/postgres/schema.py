@@ -13,6 +13,7 @@ from typing import NamedTuple
 from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
+from services.long_term_memory.postgres.analysis import renew_analyses
 from services.long_term_memory.postgres.pool import MIGRATION_LOCK
 from services.long_term_memory.postgres.preconditions import applied_steps, step_files
 from services.long_term_memory.postgres.rows import insert_memories, memory_row
@@ -35,9 +36,9 @@ class Migration(NamedTuple):
 
 def _move_mem0_rows(connection: Connection[TupleRow]) -> None:
     """Insert the rows of Mem0's own table into the table of columns, and drop the former."""
-    with connection.cursor("mem0_rows") as old, connection.cursor() as new:
+    with connection.cursor("mem0_rows") as old:
         for memory_id, vector, payload in old.execute("SELECT id::text, vector::text, payload FROM memories_of_mem0"):
-            insert_memories(new, [memory_row(memory_id, json.loads(vector), payload)])
+            insert_memories(connection, [memory_row(memory_id, json.loads(vector), payload)], versioned=False)
     connection.execute("DROP TABLE memories_of_mem0")
 
 
@@ -51,7 +52,7 @@ def read_migrations() -> list[Migration]:
 
 
 def migrate(connection: Connection[TupleRow], dimensions: int, migrations: Sequence[Migration] | None = None) -> None:
-    """Apply the steps that the database lacks, and register pgvector's types on the connection; idempotent.
+    """Apply the steps that the database lacks, and renew what earlier releases computed from texts; idempotent.
 
     Several processes may call this at once: one applies the steps, the others wait for it.
 
@@ -78,6 +79,8 @@ def migrate(connection: Connection[TupleRow], dimensions: int, migrations: Seque
             if step.hook:
                 step.hook(connection)
             connection.execute("INSERT INTO schema_migrations (version) VALUES (%s)", (version,))
+    if migrations is None:
+        renew_analyses(connection)
     _check_dimensions(connection, dimensions)
 
 

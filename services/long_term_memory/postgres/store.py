@@ -7,24 +7,23 @@ memories.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from mem0.vector_stores.base import VectorStoreBase
 from mem0.vector_stores.pgvector import OutputData, _build_filter_conditions
-from psycopg import Cursor, sql
-from psycopg.rows import TupleRow
+from psycopg import sql
 from psycopg.types.json import Jsonb
 from psycopg_pool import ConnectionPool
 
 from services.long_term_memory.postgres.reader import ColumnReader
 from services.long_term_memory.postgres.rows import (
     UPDATE,
-    halfvec,
     insert_memories,
     memory_row,
     memory_rows,
+    stored_events,
     stored_payload,
 )
 
@@ -35,6 +34,10 @@ _AS_MEM0 = (
     " FROM memories m JOIN users u ON u.number = m.user_number"
 )
 _OF_USER = sql.SQL("user_number = (SELECT number FROM users WHERE user_id = %s)")
+_PAYLOADS = (
+    "SELECT number, id::text, payload, content, source, extract(epoch FROM said_at)::float8 FROM memories"
+    " WHERE user_number = (SELECT number FROM users WHERE user_id = %s) AND number = ANY(%s)"
+)
 
 
 class MemoryStore(VectorStoreBase):  # type: ignore[misc]  # Mem0 has no types
@@ -45,18 +48,20 @@ class MemoryStore(VectorStoreBase):  # type: ignore[misc]  # Mem0 has no types
         self.columns = ColumnReader(pool)
 
     def payloads(self, user_id: str, numbers: Sequence[int]) -> dict[int, OutputData]:
-        """The user's memories of these numbers, by number; every payload has `source`, `timestamp` and `meta`."""
+        """The user's memories of these numbers, by number.
+
+        Every payload has `data`, the content, and `source`, `timestamp` and `meta`.
+        """
         with self._pool.connection() as connection:
-            rows = connection.execute(
-                sql.SQL(
-                    "SELECT number, id,"
-                    " jsonb_build_object('timestamp', extract(epoch FROM said_at), 'meta', '{{}}'::jsonb)"
-                    " || payload || jsonb_build_object('source', source)"
-                    " FROM ({}) AS m WHERE {} AND number = ANY(%s)"
-                ).format(sql.SQL(_AS_MEM0), _OF_USER),
-                (user_id, list(numbers)),
-            ).fetchall()
-        return {row[0]: OutputData(id=str(row[1]), score=None, payload=row[2]) for row in rows}
+            rows = connection.execute(_PAYLOADS, (user_id, list(numbers))).fetchall()
+        return {
+            number: OutputData(
+                id=memory_id,
+                score=None,
+                payload={"timestamp": said_at, "meta": {}, **payload, "data": content, "source": source},
+            )
+            for number, memory_id, payload, content, source, said_at in rows
+        }
 
     def arrivals(self, user_id: str, numbers: Sequence[int]) -> dict[int, float]:
         """When the user's memories of these numbers arrived, of those that are dated otherwise."""
@@ -98,14 +103,17 @@ class MemoryStore(VectorStoreBase):  # type: ignore[misc]  # Mem0 has no types
         Returns:
             The ids that are new.
         """
-        with self.transaction() as cursor:
-            return insert_memories(cursor, memory_rows(ids or [], vectors, payloads or []))
+        return self.insert_rows(memory_rows(ids or [], vectors, payloads or []))
 
-    @contextmanager
-    def transaction(self) -> Iterator[Cursor[TupleRow]]:
-        """A cursor in a transaction."""
-        with self._pool.connection() as connection, connection.transaction(), connection.cursor() as cursor:
-            yield cursor
+    def insert_rows(self, rows: Sequence[dict[str, Any]], *, history: bool = False) -> set[str]:
+        """`insert_memories` on a connection of the pool."""
+        with self._pool.connection() as connection:
+            return insert_memories(connection, rows, history=history)
+
+    def stored_events(self, ids: Sequence[str]) -> set[tuple[str, str, str]]:
+        """`stored_events` on a connection of the pool."""
+        with self._pool.connection() as connection:
+            return stored_events(connection, ids)
 
     def search(
         self, query: str, vectors: Sequence[float], top_k: int = 5, filters: dict[str, Any] | None = None
@@ -117,7 +125,7 @@ class MemoryStore(VectorStoreBase):  # type: ignore[misc]  # Mem0 has no types
                 sql.SQL(
                     "SELECT id, 1 - (vector <=> %s::halfvec), payload FROM ({}) AS m WHERE {} ORDER BY 2 DESC LIMIT %s"
                 ).format(sql.SQL(_AS_MEM0), where),
-                (halfvec(vectors), *values, top_k),
+                (np.asarray(vectors, np.float32), *values, top_k),
             ).fetchall()
         return [OutputData(id=str(row[0]), score=max(0.0, row[1]), payload=row[2]) for row in rows]
 
@@ -150,7 +158,8 @@ class MemoryStore(VectorStoreBase):  # type: ignore[misc]  # Mem0 has no types
                 connection.execute(UPDATE, memory_row(vector_id, vector, payload))
             elif vector is not None:
                 connection.execute(
-                    "UPDATE memories SET vector = %s::halfvec WHERE id = %s", (halfvec(vector), vector_id)
+                    "UPDATE memories SET vector = %s::halfvec WHERE id = %s",
+                    (np.asarray(vector, np.float32), vector_id),
                 )
             elif payload is not None:
                 connection.execute(

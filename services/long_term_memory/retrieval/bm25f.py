@@ -61,23 +61,10 @@ def bm25(frequency: Floats, relative_length: Floats, term_idf: Floats, k1: float
     return sums(row, term_idf[term] * saturated, len(relative_length))
 
 
-def field_lengths(length: Integers, neighbours: Sequence[tuple[int, Floats, Floats]]) -> Floats:
-    """The length of each turn with its neighbours as weighted fields, (n,) float64.
-
-    Args:
-        length: (n,) int64, number of terms of each turn.
-        neighbours: as `MemoryColumns.neighbours` gives them.
-    """
-    passage = length.astype(np.float64)
-    for distance, forward, backward in neighbours:
-        passage[distance:] += forward * length[:-distance]
-        passage[:-distance] += backward * length[distance:]
-    return passage
-
-
 def field_frequencies(
     postings: tuple[Integers, Integers, Integers],
     shape: tuple[int, int],
+    own: Floats,
     neighbours: Sequence[tuple[int, Floats, Floats]],
 ) -> Floats:
     """Term frequencies of each turn with its neighbours as weighted fields, (t * n,) float64, as `bm25` takes them.
@@ -85,14 +72,17 @@ def field_frequencies(
     Args:
         postings: terms, rows, counts, each (nnz,) int64, as `features.Features` has them.
         shape: t, n.
-        neighbours: as `MemoryColumns.neighbours` gives them.
+        own: (n,) float64, the weight of each turn in itself.
+        neighbours: as `neighbours.Neighbours.shares` gives them.
     """
     terms, rows, number = postings
-    _, size = shape
-    key, count = terms * size + rows, number.astype(np.float64)
-    keys, counts = [key], [count]
+    margin = max((distance for distance, _, _ in neighbours), default=0)
+    # Without masks, which take longer: what would go beyond the first or last row has no weight.
+    key = terms * shape[1] + rows + margin
+    keys, counts = [key], [number * own[rows]]
     for distance, forward, backward in neighbours:
-        onward, back = rows < size - distance, rows >= distance
-        keys += [key[onward] + distance, key[back] - distance]
-        counts += [count[onward] * forward[rows[onward]], count[back] * backward[rows[back] - distance]]
-    return sums(np.concatenate(keys), np.concatenate(counts), shape[0] * size)
+        none = np.zeros(distance)
+        keys += [key + distance, key - distance]
+        counts += [number * np.append(forward, none)[rows], number * np.append(none, backward)[rows]]
+    size = shape[0] * shape[1]
+    return sums(np.concatenate(keys), np.concatenate(counts), size + 2 * margin)[margin : margin + size]

@@ -14,7 +14,8 @@ from services.long_term_memory.postgres.rows import Vector
 from services.long_term_memory.retrieval.columns import Floats, Integers, MemoryColumns
 from services.long_term_memory.retrieval.features import match
 from services.long_term_memory.retrieval.query import query_features
-from services.long_term_memory.retrieval.ranking import Weights, rank
+from services.long_term_memory.retrieval.ranking import rank
+from services.long_term_memory.retrieval.weights import Weights
 
 #: A user's memories up to this number are all read and ranked: about 1 ms a thousand.
 EXACT_LIMIT: Final = 100_000

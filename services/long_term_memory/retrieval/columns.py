@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from hashlib import blake2b
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +16,6 @@ from services.long_term_memory.retrieval.utterances import Question
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Booleans = NDArray[np.bool_]
-
-#: Turns before and after a turn that are its neighbours.
-NEIGHBOUR_DISTANCES: Final = (1, 2)
 
 
 @dataclass(frozen=True)
@@ -35,7 +31,7 @@ class MemoryColumns:
         asks: (n,) int64, utterances.Question.
         script: (n,) int64, utterances.Script.
         speaker: (n,) int64, hash of the name before the colon; 0 is none.
-        fingerprint: (n,) int64, hash of the text; equal but for case, spaces and punctuation.
+        fingerprint: (n,) int64, hash of `fingerprints.fingerprint` of the text: equal for two that say the same.
         length: (n,) int64, number of terms.
         terms: (length.sum(),) uint32, the hashed terms of all memories one after another, `length[i]` of memory i.
         cosine: (n,) float64, cosine similarity to the query's vector; NaN where the query was not embedded.
@@ -73,36 +69,10 @@ class MemoryColumns:
         begins = self.session[1:] != self.session[:-1]
         return np.concatenate(([0], np.cumsum(begins)))
 
-    @cached_property
-    def joined(self) -> tuple[Booleans, ...]:
-        """For each of NEIGHBOUR_DISTANCES d: (n - d,) bool, whether rows i and i + d are of one session."""
-        return tuple(self.session[d:] == self.session[:-d] for d in NEIGHBOUR_DISTANCES)
-
     def where(self, kept: Booleans) -> MemoryColumns:
         """The memories of the mask `kept`, (n,) bool, in the same order."""
         columns = {f.name: getattr(self, f.name)[kept] for f in fields(self) if f.name != "terms"}
         return MemoryColumns(**columns, terms=self.terms[kept[self.term_rows]])
-
-    def neighbours(self, kernel: tuple[float, float], follow_up_boost: float) -> list[tuple[int, Floats, Floats]]:
-        """Weights of neighbouring turns in each other, for each distance d: of row i in row i + d, and of i + d in i.
-
-        A turn that only asks takes nothing: a row of questions would lift one another above every answer.
-
-        Args:
-            kernel: the weights of turns one and two away.
-            follow_up_boost: added for a turn that follows directly on one which asks: it is often the answer.
-
-        Returns:
-            Triples of d, forward and backward, both (n - d,) float64.
-        """
-        boost = np.where(self.asks > Question.NOTHING, follow_up_boost, 0.0)
-        shares = []
-        for distance, weight, joined in zip(NEIGHBOUR_DISTANCES, kernel, self.joined, strict=True):
-            onward = weight + boost[:-1] if distance == 1 else weight
-            forward = np.where(joined & self.statements[distance:], onward, 0.0)
-            backward = np.where(joined & self.statements[:-distance], weight, 0.0)
-            shares.append((distance, forward, backward))
-        return shares
 
 
 def hashed(text: str, person: bytes = b"") -> int:

@@ -11,17 +11,24 @@ from dataclasses import fields, replace
 import numpy as np
 
 from services.long_term_memory.retrieval.columns import Floats, MemoryColumns
-from services.long_term_memory.retrieval.ranking import Ranking, Weights
+from services.long_term_memory.retrieval.features import Features
+from services.long_term_memory.retrieval.quotations import behind_what_they_repeat
+from services.long_term_memory.retrieval.ranking import Ranking
+from services.long_term_memory.retrieval.weights import Weights
 
 
-def prefer_newer(ranking: Ranking, columns: MemoryColumns, likeness: Floats, weights: Weights | None = None) -> Ranking:
+def prefer_newer(
+    ranking: Ranking, columns: MemoryColumns, features: Features, likeness: Floats, weights: Weights | None = None
+) -> Ranking:
     """The ranking for a query of the current state: what is newer than the best, and of its matter, rises.
 
     By places in the order of time, not differences of time: the minutes of a chat and the years between two of them
-    weigh the same. The best keeps its score, and nothing is lowered.
+    weigh the same. The best keeps its score, and nothing is lowered but replies that repeat what has risen. What
+    repeats the query does not rise: it is no answer.
 
     Args:
         columns: those that were ranked.
+        features: those that they were ranked by.
         likeness: (k,) float64, the cosine of each ranked memory to the first.
     """
     weights = weights or Weights()
@@ -36,7 +43,11 @@ def prefer_newer(ranking: Ranking, columns: MemoryColumns, likeness: Floats, wei
     same = np.clip((likeness - unrelated) / weights.cosine_deviation / weights.same_matter, 0.0, 1.0)
     place = np.argsort(np.argsort(columns.timestamp, kind="stable")) / len(columns)
     rise = weights.newest * np.maximum(place[ranking.rows] - place[best], 0.0) * same
-    score = 1.0 / (1.0 + (1.0 / ranking.score - 1.0) * np.exp(-rise))
-    risen = replace(ranking, score=score, utterance=ranking.utterance + rise)
-    order = np.argsort(-risen.evidence, kind="stable")
+    rise[features.repeats[ranking.rows]] = 0.0
+    log_odds = np.full(len(columns), -np.inf)
+    log_odds[ranking.rows] = np.log(ranking.score / (1.0 - ranking.score))
+    log_odds[ranking.rows] += weights.calibration_slope * weights.runner_up * rise
+    log_odds = behind_what_they_repeat(columns, log_odds, ranking.rows, len(ranking))[ranking.rows]
+    risen = replace(ranking, score=1.0 / (1.0 + np.exp(-log_odds)), utterance=ranking.utterance + rise)
+    order = np.argsort(-log_odds, kind="stable")
     return Ranking(**{part.name: getattr(risen, part.name)[order] for part in fields(Ranking)})

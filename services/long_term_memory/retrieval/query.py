@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from services.long_term_memory.retrieval import tokenizer, utterances
 from services.long_term_memory.retrieval.columns import Floats, Integers, hashed, hashed_terms
+from services.long_term_memory.retrieval.content import Content, content
 from services.long_term_memory.retrieval.dates import Interval
+from services.long_term_memory.retrieval.fingerprints import fingerprints
 from services.long_term_memory.retrieval.query_times import asks_current_state, times_asked_about
 from services.long_term_memory.retrieval.utterances import Question, Script
 
@@ -29,20 +31,28 @@ class QueryFeatures:
         terms: (t,) uint32, its distinct terms, hashed.
         term_weight: (t,) float64, tokenizer.term_weight of each.
         script: what it is written in.
-        fingerprint: hash of its text, as MemoryColumns.fingerprint.
+        stated: hash of its text without a final question mark, as MemoryColumns.fingerprint.
+        asked: hash of its text with one.
+        marked: whether it ends with a question mark.
         asks: how much of it is a question.
         asks_current_state: whether it asks how something is by now.
+        content: what it has to look for.
         names: (p,) int64, hashes of its words and phrases that may name a speaker, as MemoryColumns.speaker.
+        name_texts: p texts, those words and phrases.
         times: the times that it asks about.
     """
 
     terms: NDArray[np.uint32]
     term_weight: Floats
     script: Script
-    fingerprint: int
+    stated: int
+    asked: int
+    marked: bool
     asks: Question
     asks_current_state: bool
+    content: Content
     names: Integers
+    name_texts: tuple[str, ...]
     times: tuple[Interval, ...] = ()
 
 
@@ -54,14 +64,19 @@ def query_features(text: str, now: float = 0.0, zone: tzinfo = UTC) -> QueryFeat
         zone: of the user.
     """
     distinct = list(dict.fromkeys(tokenizer.terms(text)))
+    words, names = fingerprints(text), tuple(_phrases(text))
     return QueryFeatures(
         terms=hashed_terms(distinct),
         term_weight=np.array([tokenizer.term_weight(term) for term in distinct]),
         script=utterances.script(text),
-        fingerprint=hashed(utterances.fingerprint(text)),
+        stated=hashed(words.stated),
+        asked=hashed(words.asked),
+        marked=words.marked,
         asks=utterances.asks(text),
         asks_current_state=asks_current_state(text),
-        names=np.array([hashed(name) for name in _phrases(text)], np.int64),
+        content=content(text),
+        names=np.array([hashed(name) for name in names], np.int64),
+        name_texts=names,
         times=times_asked_about(text, now, zone),
     )
 

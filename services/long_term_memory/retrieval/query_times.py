@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from services.long_term_memory.retrieval import tokenizer
 from services.long_term_memory.retrieval.columns import Booleans, Floats, MemoryColumns, hashed_terms
+from services.long_term_memory.retrieval.content import Content, content
 from services.long_term_memory.retrieval.date_words import RELATIVE_DAYS
 from services.long_term_memory.retrieval.dates import Interval, may_name_time, named_times
 from services.long_term_memory.retrieval.utterances import Question, asks, sentences
@@ -72,7 +73,8 @@ def said_then(columns: MemoryColumns, times: tuple[Interval, ...]) -> Floats:
 
 
 def _asking(text: str) -> list[str]:
-    return [sentence for sentence in sentences(text) if asks(sentence) is not Question.NOTHING]
+    """The sentences that ask; thanks and the like, which state nothing, do not."""
+    return [one for one in sentences(text) if content(one) is Content.WORDS and asks(one) is not Question.NOTHING]
 
 
 def _within(moments: Floats, times: tuple[Interval, ...]) -> Booleans:

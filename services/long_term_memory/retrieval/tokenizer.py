@@ -4,7 +4,7 @@ The same for memories and queries. The language is determined by script, never b
 for that, and one line often mixes several languages.
 
 * Alphabets: Snowball stems (snowballstem.org), English for the Latin script, whose accents are folded.
-* Chinese and Japanese: character unigrams and bigrams, after the conversion of Traditional to Simplified (OpenCC). A
+* Chinese and Japanese: character unigrams and bigrams, after Traditional became Simplified (han.py). A
   word segmenter was measured and finds less: in a short line the word that is asked for is often another one with the
   same character, and one that is segmented differently is not found at all.
 * Hangul, Thai, Lao, Khmer, Burmese: overlapping character bigrams, as Lucene's CJK analyzer does, because there words
@@ -19,8 +19,9 @@ import threading
 import unicodedata
 from functools import lru_cache
 
-import opencc
 import Stemmer  # type: ignore[import-not-found, unused-ignore]  # a C extension without stubs
+
+from services.long_term_memory.retrieval import han
 
 #: A longer term, a pasted key for example, is cut: an index row has a limit.
 MAX_TERM_CHARS = 64
@@ -54,9 +55,8 @@ _ALPHABETS = tuple(
 )
 _stemmer_lock = threading.Lock()  # Snowball stemmers are not thread-safe
 
-_simplified = opencc.OpenCC("t2s").convert
-
-_FUNCTION_WORDS = frozenset(
+#: Of English, Chinese and Japanese.
+FUNCTION_WORDS = frozenset(
     """
     a about also am an and any are aren as at be been being but by can cannot could couldn did didn do does doesn doing
     don for from had hadn has hasn have haven having he her here hers him his how i if in into is isn it its itself just
@@ -82,13 +82,11 @@ def terms(text: str) -> list[str]:
         kind, value = piece.lastgroup, piece[0]
         if kind == "word":
             for part in value.replace("’", "'").split("'"):
-                (function_words if part in _FUNCTION_WORDS else content).append(_stem(part))
+                (function_words if part in FUNCTION_WORDS else content).append(_stem(part))
         elif kind == "han":
-            value = _simplified(value)
+            value = han.fold(value)
             for term in (*value, *_pairs(value)):
-                (function_words if term in _FUNCTION_WORDS or _FUNCTION_WORDS.issuperset(term) else content).append(
-                    term
-                )
+                (function_words if term in FUNCTION_WORDS or FUNCTION_WORDS.issuperset(term) else content).append(term)
         elif kind == "unspaced":
             content += _pairs(value) or [value]
         elif kind == "number":

