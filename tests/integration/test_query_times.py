@@ -98,7 +98,8 @@ def test_a_fact_that_nothing_has_replaced_is_first_however_old(keepsake: MemoryS
 # A time
 
 FRIDAY = 5.0
-MEALS = {"I had ramen with Wei": 12.0, "I had tacos with Wei": FRIDAY, "I had pizza with Wei": 1.0, **SMALL_TALK}
+MEALS = {"I had ramen with Wei": 12.0, "I had tacos with Wei": FRIDAY, "I had pizza with Wei": 1.0}
+MEALS |= {text: days for text, days in SMALL_TALK.items() if text != "I had soup"}  # a fourth meal
 
 
 @pytest.mark.parametrize(

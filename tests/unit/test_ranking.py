@@ -495,7 +495,7 @@ def test_the_constants_are_those_of_the_recorded_figures() -> None:
         "other_speaker": -2.0,
         "from_ai": -0.7,
         "ends_asking": -0.5,
-        "only_asks": -10.0,
+        "only_asks": -25.0,
         "length": 0.3,
         "newest": 8.0,
         "same_matter": 2.0,
@@ -763,6 +763,18 @@ def test_a_time_is_bounded() -> None:
     then = (np.arange(len(columns)) == 5).astype(np.float64)
     before, after = (by_row(rank(columns, query, f), "utterance") for f in (features, replace(features, then=then)))
     assert after[5] - before[5] == pytest.approx(np.log(0.7 / 0.015))
+
+
+def test_a_time_counts_for_the_score_as_between_two_memories() -> None:
+    """Given the best as one of two of the time, I expect 0.4 of what it gains by that in its score."""
+    columns, query, features = _random_conversation(3)
+    before = rank(columns, query, features)
+    then = np.isin(np.arange(40), before.rows[:2]).astype(np.float64)
+    after = rank(columns, query, replace(features, then=then))
+
+    log_odds = [np.log(ranking.score[0] / (1 - ranking.score[0])) for ranking in (before, after)]
+    assert after.rows[0] == before.rows[0]
+    assert log_odds[1] - log_odds[0] == pytest.approx(0.37 * 0.4 * np.log(0.7 / (2 / 40)))
 
 
 def test_a_time_survives_an_echo() -> None:

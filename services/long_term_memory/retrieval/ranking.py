@@ -110,13 +110,16 @@ def rank(
     words = weights.words * _passage_words(columns, idf, features, neighbours, weights)
     session = _session_words(columns, query, features, weights)
     session += weights.session_meaning * _session_meaning(columns, deviation)
-    utterance = _utterance(columns, features, weights) + _circumstances(features, weights)
+    time_named = _time_named(features, weights)
+    utterance = _utterance(columns, features, weights) + _circumstances(features) + time_named
     evidence = meaning + words + session + utterance
 
     candidates = np.flatnonzero(features.eligible & (embedded | (words > 0)))
     evidence = behind_what_they_repeat(columns, evidence, candidates, len(columns) if limit is None else limit)
     best = _best(evidence, candidates, columns.fingerprint, len(columns) if limit is None else limit)
-    score = _probability(evidence[best] + weights.meaning * baseline_shift, float(idf.sum()), columns, weights)
+    # That the best is of the time named tells it from the others, and less of whether there is an answer at all.
+    beside = weights.meaning * baseline_shift - (1.0 - weights.runner_up) * time_named[best[:1]]
+    score = _probability(evidence[best] + beside, float(idf.sum()), columns, weights)
     return Ranking(original[best], score, meaning[best], words[best], session[best], utterance[best])
 
 
@@ -232,25 +235,26 @@ def _utterance(columns: MemoryColumns, features: Features, weights: Weights) -> 
     return evidence
 
 
-def _circumstances(features: Features, weights: Weights) -> Floats:
+def _circumstances(features: Features) -> Floats:
     """(n,) float64, evidence that lies neither in words nor in meaning nor in form, each term in log-odds.
 
-    Its age, that the query looks for nothing, and whether it is of the time that the query asks about.
+    Its age, and that the query looks for nothing.
     """
-    return features.recency + features.unsought + _time_named(features.then, weights)
+    return features.recency + features.unsought
 
 
-def _time_named(then: Floats | None, weights: Weights) -> Floats | float:
+def _time_named(features: Features, weights: Weights) -> Floats:
     """(n,) float64, the evidence of being of the time that the query asks about, as a ratio of likelihoods.
 
     A time that holds a memory in fifty says much, one that holds half of them little; one without memories, or with
     almost all, says nothing.
     """
+    then, nothing = features.then, np.zeros(len(features.eligible))
     if then is None or not (then == 1.0).any():
-        return 0.0
+        return nothing
     share = max(float(np.mean(then == 1.0)), weights.least_then)
     if share >= weights.answers_then:
-        return 0.0
+        return nothing
     inside, outside = np.log(weights.answers_then / share), np.log((1.0 - weights.answers_then) / (1.0 - share))
     evidence: Floats = outside + (inside - outside) * then
     return evidence

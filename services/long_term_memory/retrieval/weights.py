@@ -41,10 +41,11 @@ class Weights:
     session_words_bound: float = 1.0
     session_meaning: float = 0.6
     # The utterance. One that only asks comes after all that state something: it is the question again, not its answer.
+    # With -10 a "thanks!" beside a good answer scored more than 0.2: of a difference between memories 0.15 counts.
     other_speaker: float = -2.0
     from_ai: float = -0.7
     ends_asking: float = -0.5
-    only_asks: float = -10.0
+    only_asks: float = -25.0
     length: float = 0.3
     # Where the query asks for the current state (`newer`): the newest of all memories against the oldest, in full where
     # they are nearer to the best than unrelated ones by so many deviations; the cosine of these by script.
