@@ -37,6 +37,7 @@ FIXED = {
     "calibration_slope",
     "calibration_intercept",
     "runner_up",
+    "then_in_score",
 }
 _NONE = (0.0, 0.0)
 #: The ranking without one of its parts.

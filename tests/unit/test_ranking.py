@@ -502,6 +502,7 @@ def test_the_constants_are_those_of_the_recorded_figures() -> None:
         "unrelated_memories": (0.79, 0.89),
         "answers_then": 0.7,
         "least_then": 0.015,
+        "then_in_score": 0.5,
         "corpus_size": 2.0,
         "corpus_size_prior": 150.0,
         "calibration_slope": 0.37,
@@ -765,8 +766,8 @@ def test_a_time_is_bounded() -> None:
     assert after[5] - before[5] == pytest.approx(np.log(0.7 / 0.015))
 
 
-def test_a_time_counts_for_the_score_as_between_two_memories() -> None:
-    """Given the best as one of two of the time, I expect 0.4 of what it gains by that in its score."""
+def test_half_of_the_evidence_of_a_time_counts_for_the_score() -> None:
+    """Given the best as one of two of the time, I expect half of what it gains by that in its score."""
     columns, query, features = _random_conversation(3)
     before = rank(columns, query, features)
     then = np.isin(np.arange(40), before.rows[:2]).astype(np.float64)
@@ -774,7 +775,7 @@ def test_a_time_counts_for_the_score_as_between_two_memories() -> None:
 
     log_odds = [np.log(ranking.score[0] / (1 - ranking.score[0])) for ranking in (before, after)]
     assert after.rows[0] == before.rows[0]
-    assert log_odds[1] - log_odds[0] == pytest.approx(0.37 * 0.4 * np.log(0.7 / (2 / 40)))
+    assert log_odds[1] - log_odds[0] == pytest.approx(0.37 * 0.5 * np.log(0.7 / (2 / 40)))
 
 
 def test_a_time_survives_an_echo() -> None:

@@ -117,8 +117,7 @@ def rank(
     candidates = np.flatnonzero(features.eligible & (embedded | (words > 0)))
     evidence = behind_what_they_repeat(columns, evidence, candidates, len(columns) if limit is None else limit)
     best = _best(evidence, candidates, columns.fingerprint, len(columns) if limit is None else limit)
-    # That the best is of the time named tells it from the others, and less of whether there is an answer at all.
-    beside = weights.meaning * baseline_shift - (1.0 - weights.runner_up) * time_named[best[:1]]
+    beside = weights.meaning * baseline_shift - (1.0 - weights.then_in_score) * time_named[best[:1]]
     score = _probability(evidence[best] + beside, float(idf.sum()), columns, weights)
     return Ranking(original[best], score, meaning[best], words[best], session[best], utterance[best])
 
