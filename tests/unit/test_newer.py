@@ -33,7 +33,7 @@ def newer(before: Ranking, turns: Sequence[Turn], likeness: Sequence[float], que
 
 def test_what_is_newer_and_of_the_matter_of_the_best_rises() -> None:
     """Given an old fact, one like it and an unlike one of later, I expect the rise of the first alone, by its place."""
-    before, after = _newer([1.0, 0.88, 0.79], [0.0, 5.0, 9.0])
+    before, after = _newer([1.0, 0.9, 0.79], [0.0, 5.0, 9.0])
 
     assert after.rows.tolist() == [1, 0, 2]
     assert by_row(after, "utterance")[1] - by_row(before, "utterance")[1] == pytest.approx(8.0 * (1 / 3) * 1.0)
@@ -41,11 +41,11 @@ def test_what_is_newer_and_of_the_matter_of_the_best_rises() -> None:
 
 
 def test_likeness_counts_in_deviations_from_unrelated_memories() -> None:
-    """Given the median of the others and the model's eight, I expect the share of two deviations above these."""
+    """Given the median of the others and the model's eight, I expect the share of three deviations above these."""
     before, after = _newer([1.0, 0.84, 0.80, 0.78], [0.0, 5.0, 6.0, 7.0])
 
     unrelated = (0.80 * 3 + 0.79 * 8) / 11
-    share = (0.84 - unrelated) / 0.028 / 2
+    share = (0.84 - unrelated) / 0.028 / 3
     assert by_row(after, "utterance")[1] - by_row(before, "utterance")[1] == pytest.approx(8.0 * (1 / 4) * share)
 
 

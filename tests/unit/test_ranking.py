@@ -498,7 +498,7 @@ def test_the_constants_are_those_of_the_recorded_figures() -> None:
         "only_asks": -25.0,
         "length": 0.3,
         "newest": 8.0,
-        "same_matter": 2.0,
+        "same_matter": 3.0,
         "unrelated_memories": (0.79, 0.89),
         "answers_then": 0.7,
         "least_then": 0.015,
