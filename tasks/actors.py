@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     from services.long_term_memory.profile_service import Profile
     from tasks.middleware.resources import Resources
 
-#: The part of a search's deadline that passes before its request is received and after its response is published:
-#: together 8 ms at p99, at twice the rate that can be held (`bench.latency.roundtrip --scenario capacity --scenario
-#: overload`).
-ON_THE_WIRE_S = 0.010
+#: The share of a search's deadline that is kept for what passes before its request is received and after its response
+#: is published. At twice the rate that can be held every search waits until its deadline; those two then took 15 ms
+#: together at p99, and 61 at most, so with 10 ms 110 of 10,471 answers were late for 300 ms (`bench.latency.roundtrip
+#: --scenario capacity --scenario overload`).
+ON_THE_WIRE = 0.1
 
 
 def declare(broker: dramatiq.Broker, resources: Resources) -> None:
@@ -57,7 +58,7 @@ def declare(broker: dramatiq.Broker, resources: Resources) -> None:
         started_at = time.time()
         data = read_data(request, SearchData)
         budget_ms = data.deadline_ms or resources.settings.ltm_search_budget_ms
-        deadline = received_at + budget_ms / 1000 - ON_THE_WIRE_S
+        deadline = received_at + (1 - ON_THE_WIRE) * budget_ms / 1000
         found = resources.memories.search(request["user_id"], data, now=received_at, deadline=deadline)
         response: dict[str, Any] = {"memories": found, "partial": found.partial or None, "stages": found.timings}
         if data.timings:

@@ -42,9 +42,10 @@ def run_example(stack: Stack, *command: str, stdin: str, cwd: Path = EXAMPLES) -
 
 
 def wait_until_found(stack: Stack, user: str, query: str, content: str) -> None:
+    """Wait until a memory is found, whatever its score: the bot's request to tell more answers nothing."""
     with Client(stack.redis_url) as client:
         wait_until(
-            lambda: content in {memory.content for memory in client.search(user, query, deadline_ms=5_000)},
+            lambda: content in {m.content for m in client.search(user, query, min_score=0, deadline_ms=5_000)},
             description=f"{content!r} to be indexed",
         )
 

@@ -114,11 +114,12 @@ def match(columns: MemoryColumns, query: QueryFeatures, search: SearchData, now:
 
 def _postings(columns: MemoryColumns, terms: NDArray[np.uint32]) -> tuple[Integers, Integers, Integers]:
     """Postings of the query's terms in the memories, as `Features` has them: by term, then by row."""
-    found = [np.unique(columns.term_rows[columns.terms == term], return_counts=True) for term in terms]
+    found = [columns.term_rows[columns.terms == term] for term in terms]  # rows ascend
     if not found:
         return (np.zeros(0, np.int64),) * 3
-    rows, counts = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
-    return np.repeat(np.arange(len(found)), [len(r) for r, _ in found]), rows, counts
+    pairs = np.repeat(np.arange(len(found)), [len(rows) for rows in found]) * len(columns) + np.concatenate(found)
+    first = np.flatnonzero(np.diff(pairs, prepend=-1))
+    return pairs[first] // len(columns), pairs[first] % len(columns), np.diff(first, append=len(pairs))
 
 
 def _mentions(columns: MemoryColumns, query: QueryFeatures, speakers: Integers) -> Booleans:
