@@ -14,6 +14,7 @@ from bench.retrieval import figures
 from bench.retrieval.corpus import Corpus, Search, asked_of_the_next, columns_of
 from bench.retrieval.datasets import Question, read, without_captions
 from bench.retrieval.figures import Found
+from bench.retrieval.variants import FULL
 from bench.retrieval.vectors import VectorCache
 
 MESSAGES = [
@@ -183,3 +184,14 @@ def test_of_an_update_the_newest_is_before_the_oldest() -> None:
     ).values()
 
     assert (row["newer first"], row["median place, newest"], row["oldest"]) == (1.0, 1.0, 3.0)
+
+
+def test_newer_of_the_same_matter_comes_first_as_in_a_search() -> None:
+    """Given an old fact nearer to a query of now than a new one of its matter, I expect the new one first of all."""
+    columns, _ = columns_of(messages(12))
+    vectors = np.eye(384, dtype=np.float32)[:12]
+    vectors[11] = 0.98 * vectors[0] + 0.2 * vectors[11]
+    searches = [Search(Question(text, "plain", (), 99.0), vectors[0], ()) for text in ("Who is it?", "Who is it now?")]
+    corpus = Corpus("a", columns, vectors, [], searches)
+
+    assert [corpus.ranked(one, FULL).rows[0] for one in searches] == [0, 11]

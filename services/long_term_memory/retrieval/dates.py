@@ -12,8 +12,7 @@ import unicodedata
 from datetime import datetime, timedelta, tzinfo
 from typing import Final
 
-import opencc
-
+from services.long_term_memory.retrieval import han
 from services.long_term_memory.retrieval.date_grammar import Reading
 from services.long_term_memory.retrieval.date_phrases import replace_phrases
 from services.long_term_memory.retrieval.date_words import ANCHORS, OTHERS, SKIPPED
@@ -28,7 +27,6 @@ MAX_CHARS: Final = 500
 _FIRST_YEAR: Final = 1900
 _LAST_YEAR: Final = 2100
 
-_simplified: Final = opencc.OpenCC("t2s").convert
 _ACCENT: Final = re.compile("(?<=[a-z])[\u0300-\u036f]+")
 _HAN: Final = re.compile("[\u3400-\u9fff]")
 _LETTERS: Final = re.compile(r"[^\W\d_]+")
@@ -98,7 +96,7 @@ def _folded(text: str) -> str:
     if folded.isascii():
         return folded
     folded = unicodedata.normalize("NFC", _ACCENT.sub("", unicodedata.normalize("NFKD", folded))).replace("ё", "е")
-    return str(_simplified(folded)) if _HAN.search(folded) else folded
+    return han.fold(folded) if _HAN.search(folded) else folded
 
 
 def may_name_time(text: str) -> bool:
