@@ -11,7 +11,8 @@ import logging
 import os
 import signal
 import sys
-import threading
+import time
+from queue import Empty, SimpleQueue
 
 import dramatiq
 import structlog
@@ -22,6 +23,8 @@ from tasks.composition import preload, process_name, set_up, settings_of
 
 #: How often a process looks whether the others run, in seconds.
 LOOK_INTERVAL_S = 0.5
+#: How much longer than its tasks may take to stop a process has until it is killed, as one that hangs.
+KILL_AFTER_S = 1.0
 #: Four of them search 500 times a second: 7 ms of CPU each. A container's quota of CPU time is not looked at.
 MAX_SEARCHING = 4
 
@@ -70,13 +73,20 @@ class Processes:
 
     def stop(self) -> None:
         """Tell the others to stop, in the first."""
+        self._stopped_at = time.monotonic()
         for pid in self._others:
             os.kill(pid, signal.SIGTERM)
 
-    def join(self) -> None:
-        """Wait until the others have ended, in the first."""
+    def join(self, timeout_s: float) -> None:
+        """Wait until the others have ended, in the first; kill one that has not in time, such as one that hangs."""
+        until = self._stopped_at + timeout_s + KILL_AFTER_S
         for pid in self._others:
-            os.waitpid(pid, 0)
+            while not (ended := os.waitpid(pid, os.WNOHANG)[0]) and time.monotonic() < until:
+                time.sleep(0.02)
+            if not ended:
+                log.critical("worker_process_killed", pid=pid)
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
 
 
 def main() -> None:
@@ -84,23 +94,29 @@ def main() -> None:
     given = parsed(sys.argv[1:])
     settings = settings_of(process_name())
     number, threads = size(settings, given)
-    stop = threading.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: stop.set())  # repeated signals do no harm: Ctrl-C in a terminal reaches all
     preload(settings, given.queues)
     processes = Processes(number)
     broker = set_up()
     broker.emit_after("process_boot")
     worker = dramatiq.Worker(broker, queues=set(given.queues), worker_threads=threads)
     worker.start()
+    # Not before: a start may wait for a server for a minute, and a signal then ends it at once. The signal may come
+    # twice, as Ctrl-C in a terminal reaches all: `SimpleQueue.put` may interrupt itself, `Event.set` would deadlock.
+    signals: SimpleQueue[int] = SimpleQueue()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda number, _: signals.put(number))
     processes.begin()
     code = None
-    while code is None and not stop.wait(LOOK_INTERVAL_S):
-        code = processes.exit_code()
+    while code is None:
+        try:
+            signals.get(timeout=LOOK_INTERVAL_S)
+            break
+        except Empty:
+            code = processes.exit_code()
     processes.stop()
     worker.stop(timeout=given.worker_shutdown_timeout)
     broker.close()
-    processes.join()
+    processes.join(given.worker_shutdown_timeout / 1000)
     logging.shutdown()
     # Not by way of the interpreter's end, which would free what an actor that has not ended in time still uses.
     os._exit(code or 0)

@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 import dramatiq
+import dramatiq.worker
 import redis
 import structlog
 from dramatiq.brokers.redis import RedisBroker, _RedisConsumer
@@ -114,7 +115,9 @@ class WakingConsumer(_RedisConsumer):
         self._keys = QueueKeys(queue_name, broker.namespace)
         # Dramatiq prefetches twice as many messages as there are threads: while less than half of that is free, every
         # thread has one and there is another one for the next. A fetch for each that ends would be a round trip each.
-        self._fetch_at_least = max(1, prefetch // 2)
+        # Not of delayed messages, which wait for their time; nor where the environment says how many to prefetch.
+        halves = queue_name == q_name(queue_name) and not dramatiq.worker.QUEUE_PREFETCH
+        self._fetch_at_least = max(1, prefetch // 2) if halves else 1
         self._slot_free = threading.Event()
         self._drained = False
         self._etas: dict[str, int] = {}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from contextlib import suppress
 from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Generic, NamedTuple, TypeVar
 
 from keepsake_client.errors import Unavailable
@@ -37,7 +39,9 @@ class Batcher(Generic[T, R]):
         self._process = process
         self._max_items = max_items
         self._submitted: SimpleQueue[_Submitted[T, R]] = SimpleQueue()
-        self._threads = ThreadPoolExecutor(threads, "batcher")  # they begin with the first items: after any fork
+        # Not of an executor, whose threads are waited for when the process ends, until an embedder that hangs answers.
+        for _ in range(threads):
+            Thread(target=self._process_batches, name="batcher", daemon=True).start()
 
     def __call__(self, item: T) -> R:
         """Process an item and return its result.
@@ -47,18 +51,14 @@ class Batcher(Generic[T, R]):
         """
         submitted: _Submitted[T, R] = _Submitted(item, Future())
         self._submitted.put(submitted)
-        self._threads.submit(self._process_batch)
         return submitted.outcome.result()
 
-    def _process_batch(self) -> None:
-        """Process what is submitted; nothing where an earlier batch had the item that this was called for."""
-        batch: list[_Submitted[T, R]] = []
-        try:
-            while len(batch) < self._max_items:
-                batch.append(self._submitted.get_nowait())
-        except Empty:
-            pass
-        if batch:
+    def _process_batches(self) -> None:
+        while True:
+            batch = [self._submitted.get()]
+            with suppress(Empty):
+                while len(batch) < self._max_items:
+                    batch.append(self._submitted.get_nowait())
             self._complete(batch)
 
     def _complete(self, batch: list[_Submitted[T, R]]) -> None:
