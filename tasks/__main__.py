@@ -42,6 +42,7 @@ class Processes:
         self._first = os.getpid()
         self._others: list[int] = []
         started, self._start = os.pipe()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a parent that ignored it has left that, and children no status
         for _ in range(number - 1):
             if pid := os.fork():
                 self._others.append(pid)

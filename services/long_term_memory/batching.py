@@ -8,6 +8,7 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Generic, NamedTuple, TypeVar
+from weakref import finalize
 
 from keepsake_client.errors import Unavailable
 
@@ -36,12 +37,12 @@ class Batcher(Generic[T, R]):
     """
 
     def __init__(self, process: Callable[[list[T]], Sequence[R]], max_items: int, threads: int = 1) -> None:
-        self._process = process
-        self._max_items = max_items
-        self._submitted: SimpleQueue[_Submitted[T, R]] = SimpleQueue()
+        self._submitted: SimpleQueue[_Submitted[T, R] | None] = SimpleQueue()
         # Not of an executor, whose threads are waited for when the process ends, until an embedder that hangs answers.
         for _ in range(threads):
-            Thread(target=self._process_batches, name="batcher", daemon=True).start()
+            arguments = self._submitted, process, max_items
+            Thread(target=_process_batches, args=arguments, name="batcher", daemon=True).start()
+        finalize(self, _end, self._submitted, threads).atexit = False
 
     def __call__(self, item: T) -> R:
         """Process an item and return its result.
@@ -53,27 +54,38 @@ class Batcher(Generic[T, R]):
         self._submitted.put(submitted)
         return submitted.outcome.result()
 
-    def _process_batches(self) -> None:
-        while True:
-            batch = [self._submitted.get()]
-            with suppress(Empty):
-                while len(batch) < self._max_items:
-                    batch.append(self._submitted.get_nowait())
-            self._complete(batch)
 
-    def _complete(self, batch: list[_Submitted[T, R]]) -> None:
-        try:
-            results = self._process([submitted.item for submitted in batch])
-            outcomes = list(zip(batch, results, strict=True))
-        except Unavailable as error:
-            for submitted in batch:
-                submitted.outcome.set_exception(error)
-        except BaseException as error:  # noqa: BLE001 - raised in the thread that submitted the item
-            if len(batch) == 1:
-                batch[0].outcome.set_exception(error)
-                return
-            for submitted in batch:  # one of them may be the cause: each alone
-                self._complete([submitted])
-        else:
-            for submitted, result in outcomes:
-                submitted.outcome.set_result(result)
+def _end(submitted: SimpleQueue[_Submitted[T, R] | None], threads: int) -> None:
+    """Have the threads end, one for each None."""
+    for _ in range(threads):
+        submitted.put(None)
+
+
+def _process_batches(
+    submitted: SimpleQueue[_Submitted[T, R] | None], process: Callable[[list[T]], Sequence[R]], max_items: int
+) -> None:
+    """Process what is submitted until a None comes. No method: a thread that knew its batcher would keep it alive."""
+    while (first := submitted.get()) is not None:
+        batch = [first]
+        with suppress(Empty):
+            while len(batch) < max_items and (following := submitted.get_nowait()):
+                batch.append(following)
+        _complete(batch, process)
+
+
+def _complete(batch: list[_Submitted[T, R]], process: Callable[[list[T]], Sequence[R]]) -> None:
+    try:
+        results = process([submitted.item for submitted in batch])
+        outcomes = list(zip(batch, results, strict=True))
+    except Unavailable as error:
+        for submitted in batch:
+            submitted.outcome.set_exception(error)
+    except BaseException as error:  # noqa: BLE001 - raised in the thread that submitted the item
+        if len(batch) == 1:
+            batch[0].outcome.set_exception(error)
+            return
+        for submitted in batch:  # one of them may be the cause: each alone
+            _complete([submitted], process)
+    else:
+        for submitted, result in outcomes:
+            submitted.outcome.set_result(result)

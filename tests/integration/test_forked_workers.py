@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -121,6 +122,33 @@ def test_all_processes_stop_with_the_first(site: Servers) -> None:
 
     assert not forked.is_running()
     assert site.held() == {}
+
+
+def test_a_process_that_hangs_is_killed_as_the_others_end(site: Servers) -> None:
+    """Given three processes of which one is frozen and another is killed, I expect the worker to end, with an error."""
+    worker = site.worker("worker", INDEX, processes=3).ready()
+    wait_until(lambda: worker.log().count("worker_ready") == 3, ALL_WITHIN_S, "all processes")
+    frozen, killed = psutil.Process(worker.master.pid).children()
+
+    frozen.suspend()
+    killed.kill()
+
+    assert worker.master.wait(60) == 1
+    assert "worker_process_killed" in worker.log()
+    wait_until(lambda: not frozen.is_running(), description="the frozen process to be gone")
+
+
+def test_many_signals_end_a_worker_as_one_does(site: Servers) -> None:
+    """Given signals one upon the other to both processes, as of Ctrl-C, I expect both to end well."""
+    worker, forked = two_processes(site, INDEX)
+    first = psutil.Process(worker.master.pid)
+
+    for _ in range(50):
+        for process in (first, forked):
+            process.send_signal(signal.SIGINT)
+
+    assert worker.master.wait(60) == 0
+    wait_until(lambda: not forked.is_running(), description="the forked process to end")
 
 
 def test_a_refused_start_is_one_line(site: Servers) -> None:

@@ -108,9 +108,9 @@ def test_an_unavailable_server_is_not_retried_item_by_item(store: Store) -> None
 
 def test_a_batch_of_the_wrong_size_fails(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given a store that returns no result for the last of its items, I expect errors, and the next batch processed."""
-    threads = Threads(store)
     keep = store.keep
-    monkeypatch.setattr(threads.batcher, "_process", lambda batch: keep(batch)[:-1] if "a" in batch else keep(batch))
+    monkeypatch.setattr(store, "keep", lambda batch: keep(batch)[:-1] if "a" in batch else keep(batch))
+    threads = Threads(store)
 
     outcomes = threads.outcomes(threads.submit("a", "b"))
 
@@ -125,3 +125,16 @@ def test_an_interruption_is_raised_where_the_item_came_from(store: Store) -> Non
     outcomes = threads.outcomes(threads.submit("a", "b"))
 
     assert [type(outcome) for outcome in outcomes] == [type(None), KeyboardInterrupt, type(None)]
+
+
+def test_a_batcher_that_is_gone_leaves_no_thread() -> None:
+    """Given a batcher that nothing refers to any more, I expect its threads to end."""
+    before = set(threading.enumerate())
+    batcher: Batcher[str, str] = Batcher(list, 16, threads=3)
+    assert batcher("a") == "a"
+    own = set(threading.enumerate()) - before
+    assert len(own) == 3
+
+    del batcher
+
+    wait_until(lambda: not any(thread.is_alive() for thread in own), description="the threads to end")

@@ -217,6 +217,34 @@ def test_a_queue_that_was_drained_is_waited_for_before_it_is_fetched(
     assert len(blocks.calls) == 1
 
 
+def test_messages_are_fetched_by_half_windows(site: Site) -> None:
+    """Given room for one message of four, I expect none fetched; with room for two, both."""
+    broker = site.broker()
+    consumer = consume(broker, prefetch=4)
+    for number in range(6):
+        send(broker, number)
+    held = [take(consumer) for _ in range(4)]
+
+    consumer.ack(held[0])
+    assert (next(consumer), site.client.llen(site.keys.ids)) == (None, 2)
+    consumer.ack(held[1])
+    take(consumer)
+
+    assert site.client.llen(site.keys.ids) == 0
+
+
+def test_a_delayed_message_is_fetched_as_soon_as_one_fits(site: Site) -> None:
+    """Given a consumer of delayed messages that holds most of what it may, I expect another one to be fetched."""
+    broker = site.broker()
+    consumer = consume(broker, dq_name(QUEUE), prefetch=4)
+    for number in range(3):
+        send(broker, number, delay=15_000)
+        take(consumer)
+    send(broker, 3, delay=1_000)
+
+    assert take(consumer).args == (3,)
+
+
 def test_a_full_consumer_waits_for_a_free_slot(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given a consumer that holds all it may, I expect it to wait until a message is acknowledged, each time."""
     broker = site.broker()

@@ -112,7 +112,8 @@ class OnnxE5:
 def open_session(graph: bytes, initializers: Weights) -> onnxruntime.InferenceSession:
     """A session on one thread of a graph whose initializers are external.
 
-    One thread: workers share the cores, and without a pool of threads a session survives a fork.
+    One thread: workers share the cores, and without a pool of threads a session survives a fork. The library has one of
+    its own, which waits; tests/integration/test_forked_workers.py embeds in forked processes.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1

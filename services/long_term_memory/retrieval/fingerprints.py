@@ -59,11 +59,12 @@ def fingerprints(text: str) -> Fingerprints:
     """The fingerprints of a text."""
     folded = _fold(text)
     final = _FINAL.search(folded)
+    stated = _FIRST.sub("", folded if final is None else folded[: final.start()])
+    if not stated:  # a text of marks alone is no other than itself
+        return Fingerprints(folded, f"{folded}?", marked=False)
     marked = final is not None and (
         not _QUESTION_MARKS.isdisjoint(final[0]) or _GREEK_QUESTION.search(folded) is not None
     )
-    # A text of marks alone is no other than itself.
-    stated = _FIRST.sub("", folded if final is None else folded[: final.start()]) or folded
     return Fingerprints(stated, f"{stated}?", marked)
 
 
