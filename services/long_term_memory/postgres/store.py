@@ -76,11 +76,12 @@ class MemoryStore(VectorStoreBase):  # type: ignore[misc]  # Mem0 has no types
         return dict(rows)
 
     def likeness(self, user_id: str, numbers: Sequence[int]) -> list[float]:
-        """The cosine of each of the user's memories to the first of them; 0 for those that have been deleted."""
+        """The cosine of each of the user's memories to the first of them; 0 for one that was deleted or has none."""
         with self._pool.connection() as connection:
             rows = connection.execute(
                 sql.SQL(
-                    "SELECT number, 1 - (vector <=> (SELECT vector FROM memories WHERE {user} AND number = %s))"
+                    "SELECT number,"
+                    " 1 - nullif(vector <=> (SELECT vector FROM memories WHERE {user} AND number = %s), 'NaN')"
                     " FROM memories WHERE {user} AND number = ANY(%s)"
                 ).format(user=_OF_USER),
                 (user_id, numbers[0], user_id, list(numbers)),
