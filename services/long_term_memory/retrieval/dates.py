@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from datetime import datetime, timedelta, tzinfo
+from functools import lru_cache
 from typing import Final
 
 from services.long_term_memory.retrieval import han
@@ -23,6 +24,9 @@ Interval = tuple[float, float]
 
 #: Of a longer text only this much is read.
 MAX_CHARS: Final = 500
+#: Memories whose dates a process remembers, with at most that much text of each: the same ones are found again and
+#: again, and to read one takes 0.06 ms.
+CACHED_MEMORIES: Final = 4_096
 #: A text of another year names no time: its last year or its next might lie beyond the calendar.
 _FIRST_YEAR: Final = 1900
 _LAST_YEAR: Final = 2100
@@ -58,8 +62,13 @@ def iso_dates(text: str, said_at: float, zone: tzinfo) -> list[str]:
 
     As in ISO 8601: "2024-05-16", "2024-05", "2023", "2024-05-06/2024-05-12" with both ends included.
     """
+    return list(_iso_dates(text[:MAX_CHARS], said_at, zone))
+
+
+@lru_cache(CACHED_MEMORIES)
+def _iso_dates(text: str, said_at: float, zone: tzinfo) -> tuple[str, ...]:
     certain = (spans[0] for spans in _spans(text, said_at, zone) if len(spans) == 1)
-    return list(dict.fromkeys(_iso(begin, end) for begin, end in certain))
+    return tuple(dict.fromkeys(_iso(begin, end) for begin, end in certain))
 
 
 def _spans(text: str, asked_at: float, zone: tzinfo) -> list[list[Span]]:
