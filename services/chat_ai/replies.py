@@ -121,9 +121,12 @@ def _text(content: Any) -> str:
 
 
 def _answering(memories: list[Memory]) -> list[Memory]:
-    """Memories with at least half the best score: this replier cannot select as a model does; its reply is indexed."""
+    """Memories with half the odds of the best, at least: this replier does not select as a model does.
+
+    Odds, because the scores of one search lie near each other: with ten nats less than one of 0.84, a memory has 0.52.
+    """
     best = max((_score(memory) for memory in memories), default=0.0)
-    near = [memory for memory in memories if _score(memory) >= max(MIN_SCORE, best / 2)]
+    near = [memory for memory in memories if _score(memory) >= max(MIN_SCORE, best / (2 - best))]
     return [memory for memory in near if memory.source == "user"] or near
 
 

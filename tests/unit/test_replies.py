@@ -71,6 +71,31 @@ def test_memories_of_the_user_are_preferred_to_those_of_the_ai() -> None:
     assert 'I said: "parrot"' in built_in("Who?", ("ai", "parrot"))
 
 
+def scored(*scores: float) -> Prompt:
+    """A prompt with a memory of each score, which is its content."""
+    found = [
+        Memory(id=str(score), content=f"fact {score}", score=score, source="user", timestamp=1_712_345_678)
+        for score in scores
+    ]
+    return Prompt(messages=[{"role": "user", "content": "hello"}], memories=found)
+
+
+@pytest.mark.parametrize(
+    ("scores", "quoted"),
+    [
+        ((0.84, 0.73, 0.71, 0.52), [0.84, 0.73]),  # half the odds of 0.84 are those of 0.724
+        ((0.2, 0.13), [0.2, 0.13]),
+        ((0.13, 0.11), [0.13]),
+        ((0.11,), []),
+    ],
+)
+def test_memories_far_behind_the_best_are_not_quoted(scores: tuple[float, ...], quoted: list[float]) -> None:
+    """Given scores, I expect quotes of what has 0.12 and half the odds of the best, and no others."""
+    reply = asyncio.run(QuotingReplier(UTC).reply(message("Who?"), scored(*scores)))
+
+    assert [score for score in scores if f"fact {score}" in reply] == quoted
+
+
 def test_the_length_of_a_reply_is_bounded() -> None:
     """Given a hundred long memories, I expect a reply of a bounded length."""
     assert len(built_in("Who?", *[("user", "long " * 1_000)] * 100)) < MAX_REPLY_CHARS + 100
