@@ -88,7 +88,7 @@ def mempalace(path: Path, vectors: VectorCache) -> Table:
     """MemPalace's metric on a LoCoMo file, by category, of words + meaning and of the full ranking."""
     table: Table = {}
     users = corpora([without_captions(user) for user in read(path)], vectors)
-    without = sum(not qa_evidence for qa_evidence in _evidence(path))
+    without = sum(not evidence for evidence in _evidence(path))
     for name in ("both", "full"):
         found = [
             search(user, one, VARIANTS[name]) for user in users for one in track(user.searches, "MemPalace's metric")

@@ -12,6 +12,7 @@ from psycopg_pool import ConnectionPool
 
 from services.long_term_memory.memory_service import MemoryService
 from services.long_term_memory.postgres import rows as postgres_rows
+from services.long_term_memory.postgres.rows import insert_memories, memory_row
 from services.long_term_memory.postgres.store import MemoryStore
 from tests.integration.test_store import BLUE, BROTHER, BY_AI, rows, said
 from tests.support import wait_until
@@ -65,6 +66,56 @@ def test_a_batch_is_embedded_while_the_one_before_it_is_inserted(
             one.result(60)
 
     assert sorted(rows(pool)) == [("a train",), ("green tea",)]
+
+
+def test_an_embedder_of_another_provider_gets_what_waits_in_one_batch(
+    memories: MemoryService, pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given twenty messages while the first is embedded, as over HTTP, I expect them in calls of sixteen and four."""
+    embed, batches, contents = memories._mem0.embedding_model.embed_batch, list[int](), [f"{n}" for n in range(20)]
+
+    def embed_when_all_wait(texts: list[str], action: str) -> list[list[float]]:
+        batches.append(len(texts))
+        if len(batches) == 1:
+            wait_until(lambda: memories._embed._submitted.qsize() == len(contents), description="all to wait")
+        return embed(texts, action)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(memories._mem0.embedding_model, "embed_batch", embed_when_all_wait)
+    with ThreadPoolExecutor(len(contents) + 1) as threads:
+        first = threads.submit(memories.index, said("first"))
+        wait_until(lambda: batches, description="the first to be embedded")
+        for one in [first, *(threads.submit(memories.index, said(content)) for content in contents)]:
+            one.result(60)
+
+    assert (batches, len(rows(pool))) == ([1, 16, 4], 21)
+
+
+def test_batches_with_the_same_memories_do_not_deadlock(pool: ConnectionPool) -> None:
+    """Given a transaction that has one of two memories and is to have the other, and a batch with both in the reverse
+    order, I expect the batch to wait for it, and both to be stored."""
+    low, high = (f"{digit * 8}-0000-8000-8000-000000000000" for digit in "12")
+    both = {one: memory_row(one, [0.1] * 384, {"data": one, "user_id": "u1"}) for one in (high, low)}
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE %s"
+
+    def insert_both() -> set[str]:
+        with pool.connection() as connection:
+            return insert_memories(connection, list(both.values()))
+
+    known = memory_row("33333333-0000-8000-8000-000000000000", [0.1] * 384, {"data": "known", "user_id": "u1"})
+    with ThreadPoolExecutor(1) as threads, pool.connection() as connection:
+        insert_memories(connection, [known])  # else the batch would wait for the user
+        with connection.transaction():
+            insert_memories(connection, [both[low]])
+            batch = threads.submit(insert_both)
+            with pool.connection() as other:
+                wait_until(
+                    lambda: other.execute(waiting, ("%memories_number_seq%",)).fetchone() == (1,),
+                    description="the batch to wait",
+                )
+            insert_memories(connection, [both[high]])
+        assert batch.result(60) == set()
+
+    assert sorted(rows(pool)) == [(low,), (high,), ("known",)]
 
 
 def test_a_memory_that_cannot_be_stored_fails_alone(
