@@ -45,6 +45,13 @@ def test_a_reply_with_an_answer_of_its_own_stays() -> None:
     assert order(answer, *asked, FACT, evidence=[9.0, 4.0, 3.0, 2.0])[0] == 0
 
 
+def test_a_reply_with_less_than_three_quarters_of_a_line_stays() -> None:
+    """Given a reply with two of a line's three terms, I expect it first: it tells something else."""
+    reply = Turn("The vet called about your cat: the vaccination is on Monday", from_ai=True)
+
+    assert order(reply, FACT, evidence=[9.0, 4.0]) == [0, 1]
+
+
 def test_what_another_reply_says_is_no_line_of_the_user() -> None:
     """Given two replies in the same words, I expect their order to stay."""
     replies = [Turn("Your cat is called Mochi", from_ai=True), Turn("Yes, your cat is called Mochi", from_ai=True)]
