@@ -16,7 +16,6 @@ _HISTORIES: Final[frozenset[Path]] = frozenset(
 )
 _TURNS: Final[Path] = ("turns", ITEM)
 ELEMENTS: Final[frozenset[Path]] = frozenset({*_HISTORIES, _TURNS})
-_IGNORED: Final = frozenset({"avatar_file_name", "image_prompt_text", "image_rel_path", "definition", "voices"})
 #: The fields of a history and of its messages, as the tools that save them call them.
 _SESSION_NAMES: Final = ("external_id", "chat_id", "history_id", "conversation_id", "id")
 _MESSAGE_NAMES: Final = ("msgs", "messages", "turns")
@@ -26,7 +25,7 @@ _ID_NAMES: Final = ("uuid", "id")
 def read(file: ExportFile, _: Options) -> Iterator[Item]:
     """The messages of each history, in the file's order; of alternative replies, the chosen one."""
     character, number = None, 0
-    for found in elements(file, ELEMENTS, _IGNORED):
+    for found in elements(file, ELEMENTS):
         number += found.path in ELEMENTS
         place = f"element {number:,}"
         match found.path:

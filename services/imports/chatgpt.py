@@ -12,28 +12,6 @@ from services.imports.records import Bad, Item, Options, Said, Skipped, text_or_
 
 #: The array of an export, and one conversation alone.
 CONVERSATIONS: Final[frozenset[Path]] = frozenset({(ITEM,), ()})
-#: Large parts of a message that say nothing: what was searched and cited for it.
-_IGNORED: Final = frozenset(
-    {
-        *(
-            "citations",
-            "content_references",
-            "search_result_groups",
-            "image_results",
-            "_cite_metadata",
-            "cite_metadata",
-        ),
-        *("aggregate_result", "attachments", "moderation_results", "safe_urls", "blocked_urls", "plugin_ids"),
-        *(
-            "finish_details",
-            "invoked_plugin",
-            "canvas",
-            "sonic_classification_result",
-            "token_budget",
-            "ada_visualizations",
-        ),
-    }
-)
 #: What `content_type` says of messages that were shown as text.
 _TEXTS: Final = frozenset({"text", "multimodal_text"})
 #: References to sources within a text, between characters of private use: cite turn0search1.
@@ -42,7 +20,7 @@ _CITATIONS: Final = re.compile("\ue200[^\ue200\ue201]*\ue201|【\\d+†[^】]*�
 
 def read(file: ExportFile, _: Options) -> Iterator[Item]:
     """The messages of each conversation's current branch, oldest first."""
-    for number, found in enumerate(elements(file, CONVERSATIONS, _IGNORED), start=1):
+    for number, found in enumerate(elements(file, CONVERSATIONS), start=1):
         place = f"conversation {number:,}"
         if found.problem is not None:
             yield Bad(place, found.problem)

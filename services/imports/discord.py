@@ -14,14 +14,13 @@ MESSAGES: Final[frozenset[Path]] = frozenset({("messages", ITEM)})
 #: The types of messages that somebody wrote; DiscordChatExporter has numbers for those that it has no name for, and
 #: 20 and 23 are the answers to commands.
 _WRITTEN: Final = frozenset({"Default", "Reply", "20", "23", "ChatInputCommand", "ContextMenuCommand"})
-_IGNORED: Final = frozenset({"attachments", "embeds", "stickers", "reactions", "mentions", "roles", "inlineEmojis"})
 
 
 def read(file: ExportFile, _: Options) -> Iterator[Item]:
     """The messages of a channel, in the export's order."""
     channel: dict[str, Any] = {}
     guild = None
-    for number, found in enumerate(elements(file, MESSAGES, _IGNORED)):
+    for number, found in enumerate(elements(file, MESSAGES)):
         match found.path:
             case ("channel", name):
                 channel[name] = found.value

@@ -1,39 +1,36 @@
-"""Elements of a JSON document of any size: those at named paths are built one by one, the rest passes by."""
+"""Elements of a JSON document of any size: those at named paths are read one by one, the rest passes by.
+
+The standard library's decoder reads each element, out of a buffer that holds little more than one. ijson would do the
+rest too, but its C backend ends the process on a number of 5,000 digits (SIGSEGV, ijson 3.6), and its Python backend
+keeps all text since a piece last ended between two tokens.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Set
-from decimal import Decimal
+from json import JSONDecodeError
+from json.decoder import JSONDecoder
 from typing import Any, Final, NamedTuple
 
-import ijson
 from keepsake_client.protocol import MAX_NESTING
 
 from services.imports.files import ExportFile
 from services.imports.records import UnreadableFile
 
-#: Keys from the top, "[]" for the elements of an array: ("messages", "[]").
+#: Keys from the top, "[]" for the elements of an array: ("messages", "[]"). The empty one is a whole object.
 Path = tuple[str, ...]
 ITEM: Final = "[]"
-_STARTS: Final = frozenset({"start_map", "start_array"})
-_ENDS: Final = frozenset({"end_map", "end_array"})
 
-#: Of one element: as much as takes up to about 100 MB of memory.
-MAX_VALUES: Final = 500_000
-MAX_CHARS: Final = 16_000_000
-#: Of one text, or of the space between two: yajl keeps all of it.
-MAX_TOKEN_BYTES: Final = 32_000_000
-_CHUNK: Final = 65_536
-_LOW_SURROGATE: Final = re.compile(r"\\u[dD][c-fC-F]")
-#: An escape that the end of the piece cuts off; a pair of surrogates; a low one on its own; any other escape.
-_ESCAPES: Final = re.compile(
-    r"(?P<cut>\\(?:u(?:[0-9a-fA-F]{0,3}|[dD][89abAB][0-9a-fA-F]{2}(?:\\(?:u[0-9a-fA-F]{0,3})?)?))?\Z)"
-    r"|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
-    r"|(?P<alone>\\u[dD][c-fC-F][0-9a-fA-F]{2})"
-    r"|\\.",
-    re.DOTALL,
-)
+#: Of one element, or of any other text or number.
+MAX_ELEMENT_CHARS: Final = 16_000_000
+#: As much text as is read at once beyond an element that is not complete.
+_MORE_CHARS: Final = 65_536
+#: Errors this close to the end of what was read are of its end: an escape, a number or a word that is cut off.
+_CUT_CHARS: Final = 16
+_SPACE: Final = re.compile(r"[ \t\r\n]*")
+_STRUCTURE: Final = re.compile(r'["\[\]{}]')
+_STRING_END: Final = re.compile(r'["\\]')
 
 
 class Found(NamedTuple):
@@ -44,150 +41,185 @@ class Found(NamedTuple):
     problem: str | None = None
 
 
-def elements(file: ExportFile, paths: Set[Path], ignored: frozenset[str] = frozenset()) -> Iterator[Found]:
+class DamagedJSON(ValueError):
+    """The structure around elements is not JSON, or the text ends too early."""
+
+
+def elements(file: ExportFile, paths: Set[Path]) -> Iterator[Found]:
     """The elements of a document that lie at `paths`, and the scalars around them, in order.
 
-    Args:
-        paths: the empty one is a document that is an object.
-        ignored: keys within elements whose values are left out.
+    An element that is no JSON, too large or too deep costs itself alone.
 
     Raises:
-        UnreadableFile: it is not JSON; what stands before the damage was yielded.
+        UnreadableFile: the document is not JSON; what stands before the damage was yielded.
     """
-    stream = _Utf8(file)
+    document = Document(file.text())
     found = 0
     try:
-        for one in _Walk(stream, ignored).found(paths):
+        for one in document.found(paths):
             found += one.path in paths
             yield one
-    except (ijson.JSONError, ValueError) as error:  # ValueError: numbers of thousands of digits
-        reason = str(error).split("\n")[0][:100].strip("b'")
-        cut = "it ends too early" if "EOF" in reason or "ncomplete" in reason else f"it is not JSON ({reason})"
-        raise UnreadableFile(f"{file.name}: {cut}, after {found:,} elements, before byte {file.position:,}") from None
+    except DamagedJSON as error:
+        raise UnreadableFile(f"{file.name}, line {document.line:,}, after {found:,} elements: {error}") from None
 
 
-class _Walk:
-    """One pass over the events of a document.
+class Document:
+    """A JSON document, as its text arrives.
 
     Args:
-        stream: the document; it is told of progress, by which it knows a token without end.
+        pieces: its text.
     """
 
-    def __init__(self, stream: _Utf8, ignored: frozenset[str]) -> None:
-        self._stream = stream
-        self._events = iter(ijson.basic_parse(stream, buf_size=_CHUNK))
-        self._ignored = ignored
+    def __init__(self, pieces: Iterator[str]) -> None:
+        self._pieces = pieces
+        self._buffer = ""
+        self._at = 0
+        self._ended = False
+        self._lines_before = 1
+        self._decoder = JSONDecoder()
+
+    @property
+    def line(self) -> int:
+        """The number of the line that is read."""
+        return self._lines_before + self._buffer.count("\n", 0, self._at)
 
     def found(self, paths: Set[Path]) -> Iterator[Found]:
-        path: list[str] = []  # for each container that is open: the key, or ITEM
-        for event, value in self._events:
-            self._stream.since_event = 0
-            if event == "map_key":
-                path[-1] = value
-            elif event in _ENDS:
-                path.pop()
-            elif event not in _STARTS:
-                yield Found(tuple(path), value)
-            elif (here := tuple(path)) in paths and (here or event == "start_map"):
-                yield Found(here, *self._built({} if event == "start_map" else []))
-            elif len(path) >= MAX_NESTING:
-                raise ValueError(f"nested deeper than {MAX_NESTING} levels")
-            else:
-                path.append("" if event == "start_map" else ITEM)
+        """What the document holds; see `elements`.
 
-    def _built(self, root: Any) -> tuple[Any, str | None]:  # noqa: PLR0912 - the innermost loop: calls would double it
-        """The container that was opened, filled; None and the problem where it is too large or too deep."""
-        stack: list[Any] = [root]
-        key, values, chars = "", 0, 0
-        for event, value in self._events:
-            if event == "map_key":
-                key = value
-                chars += len(value)
-                continue
-            if event in _ENDS:
-                stack.pop()
-                if not stack:
-                    return root, None
-                continue
-            container, opens = stack[-1], event in _STARTS
-            in_map = type(container) is dict
-            if in_map and key in self._ignored:
-                if opens:
-                    self._skip(1)
-                continue
-            new: Any = value
-            if opens:
-                new = {} if event == "start_map" else []
-            elif event == "string":
-                chars += len(value)
-            elif type(value) is Decimal:
-                new = float(value)
-            if in_map:
-                container[key] = new
-            else:
-                container.append(new)
-            if opens:
-                stack.append(new)
-            values += 1
-            if not values & 0xFF:
-                self._stream.since_event = 0
-            if values > MAX_VALUES or chars > MAX_CHARS or len(stack) > MAX_NESTING:
-                root.clear()
-                problem = f"nested deeper than {MAX_NESTING} levels" if len(stack) > MAX_NESTING else "too large"
-                self._skip(len(stack))
-                return None, problem
-        return None, "incomplete"
+        Raises:
+            DamagedJSON: it is not JSON.
+        """
+        yield from self._value((), paths)
+        if self._next_char():
+            raise DamagedJSON("something follows the end of the document")
 
-    def _skip(self, depth: int) -> None:
-        """Read past the end of so many open containers."""
-        for event, _ in self._events:
-            self._stream.since_event = 0
-            depth += (event in _STARTS) - (event in _ENDS)
-            if not depth:
+    def _value(self, path: Path, paths: Set[Path]) -> Iterator[Found]:
+        char = self._next_char()
+        if char not in ("[", "{"):
+            yield Found(path, self._token())
+        elif path in paths and (path or char == "{"):
+            yield Found(path, *self._element())
+        elif len(path) >= MAX_NESTING:
+            raise DamagedJSON(f"nested deeper than {MAX_NESTING} levels")
+        else:
+            yield from self._members(path, paths, char)
+
+    def _members(self, path: Path, paths: Set[Path], opening: str) -> Iterator[Found]:
+        closing = "}" if opening == "{" else "]"
+        self._at += 1
+        if self._next_char() == closing:
+            self._at += 1
+            return
+        while True:
+            key = ITEM
+            if opening == "{":
+                if self._next_char() != '"':
+                    raise DamagedJSON("a key is missing")
+                key = self._token()
+                self._expect(":")
+            yield from self._value((*path, key), paths)
+            if self._expect(f",{closing}") == closing:
                 return
 
+    def _expect(self, chars: str) -> str:
+        char = self._next_char()
+        if not char or char not in chars:
+            raise DamagedJSON(f"{' or '.join(chars)} is missing" if char else "the file ends too early")
+        self._at += 1
+        return char
 
-class _Utf8:
-    """A binary stream of a document in UTF-8, for ijson.
+    def _next_char(self) -> str:
+        """The next character that is no space; empty at the end."""
+        while True:
+            space = _SPACE.match(self._buffer, self._at)
+            self._at = space.end() if space else self._at
+            if self._at < len(self._buffer):
+                return self._buffer[self._at]
+            if not self._read_more():
+                return ""
 
-    Low surrogates on their own, which JavaScript writes where it cut a text, become U+FFFD: yajl's output of them is no
-    UTF-8.
+    def _token(self) -> Any:
+        try:
+            value, self._at = self._decoded()
+        except ValueError as error:
+            raise DamagedJSON(str(error)) from None
+        return value
 
-    Attributes:
-        since_event: bytes since the parser had anything to tell; its reader sets it to 0.
-    """
+    def _element(self) -> tuple[Any, str | None]:
+        """The element that begins here; None and the problem where it cannot be read, with the reader behind it."""
+        try:
+            value, self._at = self._decoded()
+        except DamagedJSON:
+            raise
+        except RecursionError:
+            problem = "nested too deep"
+        except ValueError as error:
+            problem = str(error)
+        else:
+            return value, None
+        self._skip()
+        return None, problem
 
-    def __init__(self, file: ExportFile) -> None:
-        self._pieces = file.text()
-        self._carry = ""
-        self._pending = b""
-        self.since_event = 0
+    def _decoded(self) -> tuple[Any, int]:
+        """The value that begins here, and where it ends.
 
-    def read(self, size: int) -> bytes:
-        """At most so many bytes; none at the end."""
-        if not size:
-            return b""
-        while not self._pending:
+        Raises:
+            DamagedJSON: the text ends within it.
+            ValueError: it is not JSON, or too large.
+        """
+        while True:
+            end, cut = 0, False
+            try:
+                value, end = self._decoder.raw_decode(self._buffer, self._at)
+            except JSONDecodeError as error:
+                problem = f"it is not JSON: {error.msg}"
+                cut = error.msg.startswith("Unterminated") or error.pos >= len(self._buffer) - _CUT_CHARS
+            except ValueError:  # the limit of Python's int
+                problem = "it is not JSON: a number of too many digits"
+            # What ends with the text that was read may be a number that goes on.
+            if end and (end < len(self._buffer) or self._ended):
+                return value, end
+            if not end and not cut:
+                raise ValueError(problem)
+            if len(self._buffer) - self._at > MAX_ELEMENT_CHARS:
+                raise ValueError(f"larger than {MAX_ELEMENT_CHARS:,} characters")
+            if not self._read_more() and not end:
+                raise DamagedJSON("the file ends too early")
+
+    def _read_more(self) -> bool:
+        """Read as much again as is there of the present value, but hardly more than an element; False at the end."""
+        self._lines_before += self._buffer.count("\n", 0, self._at)
+        pieces = [self._buffer[self._at :]]
+        wanted = min(max(len(pieces[0]), _MORE_CHARS), max(MAX_ELEMENT_CHARS - len(pieces[0]), _MORE_CHARS))
+        self._at = 0
+        while wanted > 0 and not self._ended:
             piece = next(self._pieces, None)
-            if piece is None:
-                self._pending, self._carry = self._carry.encode(), ""
-                break
-            self._pending = self._paired(self._carry + piece).encode()
-        data, self._pending = self._pending[:size], self._pending[size:]
-        self.since_event += len(data)
-        if self.since_event > MAX_TOKEN_BYTES:
-            raise ValueError(f"a text of more than {MAX_TOKEN_BYTES:,} bytes")
-        return data
+            self._ended = piece is None
+            pieces.append(piece or "")
+            wanted -= len(pieces[-1])
+        self._buffer = "".join(pieces)
+        return len(self._buffer) > len(pieces[0])
 
-    def _paired(self, text: str) -> str:
-        self._carry = ""
-        backslash = text.rfind("\\", max(len(text) - 12, 0))
-        if backslash < 0 and not _LOW_SURROGATE.search(text):
-            return text
-        return _ESCAPES.sub(self._one, text)
-
-    def _one(self, found: re.Match[str]) -> str:
-        if found["cut"] is not None:
-            self._carry = found[0]
-            return ""
-        return "\\ufffd" if found["alone"] else found[0]
+    def _skip(self) -> None:
+        """Go behind the array or object that begins here, by its brackets alone."""
+        depth, in_string = 0, False
+        while True:
+            found = (_STRING_END if in_string else _STRUCTURE).search(self._buffer, self._at)
+            if found is None:
+                self._at = len(self._buffer)
+            else:
+                char, self._at = found[0], found.end()
+                if char == "\\":
+                    self._at += 1  # perhaps beyond what was read: then it is the next piece's first
+                elif char == '"':
+                    in_string = not in_string
+                else:
+                    depth += 1 if char in "[{" else -1
+                    if not depth:
+                        return
+            if self._at >= len(self._buffer):
+                beyond = self._at - len(self._buffer)
+                self._at = len(self._buffer)
+                if not self._read_more():
+                    raise DamagedJSON("the file ends too early")
+                self._at = beyond

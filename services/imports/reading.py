@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import islice
 from typing import Final, NamedTuple
-
-import ijson
 
 from services.imports import (
     character_ai,
@@ -23,6 +21,7 @@ from services.imports import (
     whatsapp,
 )
 from services.imports.files import ExportFile
+from services.imports.json_elements import DamagedJSON, Document
 from services.imports.people import Cast, Person, cast_of
 from services.imports.records import Bad, Item, Options, Parsed, RecordBuilder, Said, Skipped, UnreadableFile
 
@@ -109,21 +108,9 @@ def _lines_form(text: str, file: ExportFile) -> str | None:
 def _places(text: str) -> set[str]:
     """The keys at the top of a document, as far as its beginning has them."""
     places: set[str] = set()
-    path: list[str] = []
-    try:
-        for event, value in ijson.basic_parse(io.BytesIO(text.encode())):
-            if event == "map_key":
-                path[-1] = value
-                if len(path) <= _DEPTH:
-                    places.add(".".join(path).replace(".[]", "[]"))
-            elif event in ("start_map", "start_array"):
-                path.append("" if event == "start_map" else "[]")
-                if len(path) > 64:
-                    break
-            elif event in ("end_map", "end_array"):
-                path.pop()
-    except (ijson.JSONError, ValueError):
-        pass  # the sample ends anywhere
+    with suppress(DamagedJSON):  # the sample ends anywhere
+        for found in Document(iter([text])).found(frozenset()):
+            places |= {".".join(found.path[:depth]).replace(".[]", "[]") for depth in range(1, _DEPTH + 1)}
     return places
 
 

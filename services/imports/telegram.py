@@ -14,9 +14,6 @@ _ONE: Final[Path] = ("messages", ITEM)
 MESSAGES: Final[frozenset[Path]] = frozenset(
     {_ONE, ("chats", "list", ITEM, *_ONE), ("left_chats", "list", ITEM, *_ONE)}
 )
-_IGNORED: Final = frozenset(
-    {"text_entities", "reactions", "poll", "inline_bot_buttons", "location_information", "members"}
-)
 
 
 class _Chat:
@@ -73,7 +70,7 @@ class _Chat:
 def read(file: ExportFile, _: Options) -> Iterator[Item]:
     """The messages of each chat, in the export's order."""
     chat, owner, number = _Chat(file), None, 0
-    for found in elements(file, MESSAGES, _IGNORED):
+    for found in elements(file, MESSAGES):
         match found.path:
             case ("personal_information", "user_id"):
                 owner = f"user{found.value}"
