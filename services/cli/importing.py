@@ -18,6 +18,7 @@ from keepsake_client.errors import KeepsakeError, RequestTimeout, Unavailable
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from services.cli import EXIT_INTERRUPTED
 from services.cli.backlog import wait_for_room
 from services.cli.options import DEFAULT_DATA_DIRECTORY, DataDir, found_stack, redis_failure
 from services.cli.output import Output, print_error, printable
@@ -39,7 +40,6 @@ MAX_PEOPLE = 100_000
 SHOWN_EVERY = 500
 #: Of sessions and speakers that `--dry-run` lists.
 MAX_LISTED = 20
-EXIT_INTERRUPTED = 130
 
 T = TypeVar("T")
 #: Sends a page of records and returns how many were new.

@@ -61,7 +61,8 @@ class ExportFile:
         encoding: its encoding, where it is named; recognised otherwise.
 
     Attributes:
-        name: for people, and for conversations without an id.
+        name: for people.
+        session: what a conversation without an id is called: the archive's name, where the member's says nothing.
         size: bytes, uncompressed.
         position: bytes read so far.
     """
@@ -72,15 +73,11 @@ class ExportFile:
         self.name = path.name if member is None else PurePosixPath(member.filename).name
         self.size = path.stat().st_size if member is None else member.file_size
         self.position = 0
+        stem = re.sub(r" \(\d+\)$", "", Path(self.name).stem)  # as browsers name a second download
+        self.session = path.stem if stem in ("_chat", "result", "conversations") else stem
         sample, self._complete = self._sample()
         self.encoding = _checked(encoding) if encoding else recognised_encoding(sample, self.name)
         self.sample = "".join(_decoded(io.BytesIO(sample), self.encoding, final=False))
-
-    @property
-    def session(self) -> str:
-        """What a conversation without an id is called: the archive's name, where the member's says nothing."""
-        stem = re.sub(r" \(\d+\)$", "", Path(self.name).stem)  # as browsers name a second download
-        return self._path.stem if stem in ("_chat", "result", "conversations") else stem
 
     @property
     def sample_is_all(self) -> bool:
