@@ -25,7 +25,7 @@ from services.cli.output import Output, print_error, printable
 from services.imports import plain, reading
 from services.imports.files import ExportFile, open_export
 from services.imports.pages import Tally, pages
-from services.imports.people import Person
+from services.imports.people import AmbiguousPeople, Person
 from services.imports.records import Options, UnreadableFile
 from services.runtime.errors import StackError
 from services.runtime.redis import connect
@@ -73,16 +73,7 @@ class ImportJob:
         Raises:
             KeepsakeError: it cannot go on; the tally says how far it came.
         """
-        people: Counter[Person] = Counter()
-        for done, file, form in self._with_offsets():
-            for number, person in enumerate(reading.people(file, form, self.options)):
-                if person is not None:
-                    people[person] += 1
-                if len(people) > MAX_PEOPLE:
-                    raise UnreadableFile(f"{file.name} has more than {MAX_PEOPLE:,} people: is this a conversation?")
-                if not number % SHOWN_EVERY:
-                    show("who is who", done + file.position)
-        cast = reading.cast_for(people, self.options)
+        cast = reading.cast_for(self._people(show), self.options)
         now = time.time()
         for done, file, form in self._with_offsets():
             for page in pages(reading.records(file, form, self.options, cast, now), self.tally, strict=self.strict):
@@ -91,6 +82,23 @@ class ImportJob:
                     self.tally.new += self.send(page)
                     self.tally.sent += len(page)
                 show("reading" if self.send is None else "importing", done + file.position)
+
+    def _people(self, show: Callable[[str, int], None]) -> Counter[Person]:
+        """How much each person says; of a file that breaks off as far as it goes, since it is imported as far."""
+        people: Counter[Person] = Counter()
+        for done, file, form in self._with_offsets():
+            try:
+                for number, person in enumerate(reading.people(file, form, self.options)):
+                    if person is not None:
+                        people[person] += 1
+                    if len(people) > MAX_PEOPLE:
+                        raise AmbiguousPeople(f"{file.name} has more than {MAX_PEOPLE:,} people: is it a conversation?")
+                    if not number % SHOWN_EVERY:
+                        show("who is who", done + file.position)
+            except UnreadableFile:
+                if self.strict or not people:
+                    raise
+        return people
 
     def _with_offsets(self) -> Iterator[tuple[int, ExportFile, str]]:
         done = 0

@@ -15,7 +15,7 @@ CONVERSATIONS: Final[frozenset[Path]] = frozenset({(ITEM,), ()})
 #: What `content_type` says of messages that were shown as text.
 _TEXTS: Final = frozenset({"text", "multimodal_text"})
 #: References to sources within a text, between characters of private use: cite turn0search1.
-_CITATIONS: Final = re.compile("\ue200[^\ue200\ue201]*\ue201|【\\d+†[^】]*】")
+_CITATIONS: Final = re.compile("\ue200[^\ue200\ue201]*\ue201|【\\d+†[^】]{0,200}】")
 
 
 def read(file: ExportFile, _: Options) -> Iterator[Item]:

@@ -11,8 +11,8 @@ from services.imports.people import Person
 from services.imports.records import Bad, Item, Options, Said, Skipped, text_or_none
 
 MESSAGES: Final[frozenset[Path]] = frozenset({("messages", ITEM)})
-#: The types of messages that somebody wrote; DiscordChatExporter has numbers for those that it has no name for, and
-#: 20 and 23 are the answers to commands.
+#: The types of messages that people and bots wrote. DiscordChatExporter writes those without a name there as
+#: numbers: 20 and 23 are the answers to commands.
 _WRITTEN: Final = frozenset({"Default", "Reply", "20", "23", "ChatInputCommand", "ContextMenuCommand"})
 
 

@@ -79,27 +79,39 @@ class Tally:
 def pages(
     items: Iterable[Parsed | Skipped | Bad], tally: Tally, *, strict: bool = False
 ) -> Iterator[list[dict[str, Any]]]:
-    """The records in pages, in order; what is none is noted in the tally.
+    """The records in pages, in order, those before an error as well; what is none is noted in the tally.
 
     Raises:
         UnreadableFile: with `strict`, at the first record that cannot be read.
     """
     page: list[dict[str, Any]] = []
     page_bytes = 0
+    try:
+        for record, size in _records(items, tally, strict=strict):
+            if page and (len(page) == MAX_PAGE_RECORDS or page_bytes + size > MAX_PAGE_BYTES):
+                yield page
+                page, page_bytes = [], 0
+            page.append(record)
+            page_bytes += size
+    except UnreadableFile:
+        if page:
+            yield page  # what stands before the damage
+        raise
+    if page:
+        yield page
+
+
+def _records(
+    items: Iterable[Parsed | Skipped | Bad], tally: Tally, *, strict: bool
+) -> Iterator[tuple[dict[str, Any], int]]:
+    """The records with their sizes as JSON, in bytes."""
     for item in items:
-        one = item
         size = len(json.dumps(item.record)) if isinstance(item, Parsed) else 0
+        one = item
         if isinstance(item, Parsed) and size > MAX_RECORD_BYTES:
             one = Bad(item.place, f"{size:,} bytes are more than a request takes")
         tally.note(one)
         if isinstance(one, Bad) and strict:
             raise UnreadableFile(f"{one.place}: {one.problem}")
-        if not isinstance(one, Parsed):
-            continue
-        if page and (len(page) == MAX_PAGE_RECORDS or page_bytes + size > MAX_PAGE_BYTES):
-            yield page
-            page, page_bytes = [], 0
-        page.append(one.record)
-        page_bytes += size
-    if page:
-        yield page
+        if isinstance(one, Parsed):
+            yield one.record, size

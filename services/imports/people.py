@@ -82,7 +82,7 @@ def cast_of(people: Counter[Person], me: str | None, ai: Iterable[str], user_id:
     The user is who `me` names; else who is called like the user id; else the export's owner; else the only person.
 
     Raises:
-        AmbiguousPeople: it is none of these, or the name is of several, or of nobody.
+        AmbiguousPeople: it is none of these, or the name is that of several people, or of none.
     """
     names = frozenset(map(folded, ai))
     for name in names:

@@ -193,7 +193,7 @@ def test_a_file_that_breaks_off_is_imported_to_there(
 
     code, _, err = run(monkeypatch, capsys, "u1", str(path), "--room")
 
-    assert (code, stack.ids) == (1, set())  # who speaks is read first
+    assert (code, stack.ids) == (1, {"discord:3002", "discord:3003", "discord:3004"})
     assert err == "ltm: d.json, line 140, after 4 elements: the file ends too early"
 
 

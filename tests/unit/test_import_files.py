@@ -177,6 +177,15 @@ def test_what_is_no_json_is_told(text: str, said: str, tmp_path: Path) -> None:
         items_of(written(tmp_path / "r.json", text), options(), "json")
 
 
+def test_a_quote_without_end_costs_what_it_may_hold(tmp_path: Path) -> None:
+    """Given a quote in CSV that nothing closes, I expect it told, and the rows beyond its longest field read."""
+    rows_of_csv = "".join(f"row {number} {'x' * 200},1600000000\n" for number in range(2_000))
+    items = items_of(written(tmp_path / "r.csv", f'content,timestamp\n"open,1600000000\n{rows_of_csv}'), options())
+
+    assert bad(items) == ["line 2: not CSV: field larger than field limit (131072)"]
+    assert 1_300 < len(records(items)) < 2_000
+
+
 def test_a_text_without_end_is_not_kept(tmp_path: Path) -> None:
     path = written(tmp_path / "r.json", '["' + "x" * (MAX_ELEMENT_CHARS + CHUNK_BYTES))
 

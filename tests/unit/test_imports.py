@@ -220,7 +220,7 @@ def test_discord() -> None:
     assert [(one["source"], one["content"], one.get("speaker")) for one in records(items)] == [
         ("user", "My birthday is on the 3rd of May.", None),
         ("user", "Mine is in October.", {"id": "2002", "name": "Tom"}),
-        ("ai", "Noted: Lena, 3 May.", {"id": "2003", "name": "Keeper"}),
+        ("ai", "Noted: Lena, 3 May.", {"id": "2003", "name": "Butler"}),
     ]
     first = records(items)[0]
     assert first["timestamp"] == at("2025-01-10 18:01:02.345")
@@ -232,7 +232,7 @@ def test_discord() -> None:
 def test_a_room_has_no_user_of_its_own() -> None:
     speakers = [one["speaker"]["name"] for one in read("discord.json", options(room=True))]
 
-    assert speakers == ["Lena", "Tom", "Keeper"]
+    assert speakers == ["Lena", "Tom", "Butler"]
 
 
 @pytest.mark.parametrize("me", ["Lena", "@LENA.codes ", "2001", None])
@@ -248,7 +248,7 @@ def test_the_user_is_found_by_name_nickname_or_id(me: str | None) -> None:
     [
         ({}, "several people speak here: Lena, Tom; say which is the user with --me NAME"),
         ({"me": "Bob"}, "--me Bob: there is nobody of that name; there are Lena, Tom"),
-        ({"me": "Lena", "ai": ("Hal",)}, "--ai hal: there is nobody of that name; there are Lena, Tom, Keeper"),
+        ({"me": "Lena", "ai": ("Hal",)}, "--ai hal: there is nobody of that name; there are Lena, Tom, Butler"),
     ],
 )
 def test_it_is_said_who_could_be_meant(given: dict[str, Any], said: str) -> None:
