@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.imports import reading
 from services.imports.files import CHUNK_BYTES, MAX_LINE_CHARS, ExportFile, open_export
 from services.imports.json_elements import ITEM, MAX_ELEMENT_CHARS, Document, elements
-from services.imports.records import UnreadableFile
+from services.imports.people import Cast
+from services.imports.records import Parsed, UnreadableFile
 from tests.unit.test_imports import DATA, bad, items_of, options, records, written
 
 ROW = {"role": "user", "content": "I keep bees.", "timestamp": 1_600_000_000}
@@ -314,3 +317,27 @@ def test_lines_end_at_line_feeds_alone(tmp_path: Path) -> None:
 
     assert [line.text for line in ExportFile(path).lines()] == ["one", "two\u2028half\x0bthree\rfour", "", "last"]
     assert [line.number for line in ExportFile(path).lines()] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("name", ["discord.json", "chatgpt.json", "plain.jsonl", "whatsapp-android-zh.txt"])
+def test_memory_does_not_grow_with_the_file(name: str, tmp_path: Path) -> None:
+    """Given a file of 4 MB, I expect its records to be read within half of that, as Python counts its memory."""
+    text = (DATA / name).read_text()
+    if name.endswith("json"):
+        many = json.loads(text)
+        elements_of = many["messages"] if isinstance(many, dict) else many
+        elements_of *= 4_000_000 // len(text)
+        text = json.dumps(many)
+    else:
+        text *= 4_000_000 // len(text.encode())
+    file, how = ExportFile(written(tmp_path / name, text)), options(room=True)
+    form = reading.recognised_form(file, how)
+    tracemalloc.start()
+    try:
+        count = sum(isinstance(item, Parsed) for item in reading.records(file, form, how, Cast(), 1.8e9))
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert count > 1_000
+    assert most < 2_000_000
