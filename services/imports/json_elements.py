@@ -24,10 +24,11 @@ ITEM: Final = "[]"
 
 #: Of one element, or of any other text or number.
 MAX_ELEMENT_CHARS: Final = 16_000_000
-#: As much text as is read at once beyond an element that is not complete.
 _MORE_CHARS: Final = 65_536
 #: Errors this close to the end of what was read are of its end: an escape, a number or a word that is cut off.
 _CUT_CHARS: Final = 16
+#: What was read ends with these: they may belong to the number before them.
+_NUMBER_GOES_ON: Final = re.compile(r"[-+.eE0-9]*\Z")
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
 _STRUCTURE: Final = re.compile(r'["\[\]{}]')
 _STRING_END: Final = re.compile(r'["\\]')
@@ -68,10 +69,12 @@ class Document:
 
     Args:
         pieces: its text.
+        more_chars: as much of it as is read at once, at least.
     """
 
-    def __init__(self, pieces: Iterator[str]) -> None:
+    def __init__(self, pieces: Iterator[str], more_chars: int = _MORE_CHARS) -> None:
         self._pieces = pieces
+        self._more_chars = more_chars
         self._buffer = ""
         self._at = 0
         self._ended = False
@@ -176,8 +179,7 @@ class Document:
                 cut = error.msg.startswith("Unterminated") or error.pos >= len(self._buffer) - _CUT_CHARS
             except ValueError:  # the limit of Python's int
                 problem = "it is not JSON: a number of too many digits"
-            # What ends with the text that was read may be a number that goes on.
-            if end and (end < len(self._buffer) or self._ended):
+            if end and (self._ended or not _NUMBER_GOES_ON.match(self._buffer, end)):
                 return value, end
             if not end and not cut:
                 raise ValueError(problem)
@@ -190,7 +192,8 @@ class Document:
         """Read as much again as is there of the present value, but hardly more than an element; False at the end."""
         self._lines_before += self._buffer.count("\n", 0, self._at)
         pieces = [self._buffer[self._at :]]
-        wanted = min(max(len(pieces[0]), _MORE_CHARS), max(MAX_ELEMENT_CHARS - len(pieces[0]), _MORE_CHARS))
+        wanted = min(len(pieces[0]), MAX_ELEMENT_CHARS - len(pieces[0]))
+        wanted = max(wanted, self._more_chars)
         self._at = 0
         while wanted > 0 and not self._ended:
             piece = next(self._pieces, None)

@@ -96,7 +96,7 @@ def pieces(text: str, size: int) -> Iterator[str]:
 def test_elements_are_what_json_reads(values: list[Any], size: int, indent: int | None, ascii_only: bool) -> None:
     """Given any array, however its text comes in pieces, I expect the elements that Python's json reads."""
     text = json.dumps(values, indent=indent, ensure_ascii=ascii_only)
-    found = list(Document(pieces(text, size)).found({(ITEM,)}))
+    found = list(Document(pieces(text, size), more_chars=1).found({(ITEM,)}))
 
     assert [one.value for one in found] == json.loads(text)
     assert {one.path for one in found} <= {(ITEM,)}
@@ -114,16 +114,27 @@ def test_scalars_pass_by_with_their_paths(value: Any, size: int) -> None:
 
     text = json.dumps(value)
 
-    assert [one.value for one in Document(pieces(text, size)).found(frozenset())] == scalars(json.loads(text))
+    assert [one.value for one in Document(pieces(text, size), more_chars=1).found(frozenset())] == scalars(
+        json.loads(text)
+    )
 
 
 @pytest.mark.parametrize(
-    "broken", ['{"a" 1}', '{"a": nul}', r'{"a": "\q"}', '{"a": "\n"}', '{"a": ["}", 1 2]}', "{1: 2}"]
+    "broken",
+    [
+        r'{"a" 1, "b": "and so on \"}"}',
+        '{"a" 1}',
+        '{"a": nul}',
+        r'{"a": "\q"}',
+        '{"a": "\n"}',
+        '{"a": ["}", 1 2]}',
+        "{1: 2}",
+    ],
 )
 @pytest.mark.parametrize("size", [1, 7, 1_000])
 def test_a_broken_element_costs_itself_alone(broken: str, size: int) -> None:
     text = f'[{{"x": "{"y" * 40}"}}, {broken}, {{"z": "\\"]"}}, {{}}]'
-    found = list(Document(pieces(text, size)).found({(ITEM,)}))
+    found = list(Document(pieces(text, size), more_chars=1).found({(ITEM,)}))
 
     assert [one.value for one in found] == [{"x": "y" * 40}, None, {"z": '"]'}, {}]
     assert found[1].problem is not None
