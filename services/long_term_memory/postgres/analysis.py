@@ -54,10 +54,14 @@ def _renew_batch(connection: Connection[TupleRow]) -> int:
 
 def _renew(cursor: Cursor[TupleRow]) -> int:
     rows = cursor.execute(
-        f"SELECT number, content, source = 'ai', payload ? 'request_id' {_OUTDATED} FOR UPDATE", (BATCH_ROWS,)
+        f"SELECT number, content, source = 'ai', payload ? 'request_id', payload -> 'speaker' {_OUTDATED} FOR UPDATE",
+        (BATCH_ROWS,),
     ).fetchall()
     if rows:
-        analyses = [analyse(content, from_ai=from_ai, added=added) for _, content, from_ai, added in rows]
+        analyses = [
+            analyse(content, from_ai=from_ai, added=added, speaker=speaker)
+            for _, content, from_ai, added, speaker in rows
+        ]
         terms, traits = zip(*analyses, strict=True)
         cursor.execute(_UPDATE, (ANALYSIS, [row[0] for row in rows], list(terms), list(traits)))
     return len(rows)

@@ -16,7 +16,7 @@ from psycopg.rows import TupleRow
 from services.long_term_memory.postgres.analysis import renew_analyses
 from services.long_term_memory.postgres.pool import MIGRATION_LOCK
 from services.long_term_memory.postgres.preconditions import applied_steps, step_files
-from services.long_term_memory.postgres.rows import insert_memories, memory_row
+from services.long_term_memory.postgres.rows import memory_row
 from services.runtime.errors import EmbeddingDimensionMismatch
 
 Hook = Callable[[Connection[TupleRow]], None]
@@ -38,9 +38,18 @@ def _move_mem0_rows(connection: Connection[TupleRow]) -> None:
     """Insert the rows of Mem0's own table into the table of columns, and drop the former."""
     with connection.cursor("mem0_rows") as old:
         for memory_id, vector, payload in old.execute("SELECT id::text, vector::text, payload FROM memories_of_mem0"):
-            insert_memories(connection, [memory_row(memory_id, json.loads(vector), payload)], versioned=False)
+            row = memory_row(memory_id, json.loads(vector), payload)
+            connection.execute("INSERT INTO users (user_id) VALUES (%(user_id)s) ON CONFLICT DO NOTHING", row)
+            connection.execute(_ADD_OF_MEM0, row)
     connection.execute("DROP TABLE memories_of_mem0")
 
+
+# Of the table as the second step makes it.
+_ADD_OF_MEM0 = (
+    "INSERT INTO memories (id, user_number, session, said_at, source, content, payload, terms, traits, vector)"
+    " SELECT %(id)s, number, %(session)s, %(said_at)s, %(source)s, %(content)s, %(payload)s, %(terms)s, %(traits)s,"
+    " %(vector)s::halfvec FROM users WHERE user_id = %(user_id)s"
+)
 
 #: By the number of the step.
 HOOKS: dict[int, Hook] = {2: _move_mem0_rows}

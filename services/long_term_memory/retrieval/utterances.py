@@ -118,6 +118,11 @@ def speaker(text: str) -> str:
     return _speaker(text)[0]
 
 
+def fold_name(name: str) -> str:
+    """A name as it is compared: without differences of width and case."""
+    return unicodedata.normalize("NFKC", name).casefold().strip()
+
+
 def strip_speaker(text: str) -> str:
     """The utterance without the speaker's name before it and a bracketed appendix after it."""
     return _APPENDIX.sub("", _without_speaker(text)).strip()
@@ -133,7 +138,7 @@ def _speaker(text: str) -> tuple[str, int]:
     found = _SPEAKER.match(text)
     if found is None:
         return "", 0
-    name = unicodedata.normalize("NFKC", found["before"] or found["within"]).casefold()
+    name = fold_name(found["before"] or found["within"])
     if len(name.split()) > MAX_NAME_WORDS or (found["within"] and _MEDIA.search(name)):
         return "", 0
     return name, found.end()
