@@ -110,7 +110,7 @@ def open_long_term_memory(settings: Settings, connections: int, weights: Weights
         ProfileService(pool),
         MemoryManagement(store, writer),
         Forgetting(pool),
-        Portability(store, writer),
+        Portability(store, writer, settings.ltm_max_content_chars),
         embedder,
         pool,
     )
