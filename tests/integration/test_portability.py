@@ -75,7 +75,7 @@ def instances(create_database: Callable[..., str], migrated_template: str) -> It
         yield lambda: Instance(stack.enter_context(open_pool(create_database(migrated_template), 2)))
 
 
-def told(instance: Instance) -> None:
+def fill(instance: Instance) -> None:
     """A user with memories of every kind, and profiles."""
     instance.say("My cat is called Mochi", meta={"session_id": "s1", "mood": "glad"}, message_id="m1")
     instance.say("I like blue", NOON + 1.000001, message_id="u_1")
@@ -90,7 +90,7 @@ def told(instance: Instance) -> None:
 def test_what_was_exported_is_the_same_on_another_instance(instances: Callable[[], Instance]) -> None:
     """Given an import of an export on an empty instance, I expect the same searches, profile and export there."""
     here, there = instances(), instances()
-    told(here)
+    fill(here)
 
     outcome = there.take(here.export())
 
@@ -105,7 +105,7 @@ def test_what_was_exported_is_the_same_on_another_instance(instances: Callable[[
 def test_pages_leave_nothing_out(instances: Callable[[], Instance], limit: int) -> None:
     """Given pages of any size, I expect every record once."""
     here = instances()
-    told(here)
+    fill(here)
 
     records = here.export(limit=limit)
 
@@ -136,7 +136,7 @@ def test_a_page_fits_into_a_request(instances: Callable[[], Instance]) -> None:
 def test_importing_twice_changes_nothing(instances: Callable[[], Instance]) -> None:
     """Given the same records again, and the same event again, I expect one memory of each."""
     here, there = instances(), instances()
-    told(here)
+    fill(here)
     records = here.export()
     there.take(records)
 
@@ -168,7 +168,7 @@ def test_a_corrected_memory_keeps_its_history_and_its_event(instances: Callable[
 def test_what_was_deleted_stays_deleted_unless_it_is_asked_for(instances: Callable[[], Instance]) -> None:
     """Given tombstones of what a file holds, I expect it left out and counted, and back where that is asked for."""
     here = instances()
-    told(here)
+    fill(here)
     records = here.export()
     here.execute("INSERT INTO tombstones (memory_id) SELECT id FROM memories WHERE payload ->> 'message_id' IS NULL")
     here.execute("DELETE FROM memories WHERE payload ->> 'message_id' IS NULL")
@@ -181,7 +181,7 @@ def test_what_was_deleted_stays_deleted_unless_it_is_asked_for(instances: Callab
 def test_a_profile_that_is_there_stays(instances: Callable[[], Instance]) -> None:
     """Given a profile on the other instance, I expect it unchanged, and its next update to work."""
     here, there = instances(), instances()
-    told(here)
+    fill(here)
     there.profiles.update("u1", {"name": "Bo"})
 
     there.take(here.export())
@@ -193,7 +193,7 @@ def test_a_profile_that_is_there_stays(instances: Callable[[], Instance]) -> Non
 def test_another_user_gets_memories_of_their_own(instances: Callable[[], Instance]) -> None:
     """Given an export imported for another user of the same instance, I expect both to have all, apart."""
     here = instances()
-    told(here)
+    fill(here)
 
     assert here.take(here.export(), user="u2") == ImportOutcome(new=6)
     assert len(here.found("cat", user="u2")) == len(here.found("cat"))
@@ -224,7 +224,7 @@ def test_a_record_that_is_none_is_named(instances: Callable[[], Instance], recor
 @pytest.mark.parametrize(
     "cursor", ["", "x", "bnVsbA==", "WyJtZW1vcmllcyIsIDEsIHRydWUsIDFd", "WyJjaGFuZ2VzIiwgIiIsIDFlOTldCg=="]
 )
-def test_a_cursor_of_somebody_elses_making_is_refused(instances: Callable[[], Instance], cursor: str) -> None:
+def test_a_cursor_of_another_making_is_refused(instances: Callable[[], Instance], cursor: str) -> None:
     """Given a cursor that no page had, I expect an error."""
     with pytest.raises(InvalidMessage, match=r"^data\.cursor"):
         instances().portability.export("u1", 50, cursor)
