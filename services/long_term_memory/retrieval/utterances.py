@@ -68,6 +68,11 @@ _REASON: Final = re.compile(
     r"(?:i|i'm|i've|i'll|i'd|we|we're|we've|we'll"
     r"|(?:my|our) (?:\w+ ){1,3}(?:is|are|was|were|has|have|had|will|\w+s|\w+ed))\b"
 )
+#: "Can you suggest a gift for my mum, she turns 60": a clause of its own that states.
+_ASIDE: Final = re.compile(
+    r"[,;(–—] ?(?:and |but |so )?(?:(?:i|he|she|they|we)(?:'\w+)? \w+|(?:my|our|his|her|their) (?:\w+ ){1,2}"
+    r"(?:is|are|was|were|has|have|had|will|\w+s|\w+ed)\b)"
+)
 REASONED_WORDS: Final = 10
 #: A number, or a name within the sentence. Of LoCoMo's and REALTALK's questions, which are asked of a memory and tell
 #: nothing, one in fifty is so long.
@@ -76,6 +81,7 @@ LONG_REQUEST_WORDS: Final = 20
 
 _HAN_OR_KANA: Final = re.compile(r"[\u3041-\u30ff\u3400-\u9fff]")
 _HAN: Final = re.compile(r"[\u3400-\u9fff]")
+_KANA: Final = re.compile(r"[\u3041-\u30ff]")
 _CHINESE_CLAUSE: Final = re.compile(r"[^,，、;；:：\s]+")
 _CHINESE_ASKS: Final = re.compile(
     r"谁|誰|什么|什麼|啥|哪|怎么|怎麼|怎样|怎樣|咋|几|幾|多少|多久|多大|多远|多遠|多长|多高|是不是|有没有|有沒有|能不能|要不要|会不会|为何|吗|嗎|么$|麼$|呢$"
@@ -111,6 +117,11 @@ def script(text: str) -> Script:
     """The script of an utterance without its speaker; a few borrowed words do not change it."""
     text = strip_speaker(text)
     return Script.HAN if len(_HAN_OR_KANA.findall(text)) > 0.2 * len(text) else Script.ALPHABET
+
+
+def is_japanese(text: str) -> bool:
+    """Whether a text of `Script.HAN` has kana, more than a few borrowed words have."""
+    return len(_KANA.findall(text)) > 0.2 * len(text)
 
 
 def speaker(text: str) -> str:
@@ -179,7 +190,9 @@ def _tells(sentence: str, bare: str) -> bool:
     """
     words = bare.count(" ") + 1
     specific = _SPECIFIC.search(sentence) is not None
-    return (words >= LONG_REQUEST_WORDS and specific) or (words >= REASONED_WORDS and bool(_REASON.search(bare)))
+    return (words >= LONG_REQUEST_WORDS and specific) or (
+        words >= REASONED_WORDS and bool(_REASON.search(bare) or _ASIDE.search(bare))
+    )
 
 
 def _asks_in_another_language(bare: str) -> bool:
