@@ -219,7 +219,7 @@ FLOOR = math.log(DEFAULT_MIN_SCORE / (1 - DEFAULT_MIN_SCORE))
 def scores(best: float, *evidence: float) -> list[float]:
     """The log-odds of the scores of memories with so much evidence, where the first has `best`."""
     falling = falling_scores(np.array([best]), np.array(evidence), Weights())
-    return np.log(falling / (1 - falling)).tolist()
+    return [float(one) for one in np.log(falling / (1 - falling))]
 
 
 @pytest.mark.parametrize("best", [FLOOR + 0.1, 0.0, 3.0])
@@ -801,7 +801,7 @@ def _of_then(shares: Sequence[float]) -> dict[int, float]:
 
 
 def test_what_is_of_the_time_asked_about_gains_by_how_rare_that_is() -> None:
-    """Given that 0.7 of the answers are of the time, I expect the likelihood ratio of each, as if there were ten more."""
+    """Given that 0.7 of the answers are of the time, I expect the likelihood ratios as among ten more."""
     gained = _of_then([1.0, 1.0, 0.5])
     inside, outside = np.log(0.7 / (2 / 50)), np.log(0.3 / (48 / 50))
     assert gained == pytest.approx(dict.fromkeys(gained, outside) | {0: inside, 1: inside, 2: (inside + outside) / 2})

