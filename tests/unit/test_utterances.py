@@ -283,6 +283,38 @@ def test_more_than_a_fifth_of_han_is_han() -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "你好王芳！教什么科目呢？",
+        "周老师好!您以前教什么的呢?",
+        "Hi Maya! What do you do?",
+        "Привет, Олег! Где ты живёшь?",
+    ],
+)
+def test_a_greeting_by_name_before_a_question_of_the_ai_states_nothing(text: str) -> None:
+    assert asks(text, from_ai=True) is Question.ONLY
+
+
+@pytest.mark.parametrize("text", ["四点半!您开了多少年公交呀?", "Six hundred menus! Will you sneak me onto one?"])
+def test_what_the_ai_repeats_before_a_question_is_stated(text: str) -> None:
+    assert asks(text, from_ai=True) is Question.AT_THE_END
+
+
+def test_a_greeting_by_name_of_the_user_may_tell_the_name() -> None:
+    assert asks("Hi Maya! What do you do?") is Question.AT_THE_END
+
+
+@pytest.mark.parametrize("text", ["and the default password?", "So your sister's birthday?", "and Tuesday?"])
+def test_a_fragment_that_goes_on_asking_only_asks(text: str) -> None:
+    assert asks(text) is Question.ONLY
+
+
+@pytest.mark.parametrize("text", ["And I live in Porto?", "So she moved to Lyon?", "my cat is called Mochi?"])
+def test_a_fact_that_is_asked_back_states_it(text: str) -> None:
+    assert asks(text) is Question.AT_THE_END
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("猫の名前は？", True),

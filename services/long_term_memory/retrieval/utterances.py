@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Final
 
 from services.long_term_memory.retrieval import tokenizer
-from services.long_term_memory.retrieval.content import Content, content
+from services.long_term_memory.retrieval.content import Content, content, greets
 from services.long_term_memory.retrieval.refusals import refuses
 from services.long_term_memory.retrieval.withdrawals import withdraws
 
@@ -60,6 +60,12 @@ _UNMARKED: Final = re.compile(  # a question without a question mark; "When I wa
 _STATES_BY_ASKING: Final = re.compile(  # "Did I tell you my sister moved?"
     r"\b(?:did|didn't|have|haven't) (?:i|we) (?:\w+ )?(?:tell|told|mention|mentioned|say|said)\b|\bremember that\b"
     r"|\bremind me (?:to|that|about)\b|\byou know (?:that|i|my|we)\b"
+)
+
+#: "And the default password?": what goes on asking has no subject of a statement.
+_GOES_ON_ASKING: Final = re.compile(
+    r"\W*(?:and|or|but|so|also|then)\b(?!.*\b(?:i|you|he|she|it|we|they|there|is|are|was|were|has|have|had)\b)"
+    r"(?: [^\s,]+){1,5}"
 )
 
 #: "Please book a taxi, as my flight leaves on the 6th, can you": the reason of a request is told, not asked.
@@ -164,6 +170,8 @@ def asks(text: str, *, from_ai: bool = False) -> Question:
     parts = sentences(text)
     if len(parts) > 1:
         parts = [part for part in parts if len(part) > PHATIC_CHARS or content(part) is Content.WORDS]
+    if from_ai and parts and parts[-1].rstrip().endswith(_QUESTION_MARKS):
+        parts = [part for part in parts if len(part) > PHATIC_CHARS or not greets(part)]  # "你好王芳！教什么呢？"
     asked: list[Question] = []
     for part in parts:
         states_nothing = Question.NOTHING not in asked and _states_nothing(_bare(part), from_ai)
@@ -218,7 +226,9 @@ def _asks(sentence: str) -> Question:
         states = any(len(_HAN.findall(c)) >= _MIN_STATEMENT_CHARS and not _CHINESE_ASKS.search(c) for c in clauses)
         return Question.AT_THE_END if states and len(clauses) > 1 else Question.ONLY
     if marked:
-        opens = _OPENS_AS_QUESTION.match(bare) and not _STATES_BY_ASKING.search(bare)
+        opens = (_OPENS_AS_QUESTION.match(bare) or _GOES_ON_ASKING.fullmatch(bare)) and not _STATES_BY_ASKING.search(
+            bare
+        )
         only = (opens and not _tells(sentence, bare)) or not _LATIN.search(bare) or _asks_in_another_language(bare)
         return Question.ONLY if only else Question.AT_THE_END
     return Question.ONLY if _UNMARKED.fullmatch(bare) and not _STATES_BY_ASKING.search(bare) else Question.NOTHING
