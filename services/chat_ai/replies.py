@@ -123,8 +123,7 @@ def _text(content: Any) -> str:
 def _answering(memories: list[Memory]) -> list[Memory]:
     """Memories with half the odds of the best, at least: this replier does not select as a model does.
 
-    Odds, because the scores of one search lie near each other: with ten log-odds less of evidence than one of 0.84, a
-    memory has 0.52.
+    Odds, because a score of 0.9 is as far from one of 0.8 as 0.3 is from 0.16.
     """
     best = max((_score(memory) for memory in memories), default=0.0)
     near = [memory for memory in memories if _score(memory) >= max(MIN_SCORE, best / (2 - best))]
