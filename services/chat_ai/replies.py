@@ -22,8 +22,8 @@ MAX_QUOTE_CHARS = 500
 #: The maximum length of a built-in reply; a memory that would exceed it is not quoted.
 MAX_REPLY_CHARS = 4_000
 
-#: The least score of a memory that is quoted. Of the right answers of tests/data/chats-seen.json 0.84 have more, and 0.31
-#: of what is found for questions that have none; with 0.12, 0.93 and 0.56.
+#: The least score of a memory that is quoted. Of the right answers of tests/data/chats-seen.json 0.84 have more, and of
+#: the best memories for questions without an answer 0.31; 0.12 would be 0.93 and 0.56.
 MIN_SCORE = 0.15
 
 #: What the built-in replier says without a memory, in Chinese and in English.
