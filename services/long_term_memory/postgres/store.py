@@ -36,7 +36,7 @@ _AS_MEM0 = (
 _OF_USER = sql.SQL("user_number = (SELECT number FROM users WHERE user_id = %s)")
 _PAYLOADS = (
     "SELECT number, id::text, payload, content, source, extract(epoch FROM said_at)::float8 FROM memories"
-    " WHERE user_number = (SELECT number FROM users WHERE user_id = %s) AND number = ANY(%s)"
+    " WHERE user_number = (SELECT number FROM users WHERE user_id = %s) AND number = ANY(%s::bigint[])"
 )
 
 
@@ -53,7 +53,9 @@ class MemoryStore(VectorStoreBase):  # type: ignore[misc]  # Mem0 has no types
         Every payload has `data`, the content, and `source`, `timestamp` and `meta`.
         """
         with self._pool.connection() as connection:
-            rows = connection.execute(_PAYLOADS, (user_id, list(numbers))).fetchall()
+            # As text: psycopg looks at each number of a list for the smallest type that holds them all.
+            given = "{" + ",".join(map(str, numbers)) + "}"
+            rows = connection.execute(_PAYLOADS, (user_id, given), binary=True).fetchall()
         return {
             number: OutputData(
                 id=memory_id,
