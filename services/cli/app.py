@@ -18,6 +18,7 @@ from services.cli.config import config
 from services.cli.dead_letters import app as dead
 from services.cli.demo import demo
 from services.cli.export import export
+from services.cli.importing import import_command
 from services.cli.lasting_output import discard_stdout
 from services.cli.logs import logs
 from services.cli.output import print_error, report
@@ -38,6 +39,7 @@ def build_app() -> typer.Typer:
     app.callback()(_options)
     for command in (up, status, demo, chat, search, add, profile, export, trace, logs, config, backfill):
         app.command()(command)
+    app.command("import")(import_command)
     app.command("reembed")(reembed_command)
     app.add_typer(dead)
     return app
