@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import dramatiq
 from keepsake_client.protocol import AddData, ProfileUpdateData, SearchData, clean
 
+from tasks import management
 from tasks.middleware.retries import INDEX_RETRY, NO_RETRY, WRITE_RETRY
 from tasks.queues import (
     ARRIVED_AT,
@@ -33,6 +34,7 @@ ON_THE_WIRE = 0.1
 
 def declare(broker: dramatiq.Broker, resources: Resources) -> None:
     """Declare every actor on the broker."""
+    management.declare(broker, resources)
     search, add = BY_TYPE["search"], BY_TYPE["add"]
     get, update = BY_TYPE["profile_get"], BY_TYPE["profile_update"]
 
@@ -44,8 +46,11 @@ def declare(broker: dramatiq.Broker, resources: Resources) -> None:
         time_limit=INDEX_TIME_LIMIT_MS,
     )
     def memory_index(update: dict[str, Any]) -> None:
-        if resources.memories.index(read_update(update), update.get(ARRIVED_AT)).reused_id:
-            resources.count_reused_id()
+        indexed = resources.memories.index(read_update(update), update.get(ARRIVED_AT))
+        if indexed.reused_id:
+            resources.count("message_ids_reused")
+        if indexed.deleted:
+            resources.count("events_deleted")
 
     @dramatiq.actor(
         broker=broker,
@@ -77,8 +82,7 @@ def declare(broker: dramatiq.Broker, resources: Resources) -> None:
         data = read_data(request, AddData)
         # The response carries the id as it came; what is stored with the memory must be storable.
         request_id = clean(request["request_id"])
-        memory = resources.memories.add(request["user_id"], data.content, data.metadata, request_id, received_at)
-        return {"memories": [memory]}
+        return {"memories": resources.memories.add(request["user_id"], data, request_id, received_at)}
 
     @dramatiq.actor(
         broker=broker,

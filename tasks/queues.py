@@ -11,13 +11,23 @@ import time
 from typing import Any, NamedTuple, TypeVar, cast
 
 from dramatiq import Message
-from keepsake_client.protocol import LTMRequest, MemoryUpdateMessage, RequestType, SearchData, SearchFilters, WireModel
+from keepsake_client.protocol import (
+    LTMRequest,
+    MemoryUpdateMessage,
+    RequestType,
+    SearchData,
+    SearchFilters,
+    Speaker,
+    WireModel,
+)
 
 from services.runtime.queues import INDEX_QUEUE, INTERACTIVE_QUEUE, WRITES_QUEUE
 
 #: Longer than any asker waits for a search, whose thread is needed.
 INTERACTIVE_TIME_LIMIT_MS = 5_000
 WRITE_TIME_LIMIT_MS = 30_000
+#: A user may have a million memories.
+FORGET_TIME_LIMIT_MS = 600_000
 #: Fact extraction by an LLM is slow.
 INDEX_TIME_LIMIT_MS = 120_000
 
@@ -43,6 +53,13 @@ BY_TYPE: dict[RequestType, Route] = {
     "add": Route("memory.add", WRITES_QUEUE),
     "profile_get": Route("profile.get", INTERACTIVE_QUEUE),
     "profile_update": Route("profile.update", WRITES_QUEUE),
+    "memory_list": Route("memory.list", INTERACTIVE_QUEUE),
+    "memory_get": Route("memory.get", INTERACTIVE_QUEUE),
+    "memory_update": Route("memory.update", WRITES_QUEUE),
+    "memory_delete": Route("memory.delete", WRITES_QUEUE),
+    "user_forget": Route("user.forget", WRITES_QUEUE),
+    "user_export": Route("user.export", INTERACTIVE_QUEUE),
+    "user_import": Route("user.import", INDEX_QUEUE),
 }
 
 
@@ -76,10 +93,12 @@ def read_data(request: dict[str, Any], model: type[Data]) -> Data:
     data = request["data"]
     if not request.get(_VALIDATED):
         return model.model_validate(data)
+    data = _with_speaker(data)
     if model is SearchData:
         filters = data.get("filters")
         # The default is given, because pydantic would copy it each time: 10 us.
-        data = {**data, "filters": SearchFilters.model_construct(**filters) if filters else _NO_FILTERS}
+        filters = SearchFilters.model_construct(**_with_speaker(filters)) if filters else _NO_FILTERS
+        data = {**data, "filters": filters}
     # pydantic's mypy plugin types `model_construct` by the bound of the type variable.
     return cast(Data, model.model_construct(**data))
 
@@ -93,7 +112,13 @@ def read_update(raw: dict[str, Any]) -> MemoryUpdateMessage:
     if not raw.get(_VALIDATED):
         return MemoryUpdateMessage.model_validate(raw)
     # Whole seconds are integers on the wire.
-    return MemoryUpdateMessage.model_construct(**{**raw, "timestamp": float(raw["timestamp"])})
+    return MemoryUpdateMessage.model_construct(**{**_with_speaker(raw), "timestamp": float(raw["timestamp"])})
+
+
+def _with_speaker(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a model, their speaker as its model."""
+    speaker = fields.get("speaker")
+    return {**fields, "speaker": Speaker.model_construct(**speaker)} if speaker else fields
 
 
 def _message(route: Route, kwargs: dict[str, Any]) -> Message[Any]:

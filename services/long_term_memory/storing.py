@@ -10,11 +10,13 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
 
-from keepsake_client.protocol import MemoryUpdateMessage, encode_user_id
+from keepsake_client.protocol import AddData, MemoryUpdateMessage, Speaker, encode_user_id
+from keepsake_client.records import MemoryRecord
 
 from services.long_term_memory.mem0_bridge import Mem0Memory, provider_errors
 from services.long_term_memory.postgres.pool import database_errors
 from services.long_term_memory.postgres.rows import Vector, memory_row
+from services.long_term_memory.postgres.scope import encode_agent_id
 from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.retrieval.features import ECHO_WINDOW_S, LIVE_S
 
@@ -32,14 +34,19 @@ class Utterance:
         payload: Mem0's, without the content.
         event_id: of such a message, a hash of source and content too: the id of its memory where another message has
             the same message_id.
+        arrived_at: when its event arrived, in seconds since 1970: what was deleted after that stays deleted. None for
+            what is no event.
         reused_id: set by `MemoryWriter.store` where the memory is new and another message had its message_id.
+        deleted: set by it where it was not stored, because it was deleted before.
     """
 
     id: str
     content: str
     payload: dict[str, Any]
     event_id: str | None = None
+    arrived_at: float | None = None
     reused_id: bool = False
+    deleted: bool = False
 
     @property
     def event(self) -> Event:
@@ -54,7 +61,7 @@ def of_update(update: MemoryUpdateMessage, arrived_at: float | None = None) -> U
         arrived_at: in seconds since 1970. It is stored where the event is live and dated differently: such a message
             was said just now all the same.
     """
-    key = encode_user_id(update.user_id)
+    key, agent = encode_user_id(update.user_id), encode_agent_id(update.agent_id)
     role = "assistant" if update.source == "ai" else "user"
     late = arrived_at is not None and ECHO_WINDOW_S < abs(update.timestamp - arrived_at) <= LIVE_S
     known = {
@@ -62,22 +69,66 @@ def of_update(update: MemoryUpdateMessage, arrived_at: float | None = None) -> U
         "session_id": update.session_id or None,
         "message_id": update.message_id,
         "arrived_at": arrived_at if late else None,
+        "agent_id": agent or None,
+        "speaker": _speaker(update.speaker),
+        "expires_at": _expires_at(update.timestamp, update.ttl_days),
     }
     payload = _payload(key, role, update.timestamp, known, update.meta)
     if update.message_id is None:
-        return Utterance(_identity(key, update.source, update.content, update.timestamp), update.content, payload)
+        event: tuple[object, ...] = (update.source, update.content, update.timestamp)
+        return Utterance(_identity(key, agent, *event), update.content, payload, arrived_at=arrived_at)
     named = ("message", update.message_id)
-    return Utterance(
-        _identity(key, *named), update.content, payload, _identity(key, *named, update.source, update.content)
-    )
+    event_id = _identity(key, agent, *named, update.source, update.content)
+    return Utterance(_identity(key, agent, *named), update.content, payload, event_id, arrived_at)
 
 
-def of_request(user_id: str, content: str, metadata: dict[str, Any], request_id: str, timestamp: float) -> Utterance:
+def of_request(user_id: str, add: AddData, request_id: str, timestamp: float) -> Utterance:
     """The memory of an `add`. Its request_id and content identify it."""
-    key, session = encode_user_id(user_id), metadata.get("session_id")
-    known = {"source": "user", "session_id": None if session is None else str(session), "request_id": request_id}
-    payload = _payload(key, "user", timestamp, known, metadata)
-    return Utterance(_identity(key, "request", request_id, content), content, payload)
+    key, agent, session = encode_user_id(user_id), encode_agent_id(add.agent_id), add.metadata.get("session_id")
+    known = {
+        "source": "user",
+        "session_id": None if session is None else str(session),
+        "request_id": request_id,
+        "agent_id": agent or None,
+        "speaker": _speaker(add.speaker),
+        "expires_at": _expires_at(timestamp, add.ttl_days),
+    }
+    payload = _payload(key, "user", timestamp, known, add.metadata)
+    memory_id = _identity(key, agent, "request", request_id, add.content)
+    return Utterance(memory_id, add.content, payload, arrived_at=timestamp)
+
+
+def of_record(user_id: str, record: MemoryRecord) -> Utterance:
+    """The memory of a record, with the id that its event or request gave it."""
+    content = record.content if record.original is None else record.original
+    if record.request_id is not None:
+        add = AddData(content=content, metadata=record.meta, agent_id=record.agent_id, speaker=record.speaker)
+        utterance = of_request(user_id, add, record.request_id, record.timestamp)
+    else:
+        utterance = of_update(
+            MemoryUpdateMessage(
+                user_id=user_id,
+                content=content,
+                source=record.source,
+                timestamp=record.timestamp,
+                meta=record.meta,
+                message_id=record.message_id,
+                agent_id=record.agent_id,
+                speaker=record.speaker,
+            )
+        )
+    known = {"source": record.source, "session_id": record.session_id, "expires_at": record.expires_at}
+    utterance.payload |= {name: value for name, value in known.items() if value is not None}
+    utterance.arrived_at = None
+    return utterance
+
+
+def _speaker(speaker: Speaker | None) -> dict[str, str] | None:
+    return None if speaker is None else {name: value for name, value in speaker if value is not None}
+
+
+def _expires_at(timestamp: float, ttl_days: float | None) -> float | None:
+    return None if ttl_days is None else timestamp + ttl_days * 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +178,7 @@ class MemoryWriter:
         for event in memories:
             first.setdefault(event[0], event)
         # A memory and its history are one statement: one left without its history would never get it, as it exists.
-        new = self._store.insert_rows([memories[event].row for event in first.values()], history=True)
+        new, deleted = self._store.insert_rows([memories[event].row for event in first.values()], history=True)
         created = {first[memory_id] for memory_id in new}
         stored = {event: event[0] for event in memories}
 
@@ -142,23 +193,32 @@ class MemoryWriter:
         }
         if reused:
             again = [{**memories[event].row, "id": event_id} for event, event_id in reused.items()]
-            new = self._store.insert_rows(again, history=True)
+            new, deleted_again = self._store.insert_rows(again, history=True)
             for event, event_id in reused.items():
                 memories[event].utterance.reused_id = event_id in new
-        return stored | reused
+            deleted = (deleted - {event[0] for event in reused}) | deleted_again
+        stored |= reused
+        for event, memory in memories.items():
+            memory.utterance.deleted = stored[event] in deleted
+        return stored
 
 
 def embedded(utterance: Utterance, vector: Vector) -> Embedded:
     """An utterance with the vector of its content."""
-    return Embedded(utterance, memory_row(utterance.id, vector, {**utterance.payload, "data": utterance.content}))
+    row = memory_row(utterance.id, vector, {**utterance.payload, "data": utterance.content})
+    if utterance.arrived_at is not None:
+        row["arrived_at"] = datetime.fromtimestamp(utterance.arrived_at, UTC)
+    return Embedded(utterance, row)
 
 
-def _identity(user_key: str, *event: object) -> str:
+def _identity(user_key: str, agent_key: str, *event: object) -> str:
     """A memory's id, derived from its event, which makes storing it idempotent, concurrently and after a crash.
 
-    A version 8 UUID (RFC 9562) of the SHA-256 of user and event as JSON.
+    A version 8 UUID (RFC 9562) of the SHA-256 of user and event as JSON; where there is an agent, of both as a list in
+    place of the user.
     """
-    digest = bytearray(sha256(json.dumps([user_key, *event]).encode()).digest()[:16])
+    owner = [user_key, agent_key] if agent_key else user_key
+    digest = bytearray(sha256(json.dumps([owner, *event]).encode()).digest()[:16])
     digest[6] = digest[6] & 0x0F | 0x80
     digest[8] = digest[8] & 0x3F | 0x80
     return str(uuid.UUID(bytes=bytes(digest)))

@@ -15,7 +15,10 @@ from keepsake_client.errors import KeepsakeError
 from keepsake_client.protocol import COUNTERS
 
 from services.long_term_memory.factory import LongTermMemory, open_when_ready
+from services.long_term_memory.forgetting import Forgetting
+from services.long_term_memory.memory_management import MemoryManagement
 from services.long_term_memory.memory_service import MemoryService
+from services.long_term_memory.portability import Portability
 from services.long_term_memory.profile_service import ProfileService
 from services.runtime.counters import PendingCounts
 from services.runtime.errors import EXIT_CANNOT_START, CannotStart
@@ -61,9 +64,24 @@ class Resources(Middleware):
         """The profile service; only while the worker runs."""
         return self._opened.profiles
 
-    def count_reused_id(self) -> None:
-        """Count an event whose message_id another event of its user had before."""
-        self._counts.count("message_ids_reused")
+    @property
+    def management(self) -> MemoryManagement:
+        """The management of memories; only while the worker runs."""
+        return self._opened.management
+
+    @property
+    def forgetting(self) -> Forgetting:
+        """What forgets users; only while the worker runs."""
+        return self._opened.forgetting
+
+    @property
+    def portability(self) -> Portability:
+        """Export and import; only while the worker runs."""
+        return self._opened.portability
+
+    def count(self, counter: str) -> None:
+        """Count one in `ltm:counters`."""
+        self._counts.count(counter)
         self._counts.flush(self._client)
 
     @property

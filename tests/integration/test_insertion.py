@@ -12,7 +12,7 @@ from psycopg_pool import ConnectionPool
 
 from services.long_term_memory.memory_service import MemoryService
 from services.long_term_memory.postgres import rows as postgres_rows
-from services.long_term_memory.postgres.rows import insert_memories, memory_row
+from services.long_term_memory.postgres.rows import Inserted, insert_memories, memory_row
 from services.long_term_memory.postgres.store import MemoryStore
 from tests.integration.test_store import BLUE, BROTHER, BY_AI, rows, said
 from tests.support import wait_until
@@ -51,7 +51,7 @@ def test_a_batch_is_embedded_while_the_one_before_it_is_inserted(
             embedded.set()
         return embed(texts, action)  # type: ignore[no-any-return]
 
-    def insert_after_it(new: list[dict[str, Any]], **options: Any) -> set[str]:
+    def insert_after_it(new: list[dict[str, Any]], **options: Any) -> Inserted:
         inserting.set()
         assert embedded.wait(30)
         return insert(new, **options)
@@ -99,7 +99,7 @@ def test_batches_with_the_same_memories_do_not_deadlock(pool: ConnectionPool) ->
 
     def insert_both() -> set[str]:
         with pool.connection() as connection:
-            return insert_memories(connection, list(both.values()))
+            return insert_memories(connection, list(both.values())).new
 
     known = memory_row("33333333-0000-8000-8000-000000000000", [0.1] * 384, {"data": "known", "user_id": "u1"})
     with ThreadPoolExecutor(1) as threads, pool.connection() as connection:
@@ -128,7 +128,7 @@ def test_a_memory_that_cannot_be_stored_fails_alone(
         vectors = zip(texts, embed(texts, action), strict=True)
         return [vector[: 3 if text == "broken" else None] for text, vector in vectors]
 
-    def insert_three_at_once(new: list[dict[str, Any]], **options: Any) -> set[str]:
+    def insert_three_at_once(new: list[dict[str, Any]], **options: Any) -> Inserted:
         batches.append(len(new))
         if len(batches) == 1:
             wait_until(lambda: memories._insert._submitted.qsize() == 3, description="three threads to wait")
@@ -158,7 +158,7 @@ def test_memories_are_numbered_in_the_order_of_their_events(memories: MemoryServ
 
 def test_a_memory_of_no_user_is_refused(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given a user who is gone by the time their memory is inserted, I expect an error, not a memory left out."""
-    monkeypatch.setattr(postgres_rows, "_ADD_USERS", "SELECT FROM users WHERE user_id = ANY(%(users)b)")
+    monkeypatch.setattr(postgres_rows, "_ADD_OWNERS", "SELECT FROM users WHERE user_id = ANY(%(users)b)")
 
     with pytest.raises(psycopg.errors.NotNullViolation):
         store.insert([[0.1] * 384], [{"data": "green tea", "user_id": "u1"}], ["00000000-0000-8000-8000-000000000000"])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from keepsake_client.protocol import MemoryUpdateMessage, SearchData
+from keepsake_client.protocol import AddData, MemoryUpdateMessage, SearchData
 
 from services.long_term_memory.embeddings.calibration import calibrate
 from services.long_term_memory.mem0_bridge import Mem0Memory
@@ -89,7 +89,9 @@ class World:
             assert self.owner.setdefault(memory_id, user_id) == user_id
 
     def add(self, user_id: str, text: str, more: tuple[dict[str, Any], str]) -> None:
-        memory = self.services[0].add(user_id, text.replace("\0", ""), more[0], more[1], 1_000.0)
+        [memory] = self.services[0].add(
+            user_id, AddData(content=text.replace("\0", ""), metadata=more[0]), more[1], 1_000.0
+        )
         assert self.owner.setdefault(memory.id, user_id) == user_id
 
     def search(self, user_id: str, text: str, more: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 from keepsake_client.errors import Unavailable
-from keepsake_client.protocol import MemoryUpdateMessage, SearchData
+from keepsake_client.protocol import AddData, MemoryUpdateMessage, SearchData
 from pydantic import SecretStr
 
 from services.long_term_memory.factory import LongTermMemory, open_long_term_memory
@@ -259,7 +259,7 @@ def test_an_add_is_stored_verbatim(opened: Open, provider: Provider) -> None:
     provider.facts = FACTS
     ltm = opened()
 
-    ltm.memories.add("u1", "I like tea", {}, "r1", 1.0)
+    ltm.memories.add("u1", AddData(content="I like tea"), "r1", 1.0)
 
     assert (contents(ltm), provider.calls("/v1/chat/completions")) == ({"I like tea"}, [])
 

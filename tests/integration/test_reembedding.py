@@ -20,6 +20,7 @@ from services.long_term_memory.postgres.embedder_record import REEMBEDDING_LOCK,
 from services.long_term_memory.postgres.history import PostgresHistory
 from services.long_term_memory.postgres.pool import open_pool
 from services.long_term_memory.postgres.schema import migrate
+from services.long_term_memory.postgres.scope import Owner
 from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.reembedding import BATCH_ROWS, Progress, Reembedding
 from services.runtime.errors import EmbedderChanged, ReembeddingRefused, ReembeddingUnderWay
@@ -65,7 +66,7 @@ def best(url: str, embedder: WordEmbedder, query: str) -> tuple[str, float]:
         store = MemoryStore(pool)
         service = MemoryService(Mem0Memory(embedder, store, PostgresHistory(pool), None), store, calibrate(embedder)[0])
         (memory,) = service.search("u1", SearchData(query=query, limit=1, min_score=0))
-        cosines: Any = store.columns.read("u1", embedder.embed(memory.content)).cosine
+        cosines: Any = store.columns.read(Owner("u1"), embedder.embed(memory.content)).cosine
     return memory.content, float(cosines.max())
 
 

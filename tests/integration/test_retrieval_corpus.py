@@ -9,6 +9,7 @@ from keepsake_client.protocol import MemoryUpdateMessage, encode_user_id
 
 from bench.retrieval.corpus import columns_of
 from services.long_term_memory.memory_service import MemoryService
+from services.long_term_memory.postgres.scope import Owner
 from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.retrieval.columns import MemoryColumns
 
@@ -29,7 +30,7 @@ def test_the_benchmark_ranks_what_a_search_reads(memories: MemoryService, store:
     ]
     memories.index_many(messages)
 
-    stored, ours = store.columns.read(encode_user_id("u1"), None), columns_of(messages)[0]
+    stored, ours = store.columns.read(Owner(encode_user_id("u1")), None), columns_of(messages)[0]
 
     compared = [f.name for f in fields(MemoryColumns) if f.name not in ("number", "cosine")]
     assert {name: getattr(ours, name).tolist() for name in compared} == {

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import pytest
-from keepsake_client.protocol import MemoryUpdateMessage, SearchData
+from keepsake_client.protocol import AddData, MemoryUpdateMessage, SearchData
 
 from services.long_term_memory.memory_service import MemoryService
 from services.runtime.errors import Expired
@@ -226,7 +226,7 @@ def test_history_that_arrives_just_now_is_no_echo(keepsake: MemoryService) -> No
 @pytest.mark.parametrize("content", ["My sister Anna lives in Lisbon", "我对虾过敏", "Where does Anna live?"])
 def test_what_was_added_is_found_by_its_own_words_at_once(keepsake: MemoryService, content: str) -> None:
     """Given a memory that was added, I expect a search in the same words to find it in the same moment."""
-    keepsake.add("u1", content, {}, "r1", NOW)
+    keepsake.add("u1", AddData(content=content), "r1", NOW)
 
     assert found(keepsake, content, now=NOW, min_score=0) == [content]
 
@@ -234,7 +234,7 @@ def test_what_was_added_is_found_by_its_own_words_at_once(keepsake: MemoryServic
 def test_what_was_said_just_now_is_an_echo_beside_what_was_added(keepsake: MemoryService) -> None:
     """Given the same words added and just said, I expect what was added alone."""
     say_at(keepsake, "I drink green tea", NOW, NOW)
-    added = keepsake.add("u1", "I drink green tea", {}, "r1", NOW)
+    [added] = keepsake.add("u1", AddData(content="I drink green tea"), "r1", NOW)
 
     (memory,) = keepsake.search("u1", SearchData(query="I drink green tea"), now=NOW)
 
@@ -331,7 +331,7 @@ def test_what_an_event_claims_changes_nothing(keepsake: MemoryService) -> None:
 
 def test_what_an_add_claims_changes_nothing(keepsake: MemoryService) -> None:
     """Given an add whose metadata claims the same, I expect those of the request itself."""
-    added = keepsake.add("u1", "I like green tea", CLAIMS, "r1", NOW)
+    [added] = keepsake.add("u1", AddData(content="I like green tea", metadata=CLAIMS), "r1", NOW)
 
     (memory,) = keepsake.search("u1", SearchData(query="tea?"), now=NOW + 60)
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import psycopg
 import pytest
-from keepsake_client.protocol import MemoryUpdateMessage, SearchData
+from keepsake_client.protocol import AddData, MemoryUpdateMessage, SearchData
 from psycopg_pool import ConnectionPool
 
 from services.long_term_memory.mem0_bridge import Mem0Memory
@@ -22,6 +22,7 @@ from services.long_term_memory.postgres.history import PostgresHistory
 from services.long_term_memory.postgres.pool import open_pool
 from services.long_term_memory.postgres.rows import MAX_TERMS, TRAITS
 from services.long_term_memory.postgres.schema import migrate
+from services.long_term_memory.postgres.scope import Owner
 from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.retrieval.columns import hashed, hashed_terms
 from tests.integration.conftest import WordEmbedder
@@ -278,7 +279,7 @@ def test_the_same_event_twice_in_a_batch_is_one_memory(memories: MemoryService, 
 def test_the_same_request_twice_is_one_memory(memories: MemoryService, pool: ConnectionPool) -> None:
     """Given an add that is delivered twice, I expect one memory."""
     for _ in range(2):
-        memories.add("u1", "green tea", {}, "r1", NOON)
+        memories.add("u1", AddData(content="green tea"), "r1", NOON)
 
     assert rows(pool) == [("green tea",)]
 
@@ -369,12 +370,12 @@ def test_what_was_added_is_told_from_what_was_said(memories: MemoryService, stor
     """Given texts that state and that ask, added and said, I expect both features of each read back."""
     texts = ("I like tea", "I like tea. And you?", "Do you like tea?")
     for number, text in enumerate(texts):
-        memories.add("u1", text, {"session_id": "s1"}, f"r{number}", NOON + number)
+        memories.add("u1", AddData(content=text, metadata={"session_id": "s1"}), f"r{number}", NOON + number)
     memories.index_many(
         [said(text, meta={"session_id": "s1"}, timestamp=NOON + 10 + n) for n, text in enumerate(texts)]
     )
 
-    columns = store.columns.read("u1", None)
+    columns = store.columns.read(Owner("u1"), None)
 
     assert columns.added.tolist() == [True] * 3 + [False] * 3
     assert columns.asks.tolist() == [0, 1, 2] * 2
@@ -383,7 +384,7 @@ def test_what_was_added_is_told_from_what_was_said(memories: MemoryService, stor
 def test_one_request_id_with_two_contents_is_two_memories(memories: MemoryService, pool: ConnectionPool) -> None:
     """Given adds whose asker repeats its request_id, I expect a memory of each content, and each once."""
     for content in ("green tea", "black tea", "green tea"):
-        memories.add("u1", content, {}, "r1", NOON)
+        memories.add("u1", AddData(content=content), "r1", NOON)
 
     assert rows(pool) == [("green tea",), ("black tea",)]
 
@@ -523,7 +524,7 @@ def test_any_time_of_the_contract_is_stored(memories: MemoryService, store: Memo
 
 def conversation_of(store: MemoryStore, pool: ConnectionPool, user_id: str = "u1") -> list[str]:
     contents = dict(rows(pool, "number, content"))
-    return [contents[number] for number in store.columns.read(user_id, None).number.tolist()]
+    return [contents[number] for number in store.columns.read(Owner(user_id), None).number.tolist()]
 
 
 def test_columns_are_in_the_order_of_sessions(
@@ -557,14 +558,14 @@ def test_columns_are_of_one_user(memories: MemoryService, store: MemoryStore, po
 
 def test_an_unknown_user_has_no_memories(store: MemoryStore) -> None:
     """Given an unknown user, I expect no memories."""
-    assert len(store.columns.read("unknown", [0.1] * 384)) == 0
+    assert len(store.columns.read(Owner("unknown"), [0.1] * 384)) == 0
 
 
 def test_a_cosine_is_that_of_the_vectors(memories: MemoryService, store: MemoryStore) -> None:
     """Given a memory and its own vector, I expect a cosine of 1."""
     memories.index(said("green tea"))
 
-    assert store.columns.read("u1", WordEmbedder().embed("green tea")).cosine == pytest.approx(1, abs=1e-3)
+    assert store.columns.read(Owner("u1"), WordEmbedder().embed("green tea")).cosine == pytest.approx(1, abs=1e-3)
 
 
 # Sessions without an id

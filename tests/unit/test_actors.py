@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 from dramatiq.brokers.stub import StubBroker
 from dramatiq.middleware import TimeLimit
-from keepsake_client.protocol import Memory, SearchData
+from keepsake_client.protocol import AddData, Memory, SearchData
 
 from services.long_term_memory.memory_service import IndexedIds, SearchResult
 from services.long_term_memory.profile_service import Profile
@@ -29,23 +29,23 @@ class Services:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.partial = False
-        self.reused_id = False
+        self.reused_id = self.deleted = False
         self.settings = Settings()
         self.memories = SimpleNamespace(search=self._search, add=self._add, index=self._index)
-        self.count_reused_id = self._note("count_reused_id")
+        self.count = self._note("count")
         self.profiles = SimpleNamespace(get=self._profile("get"), update=self._profile("update"))
 
     def _search(self, user_id: str, data: SearchData, *, now: float, deadline: float) -> SearchResult:
         self.calls.append(("search", user_id, data.query, now))
         return SearchResult([MEMORY], partial=self.partial, timings={"embed_ms": 2.0})
 
-    def _add(self, *arguments: Any) -> Memory:
+    def _add(self, *arguments: Any) -> list[Memory]:
         self.calls.append(("add", *arguments))
-        return MEMORY
+        return [MEMORY]
 
     def _index(self, *arguments: Any) -> IndexedIds:
         self.calls.append(("index", *arguments))
-        return IndexedIds(["m1"], reused_id=self.reused_id)
+        return IndexedIds(["m1"], reused_id=self.reused_id, deleted=self.deleted)
 
     def _note(self, name: str) -> Any:
         return lambda *arguments: self.calls.append((name, *arguments))
@@ -103,7 +103,7 @@ def test_an_add_returns_its_memory(worker: Worker) -> None:
     """Given an add under an id that PostgreSQL cannot hold, I expect the memory stored with a clean one."""
     response = worker.run("memory.add", "r\0\ud800", content="I like tea", metadata={"a": 1})
 
-    assert worker.services.calls == [("add", "u1", "I like tea", {"a": 1}, "r\ufffd", 100.0)]
+    assert worker.services.calls == [("add", "u1", AddData(content="I like tea", metadata={"a": 1}), "r\ufffd", 100.0)]
     assert response == {"memories": [MEMORY]}
 
 
@@ -145,4 +145,13 @@ def test_an_event_whose_message_id_was_used_is_counted(worker: Worker) -> None:
         worker.services.reused_id = reused
         worker.broker.get_actor("memory.index").fn({"user_id": "u1", "content": "x", "source": "ai", "timestamp": 1})
 
-    assert [call[0] for call in worker.services.calls] == ["index", "count_reused_id", "index"]
+    assert [call for call in worker.services.calls if call[0] == "count"] == [("count", "message_ids_reused")]
+
+
+def test_an_event_that_was_deleted_before_is_counted(worker: Worker) -> None:
+    """Given that an event was deleted before it was indexed, I expect that counted, and otherwise not."""
+    for deleted in (True, False):
+        worker.services.deleted = deleted
+        worker.broker.get_actor("memory.index").fn({"user_id": "u1", "content": "x", "source": "ai", "timestamp": 1})
+
+    assert [call for call in worker.services.calls if call[0] == "count"] == [("count", "events_deleted")]

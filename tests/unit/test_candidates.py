@@ -13,6 +13,7 @@ import pytest
 from keepsake_client.protocol import SearchData, SearchFilters
 
 from services.long_term_memory.postgres.reader import SAMPLE, ColumnReader, Place, Window
+from services.long_term_memory.postgres.scope import Owner, Scope
 from services.long_term_memory.retrieval.candidates import (
     _BEGINNING,
     _END,
@@ -66,7 +67,7 @@ class FakeReader:
 
     def read(
         self,
-        user_id: str,
+        owner: Owner,
         vector: object,
         window: Window = EVERYTHING,
         *,
@@ -78,16 +79,16 @@ class FakeReader:
         if sample:
             kept &= self.columns.number % SAMPLE == 0
         kept &= np.cumsum(kept) <= (len(kept) if limit is None else limit)
-        return self._read("sample" if sample else "all", user_id, vector, kept)
+        return self._read("sample" if sample else "all", owner, vector, kept)
 
     def read_segments(
-        self, user_id: str, vector: object, bounds: Sequence[tuple[Place, Place]], window: Window = EVERYTHING
+        self, owner: Owner, vector: object, bounds: Sequence[tuple[Place, Place]], window: Window = EVERYTHING
     ) -> MemoryColumns:
         """Those in the window and within the bounds."""
         places = list(zip(self.columns.session, self.columns.timestamp, self.columns.number, strict=True))
         segments = np.array([[first <= place < end for place in places] for first, end in bounds])
         self.segment_sizes = segments.sum(axis=1).tolist()
-        return self._read("segments", user_id, vector, segments.any(axis=0) & self._within(window))
+        return self._read("segments", owner, vector, segments.any(axis=0) & self._within(window))
 
     def _within(self, window: Window) -> Booleans:
         kept = np.ones(len(self.columns), np.bool_)
@@ -99,10 +100,10 @@ class FakeReader:
             kept &= self.columns.timestamp <= window.until
         return kept
 
-    def _read(self, how: str, user_id: str, vector: object, kept: Booleans) -> MemoryColumns:
+    def _read(self, how: str, owner: Owner, vector: object, kept: Booleans) -> MemoryColumns:
         found = self.columns.where(kept)
         self.reads.append((how, len(found)))
-        self.asked.append((user_id, vector))
+        self.asked.append((owner.user, vector))
         return found
 
 
@@ -119,7 +120,7 @@ def candidates(
 
 def read(reader: CandidateReader, search: SearchData = SEARCH, user_id: str = "u1") -> list[int]:
     """The numbers of the candidates."""
-    return list(reader.read(user_id, VECTOR, search, NOW).number.tolist())
+    return list(reader.read(Scope((user_id,)), VECTOR, search, NOW).number.tolist())
 
 
 @pytest.mark.parametrize(("limit", "reads"), [(SIZE, ["all"]), (SIZE - 1, ["all", "sample", "segments"])])
@@ -243,7 +244,7 @@ def test_a_filter_that_leaves_no_more_than_the_limit_is_exact(search: SearchData
 
     assert read(reader, search) == list(numbers)
     assert [how for how, _ in fake.reads] == ["all", "sample", "all"]
-    assert reader._exceeding == {"u1"}  # a window says nothing of the whole
+    assert reader._exceeding == {Owner("u1")}  # a window says nothing of the whole
 
 
 def test_a_filter_that_leaves_more_than_the_sample_suggests_is_read_in_segments() -> None:

@@ -828,7 +828,8 @@ def test_a_memory_carries_all_its_fields() -> None:
     (memory,) = json.loads(response.to_wire())["memories"]
 
     assert set(memory) == {
-        *("id", "content", "memory", "score", "source", "timestamp", "created_at", "updated_at", "metadata")
+        *("id", "content", "memory", "score", "source", "timestamp", "created_at", "updated_at", "metadata"),
+        *("user_id", "agent_id", "speaker"),
     }
 
 

@@ -212,10 +212,10 @@ def test_heartbeats_have_a_connection_that_does_not_block_for_long(booted: Boote
 def test_used_message_ids_are_counted_while_redis_answers(booted: Booted, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given two events with used message_ids, and one while Redis is down, I expect two counted and no exception."""
     for _ in range(2):
-        booted.resources.count_reused_id()
+        booted.resources.count("message_ids_reused")
     with monkeypatch.context() as patch:
         patch.setattr("fakeredis.FakeRedis.hincrby", raising(RedisConnectionError()))
-        booted.resources.count_reused_id()
+        booted.resources.count("message_ids_reused")
 
     assert booted.client.hgetall(COUNTERS) == {b"message_ids_reused": b"2"}
 

@@ -47,6 +47,13 @@ EXPECTED = {
     "add": ("memory.add", "writes"),
     "profile_get": ("profile.get", "interactive"),
     "profile_update": ("profile.update", "writes"),
+    "memory_list": ("memory.list", "interactive"),
+    "memory_get": ("memory.get", "interactive"),
+    "memory_update": ("memory.update", "writes"),
+    "memory_delete": ("memory.delete", "writes"),
+    "user_forget": ("user.forget", "writes"),
+    "user_export": ("user.export", "interactive"),
+    "user_import": ("user.import", "index"),
 }
 
 
@@ -130,7 +137,10 @@ def updates(client: fakeredis.FakeRedis, broker: StubBroker) -> Updates:
 
 
 def asked(kind: str, request_id: str = "r1") -> bytes:
-    data = {"query": "tea?", "content": "I like tea", "updates": {"drink": "tea"}}
+    data = {
+        **{"query": "tea?", "content": "I like tea", "updates": {"drink": "tea"}},
+        **{"id": "m1", "ids": ["m1"], "records": []},
+    }
     return json.dumps({"request_id": request_id, "type": kind, "user_id": "u1", "data": data}).encode()
 
 
@@ -248,16 +258,17 @@ def test_an_invalid_request_is_answered(client: fakeredis.FakeRedis, requests: R
     assert response == {"request_id": "r1", "user_id": "u1", "success": False, "memories": [], "user_profile": {}}
 
 
-def test_an_unknown_type_is_answered_with_the_four(
+def test_an_unknown_type_is_answered_with_all_there_are(
     client: fakeredis.FakeRedis, requests: RequestAdapter, answers: PubSub
 ) -> None:
-    """Given an unknown type, I expect an answer that names the four."""
+    """Given an unknown type, I expect an answer that names all."""
     client.lpush("ltm_requests", asked("forget"))
 
     requests.run_once()
 
     assert answer(answers)["error"] == (
-        'unknown_type: type is "forget"; it must be one of search, add, profile_get, profile_update'
+        'unknown_type: type is "forget"; it must be one of search, add, profile_get, profile_update, memory_list,'
+        " memory_get, memory_update, memory_delete, user_forget, user_export, user_import"
     )
 
 

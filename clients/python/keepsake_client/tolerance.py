@@ -22,8 +22,10 @@ AI_SOURCES = frozenset({"ai", "assistant", "bot", "model", "system"})
 MEDIA_TYPES = ("audio", "file", "image", "photo", "sticker", "video", "voice")
 #: The keys of `meta` that keep what was sent where something else was stored.
 SENT_TIMESTAMP, SENT_SOURCE = "sent_timestamp", "sent_source"
-#: Of what was sent and is neither a text nor a number.
+#: Of what was sent and is neither a text nor a number; and of the name of a speaker.
 MAX_KEPT_CHARS = 200
+#: A hundred years. What is to be kept for longer does not expire.
+MAX_TTL_DAYS = 36_500
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,19 +87,23 @@ def is_media(fields: dict[str, Any]) -> bool:
 
 
 def read_common(fields: dict[str, Any], arrived_at: float, defaults: MessageDefaults) -> None:
-    """Put the fields that all messages have into form, in place: user_id, meta, ids and time."""
+    """Put the fields that all messages have into form, in place: user_id, meta, ids, time, speaker, expiry."""
     user_id = fields.get("user_id")
     if user_id is None or (type(user_id) is str and not user_id.strip()):
         fields["user_id"] = defaults.anonymous_user
     meta = fields.get("meta")
     if meta is not None and type(meta) is not dict:
         fields["meta"] = {"value": meta}
-    for name in ("message_id", "task_id", "original_message_id"):
+    for name in ("message_id", "task_id", "original_message_id", "agent_id"):
         sent_id = fields.get(name)
         if sent_id is not None and type(sent_id) is not str:
             fields[name] = as_text(sent_id)
         elif sent_id is not None and not _says_something(sent_id):
             fields[name] = None
+    if "speaker" in fields:
+        _read_speaker(fields)
+    if "ttl_days" in fields:
+        _read_ttl(fields)
     _read_time(fields, arrived_at, defaults.zone)
 
 
@@ -151,6 +157,33 @@ def _read_source(fields: dict[str, Any]) -> None:
     if sent is not None and word not in ("user", "ai", ""):
         taken = "source" in (fields.get("meta") or {})
         keep_sent(fields, SENT_SOURCE if taken else "source", sent)
+
+
+def _read_speaker(fields: dict[str, Any]) -> None:
+    sent = fields.pop("speaker")
+    parts = sent if isinstance(sent, dict) else {"name": sent}
+    read = {name: as_text(parts.get(name)) for name in ("id", "name")}
+    speaker = {
+        name: text
+        for name, text in read.items()
+        if text is not None and _says_something(text) and len(text) <= MAX_KEPT_CHARS
+    }
+    if speaker:
+        fields["speaker"] = speaker
+    elif sent is not None and sent != "":
+        keep_sent(fields, "speaker", sent)
+
+
+def _read_ttl(fields: dict[str, Any]) -> None:
+    sent = fields.pop("ttl_days")
+    try:
+        days = float(sent)
+    except (TypeError, ValueError, OverflowError):
+        days = 0.0
+    if 0 < days <= MAX_TTL_DAYS and not isinstance(sent, bool):
+        fields["ttl_days"] = days
+    elif sent is not None and sent != "":
+        keep_sent(fields, "ttl_days", sent)
 
 
 def _read_time(fields: dict[str, Any], arrived_at: float, zone: tzinfo) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool
 
 from services.long_term_memory.postgres.rows import ADDED, HEAD, Vector
+from services.long_term_memory.postgres.scope import OWNERS, Owner, Scope
 from services.long_term_memory.retrieval.columns import MemoryColumns, hashed
 
 #: One in so many memories is in the sample, which has an index of its own; migrations/0002 has the same number. It is
@@ -32,13 +33,22 @@ _POSTGRES_EPOCH = datetime(2000, 1, 1, tzinfo=UTC).timestamp()
 _PACKED: tuple[tuple[str, str, np.dtype[Any]], ...] = (
     ("head", "head", HEAD),
     ("terms", "terms", np.dtype("<u4")),
-    ("distance", "float8send(coalesce(vector <=> %(vector)s::halfvec, 'NaN'))", np.dtype(">f8")),
+    ("distance", "float8send(coalesce(vector <=> (SELECT %(vector)s::halfvec), 'NaN'))", np.dtype(">f8")),
 )
-_COLUMNS = (
+_COLUMNS_OF = (
     "SELECT "  # noqa: S608 - constants
     + ", ".join(f"coalesce(string_agg({pack}, ''::bytea), ''::bytea) AS {name}" for name, pack, _ in _PACKED)
-    + " FROM (SELECT * FROM memories WHERE user_number = (SELECT number FROM users WHERE user_id = %(user)s){}"
+    + " FROM (SELECT * FROM memories WHERE user_number = {owner}{conditions}"
     " ORDER BY session, said_at, number LIMIT %(limit)s) AS conversation"
+)
+_COLUMNS = _COLUMNS_OF.replace(
+    "{owner}", "(SELECT number FROM users WHERE user_id = %(user)s AND agent_id = %(agent)s)"
+)
+_COLUMNS_BY_OWNER = (
+    "SELECT owners.user_id, owners.agent_id, columns.* FROM"  # noqa: S608 - constants
+    f" (SELECT number, user_id, agent_id FROM users WHERE {OWNERS}) AS owners, LATERAL ("
+    + _COLUMNS_OF.replace("{owner}", "owners.number").replace("{conditions}", "")
+    + ") AS columns"
 )
 _SEGMENT_COLUMNS = (
     "SELECT segment.* FROM unnest("  # noqa: S608 - constants
@@ -46,9 +56,9 @@ _SEGMENT_COLUMNS = (
     " %(end_session)s::bigint[], %(end_said_at)s::float8[], %(end_number)s::bigint[])"
     " WITH ORDINALITY AS bounds (session1, said_at1, number1, session2, said_at2, number2, place), LATERAL ("
     + _COLUMNS.replace(
-        "{}",
+        "{conditions}",
         " AND (session, said_at, number) >= (session1, to_timestamp(said_at1), number1)"
-        " AND (session, said_at, number) < (session2, to_timestamp(said_at2), number2){}",
+        " AND (session, said_at, number) < (session2, to_timestamp(said_at2), number2){conditions}",
     )
     + ") AS segment ORDER BY place"
 )
@@ -87,7 +97,7 @@ class Window:
 
 
 class ColumnReader:
-    """Reads the memories of one user as columns."""
+    """Reads the memories of an owner, or of each owner of a scope, as columns."""
 
     def __init__(self, pool: ConnectionPool) -> None:
         self._pool = pool
@@ -95,14 +105,14 @@ class ColumnReader:
 
     def read(
         self,
-        user_id: str,
+        owner: Owner,
         vector: Vector | None,
         window: Window = Window(),
         *,
         limit: int | None = None,
         sample: bool = False,
     ) -> MemoryColumns:
-        """The user's memories, with their cosines to the query's `vector`: NaN where it is None.
+        """The owner's memories, with their cosines to the query's `vector`: NaN where it is None.
 
         Args:
             window: which of them are read.
@@ -110,12 +120,22 @@ class ColumnReader:
             sample: only one in `SAMPLE` of them.
         """
         conditions = (f" AND number %% {SAMPLE} = 0" if sample else "") + window.conditions()
-        values = {"user": user_id, "vector": _float32(vector), "limit": limit, **window.values()}
-        return unpack(self._fetch(sql.SQL(_COLUMNS.replace("{}", conditions)), values))
+        values = {**owner._asdict(), "vector": _float32(vector), "limit": limit, **window.values()}
+        return unpack(self._fetch(sql.SQL(_COLUMNS.replace("{conditions}", conditions)), values))
+
+    def read_owners(self, scope: Scope, vector: Vector | None, limit: int) -> dict[Owner, MemoryColumns]:
+        """The memories of each owner of a scope, as `read` gives them, in one round trip.
+
+        Args:
+            limit: how many at most of each owner, the first of the conversation.
+        """
+        values = {**scope.values, "vector": _float32(vector), "limit": limit}
+        rows = self._fetch(sql.SQL(_COLUMNS_BY_OWNER), values)
+        return {Owner(user, agent): unpack([packed]) for user, agent, *packed in rows}
 
     def read_segments(
         self,
-        user_id: str,
+        owner: Owner,
         vector: Vector | None,
         bounds: Sequence[tuple[Place, Place]],
         window: Window = Window(),
@@ -127,8 +147,8 @@ class ColumnReader:
         Args:
             bounds: where each segment begins, and the place before which it ends; in the order of the conversation.
         """
-        values = {"user": user_id, "vector": _float32(vector), "limit": None, **window.values()}
-        statement = sql.SQL(_SEGMENT_COLUMNS.replace("{}", window.conditions()))
+        values = {**owner._asdict(), "vector": _float32(vector), "limit": None, **window.values()}
+        statement = sql.SQL(_SEGMENT_COLUMNS.replace("{conditions}", window.conditions()))
         half = (len(bounds) + 1) // 2
         later = self._executor.submit(self._fetch, statement, values | _edges(bounds[half:]))
         return unpack([*self._fetch(statement, values | _edges(bounds[:half])), *later.result()])
@@ -138,7 +158,7 @@ class ColumnReader:
             return connection.execute(statement, values, binary=True).fetchall()
 
 
-def unpack(segments: Sequence[TupleRow]) -> MemoryColumns:
+def unpack(segments: Sequence[Sequence[Any]]) -> MemoryColumns:
     """The columns that PostgreSQL has packed, one row for each segment of the conversation."""
     raw = {
         name: np.frombuffer(b"".join(segment[column] for segment in segments), dtype)
@@ -166,3 +186,6 @@ def _edges(bounds: Sequence[tuple[Place, Place]]) -> dict[str, Any]:
 
 def _float32(vector: Vector | None) -> NDArray[np.float32] | None:
     return None if vector is None else np.asarray(vector, np.float32)
+
+
+NO_MEMORIES: Final = unpack([])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from keepsake_client.times import parse_timestamp
@@ -14,6 +14,8 @@ from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 
 from services.long_term_memory.postgres import float_arrays  # noqa: F401 - of the vectors
+from services.long_term_memory.postgres.deletions import DELETED, DIGEST
+from services.long_term_memory.postgres.scope import SHARED
 from services.long_term_memory.retrieval import tokenizer, utterances
 from services.long_term_memory.retrieval.columns import hashed, hashed_terms
 from services.long_term_memory.retrieval.fingerprints import fingerprint
@@ -23,6 +25,9 @@ Vector = Sequence[float] | NDArray[np.float32]
 
 #: Terms of a memory that can be found by word, the first ones: an index row of PostgreSQL holds 2,704 bytes.
 MAX_TERMS = 400
+
+#: Fields of a payload with a column of their own, and Mem0's lemmas, which serve only its own keyword search.
+_NOT_IN_PAYLOAD = {"data", "user_id", "agent_id", "expires_at", "text_lemmatized"}
 
 #: The version of `analyse`, as the column `analysis` holds it. What has an earlier one is renewed (analysis.py);
 #: another version needs a migration with its index. 1: up to release 0.2.
@@ -40,12 +45,25 @@ TRAITS = np.dtype(
 #: format (big-endian, `said_at` in microseconds since 2000) but for the traits.
 HEAD = np.dtype([("number", ">i8"), ("session", ">i8"), ("said_at", ">i8"), *TRAITS.descr])
 
-_COLUMN_NAMES = ("session", "said_at", "source", "content", "payload", "terms", "traits", "analysis", "vector")
+_COLUMN_NAMES = (
+    "session",
+    "said_at",
+    "source",
+    "content",
+    "payload",
+    "terms",
+    "traits",
+    "analysis",
+    "expires_at",
+    "vector",
+)
 _VALUES = ", ".join(f"%({name})s" + ("::halfvec" if name == "vector" else "") for name in _COLUMN_NAMES)
 #: The types of the columns that are sent as one array each.
 _ARRAYS = {
     "id": "uuid",
     "user_id": "text",
+    "agent_id": "text",
+    "arrived_at": "timestamptz",
     "session": "bigint",
     "said_at": "timestamptz",
     "source": "text",
@@ -54,22 +72,37 @@ _ARRAYS = {
     "terms": "bytea",
     "traits": "bytea",
     "analysis": "smallint",
+    "expires_at": "timestamptz",
 }
-_ADD_USERS = (
-    "INSERT INTO users (user_id) SELECT user_id FROM unnest(%(users)b::text[]) AS given (user_id)"
-    " WHERE NOT EXISTS (SELECT FROM users WHERE users.user_id = given.user_id) ORDER BY user_id ON CONFLICT DO NOTHING"
+# An owner's row is locked before the snapshot of the next statement is taken: a deletion, which locks it exclusively,
+# is then either seen by that statement, or waits and sees what it inserts. In the order of deletions, by number.
+_ADD_OWNERS = (
+    "WITH given AS MATERIALIZED"
+    " (SELECT * FROM unnest(%(users)b::text[], %(agents)b::text[]) AS pairs (user_id, agent_id)),"
+    " locked AS MATERIALIZED (SELECT users.user_id, users.agent_id FROM users JOIN given USING (user_id, agent_id)"
+    " ORDER BY users.number FOR KEY SHARE OF users)"
+    " INSERT INTO users (user_id, agent_id) SELECT user_id, agent_id FROM given"
+    " WHERE NOT EXISTS (SELECT FROM locked WHERE (locked.user_id, locked.agent_id) = (given.user_id, given.agent_id))"
+    " ORDER BY user_id, agent_id ON CONFLICT DO NOTHING"
+)
+_GIVEN = ", ".join(f"%({name})b::{kind}[]" for name, kind in _ARRAYS.items())
+# What was deleted stays deleted: by its id, or because it arrived before a deletion that it meets the conditions of.
+_REFUSED = (
+    "refused AS MATERIALIZED (SELECT id FROM given WHERE"  # noqa: S608 - constants
+    " EXISTS (SELECT FROM tombstones WHERE memory_id = given.id) OR given.arrived_at IS NOT NULL AND"
+    f" EXISTS (SELECT FROM deletions d WHERE d.user_digest = {DIGEST.format('given.user_id')} AND {DELETED}))"
 )
 # The number orders turns of the same time, so it must follow the order of the rows, not that of insertion; that is by
 # id, so that two concurrent batches cannot deadlock. A user who is missing makes a NULL, which the table refuses.
-_GIVEN = ", ".join(f"%({name})b::{kind}[]" for name, kind in _ARRAYS.items())
 _ADD_MEMORIES = (
     f"WITH given AS MATERIALIZED (SELECT nextval('memories_number_seq') AS number, * FROM unnest({_GIVEN})"  # noqa: S608 - constants
-    f" WITH ORDINALITY AS rows ({', '.join(_ARRAYS)}, place)), added AS ("
+    f" WITH ORDINALITY AS rows ({', '.join(_ARRAYS)}, place)), {_REFUSED}, added AS ("
     f"INSERT INTO memories (number, id, user_number, {', '.join(_COLUMN_NAMES)}) OVERRIDING SYSTEM VALUE"
-    " SELECT number, id, (SELECT users.number FROM users WHERE users.user_id = given.user_id),"
+    " SELECT number, id, (SELECT users.number FROM users"
+    " WHERE (users.user_id, users.agent_id) = (given.user_id, given.agent_id)),"
     f" {', '.join(_COLUMN_NAMES[:-1])},"
     " (%(vectors)b)[(place - 1) * %(dimensions)s + 1 : place * %(dimensions)s]::halfvec"
-    " FROM given ORDER BY id ON CONFLICT (id) DO NOTHING RETURNING id)"
+    " FROM given WHERE id NOT IN (SELECT id FROM refused) ORDER BY id ON CONFLICT (id) DO NOTHING RETURNING id)"
 )
 _ADD_HISTORY = (
     ", changes AS (INSERT INTO memory_history"
@@ -77,11 +110,21 @@ _ADD_HISTORY = (
     " SELECT gen_random_uuid(), id::text, content, 'ADD', payload ->> 'created_at', payload ->> 'updated_at', false,"
     " payload ->> 'role' FROM given JOIN added USING (id) ORDER BY number)"
 )
-_IDS = " SELECT id::text FROM added"
-_INSERT, _INSERT_WITH_HISTORY = _ADD_MEMORIES + _IDS, _ADD_MEMORIES + _ADD_HISTORY + _IDS
-#: For the second migration, whose table has no `analysis` yet.
-_INSERT_UNVERSIONED = _INSERT.replace(", %(analysis)b::smallint[]", "").replace(", analysis", "")
+_OUTCOME = " SELECT id::text, true FROM added UNION ALL SELECT id::text, false FROM refused"
+_INSERT, _INSERT_WITH_HISTORY = _ADD_MEMORIES + _OUTCOME, _ADD_MEMORIES + _ADD_HISTORY + _OUTCOME
 UPDATE = f"UPDATE memories SET ({', '.join(_COLUMN_NAMES)}) = ROW ({_VALUES}) WHERE id = %(id)s"  # noqa: S608 - constants
+
+
+class Inserted(NamedTuple):
+    """The outcome of an insertion, as ids of memories; the others were there.
+
+    Args:
+        new: those that are new.
+        refused: those that were deleted before.
+    """
+
+    new: set[str]
+    refused: set[str]
 
 
 def memory_row(memory_id: str, vector: Vector, payload: dict[str, Any]) -> dict[str, Any]:
@@ -94,10 +137,14 @@ def memory_row(memory_id: str, vector: Vector, payload: dict[str, Any]) -> dict[
     content = payload["data"]
     source = _source(payload)
     said_at = _said_at(payload)
-    terms, traits = analyse(content, from_ai=source == "ai", added="request_id" in payload)
+    terms, traits = analyse(
+        content, from_ai=source == "ai", added="request_id" in payload, speaker=payload.get("speaker")
+    )
     return {
         "id": memory_id,
         "user_id": payload["user_id"],
+        "agent_id": payload.get("agent_id") or SHARED,
+        "arrived_at": None,
         "session": _session(payload, said_at),
         "said_at": said_at,
         "source": source,
@@ -106,22 +153,39 @@ def memory_row(memory_id: str, vector: Vector, payload: dict[str, Any]) -> dict[
         "terms": terms,
         "traits": traits,
         "analysis": ANALYSIS,
+        "expires_at": payload.get("expires_at") and datetime.fromtimestamp(payload["expires_at"], UTC),
         "vector": np.asarray(vector, np.float32),
     }
 
 
-def analyse(content: str, *, from_ai: bool, added: bool) -> tuple[bytes, bytes]:
-    """What is computed from a text: the columns `terms` and `traits`."""
+def analyse(content: str, *, from_ai: bool, added: bool, speaker: dict[str, str] | None = None) -> tuple[bytes, bytes]:
+    """What is computed from a text: the columns `terms` and `traits`.
+
+    Args:
+        speaker: who said it, with an `id`, a `name` or both; None where only the text may tell.
+    """
     terms = hashed_terms(tokenizer.terms(content)[:MAX_TERMS])
     traits = (
         from_ai,
         utterances.asks(content, from_ai=from_ai) + (ADDED if added else 0),
         utterances.script(content),
         len(terms),
-        hashed(utterances.speaker(content)),
+        speaker_hash(speaker, utterances.speaker(content)),
         hashed(fingerprint(content)),
     )
     return terms.tobytes(), np.array(traits, TRAITS).tobytes()
+
+
+def speaker_hash(speaker: dict[str, str] | None, before_colon: str = "") -> int:
+    """The speaker in `traits`: 32 bits of the hash of the name, and above these 32 of that of the id, or of the name
+    where there is no id; 0 for none.
+
+    Args:
+        before_colon: the name that the text begins with, where `speaker` is None.
+    """
+    name = hashed(utterances.fold_name(speaker.get("name", "")) if speaker else before_colon)
+    key = hashed(speaker["id"], person=b"speaker") if speaker and "id" in speaker else name
+    return (key & ~0xFFFFFFFF) | (name & 0xFFFFFFFF)
 
 
 def memory_rows(
@@ -158,25 +222,29 @@ def _session(payload: dict[str, Any], said_at: datetime) -> int:
 
 
 def insert_memories(
-    connection: Connection[TupleRow], rows: Sequence[dict[str, Any]], *, history: bool = False, versioned: bool = True
-) -> set[str]:
-    """Insert rows of `memory_row`, numbered in their order, in one round trip; the ids that are new.
+    connection: Connection[TupleRow], rows: Sequence[dict[str, Any]], *, history: bool = False
+) -> Inserted:
+    """Insert rows of `memory_row`, numbered in their order, in one round trip.
 
     Outside of a transaction it is one of its own: all of it is stored, or nothing.
 
     Args:
         history: whether the history of a new memory begins with it, in the same statement.
-        versioned: whether the table has the column `analysis`, as it has since the fifth migration; without a history.
     """
     if not rows:
-        return set()
+        return Inserted(set(), set())
     vectors = np.stack([row["vector"] for row in rows])
     given = {name: [row[name] for row in rows] for name in _ARRAYS}
-    statement = (_INSERT_WITH_HISTORY if history else _INSERT) if versioned else _INSERT_UNVERSIONED
+    owners = {(row["user_id"], row["agent_id"]) for row in rows}
     with connection.pipeline():
-        connection.execute(_ADD_USERS, {"users": list({row["user_id"] for row in rows})})
-        added = connection.execute(statement, {**given, "vectors": vectors, "dimensions": vectors.shape[1]})
-    return {memory_id for (memory_id,) in added.fetchall()}
+        connection.execute(
+            _ADD_OWNERS, {"users": [user for user, _ in owners], "agents": [agent for _, agent in owners]}
+        )
+        outcome = connection.execute(
+            _INSERT_WITH_HISTORY if history else _INSERT, {**given, "vectors": vectors, "dimensions": vectors.shape[1]}
+        )
+    by_id: dict[str, bool] = dict(outcome.fetchall())
+    return Inserted({i for i, added in by_id.items() if added}, {i for i, added in by_id.items() if not added})
 
 
 def stored_events(connection: Connection[TupleRow], ids: Sequence[str]) -> set[tuple[str, str, str]]:
@@ -192,5 +260,4 @@ def stored_events(connection: Connection[TupleRow], ids: Sequence[str]) -> set[t
 
 def stored_payload(payload: dict[str, Any]) -> dict[str, Any]:
     """The part of Mem0's payload that the column `payload` holds."""
-    # Fields with a column of their own are not stored twice, and Mem0's lemmas serve only its own keyword search.
-    return {name: value for name, value in payload.items() if name not in {"data", "user_id", "text_lemmatized"}}
+    return {name: value for name, value in payload.items() if name not in _NOT_IN_PAYLOAD}

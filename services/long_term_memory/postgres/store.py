@@ -8,35 +8,53 @@ memories.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 from mem0.vector_stores.base import VectorStoreBase
 from mem0.vector_stores.pgvector import OutputData, _build_filter_conditions
-from psycopg import sql
+from psycopg import Connection, sql
+from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 from psycopg_pool import ConnectionPool
 
 from services.long_term_memory.postgres.reader import ColumnReader
 from services.long_term_memory.postgres.rows import (
     UPDATE,
+    Inserted,
     insert_memories,
     memory_row,
     memory_rows,
     stored_events,
     stored_payload,
 )
+from services.long_term_memory.postgres.scope import OWNER_NUMBERS, OWNERS, Scope
 
 # A memory as Mem0 has it: with its whole payload, as it was inserted.
 _AS_MEM0 = (
     "SELECT m.number, m.id, m.vector, m.user_number, m.source, m.said_at,"
-    " m.payload || jsonb_build_object('data', m.content, 'user_id', u.user_id) AS payload"
+    " m.payload || jsonb_build_object('data', m.content, 'user_id', u.user_id)"
+    " || CASE u.agent_id WHEN '' THEN '{}' ELSE jsonb_build_object('agent_id', u.agent_id) END"
+    " || CASE WHEN m.expires_at IS NULL THEN '{}'"
+    " ELSE jsonb_build_object('expires_at', extract(epoch FROM m.expires_at)) END AS payload"
     " FROM memories m JOIN users u ON u.number = m.user_number"
 )
-_OF_USER = sql.SQL("user_number = (SELECT number FROM users WHERE user_id = %s)")
+# Mem0's own calls name a user, and mean that user's memories of all characters.
+_OF_USER = sql.SQL("user_number = ANY(ARRAY(SELECT number FROM users WHERE user_id = %s))")
 _PAYLOADS = (
-    "SELECT number, id::text, payload, content, source, extract(epoch FROM said_at)::float8 FROM memories"
-    " WHERE user_number = (SELECT number FROM users WHERE user_id = %s) AND number = ANY(%s)"
+    "SELECT m.number, id::text, payload, content, source, extract(epoch FROM said_at)::float8, user_id, agent_id"  # noqa: S608 - constants
+    f" FROM memories m JOIN users ON users.number = m.user_number WHERE {OWNERS} AND m.number = ANY(%(numbers)s::bigint[])"
+)
+_ARRIVALS = (
+    "SELECT number, (payload ->> 'arrived_at')::float8 FROM memories"  # noqa: S608 - constants
+    f" WHERE user_number = {OWNER_NUMBERS} AND number = ANY(%(numbers)s) AND payload ->> 'arrived_at' IS NOT NULL"
+)
+_LIKENESS = (
+    "SELECT number,"  # noqa: S608 - constants
+    " 1 - nullif(vector <=> (SELECT vector FROM memories"
+    f" WHERE user_number = {OWNER_NUMBERS} AND number = %(first)s), 'NaN')"
+    f" FROM memories WHERE user_number = {OWNER_NUMBERS} AND number = ANY(%(numbers)s)"
 )
 
 
@@ -47,46 +65,46 @@ class MemoryStore(VectorStoreBase):  # type: ignore[misc]  # Mem0 has no types
         self._pool = pool
         self.columns = ColumnReader(pool)
 
-    def payloads(self, user_id: str, numbers: Sequence[int]) -> dict[int, OutputData]:
-        """The user's memories of these numbers, by number.
+    def connection(self) -> AbstractContextManager[Connection[TupleRow]]:
+        """A connection of the pool."""
+        return self._pool.connection()
 
-        Every payload has `data`, the content, and `source`, `timestamp` and `meta`.
+    def payloads(self, scope: Scope, numbers: Sequence[int]) -> dict[int, OutputData]:
+        """The memories of a scope that have these numbers, by number.
+
+        Every payload has `data`, the content, `source`, `timestamp`, `meta`, `user_id` and `agent_id`, encoded.
         """
         with self._pool.connection() as connection:
-            rows = connection.execute(_PAYLOADS, (user_id, list(numbers))).fetchall()
+            # As text: psycopg looks at each number of a list for the smallest type that holds them all.
+            given = "{" + ",".join(map(str, numbers)) + "}"
+            rows = connection.execute(_PAYLOADS, {**scope.values, "numbers": given}, binary=True).fetchall()
         return {
             number: OutputData(
                 id=memory_id,
                 score=None,
-                payload={"timestamp": said_at, "meta": {}, **payload, "data": content, "source": source},
+                payload={
+                    "timestamp": said_at,
+                    "meta": {},
+                    **payload,
+                    "data": content,
+                    "source": source,
+                    "user_id": user_id,
+                    "agent_id": agent_id,
+                },
             )
-            for number, memory_id, payload, content, source, said_at in rows
+            for number, memory_id, payload, content, source, said_at, user_id, agent_id in rows
         }
 
-    def arrivals(self, user_id: str, numbers: Sequence[int]) -> dict[int, float]:
-        """When the user's memories of these numbers arrived, of those that are dated otherwise."""
+    def arrivals(self, scope: Scope, numbers: Sequence[int]) -> dict[int, float]:
+        """When the memories of a scope that have these numbers arrived, of those that are dated otherwise."""
         with self._pool.connection() as connection:
-            rows = connection.execute(
-                sql.SQL(
-                    "SELECT number, (payload ->> 'arrived_at')::float8 FROM memories"
-                    " WHERE {} AND number = ANY(%s) AND payload ->> 'arrived_at' IS NOT NULL"
-                ).format(_OF_USER),
-                (user_id, list(numbers)),
-            ).fetchall()
-        return dict(rows)
+            return dict(connection.execute(_ARRIVALS, {**scope.values, "numbers": list(numbers)}).fetchall())
 
-    def likeness(self, user_id: str, numbers: Sequence[int]) -> list[float]:
-        """The cosine of each of the user's memories to the first of them; 0 for one that was deleted or has none."""
+    def likeness(self, scope: Scope, numbers: Sequence[int]) -> list[float]:
+        """The cosine of each of these memories to the first of them; 0 for one that was deleted or has none."""
+        values = {**scope.values, "numbers": list(numbers), "first": numbers[0]}
         with self._pool.connection() as connection:
-            rows = connection.execute(
-                sql.SQL(
-                    "SELECT number,"
-                    " 1 - nullif(vector <=> (SELECT vector FROM memories WHERE {user} AND number = %s), 'NaN')"
-                    " FROM memories WHERE {user} AND number = ANY(%s)"
-                ).format(user=_OF_USER),
-                (user_id, numbers[0], user_id, list(numbers)),
-            ).fetchall()
-        cosines: dict[int, float | None] = dict(rows)
+            cosines: dict[int, float | None] = dict(connection.execute(_LIKENESS, values).fetchall())
         return [cosines.get(number) or 0.0 for number in numbers]
 
     def insert(
@@ -104,9 +122,9 @@ class MemoryStore(VectorStoreBase):  # type: ignore[misc]  # Mem0 has no types
         Returns:
             The ids that are new.
         """
-        return self.insert_rows(memory_rows(ids or [], vectors, payloads or []))
+        return self.insert_rows(memory_rows(ids or [], vectors, payloads or [])).new
 
-    def insert_rows(self, rows: Sequence[dict[str, Any]], *, history: bool = False) -> set[str]:
+    def insert_rows(self, rows: Sequence[dict[str, Any]], *, history: bool = False) -> Inserted:
         """`insert_memories` on a connection of the pool."""
         with self._pool.connection() as connection:
             return insert_memories(connection, rows, history=history)

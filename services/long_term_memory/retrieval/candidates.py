@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, tzinfo
 from itertools import pairwise
 from typing import Final
@@ -9,9 +10,10 @@ from typing import Final
 import numpy as np
 from keepsake_client.protocol import SearchData, SearchFilters
 
-from services.long_term_memory.postgres.reader import SAMPLE, ColumnReader, Place, Window
+from services.long_term_memory.postgres.reader import NO_MEMORIES, SAMPLE, ColumnReader, Place, Window
 from services.long_term_memory.postgres.rows import Vector
-from services.long_term_memory.retrieval.columns import Floats, Integers, MemoryColumns
+from services.long_term_memory.postgres.scope import Owner, Scope
+from services.long_term_memory.retrieval.columns import Floats, Integers, MemoryColumns, session_salt
 from services.long_term_memory.retrieval.features import match
 from services.long_term_memory.retrieval.query import query_features
 from services.long_term_memory.retrieval.ranking import rank
@@ -46,7 +48,7 @@ class CandidateReader:
     Args:
         exact_limit: how many memories of one user are all ranked.
         part_size: how many memories are read as one part.
-        max_remembered: how many users' parts, and how many users over the limit, are remembered.
+        max_remembered: how many owners' parts, and how many owners over the limit, are remembered.
         zone: of the users.
     """
 
@@ -65,47 +67,61 @@ class CandidateReader:
         self._part_size = part_size
         self._max_remembered = max_remembered
         self._zone = zone
-        self._exceeding: set[str] = set()
-        self._parts: dict[str, list[tuple[Place, Place]]] = {}
+        self._exceeding: set[Owner] = set()
+        self._parts: dict[Owner, list[tuple[Place, Place]]] = {}
 
-    def read(self, user_id: str, vector: Vector | None, search: SearchData, now: float) -> MemoryColumns:
+    def read(self, scope: Scope, vector: Vector | None, search: SearchData, now: float) -> MemoryColumns:
         """The memories to rank for a search, with their cosines to the query's `vector`.
 
         Args:
             now: when it was asked, in seconds since 1970.
         """
-        if user_id not in self._exceeding:
-            columns = self._whole(user_id, vector)
-            if len(columns) <= self._exact_limit:
+        if scope.owner is not None:
+            return self._of_owner(scope.owner, vector, search, now, self._exact_limit)
+        share = self._exact_limit // len(scope.users)
+        owners = self._reader.read_owners(scope, vector, share + 1)
+        large = [owner for owner, columns in owners.items() if len(columns) > share]
+        if large:
+            left = self._exact_limit - sum(len(columns) for columns in owners.values() if len(columns) <= share)
+            limit = max(left // len(large), share)
+            owners |= {owner: self._of_owner(owner, vector, search, now, limit) for owner in large}
+        return _joined(scope, owners)
+
+    def _of_owner(
+        self, owner: Owner, vector: Vector | None, search: SearchData, now: float, exact_limit: int
+    ) -> MemoryColumns:
+        if owner not in self._exceeding:
+            columns = self._whole(owner, vector)
+            if len(columns) <= exact_limit:
                 return columns
             if len(self._exceeding) >= self._max_remembered:
                 self._exceeding.clear()
-            self._exceeding.add(user_id)
+            self._exceeding.add(owner)
 
         filters = search.filters
         window = Window(filters.session_id, filters.since, filters.until)
-        sample = self._reader.read(user_id, vector, window, sample=True)
-        if len(sample) * SAMPLE <= self._exact_limit:
-            columns = self._reader.read(user_id, vector, window, limit=self._exact_limit + 1)
-            if len(columns) <= self._exact_limit:
+        sample = self._reader.read(owner, vector, window, sample=True)
+        if len(sample) * SAMPLE <= exact_limit:
+            columns = self._reader.read(owner, vector, window, limit=exact_limit + 1)
+            if len(columns) <= exact_limit:
                 if window == Window():
-                    self._exceeding.discard(user_id)  # many memories were deleted
+                    self._exceeding.discard(owner)  # many memories were deleted
                 return columns
-        count = max(1, int(SEGMENTS_SHARE * self._exact_limit) // SAMPLE)
+        count = max(1, int(SEGMENTS_SHARE * exact_limit) // SAMPLE)
         segments = _best_segments(sample, self._evidence(sample, search, now), count)
-        return self._reader.read_segments(user_id, vector, _bounds(sample, segments), window)
+        return self._reader.read_segments(owner, vector, _bounds(sample, segments), window)
 
-    def _whole(self, user_id: str, vector: Vector | None) -> MemoryColumns:
-        """All memories; at the first read of a user at most one more than the limit, to show that it is exceeded."""
-        if user_id in self._parts:
-            columns = self._reader.read_segments(user_id, vector, self._parts[user_id])
+    def _whole(self, owner: Owner, vector: Vector | None) -> MemoryColumns:
+        """All memories; at the first read of an owner at most one more than the limit, to show that it is exceeded."""
+        if owner in self._parts:
+            columns = self._reader.read_segments(owner, vector, self._parts[owner])
         else:
-            columns = self._reader.read(user_id, vector, limit=self._exact_limit + 1)
+            columns = self._reader.read(owner, vector, limit=self._exact_limit + 1)
         if len(columns) >= 2 * self._part_size:
-            if user_id not in self._parts and len(self._parts) >= self._max_remembered:
+            if owner not in self._parts and len(self._parts) >= self._max_remembered:
                 self._parts.clear()
             places = _places(columns, slice(self._part_size, None, self._part_size))
-            self._parts[user_id] = list(pairwise([_BEGINNING, *places, _END]))
+            self._parts[owner] = list(pairwise([_BEGINNING, *places, _END]))
         return columns
 
     def _evidence(self, sample: MemoryColumns, search: SearchData, now: float) -> Floats:
@@ -117,6 +133,16 @@ class CandidateReader:
         evidence = np.full(len(sample), -np.inf)
         evidence[ranked.rows] = ranked.evidence
         return evidence
+
+
+def _joined(scope: Scope, owners: dict[Owner, MemoryColumns]) -> MemoryColumns:
+    """The memories of several owners; the sessions of different users are different ones."""
+    salts = {user: session_salt(place, user) for place, user in enumerate(scope.users)}
+    parts = [
+        replace(columns, session=columns.session ^ salts[owner.user]) if salts[owner.user] else columns
+        for owner, columns in owners.items()
+    ]
+    return MemoryColumns.joined(parts) if parts else NO_MEMORIES
 
 
 def _best_segments(sample: MemoryColumns, evidence: Floats, count: int) -> Integers:

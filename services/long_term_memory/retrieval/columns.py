@@ -17,20 +17,24 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Booleans = NDArray[np.bool_]
 
+_LOW = 0xFFFF_FFFF
+
 
 @dataclass(frozen=True)
 class MemoryColumns:
-    """Memories of one user in the order of the conversation: sessions whole, the turns of each by time and number.
+    """Memories in the order of the conversation: sessions whole, the turns of each by time and number.
 
     Args:
         number: (n,) int64, the memory's key in PostgreSQL.
-        session: (n,) int64, hash of the session; equal means the same session.
+        session: (n,) int64, hash of the session; equal means the same session. Of the second user of a search and those
+            after, combined with `session_salt`.
         timestamp: (n,) float64, seconds since 1970.
         from_ai: (n,) bool, whether the AI said it; else the user did.
         added: (n,) bool, whether it was added by request, and not said.
         asks: (n,) int64, utterances.Question.
         script: (n,) int64, utterances.Script.
-        speaker: (n,) int64, hash of the name before the colon; 0 is none.
+        speaker: (n,) int64, who said it: 32 bits of the hash of the name, and above these 32 of that of the id, or of
+            the name where there is no id; 0 is none.
         fingerprint: (n,) int64, hash of `fingerprints.fingerprint` of the text: equal for two that say the same.
         length: (n,) int64, number of terms.
         terms: (length.sum(),) uint32, the hashed terms of all memories one after another, `length[i]` of memory i.
@@ -53,6 +57,23 @@ class MemoryColumns:
     def __len__(self) -> int:
         return len(self.number)
 
+    @classmethod
+    def joined(cls, parts: Sequence[MemoryColumns]) -> MemoryColumns:
+        """All memories of the parts, sessions whole."""
+        together = {f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)}
+        order = np.lexsort((together["number"], together["timestamp"], together["session"]))
+        length = together["length"]
+        begins = np.cumsum(length) - length
+        moved = length[order]
+        terms = np.repeat(begins[order] - (np.cumsum(moved) - moved), moved) + np.arange(moved.sum())
+        columns = {name: column[order] for name, column in together.items() if name != "terms"}
+        return cls(**columns, terms=together["terms"][terms])
+
+    @cached_property
+    def speaker_name(self) -> Integers:
+        """(n,) int64, the 32 bits of the hash of the speaker's name."""
+        return self.speaker & _LOW
+
     @cached_property
     def term_rows(self) -> Integers:
         """(length.sum(),) int64, the row of the memory that each of `terms` belongs to."""
@@ -73,6 +94,16 @@ class MemoryColumns:
         """The memories of the mask `kept`, (n,) bool, in the same order."""
         columns = {f.name: getattr(self, f.name)[kept] for f in fields(self) if f.name != "terms"}
         return MemoryColumns(**columns, terms=self.terms[kept[self.term_rows]])
+
+
+def session_salt(place: int, user: str) -> int:
+    """What the sessions of a user are combined with by XOR, so that they are not those of another with the same ids.
+
+    Args:
+        place: of the user in the scope of the search; the first has 0.
+        user: the encoded id.
+    """
+    return hashed(user, person=b"user") if place else 0
 
 
 def hashed(text: str, person: bytes = b"") -> int:

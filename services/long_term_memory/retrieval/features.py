@@ -8,11 +8,19 @@ from functools import reduce
 from typing import Final
 
 import numpy as np
-from keepsake_client.protocol import SearchData
+from keepsake_client.protocol import SearchData, encode_user_id
 from numpy.typing import NDArray
 
 from services.long_term_memory.retrieval import tokenizer
-from services.long_term_memory.retrieval.columns import Booleans, Floats, Integers, MemoryColumns, hashed, hashed_terms
+from services.long_term_memory.retrieval.columns import (
+    Booleans,
+    Floats,
+    Integers,
+    MemoryColumns,
+    hashed,
+    hashed_terms,
+    session_salt,
+)
 from services.long_term_memory.retrieval.content import Content
 from services.long_term_memory.retrieval.query import QueryFeatures
 from services.long_term_memory.retrieval.query_times import said_then
@@ -184,9 +192,9 @@ def _eligible(columns: MemoryColumns, search: SearchData) -> Booleans:
     filters = search.filters
     eligible = np.ones(len(columns), np.bool_)
     if filters.session_id is not None:
-        eligible &= columns.session == hashed(filters.session_id)
+        eligible &= _of_session(columns, search, filters.session_id)
     if search.exclude_session is not None:
-        eligible &= columns.session != hashed(search.exclude_session)
+        eligible &= ~_of_session(columns, search, search.exclude_session)
     if filters.source is not None:
         eligible &= columns.from_ai == (filters.source == "ai")
     if filters.since is not None:
@@ -194,6 +202,12 @@ def _eligible(columns: MemoryColumns, search: SearchData) -> Booleans:
     if filters.until is not None:
         eligible &= columns.timestamp <= filters.until
     return eligible
+
+
+def _of_session(columns: MemoryColumns, search: SearchData, session_id: str) -> Booleans:
+    """Whether a memory is of the session that any of the users calls so."""
+    salts = [0, *(session_salt(1, encode_user_id(user)) for user in search.also)]
+    return np.isin(columns.session, [hashed(session_id) ^ salt for salt in salts])
 
 
 def _unsought(columns: MemoryColumns, query: QueryFeatures, postings: tuple[Integers, Integers, Integers]) -> Floats:

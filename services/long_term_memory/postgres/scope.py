@@ -1,0 +1,67 @@
+"""Scope: whose memories a statement is about. Every statement that reads or deletes memories takes one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from keepsake_client.protocol import encode_user_id
+
+#: The agent of what is shared by all characters.
+SHARED: Final = ""
+
+#: The owners of a scope, as a condition on `users`; its parameters are `Scope.values`.
+OWNERS: Final = "user_id = ANY(%(users)b::text[]) AND (%(all_agents)b OR agent_id = '' OR agent_id = %(agent)b::text)"
+#: The numbers of these owners, as an expression.
+OWNER_NUMBERS: Final = f"ANY(ARRAY(SELECT number FROM users WHERE {OWNERS}))"  # noqa: S608 - constants
+
+
+class Owner(NamedTuple):
+    """The owner of memories: a user, and a character or `SHARED`; encoded ids."""
+
+    user: str
+    agent: str = SHARED
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """The owners of memories: users, and of each the shared memories, those of one character too, or of all.
+
+    Args:
+        users: encoded ids; the first is the user who asks.
+        agent: the encoded id of a character; `SHARED` for none.
+        all_agents: whether it is all characters.
+    """
+
+    users: tuple[str, ...]
+    agent: str = SHARED
+    all_agents: bool = False
+
+    @classmethod
+    def of(
+        cls, user_id: str, agent_id: str | None = None, *, all_agents: bool = False, also: Sequence[str] = ()
+    ) -> Scope:
+        """The scope of a request, whose ids are as they came.
+
+        Args:
+            agent_id: a character's; None for the shared memories alone.
+            also: further users.
+        """
+        users = dict.fromkeys(encode_user_id(user) for user in (user_id, *also))
+        return cls(tuple(users), encode_agent_id(agent_id), all_agents)
+
+    @property
+    def owner(self) -> Owner | None:
+        """The only owner; None where there may be several. Most searches are of one user's shared memories."""
+        return None if len(self.users) > 1 or self.agent or self.all_agents else Owner(self.users[0])
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The parameters of `OWNERS`."""
+        return {"users": list(self.users), "agent": self.agent, "all_agents": self.all_agents}
+
+
+def encode_agent_id(agent_id: str | None) -> str:
+    """An agent's id as the database holds it."""
+    return SHARED if agent_id is None else encode_user_id(agent_id)

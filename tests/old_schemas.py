@@ -1,0 +1,33 @@
+"""Rows of memories in a database that an earlier release has migrated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from psycopg import Connection, sql
+from psycopg.rows import TupleRow
+
+
+def insert_as_then(connection: Connection[TupleRow], rows: Sequence[dict[str, Any]], without: str = "") -> None:
+    """Insert rows of `memory_row`, with those of their columns that the table has, for their shared owners.
+
+    Args:
+        without: a column that gets its default.
+    """
+    present = connection.execute("SELECT attname FROM pg_attribute WHERE attrelid = 'memories'::regclass").fetchall()
+    columns = [column for (column,) in present if rows and column in rows[0] and column not in ("id", without)]
+    for row in rows:
+        connection.execute("INSERT INTO users (user_id) VALUES (%(user_id)s) ON CONFLICT DO NOTHING", row)
+        connection.execute(
+            sql.SQL(
+                "INSERT INTO memories (id, user_number, {columns}) SELECT %(id)s, number, {values}"
+                " FROM users WHERE user_id = %(user_id)s"
+            ).format(
+                columns=sql.SQL(", ").join(map(sql.Identifier, columns)),
+                values=sql.SQL(", ").join(
+                    sql.Placeholder(column) + sql.SQL("::halfvec" if column == "vector" else "") for column in columns
+                ),
+            ),
+            row,
+        )
