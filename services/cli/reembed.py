@@ -10,7 +10,7 @@ from services.cli.options import DEFAULT_DATA_DIRECTORY, DataDir
 from services.cli.output import Output
 from services.runtime.logging import configure_logging
 from services.runtime.settings import load_settings
-from services.stack.embedded_database import embedded_database
+from services.stack.servers import servers
 
 if TYPE_CHECKING:
     from services.long_term_memory.reembedding import Progress
@@ -56,9 +56,6 @@ def reembed_command(data_dir: DataDir = DEFAULT_DATA_DIRECTORY) -> None:
 
     configure_logging(load_settings(), "ltm")
     output = Output()
-    if os.environ.get("DATABASE_URL"):
-        number, embedder = reembed(load_settings(), ProgressLines(output))
-    else:
-        with embedded_database(data_dir) as url:
-            number, embedder = reembed(load_settings(database_url=url), ProgressLines(output))
+    with servers(data_dir, os.environ, "database_url") as (settings, _):
+        number, embedder = reembed(settings, ProgressLines(output))
     output.line(f"{number:,} memories are embedded by {embedder}.")

@@ -81,6 +81,18 @@ class ReembeddingRefused(KeepsakeError):
     code = "reembedding_refused"
 
 
+class BackupRefused(KeepsakeError):
+    """`ltm backup` cannot write a backup: there is nothing to back up, or no place for the file."""
+
+    code = "backup_refused"
+
+
+class RestoreRefused(KeepsakeError):
+    """`ltm restore` does not write: the stack is not empty, or the file is damaged or of a newer release."""
+
+    code = "restore_refused"
+
+
 class SchemaTooNew(CannotStart):
     """A newer release has migrated the database."""
 

@@ -59,5 +59,5 @@ def check_provider(connection: Connection[TupleRow], provider: str) -> None:
 
 def drop_new_vectors(connection: Connection[TupleRow]) -> None:
     """Remove what `ltm reembed` has done so far."""
-    connection.execute("ALTER TABLE memories DROP COLUMN IF EXISTS new_vector")
+    connection.execute("ALTER TABLE IF EXISTS memories DROP COLUMN IF EXISTS new_vector")
     connection.execute("DELETE FROM embedders WHERE vector_column = 'new_vector'")
