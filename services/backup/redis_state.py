@@ -34,7 +34,7 @@ class RedisState:
         self._stream = settings.ltm_stream_key
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """The events that are not indexed yet, some of them twice: each has its `event` and `arrived_at`.
+        """The events that are not indexed yet, some of them twice: each has its `event` and `arrived_at`, or None.
 
         In the order in which they move on, so that one which does so meanwhile is read in one place or the other.
         """
@@ -106,7 +106,7 @@ class RedisState:
 
         def undo() -> None:
             for key in keys:
-                self._client.delete(key)
+                self._client.pexpire(key, 0)  # the user `ltm` of deploy/redis-acl.conf may not DEL
             for entry in entries:
                 self._client.xdel(self._stream, entry)
 
@@ -120,7 +120,9 @@ class RedisState:
                         transaction.pexpire(key, conversation["ttl_ms"])
                     transaction.execute()
             for event in events:
-                fields = {STREAM_EVENT_FIELD: _raw(event["event"]), STREAM_ARRIVED_FIELD: event["arrived_at"]}
+                fields = {STREAM_EVENT_FIELD: _raw(event["event"])}
+                if event["arrived_at"] is not None:
+                    fields[STREAM_ARRIVED_FIELD] = event["arrived_at"]
                 entries.append(self._client.xadd(self._stream, fields))
         except BaseException:
             undo()

@@ -72,12 +72,12 @@ def snapshot(database_url: str) -> Iterator[Snapshot]:
     with database_errors(), schema_errors(), psycopg.connect(database_url) as connection:
         connection.isolation_level = IsolationLevel.REPEATABLE_READ
         connection.read_only = True
-        # Before the snapshot, which the first query takes: a migration that is under way ends first.
-        connection.execute("SET statement_timeout = 0")
         tables = _present(connection)
         connection.rollback()
         if _MIGRATIONS not in tables:
             raise BackupRefused("there is nothing to back up: no worker has opened this database yet")
+        # Before the snapshot, which the first query takes: a migration that is under way ends first.
+        connection.execute("SET LOCAL statement_timeout = 0")
         connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(_names(tables)))
         yield Snapshot(connection)
 
