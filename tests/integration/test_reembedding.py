@@ -377,7 +377,7 @@ def test_workers_search_and_store_until_the_switch_and_not_after_it(filled: str)
 
 
 def test_a_worker_that_connects_amid_the_switch_waits_and_sees_it(filled: str) -> None:
-    """Given a connection that is made while the switch is not committed, I expect it to wait, and then to be refused."""
+    """Given a connection that is made while the switch is not committed, I expect it to wait, then refused."""
     reasons: list[EmbedderChanged] = []
     guard = EmbedderGuard(reasons.append)
     guard.arm(OLD)
