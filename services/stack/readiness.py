@@ -9,6 +9,7 @@ import redis
 from keepsake_client import protocol
 
 from services.runtime.process_record import ProcessRecord, read_records
+from services.runtime.redis import connect
 from services.stack.processes import POSTGRES, REDIS, SERVICES
 
 
@@ -44,6 +45,14 @@ class Readiness:
             return read_records(self._client, [name]).get(name, ProcessRecord()).engine
         except (redis.RedisError, OSError):
             return None
+
+
+def redis_answers(url: str, timeout_s: float = 2.0) -> bool:
+    """Whether a Redis answers, and has loaded what it keeps."""
+    try:
+        return bool(connect(url, timeout_s).ping())
+    except (redis.RedisError, OSError):
+        return False
 
 
 def stack_serves(client: redis.Redis) -> bool:

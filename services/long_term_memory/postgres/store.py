@@ -44,7 +44,8 @@ _AS_MEM0 = (
 _OF_USER = sql.SQL("user_number = ANY(ARRAY(SELECT number FROM users WHERE user_id = %s))")
 _PAYLOADS = (
     "SELECT m.number, id::text, payload, content, source, extract(epoch FROM said_at)::float8, user_id, agent_id"  # noqa: S608 - constants
-    f" FROM memories m JOIN users ON users.number = m.user_number WHERE {OWNERS} AND m.number = ANY(%(numbers)s::bigint[])"
+    f" FROM memories m JOIN users ON users.number = m.user_number WHERE {OWNERS}"
+    " AND m.number = ANY(%(numbers)s::bigint[])"
 )
 _ARRIVALS = (
     "SELECT number, (payload ->> 'arrived_at')::float8 FROM memories"  # noqa: S608 - constants
