@@ -180,8 +180,13 @@ def test_what_stays_deleted_is_told(
     """Given memories that were deleted, I expect their number and the option, which is passed on with each page."""
     response = LTMResponse(request_id="r", user_id="u1", success=True, count=3, known=2, deleted=1)
     given: list[bool] = []
+
+    def send(*_: Any, restore_deleted: bool) -> LTMResponse:
+        given.append(restore_deleted)
+        return response
+
     with_stack(monkeypatch, Stack())
-    monkeypatch.setattr(importing, "_send", lambda *_, restore_deleted: given.append(restore_deleted) or response)
+    monkeypatch.setattr(importing, "_send", send)
 
     _, out, _ = run(monkeypatch, capsys, "u1", str(many(tmp_path / "r.jsonl", 6)))
 
