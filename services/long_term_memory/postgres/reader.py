@@ -32,7 +32,7 @@ _POSTGRES_EPOCH = datetime(2000, 1, 1, tzinfo=UTC).timestamp()
 _PACKED: tuple[tuple[str, str, np.dtype[Any]], ...] = (
     ("head", "head", HEAD),
     ("terms", "terms", np.dtype("<u4")),
-    ("distance", "float8send(coalesce(vector <=> %(vector)s::halfvec, 'NaN'))", np.dtype(">f8")),
+    ("distance", "float8send(coalesce(vector <=> (SELECT %(vector)s::halfvec), 'NaN'))", np.dtype(">f8")),
 )
 _COLUMNS = (
     "SELECT "  # noqa: S608 - constants
