@@ -107,7 +107,8 @@ class ProfileService:
                 owner,
             )
             row = connection.execute(
-                "SELECT profile, version, updated_at FROM profiles WHERE user_id = %s AND agent_id = %s FOR UPDATE", owner
+                "SELECT profile, version, updated_at FROM profiles WHERE user_id = %s AND agent_id = %s FOR UPDATE",
+                owner,
             ).fetchone()
             assert row is not None  # noqa: S101 - inserted above, and never deleted
             values, version, _ = row
