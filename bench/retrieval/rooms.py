@@ -1,8 +1,8 @@
 """What knowing who asks is worth in a room: `python -m bench.retrieval.rooms [--cache DIR] [--json PATH]`.
 
 For each language and kind of question of tests/data/rooms.json: how often an answer comes first, and among the first
-three, and the share of answers with the default min_score or more; where nobody is known to ask, and by the weight of
-what another than the asker said.
+three, and how often one has the default min_score or more; by the weight of what another than the asker said. With a
+weight of 0 the asker is as good as unknown.
 """
 
 from __future__ import annotations

@@ -147,7 +147,7 @@ def test_what_another_says_of_the_asker_is_of_the_asker() -> None:
 
 
 def test_who_asks_does_not_matter_where_another_is_named() -> None:
-    """Given a query that names Ben, I expect the ranking that it has whoever asks."""
+    """Given a query that names Ben, I expect the ranking that it has without an asker."""
     question = "When is Ben's birthday?"
 
     assert features_of(question, *ROOM, speaker="Anna").of_others is None
