@@ -10,7 +10,7 @@ from keepsake_client.protocol import MemoryUpdateMessage, SearchData
 from numpy.testing import assert_array_equal
 
 from services.long_term_memory.memory_service import MemoryService
-from services.long_term_memory.postgres.scope import Scope
+from services.long_term_memory.postgres.scope import Owner, Scope
 from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.retrieval.candidates import CandidateReader
 from services.long_term_memory.retrieval.weights import Weights
@@ -111,6 +111,16 @@ def test_every_memory_says_whose_it_is(memories: MemoryService) -> None:
     speaker = found["tea in the room"].speaker
     assert speaker is not None
     assert (speaker.id, speaker.name) == ("7", "Anna")
+
+
+def test_two_who_say_the_same_at_once_are_two_memories(memories: MemoryService, store: MemoryStore) -> None:
+    """Given one text in one second of two people, without message_ids, I expect both, and one of each repetition."""
+    for speaker in ("Anna", "Ben", {"id": "7", "name": "Ben"}, {"id": "7", "name": "Benny"}, "Anna", None, None):
+        memories.index(said("yes, let us meet at the harbour", speaker=speaker))
+
+    columns = store.columns.read(Owner("u1"), None)
+
+    assert len(columns) == len(set(columns.speaker.tolist())) == 4
 
 
 def test_a_user_named_twice_is_read_once(memories: MemoryService) -> None:
