@@ -227,5 +227,7 @@ def _report_lost(key: str, lost: int) -> None:
 
 def _derived_id(update: MemoryUpdateMessage) -> str:
     # From all that identifies the event, so that one that is published twice is deduplicated.
-    identity = [update.user_id, update.source, update.content, update.timestamp]
+    identity: list[object] = [update.user_id, update.source, update.content, update.timestamp]
+    if update.agent_id is not None or update.speaker is not None:
+        identity += [update.agent_id, update.speaker and update.speaker.key]
     return sha256(json.dumps(identity).encode()).hexdigest()[:32]

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import dramatiq
-from keepsake_client.protocol import AddData, ProfileUpdateData, SearchData, clean
+from keepsake_client.protocol import AddData, ProfileGetData, ProfileUpdateData, SearchData, clean
 
 from tasks import management
 from tasks.middleware.retries import INDEX_RETRY, NO_RETRY, WRITE_RETRY
@@ -92,7 +92,8 @@ def declare(broker: dramatiq.Broker, resources: Resources) -> None:
         time_limit=INTERACTIVE_TIME_LIMIT_MS,
     )
     def profile_get(request: dict[str, Any], received_at: float, enqueued_at: float) -> dict[str, Any]:
-        return _profile_fields(resources.profiles.get(request["user_id"]))
+        agent_id = read_data(request, ProfileGetData).agent_id
+        return _profile_fields(resources.profiles.get(request["user_id"], agent_id))
 
     @dramatiq.actor(
         broker=broker,
@@ -104,7 +105,7 @@ def declare(broker: dramatiq.Broker, resources: Resources) -> None:
     def profile_update(request: dict[str, Any], received_at: float, enqueued_at: float) -> dict[str, Any]:
         data = read_data(request, ProfileUpdateData)
         profile = resources.profiles.update(
-            request["user_id"], data.updates, data.expected_version, request["request_id"]
+            request["user_id"], data.updates, data.expected_version, request["request_id"], data.agent_id
         )
         return _profile_fields(profile)
 

@@ -25,6 +25,8 @@ BILINGUAL = DATA / "bilingual.json"
 SEEN = DATA / "chats-seen.json"
 #: and not on this one.
 UNSEEN = DATA / "chats-unseen.json"
+#: Several people talk, and one of them asks.
+ROOMS = DATA / "rooms.json"
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ def updates(user: dict[str, Any]) -> list[MemoryUpdateMessage]:
             timestamp=memory["timestamp"],
             meta={"session_id": memory["session"]},
             message_id=memory["id"],
+            speaker=memory.get("speaker"),
         )
         for memory in user["memories"]
     ]

@@ -76,7 +76,9 @@ class Corpus:
     def features(self, search: Search) -> tuple[MemoryColumns, QueryFeatures, Features]:
         """What the ranking takes."""
         columns = replace(self.columns, cosine=(self.vectors @ _half(search.vector)).astype(np.float64))
-        features = match(columns, search.query, SearchData(query=search.question.text), search.question.asked_at)
+        question = search.question
+        asked = SearchData(query=question.text, speaker=question.asker)
+        features = match(columns, search.query, asked, question.asked_at)
         return columns, search.query, features
 
     def ranked(self, search: Search, weights: Weights, limit: int | None = 100) -> Ranking:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from keepsake_client.protocol import MemoryUpdateMessage
+from keepsake_client.protocol import MemoryUpdateMessage, Speaker
 
 from bench.retrieval import locomo
 from bench.retrieval.chats import updates
@@ -36,12 +36,14 @@ class Question:
     Args:
         evidence: for each part of the answer, the message_ids that hold it: any of them is enough. None: unanswerable.
         asked_at: in seconds since 1970.
+        asker: who of several people asks.
     """
 
     text: str
     kind: str
     evidence: tuple[frozenset[str], ...]
     asked_at: float
+    asker: Speaker | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,16 @@ def _of_chats(user: dict[str, Any]) -> User:
     messages = updates(user)
     now = max(message.timestamp for message in messages) + 3_600
     # Any of the answers is enough: each says it all.
-    questions = [Question(q["question"], q["kind"], (frozenset(q["answers"]),), now) for q in user["questions"]]
+    questions = [
+        Question(
+            q["question"],
+            q["kind"],
+            (frozenset(q["answers"]),),
+            now,
+            Speaker(**q["asker"]) if "asker" in q else None,
+        )
+        for q in user["questions"]
+    ]
     return User(user["user_id"], messages, questions)
 
 

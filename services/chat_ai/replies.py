@@ -12,7 +12,7 @@ from keepsake_client.protocol import COUNTERS, Memory, MemoryUpdateMessage, clea
 from openai import AsyncOpenAI, OpenAIError
 from redis.asyncio import Redis
 
-from services.chat_ai.prompt import Prompt, shorten, when
+from services.chat_ai.prompt import Prompt, shorten, speaker_name, when
 from services.chat_ai.reasoning import without_reasoning
 from services.runtime.counters import PendingCounts
 
@@ -63,7 +63,8 @@ class QuotingReplier:
             return NOTHING_REMEMBERED[0 if chinese else 1]
         lines = ["我记得：" if chinese else "Here is what I remember:"]
         for memory in memories:
-            line = (_in_chinese if chinese else _in_english)(memory, when(memory.timestamp, self._zone))
+            another = None if _is_by_asker(memory, message) else speaker_name(memory)
+            line = (_in_chinese if chinese else _in_english)(memory, when(memory.timestamp, self._zone), another)
             if len(lines) > 1 and sum(map(len, lines)) + len(line) > MAX_REPLY_CHARS:
                 break
             lines.append(line)
@@ -140,11 +141,19 @@ def is_chinese(text: str) -> bool:
     return bool(_HAN.search(text)) and not _KANA.search(text)
 
 
-def _in_english(memory: Memory, date: str) -> str:
-    who = "I" if memory.source == "ai" else "you"
+def _is_by_asker(memory: Memory, message: MemoryUpdateMessage) -> bool:
+    """Whether who asks has said it: by id where both have one, else by name."""
+    said, asks = memory.speaker, message.speaker
+    if said is None or asks is None:
+        return False
+    return said.id == asks.id if said.id and asks.id else said.name == asks.name
+
+
+def _in_english(memory: Memory, date: str, another: str | None) -> str:
+    who = "I" if memory.source == "ai" else another or "you"
     return f'- {date}, {who} said: "{shorten(clean(memory.content), MAX_QUOTE_CHARS)}"'
 
 
-def _in_chinese(memory: Memory, date: str) -> str:
-    who = "我" if memory.source == "ai" else "你"
+def _in_chinese(memory: Memory, date: str, another: str | None) -> str:
+    who = "我" if memory.source == "ai" else another or "你"
     return f"- {date}，{who}说过：“{shorten(clean(memory.content), MAX_QUOTE_CHARS)}”"

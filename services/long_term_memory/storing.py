@@ -75,7 +75,8 @@ def of_update(update: MemoryUpdateMessage, arrived_at: float | None = None) -> U
     }
     payload = _payload(key, role, update.timestamp, known, update.meta)
     if update.message_id is None:
-        event: tuple[object, ...] = (update.source, update.content, update.timestamp)
+        by = () if update.speaker is None else (update.speaker.key,)
+        event: tuple[object, ...] = (update.source, update.content, update.timestamp, *by)
         return Utterance(_identity(key, agent, *event), update.content, payload, arrived_at=arrived_at)
     named = ("message", update.message_id)
     event_id = _identity(key, agent, *named, update.source, update.content)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +15,11 @@ from keepsake_client.protocol import (
     conversation_key,
 )
 from keepsake_client.refusals import refuses_writes
+from keepsake_client.tolerance import DEFAULTS, read_common
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
+from services.memory.messages import Answered
 from services.runtime.logging import redact
 from services.runtime.rejected import add_reject, add_skipped
 
@@ -146,12 +149,13 @@ class Conversations:
         """Whether the message is in its conversation, by its id."""
         return await self._find(message.user_id, str(message.message_id)) is not None
 
-    async def session_of(self, user_id: str, message_id: str) -> Any:
-        """The `meta.session_id` of a message of the user's conversation, or None."""
-        match await self._find(user_id, message_id):
-            case {"meta": dict(meta)}:
-                return meta.get("session_id")
-        return None
+    async def answered(self, user_id: str, message_id: str) -> Answered:
+        """What a reply takes from a message of the user's conversation; nothing where that is not there."""
+        fields = await self._find(user_id, message_id)
+        if fields is None:
+            return Answered()
+        read_common(fields, time.time(), DEFAULTS)  # another program may have written it
+        return Answered((fields.get("meta") or {}).get("session_id"), fields.get("agent_id"), fields.get("ttl_days"))
 
     async def _find(self, user_id: str, message_id: str) -> dict[str, Any] | None:
         key, end = conversation_key(user_id), -1

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import Annotated, Any
 from uuid import uuid4
 
 from keepsake_client.errors import MessageTooLarge, NoText
 from keepsake_client.protocol import (
     MAX_MESSAGE_BYTES,
+    Days,
     Flag,
     Id,
     JSONObject,
     KeptId,
     MemoryUpdateMessage,
+    Speaker,
     Text,
     Timestamp,
     WireModel,
@@ -36,6 +39,9 @@ class UserInput(WireModel):
     meta: JSONObject = Field(default_factory=dict)
     task_id: KeptId | None = None
     require_ai_response: Flag = None
+    agent_id: KeptId | None = None
+    speaker: Speaker | None = None
+    ttl_days: Days | None = None
 
 
 class AIResponse(WireModel):
@@ -46,6 +52,23 @@ class AIResponse(WireModel):
     original_message_id: Id | None = None
     timestamp: Timestamp
     meta: JSONObject = Field(default_factory=dict)
+    agent_id: KeptId | None = None
+    ttl_days: Days | None = None
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What a reply takes from the message that it answers.
+
+    Args:
+        session_id: its session.
+        agent_id: the character that it is for.
+        ttl_days: it expires so many days after it was said; a reply often repeats it.
+    """
+
+    session_id: Any = None
+    agent_id: str | None = None
+    ttl_days: float | None = None
 
 
 def parse_user_input(raw: bytes, max_content_chars: int, defaults: MessageDefaults = DEFAULTS) -> MemoryUpdateMessage:
@@ -73,6 +96,9 @@ def parse_user_input(raw: bytes, max_content_chars: int, defaults: MessageDefaul
             message_id=uuid4().hex,
             task_id=incoming.task_id,
             require_ai_response=incoming.require_ai_response is not False,
+            agent_id=incoming.agent_id,
+            speaker=incoming.speaker,
+            ttl_days=incoming.ttl_days,
         )
     )
 
@@ -91,16 +117,16 @@ def parse_ai_response(raw: bytes, max_content_chars: int, defaults: MessageDefau
     return response
 
 
-def ai_message(response: AIResponse, message_id: str, session_id: Any = None) -> MemoryUpdateMessage:
+def ai_message(response: AIResponse, message_id: str, answered: Answered = Answered()) -> MemoryUpdateMessage:
     """The AI's reply as a message of the conversation.
 
     Args:
-        session_id: that of the message that it answers.
+        answered: the message that it answers.
 
     Raises:
         MessageTooLarge: its readers would reject it.
     """
-    meta = {"original_message_id": response.original_message_id, "session_id": session_id}
+    meta = {"original_message_id": response.original_message_id, "session_id": answered.session_id}
     return _publishable(
         MemoryUpdateMessage(
             user_id=response.user_id,
@@ -110,6 +136,8 @@ def ai_message(response: AIResponse, message_id: str, session_id: Any = None) ->
             meta={**response.meta, **{name: value for name, value in meta.items() if value is not None}},
             message_id=message_id,
             require_ai_response=False,
+            agent_id=response.agent_id or answered.agent_id,
+            ttl_days=response.ttl_days or answered.ttl_days,
         )
     )
 

@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from services.memory.conversations import Conversations
-from services.memory.messages import ai_message, parse_ai_response, parse_user_input
+from services.memory.messages import Answered, ai_message, parse_ai_response, parse_user_input
 from services.runtime.availability import Availability
 from services.runtime.backoff import pause, wait_s
 from services.runtime.bounded_queue import MAX_ITEMS, BoundedQueue
@@ -176,8 +176,8 @@ class MemoryService:
         async def store() -> bool:
             response = parse_ai_response(raw, self._max_content_chars, self._defaults)
             replied_to = response.original_message_id
-            session = await self._conversations.session_of(response.user_id, replied_to) if replied_to else None
-            message = ai_message(response, message_id, session)
+            answered = await self._conversations.answered(response.user_id, replied_to) if replied_to else Answered()
+            message = ai_message(response, message_id, answered)
             if retry and await self._conversations.contains(message):
                 return True
             return await self._conversations.append(message)

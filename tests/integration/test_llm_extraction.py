@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 from keepsake_client.errors import Unavailable
-from keepsake_client.protocol import AddData, MemoryUpdateMessage, SearchData
+from keepsake_client.protocol import AddData, MemoryUpdateMessage, SearchData, Speaker
 from pydantic import SecretStr
 
 from services.long_term_memory.factory import LongTermMemory, open_long_term_memory
@@ -196,6 +196,43 @@ def test_a_fact_keeps_where_it_came_from(opened: Open, provider: Provider) -> No
         1_712_345_678,
         {"source": "user", "timestamp": 1_712_345_678, "session_id": "s1", "message_id": "m1"},
     )
+
+
+def test_a_fact_is_its_characters_and_says_who_said_it_and_expires(
+    opened: Open, provider: Provider, empty_database: str
+) -> None:
+    """Given a message of a speaker to a character that expires, I expect all three of its fact: no other finds it."""
+    provider.facts = FACTS[:1]
+    ltm = opened()
+    ltm.memories.index(said(agent_id="Luna & co", speaker={"id": "7", "name": "Anna"}, ttl_days=2))
+    query = {"query": "where do I live?", "min_score": 0}
+
+    found = {
+        str(scope): ltm.memories.search("u1", SearchData.model_validate({**query, **scope}))
+        for scope in ({}, {"agent_id": "sol"}, {"agent_id": "Luna & co"})
+    }
+
+    assert [len(memories) for memories in found.values()] == [0, 0, 1]
+    (fact,) = found["{'agent_id': 'Luna & co'}"]
+    assert (fact.agent_id, fact.speaker) == ("Luna & co", Speaker(id="7", name="Anna"))
+    with psycopg.connect(empty_database) as connection:
+        expires = connection.execute("SELECT extract(epoch FROM expires_at)::float8 FROM memories").fetchall()
+    assert expires == [(1_712_345_678 + 2 * 86_400,)]
+
+
+def test_a_fact_may_be_known_to_two_characters(opened: Open, provider: Provider) -> None:
+    """Given the same fact told to two characters, I expect each to know it, and in its prompt its own words alone."""
+    provider.facts = FACTS[:1]
+    ltm = opened()
+    for agent_id in ("luna", "sol"):
+        ltm.memories.index(said(content=f"As I told {agent_id}, Kyoto.", agent_id=agent_id))
+
+    query = SearchData(query="where do I live?", min_score=0)
+    scopes: list[dict[str, Any]] = [{}, {"agent_id": "luna"}, {"agent_id": "sol"}, {"all_agents": True}]
+    found = [ltm.memories.search("u1", query.model_copy(update=scope)) for scope in scopes]
+    assert [[memory.agent_id for memory in memories] for memories in found[:3]] == [[], ["luna"], ["sol"]]
+    assert len(found[3]) == 1  # one text is one result
+    assert "luna" not in str(provider.calls("/v1/chat/completions")[-1]["messages"][-1]["content"])
 
 
 def test_no_fact_is_no_memory(opened: Open, provider: Provider) -> None:

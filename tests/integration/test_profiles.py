@@ -106,6 +106,33 @@ def test_concurrent_patches_have_consecutive_versions(profiles: ProfileService, 
     assert [row[1] for row in history(pool)] == list(range(1, 21))
 
 
+def test_a_characters_profile_is_another_one(profiles: ProfileService, pool: ConnectionPool) -> None:
+    """Given the user's own profile and those of two characters, I expect each with its values, version and history."""
+    profiles.update("u1", {"name": "Lin"})
+    profiles.update("u1", {"nickname": "Sunny"}, agent_id="luna")
+    luna = profiles.update("u1", {"mood": "shy"}, agent_id="luna")
+    profiles.update("u1", {"rank": 3}, expected_version=0, agent_id="sol")
+
+    assert luna.version == 2
+    assert profiles.get("u1", "luna") == luna
+    assert luna.values == {"nickname": "Sunny", "mood": "shy"}
+    assert (profiles.get("u1").values, profiles.get("u1", "sol").values) == ({"name": "Lin"}, {"rank": 3})
+    assert profiles.get("luna") == profiles.get("u2", "luna") == Profile()
+    with pool.connection() as connection:
+        changes = connection.execute("SELECT agent_id, version FROM profile_history ORDER BY 1, 2").fetchall()
+    assert changes == [("", 1), ("luna", 1), ("luna", 2), ("sol", 1)]
+
+
+def test_one_request_id_may_change_two_characters_profiles(profiles: ProfileService) -> None:
+    """Given the same request for two characters, I expect both changed: it is a redelivery for each alone."""
+    for agent_id in ("luna", "sol", "luna"):
+        profiles.update("u1", {"mood": "shy"}, request_id="r1", agent_id=agent_id)
+
+    assert [profiles.get("u1", agent_id).version for agent_id in ("luna", "sol")] == [1, 1]
+    with pytest.raises(ProfileConflict):
+        profiles.update("u1", {}, 0, agent_id="luna")
+
+
 def test_the_expected_version_is_written(profiles: ProfileService) -> None:
     """Given a write that expects the version there is, I expect it to be taken."""
     profiles.update("u1", {"name": "Lin"}, expected_version=0)

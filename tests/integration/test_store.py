@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import psycopg
 import pytest
-from keepsake_client.protocol import AddData, MemoryUpdateMessage, SearchData
+from keepsake_client.protocol import AddData, MemoryUpdateMessage, SearchData, SearchFilters, Speaker
 from psycopg_pool import ConnectionPool
 
 from services.long_term_memory.mem0_bridge import Mem0Memory
@@ -144,6 +144,42 @@ def test_mem0_deletes_all_of_one_user(mem0: Mem0Memory, pool: ConnectionPool) ->
     mem0.delete_all(user_id="u1")
 
     assert rows(pool) == [("three",)]
+
+
+def test_mem0_keeps_characters_apart(mem0: Mem0Memory, memories: MemoryService) -> None:
+    """Given texts of two characters and a shared one, I expect Mem0's calls with an agent_id to be of that one."""
+    for agent_id, text in (("luna", "green tea"), ("sol", "black tea"), (None, "tea with milk")):
+        mem0.add(text, user_id="u1", agent_id=agent_id, infer=False, metadata={"agent_id": "nova"})
+    mem0.add("iced tea", user_id="u2", agent_id="luna", infer=False)
+    luna, u1 = {"user_id": "u1", "agent_id": "luna"}, {"user_id": "u1"}
+
+    assert texts(mem0.search("tea", filters=luna, threshold=0.0)) == texts(mem0.get_all(filters=luna)) == ["green tea"]
+    assert texts(mem0.get_all(filters=u1)) == ["green tea", "black tea", "tea with milk"]
+    (memory,) = mem0.get_all(filters=luna)["results"]
+    assert (memory["agent_id"], mem0.get(memory["id"])["agent_id"]) == ("luna", "luna")
+
+    mem0.update(memory["id"], "white tea")
+    seen = memories.search("u1", SearchData(query="tea", agent_id="luna", min_score=0))
+    assert {(one.content, one.agent_id) for one in seen} == {("white tea", "luna"), ("tea with milk", None)}
+
+    mem0.delete_all(user_id="u1", agent_id="luna")
+    assert texts(mem0.get_all(filters=u1)) == ["black tea", "tea with milk"]
+    assert texts(mem0.get_all(filters={"user_id": "u2", "agent_id": "luna"})) == ["iced tea"]
+
+
+def test_an_update_keeps_who_said_it_and_when_it_expires(
+    mem0: Mem0Memory, memories: MemoryService, pool: ConnectionPool
+) -> None:
+    """Given a memory of a speaker that expires, I expect both after Mem0's update of its text."""
+    memories.index(said("green tea", agent_id="luna", speaker=Speaker(id="7", name="Anna"), ttl_days=2))
+    (before,) = rows(pool, "user_number, expires_at, substring(traits FROM 6 FOR 8)")
+    (memory,) = mem0.get_all(filters={"user_id": "u1"})["results"]
+
+    mem0.update(memory["id"], "white tea")
+
+    assert rows(pool, "user_number, expires_at, substring(traits FROM 6 FOR 8)") == [before]
+    (found,) = memories.search("u1", SearchData(query="tea", agent_id="luna", filters=SearchFilters(speaker="anna")))
+    assert (found.content, found.speaker) == ("white tea", Speaker(id="7", name="Anna"))
 
 
 def test_mem0_tells_the_history(mem0: Mem0Memory) -> None:

@@ -111,7 +111,7 @@ def test_a_profile_is_returned_with_its_version_and_time(worker: Worker) -> None
     """Given a profile_get, I expect the profile's fields of the response."""
     response = worker.run("profile.get")
 
-    assert worker.services.calls == [("get", "u1")]
+    assert worker.services.calls == [("get", "u1", None)]
     assert response == {
         "user_profile": {"name": "Lin"},
         "profile_version": 3,
@@ -123,8 +123,21 @@ def test_a_profile_update_expects_the_version_that_was_sent(worker: Worker) -> N
     """Given a profile_update, I expect its updates, expected version and request id passed on."""
     response = worker.run("profile.update", updates={"name": "Lin"}, expected_version=2)
 
-    assert worker.services.calls == [("update", "u1", {"name": "Lin"}, 2, "r1")]
+    assert worker.services.calls == [("update", "u1", {"name": "Lin"}, 2, "r1", None)]
     assert response["profile_version"] == 3
+
+
+def test_a_characters_profile_is_asked_for_by_its_id(worker: Worker) -> None:
+    """Given requests with an agent_id, I expect it passed on; without `updates` it is a field of the profile."""
+    worker.run("profile.get", agent_id="luna")
+    worker.run("profile.update", agent_id="luna", updates={"mood": "shy"})
+    worker.run("profile.update", agent_id="luna")
+
+    assert worker.services.calls == [
+        ("get", "u1", "luna"),
+        ("update", "u1", {"mood": "shy"}, None, "r1", "luna"),
+        ("update", "u1", {"agent_id": "luna"}, None, "r1", None),
+    ]
 
 
 @pytest.mark.parametrize("arrived_at", [None, 7.5], ids=["of version 0.2", "of this version"])

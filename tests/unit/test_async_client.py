@@ -266,6 +266,10 @@ def test_a_search_sends_the_options_that_are_set() -> None:
                 "filters": {"source": "user", "since": 1},
                 "exclude_session": "s1",
                 "recency_half_life_days": 30,
+                "agent_id": "luna",
+                "all_agents": True,
+                "also": ["u2"],
+                "speaker": {"id": "7", "name": "Anna"},
                 "explain": True,
                 "deadline_ms": LONG_MS,
             }
@@ -333,6 +337,17 @@ CALLS: dict[str, tuple[Call, str, dict[str, Any]]] = {
         lambda c: c.profile_update("u1", {"a": None}, expected_version=2),
         "profile_update",
         {"updates": {"a": None}, "expected_version": 2},
+    ),
+    "add for a character": (
+        lambda c: c.add("u1", "fact", agent_id="luna", speaker="Anna", ttl_days=2),
+        "add",
+        {"content": "fact", "metadata": {}, "agent_id": "luna", "speaker": "Anna", "ttl_days": 2},
+    ),
+    "profile_get of a character": (lambda c: c.profile_get("u1", agent_id="luna"), "profile_get", {"agent_id": "luna"}),
+    "profile_update of a character": (
+        lambda c: c.profile_update("u1", {"a": 1}, agent_id="luna"),
+        "profile_update",
+        {"updates": {"a": 1}, "agent_id": "luna"},
     ),
     "user_export": (lambda c: c.user_export("u1"), "user_export", {"limit": 100}),
     "next page": (
@@ -956,6 +971,21 @@ def test_a_time_without_a_zone_is_left_to_the_pipeline() -> None:
                 if refuses:  # the transaction had published it as logged
                     event = await published()
                 assert (event["timestamp"], event.get("logged")) == ("2024-04-05 20:00", None if refuses else True)
+
+    run(story)
+
+
+def test_a_remembered_message_says_who_said_it_to_whom_and_for_how_long() -> None:
+    """Given agent, speaker and expiry, I expect them in the event; a speaker may be a name alone."""
+
+    async def story() -> None:
+        async with connected() as (client, keepsake):
+            await client.remember("room", "tea", agent_id="luna", speaker={"id": "7"}, ttl_days=2)
+            await client.remember("room", "tea", speaker="Anna")
+            first, second = await stream_entries(keepsake)
+            assert (first["agent_id"], first["speaker"]["id"], first["ttl_days"]) == ("luna", "7", 2)
+            assert second["speaker"]["name"] == "Anna"
+            assert "agent_id" not in second
 
     run(story)
 

@@ -244,7 +244,7 @@ def test_a_filter_that_leaves_no_more_than_the_limit_is_exact(search: SearchData
 
     assert read(reader, search) == list(numbers)
     assert [how for how, _ in fake.reads] == ["all", "sample", "all"]
-    assert reader._exceeding == {Owner("u1")}  # a window says nothing of the whole
+    assert reader._exceeding == {Owner("u1"): 350}  # a window says nothing of the whole
 
 
 def test_a_filter_that_leaves_more_than_the_sample_suggests_is_read_in_segments() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from datetime import UTC
+from types import SimpleNamespace
 from typing import Any
 
 import fakeredis
@@ -31,11 +32,11 @@ class NotingReplier:
         return "yes"
 
 
-def chat_service(redis: Redis, replier: Replier) -> ChatService:
-    """The chat service, without a long-term memory."""
+def chat_service(redis: Redis, replier: Replier, ltm: AsyncClient | None = None) -> ChatService:
+    """The chat service, by default without a long-term memory."""
     return ChatService(
         redis,
-        AsyncClient(redis, enabled=False),
+        ltm or AsyncClient(redis, enabled=False),
         replier,
         updates_channel="memory_updates",
         ai_channel="ai_responses",
@@ -71,6 +72,57 @@ def test_an_earlier_message_with_the_same_id_is_part_of_the_conversation() -> No
         await redis.aclose()
 
     asyncio.run(story())
+
+
+def test_a_characters_reply_knows_no_other_characters_conversation() -> None:
+    """Given messages to two characters, I expect of them its own and the shared ones, and its id in the reply."""
+
+    async def story() -> None:
+        redis: Redis = fakeredis.FakeAsyncRedis()
+        for number, agent_id in enumerate(["luna", "sol", None, "luna"]):
+            said = MemoryUpdateMessage(
+                user_id="u", content=f"to {agent_id} {number}", source="user", timestamp=1.0, agent_id=agent_id
+            )
+            await redis.rpush(conversation_key("u"), said.to_wire())
+        replier = NotingReplier()
+        async with redis.pubsub() as heard:
+            await heard.subscribe("ai_responses")
+            await heard.get_message(timeout=60)
+            for agent_id in ("luna", None):
+                await chat_service(redis, replier).answer(
+                    MemoryUpdateMessage(user_id="u", content="hello", source="user", agent_id=agent_id)
+                )
+            replies = [json.loads((await heard.get_message(timeout=60) or {})["data"]) for _ in range(2)]
+
+        shown = [[one["content"] for one in prompt.messages[1:]] for prompt in replier.prompts]
+        assert shown == [["to luna 0", "to None 2", "to luna 3", "hello"], ["to None 2", "hello"]]
+        assert [reply.get("agent_id") for reply in replies] == ["luna", None]
+        await redis.aclose()
+
+    asyncio.run(story())
+
+
+def test_a_reply_is_searched_for_as_who_asks_and_for_the_character() -> None:
+    """Given a message of a speaker to a character, I expect both in the search; without them, neither."""
+
+    class Asked(AsyncClient):
+        async def request(self, *arguments: Any, **_: Any) -> Any:
+            asked.append(arguments[2])
+            return SimpleNamespace(memories=[])
+
+    async def story() -> None:
+        redis: Redis = fakeredis.FakeAsyncRedis()
+        service = chat_service(redis, NotingReplier(), Asked(redis))
+        for fields in ({"agent_id": "luna", "speaker": {"name": "Anna"}}, {}):
+            event = {"user_id": "room", "content": "hello", "source": "user", **fields}
+            await service.answer(MemoryUpdateMessage.model_validate(event))
+        await redis.aclose()
+
+    asked: list[dict[str, Any]] = []
+    asyncio.run(story())
+
+    query = {"query": "hello", "limit": 5}
+    assert asked == [{**query, "agent_id": "luna", "speaker": {"name": "Anna"}}, query]
 
 
 @pytest.mark.parametrize(

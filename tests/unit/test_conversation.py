@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -36,6 +37,18 @@ def test_a_message_that_is_not_stored_in_time_is_taken_back() -> None:
         mine.wait_until_stored(mine.send("hello"))
 
     assert client.lrange("user_input_queue", 0, -1) == [b"another one's"]
+
+
+def test_a_message_says_who_speaks_and_to_whom() -> None:
+    """Given a character and a speaker, I expect both in the message; without them, neither."""
+    client: Any = fakeredis.FakeRedis()
+    events: Any = Silence()
+    Conversation(client, load_settings(), events, "room", "s", "terminal", agent_id="luna", speaker="Anna").send("hi")
+    conversation(client).send("hi")
+
+    with_both, with_neither = (json.loads(raw) for raw in reversed(client.lrange("user_input_queue", 0, -1)))
+    assert (with_both["agent_id"], with_both["speaker"]) == ("luna", "Anna")
+    assert not {"agent_id", "speaker"} & set(with_neither)
 
 
 def test_what_does_not_run_is_named() -> None:

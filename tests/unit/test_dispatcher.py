@@ -744,6 +744,17 @@ def test_digests_and_derived_ids_are_those_of_other_versions(client: Any, stream
     assert json.loads(fields[b"event"])["message_id"] == "738be5fd07df619140898621d4891821"
 
 
+def test_the_same_words_of_two_people_get_two_ids(client: Any, stream: UpdateStream) -> None:
+    """Given one text in one second of two speakers and to two agents, I expect an id each, the same when repeated."""
+    said = {"user_id": "room", "content": "yes", "source": "user", "timestamp": 1}
+    for who in ({"speaker": "Anna"}, {"speaker": "Ben"}, {"agent_id": "luna"}, {"agent_id": "sol"}, {}) * 2:
+        stream.append(MemoryUpdateMessage.model_validate({**said, **who}), b"raw")
+
+    ids = [json.loads(fields[b"event"])["message_id"] for _, fields in client.xrange(UPDATES_STREAM)]
+    assert len(set(ids[:5])) == 5
+    assert ids[:5] == ids[5:]
+
+
 def test_the_stream_is_capped(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given far more events than the stream keeps, I expect the oldest gone, in whole nodes: the cheap way."""
     stream = UpdateStream(client, UPDATES_STREAM, "a1", max_len=100)

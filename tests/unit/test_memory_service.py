@@ -19,6 +19,7 @@ from keepsake_client.protocol import (
     REJECTED_STREAM,
     STREAM_EVENT_FIELD,
     UPDATES_STREAM,
+    Speaker,
     conversation_key,
     parse_update,
 )
@@ -319,6 +320,40 @@ def test_a_reply_gets_the_session_of_the_message_it_answers() -> None:
             "require_ai_response": False,
             "logged": True,
         }
+
+    on_rig(story)
+
+
+def test_who_and_to_whom_and_for_how_long_go_from_the_input_to_the_event() -> None:
+    """Given a message with agent, speaker and expiry, I expect all in the event, and the reply to be the agent's."""
+
+    async def story(rig: Rig) -> None:
+        speaker = {"id": 7, "name": "Anna"}
+        await rig.say(user_id="room", content="hello", agent_id="luna", speaker=speaker, ttl_days=2)
+        [said] = await rig.conversation("room")
+        await rig.reply(user_id="room", text="hi Anna", original_message_id=said["message_id"])
+        await rig.reply(user_id="room", text="from sol", original_message_id=said["message_id"], agent_id="sol")
+        await rig.say(user_id="room", content="hello all", speaker="Ben")
+
+        events = await rig.logged()
+        read = [parse_update(json.dumps(event).encode(), 100) for event in events]
+        assert [event.agent_id for event in read] == ["luna", "luna", "sol", None]
+        assert [event.ttl_days for event in read] == [2, 2, 2, None]
+        assert [event.speaker for event in read] == [Speaker(id="7", name="Anna"), None, None, Speaker(name="Ben")]
+
+    on_rig(story)
+
+
+def test_a_reply_to_what_another_program_has_stored_is_stored() -> None:
+    """Given a stored message whose fields have other types, I expect the reply without what cannot be read."""
+
+    async def story(rig: Rig) -> None:
+        odd = {"message_id": "m1", "meta": ["s1"], "agent_id": {"a": 1}, "ttl_days": "soon"}
+        await rig.redis.rpush(conversation_key("u1"), json.dumps(odd))
+        await rig.reply(user_id="u1", text="hi", original_message_id="m1")
+
+        [event] = await rig.logged()
+        assert (event["content"], event.get("agent_id"), event.get("ttl_days")) == ("hi", None, None)
 
     on_rig(story)
 

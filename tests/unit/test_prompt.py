@@ -11,9 +11,9 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from keepsake_client.protocol import Memory, MemoryUpdateMessage
+from keepsake_client.protocol import Memory, MemoryUpdateMessage, Speaker
 
-from services.chat_ai.prompt import MEMORIES_BEGIN, MEMORIES_END, Prompt, quote, when
+from services.chat_ai.prompt import MEMORIES_BEGIN, MEMORIES_END, SEVERAL_SPEAK, Prompt, quote, when
 from services.chat_ai.prompt import build_prompt as build_prompt_at
 
 #: A Saturday, 16:47 in UTC.
@@ -100,6 +100,29 @@ def test_the_prompt_says_what_time_it_is_where_the_user_is() -> None:
 def test_a_date_has_the_offset_of_its_day(timestamp: float, zone: str, shown: str) -> None:
     """Given zones with half hours and with summer time, I expect the offset of that day, and none for UTC."""
     assert when(timestamp, ZoneInfo(zone)) == shown
+
+
+def test_in_a_room_each_message_has_the_name_of_who_says_it() -> None:
+    """Given speakers, I expect their names before what they say, once, and in the quotes; the AI's lines have none."""
+    anna, ben = Speaker(id="1", name="Anna\nLee"), Speaker(name="Ben")
+    said = [
+        message("hello").model_copy(update={"speaker": anna}),
+        message("Ben: hi Anna").model_copy(update={"speaker": ben}),
+        message("hi both", source="ai").model_copy(update={"speaker": Speaker(name="Bot")}),
+        message("hm").model_copy(update={"speaker": Speaker(id="7")}),
+    ]
+    found = [memory("My cat is Miso").model_copy(update={"speaker": anna}), memory("Nice", source="ai")]
+
+    prompt = build_prompt(message("And mine?").model_copy(update={"speaker": ben}), said, found, 12_000)
+
+    contents = ["Anna Lee: hello", "Ben: hi Anna", "hi both", "hm", "Ben: And mine?"]
+    assert [shown["content"] for shown in prompt.messages[1:]] == contents
+    assert SEVERAL_SPEAK in prompt.messages[0]["content"]
+    assert [(line["said_by"], line.get("name")) for line in quoted(prompt)] == [
+        ("user", "Anna Lee"),
+        ("assistant", None),
+    ]
+    assert SEVERAL_SPEAK not in build_prompt(message("hm"), said, found, 12_000).messages[0]["content"]
 
 
 def test_without_memories_there_is_no_block_of_memories() -> None:

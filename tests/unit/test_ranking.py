@@ -543,6 +543,7 @@ def test_the_constants_are_those_of_the_recorded_figures() -> None:
         "session_words_bound": 1.0,
         "session_meaning": 0.6,
         "other_speaker": -2.0,
+        "not_of_asker": -2.5,
         "from_ai": -0.7,
         "ends_asking": -0.5,
         "only_asks": -25.0,
@@ -681,6 +682,8 @@ class Definition:
         speaker = int(columns.speaker[row])
         if len(self.features.speakers) and speaker and speaker not in self.features.speakers.tolist():
             total += w.other_speaker
+        if self.features.of_others is not None and self.features.of_others[row]:
+            total += w.not_of_asker
         return float(total + self.features.recency[row])
 
     def score(self, evidence: float, best: float) -> float:
@@ -742,6 +745,7 @@ def _random_conversation(seed: int) -> tuple[MemoryColumns, QueryFeatures, Featu
         eligible=np.ones(size, np.bool_),
         recency=-random.random(size),
         unsought=np.zeros(size),
+        of_others=random.random(size) < 0.5 if seed % 2 else None,
     )
     return columns, query, features
 

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 import fakeredis
 import httpx2
 import pytest
-from keepsake_client.protocol import COUNTERS, Memory, MemoryUpdateMessage
+from keepsake_client.protocol import COUNTERS, Memory, MemoryUpdateMessage, Speaker
 from openai import AsyncOpenAI
 
 from services.chat_ai.prompt import Prompt
@@ -38,6 +38,29 @@ def test_an_english_question_is_answered_with_quotes() -> None:
     """Given a memory, I expect it verbatim, with speaker and time."""
     reply = built_in("What is my cat called?", ("user", "My cat is called Miso."))
     assert reply == 'Here is what I remember:\n- 2024-04-05 19:34 UTC, you said: "My cat is called Miso."'
+
+
+@pytest.mark.parametrize(
+    ("said", "asks", "who"),
+    [
+        (None, None, "you"),
+        (None, Speaker(name="Ben"), "you"),
+        (Speaker(name="Ben"), None, "Ben"),
+        (Speaker(name="Ben"), Speaker(name="Ben"), "you"),
+        (Speaker(id="1", name="Ben"), Speaker(id="1", name="Benny"), "you"),
+        (Speaker(id="1", name="Ben"), Speaker(id="2", name="Ben"), "Ben"),
+        (Speaker(id="1", name="Ben"), Speaker(name="Anna"), "Ben"),
+        (Speaker(id="1"), Speaker(id="2", name="Anna"), "you"),
+    ],
+)
+def test_in_a_room_it_is_said_who_said_it(said: Speaker | None, asks: Speaker | None, who: str) -> None:
+    """Given a memory of a speaker, I expect the name in the quote, unless the same person asks."""
+    memory = Memory(id="1", content="My cat is Miso.", timestamp=1_712_345_678, speaker=said)
+    asked = message("What is the cat called?").model_copy(update={"speaker": asks})
+
+    reply = asyncio.run(QuotingReplier(UTC).reply(asked, Prompt(messages=[], memories=[memory])))
+
+    assert f", {who} said: " in reply
 
 
 def test_the_dates_of_quotes_are_in_the_zone() -> None:

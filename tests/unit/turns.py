@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from keepsake_client.protocol import Speaker
 
 from services.long_term_memory.retrieval.columns import MemoryColumns, hashed, hashed_terms
 from services.long_term_memory.retrieval.fingerprints import fingerprint
+from services.long_term_memory.retrieval.speakers import speaker_hash
 from services.long_term_memory.retrieval.tokenizer import terms
 from services.long_term_memory.retrieval.utterances import asks, script, speaker
 from services.long_term_memory.retrieval.weights import Weights
@@ -26,6 +28,7 @@ class Turn:
     Args:
         cosine: to the query.
         timestamp: seconds since 1970.
+        speaker: who of several people said it, where that is known from more than the text.
     """
 
     text: str
@@ -34,6 +37,7 @@ class Turn:
     from_ai: bool = False
     added: bool = False
     timestamp: float = 0.0
+    speaker: Speaker | None = None
 
 
 def columns_of(turns: Sequence[Turn]) -> MemoryColumns:
@@ -47,9 +51,13 @@ def columns_of(turns: Sequence[Turn]) -> MemoryColumns:
         added=np.array([turn.added for turn in turns], np.bool_),
         asks=np.array([asks(turn.text, from_ai=turn.from_ai) for turn in turns], np.int64),
         script=np.array([script(turn.text) for turn in turns], np.int64),
-        speaker=np.array([hashed(speaker(turn.text)) for turn in turns], np.int64),
+        speaker=np.array([_speaker(turn) for turn in turns], np.int64),
         fingerprint=np.array([hashed(fingerprint(turn.text)) for turn in turns], np.int64),
         length=np.array([len(w) for w in words], np.int64),
         terms=hashed_terms([word for w in words for word in w]).astype(np.uint32),
         cosine=np.array([turn.cosine for turn in turns], np.float64),
     )
+
+
+def _speaker(turn: Turn) -> int:
+    return speaker_hash(turn.speaker.model_dump(exclude_none=True) if turn.speaker else None, speaker(turn.text))

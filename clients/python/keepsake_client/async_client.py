@@ -187,6 +187,10 @@ class AsyncClient:
         filters: Mapping[str, Any] | None = None,
         exclude_session: str | None = None,
         recency_half_life_days: float | None = None,
+        agent_id: str | None = None,
+        all_agents: bool = False,
+        also: Sequence[str] = (),
+        speaker: Mapping[str, str] | str | None = None,
         explain: bool = False,
         deadline_ms: int | None = None,
     ) -> list[Memory]:
@@ -198,9 +202,13 @@ class AsyncClient:
         Args:
             limit: the most memories to return, 1 to 100.
             min_score: the least score of a memory, 0 to 1.
-            filters: conditions that a memory must meet: `session_id`, `source`, `since`, `until`.
+            filters: conditions that a memory must meet: `session_id`, `source`, `since`, `until`, `speaker`.
             exclude_session: no memory of this session is returned.
             recency_half_life_days: the age in days at which a memory counts half.
+            agent_id: the character whose memories are searched besides the shared ones.
+            all_agents: searches those of all characters.
+            also: up to 8 further users, whose memories are ranked as one with the user's.
+            speaker: who asks, a name or a mapping with `id`, `name` or both: in a room, "my birthday" is the asker's.
             explain: adds the parts of each score to `metadata["score_parts"]`.
             deadline_ms: how long to wait. It is sent along, so that an expired search is not executed.
         """
@@ -209,9 +217,13 @@ class AsyncClient:
             "filters": filters,
             "exclude_session": exclude_session,
             "recency_half_life_days": recency_half_life_days,
+            "agent_id": agent_id,
+            "all_agents": all_agents or None,
+            "also": list(also) or None,
+            "speaker": speaker,
             "explain": explain or None,
         }
-        given = {name: value for name, value in options.items() if value is not None}
+        given = _given(**options)
         try:
             response = await self.request(
                 "search", user_id, {"query": query, "limit": limit, **given}, deadline_ms=deadline_ms
@@ -225,23 +237,42 @@ class AsyncClient:
         return response.memories
 
     async def add(
-        self, user_id: str, content: str, *, metadata: Mapping[str, Any] | None = None, deadline_ms: int | None = None
+        self,
+        user_id: str,
+        content: str,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        agent_id: str | None = None,
+        speaker: Mapping[str, str] | str | None = None,
+        ttl_days: float | None = None,
+        deadline_ms: int | None = None,
     ) -> LTMResponse:
         """Store `content` as one memory, verbatim; the response contains it.
 
+        Args:
+            agent_id: the character that it belongs to; shared by all where it is missing.
+            speaker: who of several people said it, as in a search.
+            ttl_days: it is deleted after so many days.
+
         Raises:
             RequestTimeout, RequestFailed, Unavailable, InvalidMessage, Disabled
         """
-        data = {"content": content, "metadata": metadata or {}}
+        given = _given(agent_id=agent_id, speaker=speaker, ttl_days=ttl_days)
+        data = {"content": content, "metadata": metadata or {}, **given}
         return await self.request("add", user_id, data, deadline_ms=deadline_ms)
 
-    async def profile_get(self, user_id: str, *, deadline_ms: int | None = None) -> LTMResponse:
+    async def profile_get(
+        self, user_id: str, *, agent_id: str | None = None, deadline_ms: int | None = None
+    ) -> LTMResponse:
         """The user's profile, as `user_profile` and `profile_version` of the response.
+
+        Args:
+            agent_id: the character that keeps it; the user's own where it is missing.
 
         Raises:
             RequestTimeout, RequestFailed, Unavailable, InvalidMessage, Disabled
         """
-        return await self.request("profile_get", user_id, {}, deadline_ms=deadline_ms)
+        return await self.request("profile_get", user_id, _given(agent_id=agent_id), deadline_ms=deadline_ms)
 
     async def profile_update(
         self,
@@ -249,6 +280,7 @@ class AsyncClient:
         updates: Mapping[str, Any],
         *,
         expected_version: int | None = None,
+        agent_id: str | None = None,
         deadline_ms: int | None = None,
     ) -> LTMResponse:
         """Apply a JSON Merge Patch (RFC 7386) to the profile; the response contains the result.
@@ -256,12 +288,13 @@ class AsyncClient:
         Args:
             updates: the patch; null removes a key.
             expected_version: apply it to this version only; `RequestFailed` with code `conflict` otherwise.
+            agent_id: the character that keeps it; the user's own where it is missing.
 
         Raises:
             RequestTimeout, RequestFailed, Unavailable, InvalidMessage, Disabled
         """
-        expected = {} if expected_version is None else {"expected_version": expected_version}
-        return await self.request("profile_update", user_id, {"updates": updates, **expected}, deadline_ms=deadline_ms)
+        data = {"updates": updates, **_given(expected_version=expected_version, agent_id=agent_id)}
+        return await self.request("profile_update", user_id, data, deadline_ms=deadline_ms)
 
     async def user_export(
         self, user_id: str, *, limit: int = 100, cursor: str | None = None, deadline_ms: int | None = None
@@ -358,6 +391,9 @@ class AsyncClient:
         message_id: str | None = None,
         task_id: str | None = None,
         require_ai_response: bool | None = None,
+        agent_id: str | None = None,
+        speaker: Mapping[str, str] | str | None = None,
+        ttl_days: float | None = None,
     ) -> str:
         """Publish a message of a user or the AI, to be indexed; returns its message_id.
 
@@ -375,6 +411,9 @@ class AsyncClient:
             message_id: identifies the message; a new id where it is missing.
             task_id: another id of the caller's, passed on with the event.
             require_ai_response: False asks the chat service for no reply, as for the messages of an imported history.
+            agent_id: the character of the AI that it belongs to; shared by all where it is missing.
+            speaker: who of several people said it: a name, or a mapping with `id`, `name` or both.
+            ttl_days: its memory is deleted so many days after `timestamp`.
 
         Raises:
             RequestTimeout, Unavailable: it is not known to be published.
@@ -395,6 +434,9 @@ class AsyncClient:
                         "message_id": uuid4().hex if message_id is None else message_id,
                         "task_id": task_id,
                         "require_ai_response": require_ai_response,
+                        "agent_id": agent_id,
+                        "speaker": speaker,
+                        "ttl_days": ttl_days,
                     },
                 )
                 # A text may name no zone; the pipeline knows which one it is.
@@ -621,6 +663,11 @@ class AsyncClient:
             response.set_result(LTMResponse.model_validate(payload))
         except ValidationError:
             response.set_exception(RequestFailed("invalid_response: the response does not have the contract's shape"))
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """The options that are not None."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _address(redis: Redis) -> str:

@@ -87,6 +87,10 @@ class Client:
         filters: Mapping[str, Any] | None = None,
         exclude_session: str | None = None,
         recency_half_life_days: float | None = None,
+        agent_id: str | None = None,
+        all_agents: bool = False,
+        also: Sequence[str] = (),
+        speaker: Mapping[str, str] | str | None = None,
         explain: bool = False,
         deadline_ms: int | None = None,
     ) -> list[Memory]:
@@ -101,6 +105,10 @@ class Client:
                     filters=filters,
                     exclude_session=exclude_session,
                     recency_half_life_days=recency_half_life_days,
+                    agent_id=agent_id,
+                    all_agents=all_agents,
+                    also=also,
+                    speaker=speaker,
                     explain=explain,
                     deadline_ms=deadline_ms,
                 )
@@ -109,14 +117,32 @@ class Client:
             return []
 
     def add(
-        self, user_id: str, content: str, *, metadata: Mapping[str, Any] | None = None, deadline_ms: int | None = None
+        self,
+        user_id: str,
+        content: str,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        agent_id: str | None = None,
+        speaker: Mapping[str, str] | str | None = None,
+        ttl_days: float | None = None,
+        deadline_ms: int | None = None,
     ) -> LTMResponse:
         """See `AsyncClient.add`."""
-        return self._wait(self._client.add(user_id, content, metadata=metadata, deadline_ms=deadline_ms))
+        return self._wait(
+            self._client.add(
+                user_id,
+                content,
+                metadata=metadata,
+                agent_id=agent_id,
+                speaker=speaker,
+                ttl_days=ttl_days,
+                deadline_ms=deadline_ms,
+            )
+        )
 
-    def profile_get(self, user_id: str, *, deadline_ms: int | None = None) -> LTMResponse:
+    def profile_get(self, user_id: str, *, agent_id: str | None = None, deadline_ms: int | None = None) -> LTMResponse:
         """See `AsyncClient.profile_get`."""
-        return self._wait(self._client.profile_get(user_id, deadline_ms=deadline_ms))
+        return self._wait(self._client.profile_get(user_id, agent_id=agent_id, deadline_ms=deadline_ms))
 
     def profile_update(
         self,
@@ -124,11 +150,14 @@ class Client:
         updates: Mapping[str, Any],
         *,
         expected_version: int | None = None,
+        agent_id: str | None = None,
         deadline_ms: int | None = None,
     ) -> LTMResponse:
         """See `AsyncClient.profile_update`."""
         return self._wait(
-            self._client.profile_update(user_id, updates, expected_version=expected_version, deadline_ms=deadline_ms)
+            self._client.profile_update(
+                user_id, updates, expected_version=expected_version, agent_id=agent_id, deadline_ms=deadline_ms
+            )
         )
 
     def user_export(
@@ -176,6 +205,9 @@ class Client:
         message_id: str | None = None,
         task_id: str | None = None,
         require_ai_response: bool | None = None,
+        agent_id: str | None = None,
+        speaker: Mapping[str, str] | str | None = None,
+        ttl_days: float | None = None,
     ) -> str:
         """See `AsyncClient.remember`."""
         return self._wait(
@@ -189,6 +221,9 @@ class Client:
                 message_id=message_id,
                 task_id=task_id,
                 require_ai_response=require_ai_response,
+                agent_id=agent_id,
+                speaker=speaker,
+                ttl_days=ttl_days,
             )
         )
 

@@ -210,6 +210,11 @@ class Speaker(WireModel):
             raise ValueError("a speaker has a name or an id")
         return self
 
+    @property
+    def key(self) -> str | None:
+        """What tells this speaker from another: the id or, without one, the name."""
+        return self.name if self.id is None else self.id
+
 
 M = TypeVar("M", bound=WireModel)
 

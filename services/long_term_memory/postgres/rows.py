@@ -19,6 +19,7 @@ from services.long_term_memory.postgres.scope import SHARED
 from services.long_term_memory.retrieval import tokenizer, utterances
 from services.long_term_memory.retrieval.columns import hashed, hashed_terms
 from services.long_term_memory.retrieval.fingerprints import fingerprint
+from services.long_term_memory.retrieval.speakers import speaker_hash
 
 #: (d,) numbers: an embedder's list, or an array of float32.
 Vector = Sequence[float] | NDArray[np.float32]
@@ -174,18 +175,6 @@ def analyse(content: str, *, from_ai: bool, added: bool, speaker: dict[str, str]
         hashed(fingerprint(content)),
     )
     return terms.tobytes(), np.array(traits, TRAITS).tobytes()
-
-
-def speaker_hash(speaker: dict[str, str] | None, before_colon: str = "") -> int:
-    """The speaker in `traits`: 32 bits of the hash of the name, and above these 32 of that of the id, or of the name
-    where there is no id; 0 for none.
-
-    Args:
-        before_colon: the name that the text begins with, where `speaker` is None.
-    """
-    name = hashed(utterances.fold_name(speaker.get("name", "")) if speaker else before_colon)
-    key = hashed(speaker["id"], person=b"speaker") if speaker and "id" in speaker else name
-    return (key & ~0xFFFFFFFF) | (name & 0xFFFFFFFF)
 
 
 def memory_rows(

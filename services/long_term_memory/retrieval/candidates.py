@@ -67,7 +67,8 @@ class CandidateReader:
         self._part_size = part_size
         self._max_remembered = max_remembered
         self._zone = zone
-        self._exceeding: set[Owner] = set()
+        #: The limit that each owner was last seen to exceed. Beside other owners, an owner has less of the limit.
+        self._exceeding: dict[Owner, int] = {}
         self._parts: dict[Owner, list[tuple[Place, Place]]] = {}
 
     def read(self, scope: Scope, vector: Vector | None, search: SearchData, now: float) -> MemoryColumns:
@@ -90,13 +91,13 @@ class CandidateReader:
     def _of_owner(
         self, owner: Owner, vector: Vector | None, search: SearchData, now: float, exact_limit: int
     ) -> MemoryColumns:
-        if owner not in self._exceeding:
+        if exact_limit > self._exceeding.get(owner, -1):
             columns = self._whole(owner, vector)
             if len(columns) <= exact_limit:
                 return columns
             if len(self._exceeding) >= self._max_remembered:
                 self._exceeding.clear()
-            self._exceeding.add(owner)
+            self._exceeding[owner] = min(len(columns) - 1, self._exact_limit)
 
         filters = search.filters
         window = Window(filters.session_id, filters.since, filters.until)
@@ -105,7 +106,7 @@ class CandidateReader:
             columns = self._reader.read(owner, vector, window, limit=exact_limit + 1)
             if len(columns) <= exact_limit:
                 if window == Window():
-                    self._exceeding.discard(owner)  # many memories were deleted
+                    self._exceeding.pop(owner, None)  # many memories were deleted
                 return columns
         count = max(1, int(SEGMENTS_SHARE * exact_limit) // SAMPLE)
         segments = _best_segments(sample, self._evidence(sample, search, now), count)

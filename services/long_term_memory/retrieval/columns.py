@@ -17,8 +17,6 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Booleans = NDArray[np.bool_]
 
-_LOW = 0xFFFF_FFFF
-
 
 @dataclass(frozen=True)
 class MemoryColumns:
@@ -33,8 +31,7 @@ class MemoryColumns:
         added: (n,) bool, whether it was added by request, and not said.
         asks: (n,) int64, utterances.Question.
         script: (n,) int64, utterances.Script.
-        speaker: (n,) int64, who said it: 32 bits of the hash of the name, and above these 32 of that of the id, or of
-            the name where there is no id; 0 is none.
+        speaker: (n,) int64, who said it, as `speakers.speaker_hash` has it; 0 is none.
         fingerprint: (n,) int64, hash of `fingerprints.fingerprint` of the text: equal for two that say the same.
         length: (n,) int64, number of terms.
         terms: (length.sum(),) uint32, the hashed terms of all memories one after another, `length[i]` of memory i.
@@ -68,11 +65,6 @@ class MemoryColumns:
         terms = np.repeat(begins[order] - (np.cumsum(moved) - moved), moved) + np.arange(moved.sum())
         columns = {name: column[order] for name, column in together.items() if name != "terms"}
         return cls(**columns, terms=together["terms"][terms])
-
-    @cached_property
-    def speaker_name(self) -> Integers:
-        """(n,) int64, the 32 bits of the hash of the speaker's name."""
-        return self.speaker & _LOW
 
     @cached_property
     def term_rows(self) -> Integers:

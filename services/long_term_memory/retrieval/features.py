@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Final
 
 import numpy as np
-from keepsake_client.protocol import SearchData, encode_user_id
+from keepsake_client.protocol import SearchData, Speaker, encode_user_id
 from numpy.typing import NDArray
 
 from services.long_term_memory.retrieval import tokenizer
@@ -24,6 +25,7 @@ from services.long_term_memory.retrieval.columns import (
 from services.long_term_memory.retrieval.content import Content
 from services.long_term_memory.retrieval.query import QueryFeatures
 from services.long_term_memory.retrieval.query_times import said_then
+from services.long_term_memory.retrieval.speakers import name_parts, named, said_by, said_by_person
 from services.long_term_memory.retrieval.utterances import Question
 
 _DAY_S: Final = 86_400.0
@@ -53,7 +55,7 @@ class Features:
         terms: (nnz,) int64, postings: the query's term number `terms[i]` ...
         rows: (nnz,) int64, ... occurs in the memory of row `rows[i]` ...
         counts: (nnz,) int64, ... so many times.
-        speakers: (s,) int64, hashes of the speakers of the conversation that the query names.
+        speakers: (s,) int64, the speakers of the conversation that the query names.
         mentions: (n,) bool, whether the memory names one of these in a room.
         echoes: (n,) bool, whether the memory is the query itself, asked or said before.
         repeats: (n,) bool, whether the user said nothing in it but what the query says: it ranks after every answer.
@@ -62,6 +64,8 @@ class Features:
         unsought: (n,) float64, log-odds that a query with nothing to look for takes away, 0 or less.
         then: (n,) float64, how much it is of the times that the query asks about, by `query_times.said_then`; None
             where it asks about none.
+        of_others: (n,) bool, whether another than the asker said it, and not about the asker; None where the asker or
+            all others are unknown, or where the query names a speaker.
     """
 
     terms: Integers
@@ -75,6 +79,7 @@ class Features:
     recency: Floats
     unsought: Floats
     then: Floats | None = None
+    of_others: Booleans | None = None
 
     def where(self, kept: Booleans) -> Features:
         """The features of the memories of the mask `kept`, (n,) bool, in the same order."""
@@ -92,6 +97,7 @@ class Features:
             recency=self.recency[kept],
             unsought=self.unsought[kept],
             then=None if self.then is None else self.then[kept],
+            of_others=None if self.of_others is None else self.of_others[kept],
         )
 
 
@@ -99,24 +105,25 @@ def match(columns: MemoryColumns, query: QueryFeatures, search: SearchData, now:
     """The features of a search.
 
     Args:
-        search: its filters and half-life.
+        search: its filters, its half-life, and who asks.
         now: when it was asked, in seconds since 1970.
     """
     postings = _postings(columns, query.terms)
     echoes = _echoes(columns, query, now)
     present = np.unique(columns.speaker)
-    speakers = np.intersect1d(present, query.names, assume_unique=True)
-    is_room = np.count_nonzero(present) >= ROOM_SPEAKERS
+    speakers = present[named(present, query.names)]
+    is_room = bool(np.count_nonzero(present) >= ROOM_SPEAKERS)
     return Features(
         *postings,
         speakers=speakers,
-        mentions=_mentions(columns, query, speakers if is_room else speakers[:0]),
+        mentions=_mentions(columns, _texts_of(query, speakers) if is_room else []),
         echoes=echoes,
         repeats=_repeats(columns, query, postings) & ~echoes,
         eligible=_eligible(columns, search),
         recency=_recency(columns, search.recency_half_life_days, now),
         unsought=_unsought(columns, query, postings),
         then=said_then(columns, query.times) if query.times else None,
+        of_others=None if search.speaker is None or len(speakers) else _of_others(columns, search.speaker, is_room),
     )
 
 
@@ -130,14 +137,34 @@ def _postings(columns: MemoryColumns, terms: NDArray[np.uint32]) -> tuple[Intege
     return pairs[first] // len(columns), pairs[first] % len(columns), np.diff(first, append=len(pairs))
 
 
-def _mentions(columns: MemoryColumns, query: QueryFeatures, speakers: Integers) -> Booleans:
-    """Whether a memory has all terms of the name of one of the speakers, in what is said or as its speaker."""
+def _texts_of(query: QueryFeatures, speakers: Integers) -> list[str]:
+    """The names of these speakers, as the query has them."""
+    places = np.flatnonzero(np.isin(name_parts(query.names), name_parts(speakers))) if len(speakers) else ()
+    return [query.name_texts[place] for place in places]
+
+
+def _mentions(columns: MemoryColumns, names: Sequence[str]) -> Booleans:
+    """Whether a memory has all terms of one of these names, in what is said or as its speaker."""
     mentions = np.zeros(len(columns), np.bool_)
-    for place in np.flatnonzero(np.isin(query.names, speakers)) if len(speakers) else ():
-        name = query.name_texts[place]
+    for name in names:
         rows = [np.unique(columns.term_rows[columns.terms == term]) for term in hashed_terms(tokenizer.terms(name))]
-        mentions[reduce(np.intersect1d, rows)] = True
+        if rows:
+            mentions[reduce(np.intersect1d, rows)] = True
     return mentions
+
+
+def _of_others(columns: MemoryColumns, asker: Speaker, is_room: bool) -> Booleans | None:
+    """Whether another person or the AI said a memory, and in a room does not name the asker in it.
+
+    None where no other person is known.
+    """
+    own = said_by_person(columns.speaker, asker)
+    by_others = (columns.speaker != 0) & ~own
+    if not by_others.any():
+        return None
+    names = [asker.name] if is_room and asker.name is not None else []
+    of_others: Booleans = (by_others | (columns.from_ai & ~own)) & ~_mentions(columns, names)
+    return of_others
 
 
 def _echoes(columns: MemoryColumns, query: QueryFeatures, now: float) -> Booleans:
@@ -201,6 +228,8 @@ def _eligible(columns: MemoryColumns, search: SearchData) -> Booleans:
         eligible &= columns.timestamp >= filters.since
     if filters.until is not None:
         eligible &= columns.timestamp <= filters.until
+    if filters.speaker is not None:
+        eligible &= said_by(columns.speaker, filters.speaker)
     return eligible
 
 

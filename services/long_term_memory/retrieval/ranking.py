@@ -240,6 +240,8 @@ def _utterance(columns: MemoryColumns, features: Features, weights: Weights) -> 
     if len(features.speakers):  # "What did Anna buy?": Anna states it herself, or another tells it of Anna
         named = np.isin(columns.speaker, features.speakers)
         evidence += weights.other_speaker * ((columns.speaker != 0) & ~named & ~features.mentions)
+    if features.of_others is not None:  # "When is my birthday?": the asker's own
+        evidence += weights.not_of_asker * features.of_others
     return evidence
 
 
