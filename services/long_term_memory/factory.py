@@ -108,7 +108,7 @@ def open_long_term_memory(settings: Settings, connections: int, weights: Weights
     return LongTermMemory(
         memories,
         ProfileService(pool),
-        MemoryManagement(store, writer),
+        MemoryManagement(pool, writer, settings.timezone),
         Forgetting(pool),
         Portability(store, writer),
         embedder,

@@ -10,6 +10,9 @@ ALTER TABLE profile_history DROP CONSTRAINT profile_history_pkey, ADD PRIMARY KE
 
 -- When a memory is to be deleted; NULL for never.
 ALTER TABLE memories ADD COLUMN expires_at timestamptz;
+-- When its event arrived: what arrives after a deletion by conditions is kept, also where it is indexed before it. NULL
+-- where that is not known.
+ALTER TABLE memories ADD COLUMN arrived_at timestamptz;
 CREATE INDEX memories_expiring ON memories (expires_at) WHERE expires_at IS NOT NULL;
 -- Lists of a user's memories by time.
 CREATE INDEX memories_by_time ON memories (user_number, said_at, number);
@@ -30,7 +33,8 @@ CREATE TABLE deletions (
     source text,
     since timestamptz,
     until timestamptz,
-    contains text,
+    -- A folded text, behind two others by which the content is folded.
+    contains text[],
     -- Of a user who was forgotten; that row stays.
     everything boolean NOT NULL DEFAULT false,
     deleted_at timestamptz NOT NULL
