@@ -1,7 +1,7 @@
 """Deletion of memories: in batches, each with its history and its tombstones, so that nothing of it comes back.
 
-Every transaction locks the owners first. An insertion holds the lock of its owner's row: the deletion either waits for
-it and sees what it inserts, or is seen by it.
+Every transaction locks the user first, as every insertion does with a weaker lock: the deletion either waits for an
+insertion and sees what it inserts, or is seen by it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ from services.long_term_memory.storing import message_ids
 #: Memories that one transaction looks at: some 0.1 s where it deletes all of them.
 BATCH: Final = 1_000
 
-# In the order of insertions.
-_LOCK_OWNERS = f"SELECT number, user_id, agent_id FROM users WHERE {OWNERS} ORDER BY number FOR UPDATE"  # noqa: S608 - constants
+# Every insertion for a user, of whatever character, locks the owner of the shared memories.
+_LOCK = "SELECT FROM users WHERE user_id = ANY(%(users)s) AND agent_id = '' ORDER BY number FOR UPDATE"
+# In a statement of its own: an insertion that the lock waited for may have added an owner.
+_OWNERS = f"SELECT number, user_id, agent_id FROM users WHERE {OWNERS}"  # noqa: S608 - constants
 # The original content identifies the event that a memory came from.
 _ORIGINAL = (
     "(SELECT CASE event WHEN 'ADD' THEN new_memory ELSE old_memory END FROM memory_history"
@@ -127,14 +129,15 @@ def remove_old_contents(connection: Connection[TupleRow]) -> None:
 
 @contextmanager
 def _locked(pool: ConnectionPool, scope: Scope) -> Iterator[tuple[Connection[TupleRow], dict[int, Owner]]]:
-    """A transaction in which nothing is inserted for the owners of a scope, and these owners by their number."""
+    """A transaction in which nothing is inserted for the users of a scope, and its owners by their number."""
     with pool.connection() as connection, connection.transaction():
-        rows = connection.execute(_LOCK_OWNERS, scope.values).fetchall()
+        connection.execute(_LOCK, scope.values)
+        rows = connection.execute(_OWNERS, scope.values).fetchall()
         yield connection, {number: Owner(user, agent) for number, user, agent in rows}
 
 
 def _record(pool: ConnectionPool, scope: Scope, conditions: Conditions, at: datetime) -> list[int]:
-    """Add a deletion, by which the insertion of what arrived before it is refused from now on; the owners' numbers."""
+    """Add a deletion, by which what arrived before it is refused from now on; the numbers of the owners."""
     [user] = scope.users
     agents = None if scope.all_agents else {SHARED, scope.agent}
     values = {
@@ -144,11 +147,10 @@ def _record(pool: ConnectionPool, scope: Scope, conditions: Conditions, at: date
         "agent_digests": agents and [_digest(agent) for agent in agents],
     }
     with pool.connection() as connection:
-        # Every insertion for a user locks this owner, which may not be there yet. In a transaction of its own: one that
-        # has inserted it, and waits for another owner, could wait for an insertion that waits for it.
+        # What is locked may not be there yet.
         connection.execute("INSERT INTO users (user_id) VALUES (%s) ON CONFLICT DO NOTHING", (user,))
-        remove_old_contents(connection)
     with _locked(pool, scope) as (connection, owners):
+        remove_old_contents(connection)
         connection.execute(_ADD_DELETION, values)
         return list(owners)
 
@@ -171,7 +173,7 @@ def _delete_of_owner(pool: ConnectionPool, scope: Scope, number: int, conditions
 
 
 def _delete(connection: Connection[TupleRow], doomed: Sequence[tuple[Owner, _Doomed]]) -> int:
-    """Delete memories with their history, and leave tombstones; within a transaction that has locked their owners."""
+    """Delete memories with their history, and leave tombstones; within a transaction that has locked the user."""
     if not doomed:
         return 0
     ids = [memory.id for _, memory in doomed]

@@ -238,7 +238,7 @@ def insert_memories(
         return Inserted(set(), set())
     vectors = np.stack([row["vector"] for row in rows])
     given = {name: [row[name] for row in rows] for name in _ARRAYS}
-    # The user's shared owner too, which every deletion of the user locks: it cannot lock an owner that is to come.
+    # The user's shared owner too, which every deletion locks: it could not lock an owner that is yet to come.
     owners = {(row["user_id"], agent) for row in rows for agent in (row["agent_id"], SHARED)}
     with connection.pipeline():
         connection.execute(
