@@ -29,7 +29,7 @@ def search(
 ) -> None:
     """Search a user's memories, best first."""
     settings = found_stack(data_dir).settings
-    response = _request(settings, "search", user, {"query": query, "limit": limit}, timeout)
+    response = ask(settings, "search", user, {"query": query, "limit": limit}, timeout)
     _print_memories(response, as_json, "no memories", settings.timezone)
 
 
@@ -42,7 +42,7 @@ def add(
 ) -> None:
     """Add a memory of a user."""
     settings = found_stack(data_dir).settings
-    response = _request(settings, "add", user, {"content": text}, timeout)
+    response = ask(settings, "add", user, {"content": text}, timeout)
     _print_memories(response, as_json, "added", settings.timezone)
 
 
@@ -60,15 +60,16 @@ def profile(
     updates = dict(_parse_change(change) for change in changes or [])
     settings = found_stack(data_dir).settings
     if updates:
-        response = _request(settings, "profile_update", user, {"updates": updates}, timeout)
+        response = ask(settings, "profile_update", user, {"updates": updates}, timeout)
     else:
-        response = _request(settings, "profile_get", user, {}, timeout)
+        response = ask(settings, "profile_get", user, {}, timeout)
     Output().json(response if as_json else response["user_profile"])
 
 
-def _request(
+def ask(
     settings: Settings, request_type: RequestType, user: str, data: dict[str, Any], timeout_s: float
 ) -> dict[str, Any]:
+    """The response to one request, as the wire has it."""
     with client_of(settings) as client:
         try:
             response = client.request(request_type, user, data, deadline_ms=round(timeout_s * 1000))
