@@ -383,7 +383,7 @@ def test_the_other_verbs_return_their_response(call: Call, kind: str, data: dict
 
 
 def test_pages_follow_one_another() -> None:
-    """Given three pages, of which one is empty, I expect each with the cursor of the one before, and the same options."""
+    """Given three pages, one of them empty, I expect each with the cursor of the one before, and the same options."""
 
     async def story() -> None:
         async with connected(write_timeout_ms=LONG_MS) as (client, keepsake):

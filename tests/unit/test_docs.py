@@ -106,7 +106,7 @@ def counted_names() -> Iterator[str]:
     """The names that the code counts in `ltm:counters`."""
     for tree in sources().values():
         calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-        if not any(isinstance(node, ast.Name) and node.id == "COUNTERS" for node in ast.walk(tree)):
+        if not any(isinstance(node, ast.Name) and node.id in ("COUNTERS", "resources") for node in ast.walk(tree)):
             continue
         for call in calls:
             name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
