@@ -15,7 +15,13 @@ from typing import Any, NamedTuple
 
 import redis
 import structlog
-from keepsake_client.protocol import COUNTERS, STREAM_EVENT_FIELD, STREAM_GROUP, MemoryUpdateMessage
+from keepsake_client.protocol import (
+    COUNTERS,
+    STREAM_ARRIVED_FIELD,
+    STREAM_EVENT_FIELD,
+    STREAM_GROUP,
+    MemoryUpdateMessage,
+)
 from keepsake_client.refusals import refuses_writes
 from keepsake_client.times import time_of_event
 
@@ -32,15 +38,21 @@ log = structlog.get_logger()
 
 
 class Entry(NamedTuple):
-    """An entry of the stream as it was read."""
+    """An entry of the stream as it was read.
+
+    Args:
+        arrived: in seconds since 1970, as an entry has it that was written later; empty for the others.
+    """
 
     id: bytes
     event: bytes
+    arrived: bytes = b""
 
     @property
     def arrived_at(self) -> float:
-        """When it was written, in seconds since 1970: by its id or, where its publisher has made that up, now."""
-        written_at, _ = time_of_event(int(self.id.partition(b"-")[0]) / 1000, time.time())
+        """When its event arrived, in seconds since 1970: by its id or, where its publisher has made that up, now."""
+        noted = self.arrived.decode("ascii", "replace")
+        written_at, _ = time_of_event(noted or int(self.id.partition(b"-")[0]) / 1000, time.time())
         return written_at
 
 
@@ -105,7 +117,8 @@ class UpdateStream:
         if trimmed:
             self.ack(trimmed)
             self._count_lost(len(trimmed))
-        return [Entry(entry_id, fields.get(STREAM_EVENT_FIELD.encode(), b"")) for entry_id, fields in found if fields]
+        names = (STREAM_EVENT_FIELD.encode(), STREAM_ARRIVED_FIELD.encode())
+        return [Entry(entry_id, *(fields.get(name, b"") for name in names)) for entry_id, fields in found if fields]
 
     def ack(self, ids: Iterable[bytes]) -> None:
         """Acknowledge entries, which were dispatched or rejected."""

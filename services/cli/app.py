@@ -13,11 +13,14 @@ from keepsake_client.errors import KeepsakeError
 
 from services.cli.ask import add, profile, search
 from services.cli.backfill import backfill
+from services.cli.backup import backup, restore
 from services.cli.chat import chat
 from services.cli.config import config
 from services.cli.dead_letters import app as dead
 from services.cli.demo import demo
+from services.cli.export import export
 from services.cli.forget import forget
+from services.cli.importing import import_command
 from services.cli.lasting_output import discard_stdout
 from services.cli.logs import logs
 from services.cli.memories import correct, memories, memory
@@ -37,9 +40,10 @@ def build_app() -> typer.Typer:
     # Typer's tracebacks show local variables, and some of them contain passwords.
     app = typer.Typer(name="ltm", no_args_is_help=True, pretty_exceptions_enable=False)
     app.callback()(_options)
-    about_users = (chat, search, add, profile, memories, memory, correct, forget)
-    for command in (up, status, demo, *about_users, trace, logs, config, backfill):
+    about_users = (chat, search, add, profile, memories, memory, correct, forget, export)
+    for command in (up, status, demo, *about_users, trace, logs, config, backfill, backup, restore):
         app.command()(command)
+    app.command("import")(import_command)
     app.command("reembed")(reembed_command)
     app.add_typer(dead)
     return app

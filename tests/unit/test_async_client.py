@@ -361,6 +361,22 @@ CALLS: dict[str, tuple[Call, str, dict[str, Any]]] = {
         "memory_delete",
         {"filters": {"source": "ai"}, "agent_id": "a", "all_agents": True, "dry_run": True},
     ),
+    "user_export": (lambda c: c.user_export("u1"), "user_export", {"limit": 100}),
+    "next page": (
+        lambda c: c.user_export("u1", limit=5, cursor="abc"),
+        "user_export",
+        {"limit": 5, "cursor": "abc"},
+    ),
+    "user_import": (
+        lambda c: c.user_import("u1", [{"kind": "profile"}]),
+        "user_import",
+        {"records": [{"kind": "profile"}]},
+    ),
+    "restoring import": (
+        lambda c: c.user_import("u1", [], restore_deleted=True),
+        "user_import",
+        {"records": [], "restore_deleted": True},
+    ),
 }
 
 
@@ -412,6 +428,8 @@ WITH_DEADLINE: dict[str, Call] = {
     "memory_get": lambda c: c.memory_get("u1", "m1", deadline_ms=LONG_MS),
     "memory_update": lambda c: c.memory_update("u1", "m1", content="fact", deadline_ms=LONG_MS),
     "memory_delete": lambda c: c.memory_delete("u1", ids=["m1"], deadline_ms=LONG_MS),
+    "user_export": lambda c: c.user_export("u1", deadline_ms=LONG_MS),
+    "user_import": lambda c: c.user_import("u1", [], deadline_ms=LONG_MS),
     "request": lambda c: c.request("add", "u1", {"content": "fact"}, deadline_ms=LONG_MS),
 }
 

@@ -227,6 +227,25 @@ class Client:
             )
         )
 
+    def user_export(
+        self, user_id: str, *, limit: int = 100, cursor: str | None = None, deadline_ms: int | None = None
+    ) -> LTMResponse:
+        """See `AsyncClient.user_export`."""
+        return self._wait(self._client.user_export(user_id, limit=limit, cursor=cursor, deadline_ms=deadline_ms))
+
+    def user_import(
+        self,
+        user_id: str,
+        records: Sequence[Mapping[str, Any]],
+        *,
+        restore_deleted: bool = False,
+        deadline_ms: int | None = None,
+    ) -> LTMResponse:
+        """See `AsyncClient.user_import`."""
+        return self._wait(
+            self._client.user_import(user_id, records, restore_deleted=restore_deleted, deadline_ms=deadline_ms)
+        )
+
     def request(
         self,
         request_type: RequestType,

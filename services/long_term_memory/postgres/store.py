@@ -8,12 +8,14 @@ memories.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 from mem0.vector_stores.base import VectorStoreBase
 from mem0.vector_stores.pgvector import OutputData, _build_filter_conditions
-from psycopg import sql
+from psycopg import Connection, sql
+from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 from psycopg_pool import ConnectionPool
 
@@ -42,7 +44,8 @@ _AS_MEM0 = (
 _OF_USER = sql.SQL("user_number = ANY(ARRAY(SELECT number FROM users WHERE user_id = %s))")
 _PAYLOADS = (
     "SELECT m.number, id::text, payload, content, source, extract(epoch FROM said_at)::float8, user_id, agent_id"  # noqa: S608 - constants
-    f" FROM memories m JOIN users ON users.number = m.user_number WHERE {OWNERS} AND m.number = ANY(%(numbers)s)"
+    f" FROM memories m JOIN users ON users.number = m.user_number WHERE {OWNERS}"
+    " AND m.number = ANY(%(numbers)s::bigint[])"
 )
 _ARRIVALS = (
     "SELECT number, (payload ->> 'arrived_at')::float8 FROM memories"  # noqa: S608 - constants
@@ -63,13 +66,19 @@ class MemoryStore(VectorStoreBase):  # type: ignore[misc]  # Mem0 has no types
         self._pool = pool
         self.columns = ColumnReader(pool)
 
+    def connection(self) -> AbstractContextManager[Connection[TupleRow]]:
+        """A connection of the pool."""
+        return self._pool.connection()
+
     def payloads(self, scope: Scope, numbers: Sequence[int]) -> dict[int, OutputData]:
         """The memories of a scope that have these numbers, by number.
 
         Every payload has `data`, the content, `source`, `timestamp`, `meta`, `user_id` and `agent_id`, encoded.
         """
         with self._pool.connection() as connection:
-            rows = connection.execute(_PAYLOADS, {**scope.values, "numbers": list(numbers)}).fetchall()
+            # As text: psycopg looks at each number of a list for the smallest type that holds them all.
+            given = "{" + ",".join(map(str, numbers)) + "}"
+            rows = connection.execute(_PAYLOADS, {**scope.values, "numbers": given}, binary=True).fetchall()
         return {number: stored_memory(*row) for number, *row in rows}
 
     def arrivals(self, scope: Scope, numbers: Sequence[int]) -> dict[int, float]:
