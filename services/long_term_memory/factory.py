@@ -123,7 +123,7 @@ def open_long_term_memory(
     return LongTermMemory(
         memories,
         ProfileService(pool),
-        MemoryManagement(store, writer),
+        MemoryManagement(pool, writer, settings.timezone),
         Forgetting(pool),
         Portability(store, writer, settings.ltm_max_content_chars),
         embedder,

@@ -190,7 +190,7 @@ class MemoryService:
         self.writer.store([utterance])
         if utterance.deleted:
             return []
-        return [_memory(utterance.id, {**utterance.payload, "data": add.content}, self._zone)]
+        return [memory_of(utterance.id, {**utterance.payload, "data": add.content}, self._zone)]
 
     def search(
         self, user_id: str, search: SearchData, *, now: float | None = None, deadline: float | None = None
@@ -251,7 +251,7 @@ class MemoryService:
         numbers = columns.number[shown.rows].tolist()
         stored = self._store.payloads(scope, numbers) if numbers else {}
         return [
-            _memory(
+            memory_of(
                 stored[number].id,
                 stored[number].payload,
                 self._zone,
@@ -263,13 +263,20 @@ class MemoryService:
         ]
 
 
-def _memory(
+def memory_of(
     memory_id: str,
     payload: dict[str, Any],
     zone: tzinfo,
     score: float | None = None,
     parts: dict[str, float] | None = None,
 ) -> Memory:
+    """A memory as responses have it.
+
+    Args:
+        payload: as `stored_memory` gives it.
+        zone: of the users, for the dates that it names.
+        parts: of its score.
+    """
     known = {name: payload[name] for name in ("session_id", "message_id", "request_id") if name in payload}
     explained = {} if parts is None else {"score_parts": parts}
     # Under these names Mem0's clients look for them; what the publisher has put there is kept.

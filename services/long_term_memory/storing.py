@@ -78,9 +78,18 @@ def of_update(update: MemoryUpdateMessage, arrived_at: float | None = None) -> U
         by = () if update.speaker is None else (update.speaker.key,)
         event: tuple[object, ...] = (update.source, update.content, update.timestamp, *by)
         return Utterance(_identity(key, agent, *event), update.content, payload, arrived_at=arrived_at)
-    named = ("message", update.message_id)
-    event_id = _identity(key, agent, *named, update.source, update.content)
-    return Utterance(_identity(key, agent, *named), update.content, payload, event_id, arrived_at)
+    memory_id, event_id = message_ids(key, agent, update.message_id, update.source, update.content)
+    return Utterance(memory_id, update.content, payload, event_id, arrived_at)
+
+
+def message_ids(user_key: str, agent_key: str, message_id: str, source: str, content: str) -> tuple[str, str]:
+    """The two ids that the memory of a message may have: by its message_id, and where another message has that one.
+
+    Args:
+        user_key, agent_key: encoded.
+    """
+    named = ("message", message_id)
+    return _identity(user_key, agent_key, *named), _identity(user_key, agent_key, *named, source, content)
 
 
 def of_request(user_id: str, add: AddData, request_id: str, timestamp: float) -> Utterance:

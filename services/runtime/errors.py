@@ -21,6 +21,15 @@ class ProfileConflict(KeepsakeError):
         self.version = version
 
 
+class MemoryNotFound(KeepsakeError):
+    """The user has no memory of this id."""
+
+    code = "not_found"
+
+    def __init__(self) -> None:
+        super().__init__("the user has no memory of this id")
+
+
 class Expired(KeepsakeError):
     """The search's deadline passed before it was done."""
 

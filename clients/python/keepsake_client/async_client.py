@@ -7,9 +7,9 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Self, TypedDict
+from typing import Any, Literal, Self, TypedDict
 from uuid import uuid4
 
 from pydantic import ValidationError
@@ -223,11 +223,9 @@ class AsyncClient:
             "speaker": speaker,
             "explain": explain or None,
         }
-        given = _given(**options)
+        data = {"query": query, "limit": limit, **_given(**options)}
         try:
-            response = await self.request(
-                "search", user_id, {"query": query, "limit": limit, **given}, deadline_ms=deadline_ms
-            )
+            response = await self.request("search", user_id, data, deadline_ms=deadline_ms)
         except Disabled:
             return []
         except KeepsakeError as error:
@@ -295,6 +293,127 @@ class AsyncClient:
         """
         data = {"updates": updates, **_given(expected_version=expected_version, agent_id=agent_id)}
         return await self.request("profile_update", user_id, data, deadline_ms=deadline_ms)
+
+    async def memory_list(
+        self,
+        user_id: str,
+        *,
+        filters: Mapping[str, Any] | None = None,
+        agent_id: str | None = None,
+        all_agents: bool = False,
+        order: Literal["newest", "oldest"] = "newest",
+        limit: int = 50,
+        cursor: str | None = None,
+        deadline_ms: int | None = None,
+    ) -> LTMResponse:
+        """A page of the user's memories in the order of time: `memories` and, where more follow, `next_cursor`.
+
+        Args:
+            filters: conditions that a memory must meet: those of a search, and `contains`, a text in any case.
+            agent_id: the memories of this character, beside the shared ones.
+            all_agents: those of all characters.
+            limit: the most memories on the page, 1 to 100.
+            cursor: the `next_cursor` of the page before.
+
+        Raises:
+            RequestTimeout, RequestFailed, Unavailable, InvalidMessage, Disabled
+        """
+        options = {"filters": filters, "agent_id": agent_id, "all_agents": all_agents or None, "cursor": cursor}
+        data = {"order": order, "limit": limit, **_given(**options)}
+        return await self.request("memory_list", user_id, data, deadline_ms=deadline_ms)
+
+    async def memory_pages(
+        self,
+        user_id: str,
+        *,
+        filters: Mapping[str, Any] | None = None,
+        agent_id: str | None = None,
+        all_agents: bool = False,
+        order: Literal["newest", "oldest"] = "newest",
+        limit: int = 100,
+        deadline_ms: int | None = None,
+    ) -> AsyncIterator[list[Memory]]:
+        """All of the user's memories, page by page, with the arguments of `memory_list`.
+
+        Args:
+            deadline_ms: how long to wait for each page.
+
+        Raises:
+            RequestTimeout, RequestFailed, Unavailable, InvalidMessage, Disabled
+        """
+        cursor: str | None = None
+        while True:
+            page = await self.memory_list(
+                user_id,
+                filters=filters,
+                agent_id=agent_id,
+                all_agents=all_agents,
+                order=order,
+                limit=limit,
+                cursor=cursor,
+                deadline_ms=deadline_ms,
+            )
+            yield page.memories
+            if (cursor := page.next_cursor) is None:
+                return
+
+    async def memory_get(self, user_id: str, memory_id: str, *, deadline_ms: int | None = None) -> LTMResponse:
+        """One memory, the only one of `memories`, and its `history`; `RequestFailed` with code `not_found` otherwise.
+
+        Raises:
+            RequestTimeout, RequestFailed, Unavailable, InvalidMessage, Disabled
+        """
+        return await self.request("memory_get", user_id, {"id": memory_id}, deadline_ms=deadline_ms)
+
+    async def memory_update(
+        self,
+        user_id: str,
+        memory_id: str,
+        *,
+        content: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        deadline_ms: int | None = None,
+    ) -> LTMResponse:
+        """Correct a memory; the response contains it as it is now.
+
+        Args:
+            content: the corrected text.
+            metadata: a JSON Merge Patch (RFC 7386) of the metadata; null removes a key.
+
+        Raises:
+            RequestTimeout, RequestFailed, Unavailable, InvalidMessage, Disabled
+        """
+        data = {"id": memory_id, **_given(content=content, metadata=metadata)}
+        return await self.request("memory_update", user_id, data, deadline_ms=deadline_ms)
+
+    async def memory_delete(
+        self,
+        user_id: str,
+        *,
+        ids: Sequence[str] | None = None,
+        filters: Mapping[str, Any] | None = None,
+        agent_id: str | None = None,
+        all_agents: bool = False,
+        dry_run: bool = False,
+        deadline_ms: int | None = None,
+    ) -> LTMResponse:
+        """Delete memories, by ids or by the filters of `memory_list`; `count` of the response is their number.
+
+        Args:
+            dry_run: count them, and delete nothing.
+            deadline_ms: how long to wait; a deletion of many memories goes on after a `RequestTimeout`.
+
+        Raises:
+            RequestTimeout, RequestFailed, Unavailable, InvalidMessage, Disabled
+        """
+        options = {
+            "ids": None if ids is None else list(ids),
+            "filters": filters,
+            "agent_id": agent_id,
+            "all_agents": all_agents or None,
+            "dry_run": dry_run or None,
+        }
+        return await self.request("memory_delete", user_id, _given(**options), deadline_ms=deadline_ms)
 
     async def user_export(
         self, user_id: str, *, limit: int = 100, cursor: str | None = None, deadline_ms: int | None = None

@@ -12,20 +12,32 @@ DIGEST: Final = "sha256(convert_to({}, 'UTF8'))"
 #: What is dated so long before its user was forgotten is dropped whenever it arrives. Publishers' clocks may be wrong:
 #: what is dated less long before, and arrives after, was said after.
 CLOCK_TOLERANCE: Final = "interval '10 minutes'"
-#: Where `speaker` is in `traits`: four bytes of the name, then four of the id.
-SPEAKER_NAME: Final = "substring({}.traits FROM 6 FOR 4)"
-SPEAKER_ID: Final = "substring({}.traits FROM 10 FOR 4)"
+#: How long a deletion with a content is kept: longer than the stream, retries and dead letters keep an event.
+CONTENT_KEPT: Final = "interval '8 days'"
+
+#: The conditions that a list or a deletion may have, as SQL of the memory `row` and the condition's `value`; by the
+#: column of `deletions`. A speaker is four bytes of the hash of the name, and then four of the id, in `traits`.
+#: `contains` is an array: two texts for `translate`, and the text that is looked for, folded (conditions.py).
+MEETS: Final = {
+    "session": "{row}.session = {value}",
+    "source": "{row}.source = {value}",
+    "since": "{row}.said_at >= {value}",
+    "until": "{row}.said_at <= {value}",
+    "speaker_name": "substring({row}.traits FROM 6 FOR 4) = {value}",
+    "speaker_id": "substring({row}.traits FROM 10 FOR 4) = {value}",
+    # lower() of the collation "C" folds ASCII whatever the database's locale is, and nothing else.
+    "contains": (
+        "strpos(lower(translate(replace(replace({row}.content, 'ß', 'ss'), 'ẞ', 'ss'), ({value})[1], ({value})[2])"
+        ' COLLATE "C"), ({value})[3]) > 0'
+    ),
+}
 
 #: Whether the memory `given`, with the time at which its event arrived, meets the conditions of the deletion `d`.
 DELETED: Final = (
     "(given.arrived_at <= d.deleted_at"
     f" OR d.everything AND given.said_at < d.deleted_at - {CLOCK_TOLERANCE})"
     f" AND (d.agent_digests IS NULL OR {DIGEST.format('given.agent_id')} = ANY(d.agent_digests))"
-    " AND (d.session IS NULL OR d.session = given.session)"
-    " AND (d.source IS NULL OR d.source = given.source)"
-    " AND (d.since IS NULL OR given.said_at >= d.since)"
-    " AND (d.until IS NULL OR given.said_at <= d.until)"
-    f" AND (d.speaker_name IS NULL OR d.speaker_name = {SPEAKER_NAME.format('given')})"
-    f" AND (d.speaker_id IS NULL OR d.speaker_id = {SPEAKER_ID.format('given')})"
-    " AND (d.contains IS NULL OR strpos(lower(given.content), lower(d.contains)) > 0)"
+) + "".join(
+    f" AND (d.{name} IS NULL OR {condition.format(row='given', value=f'd.{name}')})"
+    for name, condition in MEETS.items()
 )

@@ -88,20 +88,23 @@ _ADD_OWNERS = (
 )
 _GIVEN = ", ".join(f"%({name})b::{kind}[]" for name, kind in _ARRAYS.items())
 # What was deleted stays deleted: by its id, or because it arrived before a deletion that it meets the conditions of.
+# The latter gets a tombstone too: handed over again, it arrives after that deletion.
 _REFUSED = (
     "refused AS MATERIALIZED (SELECT id FROM given WHERE"  # noqa: S608 - constants
     " EXISTS (SELECT FROM tombstones WHERE memory_id = given.id) OR given.arrived_at IS NOT NULL AND"
-    f" EXISTS (SELECT FROM deletions d WHERE d.user_digest = {DIGEST.format('given.user_id')} AND {DELETED}))"
+    f" EXISTS (SELECT FROM deletions d WHERE d.user_digest = {DIGEST.format('given.user_id')} AND {DELETED})),"
+    " marked AS (INSERT INTO tombstones (memory_id) SELECT id FROM refused"
+    " WHERE NOT EXISTS (SELECT FROM memories WHERE memories.id = refused.id) ORDER BY id ON CONFLICT DO NOTHING)"
 )
 # The number orders turns of the same time, so it must follow the order of the rows, not that of insertion; that is by
 # id, so that two concurrent batches cannot deadlock. A user who is missing makes a NULL, which the table refuses.
 _ADD_MEMORIES = (
     f"WITH given AS MATERIALIZED (SELECT nextval('memories_number_seq') AS number, * FROM unnest({_GIVEN})"  # noqa: S608 - constants
     f" WITH ORDINALITY AS rows ({', '.join(_ARRAYS)}, place)), {_REFUSED}, added AS ("
-    f"INSERT INTO memories (number, id, user_number, {', '.join(_COLUMN_NAMES)}) OVERRIDING SYSTEM VALUE"
+    f"INSERT INTO memories (number, id, user_number, arrived_at, {', '.join(_COLUMN_NAMES)}) OVERRIDING SYSTEM VALUE"
     " SELECT number, id, (SELECT users.number FROM users"
     " WHERE (users.user_id, users.agent_id) = (given.user_id, given.agent_id)),"
-    f" {', '.join(_COLUMN_NAMES[:-1])},"
+    f" arrived_at, {', '.join(_COLUMN_NAMES[:-1])},"
     " (%(vectors)b)[(place - 1) * %(dimensions)s + 1 : place * %(dimensions)s]::halfvec"
     " FROM given WHERE id NOT IN (SELECT id FROM refused) ORDER BY id ON CONFLICT (id) DO NOTHING RETURNING id)"
 )
@@ -224,7 +227,8 @@ def insert_memories(
         return Inserted(set(), set())
     vectors = np.stack([row["vector"] for row in rows])
     given = {name: [row[name] for row in rows] for name in _ARRAYS}
-    owners = {(row["user_id"], row["agent_id"]) for row in rows}
+    # The user's shared owner too, which every deletion locks: it could not lock an owner that is yet to come.
+    owners = {(row["user_id"], agent) for row in rows for agent in (row["agent_id"], SHARED)}
     with connection.pipeline():
         connection.execute(
             _ADD_OWNERS, {"users": [user for user, _ in owners], "agents": [agent for _, agent in owners]}
