@@ -14,6 +14,7 @@ from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 from psycopg_pool import ConnectionPool
 
+from services.long_term_memory.postgres.deletions import forgotten_after, lock_user
 from services.long_term_memory.postgres.pool import database_errors
 from services.runtime.errors import ProfileConflict
 
@@ -60,13 +61,16 @@ class ProfileService:
             Unavailable: the database does not answer.
         """
         with database_errors(), self._pool.connection() as connection:
-            row = connection.execute(
-                "SELECT profile, version, updated_at FROM profiles WHERE user_id = %s", (encode_user_id(user_id),)
-            ).fetchone()
-        return Profile(*row) if row else Profile()
+            return self._read(connection, encode_user_id(user_id))
 
     def update(
-        self, user_id: str, patch: dict[str, Any], expected_version: int | None = None, request_id: str | None = None
+        self,
+        user_id: str,
+        patch: dict[str, Any],
+        expected_version: int | None = None,
+        request_id: str | None = None,
+        *,
+        arrived_at: float | None = None,
     ) -> Profile:
         """Apply a JSON Merge Patch; concurrent patches are serialized by a row lock. Idempotent by `request_id`.
 
@@ -76,6 +80,7 @@ class ProfileService:
             expected_version: the version that the profile must be at; 0 for one not yet written.
             request_id: stored with the change. The same id with the same patch within `DEDUPLICATION_WINDOW` is a
                 redelivery, after a crash for example: it is not applied again, and answered with the profile.
+            arrived_at: in seconds since 1970. One that arrived before the user was forgotten is not applied either.
 
         Raises:
             ProfileConflict: the profile is at another version.
@@ -89,6 +94,9 @@ class ProfileService:
             return current
         key = encode_user_id(user_id)
         with database_errors(), self._pool.connection() as connection, connection.transaction():
+            lock_user(connection, key)
+            if arrived_at is not None and forgotten_after(connection, key, arrived_at):
+                return self._read(connection, key)
             # Inserted before it is locked, so that two concurrent first patches are serialized too.
             connection.execute(
                 "INSERT INTO profiles VALUES (%s, '{}', 0, clock_timestamp()) ON CONFLICT DO NOTHING", (key,)
@@ -119,6 +127,12 @@ class ProfileService:
                 (key, profile.version, Jsonb(patch), request, profile.updated_at),
             )
         return profile
+
+    def _read(self, connection: Connection[TupleRow], user_key: str) -> Profile:
+        row = connection.execute(
+            "SELECT profile, version, updated_at FROM profiles WHERE user_id = %s", (user_key,)
+        ).fetchone()
+        return Profile(*row) if row else Profile()
 
     def _is_applied(
         self, connection: Connection[TupleRow], user_key: str, version: int, request: str, patch: dict[str, Any]

@@ -11,6 +11,8 @@ ALTER TABLE profile_history DROP CONSTRAINT profile_history_pkey, ADD PRIMARY KE
 -- When a memory is to be deleted; NULL for never.
 ALTER TABLE memories ADD COLUMN expires_at timestamptz;
 CREATE INDEX memories_expiring ON memories (expires_at) WHERE expires_at IS NOT NULL;
+-- When the event or request of a memory arrived, which a deletion goes by; NULL of earlier releases' and of imports.
+ALTER TABLE memories ADD COLUMN arrived_at timestamptz;
 -- Lists of a user's memories by time.
 CREATE INDEX memories_by_time ON memories (user_number, said_at, number);
 
