@@ -28,6 +28,7 @@ from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.profile_service import ProfileService
 from services.long_term_memory.provider_start import reporting_silence, starting_provider
 from services.long_term_memory.retrieval.weights import Weights
+from services.runtime.erasure import Erasure
 from services.runtime.logging import START_AWAITS
 from services.runtime.settings import Settings
 
@@ -109,7 +110,7 @@ def open_long_term_memory(settings: Settings, connections: int, weights: Weights
         memories,
         ProfileService(pool),
         MemoryManagement(store, writer),
-        Forgetting(pool),
+        Forgetting(pool, Erasure.of(settings)),
         Portability(store, writer),
         embedder,
         pool,

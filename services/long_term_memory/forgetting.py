@@ -18,7 +18,7 @@ from services.long_term_memory.postgres.pool import database_errors
 from services.long_term_memory.removal import BATCH, add_tombstones, remove
 from services.long_term_memory.storing import of_update
 
-# What arrived after the user was forgotten was said after. Memories of earlier releases and of imports have no such time.
+# What arrived after that was said after. Memories of earlier releases and of imports have no such time.
 _NUMBERS = (
     "SELECT m.number FROM memories m JOIN users u ON u.number = m.user_number"
     " WHERE u.user_id = %s AND (m.arrived_at IS NULL OR m.arrived_at <= %s) ORDER BY m.number"

@@ -149,6 +149,11 @@ class Settings(BaseSettings):
     ltm_requests_queue: Name = Field(
         default=protocol.REQUESTS_QUEUE, description="The Redis list that requests are pushed to."
     )
+    ltm_manage_queue: Name | None = Field(
+        default=None,
+        description="The list that requests to correct, delete, forget, export and import are taken from alone, such as"
+        " `ltm_requests:manage`, so that an ACL can keep others from them; unset: from `LTM_REQUESTS_QUEUE`.",
+    )
     ltm_responses_channel: Name = Field(
         default=protocol.RESPONSES_CHANNEL, description="The channel that responses are published on."
     )
@@ -337,6 +342,11 @@ class Settings(BaseSettings):
     def broker(self) -> SecretStr:
         """The URL of the broker: its own, or the pipeline's Redis."""
         return self.broker_url or self.redis_url
+
+    @property
+    def request_queues(self) -> tuple[str, ...]:
+        """The lists that requests are taken from."""
+        return (self.ltm_requests_queue, *([self.ltm_manage_queue] if self.ltm_manage_queue else []))
 
     @property
     def message_defaults(self) -> MessageDefaults:
