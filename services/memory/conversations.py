@@ -17,6 +17,7 @@ from keepsake_client.refusals import refuses_writes
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
+from services.runtime.arrival import HEARD_AT_FIELD
 from services.runtime.logging import redact
 from services.runtime.rejected import add_reject, add_skipped
 
@@ -67,11 +68,19 @@ class Conversations:
         """Whether messages are published."""
         return self._destination is not None
 
-    async def append(self, message: MemoryUpdateMessage, raw: bytes = b"", taken_from: str | None = None) -> bool:
+    async def append(
+        self,
+        message: MemoryUpdateMessage,
+        raw: bytes = b"",
+        taken_from: str | None = None,
+        *,
+        heard_at: float | None = None,
+    ) -> bool:
         """Store and publish a message as the newest of its conversation.
 
         Args:
             raw: the message as it arrived, to be removed from the list `taken_from`.
+            heard_at: when it was heard on a channel, in seconds since 1970; it may have waited for Redis.
 
         Returns:
             Whether it was published. Where Redis refuses to append it to the stream, for example by an ACL without
@@ -82,24 +91,32 @@ class Conversations:
             RedisError: nothing was stored; or the connection broke, and it is unknown whether it was.
         """
         if self._destination is None:
-            await self._store(message, raw, taken_from, None)
+            await self._store(message, raw, taken_from, None, heard_at)
             return False
         try:
-            refused = await self._store(message, raw, taken_from, self._destination)
+            refused = await self._store(message, raw, taken_from, self._destination, heard_at)
         except ResponseError as error:
             if refuses_writes(error):
                 raise
-            await self._store(message, raw, taken_from, None)
+            await self._store(message, raw, taken_from, None, heard_at)
             self._log_refusal(error)
             return await self._publish_alone(message, self._destination)
         self._log_refusal(refused)
         return refused is None
 
     async def _store(
-        self, message: MemoryUpdateMessage, raw: bytes, taken_from: str | None, destination: Destination | None
+        self,
+        message: MemoryUpdateMessage,
+        raw: bytes,
+        taken_from: str | None,
+        destination: Destination | None,
+        heard_at: float | None,
     ) -> Exception | None:
         """Run the transaction; return why the stream or the channel refused the message, if one did."""
         key, text = conversation_key(message.user_id), message.to_wire(logged=destination is not None)
+        entry: dict[Any, Any] = {STREAM_EVENT_FIELD: text}  # redis-py's own type is of every value at once
+        if heard_at is not None:
+            entry[HEARD_AT_FIELD] = f"{heard_at:.6f}"
         async with self._client.pipeline(transaction=True) as transaction:
             transaction.rpush(key, text)
             transaction.ltrim(key, -self._max_messages, -1)
@@ -110,7 +127,7 @@ class Conversations:
             if destination is not None:
                 transaction.xadd(
                     destination.stream,
-                    {STREAM_EVENT_FIELD: text},
+                    entry,
                     maxlen=destination.stream_max_len,
                     approximate=True,
                 )

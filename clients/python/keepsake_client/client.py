@@ -131,6 +131,10 @@ class Client:
             self._client.profile_update(user_id, updates, expected_version=expected_version, deadline_ms=deadline_ms)
         )
 
+    def user_forget(self, user_id: str, *, dry_run: bool = False, deadline_ms: int | None = None) -> LTMResponse:
+        """See `AsyncClient.user_forget`."""
+        return self._wait(self._client.user_forget(user_id, dry_run=dry_run, deadline_ms=deadline_ms))
+
     def request(
         self,
         request_type: RequestType,
