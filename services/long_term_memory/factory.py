@@ -114,7 +114,7 @@ def open_long_term_memory(settings: Settings, connections: int, weights: Weights
         MemoryManagement(store, writer),
         Forgetting(pool, Erasure.of(settings)),
         Expiry(pool, settings.retention),
-        Portability(store, writer),
+        Portability(store, writer, settings.ltm_max_content_chars),
         embedder,
         pool,
     )

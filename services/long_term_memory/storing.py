@@ -11,6 +11,7 @@ from hashlib import sha256
 from typing import Any
 
 from keepsake_client.protocol import AddData, MemoryUpdateMessage, Speaker, encode_user_id
+from keepsake_client.records import MemoryRecord
 
 from services.long_term_memory.mem0_bridge import Mem0Memory, provider_errors
 from services.long_term_memory.postgres.pool import database_errors
@@ -114,6 +115,31 @@ def event_ids(memory_id: str, owner: Owner, source: str, message_id: str | None,
     by_content = _identity(*owner, *named, source, original)
     derived = uuid.UUID(memory_id).version == DERIVED
     return {memory_id, by_content} if derived else {memory_id, by_content, _identity(*owner, *named)}
+
+
+def of_record(user_id: str, record: MemoryRecord) -> Utterance:
+    """The memory of a record, with the id that its event or request gave it."""
+    content = record.content if record.original is None else record.original
+    if record.request_id is not None:
+        add = AddData(content=content, metadata=record.meta, agent_id=record.agent_id, speaker=record.speaker)
+        utterance = of_request(user_id, add, record.request_id, record.timestamp)
+    else:
+        utterance = of_update(
+            MemoryUpdateMessage(
+                user_id=user_id,
+                content=content,
+                source=record.source,
+                timestamp=record.timestamp,
+                meta=record.meta,
+                message_id=record.message_id,
+                agent_id=record.agent_id,
+                speaker=record.speaker,
+            )
+        )
+    known = {"source": record.source, "session_id": record.session_id, "expires_at": record.expires_at}
+    utterance.payload |= {name: value for name, value in known.items() if value is not None}
+    utterance.arrived_at = None
+    return utterance
 
 
 def _speaker(speaker: Speaker | None) -> dict[str, str] | None:

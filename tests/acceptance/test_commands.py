@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 import redis
+from keepsake_client import Client
 
 from services.stack.processes import INDEXER, NAMES, SERVICES
 from tests.acceptance.conftest import Stack, run_ltm
@@ -209,3 +210,26 @@ def test_a_killed_process_is_restarted_and_reported(stack: Stack) -> None:
     assert '"name": "long-term-memory-writer"' in stack.printed()
     assert "process_restarted" in stack.printed()
     assert all(ltm(stack, "status", name).returncode == 0 for name in SERVICES)
+
+
+def test_an_export_is_imported_for_another_user(stack: Stack, user: str, tmp_path: Path) -> None:
+    """Given what a user added, I expect it in a file that only its owner can read, and found after an import."""
+    file = tmp_path / "u.jsonl"
+    assert ltm(stack, "add", user, "My cat is called Mochi").returncode == 0
+    assert ltm(stack, "profile", user, "--set", 'name="Anna"').returncode == 0
+
+    exported = ltm(stack, "export", user, str(file))
+
+    assert exported.returncode == 0, exported.stderr
+    assert "1 memories and 1 profiles" in exported.stderr
+    assert file.stat().st_mode & 0o777 == 0o600
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [record["kind"] for record in records] == ["profile", "profile_change", "memory"]
+    assert "exists" in ltm(stack, "export", user, str(file)).stderr
+    assert ltm(stack, "export", user, "-").stdout == file.read_text()
+
+    with Client(stack.redis_url) as client:
+        imported = client.user_import(f"{user}-2", records, deadline_ms=30_000)
+        [memory] = client.search(f"{user}-2", "What is my cat called?", deadline_ms=10_000)
+
+    assert (imported.count, imported.known, memory.content) == (1, 0, "My cat is called Mochi")

@@ -334,6 +334,22 @@ CALLS: dict[str, tuple[Call, str, dict[str, Any]]] = {
         "profile_update",
         {"updates": {"a": None}, "expected_version": 2},
     ),
+    "user_export": (lambda c: c.user_export("u1"), "user_export", {"limit": 100}),
+    "next page": (
+        lambda c: c.user_export("u1", limit=5, cursor="abc"),
+        "user_export",
+        {"limit": 5, "cursor": "abc"},
+    ),
+    "user_import": (
+        lambda c: c.user_import("u1", [{"kind": "profile"}]),
+        "user_import",
+        {"records": [{"kind": "profile"}]},
+    ),
+    "restoring import": (
+        lambda c: c.user_import("u1", [], restore_deleted=True),
+        "user_import",
+        {"records": [], "restore_deleted": True},
+    ),
 }
 
 
@@ -359,6 +375,8 @@ WITH_DEADLINE: dict[str, Call] = {
     "add": lambda c: c.add("u1", "fact", deadline_ms=LONG_MS),
     "profile_get": lambda c: c.profile_get("u1", deadline_ms=LONG_MS),
     "profile_update": lambda c: c.profile_update("u1", {"a": 1}, deadline_ms=LONG_MS),
+    "user_export": lambda c: c.user_export("u1", deadline_ms=LONG_MS),
+    "user_import": lambda c: c.user_import("u1", [], deadline_ms=LONG_MS),
     "request": lambda c: c.request("add", "u1", {"content": "fact"}, deadline_ms=LONG_MS),
 }
 

@@ -103,6 +103,8 @@ def test_every_verb_sends_its_request_and_returns_its_response(server: fakeredis
         client.add("u1", "tea", metadata={"a": 1})
         client.profile_get("u1")
         client.profile_update("u1", {"a": None}, expected_version=2)
+        client.user_export("u1", limit=5, cursor="abc")
+        client.user_import("u1", [{"kind": "profile"}], restore_deleted=True)
         response = client.request("profile_update", "u1", {"updates": {"b": 1}})
 
     assert [(request["type"], request["data"]) for request in keepsake.requests] == [
@@ -110,6 +112,8 @@ def test_every_verb_sends_its_request_and_returns_its_response(server: fakeredis
         ("add", {"content": "tea", "metadata": {"a": 1}, "deadline_ms": LONG_MS}),
         ("profile_get", {"deadline_ms": LONG_MS}),
         ("profile_update", {"updates": {"a": None}, "expected_version": 2, "deadline_ms": LONG_MS}),
+        ("user_export", {"limit": 5, "cursor": "abc", "deadline_ms": LONG_MS}),
+        ("user_import", {"records": [{"kind": "profile"}], "restore_deleted": True, "deadline_ms": LONG_MS}),
         ("profile_update", {"updates": {"b": 1}, "deadline_ms": LONG_MS}),
     ]
     assert response.user_profile == {"updates": {"b": 1}, "deadline_ms": LONG_MS}
@@ -129,9 +133,11 @@ def test_the_deadline_of_a_call_takes_the_place_of_the_clients(server: fakeredis
         client.add("u1", "tea", deadline_ms=LONG_MS)
         client.profile_get("u1", deadline_ms=LONG_MS)
         client.profile_update("u1", {"a": 1}, deadline_ms=LONG_MS)
+        client.user_export("u1", deadline_ms=LONG_MS)
+        client.user_import("u1", [], deadline_ms=LONG_MS)
         client.request("add", "u1", {"content": "tea"}, deadline_ms=LONG_MS)
 
-    assert [request["data"]["deadline_ms"] for request in keepsake.requests] == [LONG_MS] * 4
+    assert [request["data"]["deadline_ms"] for request in keepsake.requests] == [LONG_MS] * 6
 
 
 def test_remember_returns_the_id_of_the_event(server: fakeredis.FakeServer) -> None:

@@ -106,11 +106,10 @@ def counted_names() -> Iterator[str]:
     """The names that the code counts in `ltm:counters`."""
     for tree in sources().values():
         calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-        if not any(isinstance(node, ast.Name) and node.id == "COUNTERS" for node in ast.walk(tree)):
-            continue
+        counts = any(isinstance(node, ast.Name) and node.id == "COUNTERS" for node in ast.walk(tree))
         for call in calls:
             name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-            if name == "hincrby" or "count" in name:
+            if ast.unparse(call.func) == "resources.count" or (counts and (name == "hincrby" or "count" in name)):
                 for argument in call.args:
                     if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
                         yield argument.value

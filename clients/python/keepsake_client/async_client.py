@@ -7,7 +7,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Self, TypedDict
 from uuid import uuid4
@@ -285,6 +285,41 @@ class AsyncClient:
         """
         data = {"dry_run": True} if dry_run else {}
         return await self.request("user_forget", user_id, data, deadline_ms=deadline_ms or FORGET_TIMEOUT_MS)
+
+    async def user_export(
+        self, user_id: str, *, limit: int = 100, cursor: str | None = None, deadline_ms: int | None = None
+    ) -> LTMResponse:
+        """A page of all that is kept of the user, as `records`; `next_cursor` is None on the last one.
+
+        Args:
+            limit: the most memories on a page, 1 to 100.
+            cursor: the `next_cursor` of the page before.
+
+        Raises:
+            RequestTimeout, RequestFailed, Unavailable, InvalidMessage, Disabled
+        """
+        begin = {} if cursor is None else {"cursor": cursor}
+        return await self.request("user_export", user_id, {"limit": limit, **begin}, deadline_ms=deadline_ms)
+
+    async def user_import(
+        self,
+        user_id: str,
+        records: Sequence[Mapping[str, Any]],
+        *,
+        restore_deleted: bool = False,
+        deadline_ms: int | None = None,
+    ) -> LTMResponse:
+        """Store up to 64 records of `user_export`; idempotent. The response has `count`, `known` and `deleted`.
+
+        Args:
+            restore_deleted: stores what was deleted, too.
+
+        Raises:
+            RequestTimeout, RequestFailed, Unavailable, InvalidMessage, Disabled
+        """
+        restoring = {"restore_deleted": True} if restore_deleted else {}
+        data = {"records": [dict(record) for record in records], **restoring}
+        return await self.request("user_import", user_id, data, deadline_ms=deadline_ms)
 
     async def request(
         self,

@@ -6,7 +6,7 @@ import asyncio
 import os
 import threading
 from collections import Counter
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import CancelledError
 from typing import Any, Self, TypeVar, Unpack
 
@@ -134,6 +134,25 @@ class Client:
     def user_forget(self, user_id: str, *, dry_run: bool = False, deadline_ms: int | None = None) -> LTMResponse:
         """See `AsyncClient.user_forget`."""
         return self._wait(self._client.user_forget(user_id, dry_run=dry_run, deadline_ms=deadline_ms))
+
+    def user_export(
+        self, user_id: str, *, limit: int = 100, cursor: str | None = None, deadline_ms: int | None = None
+    ) -> LTMResponse:
+        """See `AsyncClient.user_export`."""
+        return self._wait(self._client.user_export(user_id, limit=limit, cursor=cursor, deadline_ms=deadline_ms))
+
+    def user_import(
+        self,
+        user_id: str,
+        records: Sequence[Mapping[str, Any]],
+        *,
+        restore_deleted: bool = False,
+        deadline_ms: int | None = None,
+    ) -> LTMResponse:
+        """See `AsyncClient.user_import`."""
+        return self._wait(
+            self._client.user_import(user_id, records, restore_deleted=restore_deleted, deadline_ms=deadline_ms)
+        )
 
     def request(
         self,

@@ -10,7 +10,7 @@ from typing import Final
 from psycopg import Connection, Cursor
 from psycopg.rows import TupleRow
 
-from services.long_term_memory.postgres.pool import MIGRATION_LOCK
+from services.long_term_memory.postgres.pool import migration_lock
 from services.long_term_memory.postgres.rows import ANALYSIS, analyse
 
 #: Memories in a batch: some 0.2 s, far below the 10 s after which the pool's connections end a statement.
@@ -29,17 +29,11 @@ def renew_analyses(connection: Connection[TupleRow]) -> int:
     """Renew what is outdated, and return how many memories were; one process does it, the others wait for it."""
     if not _any_outdated(connection):
         return 0
-    with connection.transaction():
-        connection.execute("SET LOCAL statement_timeout = 0")  # another process may renew a million
-        connection.execute("SELECT pg_advisory_lock(%s)", (MIGRATION_LOCK,))
-    try:
-        renewed = 0
+    renewed = 0
+    with migration_lock(connection):
         while batch := _renew_batch(connection):
             renewed += batch
-        return renewed
-    finally:
-        with connection.transaction():
-            connection.execute("SELECT pg_advisory_unlock(%s)", (MIGRATION_LOCK,))
+    return renewed
 
 
 def _any_outdated(connection: Connection[TupleRow]) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 
 import psycopg
 from keepsake_client.errors import Unavailable
+from psycopg import Connection
 from psycopg.abc import PQGen
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import TupleRow
@@ -115,6 +116,20 @@ def migrating(database_url: str) -> bool:
     except psycopg.Error:
         return False
     return bool(row and row[0])
+
+
+@contextmanager
+def migration_lock(connection: Connection[TupleRow]) -> Iterator[None]:
+    """Hold the lock of a migrating process for the block, over several transactions; the others wait for it."""
+    with connection.transaction():
+        # The pool's connections end a statement after 10 s, and another process may migrate a million memories.
+        connection.execute("SET LOCAL statement_timeout = 0")
+        connection.execute("SELECT pg_advisory_lock(%s)", (MIGRATION_LOCK,))
+    try:
+        yield
+    finally:
+        with connection.transaction():
+            connection.execute("SELECT pg_advisory_unlock(%s)", (MIGRATION_LOCK,))
 
 
 def open_pool(database_url: str, size: int, answer_timeout_s: float = ANSWER_TIMEOUT_S) -> ConnectionPool:

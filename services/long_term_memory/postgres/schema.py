@@ -14,7 +14,7 @@ from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
 from services.long_term_memory.postgres.analysis import renew_analyses
-from services.long_term_memory.postgres.pool import MIGRATION_LOCK
+from services.long_term_memory.postgres.pool import migration_lock
 from services.long_term_memory.postgres.preconditions import applied_steps, step_files
 from services.long_term_memory.postgres.rows import memory_row
 from services.runtime.errors import EmbeddingDimensionMismatch
@@ -74,23 +74,30 @@ def migrate(connection: Connection[TupleRow], dimensions: int, migrations: Seque
         SchemaTooNew: a newer release has migrated it.
     """
     steps = read_migrations() if migrations is None else migrations
-    with connection.transaction():
-        # The pool's connections end a statement after 10 s; a million memories take longer, and so does the wait.
-        connection.execute("SET LOCAL statement_timeout = 0")
-        connection.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
-        connection.execute(
-            "CREATE TABLE IF NOT EXISTS schema_migrations"
-            " (version int PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
-        )
-        applied = applied_steps(connection, len(steps))
+    with migration_lock(connection):
+        with connection.transaction():
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS schema_migrations"
+                " (version int PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
+            )
+            applied = applied_steps(connection, len(steps))
         for version, step in enumerate(steps[applied:], start=applied + 1):
-            connection.execute(sql.SQL(step.statements).format(dimensions=sql.Literal(dimensions)))
-            if step.hook:
-                step.hook(connection)
-            connection.execute("INSERT INTO schema_migrations (version) VALUES (%s)", (version,))
+            _apply(connection, version, step, dimensions)
     if migrations is None:
         renew_analyses(connection)
     _check_dimensions(connection, dimensions)
+
+
+def _apply(connection: Connection[TupleRow], version: int, step: Migration, dimensions: int) -> None:
+    """Apply one step, in a transaction of its own: its locks are not held while the next one builds an index."""
+    with connection.transaction():
+        connection.execute(
+            "SET LOCAL statement_timeout = 0"
+        )  # a million memories take longer than the 10 s of the pool
+        connection.execute(sql.SQL(step.statements).format(dimensions=sql.Literal(dimensions)))
+        if step.hook:
+            step.hook(connection)
+        connection.execute("INSERT INTO schema_migrations (version) VALUES (%s)", (version,))
 
 
 def table_dimensions(connection: Connection[TupleRow]) -> int | None:

@@ -1,3 +1,9 @@
+-- Locks in the order of those who work meanwhile: writers take users first, searches take memories first.
+LOCK TABLE users IN SHARE ROW EXCLUSIVE MODE;
+-- Lists of a user's memories by time. Searches go on while it is built; what follows locks them out, for a moment.
+CREATE INDEX memories_by_time ON memories (user_number, said_at, number);
+LOCK TABLE memories, users IN ACCESS EXCLUSIVE MODE;
+
 -- A row of `users` is an owner of memories: a user, or one character of the AI (an agent) for a user; '' is the user's
 -- shared memories. `memories.user_number` is the owner's number, so no memory changes.
 ALTER TABLE users ADD COLUMN agent_id text NOT NULL DEFAULT '';
@@ -10,11 +16,8 @@ ALTER TABLE profile_history DROP CONSTRAINT profile_history_pkey, ADD PRIMARY KE
 
 -- When a memory is to be deleted; NULL for never.
 ALTER TABLE memories ADD COLUMN expires_at timestamptz;
-CREATE INDEX memories_expiring ON memories (expires_at) WHERE expires_at IS NOT NULL;
 -- When the event or request of a memory arrived, which a deletion goes by; NULL of earlier releases' and of imports.
 ALTER TABLE memories ADD COLUMN arrived_at timestamptz;
--- Lists of a user's memories by time.
-CREATE INDEX memories_by_time ON memories (user_number, said_at, number);
 
 -- Tombstones: the ids of memories that were deleted. The events that they came from may arrive again.
 CREATE TABLE tombstones (memory_id uuid PRIMARY KEY, deleted_at timestamptz NOT NULL DEFAULT clock_timestamp());
