@@ -18,6 +18,7 @@ from services.cli.config import config
 from services.cli.dead_letters import app as dead
 from services.cli.demo import demo
 from services.cli.export import export
+from services.cli.forget_user import forget
 from services.cli.lasting_output import discard_stdout
 from services.cli.logs import logs
 from services.cli.output import print_error, report
@@ -36,7 +37,7 @@ def build_app() -> typer.Typer:
     # Typer's tracebacks show local variables, and some of them contain passwords.
     app = typer.Typer(name="ltm", no_args_is_help=True, pretty_exceptions_enable=False)
     app.callback()(_options)
-    for command in (up, status, demo, chat, search, add, profile, export, trace, logs, config, backfill):
+    for command in (up, status, demo, chat, search, add, profile, forget, export, trace, logs, config, backfill):
         app.command()(command)
     app.command("reembed")(reembed_command)
     app.add_typer(dead)

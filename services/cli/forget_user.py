@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 from keepsake_client.errors import RequestTimeout
 
-from services.cli.options import found_stack
+from services.cli.options import DEFAULT_DATA_DIRECTORY, DataDir, Timeout, found_stack
 from services.cli.output import Output
 from services.stack.probe import client_of
 
 #: What the request does not reach; docs/security.md says more.
 _NOT_REACHED = "Backups, the logs of servers and what other programs keep are not reached: see docs/security.md."
+
+
+def forget(
+    user: Annotated[str, typer.Argument(metavar="USER", help="The user's id.")],
+    everything: Annotated[bool, typer.Option("--everything", help="All that is kept of the user, everywhere.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count the memories, and delete nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    timeout: Timeout = 60.0,
+    data_dir: DataDir = DEFAULT_DATA_DIRECTORY,
+) -> None:
+    """Forget a user: memories, profiles, conversation, and what waits to be indexed. It cannot be undone."""
+    if not everything:
+        raise typer.BadParameter("say what: --everything", param_hint="--everything")
+    forget_everything(user, dry_run=dry_run, yes=yes, timeout_s=timeout, data_dir=data_dir)
 
 
 def forget_everything(user: str, *, dry_run: bool, yes: bool, timeout_s: float, data_dir: Path) -> None:
