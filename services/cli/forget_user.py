@@ -31,7 +31,7 @@ def forget(
 
 
 def forget_everything(user: str, *, dry_run: bool, yes: bool, timeout_s: float, data_dir: Path) -> None:
-    """Delete everything of a user, once whoever runs the command has confirmed it; or only count the memories."""
+    """Delete everything of a user, once that is confirmed at the prompt; or only count the memories."""
     output, deadline_ms = Output(), round(timeout_s * 1000)
     with client_of(found_stack(data_dir).settings) as client:
         try:

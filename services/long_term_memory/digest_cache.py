@@ -1,4 +1,4 @@
-"""A least-recently-used cache of what is computed from texts, by their digests: it holds no text of anybody."""
+"""A least-recently-used cache of what is computed from texts, by their digests: it holds no text itself."""
 
 from __future__ import annotations
 

@@ -233,8 +233,8 @@ class Settings(BaseSettings):
     ltm_anonymous_user: protocol.Id = Field(
         default=ANONYMOUS_USER, description="The user of messages without a `user_id`."
     )
-    ltm_retention_days: Retention = Field(
-        default="",
+    ltm_retention_days: Retention | None = Field(
+        default=None,
         description="Indexer: older memories are deleted: days, as in `365`, or rules by source and character,"
         " as in `365, ai=30, @luna=90, @luna/ai=never`, of which the one that says most holds; unset: none are.",
     )
@@ -372,7 +372,7 @@ class Settings(BaseSettings):
     @property
     def retention(self) -> tuple[RetentionRule, ...]:
         """`ltm_retention_days` as rules."""
-        return parse_retention(self.ltm_retention_days)
+        return parse_retention(self.ltm_retention_days or "")
 
     @property
     def message_defaults(self) -> MessageDefaults:

@@ -21,11 +21,13 @@ from tests.support import wait_until
 
 USER, OTHER = "anna 安娜", "ben"
 MARKER = "xylophone7319"
+#: In the publisher's ids of messages, which the log has on purpose.
+ID = "id7319"
 WITHIN_S = 180.0
 
 
 class Site:
-    """A running stack, seen by its clients and by whoever looks into its servers."""
+    """A running stack, seen by its clients, with its servers looked into."""
 
     def __init__(self, stack: Stack, place: Path) -> None:
         self.stack = stack
@@ -48,7 +50,8 @@ class Site:
             b"none": lambda key: None,
         }
         keys = self.redis.scan_iter()
-        return [key.decode() for key in keys if MARKER in f"{key} {read[self.redis.type(key)](key)}"]
+        held = ((key.decode(), f"{key} {read[self.redis.type(key)](key)}") for key in keys)
+        return [key for key, text in held if MARKER in text or ID in text]
 
     def in_postgres(self) -> list[str]:
         """The tables that hold the marker."""
@@ -102,13 +105,13 @@ def say_everything(site: Site, user: str) -> list[dict[str, Any]]:
     """Bring the marker in by every door; the events among it."""
     meta, events = {"note": MARKER, "session_id": MARKER}, []
     for number in range(3):
-        events.append(event(user, f"{MARKER} on the channel {number}", meta=meta, message_id=f"{MARKER}-{number}"))
+        events.append(event(user, f"{MARKER} on the channel {number}", meta=meta, message_id=f"{ID}-{number}"))
         events.append(event(user, f"{MARKER} without an id {number}", agent_id=MARKER, speaker={"name": MARKER}))
     for each in events:
         site.redis.publish("memory_updates", json.dumps(each))
-    site.client.remember(user, f"{MARKER} in the stream", message_id=f"{MARKER}-stream", meta=meta)
+    site.client.remember(user, f"{MARKER} in the stream", message_id=f"{ID}-stream", meta=meta)
     site.client.remember(user, f"{MARKER} with a time", session=MARKER, timestamp="2024-05-06 10:00")
-    inputs = {"user_id": user, "content": f"My {MARKER} is in the cellar.", "meta": meta, "task_id": MARKER}
+    inputs = {"user_id": user, "content": f"My {MARKER} is in the cellar.", "meta": meta, "task_id": ID}
     site.redis.lpush("user_input_queue", json.dumps(inputs))
     site.redis.publish("ai_responses", json.dumps({"user_id": user, "text": f"a reply with {MARKER}"}))
     site.client.add(user, f"{MARKER} added", metadata=meta, deadline_ms=60_000)
