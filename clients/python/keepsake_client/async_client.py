@@ -284,7 +284,8 @@ class AsyncClient:
             RequestTimeout, RequestFailed, Unavailable, InvalidMessage, Disabled
         """
         data = {"dry_run": True} if dry_run else {}
-        return await self.request("user_forget", user_id, data, deadline_ms=deadline_ms or FORGET_TIMEOUT_MS)
+        deadline_ms = FORGET_TIMEOUT_MS if deadline_ms is None else deadline_ms
+        return await self.request("user_forget", user_id, data, deadline_ms=deadline_ms)
 
     async def user_export(
         self, user_id: str, *, limit: int = 100, cursor: str | None = None, deadline_ms: int | None = None
