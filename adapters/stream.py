@@ -15,10 +15,16 @@ from typing import Any, NamedTuple
 
 import redis
 import structlog
-from keepsake_client.protocol import COUNTERS, STREAM_EVENT_FIELD, STREAM_GROUP, MemoryUpdateMessage
+from keepsake_client.protocol import (
+    COUNTERS,
+    STREAM_ARRIVED_FIELD,
+    STREAM_EVENT_FIELD,
+    STREAM_GROUP,
+    MemoryUpdateMessage,
+)
 from keepsake_client.refusals import refuses_writes
 
-from services.runtime.arrival import HEARD_AT_FIELD, arrival
+from services.runtime.arrival import arrival
 
 #: Entries claimed from a failed consumer by one command.
 CLAIM_BATCH = 1_000
@@ -33,20 +39,20 @@ log = structlog.get_logger()
 
 
 class Entry(NamedTuple):
-    """An entry of the stream as it was read."""
+    """An entry of the stream as it was read.
+
+    Args:
+        arrived: in seconds since 1970, as an entry has it that was written later; empty for the others.
+    """
 
     id: bytes
-    fields: dict[bytes, bytes]
-
-    @property
-    def event(self) -> bytes:
-        """The event, as on the channel."""
-        return self.fields.get(STREAM_EVENT_FIELD.encode(), b"")
+    event: bytes
+    arrived: bytes = b""
 
     @property
     def arrived_at(self) -> float:
-        """When it arrived, in seconds since 1970; now, where its publisher has made up its id."""
-        return arrival(self.id, self.fields, time.time())
+        """When its event arrived, in seconds since 1970: by its id or, where its publisher has made that up, now."""
+        return arrival(self.id, self.arrived, time.time())
 
 
 class UpdateStream:
@@ -110,7 +116,8 @@ class UpdateStream:
         if trimmed:
             self.ack(trimmed)
             self._count_lost(len(trimmed))
-        return [Entry(entry_id, fields) for entry_id, fields in found if fields]
+        names = (STREAM_EVENT_FIELD.encode(), STREAM_ARRIVED_FIELD.encode())
+        return [Entry(entry_id, *(fields.get(name, b"") for name in names)) for entry_id, fields in found if fields]
 
     def ack(self, ids: Iterable[bytes]) -> None:
         """Acknowledge entries, which were dispatched or rejected."""
@@ -125,7 +132,7 @@ class UpdateStream:
         identified = update if update.message_id else update.model_copy(update={"message_id": _derived_id(update)})
         # ASCII-only JSON carries every id there is, lone surrogates included.
         event = json.dumps(identified.model_dump())
-        fields = {STREAM_EVENT_FIELD: event, DIGEST_FIELD: digest(raw), HEARD_AT_FIELD: f"{heard_at:.6f}"}
+        fields = {STREAM_EVENT_FIELD: event, DIGEST_FIELD: digest(raw), STREAM_ARRIVED_FIELD: f"{heard_at:.6f}"}
         self._client.xadd(self.key, fields, maxlen=self._max_len, approximate=True)
 
     def digests_since(self, seconds: float) -> Counter[str]:

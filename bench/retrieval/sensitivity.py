@@ -30,6 +30,7 @@ from services.long_term_memory.retrieval.weights import Weights
 #: Properties of the embedding model, and what the score is computed with: they do not rank.
 FIXED = {
     "unrelated_cosine",
+    "japanese_cosine",
     "unrelated_memories",
     "cosine_deviation",
     "corpus_size",
@@ -37,6 +38,7 @@ FIXED = {
     "calibration_slope",
     "calibration_intercept",
     "runner_up",
+    "unsupported",
     "then_in_score",
 }
 _NONE = (0.0, 0.0)

@@ -13,12 +13,14 @@ from keepsake_client.errors import KeepsakeError
 
 from services.cli.ask import add, profile, search
 from services.cli.backfill import backfill
+from services.cli.backup import backup, restore
 from services.cli.chat import chat
 from services.cli.config import config
 from services.cli.dead_letters import app as dead
 from services.cli.demo import demo
 from services.cli.export import export
 from services.cli.forget_user import forget
+from services.cli.importing import import_command
 from services.cli.lasting_output import discard_stdout
 from services.cli.logs import logs
 from services.cli.output import print_error, report
@@ -37,8 +39,25 @@ def build_app() -> typer.Typer:
     # Typer's tracebacks show local variables, and some of them contain passwords.
     app = typer.Typer(name="ltm", no_args_is_help=True, pretty_exceptions_enable=False)
     app.callback()(_options)
-    for command in (up, status, demo, chat, search, add, profile, forget, export, trace, logs, config, backfill):
+    for command in (
+        up,
+        status,
+        demo,
+        chat,
+        search,
+        add,
+        profile,
+        export,
+        forget,
+        trace,
+        logs,
+        config,
+        backfill,
+        backup,
+        restore,
+    ):
         app.command()(command)
+    app.command("import")(import_command)
     app.command("reembed")(reembed_command)
     app.add_typer(dead)
     return app

@@ -21,16 +21,13 @@ from keepsake_client.times import parse_timestamp
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from services.cli.backlog import wait_for_room
 from services.cli.options import DEFAULT_DATA_DIRECTORY, DataDir, found_stack
 from services.cli.output import Output
 from services.runtime.redis import connect, words
 from services.runtime.settings import Settings
-from services.stack.readiness import stream_backlog
 
 CHUNK = 200
-#: How long the backlog may not shrink before the command gives up.
-STALLED_TIMEOUT_S = 60.0
-POLL_INTERVAL_S = 0.2
 
 
 @dataclass
@@ -73,7 +70,7 @@ class Backfill:
         """
         messages = self._messages(key, since, counts)
         while chunk := list(islice(messages, CHUNK)):
-            self._wait_for_room()
+            wait_for_room(self._client, self._stream, self._max_backlog)
             with self._client.pipeline(transaction=False) as pipeline:
                 for message in chunk:
                     event = message.to_wire(logged=True)
@@ -99,18 +96,6 @@ class Backfill:
                 counts.earlier += 1
             else:
                 yield message
-
-    def _wait_for_room(self) -> None:
-        least, until = stream_backlog(self._client, self._stream), time.monotonic() + STALLED_TIMEOUT_S
-        while (waiting := stream_backlog(self._client, self._stream)) > self._max_backlog:
-            if waiting < least:
-                least, until = waiting, time.monotonic() + STALLED_TIMEOUT_S
-            if time.monotonic() > until:
-                raise Unavailable(
-                    f"{waiting} messages wait in {self._stream} and none has been taken for {STALLED_TIMEOUT_S:g} s; "
-                    "are long-term-memory-adapters and long-term-memory-indexer running? Then run it again"
-                )
-            time.sleep(POLL_INTERVAL_S)
 
 
 def backfill(

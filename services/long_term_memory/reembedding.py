@@ -1,7 +1,8 @@
 """Re-embedding: replaces the vectors of all memories with those of the configured embedder, for `ltm reembed`.
 
-The new vectors are written to a second column, in batches, so that a run that was killed is resumed; one transaction
-then puts that column in the place of the first. The workers must not run meanwhile.
+The workers go on with the old vectors meanwhile. All memories are embedded into a second table, in batches, so that a
+run that was killed is resumed; one transaction then puts that table in the place of the first, and ends the workers'
+connections. A worker that connects again finds another embedder recorded, and ends (embedder_check.py).
 """
 
 from __future__ import annotations
@@ -9,34 +10,50 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
-import numpy as np
 import psycopg
-from psycopg import Connection, sql
+from mem0.embeddings.base import EmbeddingBase
+from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from services.long_term_memory.embedder_check import identify
+from services.long_term_memory.embedder_check import embeds_as_stored, identify
 from services.long_term_memory.embeddings.identity import EmbedderIdentity
 from services.long_term_memory.embeddings.providers import build_embedder
-from services.long_term_memory.postgres.embedder_record import (
-    REEMBEDDING_LOCK,
-    drop_new_vectors,
-    read_record,
-    write_record,
-)
-from services.long_term_memory.postgres.pool import APPLICATION_NAME, check_connects, database_errors
+from services.long_term_memory.postgres.embedder_record import REEMBEDDING_LOCK, drop_new_vectors
+from services.long_term_memory.postgres.pool import check_connects, database_errors
 from services.long_term_memory.postgres.preconditions import schema_errors
-from services.long_term_memory.postgres.reader import SAMPLE
 from services.long_term_memory.postgres.schema import migrate, table_dimensions
+from services.long_term_memory.postgres.second_table import SecondTable, disk_needed
 from services.long_term_memory.provider_start import starting_provider
 from services.runtime.errors import ReembeddingRefused
 from services.runtime.settings import Settings
 
-BATCH_ROWS = 64
-#: PostgreSQL lists a connection for a moment after its client, such as a worker that was just stopped, has closed it.
-CLOSING_S = 3.0
-#: An index row of PostgreSQL holds 2,704 bytes; larger vectors stay in the table.
-MAX_INDEXED_DIMENSIONS = 480
+#: The pause before the switch is tried again, while something such as a backup reads the table.
+SWITCH_PAUSE_S = 5.0
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a run costs, as far as that is known before it.
+
+    Args:
+        done, total: memories that have a new vector, and all.
+        rate: memories a second, by the first batch.
+        table_bytes: the size of the table that is replaced, with its indexes; it is free again at the end.
+        needed_bytes: the size of the new one.
+    """
+
+    done: int
+    total: int
+    rate: float
+    table_bytes: int
+    needed_bytes: int
+
+    @property
+    def seconds(self) -> float:
+        """How long embedding what is left takes."""
+        return (self.total - self.done) / self.rate
 
 
 @dataclass(frozen=True)
@@ -54,6 +71,25 @@ class Progress:
     seconds_left: float
 
 
+class Operator(Protocol):
+    """The person or program that runs it: decides, and is told how far it is."""
+
+    def accepts(self, costs: Costs) -> bool:
+        """Whether to begin."""
+
+    def progressed(self, progress: Progress) -> None:
+        """A batch is stored."""
+
+    def indexing(self) -> None:
+        """The indexes are made."""
+
+    def switches(self) -> bool:
+        """Whether to switch now: from then on the workers must have the new embedder's settings."""
+
+    def waiting(self) -> None:
+        """Something reads the table, and the switch waits for it."""
+
+
 class Reembedding:
     """One run of `ltm reembed`.
 
@@ -61,8 +97,8 @@ class Reembedding:
         connection: in autocommit mode, without a statement time-out.
         embed: gives the new vectors of texts.
         identity: the embedder's, to be recorded.
-        report: called before the first batch that is stored, and after each.
         clock: seconds, monotonic.
+        pause: waits between attempts to switch.
     """
 
     def __init__(
@@ -70,129 +106,101 @@ class Reembedding:
         connection: Connection[TupleRow],
         embed: Callable[[list[str]], list[list[float]]],
         identity: EmbedderIdentity,
-        report: Callable[[Progress], None],
+        operator: Operator,
         clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[], None] = lambda: time.sleep(SWITCH_PAUSE_S),
     ) -> None:
         self._connection = connection
         self._embed = embed
         self._identity = identity
-        self._report = report
+        self._operator = operator
         self._clock = clock
+        self._pause = pause
+        self._next = SecondTable(connection, identity)
 
     def run(self) -> int:
         """Replace all vectors; the number of memories.
 
         Raises:
-            ReembeddingRefused: workers are connected to the database, or another run is under way.
+            ReembeddingRefused: another run is under way, or the operator has not agreed; what is done stays done.
             Unavailable: the embedder does not answer any more; what is done stays done.
         """
-        self._lock()
-        try:
-            self._prepare()
-            total = self._fill()
-            self._check_alone()
-            self._switch()
-        finally:
-            self._connection.execute("SELECT pg_advisory_unlock(%s)", (REEMBEDDING_LOCK,))
-        self._connection.execute("VACUUM (ANALYZE) memories")  # searches read pages that are known to be all visible
+        self._next.prepare()
+        self._fill()
+        self._operator.indexing()
+        self._next.build_indexes()
+        self._take_changes()
+        total, _ = self._next.counts()
+        if not self._operator.switches():
+            raise ReembeddingRefused("not switched: everything is as it was, and `ltm reembed` goes on from here")
+        self._switch()
+        self._next.validate()
         return total
 
-    def _lock(self) -> None:
-        row = self._connection.execute("SELECT pg_try_advisory_lock(%s)", (REEMBEDDING_LOCK,)).fetchone()
-        if row != (True,):
-            raise ReembeddingRefused("another `ltm reembed` runs on this database, or a worker is starting")
-        self._check_alone()
-
-    def _check_alone(self) -> None:
-        until = time.monotonic() + CLOSING_S
-        while others := self._other_connections():
-            if time.monotonic() > until:
-                raise ReembeddingRefused(
-                    f"{others} connections of Keepsake are open on this database: stop long-term-memory-worker,"
-                    " long-term-memory-writer and long-term-memory-indexer, and run it again"
-                )
-            time.sleep(0.05)
-
-    def _other_connections(self) -> int:
-        row = self._connection.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = %s",
-            (APPLICATION_NAME,),
-        ).fetchone()
-        return int(row[0]) if row else 0
-
-    def _prepare(self) -> None:
-        """Make the second column, unless an earlier run with the same embedder has left it."""
-        begun = read_record(self._connection, "new_vector")
-        if begun and begun.same_vectors(self._identity):
-            return
-        with self._connection.transaction():
-            drop_new_vectors(self._connection)
-            self._connection.execute(
-                sql.SQL("ALTER TABLE memories ADD COLUMN new_vector halfvec({})").format(
-                    sql.Literal(self._identity.dimensions)
-                )
-            )
-            write_record(self._connection, "new_vector", self._identity)
-
-    def _fill(self) -> int:
-        """Embed what has no new vector, in the order of its storing."""
-        row = self._connection.execute("SELECT count(*), count(new_vector) FROM memories").fetchone()
-        total, done = row or (0, 0)
+    def _fill(self) -> None:
+        """Embed what is not in the second table, in the order of its storing."""
+        total, done = self._next.counts()
         begun, begun_at, last = done, self._clock(), -1
-        while batch := self._connection.execute(
-            "SELECT number, content FROM memories WHERE new_vector IS NULL AND number > %s ORDER BY number LIMIT %s",
-            (last, BATCH_ROWS),
-        ).fetchall():
+        while batch := self._next.missing(last):
             vectors = self._embed([content for _, content in batch])
             if done == begun:
-                self._report(Progress(done, total, (self._clock() - begun_at) / len(batch) * (total - done)))
-            with self._connection.transaction(), self._connection.cursor() as cursor:
-                cursor.executemany(
-                    "UPDATE memories SET new_vector = %s::halfvec WHERE number = %s",
-                    [
-                        (np.asarray(vector, np.float32), number)
-                        for vector, (number, _) in zip(vectors, batch, strict=True)
-                    ],
-                )
+                measured_s = max(self._clock() - begun_at, 1e-9)
+                self._begin(done, total, len(batch) / measured_s)
+                begun_at = self._clock() - measured_s  # without the time that the answer took
+            self._next.store(batch, vectors)
             done, last = done + len(batch), batch[-1][0]
+            self._take_changes()
+            total = max(total, done)
             rate = (done - begun) / max(self._clock() - begun_at, 1e-9)
-            self._report(Progress(done, total, (total - done) / rate))
-        return int(total)
+            self._operator.progressed(Progress(done, total, (total - done) / rate))
+
+    def _begin(self, done: int, total: int, rate: float) -> None:
+        costs = Costs(done, total, rate, *disk_needed(self._connection, self._identity.dimensions))
+        agreed = False
+        try:
+            agreed = self._operator.accepts(costs)
+        finally:
+            if not agreed and not done:
+                drop_new_vectors(self._connection)
+        if not agreed:
+            raise ReembeddingRefused("not begun: everything is as it was")
+
+    def _take_changes(self) -> None:
+        while self._next.take_changes(self._embed):
+            pass
 
     def _switch(self) -> None:
-        """Put the new column in the place of the old one, with its indexes and the record, in one transaction."""
-        with self._connection.transaction():
-            self._connection.execute("LOCK TABLE memories IN ACCESS EXCLUSIVE MODE")
-            self._connection.execute("ALTER TABLE memories ALTER COLUMN new_vector SET NOT NULL")
-            # With the column go the indexes that include it.
-            self._connection.execute("DROP INDEX IF EXISTS memories_of_user, memories_sample")
-            self._connection.execute("ALTER TABLE memories DROP COLUMN vector")
-            self._connection.execute("ALTER TABLE memories RENAME COLUMN new_vector TO vector")
-            for statement in _indexes(self._identity.dimensions):
-                self._connection.execute(sql.SQL(statement))
-            self._connection.execute("DELETE FROM embedders WHERE vector_column = 'new_vector'")
-            write_record(self._connection, "vector", self._identity)
+        told = False
+        while True:
+            self._take_changes()
+            try:
+                if self._next.switch(self._embed):
+                    return
+            except psycopg.errors.InsufficientPrivilege as error:
+                raise ReembeddingRefused(
+                    f"the workers' connections cannot be ended ({error.diag.message_primary}): run it as their role in"
+                    " DATABASE_URL, or stop them and run it again"
+                ) from error
+            except psycopg.errors.DependentObjectsStillExist as error:
+                raise ReembeddingRefused(
+                    f"something of yours depends on the table memories ({error.diag.message_detail}): drop it, and"
+                    " create it again afterwards"
+                ) from error
+            if not told:
+                self._operator.waiting()
+                told = True
+            self._pause()
 
 
-def _indexes(dimensions: int) -> list[str]:
-    """The statements that make the indexes of migrations/0003_packed_head.sql, which go with the old column."""
-    included = "head, terms, vector" if dimensions <= MAX_INDEXED_DIMENSIONS else "head, terms"
-    columns = f"ON memories (user_number, session, said_at, number) INCLUDE ({included})"
-    return [
-        f"CREATE INDEX memories_of_user {columns}",
-        f"CREATE INDEX memories_sample {columns} WHERE number % {SAMPLE} = 0",
-    ]
-
-
-def reembed(settings: Settings, report: Callable[[Progress], None]) -> tuple[int, EmbedderIdentity]:
+def reembed(settings: Settings, operator: Operator) -> tuple[int | None, EmbedderIdentity]:
     """Replace the vectors of the configured database with those of the configured embedder.
 
     Returns:
-        The number of memories, and the embedder.
+        The number of memories, None where their vectors are this embedder's already, and the embedder.
 
     Raises:
         CannotStart: the settings do not work, or the database cannot be used.
-        ReembeddingRefused: the workers run.
+        ReembeddingRefused: another run is under way, or the operator has not agreed.
         Unavailable: the database or the embedder does not answer; what is done stays done.
     """
     with starting_provider("LTM_EMBEDDER", settings):
@@ -208,6 +216,29 @@ def reembed(settings: Settings, report: Callable[[Progress], None]) -> tuple[int
     url = settings.database_url.get_secret_value()
     check_connects(url)
     with database_errors(), psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("SET statement_timeout = 0")
         with schema_errors():
             migrate(connection, table_dimensions(connection) or dimensions)
-        return Reembedding(connection, embed, identity, report).run(), identity
+            return run_alone(connection, embedder, embed, identity, operator), identity
+
+
+def run_alone(
+    connection: Connection[TupleRow],
+    embedder: EmbeddingBase,
+    embed: Callable[[list[str]], list[list[float]]],
+    identity: EmbedderIdentity,
+    operator: Operator,
+) -> int | None:
+    """Run it where it is needed, and no other run is under way; the number of memories, or None."""
+    if connection.execute("SELECT pg_try_advisory_lock(%s)", (REEMBEDDING_LOCK,)).fetchone() != (True,):
+        raise ReembeddingRefused("another `ltm reembed` runs on this database")
+    try:
+        if embeds_as_stored(connection, embedder, identity):
+            with connection.transaction():
+                drop_new_vectors(connection)  # of a run for another embedder, which was given up
+            SecondTable(connection, identity).validate()
+            return None
+        return Reembedding(connection, embed, identity, operator).run()
+    finally:
+        if not connection.broken:
+            connection.execute("SELECT pg_advisory_unlock(%s)", (REEMBEDDING_LOCK,))

@@ -9,6 +9,7 @@ from typing import Any
 
 import structlog
 from keepsake_client.protocol import (
+    STREAM_ARRIVED_FIELD,
     STREAM_EVENT_FIELD,
     MemoryUpdateMessage,
     conversation_key,
@@ -17,7 +18,6 @@ from keepsake_client.refusals import refuses_writes
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from services.runtime.arrival import HEARD_AT_FIELD
 from services.runtime.logging import redact
 from services.runtime.rejected import add_reject, add_skipped
 
@@ -116,7 +116,7 @@ class Conversations:
         key, text = conversation_key(message.user_id), message.to_wire(logged=destination is not None)
         entry: dict[Any, Any] = {STREAM_EVENT_FIELD: text}  # redis-py's own type is of every value at once
         if heard_at is not None:
-            entry[HEARD_AT_FIELD] = f"{heard_at:.6f}"
+            entry[STREAM_ARRIVED_FIELD] = f"{heard_at:.6f}"
         async with self._client.pipeline(transaction=True) as transaction:
             transaction.rpush(key, text)
             transaction.ltrim(key, -self._max_messages, -1)

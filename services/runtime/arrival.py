@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from keepsake_client.times import time_of_event
 
-#: Field beside the event, of an entry that was written later than its event was heard: seconds since 1970.
-HEARD_AT_FIELD = "heard_at"
 
-
-def arrival(entry_id: bytes, fields: Mapping[bytes, bytes], now: float) -> float:
-    """When the event of an entry arrived, in seconds since 1970: when it was heard or else, by its id, written.
+def arrival(entry_id: bytes, arrived: bytes, now: float) -> float:
+    """When the event of an entry arrived, in seconds since 1970.
 
     Args:
+        arrived: `STREAM_ARRIVED_FIELD` of an entry that was written later than its event arrived; empty for the others,
+            which arrived when they were written, by their ids.
         now: for an entry whose publisher has made up its id.
     """
-    try:
-        stated = float(fields[HEARD_AT_FIELD.encode()])
-    except (KeyError, ValueError):
-        stated = int(entry_id.partition(b"-")[0]) / 1000
-    arrived_at, _ = time_of_event(stated, now)
+    noted = arrived.decode("ascii", "replace")
+    arrived_at, _ = time_of_event(noted or int(entry_id.partition(b"-")[0]) / 1000, now)
     return arrived_at

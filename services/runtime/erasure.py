@@ -14,6 +14,7 @@ from keepsake_client.protocol import (
     MAX_MESSAGE_BYTES,
     MEMBERSHIP_KEY,
     REJECTED_STREAM,
+    STREAM_ARRIVED_FIELD,
     STREAM_EVENT_FIELD,
     STREAM_GROUP,
     TRACE_FIELD,
@@ -130,7 +131,7 @@ class Erasure:
                 raw = fields.get(STREAM_EVENT_FIELD.encode(), b"")
                 if (event := task.match.event(raw)) is None:
                     continue
-                if arrival(entry_id, fields, task.before) > task.before:
+                if arrival(entry_id, fields.get(STREAM_ARRIVED_FIELD.encode(), b""), task.before) > task.before:
                     task.kept.add(str(event.get("message_id")))
                 else:
                     task.erased.add(str(event.get("message_id")))

@@ -50,7 +50,8 @@ class InvalidSetting(CannotStart):
 
 
 _REEMBED = (
-    "run `ltm reembed`, set LTM_EMBEDDER_PROVIDER and LTM_EMBEDDER_MODEL back, or point DATABASE_URL at a new database"
+    "set LTM_EMBEDDER_PROVIDER and LTM_EMBEDDER_MODEL to that one, run `ltm reembed`,"
+    " or point DATABASE_URL at a new database"
 )
 
 
@@ -77,18 +78,33 @@ class EmbedderChanged(CannotStart):
 
 
 class ReembeddingUnderWay(CannotStart):
-    """`ltm reembed` is replacing the vectors of the database."""
+    """`ltm reembed` has not yet replaced the vectors of the database with those of this embedder."""
 
     code = "reembedding"
 
     def __init__(self) -> None:
-        super().__init__("`ltm reembed` is running on this database: start again when it is done")
+        super().__init__(
+            "`ltm reembed` for this embedder has begun on this database and has not switched: start again when it is"
+            " done, or run it again where it was stopped"
+        )
 
 
 class ReembeddingRefused(KeepsakeError):
-    """`ltm reembed` cannot run now: something else uses the database."""
+    """`ltm reembed` does not run: another one does, or its operator has not agreed."""
 
     code = "reembedding_refused"
+
+
+class BackupRefused(KeepsakeError):
+    """`ltm backup` cannot write a backup: there is nothing to back up, or no place for the file."""
+
+    code = "backup_refused"
+
+
+class RestoreRefused(KeepsakeError):
+    """`ltm restore` does not write: the stack is not empty, or the file is damaged or of a newer release."""
+
+    code = "restore_refused"
 
 
 class SchemaTooNew(CannotStart):

@@ -98,6 +98,17 @@ class DataDirectory:
             file.flush()
             yield
 
+    def in_use(self) -> bool:
+        """Whether an `ltm up`, or a command that has started the servers for itself, has it locked."""
+        try:
+            with (self.path / "lock").open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        return False
+
     def read(self) -> StackRecord | None:
         """The record of the stack that runs here, if one does.
 

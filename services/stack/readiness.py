@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import redis
 from keepsake_client import protocol
 
 from services.runtime.process_record import ProcessRecord, read_records
+from services.runtime.redis import connect
 from services.stack.processes import POSTGRES, REDIS, SERVICES
 
 
@@ -45,6 +47,14 @@ class Readiness:
             return None
 
 
+def redis_answers(url: str, timeout_s: float = 2.0) -> bool:
+    """Whether a Redis answers, and has loaded what it keeps."""
+    try:
+        return bool(connect(url, timeout_s).ping())
+    except (redis.RedisError, OSError):
+        return False
+
+
 def stack_serves(client: redis.Redis) -> bool:
     """Whether any process of a stack has a heartbeat in this Redis; False where it does not answer."""
     try:
@@ -53,8 +63,20 @@ def stack_serves(client: redis.Redis) -> bool:
         return False
 
 
-def stream_backlog(client: redis.Redis, stream: str) -> int:
-    """The number of messages in the stream that have not been dispatched: unread ones, and prefetched ones.
+class StreamState(NamedTuple):
+    """How far the adapters are with the stream.
+
+    Args:
+        backlog: messages that have not been dispatched: unread ones, and prefetched ones.
+        read_to: the id of the last entry that was read; none before the first adapter.
+    """
+
+    backlog: int
+    read_to: bytes = b""
+
+
+def stream_state(client: redis.Redis, stream: str) -> StreamState:
+    """The state of the stream.
 
     Raises:
         redis.RedisError: Redis is away, or permits it not.
@@ -64,8 +86,13 @@ def stream_backlog(client: redis.Redis, stream: str) -> int:
     except redis.ResponseError as error:
         if "no such key" not in str(error):
             raise  # such as a missing permission
-        return 0  # there is no stream yet
+        return StreamState(0)  # there is no stream yet
     for group in groups:
         if group["name"] == protocol.STREAM_GROUP.encode():
-            return int(group["pending"] + (group.get("lag") or 0))
-    return int(client.xlen(stream))
+            return StreamState(int(group["pending"] + (group.get("lag") or 0)), group["last-delivered-id"])
+    return StreamState(int(client.xlen(stream)))
+
+
+def stream_backlog(client: redis.Redis, stream: str) -> int:
+    """The number of messages in the stream that have not been dispatched; see `stream_state`."""
+    return stream_state(client, stream).backlog

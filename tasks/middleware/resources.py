@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
@@ -22,7 +23,7 @@ from services.long_term_memory.memory_service import MemoryService
 from services.long_term_memory.portability import Portability
 from services.long_term_memory.profile_service import ProfileService
 from services.runtime.counters import PendingCounts
-from services.runtime.errors import EXIT_CANNOT_START, CannotStart
+from services.runtime.errors import EXIT_CANNOT_START, CannotStart, EmbedderChanged
 from services.runtime.heartbeat import HeartbeatThread
 from services.runtime.logging import START_REFUSED
 from services.runtime.process_record import broker_address
@@ -103,7 +104,9 @@ class Resources(Middleware):
             lower_priority(self.settings.ltm_index_nice)
         try:
             self._open = open_when_ready(
-                with_engine(self.settings, worker.consumer_whitelist), connections=worker.worker_threads
+                with_engine(self.settings, worker.consumer_whitelist),
+                connections=worker.worker_threads,
+                on_embedder_changed=end_process,
             )
         except CannotStart as error:
             # A traceback would hide the line.
@@ -141,6 +144,12 @@ class Resources(Middleware):
         if self._open:
             # `_open` stays set: what still runs finds a closed pool, which is `Unavailable`, and is retried elsewhere.
             self._open.close()
+
+
+def end_process(error: EmbedderChanged) -> None:
+    """End this process in order, as by SIGTERM: the supervisor starts it again, and the start says what to do."""
+    log.error("embedder_changed", reason=str(error))
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def with_engine(settings: Settings, queues: Iterable[str] | None) -> Settings:

@@ -321,7 +321,7 @@ def foreign(users: Users, name: str, channel: str) -> Foreign:
     return Foreign(users, client, subscription)
 
 
-def test_the_stack_works_under_the_rules(stack: Stack) -> None:
+def test_the_stack_works_under_the_rules(stack: Stack, create_database: Callable[..., str], tmp_path: Path) -> None:
     """Given each process as its user, I expect a conversation, the four requests and the commands to work, and Redis
     to have refused no command, from the first connection to the last."""
     users = stack.users
@@ -403,9 +403,17 @@ def test_the_stack_works_under_the_rules(stack: Stack) -> None:
         assert done.returncode == 0, f"{command}: {done.stdout} {done.stderr}"
 
     wait_until(lambda: stack.redis.zcard("dramatiq:index.XQ"), WITHIN_S, "the dead letter again")
+    backup = str(tmp_path / "backup")
+    done = stack.ltm("backup", backup)
+    assert done.returncode == 0, done.stderr
     assert stack.ltm("dead", "drop", "--all").returncode == 0
 
     stack.stop()
+    stack.redis.flushdb()
+    done = run_ltm({**stack.environment("ltm"), "DATABASE_URL": create_database()}, "restore", backup)
+    assert done.returncode == 0, done.stderr
+    assert stack.redis.keys("memory:conversation:*")
+    assert stack.redis.xlen("memory_updates:log")
     log = stack.log.read_text()
     assert users.refused() == []
     assert "NOPERM" not in log

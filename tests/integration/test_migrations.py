@@ -266,7 +266,7 @@ def test_a_fresh_database_takes_any_embedder(empty_database: str) -> None:
 
 
 def test_a_step_that_fails_leaves_nothing_of_it(empty_database: str) -> None:
-    """Given a step that breaks half way, I expect nothing of it, the steps before it done, and a next start to go on."""
+    """Given a step that breaks half way, I expect nothing of it, the steps before it done, and the rest later."""
     broken = [*STEPS, Migration("CREATE TABLE half (id int); SELECT no_such_function()")]
     with pytest.raises(psycopg.errors.UndefinedFunction):
         migrated(empty_database, steps=broken)

@@ -109,6 +109,7 @@ def test_other_weights_are_unchanged() -> None:
     assert weights == Weights(
         words=0.7,
         unrelated_cosine=weights.unrelated_cosine,
+        japanese_cosine=(0.0, 0.0),
         cosine_deviation=weights.cosine_deviation,
         unrelated_memories=weights.unrelated_memories,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -14,7 +15,7 @@ from services.long_term_memory.retrieval.columns import MemoryColumns
 from services.long_term_memory.retrieval.content import Content
 from services.long_term_memory.retrieval.features import Features, match
 from services.long_term_memory.retrieval.query import QueryFeatures, query_features
-from services.long_term_memory.retrieval.ranking import DEFAULT_MIN_SCORE, Ranking, rank
+from services.long_term_memory.retrieval.ranking import DEFAULT_MIN_SCORE, Ranking, falling_scores, rank
 from services.long_term_memory.retrieval.utterances import Question, Script
 from services.long_term_memory.retrieval.weights import Weights
 from tests.unit.turns import RELATED, UNRELATED, VERY_NEAR, Turn, columns_of
@@ -196,12 +197,60 @@ def test_the_score_of_the_same_meaning_falls_with_the_number_of_memories() -> No
     assert few.score[0] > many.score[0] + 0.05
 
 
-def test_a_memory_nearly_as_good_as_the_best_scores_nearly_as_much() -> None:
-    """Given two memories, I expect of the second the log-odds of the first less 0.37 x 0.4 of what it lacks."""
-    _, ranking = search("Who is Mochi?", Turn("The little one is Mochi", RELATED, session=2), *SMALL_TALK)
+@pytest.mark.parametrize(("script", "less"), [(Script.ALPHABET, 0.04), (Script.HAN, 0.055)])
+def test_a_query_in_japanese_is_expected_to_be_less_near_to_unrelated_memories(script: Script, less: float) -> None:
+    """Given memories with cosines that are lower by what is expected of Japanese, I expect the same score."""
+    columns, query, features = _random_conversation(2)
+    columns = replace(columns, script=np.full(len(columns), script))
+    query = replace(query, script=Script.HAN)
 
-    log_odds = np.log(ranking.score / (1 - ranking.score))
-    assert log_odds[0] - log_odds[1] == pytest.approx(0.37 * 0.4 * (ranking.evidence[0] - ranking.evidence[1]))
+    chinese = rank(columns, query, features)
+    japanese = rank(replace(columns, cosine=columns.cosine - less), replace(query, is_japanese=True), features)
+
+    assert japanese.score == pytest.approx(chinese.score)
+    assert japanese.rows.tolist() == chinese.rows.tolist()
+
+
+# The scores behind the best
+
+FLOOR = math.log(DEFAULT_MIN_SCORE / (1 - DEFAULT_MIN_SCORE))
+
+
+def scores(best: float, *evidence: float) -> list[float]:
+    """The log-odds of the scores of memories with so much evidence, where the first has `best`."""
+    falling = falling_scores(np.array([best]), np.array(evidence), Weights())
+    return [float(one) for one in np.log(falling / (1 - falling))]
+
+
+@pytest.mark.parametrize("best", [FLOOR + 0.1, 0.0, 3.0])
+def test_a_score_falls_by_half_of_what_the_best_has_above_the_default_with_two_log_odds_less(best: float) -> None:
+    """Given memories with 0, 2 and 6 log-odds less evidence, I expect 1, 1/2 and 1/4 of the best's margin."""
+    margin = best - FLOOR
+
+    expected = [best, FLOOR + margin / 2, FLOOR + margin / 4]
+    assert scores(best, 20.0, 18.0, 14.0) == pytest.approx(expected)
+
+
+def test_what_the_evidence_speaks_for_stays_above_the_default_min_score_however_far_behind() -> None:
+    """Given parts of an answer far behind a very likely one, I expect them to be returned nevertheless."""
+    assert FLOOR < scores(5.0, 60.0, 3.0)[1] < FLOOR + 0.3
+
+
+def test_what_nothing_supports_falls_below_the_default_min_score() -> None:
+    """Given memories with less than -1 log-odds, I expect each to lose 0.37 for every one that it lacks."""
+    behind = {evidence: FLOOR + (2.0 - FLOOR) * 2 / (2 + 9.0 - evidence) for evidence in (-1.0, -2.0, -11.0)}
+
+    expected = [behind[-1.0], behind[-2.0] - 0.37, behind[-11.0] - 3.7]
+    assert scores(2.0, 9.0, *behind)[1:] == pytest.approx(expected)
+    assert expected[1] > FLOOR > expected[2]
+
+
+def test_below_the_default_min_score_the_scores_fall_by_one_at_most() -> None:
+    """Given a search that finds nothing, I expect its order in the scores that are asked for with `min_score` 0."""
+    best, second, third = scores(FLOOR - 1, 20.0, 18.0, 1.0)
+
+    assert (best, second) == pytest.approx((FLOOR - 1, FLOOR - 1.5))
+    assert FLOOR - 2 < third < second
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -477,6 +526,7 @@ def test_the_constants_are_those_of_the_recorded_figures() -> None:
     """Given the defaults, I expect the values that docs/benchmarks.md was measured with: a change needs new figures."""
     assert asdict(Weights()) == {
         "unrelated_cosine": ((0.741, 0.73), (0.735, 0.797)),
+        "japanese_cosine": (-0.04, -0.055),
         "cosine_deviation": 0.028,
         "prior": 8.0,
         "meaning": 1.0,
@@ -496,7 +546,7 @@ def test_the_constants_are_those_of_the_recorded_figures() -> None:
         "from_ai": -0.7,
         "ends_asking": -0.5,
         "only_asks": -25.0,
-        "length": 0.3,
+        "length": 0.15,
         "newest": 8.0,
         "same_matter": 3.0,
         "unrelated_memories": (0.79, 0.89),
@@ -506,8 +556,9 @@ def test_the_constants_are_those_of_the_recorded_figures() -> None:
         "corpus_size": 2.0,
         "corpus_size_prior": 150.0,
         "calibration_slope": 0.37,
-        "calibration_intercept": 2.72,
-        "runner_up": 0.4,
+        "calibration_intercept": 2.65,
+        "runner_up": 2.0,
+        "unsupported": -1.0,
     }
 
 
@@ -639,8 +690,12 @@ class Definition:
             documents = sum(self.states[r] and (term, r) in self.counts for r in self.rows)
             asked += self.idf(term, documents, sum(self.states) + w.idf_smoothing)
         chance = w.corpus_size * np.log(sum(self.states) + w.corpus_size_prior) + np.log(1 + asked)
-        supported = best + w.meaning * self.shift - chance + w.runner_up * (evidence - best)
-        return float(1 / (1 + np.exp(-w.calibration_slope * supported - w.calibration_intercept)))
+        shift, behind = w.meaning * self.shift, best - evidence
+        log_odds = w.calibration_slope * (best + shift - chance) + w.calibration_intercept
+        margin = log_odds - FLOOR if log_odds > FLOOR else 1.0
+        log_odds -= margin * behind / (behind + w.runner_up)
+        log_odds -= w.calibration_slope * min(max(w.unsupported - evidence - shift, 0.0), behind)
+        return float(1 / (1 + np.exp(-min(max(log_odds, -30.0), 30.0))))
 
 
 def _random_conversation(seed: int) -> tuple[MemoryColumns, QueryFeatures, Features]:
@@ -746,9 +801,9 @@ def _of_then(shares: Sequence[float]) -> dict[int, float]:
 
 
 def test_what_is_of_the_time_asked_about_gains_by_how_rare_that_is() -> None:
-    """Given that 0.7 of the answers are of the time, I expect the likelihood ratio of each memory."""
+    """Given that 0.7 of the answers are of the time, I expect the likelihood ratios as among ten more."""
     gained = _of_then([1.0, 1.0, 0.5])
-    inside, outside = np.log(0.7 / (2 / 40)), np.log(0.3 / (38 / 40))
+    inside, outside = np.log(0.7 / (2 / 50)), np.log(0.3 / (48 / 50))
     assert gained == pytest.approx(dict.fromkeys(gained, outside) | {0: inside, 1: inside, 2: (inside + outside) / 2})
 
 
@@ -756,6 +811,16 @@ def test_what_is_of_the_time_asked_about_gains_by_how_rare_that_is() -> None:
 def test_a_time_of_no_memory_or_of_most_says_nothing(shares: list[float]) -> None:
     """Given a time without memories, or with 0.7 of all, I expect no evidence of it."""
     assert set(_of_then(shares).values()) == {0.0}
+
+
+def test_among_a_few_memories_one_of_the_time_counts_as_one_among_ten_more() -> None:
+    """Given four memories of which one is of the time, I expect it to gain what one of fourteen does."""
+    turns = [Turn(f"story {n}", session=n) for n in range(4)]
+    columns, query = columns_of(turns), query_features("Which is it?")
+    features = match(columns, query, SearchData(query="Which is it?"), 1_000.0)
+    then = np.array([0.0, 0.0, 1.0, 0.0])
+    before, after = (by_row(rank(columns, query, f), "utterance") for f in (features, replace(features, then=then)))
+    assert after[2] - before[2] == pytest.approx(np.log(0.7 / (1 / 14)))
 
 
 def test_a_time_is_bounded() -> None:
@@ -775,7 +840,7 @@ def test_half_of_the_evidence_of_a_time_counts_for_the_score() -> None:
 
     log_odds = [np.log(ranking.score[0] / (1 - ranking.score[0])) for ranking in (before, after)]
     assert after.rows[0] == before.rows[0]
-    assert log_odds[1] - log_odds[0] == pytest.approx(0.37 * 0.5 * np.log(0.7 / (2 / 40)))
+    assert log_odds[1] - log_odds[0] == pytest.approx(0.37 * 0.5 * np.log(0.7 / (2 / 50)))
 
 
 def test_a_time_survives_an_echo() -> None:

@@ -9,7 +9,8 @@ from keepsake_client.protocol import SearchData
 
 from services.long_term_memory.retrieval.features import match
 from services.long_term_memory.retrieval.query import query_features
-from services.long_term_memory.retrieval.ranking import DEFAULT_MIN_SCORE, rank
+from services.long_term_memory.retrieval.ranking import ANSWER_SCORE, DEFAULT_MIN_SCORE, rank
+from services.long_term_memory.retrieval.weights import Weights
 from tests.unit.test_ranking import SMALL_TALK, search
 from tests.unit.turns import RELATED, UNRELATED, VERY_NEAR, Turn, columns_of
 
@@ -25,6 +26,16 @@ def test_a_repeat_comes_after_every_answer() -> None:
 
     assert texts[:2] == [FACT.text, QUESTION]
     assert ranking.score[2] < DEFAULT_MIN_SCORE < ranking.score[1] <= ranking.score[0]
+
+
+def test_a_repeat_comes_before_what_hardly_answers() -> None:
+    """Given an unrelated line that is returned, but scores less than an answer does, I expect the repeat before it."""
+    unrelated = Turn("the tram was late", UNRELATED + 2 * Weights().cosine_deviation, session=4)
+    texts, ranking = search(QUESTION, ASKED, unrelated)
+
+    assert DEFAULT_MIN_SCORE < search(QUESTION, unrelated)[1].score[0] < ANSWER_SCORE
+    assert texts == [QUESTION, unrelated.text]
+    assert ranking.score[0] > 0.5
 
 
 def test_a_repeat_alone_keeps_its_score() -> None:

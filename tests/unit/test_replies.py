@@ -84,13 +84,13 @@ def scored(*scores: float) -> Prompt:
     ("scores", "quoted"),
     [
         ((0.84, 0.73, 0.71, 0.52), [0.84, 0.73]),  # half the odds of 0.84 are those of 0.724
-        ((0.2, 0.13), [0.2, 0.13]),
-        ((0.13, 0.11), [0.13]),
-        ((0.11,), []),
+        ((0.2, 0.16), [0.2, 0.16]),
+        ((0.16, 0.14), [0.16]),
+        ((0.14,), []),
     ],
 )
 def test_memories_far_behind_the_best_are_not_quoted(scores: tuple[float, ...], quoted: list[float]) -> None:
-    """Given scores, I expect quotes of what has 0.12 and half the odds of the best, and no others."""
+    """Given scores, I expect quotes of what has 0.15 and half the odds of the best, and no others."""
     reply = asyncio.run(QuotingReplier(UTC).reply(message("Who?"), scored(*scores)))
 
     assert [score for score in scores if f"fact {score}" in reply] == quoted

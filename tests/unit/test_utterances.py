@@ -4,6 +4,7 @@ from services.long_term_memory.retrieval.utterances import (
     Question,
     Script,
     asks,
+    is_japanese,
     script,
     speaker,
     strip_speaker,
@@ -76,6 +77,9 @@ TELLING_REQUESTS = [
     "How can I save money on rentals like I did with Paddington 2, where I saved $3.99 by renting it without a plan?",
     "Could you suggest a restaurant for Friday night, because my sister Anna is visiting from Lisbon?",
     "Please find me a dentist near the office since I moved to Porto last week, can you?",
+    "Can you suggest a gift for my mum, she turns 60 on March 3rd and loves gardening?",
+    "What should we cook on Saturday (his parents are vegetarians) that is quick to make?",
+    "Could you write a polite note to our landlord; we have had no hot water since Monday?",
 ]
 
 
@@ -276,6 +280,53 @@ def test_more_than_a_fifth_of_han_is_han() -> None:
     assert script("我爱 and ten") is Script.ALPHABET  # two of ten
     assert script("我爱你 and te") is Script.HAN  # three of ten
     assert script("Anna: 我爱你") is Script.HAN  # the name does not count
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "你好王芳！教什么科目呢？",
+        "周老师好!您以前教什么的呢?",
+        "Hi Maya! What do you do?",
+        "Привет, Олег! Где ты живёшь?",
+    ],
+)
+def test_a_greeting_by_name_before_a_question_of_the_ai_states_nothing(text: str) -> None:
+    assert asks(text, from_ai=True) is Question.ONLY
+
+
+@pytest.mark.parametrize("text", ["四点半!您开了多少年公交呀?", "Six hundred menus! Will you sneak me onto one?"])
+def test_what_the_ai_repeats_before_a_question_is_stated(text: str) -> None:
+    assert asks(text, from_ai=True) is Question.AT_THE_END
+
+
+def test_a_greeting_by_name_of_the_user_may_tell_the_name() -> None:
+    assert asks("Hi Maya! What do you do?") is Question.AT_THE_END
+
+
+@pytest.mark.parametrize("text", ["and the default password?", "So your sister's birthday?", "and Tuesday?"])
+def test_a_fragment_that_goes_on_asking_only_asks(text: str) -> None:
+    assert asks(text) is Question.ONLY
+
+
+@pytest.mark.parametrize("text", ["And I live in Porto?", "So she moved to Lyon?", "my cat is called Mochi?"])
+def test_a_fact_that_is_asked_back_states_it(text: str) -> None:
+    assert asks(text) is Question.AT_THE_END
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("猫の名前は？", True),
+        ("うちの猫", True),
+        ("モカ", True),
+        ("我的猫叫什么", False),
+        ("优の良品的猫粮", False),
+        ("cat", False),
+    ],
+)
+def test_kana_tells_japanese(text: str, expected: bool) -> None:
+    assert is_japanese(text) is expected
 
 
 def test_a_name_has_up_to_three_words() -> None:

@@ -144,6 +144,8 @@ UPDATES_STREAM = "memory_updates:log"
 STREAM_MAX_LEN = 100_000
 #: The field of a stream entry that holds the event, in the form it has on the channel.
 STREAM_EVENT_FIELD = "event"
+#: The field beside it with the event's arrival in seconds since 1970, where that was earlier than the entry's id says.
+STREAM_ARRIVED_FIELD = "arrived_at"
 #: The consumer group that reads the stream.
 STREAM_GROUP = "indexers"
 #: A stream of `TraceRecord`s, one for each message, request and reply that came to an end.

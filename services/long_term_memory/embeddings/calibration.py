@@ -92,6 +92,7 @@ def calibrate(embedder: EmbeddingBase, weights: Weights | None = None) -> tuple[
     calibrated = replace(
         weights or Weights(),
         unrelated_cosine=tuple(tuple(row) for row in mean.tolist()),
+        japanese_cosine=(0.0, 0.0),  # of another model it is not known
         cosine_deviation=deviation,
         unrelated_memories=tuple(memories),
     )

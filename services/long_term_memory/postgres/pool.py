@@ -31,7 +31,7 @@ CONNECTION_TIMEOUT_S = 4.0
 #: next request: with a short time, a server that is back after a minute is found within a second or two.
 RECONNECT_TIMEOUT_S = 2.0
 CONNECT_TIMEOUT_S = 3
-#: By which `ltm reembed` recognizes the connections of running workers.
+#: By which `ltm reembed` recognizes the connections of running workers, and ends them.
 APPLICATION_NAME = "keepsake"
 #: The key of the advisory lock that a migrating process holds, the same in every release: "keepsake" in ASCII.
 MIGRATION_LOCK = 0x6B656570_73616B65
@@ -132,12 +132,18 @@ def migration_lock(connection: Connection[TupleRow]) -> Iterator[None]:
             connection.execute("SELECT pg_advisory_unlock(%s)", (MIGRATION_LOCK,))
 
 
-def open_pool(database_url: str, size: int, answer_timeout_s: float = ANSWER_TIMEOUT_S) -> ConnectionPool:
+def open_pool(
+    database_url: str,
+    size: int,
+    answer_timeout_s: float = ANSWER_TIMEOUT_S,
+    guard: Callable[[psycopg.Connection[TupleRow]], None] = lambda _: None,
+) -> ConnectionPool:
     """An open connection pool, with its first connection made.
 
     Args:
         size: how many connections at most.
         answer_timeout_s: how long a connection waits for an answer.
+        guard: called with each new connection, which is not used where it raises.
 
     Raises:
         CannotStart: PostgreSQL refuses the connection for good.
@@ -156,9 +162,10 @@ def open_pool(database_url: str, size: int, answer_timeout_s: float = ANSWER_TIM
             raise
 
     def configure(connection: AnsweredConnection) -> None:
-        availability.up()
         connection.answer_timeout_s = answer_timeout_s
         connection.on_half_open = replace_all
+        guard(connection)
+        availability.up()
 
     def replace_all() -> None:
         availability.down(f"no answer for {answer_timeout_s:g} s")

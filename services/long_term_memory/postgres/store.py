@@ -45,7 +45,8 @@ _AS_MEM0 = (
 _OF_USER = sql.SQL("user_number = ANY(ARRAY(SELECT number FROM users WHERE user_id = %s))")
 _PAYLOADS = (
     "SELECT m.number, id::text, payload, content, source, extract(epoch FROM said_at)::float8, user_id, agent_id"  # noqa: S608 - constants
-    f" FROM memories m JOIN users ON users.number = m.user_number WHERE {OWNERS} AND m.number = ANY(%(numbers)s)"
+    f" FROM memories m JOIN users ON users.number = m.user_number WHERE {OWNERS}"
+    " AND m.number = ANY(%(numbers)s::bigint[])"
 )
 _ARRIVALS = (
     "SELECT number, (payload ->> 'arrived_at')::float8 FROM memories"  # noqa: S608 - constants
@@ -76,7 +77,9 @@ class MemoryStore(VectorStoreBase):  # type: ignore[misc]  # Mem0 has no types
         Every payload has `data`, the content, `source`, `timestamp`, `meta`, `user_id` and `agent_id`, encoded.
         """
         with self._pool.connection() as connection:
-            rows = connection.execute(_PAYLOADS, {**scope.values, "numbers": list(numbers)}).fetchall()
+            # As text: psycopg looks at each number of a list for the smallest type that holds them all.
+            given = "{" + ",".join(map(str, numbers)) + "}"
+            rows = connection.execute(_PAYLOADS, {**scope.values, "numbers": given}, binary=True).fetchall()
         return {
             number: OutputData(
                 id=memory_id,

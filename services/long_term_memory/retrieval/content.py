@@ -54,6 +54,11 @@ def _entries(table: str) -> str:
 
 
 _PHATIC: Final = re.compile(rf"(?<!\w)(?:{_entries(phatic.SPACED)})(?!\w)|(?:{_entries(phatic.UNSPACED)})")
+_LATIN_NAME: Final = r"[^\W\d_\u3041-\u9fff]+(?: [^\W\d_\u3041-\u9fff]+)?"
+_HAN_NAME: Final = r"[\u3400-\u9fff]{1,4}"
+_GREETING: Final = re.compile(
+    rf"(?:{_PHATIC.pattern})(?:[\s,、]*{_LATIN_NAME}|{_HAN_NAME})?|(?:{_LATIN_NAME}[\s,、]*|{_HAN_NAME}[,、]?)(?:{_PHATIC.pattern})"
+)
 _GAP: Final = re.compile(r"[\W_]+")
 _WORD: Final = re.compile(r"[\u3400-\u9fff]|[^\W_]+")
 _TOKEN: Final = re.compile(r"\S+")
@@ -74,6 +79,12 @@ def content(text: str) -> Content:
     if not _is_phatic(words):
         return Content.WORDS
     return Content.LITERAL if words != " ".join(shown.split()) or _EMOJI.search(words) else Content.NOTHING
+
+
+def greets(sentence: str) -> bool:
+    """Whether a sentence is a phatic expression and a name, as "Nice to meet you, Anna!" is, or 王老师好！"""
+    bare = unicodedata.normalize("NFKC", sentence).lower().replace("’", "'").strip(" \n!¡.~,。、")
+    return _GREETING.fullmatch(bare) is not None
 
 
 def _is_phatic(text: str) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 from services.long_term_memory.retrieval.columns import Floats, MemoryColumns
 from services.long_term_memory.retrieval.features import Features
 from services.long_term_memory.retrieval.quotations import behind_what_they_repeat
-from services.long_term_memory.retrieval.ranking import Ranking
+from services.long_term_memory.retrieval.ranking import Ranking, falling_scores
 from services.long_term_memory.retrieval.weights import Weights
 
 
@@ -23,8 +23,8 @@ def prefer_newer(
     """The ranking for a query of the current state: what is newer than the best, and of its matter, rises.
 
     By places in the order of time, not differences of time: the minutes of a chat and the years between two of them
-    weigh the same. The best keeps its score, and nothing is lowered but replies that repeat what has risen. What
-    repeats the query does not rise: it is no answer.
+    weigh the same. What comes first then has the score of what came first before, and the others' fall from there.
+    What repeats the query does not rise: it is no answer.
 
     Args:
         columns: those that were ranked.
@@ -34,20 +34,21 @@ def prefer_newer(
     weights = weights or Weights()
     if len(ranking) < 2:
         return ranking
-    best = ranking.rows[0]
+    first = ranking.rows[0]
     script = columns.script[ranking.rows]
     others = likeness[1:][script[1:] == script[0]]
     median = float(np.median(others)) if len(others) else 0.0
     expected = weights.unrelated_memories[script[0]]
     unrelated = (median * len(others) + expected * weights.prior) / (len(others) + weights.prior)
     same = np.clip((likeness - unrelated) / weights.cosine_deviation / weights.same_matter, 0.0, 1.0)
-    place = np.argsort(np.argsort(columns.timestamp, kind="stable")) / len(columns)
-    rise = weights.newest * np.maximum(place[ranking.rows] - place[best], 0.0) * same
+    place = np.argsort(np.argsort(columns.timestamp, kind="stable")) / max(len(columns) - 1, 1)
+    rise = weights.newest * np.maximum(place[ranking.rows] - place[first], 0.0) * same
     rise[features.repeats[ranking.rows]] = 0.0
-    log_odds = np.full(len(columns), -np.inf)
-    log_odds[ranking.rows] = np.log(ranking.score / (1.0 - ranking.score))
-    log_odds[ranking.rows] += weights.calibration_slope * weights.runner_up * rise
-    log_odds = behind_what_they_repeat(columns, log_odds, ranking.rows, len(ranking))[ranking.rows]
-    risen = replace(ranking, score=1.0 / (1.0 + np.exp(-log_odds)), utterance=ranking.utterance + rise)
-    order = np.argsort(-log_odds, kind="stable")
-    return Ranking(**{part.name: getattr(risen, part.name)[order] for part in fields(Ranking)})
+    evidence = np.full(len(columns), -np.inf)
+    evidence[ranking.rows] = np.minimum.accumulate(ranking.evidence) + rise
+    evidence = behind_what_they_repeat(columns, evidence, ranking.rows, len(ranking))[ranking.rows]
+    order = np.argsort(-evidence, kind="stable")
+    best = np.log(ranking.score[:1] / (1.0 - ranking.score[:1]))
+    risen = replace(ranking, utterance=ranking.utterance + rise)
+    ordered = Ranking(**{part.name: getattr(risen, part.name)[order] for part in fields(Ranking)})
+    return replace(ordered, score=falling_scores(best, evidence[order], weights))

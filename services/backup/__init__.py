@@ -1,0 +1,1 @@
+"""Backup and restore: all that a stack keeps, in one file."""

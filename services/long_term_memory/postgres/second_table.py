@@ -1,0 +1,318 @@
+"""The second table of `ltm reembed`: all memories with new vectors, filled beside `memories`, then put in its place.
+
+A trigger notes what is inserted, changed or deleted in `memories` meanwhile, and removes from the second table at once
+what was deleted. Searches read `memories` alone until the switch, one transaction that also ends the connections of the
+workers: whatever they had under way has vectors of the old embedder.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from psycopg import Connection, errors, sql
+from psycopg.rows import TupleRow
+
+from services.long_term_memory.embeddings.identity import EmbedderIdentity
+from services.long_term_memory.postgres.embedder_record import drop_new_vectors, read_record, write_record
+from services.long_term_memory.postgres.pool import APPLICATION_NAME
+from services.long_term_memory.postgres.rows import Vector
+
+#: Memories whose changes are taken over at once.
+BATCH_ROWS = 64
+#: An index row of PostgreSQL holds 2,704 bytes; larger vectors stay in the table.
+MAX_INDEXED_DIMENSIONS = 480
+#: How long the switch waits for a lock before it lets those pass that wait behind it.
+LOCK_TIMEOUT_MS = 1_000
+
+_CHANGES = """
+CREATE TABLE memories_changed (number bigint NOT NULL);
+CREATE FUNCTION note_changed_memory() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path FROM CURRENT AS $$
+BEGIN
+    IF TG_OP = 'DELETE' THEN
+        DELETE FROM memories_next WHERE number = OLD.number;
+    ELSIF TG_OP = 'UPDATE' THEN
+        DELETE FROM memories_next WHERE number = OLD.number AND content <> NEW.content;
+    END IF;
+    INSERT INTO memories_changed VALUES (CASE TG_OP WHEN 'DELETE' THEN OLD.number ELSE NEW.number END);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER note_changed_memory AFTER INSERT OR UPDATE OR DELETE ON memories
+    FOR EACH ROW EXECUTE FUNCTION note_changed_memory();
+"""
+_MISSING = (
+    "SELECT number, content FROM memories WHERE {} AND NOT EXISTS"
+    " (SELECT FROM memories_next WHERE memories_next.number = memories.number) ORDER BY number LIMIT %(limit)s"
+)
+_TAKE_CHANGES = (
+    "DELETE FROM memories_changed WHERE ctid = ANY(ARRAY(SELECT ctid FROM memories_changed LIMIT %s)) RETURNING number"
+)
+#: Whether a table is like `memories` now: a newer release may have migrated it since the run began.
+_COLUMNS = (
+    "SELECT attname::text, attname = 'number' OR attgenerated <> '' FROM pg_attribute"
+    " WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped ORDER BY attname"
+)
+
+
+class Definition(NamedTuple):
+    """One index of `memories`.
+
+    Args:
+        constraint: `p` or `u`, where it is that of a constraint.
+    """
+
+    name: str
+    statement: str
+    constraint: str | None
+
+    @property
+    def next_name(self) -> str:
+        """The name of the second table's, until the switch."""
+        return f"next_{self.name}"
+
+
+class SecondTable:
+    """The table `memories_next`.
+
+    Args:
+        connection: in autocommit mode, without a statement time-out.
+        identity: the embedder of its vectors.
+    """
+
+    def __init__(self, connection: Connection[TupleRow], identity: EmbedderIdentity) -> None:
+        self._connection = connection
+        self._identity = identity
+        self._columns: list[str] = []
+
+    def prepare(self) -> None:
+        """Make the table, unless an earlier run with the same embedder has left it."""
+        begun = read_record(self._connection, "new_vector")
+        kept = self._connection.execute(_COLUMNS, ("memories",)).fetchall()
+        self._columns = [name for name, derived in kept if not derived and name != "vector"]
+        if (
+            begun
+            and begun.same_vectors(self._identity)
+            and self._connection.execute(_COLUMNS, ("memories_next",)).fetchall() == kept
+        ):
+            return
+        with self._connection.transaction():
+            self._connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT_MS)))
+            drop_new_vectors(self._connection)
+            self._connection.execute(
+                "CREATE TABLE memories_next"
+                " (LIKE memories INCLUDING GENERATED INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE)"
+            )
+            self._connection.execute(
+                sql.SQL(
+                    "ALTER TABLE memories_next ALTER COLUMN vector TYPE halfvec({}), ADD PRIMARY KEY (number)"
+                ).format(sql.Literal(self._identity.dimensions))
+            )
+            self._copy_options()
+            # Once the trigger is there, every row is either seen by the first batch or noted.
+            self._connection.execute(_CHANGES)
+            self._hand_over("memories_next", "memories_changed")
+            write_record(self._connection, "new_vector", self._identity)
+
+    def counts(self) -> tuple[int, int]:
+        """How many memories there are, and how many of them are in this table."""
+        row = self._connection.execute("SELECT (SELECT count(*) FROM memories), count(*) FROM memories_next").fetchone()
+        return row or (0, 0)
+
+    def missing(self, after: int) -> list[tuple[int, str]]:
+        """The next memories that are not in this table, with numbers above one: numbers and contents."""
+        statement = sql.SQL(_MISSING).format(sql.SQL("number > %(after)s"))
+        return self._connection.execute(statement, {"after": after, "limit": BATCH_ROWS}).fetchall()
+
+    def store(self, memories: Sequence[tuple[int, str]], vectors: Sequence[Vector]) -> None:
+        """Store memories with new vectors; one whose content is another by now is left to its note."""
+        names = sql.SQL(", ").join(map(sql.Identifier, self._columns))
+        kept = sql.SQL(", ").join(sql.Identifier("memories", name) for name in self._columns)
+        statement = sql.SQL(
+            "INSERT INTO memories_next (number, {names}, vector)"
+            " SELECT memories.number, {kept}, (%(vectors)b)[(place - 1) * %(size)s + 1 : place * %(size)s]::halfvec"
+            " FROM unnest(%(numbers)b::bigint[], %(contents)b::text[])"
+            " WITH ORDINALITY AS given (number, content, place)"
+            " JOIN memories ON memories.number = given.number AND memories.content = given.content"
+            " ON CONFLICT (number) DO NOTHING"
+        ).format(names=names, kept=kept)
+        numbers, contents = zip(*memories, strict=True)
+        values = {"numbers": list(numbers), "contents": list(contents), "vectors": np.asarray(vectors, np.float32)}
+        self._connection.execute(statement, {**values, "size": self._identity.dimensions})
+
+    def take_changes(self, embed: Callable[[list[str]], list[list[float]]]) -> bool:
+        """Take over some of what has changed since; whether there may be more.
+
+        In one transaction: a change whose memory cannot be embedded now stays noted.
+        """
+        with self._connection.transaction():
+            taken = self._connection.execute(_TAKE_CHANGES, (BATCH_ROWS,)).fetchall()
+            numbers = list({number for (number,) in taken})
+            self._connection.execute(
+                "DELETE FROM memories_next USING unnest(%s::bigint[]) AS given (number)"
+                " WHERE memories_next.number = given.number AND NOT EXISTS (SELECT FROM memories"
+                " WHERE memories.number = given.number AND memories.content = memories_next.content)",
+                (numbers,),
+            )
+            names = sql.SQL(", ").join(map(sql.Identifier, self._columns))
+            kept = sql.SQL(", ").join(sql.Identifier("memories", name) for name in self._columns)
+            self._connection.execute(
+                sql.SQL(
+                    "UPDATE memories_next SET ({}) = ROW ({}) FROM memories"
+                    " WHERE memories.number = memories_next.number AND memories.number = ANY(%s)"
+                ).format(names, kept),
+                (numbers,),
+            )
+            statement = sql.SQL(_MISSING).format(sql.SQL("number = ANY(%(numbers)s)"))
+            found = self._connection.execute(statement, {"numbers": numbers, "limit": BATCH_ROWS}).fetchall()
+            if found:
+                self.store(found, embed([content for _, content in found]))
+        return len(taken) == BATCH_ROWS
+
+    def build_indexes(self) -> None:
+        """Make the indexes of `memories` on this table, while the trigger writes to it; resumable."""
+        for index in self._definitions():
+            if index.constraint == "p":
+                continue
+            valid = self._connection.execute(
+                "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%s)", (index.next_name,)
+            ).fetchone()
+            if valid == (True,):
+                continue
+            name = sql.Identifier(index.next_name)
+            self._connection.execute(sql.SQL("DROP INDEX IF EXISTS {}").format(name))
+            self._connection.execute(sql.SQL(self._second(index)))
+        self._connection.execute(
+            "VACUUM (ANALYZE) memories_next"
+        )  # the first searches read what is known to be visible
+
+    def switch(self, embed: Callable[[list[str]], list[list[float]]]) -> bool:
+        """Put this table in the place of `memories`, in one transaction; False where a lock is not to be had now.
+
+        Raises:
+            psycopg.errors.InsufficientPrivilege: the connections of the workers may not be ended.
+        """
+        try:
+            with self._connection.transaction():
+                self._connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT_MS)))
+                self._connection.execute("LOCK TABLE memories IN SHARE MODE")  # searches go on, writers wait
+                while self.take_changes(embed):
+                    pass
+                # A worker that connects from here on waits, and then sees the new record.
+                self._connection.execute("LOCK TABLE embedders IN ACCESS EXCLUSIVE MODE")
+                self._connection.execute("LOCK TABLE memories IN ACCESS EXCLUSIVE MODE")
+                self._replace()
+                self._connection.execute("DELETE FROM embedders WHERE vector_column = 'new_vector'")
+                write_record(self._connection, "vector", self._identity)
+                self._connection.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+                    " AND application_name = %s",
+                    (APPLICATION_NAME,),
+                )
+        except (errors.LockNotAvailable, errors.DeadlockDetected):
+            return False
+        return True
+
+    def validate(self) -> None:
+        """Check the foreign keys that the switch has added unchecked."""
+        unchecked = self._connection.execute(
+            "SELECT conname FROM pg_constraint WHERE conrelid = 'memories'::regclass AND NOT convalidated"
+        )
+        for (name,) in unchecked.fetchall():
+            statement = sql.SQL("ALTER TABLE memories VALIDATE CONSTRAINT {}").format(sql.Identifier(name))
+            self._connection.execute(statement)
+
+    def _replace(self) -> None:
+        indexes = self._definitions()
+        references = self._connection.execute(
+            "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint"
+            " WHERE conrelid = 'memories'::regclass AND contype = 'f'"
+        ).fetchall()
+        row = self._connection.execute("SELECT last_value + is_called::int FROM memories_number_seq").fetchone()
+        self._connection.execute("DROP FUNCTION note_changed_memory CASCADE")
+        self._connection.execute("DROP TABLE memories_changed, memories")
+        self._connection.execute("ALTER TABLE memories_next RENAME TO memories")
+        for index in indexes:
+            old, new = sql.Identifier(index.next_name), sql.Identifier(index.name)
+            if index.constraint == "p":
+                old = sql.Identifier("memories_next_pkey")
+                statement = "ALTER TABLE memories RENAME CONSTRAINT {old} TO {new}"
+            elif index.constraint == "u":
+                statement = "ALTER TABLE memories ADD CONSTRAINT {new} UNIQUE USING INDEX {old}"
+            else:
+                statement = "ALTER INDEX {old} RENAME TO {new}"
+            self._connection.execute(sql.SQL(statement).format(old=old, new=new))
+        for name, definition in references:
+            # Checked afterwards, without the lock.
+            statement = "ALTER TABLE memories ADD CONSTRAINT {} {} NOT VALID"
+            self._connection.execute(sql.SQL(statement).format(sql.Identifier(name), sql.SQL(definition)))
+        self._connection.execute(
+            sql.SQL(
+                "ALTER TABLE memories ALTER COLUMN number ADD GENERATED ALWAYS AS IDENTITY"
+                " (SEQUENCE NAME memories_number_seq START WITH {})"
+            ).format(sql.Literal(row[0] if row else 1))
+        )
+
+    def _definitions(self) -> list[Definition]:
+        """The indexes of `memories`, as migrations have made them."""
+        rows = self._connection.execute(
+            "SELECT relname, pg_get_indexdef(indexrelid), contype::text FROM pg_index"
+            " JOIN pg_class ON pg_class.oid = indexrelid"
+            " LEFT JOIN pg_constraint ON conindid = indexrelid AND contype IN ('p', 'u')"
+            " WHERE indrelid = 'memories'::regclass ORDER BY relname"
+        )
+        return [Definition(*row) for row in rows.fetchall()]
+
+    def _second(self, index: Definition) -> str:
+        """The statement that makes this table's index, with the vector in it where that fits."""
+        included = "head, terms, vector" if self._identity.dimensions <= MAX_INDEXED_DIMENSIONS else "head, terms"
+        statement = re.sub(r"INCLUDE \(head, terms(?:, vector)?\)", f"INCLUDE ({included})", index.statement)
+        created = rf"CREATE\1 INDEX CONCURRENTLY {index.next_name} ON memories_next"
+        return re.sub(r"^CREATE( UNIQUE)? INDEX \S+ ON \S+", created, statement)
+
+    def _copy_options(self) -> None:
+        """Give the table the storage options of `memories`, which LIKE leaves out."""
+        row = self._connection.execute("SELECT reloptions FROM pg_class WHERE oid = 'memories'::regclass").fetchone()
+        if row and row[0]:
+            options = sql.SQL(", ").join(map(sql.SQL, row[0]))
+            self._connection.execute(sql.SQL("ALTER TABLE memories_next SET ({})").format(options))
+
+    def _hand_over(self, *tables: str) -> None:
+        """Give tables the owner and the rights of `memories`."""
+        owner = self._connection.execute(
+            "SELECT relowner::regrole::text FROM pg_class WHERE oid = 'memories'::regclass"
+        ).fetchone()
+        rights = self._connection.execute(
+            "SELECT privilege_type, CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END FROM pg_class,"
+            " aclexplode(relacl) WHERE oid = 'memories'::regclass AND grantee <> relowner"
+        ).fetchall()
+        for table in tables:
+            for right, role in rights:
+                statement = sql.SQL("GRANT {} ON {} TO {}")
+                parts = sql.SQL(right), sql.Identifier(table), sql.SQL(role)
+                self._connection.execute(statement.format(*parts))
+            if owner:
+                statement = sql.SQL("ALTER TABLE {} OWNER TO {}")
+                self._connection.execute(statement.format(sql.Identifier(table), sql.SQL(owner[0])))
+
+
+def disk_needed(connection: Connection[TupleRow], dimensions: int) -> tuple[int, int]:
+    """The size of the table with its indexes, and an estimate of that of the second one, in bytes.
+
+    Args:
+        dimensions: of the new vectors, which have two bytes each.
+    """
+    row = connection.execute(
+        "SELECT pg_total_relation_size(oid)::bigint, (SELECT count(*) FROM memories),"
+        " (SELECT atttypmod FROM pg_attribute WHERE attrelid = pg_class.oid AND attname = 'vector')"
+        " FROM pg_class WHERE oid = 'memories'::regclass"
+    ).fetchone()
+    size, rows, present = row or (0, 0, 0)
+
+    def copies(of: int) -> float:
+        return 1 + 8 / 7 if of <= MAX_INDEXED_DIMENSIONS else 1.0  # the row, the index, and the sample's index
+
+    grown = rows * 2 * (dimensions * copies(dimensions) - present * copies(present))
+    return size, max(0, round(size + grown))

@@ -1,0 +1,100 @@
+"""`ltm backup` of a running stack, and `ltm restore` into one that was only just started, and into none."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import redis
+from keepsake_client.protocol import conversation_key
+
+from tests.acceptance.conftest import Stack, Up, run_ltm
+from tests.acceptance.test_lifecycle import without
+from tests.support import wait_until
+
+SAID = ("My cat is called Tofu.", "I moved to Lisbon in May.", "我对花生过敏。", "Tofu hates the vacuum cleaner.")
+QUERIES = ("What is my cat called?", "Where do I live?", "我对什么过敏?", "vacuum cleaner")
+
+
+def searched(data: str) -> list[list[tuple[Any, ...]]]:
+    """Of each query the memories that are found: ids, scores and contents, in order."""
+    answers = []
+    for query in QUERIES:
+        found = run_ltm("search", "anna", query, "--json", "--data-dir", data)
+        assert found.returncode == 0, found.stderr
+        memories = json.loads(found.stdout)["memories"]
+        answers.append([(memory["id"], memory["score"], memory["content"]) for memory in memories])
+    return answers
+
+
+def conversation(stack: Stack) -> list[Any]:
+    with redis.Redis.from_url(stack.redis_url) as client:
+        return list(client.lrange(conversation_key("anna"), 0, -1))
+
+
+def test_a_restored_stack_answers_as_the_one_that_was_backed_up(up: Up, place: Path) -> None:
+    # Given a running stack with memories, a profile, a conversation, and a message that cannot be indexed just now
+    first, file = str(place / "first"), str(place / "backup")
+    stack = up("--data-dir", first, *without("chat-ai", "long-term-memory-indexer"))
+    for text in SAID:
+        assert run_ltm("add", "anna", text, "--data-dir", first).returncode == 0
+    assert run_ltm("profile", "anna", "--set", "age=30", "--data-dir", first).returncode == 0
+    with redis.Redis.from_url(stack.redis_url) as client:
+        client.lpush("user_input_queue", json.dumps({"user_id": "anna", "content": "My violin is from Cremona."}))
+    wait_until(lambda: conversation(stack), description="the conversation")
+    before, said = searched(first), conversation(stack)
+
+    # When it is backed up while it runs
+    done = run_ltm("backup", file, "--data-dir", first)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "4 memories, 1 users, 1 profiles, 1 conversations, 1 messages not indexed yet" in done.stdout
+    assert stack.end(signal.SIGINT) == 0
+
+    # And restored into a directory that is not there yet
+    second = str(place / "second")
+    done = run_ltm("restore", file, "--data-dir", second)
+    assert (done.returncode, done.stderr) == (0, "")
+    stack = up("--data-dir", second, *without("chat-ai", "long-term-memory-indexer"))
+
+    # I expect the same answers, profile and conversation
+    assert searched(second) == before
+    assert all(before)
+    assert json.loads(run_ltm("profile", "anna", "--data-dir", second).stdout) == {"age": 30}
+    assert conversation(stack) == said
+    again = run_ltm("restore", file, "--data-dir", second)
+    assert again.returncode == 1
+    assert again.stderr.startswith("ltm: the database is not empty")
+    assert again.stderr.count("\n") == 1
+    assert stack.end(signal.SIGINT) == 0
+
+    # And restored into a stack that runs and is empty, the same, and the message indexed
+    third = str(place / "third")
+    up("--data-dir", third, *without("chat-ai"))
+    assert searched(third) == [[], [], [], []]
+    done = run_ltm("restore", file, "--data-dir", third)
+    assert (done.returncode, done.stderr) == (0, "")
+
+    def heard() -> bool:
+        return "Cremona" in run_ltm("search", "anna", "Where is my violin from?", "--data-dir", third).stdout
+
+    wait_until(heard, description="the message that was not indexed")
+    contents = [[row[2] for row in answer if "violin" not in row[2]] for answer in searched(third)]
+    assert [answer[0] for answer in contents] == [answer[0][2] for answer in before]
+
+
+def test_a_stopped_stack_is_backed_up(up: Up, place: Path) -> None:
+    # Given a stack that was stopped
+    data, file = str(place / "data"), str(place / "backup")
+    stack = up("--data-dir", data, *without("memory", "chat-ai"))
+    assert run_ltm("add", "anna", SAID[0], "--data-dir", data).returncode == 0
+    assert stack.end(signal.SIGINT) == 0
+
+    # I expect a backup, one line where there is no data, and nothing left running
+    assert "1 memories" in run_ltm("backup", file, "--data-dir", data).stdout
+    missing = run_ltm("backup", str(place / "other"), "--data-dir", str(place / "nowhere"))
+    assert missing.returncode == 1
+    assert missing.stderr.startswith("ltm: there is no database in ")
+    assert not (place / "nowhere").exists()
+    up("--data-dir", data, *without("memory", "chat-ai"))
