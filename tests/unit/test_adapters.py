@@ -670,8 +670,9 @@ def test_an_event_without_a_time_has_that_of_its_receipt(client: fakeredis.FakeR
 
 
 def test_what_is_received_while_redis_refuses_writes_is_kept(client: fakeredis.FakeRedis) -> None:
-    """Given two minutes in which Redis refuses writes, I expect all that was received in them written after."""
-    channel = Channel(client)
+    """Given two minutes in which Redis refuses writes, I expect all that was received in them written after, each with
+    the time at which it was heard: a deletion goes by it."""
+    channel, begun = Channel(client), time.time()
     channel.lease.renew()
     channel.run()
     with capture_logs():
@@ -686,6 +687,10 @@ def test_what_is_received_while_redis_refuses_writes_is_kept(client: fakeredis.F
     channel.run()
 
     assert [written["content"] for written in channel.written()] == ["m0", "m1"]
+    entries: Any = client.xrange(UPDATES_STREAM)
+    first, second = (float(fields[b"arrived_at"]) - begun for _, fields in entries)
+    assert 0 <= first < 100
+    assert second >= 120
 
 
 @pytest.mark.parametrize("error", [*REFUSALS, redis.TimeoutError("slow"), redis.ConnectionError("gone")])
