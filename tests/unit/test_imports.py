@@ -507,7 +507,7 @@ def test_session_and_agent_are_given_to_all() -> None:
     ("timestamp", "problem"),
     [
         ("1999-12-31T00:00:00Z", "its time is before 2000 or ahead of now"),
-        (time.time() + 200_000, "its time is before 2000 or ahead of now"),
+        (8_000_000_000, "its time is before 2000 or ahead of now"),
         ("soon", "its time cannot be read"),
         ([1], "its time cannot be read"),
         (10**400, "its time cannot be read"),
