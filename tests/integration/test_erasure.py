@@ -272,6 +272,16 @@ def test_the_anonymous_user(client: Any, erasure: Erasure) -> None:
     assert MARKER not in everything(client)
 
 
+def test_queues_on_rabbitmq_are_left_to_the_insertion(client: Any, valkey_url: str) -> None:
+    """Given workers' queues that are not on Redis, I expect all else to be erased."""
+    client.xadd(UPDATES_STREAM, {"event": event("anna")})
+    client.hset("dramatiq:index.msgs", "of another program", "x")
+    elsewhere = load_settings(redis_url=valkey_url, broker_url="amqp://127.0.0.1:1")
+
+    assert len(Erasure.of(elsewhere).erase("anna", time.time())) == 1
+    assert client.xlen(UPDATES_STREAM) == 0
+
+
 def test_what_redis_does_not_permit_is_said(client: Any, valkey_url: str) -> None:
     """Given access rules without the right to the stream, I expect an error that names it."""
     client.execute_command("ACL", "SETUSER", "no-stream", "on", ">x", "~*", "&*", "+@all", "-xrange")

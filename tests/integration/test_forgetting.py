@@ -191,6 +191,29 @@ def test_a_profile_update_that_arrived_before_is_not_applied(profiles: ProfileSe
         assert connection.execute("SELECT count(*) FROM profiles").fetchone() == (0,)
 
 
+def test_one_that_fails_in_the_middle_keeps_what_it_has_done(memories: MemoryService, pool: ConnectionPool) -> None:
+    """Given a batch that PostgreSQL refuses, I expect the ones before to be deleted for good, each whole, and the next
+    delivery to delete the rest."""
+    memories.index_many([said("u", f"number {n}", 1_700_000_000 + n, message_id=f"m{n}") for n in range(7)])
+    with pool.connection() as connection:
+        connection.execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN IF OLD.content = 'number 4' THEN RAISE 'refused'; END IF; RETURN OLD; END $$"
+        )
+        connection.execute("CREATE TRIGGER refuse BEFORE DELETE ON memories FOR EACH ROW EXECUTE FUNCTION refuse()")
+    forgetting = Forgetting(pool, batch=2)
+    with pytest.raises(psycopg.errors.RaiseException):
+        forgetting.forget("u", FORGOTTEN)
+
+    assert found(memories, "u", "number") == ["number 4", "number 5", "number 6"]
+    with pool.connection() as connection:
+        counts = "SELECT (SELECT count(*) FROM memory_history), (SELECT count(*) FROM tombstones)"
+        assert connection.execute(counts).fetchone() == (3, 8)
+        connection.execute("DROP TRIGGER refuse ON memories")
+    assert forgetting.forget("u", FORGOTTEN) == 3
+    assert "number" not in everything(pool)
+
+
 class Killed(Exception):
     """Stands for the death of the process."""
 
