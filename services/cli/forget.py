@@ -1,4 +1,4 @@
-"""`ltm forget`: deletes memories of a user, by ids or filters, after it has shown how many."""
+"""`ltm forget`: deletes memories of a user, by ids or filters, or everything, after it has shown how many."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from services.cli.ask import User, ask
+from services.cli.forget_user import forget_everything
 from services.cli.options import DEFAULT_DATA_DIRECTORY, DataDir, Timeout, found_stack
 from services.cli.output import Output, printable
 from services.cli.selection import Agent, AllAgents, Contains, Session, Since, Source, Speaker, Until, selected
@@ -25,12 +26,13 @@ def forget(
     contains: Contains = None,
     agent: Agent = None,
     all_agents: AllAgents = False,
+    everything: Annotated[bool, typer.Option("--everything", help="All that is kept of the user, everywhere.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count them, and delete nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before deleting.")] = False,
     timeout: Timeout = 120.0,
     data_dir: DataDir = DEFAULT_DATA_DIRECTORY,
 ) -> None:
-    """Delete memories of a user, for good: those of --id, or those that meet all the other options."""
+    """Delete memories of a user, for good: those of --id, those that meet all the filters, or --everything."""
     data = selected(
         session=session,
         speaker=speaker,
@@ -41,8 +43,13 @@ def forget(
         agent=agent,
         all_agents=all_agents,
     )
+    if everything:
+        if ids or data:
+            raise typer.BadParameter("goes with neither --id, a filter nor an agent", param_hint="--everything")
+        forget_everything(user, dry_run=dry_run, yes=yes, timeout_s=timeout, data_dir=data_dir)
+        return
     if bool(ids) == ("filters" in data):
-        raise typer.BadParameter("say which: --id, or one of the filters (--session, --contains, …)")
+        raise typer.BadParameter("say which: --id, one of the filters (--session, --contains, …), or --everything")
     if ids:
         data["ids"] = ids
     _delete(found_stack(data_dir).settings, user, data, timeout, dry_run=dry_run, yes=yes)

@@ -30,6 +30,16 @@ class MemoryNotFound(KeepsakeError):
         super().__init__("the user has no memory of this id")
 
 
+class ErasureRefused(KeepsakeError):
+    """Redis does not permit the writer to erase what it keeps of a user."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__(
+            f"the memories are deleted, and Redis does not permit the writer to erase what {place} keeps of the user: "
+            "load the access rules of this release (deploy/redis-acl.conf), then forget again"
+        )
+
+
 class Expired(KeepsakeError):
     """The search's deadline passed before it was done."""
 

@@ -61,8 +61,8 @@ class Services:
         return lambda *arguments: self.calls.append((name, *arguments))
 
     def _profile(self, name: str) -> Any:
-        def call(*arguments: Any) -> Profile:
-            self.calls.append((name, *arguments))
+        def call(*arguments: Any, **named: Any) -> Profile:
+            self.calls.append((name, *arguments, *named.items()))
             return Profile(values={"name": "Lin"}, version=3, updated_at=MOMENT)
 
         return call
@@ -133,7 +133,7 @@ def test_a_profile_update_expects_the_version_that_was_sent(worker: Worker) -> N
     """Given a profile_update, I expect its updates, expected version and request id passed on."""
     response = worker.run("profile.update", updates={"name": "Lin"}, expected_version=2)
 
-    assert worker.services.calls == [("update", "u1", {"name": "Lin"}, 2, "r1", None)]
+    assert worker.services.calls == [("update", "u1", {"name": "Lin"}, 2, "r1", None, ("arrived_at", 100.0))]
     assert response["profile_version"] == 3
 
 

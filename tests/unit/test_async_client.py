@@ -17,7 +17,7 @@ import fakeredis
 import pytest
 from keepsake_client.async_client import AsyncClient, _address
 from keepsake_client.errors import Disabled, InvalidMessage, KeepsakeError, RequestFailed, RequestTimeout, Unavailable
-from keepsake_client.protocol import UPDATES_STREAM, LTMResponse, Memory, parse_request, parse_update
+from keepsake_client.protocol import MANAGING, UPDATES_STREAM, LTMResponse, Memory, parse_request, parse_update
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
@@ -445,8 +445,45 @@ WITH_DEADLINE: dict[str, Call] = {
     "memory_delete": lambda c: c.memory_delete("u1", ids=["m1"], deadline_ms=LONG_MS),
     "user_export": lambda c: c.user_export("u1", deadline_ms=LONG_MS),
     "user_import": lambda c: c.user_import("u1", [], deadline_ms=LONG_MS),
+    "user_forget": lambda c: c.user_forget("u1", deadline_ms=LONG_MS),
     "request": lambda c: c.request("add", "u1", {"content": "fact"}, deadline_ms=LONG_MS),
 }
+
+
+@pytest.mark.parametrize(("options", "data"), [({}, {}), ({"dry_run": True}, {"dry_run": True})])
+def test_forgetting_is_waited_for_longer_than_other_requests(options: dict[str, Any], data: dict[str, Any]) -> None:
+    """Given no deadline, I expect a minute's, whatever that of other requests is, and the number of memories."""
+
+    async def story() -> None:
+        async with connected(write_timeout_ms=1) as (client, keepsake):
+            asked = asyncio.create_task(client.user_forget("u1", **options))
+            request = await keepsake.request()
+            parse_request(json.dumps(request).encode(), 100)
+            assert (request["type"], request["data"]) == ("user_forget", {**data, "deadline_ms": 60_000})
+            await keepsake.answer(request, count=7)
+            assert (await asked).count == 7
+
+    run(story)
+
+
+@pytest.mark.parametrize("kind", sorted(MANAGING))
+def test_requests_that_manage_memories_go_to_their_own_list(kind: Any) -> None:
+    """Given a `manage_queue`, I expect the types that it is for to be pushed there, and removed from there after a
+    time-out, which names it; and all others to be pushed to the common list."""
+
+    async def story() -> None:
+        async with connected(manage_queue="m") as (client, keepsake):
+            asked = asyncio.create_task(client.request(kind, "u1", {}, deadline_ms=LONG_MS))
+            await keepsake.answer(await keepsake.request("m"))
+            assert (await asked).success
+            with pytest.raises(RequestTimeout, match="asked m on"):
+                await client.request(kind, "u1", {}, deadline_ms=1)
+            assert await keepsake.redis.llen("m") == 0
+            other = asyncio.create_task(client.profile_get("u1", deadline_ms=LONG_MS))
+            await keepsake.answer(await keepsake.request())
+            assert (await other).success
+
+    run(story)
 
 
 @pytest.mark.parametrize("call", WITH_DEADLINE.values(), ids=WITH_DEADLINE.keys())

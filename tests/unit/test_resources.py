@@ -83,12 +83,24 @@ def test_there_are_no_services_before_the_boot(service: str) -> None:
         getattr(Resources(Settings(), "a-worker"), service)
 
 
+class Expiry:
+    """Deletes three memories each time."""
+
+    def __init__(self) -> None:
+        self.passes = 0
+
+    def run_once(self) -> int:
+        self.passes += 1
+        return 3
+
+
 class Opened:
     """Services that are open, in place of a database's."""
 
     def __init__(self) -> None:
         self.memories, self.profiles = object(), object()
         self.engine: str | None = None
+        self.expiry = Expiry()
         self.available = True
         self.closed = 0
 
@@ -123,7 +135,7 @@ class Booted:
         monkeypatch.setattr(
             "tasks.middleware.resources.HeartbeatThread", functools.partial(HeartbeatThread, interval_s=0.02)
         )
-        self.resources = Resources(self.settings, "a-worker")
+        self.resources = Resources(self.settings, "a-worker", expiry_interval_s=0.02)
         broker = StubBroker(middleware=[self.resources])
         broker.declare_queue("index")
         self.worker = dramatiq.Worker(broker, queues={"writes", "index"}, worker_timeout=100, worker_threads=3)
@@ -167,6 +179,22 @@ def test_a_worker_opens_its_services_and_closes_them(booted: Booted) -> None:
     assert booted.opened.closed == 1
     assert booted.resources.memories is booted.opened.memories
     assert not booted.client.exists(alive_key("a-worker"))
+
+
+def test_an_indexer_deletes_what_has_expired(booted: Booted) -> None:
+    """Given a worker of the index queue, I expect what it deletes to be counted, until it is stopped; and no other
+    worker to delete anything."""
+    booted.worker.start()
+    wait_until(lambda: int(booted.client.hget("ltm:counters", "memories_expired") or 0) >= 6, description="two passes")
+    booted.worker.stop()
+    assert booted.resources._expiry is not None
+    booted.resources._expiry.join(60)
+    assert not booted.resources._expiry.is_alive()
+
+    booted.resources._expiry = None
+    booted.worker.consumer_whitelist = {"writes"}
+    booted.resources.after_worker_boot(booted.worker.broker, booted.worker)
+    assert booted.resources._expiry is None
 
 
 @pytest.mark.parametrize(

@@ -256,6 +256,10 @@ class Client:
             )
         )
 
+    def user_forget(self, user_id: str, *, dry_run: bool = False, deadline_ms: int | None = None) -> LTMResponse:
+        """See `AsyncClient.user_forget`."""
+        return self._wait(self._client.user_forget(user_id, dry_run=dry_run, deadline_ms=deadline_ms))
+
     def user_export(
         self, user_id: str, *, limit: int = 100, cursor: str | None = None, deadline_ms: int | None = None
     ) -> LTMResponse:

@@ -299,8 +299,8 @@ def parse_request(raw: bytes, max_content_chars: int, zone: tzinfo = UTC) -> LTM
         for name in ("content", "query"):
             check_length(f"data.{name}", getattr(data, name, None) or "", max_content_chars)
     except InvalidMessage as error:
-        error.request_id = request_id or _peek(raw, b"request_id")
-        error.user_id = user_id or _peek(raw, b"user_id")
+        error.request_id = request_id or peek_id(raw, b"request_id")
+        error.user_id = user_id or peek_id(raw, b"user_id")
         raise
     return request.model_copy(update={"data": data.model_dump(exclude_unset=True)})
 
@@ -310,7 +310,7 @@ def _peeked_id(value: Any) -> str | None:
     return value if isinstance(value, str) and value.strip() else None
 
 
-def _peek(raw: bytes, name: bytes) -> str | None:
+def peek_id(raw: bytes, name: bytes) -> str | None:
     """An id found by pattern in bytes that are not JSON, so that their sender gets an error response."""
     window = 8_192
     for part in (raw[:window], raw[-window:]):

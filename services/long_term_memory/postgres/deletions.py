@@ -5,7 +5,12 @@ A deletion has no content but for `contains`; it knows its user by a digest.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from datetime import UTC, datetime
 from typing import Final
+
+from psycopg import Connection
+from psycopg.rows import TupleRow
 
 #: The SHA-256 of an id, as an SQL expression of the column or parameter in its braces.
 DIGEST: Final = "sha256(convert_to({}, 'UTF8'))"
@@ -41,3 +46,37 @@ DELETED: Final = (
     f" AND (d.{name} IS NULL OR {condition.format(row='given', value=f'd.{name}')})"
     for name, condition in MEETS.items()
 )
+
+#: The key of the advisory lock of a user. Who writes what is not found by a row of `users`, as a profile or the first
+#: memory, shares it until the end of the transaction; who forgets the user holds it alone to say so in `deletions`. So
+#: the former is either seen by what deletes after that, or sees that the user is forgotten.
+USER_LOCK: Final = "hashtextextended({}, 7)"
+
+
+def lock_user(connection: Connection[TupleRow], user: str, *, alone: bool = False) -> None:
+    """Take the advisory lock of a user, by the encoded id, until the transaction ends."""
+    shared = "" if alone else "_shared"
+    connection.execute(f"SELECT pg_advisory_xact_lock{shared}({USER_LOCK.format('%s')})", (user,))
+
+
+def forgotten_after(connection: Connection[TupleRow], user: str, arrived_at: float) -> bool:
+    """Whether the user, by the encoded id, was forgotten at this time or later."""
+    row = connection.execute(
+        f"SELECT EXISTS (SELECT FROM deletions WHERE user_digest = {DIGEST.format('%s')}"  # noqa: S608 - constants
+        " AND everything AND deleted_at >= %s)",
+        (user, datetime.fromtimestamp(arrived_at, UTC)),
+    ).fetchone()
+    return bool(row and row[0])
+
+
+def remove_empty_owners(connection: Connection[TupleRow], users: Collection[str]) -> None:
+    """Delete the owners without a memory, of users by their encoded ids."""
+    with connection.transaction():
+        connection.execute(
+            "SELECT number FROM users WHERE user_id = ANY(%s) ORDER BY number FOR UPDATE", (list(users),)
+        )
+        connection.execute(
+            "DELETE FROM users u WHERE user_id = ANY(%s)"
+            " AND NOT EXISTS (SELECT FROM memories WHERE user_number = u.number)",
+            (list(users),),
+        )

@@ -16,8 +16,7 @@ ALTER TABLE profile_history DROP CONSTRAINT profile_history_pkey, ADD PRIMARY KE
 
 -- When a memory is to be deleted; NULL for never.
 ALTER TABLE memories ADD COLUMN expires_at timestamptz;
--- When its event arrived: what arrives after a deletion by conditions is kept, also where it is indexed before it. NULL
--- where that is not known.
+-- When the event or request of a memory arrived, which a deletion goes by; NULL of earlier releases' and of imports.
 ALTER TABLE memories ADD COLUMN arrived_at timestamptz;
 
 -- Tombstones: the ids of memories that were deleted. The events that they came from may arrive again.
