@@ -135,8 +135,9 @@ def rows(url: str) -> dict[str, list[tuple[Any, ...]]]:
 def test_searches_find_the_same_after_a_restore(full: Place, new: Place, tmp_path: Path) -> None:
     """Given memories and a profile, I expect every row again, and of a search the same ids, scores and order."""
     start(full.database_url, WordEmbedder(), WORDS)
-    fill(full.database_url, WordEmbedder(), TEXTS, history=True)
+    fill(full.database_url, WordEmbedder(), TEXTS)
     with open_pool(full.database_url, 1) as pool:
+        PostgresHistory(pool).add_history(str(uuid.uuid4()), "I live in Porto", TEXTS[1], "UPDATE", role="user")
         ProfileService(pool).update("u1", {"city": "Lisbon"}, None, "r1")
 
     manifest = full.back_up(tmp_path / "backup")

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 from keepsake_client.errors import Unavailable
-from keepsake_client.protocol import SearchData
+from keepsake_client.protocol import MemoryUpdateMessage, SearchData
 from psycopg_pool import ConnectionPool
 
 from services.long_term_memory.embedder_check import EmbedderGuard, check_embedder
@@ -337,6 +337,10 @@ def test_what_is_deleted_is_at_once_in_neither_table(filled: str) -> None:
     assert execute(filled, "SELECT FROM memories_next WHERE content = 'word1 said1'") == []
 
 
+def said(content: str) -> MemoryUpdateMessage:
+    return MemoryUpdateMessage(user_id="u1", content=content, source="user", timestamp=1.79e9)
+
+
 @contextmanager
 def worker(url: str, embedder: WordEmbedder, identity: EmbedderIdentity) -> Iterator[tuple[MemoryService, list[str]]]:
     """A worker's service, and why it ends, if it does."""
@@ -357,14 +361,14 @@ def test_workers_search_and_store_until_the_switch_and_not_after_it(filled: str)
         def search() -> None:
             (found,) = service.search("u1", SearchData(query="word77", limit=1))
             assert found.content == "word77 said77"
-            service.add("u1", f"added {len(embed.texts)}", {}, f"r{len(embed.texts)}", 1.79e9)
+            service.index_many([said(f"added {len(embed.texts)}")])
 
         run(filled, embed, operator=Watcher(at_progress=search, at_indexing=search, at_switch=search))
 
         with pytest.raises(Unavailable):
             service.search("u1", SearchData(query="word77", limit=1))
         with pytest.raises(Unavailable):
-            service.add("u1", "too late", {}, "r", 1.79e9)
+            service.index(said("too late"))
         wait_until(lambda: reasons, description="the worker to notice")
         assert reasons[0].startswith(
             "the embedder is words w1 (384 dimensions) and the stored memories were embedded by"

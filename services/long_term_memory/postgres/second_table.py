@@ -197,12 +197,14 @@ class SecondTable:
         try:
             with self._connection.transaction():
                 self._connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT_MS)))
+                # In the order in which others take them: writers users first, searches memories.
+                self._connection.execute("LOCK TABLE users IN SHARE ROW EXCLUSIVE MODE")
                 self._connection.execute("LOCK TABLE memories IN SHARE MODE")  # searches go on, writers wait
                 while self.take_changes(embed):
                     pass
                 # A worker that connects from here on waits, and then sees the new record.
                 self._connection.execute("LOCK TABLE embedders IN ACCESS EXCLUSIVE MODE")
-                self._connection.execute("LOCK TABLE memories IN ACCESS EXCLUSIVE MODE")
+                self._connection.execute("LOCK TABLE memories, users IN ACCESS EXCLUSIVE MODE")
                 self._replace()
                 self._connection.execute("DELETE FROM embedders WHERE vector_column = 'new_vector'")
                 write_record(self._connection, "vector", self._identity)
