@@ -444,7 +444,7 @@ def test_the_switch_waits_for_what_reads_the_table(filled: str) -> None:
 
 
 def test_a_view_on_the_table_is_told(filled: str) -> None:
-    """Given a view of somebody's own, which the switch would drop, I expect one line and all as it was."""
+    """Given a view of another program, which the switch would drop, I expect one line and all as it was."""
     execute(filled, "CREATE VIEW mine AS SELECT content FROM memories")
 
     with pytest.raises(ReembeddingRefused, match=r"something of yours depends on the table memories .*view mine"):
