@@ -25,6 +25,7 @@ from tasks.__main__ import parsed, size
 from tasks.log_filter import DramatiqLogFilter
 from tasks.middleware.resources import Resources, WorkerCannotStart
 from tasks.middleware.retries import Retries
+from tasks.queues import BY_TYPE
 
 ROOT = Path(__file__).parents[2]
 
