@@ -15,6 +15,7 @@ import redis
 import typer
 from keepsake_client import Client
 from keepsake_client.errors import KeepsakeError, RequestTimeout, Unavailable
+from keepsake_client.protocol import LTMResponse
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
@@ -42,8 +43,8 @@ SHOWN_EVERY = 500
 MAX_LISTED = 20
 
 T = TypeVar("T")
-#: Sends a page of records and returns how many were new.
-Send = Callable[[list[dict[str, Any]]], int]
+#: Sends a page of records; the response has the numbers of memories that are new, known and deleted.
+Send = Callable[[list[dict[str, Any]]], LTMResponse]
 
 
 @dataclass
@@ -79,8 +80,11 @@ class ImportJob:
             for page in pages(reading.records(file, form, self.options, cast, now), self.tally, strict=self.strict):
                 if self.send is not None:
                     self.give_way()
-                    self.tally.new += self.send(page)
+                    response = self.send(page)
                     self.tally.sent += len(page)
+                    self.tally.new += response.count or 0
+                    self.tally.known += response.known or 0
+                    self.tally.deleted += response.deleted or 0
                 show("reading" if self.send is None else "importing", done + file.position)
 
     def _people(self, show: Callable[[str, int], None]) -> Counter[Person]:
@@ -206,9 +210,9 @@ def _report(output: Output, job: ImportJob, path: Path, zone: tzinfo) -> None:
     tally = job.tally
     titles = ", ".join(dict.fromkeys(reading.FORMS[form].title for form in job.forms))
     if job.send is not None:
-        output.line(
-            f"{tally.sent:,} records of {path.name} ({titles}): {tally.new:,} new, {tally.sent - tally.new:,} not"
-        )
+        deleted = f", {tally.deleted:,} stay deleted (--restore-deleted)" if tally.deleted else ""
+        came_in = f"{tally.new:,} memories are new, {tally.known:,} were there{deleted}"
+        output.line(f"{tally.sent:,} records of {path.name} ({titles}): {came_in}")
     else:
         sources = ", ".join(f"{count:,} of {source}" for source, count in tally.by_source.most_common())
         output.line(f"{path.name} ({titles}) has {tally.read:,} records{f': {sources}' if sources else ''}")
@@ -233,13 +237,11 @@ def _listed(counter: Counter[str]) -> str:
     return shown + (", …" if len(counter) > MAX_LISTED else "")
 
 
-def _send(client: Client, user: str, page: list[dict[str, Any]], *, restore_deleted: bool) -> int:
-    data = {"records": page, "restore_deleted": restore_deleted}
+def _send(client: Client, user: str, page: list[dict[str, Any]], *, restore_deleted: bool) -> LTMResponse:
     try:
-        response = client.request("user_import", user, data, deadline_ms=round(PAGE_TIMEOUT_S * 1000))
+        return client.user_import(user, page, restore_deleted=restore_deleted, deadline_ms=round(PAGE_TIMEOUT_S * 1000))
     except RequestTimeout as error:
         raise RequestTimeout(f"{error}; see `ltm status`, then run the same command again to go on") from None
-    return response.count or 0
 
 
 def _give_way(live: redis.Redis, settings: Settings) -> None:

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from keepsake_client.requests import MAX_RECORDS
+
 from services.imports.records import Bad, Parsed, Skipped, UnreadableFile
 
-MAX_PAGE_RECORDS: Final = 64
 MAX_PAGE_BYTES: Final = 500_000
 #: A larger record fits into no request; see MAX_MESSAGE_BYTES.
 MAX_RECORD_BYTES: Final = 1_000_000
@@ -32,7 +33,7 @@ class Tally:
         skipped: by reason.
         bad: how many records could not be read; `problems` has the first.
         sent: records that the stack has confirmed.
-        new: those of them that were not there.
+        new, known, deleted: memories among them that were not there, that were, and that stay deleted.
     """
 
     read: int = 0
@@ -47,6 +48,8 @@ class Tally:
     place: str = ""
     sent: int = 0
     new: int = 0
+    known: int = 0
+    deleted: int = 0
 
     def note(self, item: Parsed | Skipped | Bad) -> None:
         """Count what was read."""
@@ -88,7 +91,7 @@ def pages(
     page_bytes = 0
     try:
         for record, size in _records(items, tally, strict=strict):
-            if page and (len(page) == MAX_PAGE_RECORDS or page_bytes + size > MAX_PAGE_BYTES):
+            if page and (len(page) == MAX_RECORDS or page_bytes + size > MAX_PAGE_BYTES):
                 yield page
                 page, page_bytes = [], 0
             page.append(record)

@@ -10,6 +10,9 @@ from contextlib import suppress
 from itertools import islice
 from typing import Final, NamedTuple
 
+from keepsake_client.errors import InvalidMessage
+from keepsake_client.records import parse_record
+
 from services.imports import (
     character_ai,
     chatgpt,
@@ -134,7 +137,17 @@ def records(file: ExportFile, form: str, options: Options, cast: Cast, now: floa
     """The records of a file, and what is no record."""
     builder = RecordBuilder(form, options, cast, now, has_own_ids=FORMS[form].has_own_ids)
     for item in FORMS[form].read(file, options):
-        yield builder.build(item) if isinstance(item, Said) else item
+        one = builder.build(item) if isinstance(item, Said) else item
+        yield _checked(one, options) if isinstance(one, Parsed) else one
+
+
+def _checked(item: Parsed, options: Options) -> Parsed | Bad:
+    """The record, unless the stack would refuse it, and with it the page that it is on."""
+    try:
+        parse_record(item.record, options.max_chars)
+    except InvalidMessage as error:
+        return Bad(item.place, str(error))
+    return item
 
 
 def checked_form(name: str) -> str:

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -233,3 +234,37 @@ def test_an_export_is_imported_for_another_user(stack: Stack, user: str, tmp_pat
         [memory] = client.search(f"{user}-2", "What is my cat called?", deadline_ms=10_000)
 
     assert (imported.count, imported.known, memory.content) == (1, 0, "My cat is called Mochi")
+
+
+EXPORTS = Path(__file__).parents[1] / "data" / "imports"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "query", "found"),
+    [
+        ("chatgpt.json", [], "Who gets married in Porto?", "My sister Anna gets married in Porto on 14 June."),
+        ("character-ai-histories.json", [], "What did I build as a child?", "I built a radio with my grandfather"),
+        ("sillytavern.jsonl", [], "What am I allergic to?", "I am allergic to walnuts"),
+        ("discord.json", ["--me", "Lena"], "When is my birthday?", "My birthday is on the 3rd of May."),
+        ("telegram-full.json", [], "When does my passport expire?", "Passport expires in March 2027"),
+        ("whatsapp-android-de.txt", ["--room"], "Wo ist die neue Stelle?", "Ich habe ab September eine neue Stelle"),
+        ("plain.csv", ["--map", "content=said,timestamp=date,source=who"], "Which instrument?", "I play the cello"),
+        ("keepsake.jsonl", [], "What do I drink?", "I drink oolong, never coffee."),
+    ],
+)
+def test_an_export_of_each_form_becomes_memories_once(
+    name: str, options: list[str], query: str, found: str, stack: Stack, user: str
+) -> None:
+    """Given an export, imported twice, I expect its memories to be found, and none to be new the second time."""
+    first = ltm(stack, "import", user, str(EXPORTS / name), *options)
+    second = ltm(stack, "import", user, str(EXPORTS / name), *options)
+
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    new, known = (int(re.findall(r"(\d+) memories are new", one.stdout)[0]) for one in (first, second))
+    assert new > 0
+    assert known == 0
+    assert f"{new} were there" in second.stdout
+    with Client(stack.redis_url) as client:
+        memories = client.search(user, query, deadline_ms=10_000)
+    [imported] = [memory for memory in memories if memory.content.startswith(found)]
+    assert imported.timestamp < time.time() - 86_400

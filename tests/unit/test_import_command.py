@@ -11,14 +11,15 @@ from typing import Any
 import fakeredis
 import pytest
 from keepsake_client.errors import Unavailable
-from keepsake_client.protocol import STREAM_GROUP
+from keepsake_client.protocol import STREAM_GROUP, LTMResponse
+from keepsake_client.requests import MAX_RECORDS
 
 from services.cli import importing, main
 from services.cli.backlog import wait_for_room
 from services.cli.importing import ImportJob
 from services.imports import reading
 from services.imports.files import open_export
-from services.imports.pages import MAX_PAGE_BYTES, MAX_PAGE_RECORDS, MAX_RECORD_BYTES, Tally, pages
+from services.imports.pages import MAX_PAGE_BYTES, MAX_RECORD_BYTES, Tally, pages
 from services.imports.records import Bad, Parsed, Skipped, UnreadableFile
 from services.runtime.settings import Settings
 from services.stack.readiness import stream_state
@@ -52,13 +53,14 @@ class Stack:
         self.failure: BaseException | None = None
         self.fails_after = 0
 
-    def send(self, page: list[dict[str, Any]]) -> int:
+    def send(self, page: list[dict[str, Any]]) -> LTMResponse:
         if self.failure is not None and len(self.pages) == self.fails_after:
             raise self.failure
         self.pages.append(len(page))
         before = len(self.ids)
         self.ids |= {record["message_id"] for record in page}
-        return len(self.ids) - before
+        new = len(self.ids) - before
+        return LTMResponse(request_id="r", user_id="u1", success=True, count=new, known=len(page) - new)
 
 
 def many(path: Path, count: int = 200) -> Path:
@@ -66,7 +68,9 @@ def many(path: Path, count: int = 200) -> Path:
     return written(path, "".join(json.dumps({**row, "content": f"row {number}"}) + "\n" for number in range(count)))
 
 
-def job(path: Path, send: Callable[[list[dict[str, Any]]], int] | None, give_way: Callable[[], None]) -> ImportJob:
+def job(
+    path: Path, send: Callable[[list[dict[str, Any]]], LTMResponse] | None, give_way: Callable[[], None]
+) -> ImportJob:
     files, how = open_export(path), options()
     forms = [reading.recognised_form(file, how) for file in files]
     return ImportJob(files, forms, how, send, give_way, False, Tally())
@@ -78,7 +82,7 @@ def test_a_page_is_no_larger_than_a_request_takes() -> None:
     found = list(pages([Parsed("line", record) for record in records], Tally()))
 
     assert [record for page in found for record in page] == records
-    assert max(map(len, found)) <= MAX_PAGE_RECORDS
+    assert max(map(len, found)) <= MAX_RECORDS
     assert max(sum(len(json.dumps(record)) for record in page) for page in found) <= MAX_PAGE_BYTES
     assert len(found) < 300 / 10
 
@@ -119,7 +123,7 @@ def test_an_import_gives_way_before_each_page_and_repeats_nothing(tmp_path: Path
     """Given the same file twice, I expect pages one at a time, and nothing new the second time."""
     stack, path, log = Stack(), many(tmp_path / "r.jsonl"), list[str]()
 
-    def send(page: list[dict[str, Any]]) -> int:
+    def send(page: list[dict[str, Any]]) -> LTMResponse:
         log.append("send")
         return stack.send(page)
 
@@ -160,14 +164,35 @@ def test_what_was_stopped_says_how_far_it_came_and_goes_on(
     code, out, err = run(monkeypatch, capsys, "u1", str(path))
 
     assert code == 130
-    assert out == "128 records of r.jsonl (JSON Lines): 128 new, 0 not\n"
+    assert out == "128 records of r.jsonl (JSON Lines): 128 memories are new, 0 were there\n"
     assert err == "ltm: stopped after 128 records; run the same command again to go on"
     stack.failure = None
     assert run(monkeypatch, capsys, "u1", str(path)) == (
         0,
-        "200 records of r.jsonl (JSON Lines): 72 new, 128 not\n",
+        "200 records of r.jsonl (JSON Lines): 72 memories are new, 128 were there\n",
         "",
     )
+
+
+def test_what_stays_deleted_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Given memories that were deleted, I expect their number and the option, which is passed on with each page."""
+    response = LTMResponse(request_id="r", user_id="u1", success=True, count=3, known=2, deleted=1)
+    given: list[bool] = []
+
+    def send(*_: Any, restore_deleted: bool) -> LTMResponse:
+        given.append(restore_deleted)
+        return response
+
+    with_stack(monkeypatch, Stack())
+    monkeypatch.setattr(importing, "_send", send)
+
+    _, out, _ = run(monkeypatch, capsys, "u1", str(many(tmp_path / "r.jsonl", 6)))
+
+    assert out.endswith("3 memories are new, 2 were there, 1 stay deleted (--restore-deleted)\n")
+    run(monkeypatch, capsys, "u1", str(tmp_path / "r.jsonl"), "--restore-deleted")
+    assert given == [False, True]
 
 
 def test_an_error_on_the_way_says_how_far_it_came(
@@ -179,7 +204,7 @@ def test_an_error_on_the_way_says_how_far_it_came(
 
     code, out, err = run(monkeypatch, capsys, "u1", str(path))
 
-    assert (code, out) == (1, "64 records of r.jsonl (JSON Lines): 64 new, 0 not\n")
+    assert (code, out) == (1, "64 records of r.jsonl (JSON Lines): 64 memories are new, 0 were there\n")
     assert err == "ltm: Redis does not answer"
 
 

@@ -160,7 +160,7 @@ def test_a_line_without_end_costs_itself_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("element", "problem"),
     [
-        ("[" * 50_000 + "]" * 50_000, "nested too deep"),
+        ("[" * 200_000 + "]" * 200_000, "nested too deep"),
         (f'["[{"x" * (MAX_ELEMENT_CHARS + 3 * CHUNK_BYTES)}]"]', "larger than 16,000,000 characters"),
         ("1" * 5_000, "it is not JSON: a number of too many digits"),
     ],

@@ -56,8 +56,8 @@ class Weights:
     length: float = 0.15
     # Where the query asks for the current state (`newer`): the newest of all memories against the oldest, in full where
     # they are nearer to the best than unrelated ones by so many deviations; the cosine of these by script. With two
-    # deviations more updates of the chats come first (55 of 97 that say "now", 49), and fewer other answers (38 of 63,
-    # 41; without any newness 33 and 40).
+    # deviations more updates of the chats come first (52 of 97 that say "now" do, 34 without), and fewer other answers
+    # (41 of 63, and 39).
     newest: float = 8.0
     same_matter: float = 3.0
     unrelated_memories: tuple[float, ...] = (0.79, 0.89)
