@@ -67,11 +67,14 @@ class Adapters:
         self._responses = ResponsePublisher(
             self._client, settings.ltm_responses_channel, traces, settings.response_repeats_s
         )
-        self.requests, self.updates, dispatcher = self._request_adapter(), self._update_adapter(), self._dispatcher()
+        self.requests, self.updates, dispatcher = self._request_adapters(), self._update_adapter(), self._dispatcher()
         # The broker may be another Redis, and refuse alone.
         enqueueing = self._writes if settings.broker == settings.redis_url else None
         self.working = [
-            Loop("ltm_requests", self.requests.run_once, self.requests.connect, enqueueing),
+            *(
+                Loop(name, adapter.run_once, adapter.connect, enqueueing)
+                for name, adapter in zip(("ltm_requests", "manage_requests"), self.requests, strict=False)
+            ),
             Loop("memory_updates", self.updates.run_once, self.updates.connect, self._writes),
             Loop("dispatcher", dispatcher.run_once, dispatcher.connect, enqueueing),
         ]
@@ -99,21 +102,30 @@ class Adapters:
         self.updates.stop()
         self._responses.close()
         try:
-            self.requests.release()
+            for requests in self.requests:
+                requests.release()
             self._maintenance.release()
         except redis.RedisError as error:
             # The other adapters claim it once Redis is back.
             log.warning("release_failed", reason=type(error).__name__)
 
-    def _request_adapter(self) -> RequestAdapter:
+    def _request_adapters(self) -> list[RequestAdapter]:
+        """The adapter of the common list and, where there is one, that of the list of requests to manage memories."""
+        common, *managing = self._settings.request_queues
+        adapters = [self._request_adapter(common, managed_at=next(iter(managing), None))]
+        return [*adapters, *(self._request_adapter(queue, manages=True) for queue in managing)]
+
+    def _request_adapter(self, queue: str, *, managed_at: str | None = None, manages: bool = False) -> RequestAdapter:
         return RequestAdapter(
             self._client,
-            self._settings.ltm_requests_queue,
+            queue,
             self._membership,
             self._broker,
             self._responses,
-            RejectSink(self._client, self._settings.ltm_requests_queue),
+            RejectSink(self._client, queue),
             self._settings.ltm_max_content_chars,
+            managed_at=managed_at,
+            manages=manages,
             zone=self._settings.message_defaults.zone,
             poll_timeout_s=self._timing.poll_timeout_s,
             claim_interval_s=self._timing.claim_interval_s,

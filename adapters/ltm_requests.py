@@ -9,8 +9,8 @@ from typing import Any
 import dramatiq
 import redis
 import structlog
-from keepsake_client.errors import InvalidMessage
-from keepsake_client.protocol import parse_request
+from keepsake_client.errors import Forbidden, InvalidMessage
+from keepsake_client.protocol import MANAGING, parse_request
 
 from adapters.loop import POLL_TIMEOUT_S
 from adapters.ltm_responses import ResponsePublisher
@@ -35,6 +35,9 @@ class RequestAdapter:
     Args:
         client: connects to the pipeline's Redis.
         queue: the list's name.
+        managed_at: another list, which the types of `MANAGING` are taken from alone; the adapter of that list, in this
+            process, takes the claimed requests of failed adapters from there, and leaves it to this one to evict them.
+        manages: whether this is the adapter of that list.
         zone: that of times which name none.
         poll_timeout_s: the longest wait for a request.
         claim_interval_s: how often failed adapters are looked for.
@@ -50,6 +53,8 @@ class RequestAdapter:
         rejects: RejectSink,
         max_content_chars: int,
         *,
+        managed_at: str | None = None,
+        manages: bool = False,
         zone: tzinfo = UTC,
         poll_timeout_s: float = POLL_TIMEOUT_S,
         claim_interval_s: float = CLAIM_INTERVAL_S,
@@ -62,6 +67,8 @@ class RequestAdapter:
         self._responses = responses
         self._rejects = rejects
         self._max_content_chars = max_content_chars
+        self._managed_at = managed_at
+        self._manages = manages
         self._zone = zone
         self._poll_timeout_s = poll_timeout_s
         self._claim_interval_s = claim_interval_s
@@ -104,7 +111,14 @@ class RequestAdapter:
             while (raw := self._client.lmove(theirs, self._claimed, "RIGHT", "LEFT")) is not None:
                 log.warning("request_claimed", at=self._queue, failed_adapter=name)
                 self._serve_and_acknowledge(raw)
-            self._membership.evict(name)
+            if not self._manages and not self._others_claimed(name):
+                self._membership.evict(name)
+
+    def _others_claimed(self, adapter: str) -> bool:
+        """Whether a failed adapter still holds requests of the other list, which are found by its membership alone."""
+        if self._managed_at is None:
+            return False
+        return self._client.lindex(taken_list(self._managed_at, adapter), -1) is not None
 
     def _serve_and_acknowledge(self, raw: bytes) -> None:
         self._serve(raw)
@@ -113,6 +127,9 @@ class RequestAdapter:
     def _serve(self, raw: bytes) -> None:
         try:
             request = parse_request(raw, self._max_content_chars, self._zone)
+            if self._managed_at is not None and request.type in MANAGING:
+                reason = f"{request.type} is taken from {self._managed_at} alone (LTM_MANAGE_QUEUE)"
+                raise Forbidden(reason, request_id=request.request_id, user_id=request.user_id)
         except InvalidMessage as error:
             if error.request_id is None:
                 self._rejects.add(raw, error)

@@ -128,9 +128,11 @@ class ResponsePublisher(Middleware):
             "started": moments.get("started"),
             "answered": time.time(),
         }
+        # A user who is forgotten is not named by the record of it.
+        user_id = "" if request.get("type") == "user_forget" else response.user_id
         return self._traces.record(
             "request",
-            response.user_id,
+            user_id,
             request_id=response.request_id,
             type=request.get("type"),
             outcome=(response.error or "ok").partition(":")[0],

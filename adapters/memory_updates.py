@@ -240,7 +240,7 @@ class UpdateAdapter:
                 if self._lease.held():  # the others heard it too
                     self._rejects.add(raw, error)
             else:
-                self._stream.append(update, raw)
+                self._stream.append(update, raw, at)
             self._kept.popleft()
         return True
 

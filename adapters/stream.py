@@ -23,7 +23,8 @@ from keepsake_client.protocol import (
     MemoryUpdateMessage,
 )
 from keepsake_client.refusals import refuses_writes
-from keepsake_client.times import time_of_event
+
+from services.runtime.arrival import arrival
 
 #: Entries claimed from a failed consumer by one command.
 CLAIM_BATCH = 1_000
@@ -51,9 +52,7 @@ class Entry(NamedTuple):
     @property
     def arrived_at(self) -> float:
         """When its event arrived, in seconds since 1970: by its id or, where its publisher has made that up, now."""
-        noted = self.arrived.decode("ascii", "replace")
-        written_at, _ = time_of_event(noted or int(self.id.partition(b"-")[0]) / 1000, time.time())
-        return written_at
+        return arrival(self.id, self.arrived, time.time())
 
 
 class UpdateStream:
@@ -124,14 +123,17 @@ class UpdateStream:
         """Acknowledge entries, which were dispatched or rejected."""
         self._client.xack(self.key, STREAM_GROUP, *ids)
 
-    def append(self, update: MemoryUpdateMessage, raw: bytes) -> None:
-        """Write an event that the channel carried as `raw`."""
+    def append(self, update: MemoryUpdateMessage, raw: bytes, heard_at: float) -> None:
+        """Write an event that the channel carried as `raw`.
+
+        Args:
+            heard_at: when this adapter received it, in seconds since 1970; it may have waited for Redis.
+        """
         identified = update if update.message_id else update.model_copy(update={"message_id": _derived_id(update)})
         # ASCII-only JSON carries every id there is, lone surrogates included.
         event = json.dumps(identified.model_dump())
-        self._client.xadd(
-            self.key, {STREAM_EVENT_FIELD: event, DIGEST_FIELD: digest(raw)}, maxlen=self._max_len, approximate=True
-        )
+        fields = {STREAM_EVENT_FIELD: event, DIGEST_FIELD: digest(raw), STREAM_ARRIVED_FIELD: f"{heard_at:.6f}"}
+        self._client.xadd(self.key, fields, maxlen=self._max_len, approximate=True)
 
     def digests_since(self, seconds: float) -> Counter[str]:
         """The digests of the messages that adapters wrote since a time, each with its number.
@@ -187,7 +189,7 @@ class UpdateStream:
         read, last = group.get("entries-read"), group["last-delivered-id"]
         if read is None and last == b"0-0":
             read = 0
-        if read is None or "entries-added" not in stream:
+        if read is None or "entries-added" not in stream or _tells_nothing(stream, last):
             return 0  # Redis 6.2 does not know
         trimmed: int = stream["entries-added"] - stream["length"]
         if trimmed <= read:
@@ -219,6 +221,24 @@ def entry_time(entry_id: bytes) -> float:
 def digest(raw: bytes) -> str:
     """A digest of a message as the channel carried it; equal messages have equal digests."""
     return sha256(raw).hexdigest()[:32]
+
+
+def _tells_nothing(stream: dict[str, Any], last_read: bytes) -> bool:
+    """Whether the number of missing entries says nothing about trimmed ones: those of forgotten users were deleted.
+
+    Nothing unread was trimmed while an entry that was read is still there. Where none is, and unread ones were deleted,
+    nothing is counted until these are behind; Redis itself does not know then what the group has read.
+    """
+    first = stream["first-entry"]
+    if first and order(first[0]) <= order(last_read):
+        return True
+    return order(stream.get("max-deleted-entry-id", b"0-0")) > order(last_read)
+
+
+def order(entry_id: bytes) -> tuple[int, int]:
+    """An entry's id in the order of the stream."""
+    milliseconds, _, sequence = entry_id.partition(b"-")
+    return int(milliseconds), int(sequence or 0)
 
 
 def _report_lost(key: str, lost: int) -> None:

@@ -105,7 +105,12 @@ def declare(broker: dramatiq.Broker, resources: Resources) -> None:
     def profile_update(request: dict[str, Any], received_at: float, enqueued_at: float) -> dict[str, Any]:
         data = read_data(request, ProfileUpdateData)
         profile = resources.profiles.update(
-            request["user_id"], data.updates, data.expected_version, request["request_id"], data.agent_id
+            request["user_id"],
+            data.updates,
+            data.expected_version,
+            request["request_id"],
+            data.agent_id,
+            arrived_at=received_at,
         )
         return _profile_fields(profile)
 

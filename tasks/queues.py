@@ -13,6 +13,9 @@ from typing import Any, NamedTuple, TypeVar, cast
 from dramatiq import Message
 from keepsake_client.protocol import (
     LTMRequest,
+    MemoryDeleteData,
+    MemoryFilters,
+    MemoryListData,
     MemoryUpdateMessage,
     RequestType,
     SearchData,
@@ -94,11 +97,13 @@ def read_data(request: dict[str, Any], model: type[Data]) -> Data:
     if not request.get(_VALIDATED):
         return model.model_validate(data)
     data = _with_speaker(data)
+    filters = data.get("filters")
     if model is SearchData:
-        filters = data.get("filters")
         # The default is given, because pydantic would copy it each time: 10 us.
         filters = SearchFilters.model_construct(**_with_speaker(filters)) if filters else _NO_FILTERS
         data = {**data, "filters": filters}
+    elif filters is not None and model in (MemoryListData, MemoryDeleteData):
+        data = {**data, "filters": MemoryFilters.model_construct(**_with_speaker(filters))}
     # pydantic's mypy plugin types `model_construct` by the bound of the type variable.
     return cast(Data, model.model_construct(**data))
 

@@ -19,9 +19,11 @@ from services.cli.config import config
 from services.cli.dead_letters import app as dead
 from services.cli.demo import demo
 from services.cli.export import export
+from services.cli.forget import forget
 from services.cli.importing import import_command
 from services.cli.lasting_output import discard_stdout
 from services.cli.logs import logs
+from services.cli.memories import correct, memories, memory
 from services.cli.output import print_error, report
 from services.cli.reembed import reembed_command
 from services.cli.status import status
@@ -38,22 +40,8 @@ def build_app() -> typer.Typer:
     # Typer's tracebacks show local variables, and some of them contain passwords.
     app = typer.Typer(name="ltm", no_args_is_help=True, pretty_exceptions_enable=False)
     app.callback()(_options)
-    for command in (
-        up,
-        status,
-        demo,
-        chat,
-        search,
-        add,
-        profile,
-        export,
-        trace,
-        logs,
-        config,
-        backfill,
-        backup,
-        restore,
-    ):
+    about_users = (chat, search, add, profile, memories, memory, correct, forget, export)
+    for command in (up, status, demo, *about_users, trace, logs, config, backfill, backup, restore):
         app.command()(command)
     app.command("import")(import_command)
     app.command("reembed")(reembed_command)

@@ -36,7 +36,7 @@ def search(
     """Search a user's memories, best first: the shared ones, and with --agent those of a character."""
     settings = found_stack(data_dir).settings
     scope = {"agent_id": agent, "all_agents": all_agents or None, "also": also or None, "speaker": speaker}
-    response = _request(settings, "search", user, {"query": query, "limit": limit, **scope}, timeout)
+    response = ask(settings, "search", user, {"query": query, "limit": limit, **scope}, timeout)
     _print_memories(response, as_json, "no memories", settings.timezone)
 
 
@@ -51,7 +51,7 @@ def add(
 ) -> None:
     """Add a memory of a user."""
     settings = found_stack(data_dir).settings
-    response = _request(settings, "add", user, {"content": text, "agent_id": agent, "speaker": speaker}, timeout)
+    response = ask(settings, "add", user, {"content": text, "agent_id": agent, "speaker": speaker}, timeout)
     _print_memories(response, as_json, "added", settings.timezone)
 
 
@@ -70,15 +70,16 @@ def profile(
     updates = dict(_parse_change(change) for change in changes or [])
     settings = found_stack(data_dir).settings
     if updates:
-        response = _request(settings, "profile_update", user, {"updates": updates, "agent_id": agent}, timeout)
+        response = ask(settings, "profile_update", user, {"updates": updates, "agent_id": agent}, timeout)
     else:
-        response = _request(settings, "profile_get", user, {"agent_id": agent}, timeout)
+        response = ask(settings, "profile_get", user, {"agent_id": agent}, timeout)
     Output().json(response if as_json else response["user_profile"])
 
 
-def _request(
+def ask(
     settings: Settings, request_type: RequestType, user: str, data: dict[str, Any], timeout_s: float
 ) -> dict[str, Any]:
+    """The response to one request, as the wire has it."""
     given = {name: value for name, value in data.items() if value is not None}
     with client_of(settings) as client:
         try:

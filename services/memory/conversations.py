@@ -10,6 +10,7 @@ from typing import Any
 
 import structlog
 from keepsake_client.protocol import (
+    STREAM_ARRIVED_FIELD,
     STREAM_EVENT_FIELD,
     MemoryUpdateMessage,
     conversation_key,
@@ -70,11 +71,19 @@ class Conversations:
         """Whether messages are published."""
         return self._destination is not None
 
-    async def append(self, message: MemoryUpdateMessage, raw: bytes = b"", taken_from: str | None = None) -> bool:
+    async def append(
+        self,
+        message: MemoryUpdateMessage,
+        raw: bytes = b"",
+        taken_from: str | None = None,
+        *,
+        heard_at: float | None = None,
+    ) -> bool:
         """Store and publish a message as the newest of its conversation.
 
         Args:
             raw: the message as it arrived, to be removed from the list `taken_from`.
+            heard_at: when it was heard on a channel, in seconds since 1970; it may have waited for Redis.
 
         Returns:
             Whether it was published. Where Redis refuses to append it to the stream, for example by an ACL without
@@ -85,24 +94,32 @@ class Conversations:
             RedisError: nothing was stored; or the connection broke, and it is unknown whether it was.
         """
         if self._destination is None:
-            await self._store(message, raw, taken_from, None)
+            await self._store(message, raw, taken_from, None, heard_at)
             return False
         try:
-            refused = await self._store(message, raw, taken_from, self._destination)
+            refused = await self._store(message, raw, taken_from, self._destination, heard_at)
         except ResponseError as error:
             if refuses_writes(error):
                 raise
-            await self._store(message, raw, taken_from, None)
+            await self._store(message, raw, taken_from, None, heard_at)
             self._log_refusal(error)
             return await self._publish_alone(message, self._destination)
         self._log_refusal(refused)
         return refused is None
 
     async def _store(
-        self, message: MemoryUpdateMessage, raw: bytes, taken_from: str | None, destination: Destination | None
+        self,
+        message: MemoryUpdateMessage,
+        raw: bytes,
+        taken_from: str | None,
+        destination: Destination | None,
+        heard_at: float | None,
     ) -> Exception | None:
         """Run the transaction; return why the stream or the channel refused the message, if one did."""
         key, text = conversation_key(message.user_id), message.to_wire(logged=destination is not None)
+        entry: dict[Any, Any] = {STREAM_EVENT_FIELD: text}  # redis-py's own type is of every value at once
+        if heard_at is not None:
+            entry[STREAM_ARRIVED_FIELD] = f"{heard_at:.6f}"
         async with self._client.pipeline(transaction=True) as transaction:
             transaction.rpush(key, text)
             transaction.ltrim(key, -self._max_messages, -1)
@@ -113,7 +130,7 @@ class Conversations:
             if destination is not None:
                 transaction.xadd(
                     destination.stream,
-                    {STREAM_EVENT_FIELD: text},
+                    entry,
                     maxlen=destination.stream_max_len,
                     approximate=True,
                 )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from itertools import count
+from typing import NamedTuple
 from uuid import uuid4
 
 import structlog
@@ -29,6 +31,18 @@ from services.runtime.logging import redact
 from services.runtime.process import POLL_TIMEOUT_S, LoopConnection, listen
 
 log = structlog.get_logger()
+
+
+class _Heard(NamedTuple):
+    """A reply of the AI.
+
+    Args:
+        at: when it was heard, in seconds since 1970.
+    """
+
+    at: float
+    raw: bytes
+
 
 CONNECTION_ERRORS = (RedisConnectionError, RedisTimeoutError, OSError)
 
@@ -70,7 +84,7 @@ class MemoryService:
         self._monitor = monitor
         # Both loops write: what Redis refuses is logged once.
         self._writes = Availability("redis", at="writes")
-        self._waiting: BoundedQueue[bytes] = BoundedQueue(len, max_waiting)
+        self._waiting: BoundedQueue[_Heard] = BoundedQueue(lambda heard: len(heard.raw), max_waiting)
         self._arrived = asyncio.Event()
         self._pending_counts = PendingCounts(COUNTERS)
         #: Messages by outcome: stored, published, publish_failed, skipped, rejected, failed, dropped.
@@ -114,7 +128,7 @@ class MemoryService:
         await self._pending_counts.flush_async(self._client)
 
     async def _put(self, raw: bytes) -> None:
-        if dropped := self._waiting.append(raw):
+        if dropped := self._waiting.append(_Heard(time.time(), raw)):
             self.counts["dropped"] += dropped
             self._pending_counts.count("ai_responses_lost", dropped)
             if self.counts["dropped"] % 1_000 == 1:  # one line for each thousand
@@ -129,12 +143,12 @@ class MemoryService:
                 continue
             await self._store_ai_response(self._waiting.popleft(), stop)
 
-    async def _store_ai_response(self, raw: bytes, stop: asyncio.Event) -> None:
+    async def _store_ai_response(self, heard: _Heard, stop: asyncio.Event) -> None:
         """Process a reply; again while Redis is away or refuses writes, until `stop`."""
         message_id = uuid4().hex
         for failures in count():
             try:
-                await self.process_ai_response(raw, message_id, retry=failures > 0)
+                await self.process_ai_response(heard.raw, message_id, heard_at=heard.at, retry=failures > 0)
             except (RedisError, OSError) as error:
                 refused = refuses_writes(error)
                 if stop.is_set() or not (isinstance(error, CONNECTION_ERRORS) or refused):
@@ -162,11 +176,14 @@ class MemoryService:
 
         await self._process(store, self._input_queue, raw, taken_from=self._processing)
 
-    async def process_ai_response(self, raw: bytes, message_id: str, *, retry: bool = False) -> None:
+    async def process_ai_response(
+        self, raw: bytes, message_id: str, *, heard_at: float | None = None, retry: bool = False
+    ) -> None:
         """Store and publish one reply of the AI, or reject it.
 
         Args:
             message_id: that of the reply, the same in every attempt; it makes the retry idempotent.
+            heard_at: when it was heard, in seconds since 1970.
             retry: an earlier attempt was interrupted, and may have stored the reply.
 
         Raises:
@@ -180,7 +197,7 @@ class MemoryService:
             message = ai_message(response, message_id, answered)
             if retry and await self._conversations.contains(message):
                 return True
-            return await self._conversations.append(message)
+            return await self._conversations.append(message, heard_at=heard_at)
 
         await self._process(store, self._ai_channel, raw)
 

@@ -21,6 +21,25 @@ class ProfileConflict(KeepsakeError):
         self.version = version
 
 
+class MemoryNotFound(KeepsakeError):
+    """The user has no memory of this id."""
+
+    code = "not_found"
+
+    def __init__(self) -> None:
+        super().__init__("the user has no memory of this id")
+
+
+class ErasureRefused(KeepsakeError):
+    """Redis does not permit the writer to erase what it keeps of a user."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__(
+            f"the memories are deleted, and Redis does not permit the writer to erase what {place} keeps of the user: "
+            "load the access rules of this release (deploy/redis-acl.conf), then forget again"
+        )
+
+
 class Expired(KeepsakeError):
     """The search's deadline passed before it was done."""
 

@@ -8,6 +8,7 @@ import redis
 import structlog
 from keepsake_client.errors import InvalidMessage, NoText
 from keepsake_client.protocol import COUNTERS, REJECTED_CHARS, REJECTED_STREAM
+from keepsake_client.requests import peek_id
 
 #: Entries that the stream keeps. Redis trims approximately, so it may hold a few more.
 MAX_ENTRIES = 1_000
@@ -24,7 +25,10 @@ def add_reject(transaction: Any, at: str, reason: str, raw: bytes) -> None:
     """
     # UTF-8 has at most four bytes a character: a message of megabytes is not decoded whole.
     beginning = raw[: 4 * REJECTED_CHARS].decode("utf-8", "replace")[:REJECTED_CHARS]
-    entry = {"at": at, "reason": reason, "message": beginning}
+    entry: dict[str, str | bytes] = {"at": at, "reason": reason, "message": beginning}
+    if len(raw) > len(beginning) and (user_id := peek_id(raw, b"user_id")):
+        # It may stand behind what is kept, and a user who is forgotten is forgotten here, too.
+        entry["user_id"] = user_id.encode("utf-8", "surrogatepass")
     transaction.xadd(REJECTED_STREAM, entry, maxlen=MAX_ENTRIES, approximate=True)
     transaction.hincrby(COUNTERS, "rejected", 1)
 

@@ -14,10 +14,11 @@ from zoneinfo import ZoneInfo
 import redis
 from keepsake_client import protocol
 from keepsake_client.tolerance import ANONYMOUS_USER, MessageDefaults
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.runtime.errors import InvalidSetting
+from services.runtime.retention import RetentionRule, parse_retention
 
 #: Settings by the field names that they had until version 0.2, which are still read.
 RENAMED_SETTINGS = {
@@ -124,6 +125,14 @@ def _milliseconds(value: str) -> str:
 Milliseconds = Annotated[str, AfterValidator(_milliseconds)]
 
 
+def _retention(text: str) -> str:
+    parse_retention(text)
+    return text
+
+
+Retention = Annotated[str, AfterValidator(_retention)]
+
+
 class Settings(BaseSettings):
     """All settings. A field's environment variable is its name in capitals."""
 
@@ -148,6 +157,11 @@ class Settings(BaseSettings):
     )
     ltm_requests_queue: Name = Field(
         default=protocol.REQUESTS_QUEUE, description="The Redis list that requests are pushed to."
+    )
+    ltm_manage_queue: Name | None = Field(
+        default=None,
+        description="The list that requests to correct, delete, forget, export and import are taken from alone, such as"
+        " `ltm_requests:manage`, so that an ACL can keep others from them; unset: from `LTM_REQUESTS_QUEUE`.",
     )
     ltm_responses_channel: Name = Field(
         default=protocol.RESPONSES_CHANNEL, description="The channel that responses are published on."
@@ -218,6 +232,11 @@ class Settings(BaseSettings):
     )
     ltm_anonymous_user: protocol.Id = Field(
         default=ANONYMOUS_USER, description="The user of messages without a `user_id`."
+    )
+    ltm_retention_days: Retention | None = Field(
+        default=None,
+        description="Indexer: older memories are deleted: days, as in `365`, or rules by source and character,"
+        " as in `365, ai=30, @luna=90, @luna/ai=never`, of which the one that says most holds; unset: none are.",
     )
     memory_max_messages: int = Field(
         default=200, ge=1, le=100_000, description="Memory service: the most messages kept of a user's conversation."
@@ -328,6 +347,13 @@ class Settings(BaseSettings):
         default=None, description="The key of these hashes, any text; without one, a guessed id can be verified."
     )
 
+    @field_validator("ltm_manage_queue")
+    @classmethod
+    def _is_another_list(cls, name: str | None, others: ValidationInfo) -> str | None:
+        if name is not None and name == others.data.get("ltm_requests_queue"):
+            raise ValueError("the name of another list than LTM_REQUESTS_QUEUE")
+        return name
+
     @property
     def timezone(self) -> tzinfo:
         """The time zone that dates are shown in, and read in where they name none."""
@@ -337,6 +363,16 @@ class Settings(BaseSettings):
     def broker(self) -> SecretStr:
         """The URL of the broker: its own, or the pipeline's Redis."""
         return self.broker_url or self.redis_url
+
+    @property
+    def request_queues(self) -> tuple[str, ...]:
+        """The lists that requests are taken from."""
+        return (self.ltm_requests_queue, *([self.ltm_manage_queue] if self.ltm_manage_queue else []))
+
+    @property
+    def retention(self) -> tuple[RetentionRule, ...]:
+        """`ltm_retention_days` as rules."""
+        return parse_retention(self.ltm_retention_days or "")
 
     @property
     def message_defaults(self) -> MessageDefaults:

@@ -81,7 +81,7 @@ class TraceReader:
         self._client: Any = client  # redis-py's types of replies are those of every protocol at once
         self._broker: Any = broker
         self._inputs = settings.user_input_queue
-        self._requests = settings.ltm_requests_queue
+        self._requests = settings.request_queues
         self._stream = settings.ltm_stream_key
         self._unseen: list[str] = []
 
@@ -133,7 +133,7 @@ class TraceReader:
         for name, state in (
             (self._inputs, "waits for the memory service"),
             (f"{self._inputs}:processing", "is being stored by the memory service"),
-            (self._requests, "waits for an adapter"),
+            *((queue, "waits for an adapter") for queue in self._requests),
         ):
             found += self._seen(name, partial(self._in_list, name, state, match))
         found += self._seen(MEMBERSHIP_KEY, partial(self._taken, match))
@@ -167,7 +167,8 @@ class TraceReader:
     def _taken(self, match: IdMatcher) -> Iterator[Waiting]:
         for name in self._client.zrange(MEMBERSHIP_KEY, 0, -1):
             adapter = name.decode()
-            yield from self._in_list(taken_list(self._requests, adapter), f"was taken by adapter {adapter}", match)
+            for queue in self._requests:
+                yield from self._in_list(taken_list(queue, adapter), f"was taken by adapter {adapter}", match)
 
     def _in_stream(self, match: IdMatcher) -> Iterator[Waiting]:
         last_delivered = None

@@ -14,6 +14,7 @@ from services.stack.data_directory import DataDirectory
 SHARED_SETTINGS = (
     "broker_url",
     "ltm_requests_queue",
+    "ltm_manage_queue",
     "ltm_responses_channel",
     "memory_updates_channel",
     "ltm_stream_key",

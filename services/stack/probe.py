@@ -15,6 +15,7 @@ def client_of(settings: Settings) -> Client:
     return Client(
         settings.redis_url.get_secret_value(),
         requests_queue=settings.ltm_requests_queue,
+        manage_queue=settings.ltm_manage_queue,
         responses_channel=settings.ltm_responses_channel,
         updates_channel=settings.memory_updates_channel,
         updates_stream=settings.ltm_stream_key,

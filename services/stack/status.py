@@ -105,7 +105,7 @@ class StatusReader:
         report = StatusReport(stream=settings.ltm_stream_key)
         report.parts = [self._writable(self._redis()), self._postgres(), *self._services()]
         report.search = self._search({part.name: part for part in report.parts})
-        for name in (settings.user_input_queue, settings.ltm_requests_queue):
+        for name in (settings.user_input_queue, *settings.request_queues):
             waiting: Any = self._seen(f"LLEN {name}", partial(self._client.llen, name))
             if waiting is not None:
                 report.lists[name] = waiting

@@ -15,6 +15,7 @@ from dramatiq.middleware import Middleware, MiddlewareError
 from keepsake_client.errors import KeepsakeError
 from keepsake_client.protocol import COUNTERS
 
+from services.long_term_memory.expiry import INTERVAL_S, ExpiryThread
 from services.long_term_memory.factory import LongTermMemory, open_when_ready
 from services.long_term_memory.forgetting import Forgetting
 from services.long_term_memory.memory_management import MemoryManagement
@@ -45,15 +46,18 @@ class Resources(Middleware):
 
     Args:
         process: the name of this process in `ltm status` and compose.
+        expiry_interval_s: how often an indexer deletes what has expired.
     """
 
-    def __init__(self, settings: Settings, process: str) -> None:
+    def __init__(self, settings: Settings, process: str, expiry_interval_s: float = INTERVAL_S) -> None:
         self.settings = settings
         self._process = process
+        self._expiry_interval_s = expiry_interval_s
         self._open: LongTermMemory | None = None
         self._client = connect(settings.redis_url.get_secret_value(), 2.0)
         self._counts = PendingCounts(COUNTERS)
         self._heartbeat: HeartbeatThread | None = None
+        self._expiry: ExpiryThread | None = None
 
     @property
     def memories(self) -> MemoryService:
@@ -80,10 +84,13 @@ class Resources(Middleware):
         """Export and import; only while the worker runs."""
         return self._opened.portability
 
-    def count(self, counter: str) -> None:
-        """Count one in `ltm:counters`."""
-        self._counts.count(counter)
+    def count(self, counter: str, number: int = 1) -> None:
+        """Add to a field of `ltm:counters`."""
+        self._counts.count(counter, number)
         self._counts.flush(self._client)
+
+    def _count_expired(self, number: int) -> None:
+        self.count("memories_expired", number)
 
     @property
     def _opened(self) -> LongTermMemory:
@@ -123,9 +130,15 @@ class Resources(Middleware):
             engine=self._opened.engine,
         )
         self._heartbeat.start()
+        if worker.consumer_whitelist is None or INDEX_QUEUE in worker.consumer_whitelist:
+            # Here, where the CPU priority is lowest.
+            self._expiry = ExpiryThread(self._opened.expiry, self._count_expired, self._expiry_interval_s)
+            self._expiry.start()
         log.info("worker_ready", queues=sorted(worker.consumer_whitelist or ()))
 
     def after_worker_shutdown(self, _: dramatiq.Broker, __: dramatiq.Worker) -> None:
+        if self._expiry:
+            self._expiry.stop()
         if self._heartbeat:
             self._heartbeat.stop()
         if self._open:

@@ -44,7 +44,8 @@ CHANNELS = {
     "AI_RESPONSES_CHANNEL": "ai_responses",
 }
 #: The users of foreign services.
-FOREIGN = {"asker", "publisher", "bot", "front-end"}
+FOREIGN = {"asker", "manager", "publisher", "bot", "front-end"}
+MANAGE_QUEUE = "ltm_requests:manage"
 
 
 @dataclass
@@ -232,6 +233,7 @@ class Stack:
             **self.users.environment(user),
             "DATABASE_URL": self.database_url,
             "LTM_PROCESS_NAME": user,
+            "LTM_MANAGE_QUEUE": MANAGE_QUEUE,
             "LTM_SEARCH_TIMEOUT_MS": "30000",  # a loaded machine may take longer than the default
             "OMP_NUM_THREADS": "1",
         }
@@ -305,10 +307,10 @@ class Foreign:
                 return dict(payload)
         raise AssertionError(f"no matching message was published within {seconds} s")
 
-    def ask(self, kind: str, user_id: str, **data: Any) -> dict[str, Any]:
+    def ask(self, kind: str, user_id: str, *, queue: str = "ltm_requests", **data: Any) -> dict[str, Any]:
         request_id = uuid.uuid4().hex
         request = {"request_id": request_id, "type": kind, "user_id": user_id, "data": {"deadline_ms": 30_000, **data}}
-        self.client.lpush("ltm_requests", json.dumps(request))
+        self.client.lpush(queue, json.dumps(request))
         return self.next(lambda response: response["request_id"] == request_id)
 
 
@@ -364,6 +366,17 @@ def test_the_stack_works_under_the_rules(stack: Stack, create_database: Callable
     wait_until(lambda: stack.redis.hgetall("ltm:counters"), description="its count")
     other.client.lpush("ltm_requests", "neither JSON nor an id")
     front_end.client.lpush("user_input_queue", "nor this")
+
+    # What manages memories: refused to an asker, served to a manager
+    manager = foreign(users, "manager", "ltm_responses")
+    say("I am about to leave.")
+    assert other.ask("user_forget", "anna")["error"].startswith("forbidden: ")
+    assert fact in found("anna")
+    assert manager.ask("user_forget", "anna", queue=MANAGE_QUEUE)["count"] >= 3
+    assert found("anna") == []
+    exported = manager.ask("user_export", "ben", queue=MANAGE_QUEUE)["records"]
+    assert manager.ask("user_import", "emil", queue=MANAGE_QUEUE, records=exported)["count"] == len(exported)
+    assert stack.ltm("forget", "emil", "--everything", "--yes").returncode == 0
 
     # A message that becomes a dead letter, and an adapter that is killed while it processes a request
     enqueue_a_poison_message(stack.redis)
@@ -487,6 +500,7 @@ ADMIN_ONLY = [
 ]
 FORBIDDEN: dict[str, list[tuple[str, ...]]] = {
     "chat-ai": [
+        ("LPUSH", MANAGE_QUEUE, "{}"),
         ("XRANGE", "ltm:rejected", "-", "+"),
         ("LPOP", "ltm_requests"),
         ("RPOP", "ltm_requests"),
@@ -511,6 +525,7 @@ FORBIDDEN: dict[str, list[tuple[str, ...]]] = {
         ("EVAL", "return 1", "0"),
     ],
     "asker": [
+        ("LPUSH", MANAGE_QUEUE, "{}"),
         *[("LRANGE", key, "0", "-1") for key in SECRET_KEYS],
         *[("GET", key) for key in SECRET_KEYS],
         ("RPOP", "ltm_requests"),
@@ -522,8 +537,15 @@ FORBIDDEN: dict[str, list[tuple[str, ...]]] = {
         ("SCAN", "0"),
         ("EVAL", "return 1", "0"),
     ],
+    "manager": [
+        *[("LRANGE", key, "0", "-1") for key in [*SECRET_KEYS, MANAGE_QUEUE]],
+        ("RPOP", MANAGE_QUEUE),
+        ("PUBLISH", "ltm_responses", "{}"),
+        ("PUBLISH", "memory_updates", "{}"),
+    ],
     "publisher": [
         ("LPUSH", "ltm_requests", "{}"),
+        ("LPUSH", MANAGE_QUEUE, "{}"),
         ("PUBLISH", "ltm_responses", "{}"),
         ("SUBSCRIBE", "memory_updates"),
         ("XRANGE", "memory_updates:log", "-", "+"),
@@ -531,6 +553,7 @@ FORBIDDEN: dict[str, list[tuple[str, ...]]] = {
         ("DEL", "memory_updates:log"),
     ],
     "bot": [
+        ("LPUSH", MANAGE_QUEUE, "{}"),
         *[("LRANGE", key, "0", "-1") for key in SECRET_KEYS],
         ("RPOP", "ltm_requests"),
         ("PUBLISH", "ltm_responses", "{}"),
@@ -542,12 +565,14 @@ FORBIDDEN: dict[str, list[tuple[str, ...]]] = {
         ("KEYS", "*"),
     ],
     "front-end": [
+        ("LPUSH", MANAGE_QUEUE, "{}"),
         ("LRANGE", "user_input_queue", "0", "-1"),
         ("LPUSH", "ltm_requests", "{}"),
         ("PUBLISH", "ai_responses", "{}"),
         ("SUBSCRIBE", "ltm_responses"),
     ],
     "memory": [
+        ("LPUSH", MANAGE_QUEUE, "{}"),
         ("LPUSH", "ltm_requests", "{}"),
         ("PUBLISH", "ltm_responses", "{}"),
         ("SUBSCRIBE", "ltm_responses"),
@@ -579,13 +604,19 @@ FORBIDDEN: dict[str, list[tuple[str, ...]]] = {
     "long-term-memory-writer": [
         ("LPOP", "dramatiq:interactive"),
         ("LPOP", "dramatiq:index"),
-        ("LRANGE", "memory:conversation:anna", "0", "-1"),
+        ("HSET", "dramatiq:index.msgs", "x", "y"),
+        ("RPUSH", "memory:conversation:anna", "{}"),
+        ("DEL", "memory:conversation:anna"),
+        ("XADD", "memory_updates:log", "*", "event", "{}"),
+        ("XTRIM", "memory_updates:log", "MAXLEN", "0"),
+        ("RPOP", "user_input_queue"),
+        ("LPUSH", "ltm_requests", "{}"),
         ("SUBSCRIBE", "ltm_responses"),
     ],
     "long-term-memory-indexer": [
         ("LPOP", "dramatiq:interactive"),
         ("HGET", "dramatiq:writes.msgs", "x"),
-        ("PUBLISH", "ltm_responses", "{}"),
+        ("PUBLISH", "memory_updates", "{}"),
         ("LRANGE", "memory:conversation:anna", "0", "-1"),
     ],
     "ltm": [

@@ -13,10 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
+import psycopg
 import pytest
-from keepsake_client.protocol import LTMRequest, alive_key
+from keepsake_client.protocol import LTMRequest, MemoryUpdateMessage, alive_key
 
+from services.long_term_memory.postgres.rows import insert_memories
+from services.long_term_memory.storing import embedded, of_update
 from services.runtime.dead_letters import DeadLetters
 from services.runtime.queues import queue_depths
 from services.stack.process_tree import ProcessId
@@ -90,6 +94,45 @@ def test_a_stopped_worker_leaves_nothing_behind(site: Servers) -> None:
     site.worker("second", INDEX)
     all_indexed(site, len(contents))
     assert site.indexed() == contents
+
+
+def test_a_user_whose_forgetting_worker_is_killed_is_forgotten_by_the_next(site: Servers) -> None:
+    """Given kill -9 of a writer between two batches of a user's memories, I expect another one to delete the rest, the
+    request to be answered, and what waits for an indexer to be deleted too."""
+    first, second = (site.worker(name, "writes").ready() for name in ("first", "second"))
+    other = [psutil.Process(second.master.pid), *psutil.Process(second.master.pid).children(recursive=True)]
+    for process in other:
+        process.suspend()  # so that the first one takes the request
+    messages = [
+        MemoryUpdateMessage(user_id="u1", content=f"tea {n}", source="user", timestamp=1.7e9 + n) for n in range(2_500)
+    ]
+    rows = [embedded(of_update(each, each.timestamp), np.full(384, 0.05, np.float32)).row for each in messages]
+    with psycopg.connect(site.postgres.url) as connection:
+        insert_memories(connection, rows, history=True)
+    asked = LTMRequest(request_id="r1", type="user_forget", user_id="u1", data={"deadline_ms": 60_000})
+    with (
+        psycopg.connect(site.postgres.url) as blocker,
+        site.client.pubsub(ignore_subscribe_messages=True) as asker,  # type: ignore[no-untyped-call]
+    ):
+        # A row of the second batch, so that the first one is deleted and the second one waits.
+        blocker.execute("SELECT FROM memories WHERE content = 'tea 1500' FOR UPDATE")
+        asker.subscribe("ltm_responses")
+        site.broker.enqueue(request_message(asked, time.time()))
+        wait_until(lambda: len(site.indexed()) == 1_500, ALL_WITHIN_S, "the first batch")
+        first.kill()
+        site.index("tea 1", "tea 2501")  # they wait in the queue, which is looked into as well
+        blocker.rollback()
+        assert len(site.indexed()) == 1_500
+        for process in other:
+            process.resume()
+        answer = wait_until(lambda: asker.get_message(timeout=0.1), ALL_WITHIN_S, "the answer")
+    assert json.loads(answer["data"])["success"]
+    assert site.indexed() == []
+    with psycopg.connect(site.postgres.url) as connection:
+        tables = ("memory_history", "users", "tombstones")
+        left = [connection.execute(f"SELECT count(*) FROM {table}").fetchone() for table in tables]
+    assert left == [(0,), (0,), (2_504,)]  # of the two that waited, two ids each
+    assert queue_depths(site.client)["writes"]["dead"] == 0
 
 
 def test_the_searches_of_a_frozen_worker_are_answered_once(site: Servers) -> None:

@@ -10,8 +10,17 @@ from typing import Any, cast
 import pytest
 from dramatiq.brokers.stub import StubBroker
 from dramatiq.middleware import TimeLimit
-from keepsake_client.protocol import AddData, Memory, SearchData
+from keepsake_client.protocol import (
+    AddData,
+    Memory,
+    MemoryDeleteData,
+    MemoryListData,
+    MemoryUpdateData,
+    SearchData,
+    WireModel,
+)
 
+from services.long_term_memory.memory_management import Page
 from services.long_term_memory.memory_service import IndexedIds, SearchResult
 from services.long_term_memory.profile_service import Profile
 from services.runtime.settings import Settings
@@ -33,6 +42,7 @@ class Services:
         self.settings = Settings()
         self.memories = SimpleNamespace(search=self._search, add=self._add, index=self._index)
         self.count = self._note("count")
+        self.management = SimpleNamespace()
         self.profiles = SimpleNamespace(get=self._profile("get"), update=self._profile("update"))
 
     def _search(self, user_id: str, data: SearchData, *, now: float, deadline: float) -> SearchResult:
@@ -51,8 +61,8 @@ class Services:
         return lambda *arguments: self.calls.append((name, *arguments))
 
     def _profile(self, name: str) -> Any:
-        def call(*arguments: Any) -> Profile:
-            self.calls.append((name, *arguments))
+        def call(*arguments: Any, **named: Any) -> Profile:
+            self.calls.append((name, *arguments, *named.items()))
             return Profile(values={"name": "Lin"}, version=3, updated_at=MOMENT)
 
         return call
@@ -123,7 +133,7 @@ def test_a_profile_update_expects_the_version_that_was_sent(worker: Worker) -> N
     """Given a profile_update, I expect its updates, expected version and request id passed on."""
     response = worker.run("profile.update", updates={"name": "Lin"}, expected_version=2)
 
-    assert worker.services.calls == [("update", "u1", {"name": "Lin"}, 2, "r1", None)]
+    assert worker.services.calls == [("update", "u1", {"name": "Lin"}, 2, "r1", None, ("arrived_at", 100.0))]
     assert response["profile_version"] == 3
 
 
@@ -135,8 +145,8 @@ def test_a_characters_profile_is_asked_for_by_its_id(worker: Worker) -> None:
 
     assert worker.services.calls == [
         ("get", "u1", "luna"),
-        ("update", "u1", {"mood": "shy"}, None, "r1", "luna"),
-        ("update", "u1", {"agent_id": "luna"}, None, "r1", None),
+        ("update", "u1", {"mood": "shy"}, None, "r1", "luna", ("arrived_at", 100.0)),
+        ("update", "u1", {"agent_id": "luna"}, None, "r1", None, ("arrived_at", 100.0)),
     ]
 
 
@@ -168,3 +178,36 @@ def test_an_event_that_was_deleted_before_is_counted(worker: Worker) -> None:
         worker.broker.get_actor("memory.index").fn({"user_id": "u1", "content": "x", "source": "ai", "timestamp": 1})
 
     assert [call for call in worker.services.calls if call[0] == "count"] == [("count", "events_deleted")]
+
+
+@pytest.mark.parametrize(
+    ("actor", "model", "data"),
+    [
+        ("memory.list", MemoryListData, {"order": "oldest", "limit": 3, "cursor": "c", "agent_id": "a"}),
+        ("memory.list", MemoryListData, {"filters": {"speaker": {"name": "Wei"}, "contains": "tea", "since": 5.0}}),
+        ("memory.list", MemoryListData, {"filters": {}}),
+        ("memory.update", MemoryUpdateData, {"id": "m1", "metadata": {"a": None}}),
+        ("memory.delete", MemoryDeleteData, {"filters": {"speaker": {"id": "7"}}, "dry_run": True}),
+        ("memory.delete", MemoryDeleteData, {"ids": ("m1", "m2"), "all_agents": True}),
+    ],
+)
+def test_what_an_adapter_has_validated_is_what_the_service_gets(
+    worker: Worker, actor: str, model: type[WireModel], data: dict[str, Any]
+) -> None:
+    """Given validated data, with filters and a speaker as models within it, I expect the service to get its model."""
+    got: list[Any] = []
+    answers = {"page": Page([], None), "update": MEMORY, "delete": 2}
+
+    def note(name: str) -> Any:
+        def call(*arguments: Any) -> Any:
+            got.append(arguments)
+            return answers[name]
+
+        return call
+
+    worker.services.management = SimpleNamespace(**{name: note(name) for name in answers})
+    request = {"request_id": "r1", "type": "any", "user_id": "u1", "data": data, "validated": True}
+    worker.broker.get_actor(actor).fn(request, received_at=100.0, enqueued_at=101.0)
+
+    at = [] if actor == "memory.list" else [100.0]
+    assert got == [("u1", model.model_validate(data), *at)]

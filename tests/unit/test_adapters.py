@@ -13,7 +13,7 @@ import fakeredis
 import pytest
 import redis
 from dramatiq.brokers.stub import StubBroker
-from keepsake_client.protocol import COUNTERS, MEMBERSHIP_KEY, UPDATES_STREAM
+from keepsake_client.protocol import COUNTERS, MANAGING, MEMBERSHIP_KEY, UPDATES_STREAM
 from redis.lock import Lock
 from structlog.testing import capture_logs
 
@@ -32,6 +32,7 @@ from tests.unit.test_loop import Script
 
 #: The longest wait for a message: an iteration that finds nothing ends at once.
 POLL_TIMEOUT_S = 0.02
+MANAGE_QUEUE = "ltm_requests:manage"
 
 
 @pytest.fixture
@@ -57,6 +58,67 @@ def asked(request_id: str) -> str:
     return json.dumps({"request_id": request_id, "type": "search", "user_id": "u1", "data": {"query": "tea?"}})
 
 
+# Requests to manage memories
+
+
+def managing(request_id: str, kind: str = "user_forget") -> str:
+    data = {
+        "memory_update": {"id": "m", "content": "x"},
+        "memory_delete": {"ids": ["m"]},
+        "user_import": {"records": []},
+    }
+    return json.dumps({"request_id": request_id, "type": kind, "user_id": "u1", "data": data.get(kind, {})})
+
+
+@pytest.mark.parametrize("kind", sorted(MANAGING))
+def test_what_manages_is_taken_from_its_own_list_alone(
+    client: fakeredis.FakeRedis, broker: StubBroker, kind: str
+) -> None:
+    """Given LTM_MANAGE_QUEUE, I expect a request that changes or hands out what a user has to be refused on the common
+    list, which serves all others, and to be served on its own; without the setting, on the common one."""
+    listener = client.pubsub()  # type: ignore[no-untyped-call]
+    listener.subscribe("ltm_responses")
+    listener.get_message(timeout=1)
+    common = request_adapter(client, broker, managed_at=MANAGE_QUEUE)
+    client.lpush("ltm_requests", managing("r1", kind), asked("r2"))
+    common.run_once()
+    common.run_once()
+
+    refusal = json.loads(listener.get_message(timeout=1)["data"])
+    assert (refusal["request_id"], refusal["user_id"], refusal["success"]) == ("r1", "u1", False)
+    assert refusal["error"] == f"forbidden: {kind} is taken from ltm_requests:manage alone (LTM_MANAGE_QUEUE)"
+    assert [message["request"]["request_id"] for message in enqueued(broker)] == ["r2"]
+    assert client.lrange("ltm_requests:taken:a1", 0, -1) == []
+
+    client.lpush(MANAGE_QUEUE, managing("r3", kind))
+    request_adapter(client, broker, manages=True).run_once()
+    client.lpush("ltm_requests", managing("r4", kind))
+    request_adapter(client, broker).run_once()
+    served = [message["request"]["request_id"] for queue in broker.queues for message in enqueued(broker, queue)]
+    assert sorted(served) == ["r3", "r4"]
+
+
+def test_both_lists_of_a_failed_adapter_are_claimed_before_it_is_evicted(
+    client: fakeredis.FakeRedis, broker: StubBroker
+) -> None:
+    """Given a failed adapter that held a request of each list, I expect each to be served by the adapter of its list,
+    whichever comes first."""
+    client.zadd(MEMBERSHIP_KEY, {"failed": 1.0})
+    client.lpush("ltm_requests:taken:failed", asked("r1"))
+    client.lpush(f"{MANAGE_QUEUE}:taken:failed", managing("r2"))
+    common = request_adapter(client, broker, 0.0, managed_at=MANAGE_QUEUE)
+    common.run_once()
+    assert client.zscore(MEMBERSHIP_KEY, "failed") is not None
+
+    request_adapter(client, broker, 0.0, manages=True).run_once()
+    common.run_once()
+
+    assert client.zscore(MEMBERSHIP_KEY, "failed") is None
+    assert [message["request"]["request_id"] for message in enqueued(broker)] == ["r1"]
+    (forgotten,) = enqueued(broker, "writes")
+    assert (forgotten["request"]["request_id"], forgotten["received_at"]) == ("r2", 1.0)
+
+
 # Requests
 
 
@@ -74,17 +136,21 @@ class Fails:
         return self._enqueue(message, **options)
 
 
-def request_adapter(client: fakeredis.FakeRedis, broker: StubBroker, claim_interval_s: float = 60.0) -> RequestAdapter:
+def request_adapter(
+    client: fakeredis.FakeRedis, broker: StubBroker, claim_interval_s: float = 60.0, name: str = "a1", **manage: Any
+) -> RequestAdapter:
+    queue = MANAGE_QUEUE if manage.get("manages") else "ltm_requests"
     return RequestAdapter(
         client,
-        "ltm_requests",
-        Membership(client, "a1"),
+        queue,
+        Membership(client, name),
         broker,
         ResponsePublisher(client, "ltm_responses"),
-        RejectSink(client, "ltm_requests"),
+        RejectSink(client, queue),
         1_000,
         poll_timeout_s=POLL_TIMEOUT_S,
         claim_interval_s=claim_interval_s,
+        **manage,
     )
 
 
@@ -604,8 +670,9 @@ def test_an_event_without_a_time_has_that_of_its_receipt(client: fakeredis.FakeR
 
 
 def test_what_is_received_while_redis_refuses_writes_is_kept(client: fakeredis.FakeRedis) -> None:
-    """Given two minutes in which Redis refuses writes, I expect all that was received in them written after."""
-    channel = Channel(client)
+    """Given two minutes in which Redis refuses writes, I expect all that was received in them written after, each with
+    the time at which it was heard: a deletion goes by it."""
+    channel, begun = Channel(client), time.time()
     channel.lease.renew()
     channel.run()
     with capture_logs():
@@ -620,6 +687,10 @@ def test_what_is_received_while_redis_refuses_writes_is_kept(client: fakeredis.F
     channel.run()
 
     assert [written["content"] for written in channel.written()] == ["m0", "m1"]
+    entries: Any = client.xrange(UPDATES_STREAM)
+    first, second = (float(fields[b"arrived_at"]) - begun for _, fields in entries)
+    assert 0 <= first < 100
+    assert second >= 120
 
 
 @pytest.mark.parametrize("error", [*REFUSALS, redis.TimeoutError("slow"), redis.ConnectionError("gone")])

@@ -269,7 +269,7 @@ def test_each_part_has_the_intervals_of_its_timing(servers: Servers) -> None:
     """Given five different times, I expect each where it belongs."""
     adapters = Adapters(settings(), Timing(1.5, 2.5, 3.5, 4.5, 5.5))
 
-    parts = (adapters.requests, adapters._membership, adapters._maintenance)
+    parts = (adapters.requests[0], adapters._membership, adapters._maintenance)
     requests, membership, maintenance = (vars(part) for part in parts)
 
     assert (requests["_poll_timeout_s"], membership["_failed_after_s"], requests["_claim_interval_s"]) == (

@@ -17,7 +17,7 @@ import fakeredis
 import pytest
 from keepsake_client.async_client import AsyncClient, _address
 from keepsake_client.errors import Disabled, InvalidMessage, KeepsakeError, RequestFailed, RequestTimeout, Unavailable
-from keepsake_client.protocol import UPDATES_STREAM, LTMResponse, Memory, parse_request, parse_update
+from keepsake_client.protocol import MANAGING, UPDATES_STREAM, LTMResponse, Memory, parse_request, parse_update
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
@@ -349,6 +349,33 @@ CALLS: dict[str, tuple[Call, str, dict[str, Any]]] = {
         "profile_update",
         {"updates": {"a": 1}, "agent_id": "luna"},
     ),
+    "memory_list": (lambda c: c.memory_list("u1"), "memory_list", {"order": "newest", "limit": 50}),
+    "a page": (
+        lambda c: c.memory_list(
+            "u1", filters={"contains": "tea"}, agent_id="a", all_agents=True, order="oldest", limit=2, cursor="x"
+        ),
+        "memory_list",
+        {
+            "filters": {"contains": "tea"},
+            "agent_id": "a",
+            "all_agents": True,
+            "cursor": "x",
+            "order": "oldest",
+            "limit": 2,
+        },
+    ),
+    "memory_get": (lambda c: c.memory_get("u1", "m1"), "memory_get", {"id": "m1"}),
+    "memory_update": (
+        lambda c: c.memory_update("u1", "m1", content="tea", metadata={"a": None}),
+        "memory_update",
+        {"id": "m1", "content": "tea", "metadata": {"a": None}},
+    ),
+    "memory_delete by ids": (lambda c: c.memory_delete("u1", ids=("m1",)), "memory_delete", {"ids": ["m1"]}),
+    "memory_delete by filters": (
+        lambda c: c.memory_delete("u1", filters={"source": "ai"}, agent_id="a", all_agents=True, dry_run=True),
+        "memory_delete",
+        {"filters": {"source": "ai"}, "agent_id": "a", "all_agents": True, "dry_run": True},
+    ),
     "user_export": (lambda c: c.user_export("u1"), "user_export", {"limit": 100}),
     "next page": (
         lambda c: c.user_export("u1", limit=5, cursor="abc"),
@@ -386,14 +413,77 @@ def test_the_other_verbs_return_their_response(call: Call, kind: str, data: dict
     run(story)
 
 
+def test_pages_follow_one_another() -> None:
+    """Given three pages, one of them empty, I expect each with the cursor of the one before, and the same options."""
+
+    async def story() -> None:
+        async with connected(write_timeout_ms=LONG_MS) as (client, keepsake):
+            pages = client.memory_pages("u1", filters={"contains": "tea"}, order="oldest", deadline_ms=LONG_MS)
+            found, sent = [], []
+            for content, cursor in (("a", "x"), (None, "y"), ("b", None)):
+                asked = asyncio.ensure_future(anext(pages))
+                request = await keepsake.request()
+                sent.append(request["data"])
+                memories = [{"id": "m", "content": content, "timestamp": 1}] if content else []
+                await keepsake.answer(request, memories=memories, next_cursor=cursor)
+                found.append([memory.content for memory in await asked])
+            assert await anext(pages, None) is None
+            assert found == [["a"], [], ["b"]]
+            base = {"filters": {"contains": "tea"}, "order": "oldest", "limit": 100, "deadline_ms": LONG_MS}
+            assert sent == [base, {**base, "cursor": "x"}, {**base, "cursor": "y"}]
+
+    run(story)
+
+
 WITH_DEADLINE: dict[str, Call] = {
     "add": lambda c: c.add("u1", "fact", deadline_ms=LONG_MS),
     "profile_get": lambda c: c.profile_get("u1", deadline_ms=LONG_MS),
     "profile_update": lambda c: c.profile_update("u1", {"a": 1}, deadline_ms=LONG_MS),
+    "memory_list": lambda c: c.memory_list("u1", deadline_ms=LONG_MS),
+    "memory_get": lambda c: c.memory_get("u1", "m1", deadline_ms=LONG_MS),
+    "memory_update": lambda c: c.memory_update("u1", "m1", content="fact", deadline_ms=LONG_MS),
+    "memory_delete": lambda c: c.memory_delete("u1", ids=["m1"], deadline_ms=LONG_MS),
     "user_export": lambda c: c.user_export("u1", deadline_ms=LONG_MS),
     "user_import": lambda c: c.user_import("u1", [], deadline_ms=LONG_MS),
+    "user_forget": lambda c: c.user_forget("u1", deadline_ms=LONG_MS),
     "request": lambda c: c.request("add", "u1", {"content": "fact"}, deadline_ms=LONG_MS),
 }
+
+
+@pytest.mark.parametrize(("options", "data"), [({}, {}), ({"dry_run": True}, {"dry_run": True})])
+def test_forgetting_is_waited_for_longer_than_other_requests(options: dict[str, Any], data: dict[str, Any]) -> None:
+    """Given no deadline, I expect a minute's, whatever that of other requests is, and the number of memories."""
+
+    async def story() -> None:
+        async with connected(write_timeout_ms=1) as (client, keepsake):
+            asked = asyncio.create_task(client.user_forget("u1", **options))
+            request = await keepsake.request()
+            parse_request(json.dumps(request).encode(), 100)
+            assert (request["type"], request["data"]) == ("user_forget", {**data, "deadline_ms": 60_000})
+            await keepsake.answer(request, count=7)
+            assert (await asked).count == 7
+
+    run(story)
+
+
+@pytest.mark.parametrize("kind", sorted(MANAGING))
+def test_requests_that_manage_memories_go_to_their_own_list(kind: Any) -> None:
+    """Given a `manage_queue`, I expect the types that it is for to be pushed there, and removed from there after a
+    time-out, which names it; and all others to be pushed to the common list."""
+
+    async def story() -> None:
+        async with connected(manage_queue="m") as (client, keepsake):
+            asked = asyncio.create_task(client.request(kind, "u1", {}, deadline_ms=LONG_MS))
+            await keepsake.answer(await keepsake.request("m"))
+            assert (await asked).success
+            with pytest.raises(RequestTimeout, match="asked m on"):
+                await client.request(kind, "u1", {}, deadline_ms=1)
+            assert await keepsake.redis.llen("m") == 0
+            other = asyncio.create_task(client.profile_get("u1", deadline_ms=LONG_MS))
+            await keepsake.answer(await keepsake.request())
+            assert (await other).success
+
+    run(story)
 
 
 @pytest.mark.parametrize("call", WITH_DEADLINE.values(), ids=WITH_DEADLINE.keys())

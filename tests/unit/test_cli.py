@@ -236,6 +236,14 @@ def test_a_profile_change_is_a_key_and_json(change: str, complaint: str) -> None
     assert complaint in result.output
 
 
+def test_forgetting_wants_to_know_what() -> None:
+    """Given `ltm forget` without saying what, I expect an error, and nothing forgotten."""
+    result = CliRunner().invoke(build_app(), ["forget", "u1", "--yes"])
+
+    assert result.exit_code == 2
+    assert "--everything" in result.output
+
+
 def test_help_names_every_command() -> None:
     output = CliRunner().invoke(build_app(), ["--help"]).output
 

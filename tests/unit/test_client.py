@@ -103,8 +103,14 @@ def test_every_verb_sends_its_request_and_returns_its_response(server: fakeredis
         client.add("u1", "tea", metadata={"a": 1})
         client.profile_get("u1")
         client.profile_update("u1", {"a": None}, expected_version=2)
+        client.memory_list("u1", agent_id="a")
+        pages = list(client.memory_pages("u1", all_agents=True))
+        client.memory_get("u1", "m1")
+        client.memory_update("u1", "m1", content="tea")
+        client.memory_delete("u1", ids=["m1"], dry_run=True)
         client.user_export("u1", limit=5, cursor="abc")
         client.user_import("u1", [{"kind": "profile"}], restore_deleted=True)
+        client.user_forget("u1", dry_run=True)
         response = client.request("profile_update", "u1", {"updates": {"b": 1}})
 
     assert [(request["type"], request["data"]) for request in keepsake.requests] == [
@@ -112,10 +118,17 @@ def test_every_verb_sends_its_request_and_returns_its_response(server: fakeredis
         ("add", {"content": "tea", "metadata": {"a": 1}, "deadline_ms": LONG_MS}),
         ("profile_get", {"deadline_ms": LONG_MS}),
         ("profile_update", {"updates": {"a": None}, "expected_version": 2, "deadline_ms": LONG_MS}),
+        ("memory_list", {"agent_id": "a", "order": "newest", "limit": 50, "deadline_ms": LONG_MS}),
+        ("memory_list", {"all_agents": True, "order": "newest", "limit": 100, "deadline_ms": LONG_MS}),
+        ("memory_get", {"id": "m1", "deadline_ms": LONG_MS}),
+        ("memory_update", {"id": "m1", "content": "tea", "deadline_ms": LONG_MS}),
+        ("memory_delete", {"ids": ["m1"], "dry_run": True, "deadline_ms": LONG_MS}),
         ("user_export", {"limit": 5, "cursor": "abc", "deadline_ms": LONG_MS}),
         ("user_import", {"records": [{"kind": "profile"}], "restore_deleted": True, "deadline_ms": LONG_MS}),
+        ("user_forget", {"dry_run": True, "deadline_ms": 60_000}),
         ("profile_update", {"updates": {"b": 1}, "deadline_ms": LONG_MS}),
     ]
+    assert len(pages) == 1
     assert response.user_profile == {"updates": {"b": 1}, "deadline_ms": LONG_MS}
 
 
@@ -135,9 +148,10 @@ def test_the_deadline_of_a_call_takes_the_place_of_the_clients(server: fakeredis
         client.profile_update("u1", {"a": 1}, deadline_ms=LONG_MS)
         client.user_export("u1", deadline_ms=LONG_MS)
         client.user_import("u1", [], deadline_ms=LONG_MS)
+        client.user_forget("u1", deadline_ms=LONG_MS)
         client.request("add", "u1", {"content": "tea"}, deadline_ms=LONG_MS)
 
-    assert [request["data"]["deadline_ms"] for request in keepsake.requests] == [LONG_MS] * 6
+    assert [request["data"]["deadline_ms"] for request in keepsake.requests] == [LONG_MS] * 7
 
 
 def test_remember_returns_the_id_of_the_event(server: fakeredis.FakeServer) -> None:

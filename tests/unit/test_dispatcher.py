@@ -737,7 +737,7 @@ def test_digests_and_derived_ids_are_those_of_other_versions(client: Any, stream
     """
     update = MemoryUpdateMessage(user_id="u1", content="I like tea", source="user", timestamp=1_712_345_678)
 
-    stream.append(update, b'{"user_id": "u1"}')
+    stream.append(update, b'{"user_id": "u1"}', 1_000.0)
 
     [(_, fields)] = client.xrange(UPDATES_STREAM)
     assert fields[b"heard"] == b"ee4a8a7d4e207cc3d0c069fd0c807f3f"
@@ -748,7 +748,7 @@ def test_the_same_words_of_two_people_get_two_ids(client: Any, stream: UpdateStr
     """Given one text in one second of two speakers and to two agents, I expect an id each, the same when repeated."""
     said = {"user_id": "room", "content": "yes", "source": "user", "timestamp": 1}
     for who in ({"speaker": "Anna"}, {"speaker": "Ben"}, {"agent_id": "luna"}, {"agent_id": "sol"}, {}) * 2:
-        stream.append(MemoryUpdateMessage.model_validate({**said, **who}), b"raw")
+        stream.append(MemoryUpdateMessage.model_validate({**said, **who}), b"raw", 1_000.0)
 
     ids = [json.loads(fields[b"event"])["message_id"] for _, fields in client.xrange(UPDATES_STREAM)]
     assert len(set(ids[:5])) == 5
@@ -767,7 +767,7 @@ def test_the_stream_is_capped(client: Any, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(client, "xadd", note)
     for number in range(500):
         update = MemoryUpdateMessage(user_id="u1", content=f"m{number}", source="ai")
-        stream.append(update, b"raw")
+        stream.append(update, b"raw", 1_000.0)
 
     assert client.xlen(UPDATES_STREAM) < 300
     assert options[0] == {"maxlen": 100, "approximate": True}

@@ -21,7 +21,7 @@ from keepsake_client.errors import InvalidMessage, KeepsakeError, Unavailable
 from pydantic import BaseModel, SecretStr
 
 from services.cli.app import build_app
-from services.runtime.errors import Expired, ProfileConflict
+from services.runtime.errors import Expired, MemoryNotFound, ProfileConflict
 from services.runtime.settings import Settings, load_settings
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +40,12 @@ WIRE = [
     protocol.SearchFilters,
     protocol.AddData,
     protocol.ProfileUpdateData,
+    protocol.MemoryListData,
+    protocol.MemoryFilters,
+    protocol.MemoryGetData,
+    protocol.MemoryUpdateData,
+    protocol.MemoryDeleteData,
+    protocol.MemoryChange,
     protocol.LTMResponse,
     protocol.Memory,
     protocol.TraceRecord,
@@ -205,6 +211,7 @@ def test_the_contract_has_every_error() -> None:
         InvalidMessage,
         *InvalidMessage.__subclasses__(),
         ProfileConflict,
+        MemoryNotFound,
         Unavailable,
         Expired,
     ]
@@ -219,7 +226,9 @@ def test_the_contract_has_every_error() -> None:
         ("contract.md", "keepsake_client.protocol", "MAX_NESTING"),
         ("contract.md", "keepsake_client.protocol", "MAX_ID_BYTES"),
         ("contract.md", "keepsake_client.protocol", "MAX_LIMIT"),
+        ("contract.md", "keepsake_client.requests", "MAX_CONTAINS_CHARS"),
         ("contract.md", "services.long_term_memory.profile_service", "MAX_PROFILE_BYTES"),
+        ("contract.md", "services.long_term_memory.memory_management", "MAX_PAGE_CHARS"),
         ("limits.md", "services.long_term_memory.retrieval.candidates", "EXACT_LIMIT"),
         ("limits.md", "services.long_term_memory.retrieval.ranking", "DEFAULT_MIN_SCORE"),
         ("limits.md", "services.long_term_memory.postgres.rows", "MAX_TERMS"),

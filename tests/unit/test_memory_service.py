@@ -281,6 +281,24 @@ def test_storing_a_reply_is_idempotent(monkeypatch: pytest.MonkeyPatch) -> None:
     on_rig(story)
 
 
+def test_a_reply_that_waited_for_redis_says_when_it_was_heard() -> None:
+    """Given a reply that is stored later than it was heard, I expect the time of its hearing in the stream: what is
+    said before its user is forgotten is forgotten. A message of a user has arrived when it is written."""
+
+    async def story(rig: Rig) -> None:
+        begun = time.time()
+        await rig.service._put(b'{"user_id": "u1", "text": "hi"}')
+        waiting = rig.service._waiting.popleft()
+        assert begun <= waiting.at <= time.time()
+        await rig.service._store_ai_response(waiting._replace(at=1_780_000_000.25), asyncio.Event())
+        await rig.say(user_id="u1", content="hello")
+
+        entries: Any = await rig.redis.xrange(UPDATES_STREAM)
+        assert [fields.get(b"arrived_at") for _, fields in entries] == [b"1780000000.250000", None]
+
+    on_rig(story)
+
+
 def test_messages_are_stored_when_publishing_is_disabled() -> None:
     """Given ENABLE_LTM_PUBLISH=false, I expect messages of both sides stored, none published, and no stream."""
 

@@ -844,3 +844,37 @@ def test_a_response_carries_any_id_back(request_id: str) -> None:
     wire = LTMResponse(request_id=request_id, user_id="u1", success=True).to_wire().encode()
 
     assert json.loads(wire)["request_id"] == request_id
+
+
+def test_a_correction_of_the_metadata_alone_is_read() -> None:
+    """Given a memory_update without a content, I expect it read, and one that changes nothing to be refused."""
+    request = {"request_id": "r1", "user_id": "u1", "type": "memory_update"}
+
+    assert parse_request(encoded({**request, "data": {"id": 7, "metadata": {"a": None}}}), MAX_CHARS).data == {
+        "id": "7",
+        "metadata": {"a": None},
+    }
+    with pytest.raises(InvalidMessage, match="content or metadata"):
+        parse_request(encoded({**request, "data": {"id": "7"}}), MAX_CHARS)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {},
+        {"filters": {}},
+        {"filters": {"session_id": None}},
+        {"filters": {"everything": True}},
+        {"ids": []},
+        {"ids": ["1"] * 1_001},
+        {"ids": ["1"], "filters": {"source": "ai"}},
+        {"filters": {"contains": " "}},
+        {"filters": {"since": "whenever"}},
+    ],
+)
+def test_a_deletion_that_does_not_say_what_is_refused(data: dict[str, Any]) -> None:
+    """Given a deletion of nothing, of everything, or in two ways, I expect an error: what it means is not guessed."""
+    request = {"request_id": "r1", "user_id": "u1", "type": "memory_delete", "data": data}
+
+    with pytest.raises(InvalidMessage):
+        parse_request(encoded(request), MAX_CHARS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,6 +21,7 @@ from structlog.testing import capture_logs
 from services.runtime.errors import (
     EXIT_CANNOT_START,
     CannotStart,
+    EmbedderChanged,
     EmbeddingDimensionMismatch,
     InvalidSetting,
     SchemaTooNew,
@@ -27,7 +29,7 @@ from services.runtime.errors import (
 from services.runtime.heartbeat import HeartbeatThread
 from services.runtime.settings import Settings
 from services.stack.readiness import Readiness
-from tasks.middleware.resources import Resources, WorkerCannotStart
+from tasks.middleware.resources import Resources, WorkerCannotStart, end_process
 from tests.support import wait_until
 
 
@@ -83,12 +85,24 @@ def test_there_are_no_services_before_the_boot(service: str) -> None:
         getattr(Resources(Settings(), "a-worker"), service)
 
 
+class Expiry:
+    """Deletes three memories each time."""
+
+    def __init__(self) -> None:
+        self.passes = 0
+
+    def run_once(self) -> int:
+        self.passes += 1
+        return 3
+
+
 class Opened:
     """Services that are open, in place of a database's."""
 
     def __init__(self) -> None:
         self.memories, self.profiles = object(), object()
         self.engine: str | None = None
+        self.expiry = Expiry()
         self.available = True
         self.closed = 0
 
@@ -110,7 +124,7 @@ class Booted:
         self.client: Any = fakeredis.FakeRedis(server=server)
         self.settings = Settings(redis_url="redis://pipeline:6380/2")
 
-        def open_services(settings: Settings, *, connections: int) -> Opened:
+        def open_services(settings: Settings, *, connections: int, **_: Any) -> Opened:
             self.asked.append((settings, connections))
             return self.opened
 
@@ -123,7 +137,7 @@ class Booted:
         monkeypatch.setattr(
             "tasks.middleware.resources.HeartbeatThread", functools.partial(HeartbeatThread, interval_s=0.02)
         )
-        self.resources = Resources(self.settings, "a-worker")
+        self.resources = Resources(self.settings, "a-worker", expiry_interval_s=0.02)
         broker = StubBroker(middleware=[self.resources])
         broker.declare_queue("index")
         self.worker = dramatiq.Worker(broker, queues={"writes", "index"}, worker_timeout=100, worker_threads=3)
@@ -167,6 +181,22 @@ def test_a_worker_opens_its_services_and_closes_them(booted: Booted) -> None:
     assert booted.opened.closed == 1
     assert booted.resources.memories is booted.opened.memories
     assert not booted.client.exists(alive_key("a-worker"))
+
+
+def test_an_indexer_deletes_what_has_expired(booted: Booted) -> None:
+    """Given a worker of the index queue, I expect what it deletes to be counted, until it is stopped; and no other
+    worker to delete anything."""
+    booted.worker.start()
+    wait_until(lambda: int(booted.client.hget("ltm:counters", "memories_expired") or 0) >= 6, description="two passes")
+    booted.worker.stop()
+    assert booted.resources._expiry is not None
+    booted.resources._expiry.join(60)
+    assert not booted.resources._expiry.is_alive()
+
+    booted.resources._expiry = None
+    booted.worker.consumer_whitelist = {"writes"}
+    booted.resources.after_worker_boot(booted.worker.broker, booted.worker)
+    assert booted.resources._expiry is None
 
 
 @pytest.mark.parametrize(
@@ -289,3 +319,17 @@ def test_the_log_says_why_a_worker_does_not_start(
 
     assert lines == [{"event": "worker_cannot_start", "log_level": "critical", **fields}]
     assert str(raised.value) == fields.get("reason", "PermissionError")
+
+
+def test_a_worker_whose_database_has_another_embedder_by_now_ends_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given the switch of `ltm reembed`, I expect the signal of an orderly end, and the reason in the log."""
+    signals: list[tuple[int, int]] = []
+    monkeypatch.setattr("os.kill", lambda pid, number: signals.append((pid, number)))
+
+    with capture_logs() as logged:
+        end_process(EmbedderChanged("words w1", "others o1"))
+
+    assert signals == [(os.getpid(), signal.SIGTERM)]
+    (line,) = logged
+    assert line["event"] == "embedder_changed"
+    assert "embedded by others o1" in line["reason"]

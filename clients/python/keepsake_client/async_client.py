@@ -7,9 +7,9 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Self, TypedDict
+from typing import Any, Literal, Self, TypedDict
 from uuid import uuid4
 
 from pydantic import ValidationError
@@ -33,6 +33,7 @@ from keepsake_client.keepalive import keepalive_options
 from keepsake_client.protocol import (
     ADAPTER_FAILED_AFTER_S,
     COUNTERS,
+    MANAGING,
     MAX_DEADLINE_MS,
     MAX_MESSAGE_BYTES,
     MEMBERSHIP_KEY,
@@ -63,6 +64,8 @@ from keepsake_client.subscription import (
 CLEANUP_TIMEOUT_S = 0.1
 #: Connections of a client made from a URL; a request holds one for less than a millisecond.
 MAX_CONNECTIONS = 32
+#: How long a `user_forget` is waited for that has no deadline.
+FORGET_TIMEOUT_MS = 60_000
 _BACKOFF = ExponentialBackoff(cap=5.0, base=0.1)
 #: By then the cap is reached; an outage of hours would count to 2**1024, which no float holds.
 _MAX_DOUBLINGS = 10
@@ -74,6 +77,7 @@ class ClientOptions(TypedDict, total=False):
     """The optional arguments of both clients; see `AsyncClient`."""
 
     requests_queue: str
+    manage_queue: str | None
     responses_channel: str
     updates_channel: str
     updates_stream: str
@@ -96,6 +100,8 @@ class AsyncClient:
         redis: the URL to connect to, or a redis-py client to share, which `close` leaves open.
         requests_queue, responses_channel, updates_channel, updates_stream: names in Redis; equal to the pipeline's
             LTM_REQUESTS_QUEUE, LTM_RESPONSES_CHANNEL, MEMORY_UPDATES_CHANNEL and LTM_STREAM_KEY.
+        manage_queue: the pipeline's LTM_MANAGE_QUEUE, where it has one: requests to correct, delete, forget, export and
+            import are pushed there.
         stream_max_len: approximate length that `remember` trims the stream to; the pipeline's LTM_STREAM_MAX_LEN.
         search_timeout_ms: the deadline of a search that sets none.
         write_timeout_ms: the deadline of every other request, and of `remember`.
@@ -111,6 +117,7 @@ class AsyncClient:
         redis: Redis | str,
         *,
         requests_queue: str = REQUESTS_QUEUE,
+        manage_queue: str | None = None,
         responses_channel: str = RESPONSES_CHANNEL,
         updates_channel: str = UPDATES_CHANNEL,
         updates_stream: str = UPDATES_STREAM,
@@ -123,6 +130,7 @@ class AsyncClient:
     ) -> None:
         self._url = redis if isinstance(redis, str) else None
         self._requests_queue = requests_queue
+        self._manage_queue = manage_queue or requests_queue
         self._responses_channel = responses_channel
         self._updates_channel = updates_channel
         self._updates_stream = updates_stream
@@ -223,11 +231,9 @@ class AsyncClient:
             "speaker": speaker,
             "explain": explain or None,
         }
-        given = _given(**options)
+        data = {"query": query, "limit": limit, **_given(**options)}
         try:
-            response = await self.request(
-                "search", user_id, {"query": query, "limit": limit, **given}, deadline_ms=deadline_ms
-            )
+            response = await self.request("search", user_id, data, deadline_ms=deadline_ms)
         except Disabled:
             return []
         except KeepsakeError as error:
@@ -295,6 +301,143 @@ class AsyncClient:
         """
         data = {"updates": updates, **_given(expected_version=expected_version, agent_id=agent_id)}
         return await self.request("profile_update", user_id, data, deadline_ms=deadline_ms)
+
+    async def memory_list(
+        self,
+        user_id: str,
+        *,
+        filters: Mapping[str, Any] | None = None,
+        agent_id: str | None = None,
+        all_agents: bool = False,
+        order: Literal["newest", "oldest"] = "newest",
+        limit: int = 50,
+        cursor: str | None = None,
+        deadline_ms: int | None = None,
+    ) -> LTMResponse:
+        """A page of the user's memories in the order of time: `memories` and, where more follow, `next_cursor`.
+
+        Args:
+            filters: conditions that a memory must meet: those of a search, and `contains`, a text in any case.
+            agent_id: the memories of this character, beside the shared ones.
+            all_agents: those of all characters.
+            limit: the most memories on the page, 1 to 100.
+            cursor: the `next_cursor` of the page before.
+
+        Raises:
+            RequestTimeout, RequestFailed, Unavailable, InvalidMessage, Disabled
+        """
+        options = {"filters": filters, "agent_id": agent_id, "all_agents": all_agents or None, "cursor": cursor}
+        data = {"order": order, "limit": limit, **_given(**options)}
+        return await self.request("memory_list", user_id, data, deadline_ms=deadline_ms)
+
+    async def memory_pages(
+        self,
+        user_id: str,
+        *,
+        filters: Mapping[str, Any] | None = None,
+        agent_id: str | None = None,
+        all_agents: bool = False,
+        order: Literal["newest", "oldest"] = "newest",
+        limit: int = 100,
+        deadline_ms: int | None = None,
+    ) -> AsyncIterator[list[Memory]]:
+        """All of the user's memories, page by page, with the arguments of `memory_list`.
+
+        Args:
+            deadline_ms: how long to wait for each page.
+
+        Raises:
+            RequestTimeout, RequestFailed, Unavailable, InvalidMessage, Disabled
+        """
+        cursor: str | None = None
+        while True:
+            page = await self.memory_list(
+                user_id,
+                filters=filters,
+                agent_id=agent_id,
+                all_agents=all_agents,
+                order=order,
+                limit=limit,
+                cursor=cursor,
+                deadline_ms=deadline_ms,
+            )
+            yield page.memories
+            if (cursor := page.next_cursor) is None:
+                return
+
+    async def memory_get(self, user_id: str, memory_id: str, *, deadline_ms: int | None = None) -> LTMResponse:
+        """One memory, the only one of `memories`, and its `history`; `RequestFailed` with code `not_found` otherwise.
+
+        Raises:
+            RequestTimeout, RequestFailed, Unavailable, InvalidMessage, Disabled
+        """
+        return await self.request("memory_get", user_id, {"id": memory_id}, deadline_ms=deadline_ms)
+
+    async def memory_update(
+        self,
+        user_id: str,
+        memory_id: str,
+        *,
+        content: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        deadline_ms: int | None = None,
+    ) -> LTMResponse:
+        """Correct a memory; the response contains it as it is now.
+
+        Args:
+            content: the corrected text.
+            metadata: a JSON Merge Patch (RFC 7386) of the metadata; null removes a key.
+
+        Raises:
+            RequestTimeout, RequestFailed, Unavailable, InvalidMessage, Disabled
+        """
+        data = {"id": memory_id, **_given(content=content, metadata=metadata)}
+        return await self.request("memory_update", user_id, data, deadline_ms=deadline_ms)
+
+    async def memory_delete(
+        self,
+        user_id: str,
+        *,
+        ids: Sequence[str] | None = None,
+        filters: Mapping[str, Any] | None = None,
+        agent_id: str | None = None,
+        all_agents: bool = False,
+        dry_run: bool = False,
+        deadline_ms: int | None = None,
+    ) -> LTMResponse:
+        """Delete memories, by ids or by the filters of `memory_list`; `count` of the response is their number.
+
+        Args:
+            dry_run: count them, and delete nothing.
+            deadline_ms: how long to wait; a deletion of many memories goes on after a `RequestTimeout`.
+
+        Raises:
+            RequestTimeout, RequestFailed, Unavailable, InvalidMessage, Disabled
+        """
+        options = {
+            "ids": None if ids is None else list(ids),
+            "filters": filters,
+            "agent_id": agent_id,
+            "all_agents": all_agents or None,
+            "dry_run": dry_run or None,
+        }
+        return await self.request("memory_delete", user_id, _given(**options), deadline_ms=deadline_ms)
+
+    async def user_forget(self, user_id: str, *, dry_run: bool = False, deadline_ms: int | None = None) -> LTMResponse:
+        """Delete everything of the user, everywhere; `count` of the response is the number of memories.
+
+        Repeating a call that raised is idempotent.
+
+        Args:
+            dry_run: count the memories, and delete nothing.
+            deadline_ms: how long to wait; a minute where it is missing. 50,000 memories take some seconds.
+
+        Raises:
+            RequestTimeout, RequestFailed, Unavailable, InvalidMessage, Disabled
+        """
+        data = {"dry_run": True} if dry_run else {}
+        deadline_ms = FORGET_TIMEOUT_MS if deadline_ms is None else deadline_ms
+        return await self.request("user_forget", user_id, data, deadline_ms=deadline_ms)
 
     async def user_export(
         self, user_id: str, *, limit: int = 100, cursor: str | None = None, deadline_ms: int | None = None
@@ -508,6 +651,7 @@ class AsyncClient:
         self.counts["ok"] += 1
 
     async def _respond(self, request: LTMRequest, wire: str, deadline_ms: int) -> LTMResponse:
+        queue = self._manage_queue if request.type in MANAGING else self._requests_queue
         response: asyncio.Future[LTMResponse] = asyncio.get_running_loop().create_future()
         deadline = asyncio.get_running_loop().time() + deadline_ms / 1000
         try:
@@ -519,19 +663,19 @@ class AsyncClient:
                 # Each step has a timeout of its own: one timeout is one cancellation, which redis-py may swallow (see
                 # `close`).
                 async with asyncio.timeout_at(deadline):
-                    await self._redis.lpush(self._requests_queue, wire)
+                    await self._redis.lpush(queue, wire)
                 async with asyncio.timeout_at(deadline):
                     answer = await response
             self._unserved = False
             return answer
         except RequestTimeout as error:
-            served = await self._withdraw(wire)
-            raise RequestTimeout(f"{error}; {self._asked(served)}") from None
+            served = await self._withdraw(queue, wire)
+            raise RequestTimeout(f"{error}; {self._asked(queue, served)}") from None
         finally:
             self._pending.pop(request.request_id, None)
             response.cancel()  # or asyncio logs its exception, where the wait ended in the same moment
 
-    async def _withdraw(self, wire: str) -> bool:
+    async def _withdraw(self, queue: str, wire: str) -> bool:
         """Remove a request that was not answered from the list, and look whether anything serves the list.
 
         Returns:
@@ -540,7 +684,7 @@ class AsyncClient:
         try:
             async with asyncio.timeout(CLEANUP_TIMEOUT_S):
                 with suppress(ResponseError):
-                    await self._redis.lrem(self._requests_queue, 1, wire)
+                    await self._redis.lrem(queue, 1, wire)
                 return not self._may_look or await self._any_adapter()
         except NoPermissionError:
             self._may_look = False  # each refusal would be an entry in Redis's ACL LOG
@@ -554,9 +698,9 @@ class AsyncClient:
         latest = await redis.zrevrange(MEMBERSHIP_KEY, 0, 0, withscores=True)
         return any(seconds - heartbeat < ADAPTER_FAILED_AFTER_S for _, heartbeat in latest)
 
-    def _asked(self, served: bool) -> str:
+    def _asked(self, queue: str, served: bool) -> str:
         """Where the request was pushed; where nothing serves it, logged once until a request is answered again."""
-        asked = f"asked {self._requests_queue} on Redis {_address(self._redis)}"
+        asked = f"asked {queue} on Redis {_address(self._redis)}"
         if not served:
             asked += ", and nothing seems to serve it there: no adapter of Keepsake is alive"
             if not self._unserved:

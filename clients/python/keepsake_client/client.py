@@ -6,9 +6,9 @@ import asyncio
 import os
 import threading
 from collections import Counter
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Literal, Self, TypeVar, Unpack
 
 from redis.asyncio import Redis
 
@@ -159,6 +159,106 @@ class Client:
                 user_id, updates, expected_version=expected_version, agent_id=agent_id, deadline_ms=deadline_ms
             )
         )
+
+    def memory_list(
+        self,
+        user_id: str,
+        *,
+        filters: Mapping[str, Any] | None = None,
+        agent_id: str | None = None,
+        all_agents: bool = False,
+        order: Literal["newest", "oldest"] = "newest",
+        limit: int = 50,
+        cursor: str | None = None,
+        deadline_ms: int | None = None,
+    ) -> LTMResponse:
+        """See `AsyncClient.memory_list`."""
+        return self._wait(
+            self._client.memory_list(
+                user_id,
+                filters=filters,
+                agent_id=agent_id,
+                all_agents=all_agents,
+                order=order,
+                limit=limit,
+                cursor=cursor,
+                deadline_ms=deadline_ms,
+            )
+        )
+
+    def memory_pages(
+        self,
+        user_id: str,
+        *,
+        filters: Mapping[str, Any] | None = None,
+        agent_id: str | None = None,
+        all_agents: bool = False,
+        order: Literal["newest", "oldest"] = "newest",
+        limit: int = 100,
+        deadline_ms: int | None = None,
+    ) -> Iterator[list[Memory]]:
+        """See `AsyncClient.memory_pages`."""
+        pages = self._client.memory_pages(
+            user_id,
+            filters=filters,
+            agent_id=agent_id,
+            all_agents=all_agents,
+            order=order,
+            limit=limit,
+            deadline_ms=deadline_ms,
+        )
+
+        async def next_page() -> list[Memory] | None:
+            return await anext(pages, None)
+
+        while (page := self._wait(next_page())) is not None:
+            yield page
+
+    def memory_get(self, user_id: str, memory_id: str, *, deadline_ms: int | None = None) -> LTMResponse:
+        """See `AsyncClient.memory_get`."""
+        return self._wait(self._client.memory_get(user_id, memory_id, deadline_ms=deadline_ms))
+
+    def memory_update(
+        self,
+        user_id: str,
+        memory_id: str,
+        *,
+        content: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        deadline_ms: int | None = None,
+    ) -> LTMResponse:
+        """See `AsyncClient.memory_update`."""
+        return self._wait(
+            self._client.memory_update(user_id, memory_id, content=content, metadata=metadata, deadline_ms=deadline_ms)
+        )
+
+    def memory_delete(
+        self,
+        user_id: str,
+        *,
+        ids: Sequence[str] | None = None,
+        filters: Mapping[str, Any] | None = None,
+        agent_id: str | None = None,
+        all_agents: bool = False,
+        dry_run: bool = False,
+        deadline_ms: int | None = None,
+    ) -> LTMResponse:
+        """See `AsyncClient.memory_delete`."""
+        return self._wait(
+            self._client.memory_delete(
+                user_id,
+                ids=ids,
+                filters=filters,
+                agent_id=agent_id,
+                all_agents=all_agents,
+                dry_run=dry_run,
+                deadline_ms=deadline_ms,
+            )
+        )
+
+    def user_forget(self, user_id: str, *, dry_run: bool = False, deadline_ms: int | None = None) -> LTMResponse:
+        """See `AsyncClient.user_forget`."""
+        return self._wait(self._client.user_forget(user_id, dry_run=dry_run, deadline_ms=deadline_ms))
 
     def user_export(
         self, user_id: str, *, limit: int = 100, cursor: str | None = None, deadline_ms: int | None = None

@@ -57,6 +57,12 @@ class UnknownRequestType(InvalidMessage):
     code = "unknown_type"
 
 
+class Forbidden(InvalidMessage):
+    """The request's type is not taken from the list that it was pushed to."""
+
+    code = "forbidden"
+
+
 class Unavailable(KeepsakeError):
     """A server or provider that the request needs does not respond at present; a later attempt may succeed."""
 

@@ -55,6 +55,8 @@ MANAGING: frozenset[RequestType] = frozenset(
 MAX_ALSO = 8
 #: Memories on one page of a list, by default.
 PAGE = 50
+#: Characters of a text that a content is to have.
+MAX_CONTAINS_CHARS = 500
 #: Records in one `user_import`: more would make an indexer busy for longer than a message may wait for it.
 MAX_RECORDS = 64
 
@@ -85,7 +87,7 @@ class MemoryFilters(SearchFilters):
         contains: a text that the content has, in any case.
     """
 
-    contains: Text | None = None
+    contains: Annotated[Text, Field(max_length=MAX_CONTAINS_CHARS)] | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -295,10 +297,10 @@ def parse_request(raw: bytes, max_content_chars: int, zone: tzinfo = UTC) -> LTM
         request = validate(LTMRequest, payload)
         data = validate(_DATA_BY_TYPE[request.type], request.data, within="data", zone=zone)
         for name in ("content", "query"):
-            check_length(f"data.{name}", getattr(data, name, ""), max_content_chars)
+            check_length(f"data.{name}", getattr(data, name, None) or "", max_content_chars)
     except InvalidMessage as error:
-        error.request_id = request_id or _peek(raw, b"request_id")
-        error.user_id = user_id or _peek(raw, b"user_id")
+        error.request_id = request_id or peek_id(raw, b"request_id")
+        error.user_id = user_id or peek_id(raw, b"user_id")
         raise
     return request.model_copy(update={"data": data.model_dump(exclude_unset=True)})
 
@@ -308,7 +310,7 @@ def _peeked_id(value: Any) -> str | None:
     return value if isinstance(value, str) and value.strip() else None
 
 
-def _peek(raw: bytes, name: bytes) -> str | None:
+def peek_id(raw: bytes, name: bytes) -> str | None:
     """An id found by pattern in bytes that are not JSON, so that their sender gets an error response."""
     window = 8_192
     for part in (raw[:window], raw[-window:]):

@@ -8,7 +8,6 @@ vectors is not part of the graph: the rows that a text needs are read from the f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +15,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from services.long_term_memory.digest_cache import cached_by_digest
 from services.long_term_memory.embeddings.e5_model import E5ModelFile, dequantize, model_path, unpack
 from services.long_term_memory.embeddings.e5_tokenizer import E5Tokenizer
 
@@ -69,7 +69,7 @@ class OnnxE5:
     def __init__(self, bits: Literal[4, 8]) -> None:
         model = self._model = E5ModelFile(model_path())
         # A text's tokens are counted before it is embedded, those of a batch before the first of it is.
-        self._ids_of = lru_cache(64)(E5Tokenizer(model).content_ids)
+        self._ids_of = cached_by_digest(64)(E5Tokenizer(model).content_ids)
         self._token_vectors = TokenVectors(model)
         self._session = open_session(graph_path(bits).read_bytes(), weights(model, bits, load_smoothing()))
         self._release_after = onnxruntime.RunOptions()

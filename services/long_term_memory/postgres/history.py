@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from psycopg import Cursor
+from psycopg import Connection, Cursor
 from psycopg.rows import TupleRow, dict_row
 from psycopg_pool import ConnectionPool
 
@@ -89,6 +89,18 @@ class PostgresHistory:
             )
             return rows.fetchall()[::-1]
 
+    def remove_facts(self, user: str, ids: Sequence[str]) -> None:
+        """Delete what Mem0 stored of an event that was deleted meanwhile, and the user's last messages.
+
+        Args:
+            user: the encoded id.
+            ids: of the facts. Insertion has refused them, or they were deleted, and their history was written after.
+        """
+        with self._pool.connection() as connection, connection.transaction():
+            connection.execute("DELETE FROM memories WHERE id = ANY(%s::uuid[])", (list(ids),))
+            connection.execute("DELETE FROM memory_history WHERE memory_id = ANY(%s::text[])", (list(ids),))
+            remove_last_messages(connection, user)
+
     def reset(self) -> None:
         """Delete the history and the last messages of all users."""
         with self._pool.connection() as connection:
@@ -110,4 +122,14 @@ def insert_history(cursor: Cursor[TupleRow], records: Sequence[dict[str, Any]]) 
             {**dict.fromkeys(_COLUMNS), **record, "id": uuid.uuid4(), "is_deleted": bool(record.get("is_deleted"))}
             for record in records
         ],
+    )
+
+
+def remove_last_messages(connection: Connection[TupleRow], user: str) -> None:
+    """Delete the last messages that Mem0 keeps of a user, by the encoded id, in all of its scopes."""
+    escaped = user.replace("%", "%25").replace("&", "%26").replace("=", "%3D")
+    # A scope names its ids in alphabetical order, and `user_id` is the last of them.
+    connection.execute(
+        "DELETE FROM last_messages WHERE right('&' || session_scope, length(%(end)s)) = %(end)s",
+        {"end": f"&user_id={escaped}"},
     )

@@ -14,7 +14,7 @@ from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 
 from services.long_term_memory.postgres import float_arrays  # noqa: F401 - of the vectors
-from services.long_term_memory.postgres.deletions import DELETED, DIGEST
+from services.long_term_memory.postgres.deletions import DELETED, DIGEST, USER_LOCK, remove_empty_owners
 from services.long_term_memory.postgres.scope import SHARED
 from services.long_term_memory.retrieval import tokenizer, utterances
 from services.long_term_memory.retrieval.columns import hashed, hashed_terms
@@ -28,7 +28,7 @@ Vector = Sequence[float] | NDArray[np.float32]
 MAX_TERMS = 400
 
 #: Fields of a payload with a column of their own, and Mem0's lemmas, which serve only its own keyword search.
-_NOT_IN_PAYLOAD = {"data", "user_id", "agent_id", "expires_at", "text_lemmatized"}
+_NOT_IN_PAYLOAD = {"data", "user_id", "agent_id", "expires_at", "event_arrived_at", "text_lemmatized"}
 
 #: The version of `analyse`, as the column `analysis` holds it. What has an earlier one is renewed (analysis.py);
 #: another version needs a migration with its index. 1: up to release 0.2.
@@ -76,32 +76,37 @@ _ARRAYS = {
     "expires_at": "timestamptz",
 }
 # An owner's row is locked before the snapshot of the next statement is taken: a deletion, which locks it exclusively,
-# is then either seen by that statement, or waits and sees what it inserts. In the order of deletions, by number.
+# is then either seen by that statement, or waits and sees what it inserts. In the order of deletions, by number. A new
+# owner has no row yet, and is locked by the user's id.
 _ADD_OWNERS = (
-    "WITH given AS MATERIALIZED"
+    "WITH given AS MATERIALIZED"  # noqa: S608 - constants
     " (SELECT * FROM unnest(%(users)b::text[], %(agents)b::text[]) AS pairs (user_id, agent_id)),"
     " locked AS MATERIALIZED (SELECT users.user_id, users.agent_id FROM users JOIN given USING (user_id, agent_id)"
     " ORDER BY users.number FOR KEY SHARE OF users)"
-    " INSERT INTO users (user_id, agent_id) SELECT user_id, agent_id FROM given"
+    f" INSERT INTO users (user_id, agent_id) SELECT user_id, agent_id FROM"
+    f" (SELECT user_id, agent_id, pg_advisory_xact_lock_shared({USER_LOCK.format('user_id')}) FROM given"
     " WHERE NOT EXISTS (SELECT FROM locked WHERE (locked.user_id, locked.agent_id) = (given.user_id, given.agent_id))"
-    " ORDER BY user_id, agent_id ON CONFLICT DO NOTHING"
+    " OFFSET 0) AS new ORDER BY user_id, agent_id ON CONFLICT DO NOTHING"
 )
 _GIVEN = ", ".join(f"%({name})b::{kind}[]" for name, kind in _ARRAYS.items())
 # What was deleted stays deleted: by its id, or because it arrived before a deletion that it meets the conditions of.
+# The latter gets a tombstone too: handed over again, it arrives after that deletion.
 _REFUSED = (
     "refused AS MATERIALIZED (SELECT id FROM given WHERE"  # noqa: S608 - constants
     " EXISTS (SELECT FROM tombstones WHERE memory_id = given.id) OR given.arrived_at IS NOT NULL AND"
-    f" EXISTS (SELECT FROM deletions d WHERE d.user_digest = {DIGEST.format('given.user_id')} AND {DELETED}))"
+    f" EXISTS (SELECT FROM deletions d WHERE d.user_digest = {DIGEST.format('given.user_id')} AND {DELETED})),"
+    " marked AS (INSERT INTO tombstones (memory_id) SELECT id FROM refused"
+    " WHERE NOT EXISTS (SELECT FROM memories WHERE memories.id = refused.id) ORDER BY id ON CONFLICT DO NOTHING)"
 )
 # The number orders turns of the same time, so it must follow the order of the rows, not that of insertion; that is by
 # id, so that two concurrent batches cannot deadlock. A user who is missing makes a NULL, which the table refuses.
 _ADD_MEMORIES = (
     f"WITH given AS MATERIALIZED (SELECT nextval('memories_number_seq') AS number, * FROM unnest({_GIVEN})"  # noqa: S608 - constants
     f" WITH ORDINALITY AS rows ({', '.join(_ARRAYS)}, place)), {_REFUSED}, added AS ("
-    f"INSERT INTO memories (number, id, user_number, {', '.join(_COLUMN_NAMES)}) OVERRIDING SYSTEM VALUE"
+    f"INSERT INTO memories (number, id, user_number, arrived_at, {', '.join(_COLUMN_NAMES)}) OVERRIDING SYSTEM VALUE"
     " SELECT number, id, (SELECT users.number FROM users"
     " WHERE (users.user_id, users.agent_id) = (given.user_id, given.agent_id)),"
-    f" {', '.join(_COLUMN_NAMES[:-1])},"
+    f" arrived_at, {', '.join(_COLUMN_NAMES[:-1])},"
     " (%(vectors)b)[(place - 1) * %(dimensions)s + 1 : place * %(dimensions)s]::halfvec"
     " FROM given WHERE id NOT IN (SELECT id FROM refused) ORDER BY id ON CONFLICT (id) DO NOTHING RETURNING id)"
 )
@@ -112,6 +117,10 @@ _ADD_HISTORY = (
     " payload ->> 'role' FROM given JOIN added USING (id) ORDER BY number)"
 )
 _OUTCOME = " SELECT id::text, true FROM added UNION ALL SELECT id::text, false FROM refused"
+_REFUSED_ONLY = (
+    f"WITH given AS MATERIALIZED (SELECT * FROM unnest({_GIVEN}) AS rows ({', '.join(_ARRAYS)})), {_REFUSED}"  # noqa: S608 - constants
+    " SELECT id::text FROM refused"
+)
 _INSERT, _INSERT_WITH_HISTORY = _ADD_MEMORIES + _OUTCOME, _ADD_MEMORIES + _ADD_HISTORY + _OUTCOME
 UPDATE = f"UPDATE memories SET ({', '.join(_COLUMN_NAMES)}) = ROW ({_VALUES}) WHERE id = %(id)s"  # noqa: S608 - constants
 
@@ -145,7 +154,7 @@ def memory_row(memory_id: str, vector: Vector, payload: dict[str, Any]) -> dict[
         "id": memory_id,
         "user_id": payload["user_id"],
         "agent_id": payload.get("agent_id") or SHARED,
-        "arrived_at": None,
+        "arrived_at": _moment(payload.get("event_arrived_at")),
         "session": _session(payload, said_at),
         "said_at": said_at,
         "source": source,
@@ -154,9 +163,13 @@ def memory_row(memory_id: str, vector: Vector, payload: dict[str, Any]) -> dict[
         "terms": terms,
         "traits": traits,
         "analysis": ANALYSIS,
-        "expires_at": payload.get("expires_at") and datetime.fromtimestamp(payload["expires_at"], UTC),
+        "expires_at": _moment(payload.get("expires_at")),
         "vector": np.asarray(vector, np.float32),
     }
+
+
+def _moment(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
 def analyse(content: str, *, from_ai: bool, added: bool, speaker: dict[str, str] | None = None) -> tuple[bytes, bytes]:
@@ -224,7 +237,8 @@ def insert_memories(
         return Inserted(set(), set())
     vectors = np.stack([row["vector"] for row in rows])
     given = {name: [row[name] for row in rows] for name in _ARRAYS}
-    owners = {(row["user_id"], row["agent_id"]) for row in rows}
+    # The user's shared owner too, which every deletion locks: it could not lock an owner that is yet to come.
+    owners = {(row["user_id"], agent) for row in rows for agent in (row["agent_id"], SHARED)}
     with connection.pipeline():
         connection.execute(
             _ADD_OWNERS, {"users": [user for user, _ in owners], "agents": [agent for _, agent in owners]}
@@ -233,7 +247,16 @@ def insert_memories(
             _INSERT_WITH_HISTORY if history else _INSERT, {**given, "vectors": vectors, "dimensions": vectors.shape[1]}
         )
     by_id: dict[str, bool] = dict(outcome.fetchall())
-    return Inserted({i for i, added in by_id.items() if added}, {i for i, added in by_id.items() if not added})
+    refused = {memory_id for memory_id, added in by_id.items() if not added}
+    if refused:  # an owner that is new has nothing
+        remove_empty_owners(connection, {row["user_id"] for row in rows if row["id"] in refused})
+    return Inserted(by_id.keys() - refused, refused)
+
+
+def refused_ids(connection: Connection[TupleRow], rows: Sequence[dict[str, Any]]) -> set[str]:
+    """Which of the rows of `memory_row`, by id, were deleted before, so that an insertion would refuse them."""
+    given = {name: [row[name] for row in rows] for name in _ARRAYS}
+    return {memory_id for (memory_id,) in connection.execute(_REFUSED_ONLY, given).fetchall()}
 
 
 def stored_events(connection: Connection[TupleRow], ids: Sequence[str]) -> set[tuple[str, str, str]]:

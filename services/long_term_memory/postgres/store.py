@@ -26,6 +26,7 @@ from services.long_term_memory.postgres.rows import (
     insert_memories,
     memory_row,
     memory_rows,
+    refused_ids,
     stored_events,
     stored_payload,
 )
@@ -79,22 +80,7 @@ class MemoryStore(VectorStoreBase):  # type: ignore[misc]  # Mem0 has no types
             # As text: psycopg looks at each number of a list for the smallest type that holds them all.
             given = "{" + ",".join(map(str, numbers)) + "}"
             rows = connection.execute(_PAYLOADS, {**scope.values, "numbers": given}, binary=True).fetchall()
-        return {
-            number: OutputData(
-                id=memory_id,
-                score=None,
-                payload={
-                    "timestamp": said_at,
-                    "meta": {},
-                    **payload,
-                    "data": content,
-                    "source": source,
-                    "user_id": user_id,
-                    "agent_id": agent_id,
-                },
-            )
-            for number, memory_id, payload, content, source, said_at, user_id, agent_id in rows
-        }
+        return {number: stored_memory(*row) for number, *row in rows}
 
     def arrivals(self, scope: Scope, numbers: Sequence[int]) -> dict[int, float]:
         """When the memories of a scope that have these numbers arrived, of those that are dated otherwise."""
@@ -129,6 +115,11 @@ class MemoryStore(VectorStoreBase):  # type: ignore[misc]  # Mem0 has no types
         """`insert_memories` on a connection of the pool."""
         with self._pool.connection() as connection:
             return insert_memories(connection, rows, history=history)
+
+    def refused_ids(self, rows: Sequence[dict[str, Any]]) -> set[str]:
+        """`refused_ids` on a connection of the pool."""
+        with self._pool.connection() as connection:
+            return refused_ids(connection, rows)
 
     def stored_events(self, ids: Sequence[str]) -> set[tuple[str, str, str]]:
         """`stored_events` on a connection of the pool."""
@@ -215,6 +206,18 @@ class MemoryStore(VectorStoreBase):  # type: ignore[misc]  # Mem0 has no types
                 " FROM pg_class WHERE oid = 'memories'::regclass"
             ).fetchone()
         return {"name": "memories", "count": row and row[0], "size": row and row[1]}
+
+
+def stored_memory(
+    memory_id: str, payload: dict[str, Any], content: str, source: str, said_at: float, user_id: str, agent_id: str
+) -> OutputData:
+    """A memory as Mem0 has it, of columns of its row and of its owner's.
+
+    Args:
+        said_at: in seconds since 1970.
+    """
+    columns = {"data": content, "source": source, "user_id": user_id, "agent_id": agent_id}
+    return OutputData(id=memory_id, score=None, payload={"timestamp": said_at, "meta": {}, **payload, **columns})
 
 
 def _where(filters: dict[str, Any] | None) -> tuple[sql.Composable, list[Any]]:

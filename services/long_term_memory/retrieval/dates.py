@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from datetime import datetime, timedelta, tzinfo
-from functools import lru_cache
 from typing import Final
 
+from services.long_term_memory.digest_cache import cached_by_digest
 from services.long_term_memory.retrieval import han
 from services.long_term_memory.retrieval.date_grammar import Reading
 from services.long_term_memory.retrieval.date_phrases import replace_phrases
@@ -65,7 +65,7 @@ def iso_dates(text: str, said_at: float, zone: tzinfo) -> list[str]:
     return list(_iso_dates(text[:MAX_CHARS], said_at, zone))
 
 
-@lru_cache(CACHED_MEMORIES)
+@cached_by_digest(CACHED_MEMORIES)
 def _iso_dates(text: str, said_at: float, zone: tzinfo) -> tuple[str, ...]:
     certain = (spans[0] for spans in _spans(text, said_at, zone) if len(spans) == 1)
     return tuple(dict.fromkeys(_iso(begin, end) for begin, end in certain))

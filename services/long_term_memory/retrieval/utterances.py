@@ -6,9 +6,9 @@ Those of a memory are computed once, when it is stored, and are columns of it; a
 import re
 import unicodedata
 from enum import IntEnum
-from functools import lru_cache
 from typing import Final
 
+from services.long_term_memory.digest_cache import cached_by_digest
 from services.long_term_memory.retrieval import tokenizer
 from services.long_term_memory.retrieval.content import Content, content, greets
 from services.long_term_memory.retrieval.refusals import refuses
@@ -149,7 +149,7 @@ def _without_speaker(text: str) -> str:
     return text[_speaker(text)[1] :]
 
 
-@lru_cache(maxsize=16)  # each feature of a text asks for it
+@cached_by_digest(16)  # each feature of a text asks for it
 def _speaker(text: str) -> tuple[str, int]:
     """The speaker's name, and where the utterance begins."""
     found = _SPEAKER.match(text)

@@ -16,6 +16,8 @@ ALTER TABLE profile_history DROP CONSTRAINT profile_history_pkey, ADD PRIMARY KE
 
 -- When a memory is to be deleted; NULL for never.
 ALTER TABLE memories ADD COLUMN expires_at timestamptz;
+-- When the event or request of a memory arrived, which a deletion goes by; NULL of earlier releases' and of imports.
+ALTER TABLE memories ADD COLUMN arrived_at timestamptz;
 
 -- Tombstones: the ids of memories that were deleted. The events that they came from may arrive again.
 CREATE TABLE tombstones (memory_id uuid PRIMARY KEY, deleted_at timestamptz NOT NULL DEFAULT clock_timestamp());
@@ -33,7 +35,8 @@ CREATE TABLE deletions (
     source text,
     since timestamptz,
     until timestamptz,
-    contains text,
+    -- A folded text, behind two others by which the content is folded.
+    contains text[],
     -- Of a user who was forgotten; that row stays.
     everything boolean NOT NULL DEFAULT false,
     deleted_at timestamptz NOT NULL

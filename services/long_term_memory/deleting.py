@@ -1,0 +1,193 @@
+"""Deletion of memories: in batches, each with its history and its tombstones, so that nothing of it comes back.
+
+Every transaction locks the user first, as every insertion does with a weaker lock: the deletion either waits for an
+insertion and sees what it inserts, or is seen by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+from typing import Any, Final
+
+from psycopg import Connection
+from psycopg.rows import TupleRow
+from psycopg_pool import ConnectionPool
+
+from services.long_term_memory.postgres.conditions import Conditions
+from services.long_term_memory.postgres.deletions import CONTENT_KEPT
+from services.long_term_memory.postgres.scope import OWNER_NUMBERS, OWNERS, SHARED, Owner, Scope
+from services.long_term_memory.storing import message_ids
+
+#: Memories that one transaction looks at: some 0.1 s where it deletes all of them.
+BATCH: Final = 1_000
+
+# Every insertion for a user, of whatever character, locks the owner of the shared memories.
+_LOCK = "SELECT FROM users WHERE user_id = ANY(%(users)s) AND agent_id = '' ORDER BY number FOR UPDATE"
+# In a statement of its own: an insertion that the lock waited for may have added an owner.
+_OWNERS = f"SELECT number, user_id, agent_id FROM users WHERE {OWNERS}"  # noqa: S608 - constants
+# The original content identifies the event that a memory came from.
+_ORIGINAL = (
+    "(SELECT CASE event WHEN 'ADD' THEN new_memory ELSE old_memory END FROM memory_history"
+    " WHERE memory_id = m.id::text ORDER BY memory_history.number LIMIT 1)"
+)
+_DOOMED = f"m.id::text, m.source, m.payload ->> 'message_id', m.content, {_ORIGINAL}"
+_BY_ID = (
+    f"SELECT users.user_id, users.agent_id, {_DOOMED} FROM memories m JOIN users ON users.number = m.user_number"  # noqa: S608 - constants
+    f" WHERE {OWNERS} AND m.id = ANY(%(ids)s::uuid[])"
+)
+# Only the rows of a batch are asked for their contents, so that no statement takes long however few contain a text.
+_BATCH = (
+    f"SELECT m.said_at, m.number, {{contains}}, {_DOOMED} FROM (SELECT * FROM memories"  # noqa: S608 - constants
+    " WHERE user_number = %(owner)s AND (arrived_at IS NULL OR arrived_at <= %(at)s){conditions}{after}"
+    " ORDER BY said_at, number LIMIT %(batch)s) AS m ORDER BY m.said_at, m.number"
+)
+_COUNT = (
+    "SELECT count(*) FROM memories m"  # noqa: S608 - constants
+    f" WHERE user_number = {OWNER_NUMBERS} AND (arrived_at IS NULL OR arrived_at <= %(at)s){{conditions}}"
+)
+_COUNT_IDS = f"SELECT count(*) FROM memories WHERE user_number = {OWNER_NUMBERS} AND id = ANY(%(ids)s::uuid[])"  # noqa: S608 - constants
+_ADD_DELETION = (
+    "INSERT INTO deletions (user_digest, agent_digests, deleted_at, session, source, since, until, speaker_name,"
+    " speaker_id, contains) VALUES (%(user_digest)s, %(agent_digests)s, %(at)s, %(session)s, %(source)s, %(since)s,"
+    " %(until)s, %(speaker_name)s, %(speaker_id)s, %(contains)s)"
+)
+_ADD_TOMBSTONES = (
+    "INSERT INTO tombstones (memory_id) SELECT id FROM unnest(%s::uuid[]) AS given (id)"
+    " WHERE NOT EXISTS (SELECT FROM memories WHERE memories.id = given.id) ORDER BY id ON CONFLICT DO NOTHING"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Doomed:
+    """A memory that is to be deleted.
+
+    Args:
+        original: its first content; None where its history does not tell.
+    """
+
+    id: str
+    source: str
+    message_id: str | None
+    content: str
+    original: str | None
+
+    def ids(self, owner: Owner) -> set[str]:
+        """All ids that its event may be stored under."""
+        if self.message_id is None:
+            return {self.id}
+        texts = {self.content, self.content if self.original is None else self.original}
+        return {self.id}.union(*(message_ids(*owner, self.message_id, self.source, text) for text in texts))
+
+
+def delete_ids(pool: ConnectionPool, scope: Scope, ids: Sequence[str]) -> int:
+    """Delete the memories of a scope that have these ids; how many there were.
+
+    Args:
+        ids: UUIDs.
+    """
+    with _locked(pool, scope) as (connection, _):
+        rows = connection.execute(_BY_ID, {**scope.values, "ids": list(ids)}).fetchall()
+        return _delete(connection, [(Owner(user, agent), _Doomed(*doomed)) for user, agent, *doomed in rows])
+
+
+def delete_matching(pool: ConnectionPool, scope: Scope, conditions: Conditions, at: datetime) -> int:
+    """Delete the memories of a scope that meet conditions, and what arrived before `at` and is indexed later.
+
+    A deletion that was ended in the middle is completed by the same call.
+
+    Args:
+        scope: of one user.
+
+    Returns:
+        How many memories there were, without those that are not indexed yet.
+    """
+    owners = _record(pool, scope, conditions, at)
+    return sum(_delete_of_owner(pool, scope, number, conditions, at) for number in owners)
+
+
+def count_ids(connection: Connection[TupleRow], scope: Scope, ids: Sequence[str]) -> int:
+    """How many memories `delete_ids` would delete."""
+    return _count(connection, _COUNT_IDS, {**scope.values, "ids": list(ids)})
+
+
+def count_matching(connection: Connection[TupleRow], scope: Scope, conditions: Conditions, at: datetime) -> int:
+    """How many memories `delete_matching` would delete."""
+    statement = _COUNT.replace("{conditions}", conditions.sql("m"))
+    return _count(connection, statement, {**scope.values, **conditions.values, "at": at})
+
+
+def remove_old_contents(connection: Connection[TupleRow]) -> None:
+    """Remove the deletions that hold a content, and are older than any event that could still be indexed."""
+    connection.execute(
+        f"DELETE FROM deletions WHERE contains IS NOT NULL AND deleted_at < clock_timestamp() - {CONTENT_KEPT}"  # noqa: S608 - constants
+    )
+
+
+@contextmanager
+def _locked(pool: ConnectionPool, scope: Scope) -> Iterator[tuple[Connection[TupleRow], dict[int, Owner]]]:
+    """A transaction in which nothing is inserted for the users of a scope, and its owners by their number."""
+    with pool.connection() as connection, connection.transaction():
+        connection.execute(_LOCK, scope.values)
+        rows = connection.execute(_OWNERS, scope.values).fetchall()
+        yield connection, {number: Owner(user, agent) for number, user, agent in rows}
+
+
+def _record(pool: ConnectionPool, scope: Scope, conditions: Conditions, at: datetime) -> list[int]:
+    """Add a deletion, by which what arrived before it is refused from now on; the numbers of the owners."""
+    [user] = scope.users
+    agents = None if scope.all_agents else {SHARED, scope.agent}
+    values = {
+        **conditions.values,
+        "at": at,
+        "user_digest": _digest(user),
+        "agent_digests": agents and [_digest(agent) for agent in agents],
+    }
+    with pool.connection() as connection:
+        # What is locked may not be there yet.
+        connection.execute("INSERT INTO users (user_id) VALUES (%s) ON CONFLICT DO NOTHING", (user,))
+    with _locked(pool, scope) as (connection, owners):
+        remove_old_contents(connection)
+        connection.execute(_ADD_DELETION, values)
+        return list(owners)
+
+
+def _delete_of_owner(pool: ConnectionPool, scope: Scope, number: int, conditions: Conditions, at: datetime) -> int:
+    """Delete an owner's memories that meet conditions, in the order of time."""
+    statement = _BATCH.replace("{contains}", f"true{conditions.sql('m')}")
+    statement = statement.replace("{conditions}", conditions.sql("memories", contains=False))
+    values: dict[str, Any] = {**conditions.values, "owner": number, "at": at, "batch": BATCH}
+    deleted, after = 0, ""
+    while True:
+        with _locked(pool, scope) as (connection, owners):
+            rows = connection.execute(statement.replace("{after}", after), values).fetchall()
+            doomed = [(owners[number], _Doomed(*row)) for _, _, meets, *row in rows if meets]
+            deleted += _delete(connection, doomed)
+        if len(rows) < BATCH:
+            return deleted
+        after = " AND (said_at, number) > (%(said_at)s, %(number)s)"
+        values |= {"said_at": rows[-1][0], "number": rows[-1][1]}
+
+
+def _delete(connection: Connection[TupleRow], doomed: Sequence[tuple[Owner, _Doomed]]) -> int:
+    """Delete memories with their history, and leave tombstones; within a transaction that has locked the user."""
+    if not doomed:
+        return 0
+    ids = [memory.id for _, memory in doomed]
+    deleted = connection.execute("DELETE FROM memories WHERE id = ANY(%s::uuid[])", (ids,)).rowcount
+    # In a statement of its own: a correction that the one above waited for has added to the history meanwhile.
+    connection.execute("DELETE FROM memory_history WHERE memory_id = ANY(%s::text[])", (ids,))
+    connection.execute(_ADD_TOMBSTONES, (sorted(set().union(*(memory.ids(owner) for owner, memory in doomed))),))
+    return deleted
+
+
+def _count(connection: Connection[TupleRow], statement: str, values: dict[str, Any]) -> int:
+    row = connection.execute(statement, values).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _digest(encoded_id: str) -> bytes:
+    return sha256(encoded_id.encode()).digest()
