@@ -178,8 +178,8 @@ class Reembedding:
                     return
             except psycopg.errors.InsufficientPrivilege as error:
                 raise ReembeddingRefused(
-                    f"the workers' connections cannot be ended ({error.diag.message_primary}): run it as their role in"
-                    " DATABASE_URL, or stop them and run it again"
+                    f"this role of DATABASE_URL may not switch ({error.diag.message_primary}): run it again as the"
+                    " workers' role, or a superuser"
                 ) from error
             except psycopg.errors.DependentObjectsStillExist as error:
                 raise ReembeddingRefused(

@@ -15,6 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 import redis
+from keepsake_client.errors import Unavailable
 from keepsake_client.protocol import (
     STREAM_ARRIVED_FIELD,
     STREAM_EVENT_FIELD,
@@ -27,7 +28,7 @@ from pydantic import SecretStr
 from adapters.stream import UpdateStream
 from services.backup.archive import MANIFEST, Manifest
 from services.backup.backup import back_up
-from services.backup.redis_state import RedisState
+from services.backup.redis_state import BATCH, RedisState
 from services.backup.restore import Restore
 from services.long_term_memory.embeddings.calibration import calibrate
 from services.long_term_memory.embeddings.identity import EmbedderIdentity
@@ -137,6 +138,7 @@ def test_searches_find_the_same_after_a_restore(full: Place, new: Place, tmp_pat
     start(full.database_url, WordEmbedder(), WORDS)
     fill_present(full.database_url, WordEmbedder(), TEXTS)
     with open_pool(full.database_url, 1) as pool:
+        PostgresHistory(pool).add_history(str(uuid.uuid4()), "I live in Porto", TEXTS[1], "UPDATE", role="user")
         ProfileService(pool).update("u1", {"city": "Lisbon"}, None, "r1")
 
     manifest = full.back_up(tmp_path / "backup")
@@ -310,6 +312,23 @@ def test_a_stream_without_a_group_is_all_unread(full: Place) -> None:
     assert [json.loads(found["event"])["message_id"] for found in RedisState(full.settings).events()] == ["0", "1", "2"]
 
 
+def test_a_long_backlog_is_read_whole(full: Place) -> None:
+    """Given more events than are read at once, pending and unread, I expect each of them once."""
+    ids = [str(number) for number in range(3 * BATCH + 10)]
+    with full.client.pipeline(transaction=False) as pipeline:
+        for message_id in ids:
+            pipeline.xadd(full.stream, {STREAM_EVENT_FIELD: event(message_id).to_wire()})
+        pipeline.execute()
+    stream = UpdateStream(full.client, full.stream, "a1", 1_000_000)
+    stream.open()
+    stream.read(1, None)
+    stream.read(2 * BATCH, None)
+
+    found = [json.loads(entry["event"])["message_id"] for entry in RedisState(full.settings).events()]
+
+    assert sorted(found) == sorted(ids)
+
+
 # Refusals, each of which leaves everything as it was
 
 
@@ -424,6 +443,37 @@ def test_a_redis_that_refuses_leaves_nothing(backup: Path, full: Place, new: Pla
 
     assert rows(new.database_url) == {}
     assert new.client.keys("memory:*") == []
+
+
+def test_a_database_that_breaks_at_the_end_leaves_nothing_in_redis(
+    backup: Path, full: Place, new: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a PostgreSQL that ends before the commit, I expect neither it nor Redis to keep anything."""
+    full.client.rpush(conversation_key("u1"), "x")
+    full.client.xadd(full.stream, {STREAM_EVENT_FIELD: event("m1").to_wire()})
+    backup.unlink()
+    full.back_up(backup)
+    write = RedisState.restore
+    written: list[int] = []
+
+    def write_and_break(state: RedisState, *parts: Any) -> Callable[[], None]:
+        undo = write(state, *parts)
+        written.append(new.client.dbsize())
+        with psycopg.connect(full.database_url, autocommit=True) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s",
+                (psycopg.conninfo.conninfo_to_dict(new.database_url)["dbname"],),
+            )
+        return undo
+
+    monkeypatch.setattr(RedisState, "restore", write_and_break)
+    with pytest.raises(Unavailable):
+        new.restore(backup)
+
+    assert written == [2]
+    assert rows(new.database_url) == {}
+    assert new.client.keys("memory:*") == []
+    assert new.client.xlen(new.stream) == 0
 
 
 def test_workers_with_another_embedder_are_refused(backup: Path, new: Place) -> None:

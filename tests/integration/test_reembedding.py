@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 from keepsake_client.errors import Unavailable
-from keepsake_client.protocol import AddData, SearchData
+from keepsake_client.protocol import MemoryUpdateMessage, SearchData
 from psycopg_pool import ConnectionPool
 
 from services.long_term_memory.embedder_check import EmbedderGuard, check_embedder
@@ -329,13 +329,23 @@ def test_what_happens_meanwhile_is_in_the_result(filled: str) -> None:
 
 
 def test_what_is_deleted_is_at_once_in_neither_table(filled: str) -> None:
-    """Given a run that was killed and is perhaps never resumed, I expect no deleted text left in what it has done."""
+    """Given a run that was killed and is perhaps never resumed, I expect no deleted or corrected text left."""
     killed(filled)
 
-    execute(filled, "DELETE FROM memories WHERE content = 'word1 said1'")
+    execute(
+        filled,
+        "DELETE FROM memories WHERE content = 'word1 said1'",
+        "UPDATE memories SET content = 'corrected' WHERE content = 'word2 said2'",
+        "UPDATE memories SET payload = '{}' WHERE content = 'word3 said3'",
+    )
 
-    assert execute(filled, "SELECT count(*) FROM memories_next") == [(BATCH_ROWS - 1,)]
-    assert execute(filled, "SELECT FROM memories_next WHERE content = 'word1 said1'") == []
+    left = {content for (content,) in execute(filled, "SELECT content FROM memories_next")}
+    assert len(left) == BATCH_ROWS - 2
+    assert left & {"word1 said1", "word2 said2", "word3 said3"} == {"word3 said3"}
+
+
+def said(content: str) -> MemoryUpdateMessage:
+    return MemoryUpdateMessage(user_id="u1", content=content, source="user", timestamp=1.79e9)
 
 
 @contextmanager
@@ -358,14 +368,14 @@ def test_workers_search_and_store_until_the_switch_and_not_after_it(filled: str)
         def search() -> None:
             (found,) = service.search("u1", SearchData(query="word77", limit=1))
             assert found.content == "word77 said77"
-            service.add("u1", AddData(content=f"added {len(embed.texts)}"), f"r{len(embed.texts)}", 1.79e9)
+            service.index_many([said(f"added {len(embed.texts)}")])
 
         run(filled, embed, operator=Watcher(at_progress=search, at_indexing=search, at_switch=search))
 
         with pytest.raises(Unavailable):
             service.search("u1", SearchData(query="word77", limit=1))
         with pytest.raises(Unavailable):
-            service.add("u1", AddData(content="too late"), "r", 1.79e9)
+            service.index(said("too late"))
         wait_until(lambda: reasons, description="the worker to notice")
         assert reasons[0].startswith(
             "the embedder is words w1 (384 dimensions) and the stored memories were embedded by"
@@ -441,7 +451,7 @@ def test_the_switch_waits_for_what_reads_the_table(filled: str) -> None:
 
 
 def test_a_view_on_the_table_is_told(filled: str) -> None:
-    """Given a view of somebody's own, which the switch would drop, I expect one line and all as it was."""
+    """Given a view of another program, which the switch would drop, I expect one line and all as it was."""
     execute(filled, "CREATE VIEW mine AS SELECT content FROM memories")
 
     with pytest.raises(ReembeddingRefused, match=r"something of yours depends on the table memories .*view mine"):

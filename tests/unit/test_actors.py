@@ -145,8 +145,8 @@ def test_a_characters_profile_is_asked_for_by_its_id(worker: Worker) -> None:
 
     assert worker.services.calls == [
         ("get", "u1", "luna"),
-        ("update", "u1", {"mood": "shy"}, None, "r1", "luna"),
-        ("update", "u1", {"agent_id": "luna"}, None, "r1", None),
+        ("update", "u1", {"mood": "shy"}, None, "r1", "luna", ("arrived_at", 100.0)),
+        ("update", "u1", {"agent_id": "luna"}, None, "r1", None, ("arrived_at", 100.0)),
     ]
 
 

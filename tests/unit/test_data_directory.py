@@ -69,6 +69,14 @@ def test_without_a_record_nothing_runs(directory: DataDirectory) -> None:
     assert directory.read() is None
 
 
+def test_a_directory_is_in_use_while_it_is_locked(directory: DataDirectory, tmp_path: Path) -> None:
+    assert not directory.in_use()
+    assert not DataDirectory(tmp_path / "nowhere").in_use()
+    with directory.locked():
+        assert DataDirectory(directory.path).in_use()
+    assert not directory.in_use()
+
+
 def test_an_invalid_record_does_not_prevent_a_start(directory: DataDirectory) -> None:
     (directory.path / "stack.json").write_text('{"redis')
 

@@ -19,7 +19,7 @@ def attempts(monkeypatch: pytest.MonkeyPatch) -> list[Exception | None]:
     """What the attempts to open come to, in their order: an error, or None for success."""
     outcomes: list[Exception | None] = []
 
-    def open_long_term_memory(settings: Settings, connections: int) -> object:
+    def open_long_term_memory(settings: Settings, connections: int, **_: object) -> object:
         error = outcomes.pop(0)
         if error:
             raise error

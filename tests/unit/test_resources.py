@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,6 +21,7 @@ from structlog.testing import capture_logs
 from services.runtime.errors import (
     EXIT_CANNOT_START,
     CannotStart,
+    EmbedderChanged,
     EmbeddingDimensionMismatch,
     InvalidSetting,
     SchemaTooNew,
@@ -27,7 +29,7 @@ from services.runtime.errors import (
 from services.runtime.heartbeat import HeartbeatThread
 from services.runtime.settings import Settings
 from services.stack.readiness import Readiness
-from tasks.middleware.resources import Resources, WorkerCannotStart
+from tasks.middleware.resources import Resources, WorkerCannotStart, end_process
 from tests.support import wait_until
 
 
@@ -122,7 +124,7 @@ class Booted:
         self.client: Any = fakeredis.FakeRedis(server=server)
         self.settings = Settings(redis_url="redis://pipeline:6380/2")
 
-        def open_services(settings: Settings, *, connections: int) -> Opened:
+        def open_services(settings: Settings, *, connections: int, **_: Any) -> Opened:
             self.asked.append((settings, connections))
             return self.opened
 
@@ -317,3 +319,17 @@ def test_the_log_says_why_a_worker_does_not_start(
 
     assert lines == [{"event": "worker_cannot_start", "log_level": "critical", **fields}]
     assert str(raised.value) == fields.get("reason", "PermissionError")
+
+
+def test_a_worker_whose_database_has_another_embedder_by_now_ends_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given the switch of `ltm reembed`, I expect the signal of an orderly end, and the reason in the log."""
+    signals: list[tuple[int, int]] = []
+    monkeypatch.setattr("os.kill", lambda pid, number: signals.append((pid, number)))
+
+    with capture_logs() as logged:
+        end_process(EmbedderChanged("words w1", "others o1"))
+
+    assert signals == [(os.getpid(), signal.SIGTERM)]
+    (line,) = logged
+    assert line["event"] == "embedder_changed"
+    assert "embedded by others o1" in line["reason"]

@@ -225,7 +225,7 @@ def test_a_worker_is_composed_of_its_settings(root: Root) -> None:
     assert responses._channel == "answers"
     assert limit.time_limit == 120_000
     assert (resources.settings.ltm_responses_channel, resources._process) == ("answers", "long-term-memory-worker")
-    assert len(broker.get_declared_actors()) == 5
+    assert len(broker.get_declared_actors()) == len(BY_TYPE) + 1  # of indexing
     with pytest.raises(RuntimeError, match="the worker has not booted"):
         broker.get_actor("profile.get").fn({"user_id": "u1"}, 1.0, 1.0)
 

@@ -151,6 +151,8 @@ def loading(database_url: str, version: int, dimensions: int, embedder: Embedder
         connection.execute("SET statement_timeout = 0")
         with connection.transaction():
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
+            if present := _present(connection):
+                connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(_names(present)))
             _check_empty(connection)
             _check_workers(connection, embedder)
             yield Loader(connection, version, dimensions)
@@ -172,12 +174,9 @@ def check_empty(database_url: str) -> None:
 
 
 def _check_empty(connection: Connection[TupleRow]) -> None:
-    present = _present(connection)
-    if present:
-        connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(_names(present)))
     filled = [
         name
-        for name in present
+        for name in _present(connection)
         if name not in (_MIGRATIONS, _RECORDS)
         and connection.execute(sql.SQL("SELECT FROM {} LIMIT 1").format(sql.Identifier(name))).rowcount
     ]

@@ -44,11 +44,24 @@ CREATE TRIGGER note_changed_memory AFTER INSERT OR UPDATE OR DELETE ON memories
     FOR EACH ROW EXECUTE FUNCTION note_changed_memory();
 """
 _MISSING = (
-    "SELECT number, content FROM memories WHERE {} AND NOT EXISTS"
-    " (SELECT FROM memories_next WHERE memories_next.number = memories.number) ORDER BY number LIMIT %(limit)s"
+    "SELECT number, content FROM memories WHERE number > %s AND NOT EXISTS"
+    " (SELECT FROM memories_next WHERE memories_next.number = memories.number) ORDER BY number LIMIT %s"
 )
 _TAKE_CHANGES = (
     "DELETE FROM memories_changed WHERE ctid = ANY(ARRAY(SELECT ctid FROM memories_changed LIMIT %s)) RETURNING number"
+)
+_SAME = "memories.number = memories_next.number AND memories.content = memories_next.content"
+_CHANGED = (
+    "SELECT number, content FROM memories WHERE number = ANY(%s)"  # noqa: S608 - constants
+    f" AND NOT EXISTS (SELECT FROM memories_next WHERE {_SAME}) ORDER BY number"
+)
+_DELETE_CHANGED = (
+    "DELETE FROM memories_next WHERE number = ANY(%s)"  # noqa: S608 - constants
+    f" AND NOT EXISTS (SELECT FROM memories WHERE {_SAME})"
+)
+_UPDATE_OTHERS = (
+    "UPDATE memories_next SET ({}) = ROW ({}) FROM memories"  # noqa: S608 - constants
+    f" WHERE {_SAME} AND memories.number = ANY(%s)"
 )
 #: Whether a table is like `memories` now: a newer release may have migrated it since the run began.
 _COLUMNS = (
@@ -123,8 +136,7 @@ class SecondTable:
 
     def missing(self, after: int) -> list[tuple[int, str]]:
         """The next memories that are not in this table, with numbers above one: numbers and contents."""
-        statement = sql.SQL(_MISSING).format(sql.SQL("number > %(after)s"))
-        return self._connection.execute(statement, {"after": after, "limit": BATCH_ROWS}).fetchall()
+        return self._connection.execute(_MISSING, (after, BATCH_ROWS)).fetchall()
 
     def store(self, memories: Sequence[tuple[int, str]], vectors: Sequence[Vector]) -> None:
         """Store memories with new vectors; one whose content is another by now is left to its note."""
@@ -150,25 +162,15 @@ class SecondTable:
         with self._connection.transaction():
             taken = self._connection.execute(_TAKE_CHANGES, (BATCH_ROWS,)).fetchall()
             numbers = list({number for (number,) in taken})
-            self._connection.execute(
-                "DELETE FROM memories_next USING unnest(%s::bigint[]) AS given (number)"
-                " WHERE memories_next.number = given.number AND NOT EXISTS (SELECT FROM memories"
-                " WHERE memories.number = given.number AND memories.content = memories_next.content)",
-                (numbers,),
-            )
+            # Embedded before any row is locked that a worker may want to delete.
+            changed = self._connection.execute(_CHANGED, (numbers,)).fetchall()
+            vectors = embed([content for _, content in changed]) if changed else []
+            self._connection.execute(_DELETE_CHANGED, (numbers,))
             names = sql.SQL(", ").join(map(sql.Identifier, self._columns))
             kept = sql.SQL(", ").join(sql.Identifier("memories", name) for name in self._columns)
-            self._connection.execute(
-                sql.SQL(
-                    "UPDATE memories_next SET ({}) = ROW ({}) FROM memories"
-                    " WHERE memories.number = memories_next.number AND memories.number = ANY(%s)"
-                ).format(names, kept),
-                (numbers,),
-            )
-            statement = sql.SQL(_MISSING).format(sql.SQL("number = ANY(%(numbers)s)"))
-            found = self._connection.execute(statement, {"numbers": numbers, "limit": BATCH_ROWS}).fetchall()
-            if found:
-                self.store(found, embed([content for _, content in found]))
+            self._connection.execute(sql.SQL(_UPDATE_OTHERS).format(names, kept), (numbers,))
+            if changed:
+                self.store(changed, vectors)
         return len(taken) == BATCH_ROWS
 
     def build_indexes(self) -> None:
@@ -197,12 +199,14 @@ class SecondTable:
         try:
             with self._connection.transaction():
                 self._connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT_MS)))
+                # In the order in which others take them: writers users first, searches memories.
+                self._connection.execute("LOCK TABLE users IN SHARE ROW EXCLUSIVE MODE")
                 self._connection.execute("LOCK TABLE memories IN SHARE MODE")  # searches go on, writers wait
                 while self.take_changes(embed):
                     pass
                 # A worker that connects from here on waits, and then sees the new record.
                 self._connection.execute("LOCK TABLE embedders IN ACCESS EXCLUSIVE MODE")
-                self._connection.execute("LOCK TABLE memories IN ACCESS EXCLUSIVE MODE")
+                self._connection.execute("LOCK TABLE memories, users IN ACCESS EXCLUSIVE MODE")
                 self._replace()
                 self._connection.execute("DELETE FROM embedders WHERE vector_column = 'new_vector'")
                 write_record(self._connection, "vector", self._identity)
