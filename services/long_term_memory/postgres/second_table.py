@@ -186,9 +186,8 @@ class SecondTable:
             name = sql.Identifier(index.next_name)
             self._connection.execute(sql.SQL("DROP INDEX IF EXISTS {}").format(name))
             self._connection.execute(sql.SQL(self._second(index)))
-        self._connection.execute(
-            "VACUUM (ANALYZE) memories_next"
-        )  # the first searches read what is known to be visible
+        # Searches read pages that are known to be visible to all.
+        self._connection.execute("VACUUM (ANALYZE) memories_next")
 
     def switch(self, embed: Callable[[list[str]], list[list[float]]]) -> bool:
         """Put this table in the place of `memories`, in one transaction; False where a lock is not to be had now.
