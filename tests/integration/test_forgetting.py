@@ -89,7 +89,7 @@ def test_nothing_of_a_forgotten_user_is_in_any_table(
             )
         connection.execute(
             "INSERT INTO deletions (user_digest, contains, deleted_at) VALUES (sha256(%s), %s, '2026-01-01')",
-            (MARKER.encode(), MARKER),
+            (MARKER.encode(), ["", "", MARKER]),
         )
 
     assert Forgetting(pool).forget(MARKER, FORGOTTEN) == 3

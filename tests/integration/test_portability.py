@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -53,7 +54,7 @@ class Instance:
 
     def take(self, records: list[dict[str, Any]], user: str = "u1", **more: Any) -> ImportOutcome:
         """Import records."""
-        return self.portability.import_records(user, records, **{"restore_deleted": False, **more})
+        return self.portability.import_records(user, records, time.time(), **more)
 
     def found(self, query: str, user: str = "u1", **more: Any) -> list[tuple[Any, ...]]:
         """What a search finds: ids, contents, scores and what else comes with them."""

@@ -134,8 +134,11 @@ def drop_tombstones(connection: Connection[TupleRow], ids: Sequence[str]) -> Non
 def replace_history(
     connection: Connection[TupleRow], memory_id: str, role: str, changes: Sequence[MemoryChange]
 ) -> None:
-    """Replace what the insertion of a memory has written as its history."""
+    """Replace what the insertion of a memory has written as its history, unless the memory was deleted meanwhile."""
     with connection.transaction():
+        lock = "SELECT FROM memories WHERE id = %s::uuid FOR KEY SHARE"
+        if connection.execute(lock, (memory_id,)).fetchone() is None:
+            return
         connection.execute("DELETE FROM memory_history WHERE memory_id = %s", (memory_id,))
         for change in changes:
             connection.execute(_ADD_CHANGE, {"memory_id": memory_id, "role": role, **change.model_dump()})
