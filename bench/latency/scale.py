@@ -31,7 +31,7 @@ from bench.harness.databases import scratch_database
 from bench.harness.statistics import mean, quantile, timed
 from bench.harness.tables import show, track, write_json
 from services.long_term_memory.postgres.rows import TRAITS
-from services.long_term_memory.postgres.schema import migrate
+from services.long_term_memory.postgres.schema import migrate, table_dimensions
 from services.long_term_memory.postgres.scope import Scope
 from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.retrieval.candidates import EXACT_LIMIT, CandidateReader
@@ -121,14 +121,15 @@ def _copy(connection: psycopg.Connection[Any], into: str, rows: Iterator[bytes])
 
 
 def fill(url: str, owners: NDArray[np.int64], points: NDArray[np.float32]) -> None:
-    """Fill Keepsake's table, then vacuum and analyze it.
+    """Fill Keepsake's table, then vacuum and analyze it; of an earlier release where it was migrated so far.
 
     Args:
         owners: (n,) int64, the user of each memory.
         points: (n, DIMENSIONS) float32, their unit vectors.
     """
     with psycopg.connect(url, autocommit=True) as connection:
-        migrate(connection, DIMENSIONS)
+        if table_dimensions(connection) is None:
+            migrate(connection, DIMENSIONS)
         connection.execute(
             "INSERT INTO users (user_id) SELECT 'u' || n FROM generate_series(0, %s) n ORDER BY n",
             (int(owners.max()),),

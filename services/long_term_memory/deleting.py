@@ -25,8 +25,8 @@ from services.long_term_memory.storing import message_ids
 #: Memories that one transaction looks at: some 0.1 s where it deletes all of them.
 BATCH: Final = 1_000
 
-# Every insertion for a user, of whatever character, locks the owner of the shared memories.
-_LOCK = "SELECT FROM users WHERE user_id = ANY(%(users)s) AND agent_id = '' ORDER BY number FOR UPDATE"
+# All of the user's: an insertion for a character that is new locks the owner of the shared memories.
+_LOCK = "SELECT FROM users WHERE user_id = ANY(%(users)s) ORDER BY number FOR UPDATE"
 # In a statement of its own: an insertion that the lock waited for may have added an owner.
 _OWNERS = f"SELECT number, user_id, agent_id FROM users WHERE {OWNERS}"  # noqa: S608 - constants
 # The original content identifies the event that a memory came from.

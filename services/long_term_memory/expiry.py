@@ -13,6 +13,7 @@ from psycopg import Connection
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool
 
+from services.long_term_memory.deleting import remove_old_contents
 from services.long_term_memory.postgres.pool import database_errors
 from services.long_term_memory.postgres.scope import encode_agent_id
 from services.long_term_memory.removal import remove
@@ -26,8 +27,6 @@ RETENTION_INTERVAL_S = 3_600.0
 BATCH = 200
 #: Owners whose memories are looked through by one statement.
 OWNERS = 500
-#: A text by which memories were deleted is kept for longer than the stream, retries and dead letters keep an event.
-CONTAINS_KEPT = "8 days"
 #: The key of the advisory lock of the process that does it: "expiry" in ASCII.
 EXPIRY_LOCK = 0x6578_70697279
 _EXPIRED = "SELECT number FROM memories WHERE expires_at <= now() ORDER BY expires_at LIMIT %s"
@@ -91,9 +90,7 @@ class Expiry:
                 connection.execute("SELECT pg_advisory_unlock(%s)", (EXPIRY_LOCK,))
 
     def _delete(self, connection: Connection[TupleRow]) -> int:
-        connection.execute(
-            "DELETE FROM deletions WHERE contains IS NOT NULL AND deleted_at < now() - %s::interval", (CONTAINS_KEPT,)
-        )
+        remove_old_contents(connection)
         deleted = self._drain(connection, lambda: connection.execute(_EXPIRED, (BATCH,)).fetchall())
         if self._limits and time.monotonic() >= self._retention_at:
             for limit in self._limits:

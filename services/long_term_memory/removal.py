@@ -38,7 +38,7 @@ def remove(connection: Connection[TupleRow], numbers: Sequence[int]) -> int:
         with connection.pipeline():
             add_tombstones(connection, dead)
             connection.execute("DELETE FROM memories WHERE number = ANY(%s)", ([number for number, *_ in found],))
-            # After it: a correction that the statement above waited for has added to the history meanwhile.
+            # After it: a correction that the deletion waited for has added to the history meanwhile.
             connection.execute("DELETE FROM memory_history WHERE memory_id = ANY(%s::text[])", (ids,))
     return len(found)
 

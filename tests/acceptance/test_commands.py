@@ -243,7 +243,12 @@ EXPORTS = Path(__file__).parents[1] / "data" / "imports"
     ("name", "options", "query", "found"),
     [
         ("chatgpt.json", [], "Who gets married in Porto?", "My sister Anna gets married in Porto on 14 June."),
-        ("character-ai-histories.json", [], "What did I build as a child?", "I built a radio with my grandfather"),
+        (
+            "character-ai-histories.json",
+            [],
+            "What did I build with my grandfather?",
+            "I built a radio with my grandfather",
+        ),
         ("sillytavern.jsonl", [], "What am I allergic to?", "I am allergic to walnuts"),
         ("discord.json", ["--me", "Lena"], "When is my birthday?", "My birthday is on the 3rd of May."),
         ("telegram-full.json", [], "When does my passport expire?", "Passport expires in March 2027"),
@@ -265,6 +270,20 @@ def test_an_export_of_each_form_becomes_memories_once(
     assert known == 0
     assert f"{new} were there" in second.stdout
     with Client(stack.redis_url) as client:
-        memories = client.search(user, query, deadline_ms=10_000)
+        memories = client.search(user, query, limit=100, min_score=0, deadline_ms=10_000)  # not how it is ranked
     [imported] = [memory for memory in memories if memory.content.startswith(found)]
     assert imported.timestamp < time.time() - 86_400
+
+
+def test_what_was_deleted_is_imported_again_on_request_alone(stack: Stack, user: str) -> None:
+    """Given an imported memory that was deleted, I expect a second import to leave it out, unless it is asked for."""
+    path = str(EXPORTS / "sillytavern.jsonl")
+    assert "4 memories are new, 0 were there" in ltm(stack, "import", user, path).stdout
+    with Client(stack.redis_url) as client:
+        [walnuts] = client.request("memory_list", user, {"filters": {"contains": "walnuts"}}).memories
+        assert client.request("memory_delete", user, {"ids": [walnuts.id]}).count == 1
+
+    again, restored = ltm(stack, "import", user, path), ltm(stack, "import", user, path, "--restore-deleted")
+
+    assert "0 memories are new, 3 were there, 1 stay deleted (--restore-deleted)" in again.stdout
+    assert "1 memories are new, 3 were there\n" in restored.stdout

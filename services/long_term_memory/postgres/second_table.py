@@ -43,9 +43,11 @@ END $$;
 CREATE TRIGGER note_changed_memory AFTER INSERT OR UPDATE OR DELETE ON memories
     FOR EACH ROW EXECUTE FUNCTION note_changed_memory();
 """
+# The bound of the inner number keeps PostgreSQL from reading all that is done for each batch.
 _MISSING = (
-    "SELECT number, content FROM memories WHERE number > %s AND NOT EXISTS"
-    " (SELECT FROM memories_next WHERE memories_next.number = memories.number) ORDER BY number LIMIT %s"
+    "SELECT number, content FROM memories WHERE number > %(after)s AND NOT EXISTS (SELECT FROM memories_next"
+    " WHERE memories_next.number = memories.number AND memories_next.number > %(after)s)"
+    " ORDER BY number LIMIT %(limit)s"
 )
 _TAKE_CHANGES = (
     "DELETE FROM memories_changed WHERE ctid = ANY(ARRAY(SELECT ctid FROM memories_changed LIMIT %s)) RETURNING number"
@@ -136,7 +138,7 @@ class SecondTable:
 
     def missing(self, after: int) -> list[tuple[int, str]]:
         """The next memories that are not in this table, with numbers above one: numbers and contents."""
-        return self._connection.execute(_MISSING, (after, BATCH_ROWS)).fetchall()
+        return self._connection.execute(_MISSING, {"after": after, "limit": BATCH_ROWS}).fetchall()
 
     def store(self, memories: Sequence[tuple[int, str]], vectors: Sequence[Vector]) -> None:
         """Store memories with new vectors; one whose content is another by now is left to its note."""
@@ -161,6 +163,8 @@ class SecondTable:
         """
         with self._connection.transaction():
             taken = self._connection.execute(_TAKE_CHANGES, (BATCH_ROWS,)).fetchall()
+            if not taken:
+                return False
             numbers = list({number for (number,) in taken})
             # Embedded before any row is locked that a worker may want to delete.
             changed = self._connection.execute(_CHANGED, (numbers,)).fetchall()
@@ -186,9 +190,8 @@ class SecondTable:
             name = sql.Identifier(index.next_name)
             self._connection.execute(sql.SQL("DROP INDEX IF EXISTS {}").format(name))
             self._connection.execute(sql.SQL(self._second(index)))
-        self._connection.execute(
-            "VACUUM (ANALYZE) memories_next"
-        )  # the first searches read what is known to be visible
+        # Searches read pages that are known to be visible to all.
+        self._connection.execute("VACUUM (ANALYZE) memories_next")
 
     def switch(self, embed: Callable[[list[str]], list[list[float]]]) -> bool:
         """Put this table in the place of `memories`, in one transaction; False where a lock is not to be had now.
