@@ -9,27 +9,37 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from keepsake_client.errors import InvalidMessage
+from keepsake_client.fields import clean
 from keepsake_client.protocol import decode_user_id, encode_user_id, json_number
 from keepsake_client.records import MemoryRecord, ProfileChangeRecord, ProfileRecord, Record, parse_record
-from pydantic import Field, TypeAdapter
+from pydantic import AfterValidator, Field, TypeAdapter
 
 from services.long_term_memory.postgres import portable
 from services.long_term_memory.postgres.deletions import forgotten_after, lock_user
 from services.long_term_memory.postgres.pool import database_errors
-from services.long_term_memory.postgres.portable import Place
+from services.long_term_memory.postgres.portable import BEGINNING_US, Place
 from services.long_term_memory.postgres.scope import encode_agent_id
 from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.storing import MemoryWriter, Utterance, embedded, of_record
+
+
+def _storable(text: str) -> str:
+    if clean(text) != text:
+        raise ValueError("PostgreSQL cannot store it")
+    return text
+
 
 #: A page ends before it has more bytes of JSON: it is to fit into one `user_import`.
 MAX_PAGE_BYTES = 500_000
 _PROFILES: Literal["profiles"] = "profiles"
 _CHANGES: Literal["changes"] = "changes"
 _MEMORIES: Literal["memories"] = "memories"
-_Number = Annotated[int, Field(strict=True, ge=-(2**62), lt=2**62)]
+#: Times are in PostgreSQL's range.
+_Number = Annotated[int, Field(strict=True, ge=BEGINNING_US, lt=2**62)]
+_Agent = Annotated[str, AfterValidator(_storable)]
 #: What a cursor holds.
 _PLACE: TypeAdapter[tuple[Any, ...]] = TypeAdapter(
-    tuple[Literal["changes"], str, _Number] | tuple[Literal["memories"], str, _Number, _Number, _Number]
+    tuple[Literal["changes"], _Agent, _Number] | tuple[Literal["memories"], _Agent, _Number, _Number, _Number]
 )
 
 

@@ -14,7 +14,7 @@ from psycopg.types.json import Jsonb
 from services.long_term_memory.postgres.scope import SHARED
 
 #: Before the year 1, the first of the calendar.
-_BEGINNING_US: Final = -63_000_000_000_000_000
+BEGINNING_US: Final = -63_000_000_000_000_000
 
 _PROFILES: Final = (
     "SELECT agent_id, profile, version, extract(epoch FROM updated_at)::float8 AS updated_at"
@@ -70,7 +70,7 @@ class Place(NamedTuple):
     """
 
     agent: str = SHARED
-    said_at_us: int = _BEGINNING_US
+    said_at_us: int = BEGINNING_US
     number: int = 0
     is_done: int = 0
 
