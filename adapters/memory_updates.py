@@ -34,6 +34,8 @@ SLACK_S = 2.0
 WRITER_KEY = "ltm:channel-writer"
 #: Far longer than the iteration of the loop in which it writes some of it.
 WRITER_LEASE_S = 15.0
+#: A message counts as arrived when nothing was waiting, at most so long before it was received.
+MAX_LAG_S = 10.0
 #: Messages written in one iteration: a second's, on a busy host. A longer one would be taken for a loop that is stuck.
 WRITTEN_AT_ONCE = 1_000
 
@@ -46,10 +48,13 @@ class _Received(NamedTuple):
     Args:
         at: when it was received, in seconds since 1970.
         since: it was published after this; then everything that had been published was received.
+        arrived_at: when the burst began that it is part of: a burst is received more slowly than it is published, and
+            by the time of receipt, what was published before a deletion would seem to have been published after it.
     """
 
     at: float
     since: float
+    arrived_at: float
     raw: bytes
 
 
@@ -105,7 +110,7 @@ class UpdateAdapter:
         self.monitor = monitor or SubscriptionMonitor()
         self._clock = clock
         self._kept: BoundedQueue[_Received] = BoundedQueue(lambda received: len(received.raw), max_kept)
-        self._drained_at = 0.0
+        self._drained_at = self._empty_at = 0.0
         self._refused_until = 0.0
         self._dropped = 0
         self._leading = False
@@ -117,7 +122,7 @@ class UpdateAdapter:
         self._subscription.reset()
         self._subscription.subscribe(self._channel)
         self.monitor.restart()
-        self._drained_at = self._clock()
+        self._drained_at = self._empty_at = self._clock()
 
     def run_once(self) -> None:
         """Wait up to a second for a message, and write it to the stream if this adapter leads."""
@@ -149,14 +154,18 @@ class UpdateAdapter:
     def _receive(self, timeout_s: float) -> bool:
         """Wait for a message, and keep it if its publisher has not written it; whether anything came."""
         try:
-            message = next_message(self._subscription, self.monitor, timeout_s)
+            message = next_message(self._subscription, self.monitor, 0.0)
+            if message is None:
+                if timeout_s:
+                    message = next_message(self._subscription, self.monitor, timeout_s)
+                self._empty_at = self._clock()
         except HalfOpen:
             self._counts.count("subscriptions_replaced")
             # Those that are idle are half-open too; each would cost one command its time-out.
             self._client.connection_pool.disconnect(inuse_connections=False)
             raise
         if message is None:
-            self._drained_at = self._clock()
+            self._drained_at = self._empty_at
             return False
         self._keep(message)
         return True
@@ -172,7 +181,9 @@ class UpdateAdapter:
 
     def _keep(self, message: dict[str, Any]) -> None:
         if message["type"] == "message" and not says_logged(message["data"]):
-            dropped = self._kept.append(_Received(self._clock(), self._drained_at, message["data"]))
+            now = self._clock()
+            arrived_at = max(self._empty_at, now - MAX_LAG_S)
+            dropped = self._kept.append(_Received(now, self._drained_at, arrived_at, message["data"]))
             if self._refused_until or not self._writes.assumed_up:
                 self._dropped += dropped
 
@@ -233,14 +244,15 @@ class UpdateAdapter:
             if written == at_once:
                 return False
             written += 1
-            at, _, raw = self._kept.peek()
+            received = self._kept.peek()
+            raw = received.raw
             try:
-                update = parse_update(raw, self._max_content_chars, self._defaults, arrived_at=at)
+                update = parse_update(raw, self._max_content_chars, self._defaults, arrived_at=received.at)
             except InvalidMessage as error:
                 if self._lease.held():  # the others heard it too
                     self._rejects.add(raw, error)
             else:
-                self._stream.append(update, raw, at)
+                self._stream.append(update, raw, received.arrived_at)
             self._kept.popleft()
         return True
 

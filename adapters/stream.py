@@ -123,16 +123,16 @@ class UpdateStream:
         """Acknowledge entries, which were dispatched or rejected."""
         self._client.xack(self.key, STREAM_GROUP, *ids)
 
-    def append(self, update: MemoryUpdateMessage, raw: bytes, heard_at: float) -> None:
+    def append(self, update: MemoryUpdateMessage, raw: bytes, arrived_at: float) -> None:
         """Write an event that the channel carried as `raw`.
 
         Args:
-            heard_at: when this adapter received it, in seconds since 1970; it may have waited for Redis.
+            arrived_at: in seconds since 1970; it may have waited for Redis.
         """
         identified = update if update.message_id else update.model_copy(update={"message_id": _derived_id(update)})
         # ASCII-only JSON carries every id there is, lone surrogates included.
         event = json.dumps(identified.model_dump())
-        fields = {STREAM_EVENT_FIELD: event, DIGEST_FIELD: digest(raw), STREAM_ARRIVED_FIELD: f"{heard_at:.6f}"}
+        fields = {STREAM_EVENT_FIELD: event, DIGEST_FIELD: digest(raw), STREAM_ARRIVED_FIELD: f"{arrived_at:.6f}"}
         self._client.xadd(self.key, fields, maxlen=self._max_len, approximate=True)
 
     def digests_since(self, seconds: float) -> Counter[str]:

@@ -96,6 +96,6 @@ def _declare_import(broker: dramatiq.Broker, resources: Resources) -> None:
     def user_import(request: dict[str, Any], received_at: float, enqueued_at: float) -> dict[str, Any]:
         data = read_data(request, UserImportData)
         outcome = resources.portability.import_records(
-            request["user_id"], data.records, restore_deleted=bool(data.restore_deleted)
+            request["user_id"], data.records, received_at, restore_deleted=bool(data.restore_deleted)
         )
         return {"count": outcome.new, "known": outcome.known, "deleted": outcome.deleted}

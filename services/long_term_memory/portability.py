@@ -9,26 +9,37 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from keepsake_client.errors import InvalidMessage
+from keepsake_client.fields import clean
 from keepsake_client.protocol import decode_user_id, encode_user_id, json_number
 from keepsake_client.records import MemoryRecord, ProfileChangeRecord, ProfileRecord, Record, parse_record
-from pydantic import Field, TypeAdapter
+from pydantic import AfterValidator, Field, TypeAdapter
 
 from services.long_term_memory.postgres import portable
+from services.long_term_memory.postgres.deletions import forgotten_after, lock_user
 from services.long_term_memory.postgres.pool import database_errors
-from services.long_term_memory.postgres.portable import Place
+from services.long_term_memory.postgres.portable import BEGINNING_US, Place
 from services.long_term_memory.postgres.scope import encode_agent_id
 from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.storing import MemoryWriter, Utterance, embedded, of_record
+
+
+def _storable(text: str) -> str:
+    if clean(text) != text:
+        raise ValueError("PostgreSQL cannot store it")
+    return text
+
 
 #: A page ends before it has more bytes of JSON: it is to fit into one `user_import`.
 MAX_PAGE_BYTES = 500_000
 _PROFILES: Literal["profiles"] = "profiles"
 _CHANGES: Literal["changes"] = "changes"
 _MEMORIES: Literal["memories"] = "memories"
-_Number = Annotated[int, Field(strict=True, ge=-(2**62), lt=2**62)]
+#: Times are in PostgreSQL's range.
+_Number = Annotated[int, Field(strict=True, ge=BEGINNING_US, lt=2**62)]
+_Agent = Annotated[str, AfterValidator(_storable)]
 #: What a cursor holds.
 _PLACE: TypeAdapter[tuple[Any, ...]] = TypeAdapter(
-    tuple[Literal["changes"], str, _Number] | tuple[Literal["memories"], str, _Number, _Number, _Number]
+    tuple[Literal["changes"], _Agent, _Number] | tuple[Literal["memories"], _Agent, _Number, _Number, _Number]
 )
 
 
@@ -82,11 +93,12 @@ class Portability:
         return _page(items, limit, _cursor(_MEMORIES, *Place(agent, is_done=1)))
 
     def import_records(
-        self, user_id: str, records: Sequence[dict[str, Any]], *, restore_deleted: bool
+        self, user_id: str, records: Sequence[dict[str, Any]], at: float, *, restore_deleted: bool = False
     ) -> ImportOutcome:
         """Store records; idempotent: what is there is left as it is.
 
         Args:
+            at: when the import arrived, in seconds since 1970: what was deleted after that stays deleted.
             restore_deleted: stores what was deleted, too.
 
         Raises:
@@ -96,9 +108,9 @@ class Portability:
         parsed = [
             parse_record(record, self._max_content_chars, f"records.{place}") for place, record in enumerate(records)
         ]
-        self._add_profiles(encode_user_id(user_id), parsed)
+        self._add_profiles(encode_user_id(user_id), parsed, at)
         memories = [record for record in parsed if isinstance(record, MemoryRecord)]
-        utterances = [of_record(user_id, record) for record in memories]
+        utterances = [of_record(user_id, record, at) for record in memories]
         with database_errors(), self._store.connection() as connection:
             ids = [one for utterance in utterances for one in (utterance.id, utterance.event_id) if one]
             deleted = portable.deleted_ids(connection, ids)
@@ -114,24 +126,29 @@ class Portability:
             if (utterance.event_id or utterance.id) not in deleted
         ]
         gone = sum((utterance.event_id or utterance.id) in deleted for utterance in utterances)
-        self._store_new(new)
-        return ImportOutcome(len(new), len(memories) - len(new) - gone, gone)
+        dropped = self._store_new(new)
+        return ImportOutcome(len(new) - dropped, len(memories) - len(new) - gone, gone + dropped)
 
-    def _store_new(self, new: Sequence[tuple[Utterance, MemoryRecord]]) -> None:
+    def _store_new(self, new: Sequence[tuple[Utterance, MemoryRecord]]) -> int:
+        """Store what was not there; how many of it were deleted meanwhile."""
         for utterance, record in new:
             utterance.content = record.content  # its id is that of the original
         vectors = self._writer.embed([utterance.content for utterance, _ in new])
         self._writer.insert([embedded(utterance, vector) for (utterance, _), vector in zip(new, vectors, strict=True)])
-        corrected = [(utterance, record) for utterance, record in new if record.history]
+        corrected = [(utterance, record) for utterance, record in new if record.history and not utterance.deleted]
         if corrected:
             with database_errors(), self._store.connection() as connection:
                 for utterance, record in corrected:
                     portable.replace_history(connection, utterance.id, utterance.payload["role"], record.history)
+        return sum(utterance.deleted for utterance, _ in new)
 
-    def _add_profiles(self, user: str, records: Sequence[Record]) -> None:
+    def _add_profiles(self, user: str, records: Sequence[Record], at: float) -> None:
         if all(isinstance(record, MemoryRecord) for record in records):
             return
         with database_errors(), self._store.connection() as connection, connection.transaction():
+            lock_user(connection, user)
+            if forgotten_after(connection, user, at):
+                return
             for record in records:
                 agent = encode_agent_id(record.agent_id)
                 if isinstance(record, ProfileRecord):

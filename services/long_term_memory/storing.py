@@ -38,6 +38,7 @@ class Utterance:
             the same message_id.
         arrived_at: when its event arrived, in seconds since 1970: what was deleted after that stays deleted. None for
             what is no event.
+        imported: whether it came by a `user_import`, with a time of its own.
         reused_id: set by `MemoryWriter.store` where the memory is new and another message had its message_id.
         deleted: set by it where it was not stored, because it was deleted before.
     """
@@ -47,6 +48,7 @@ class Utterance:
     payload: dict[str, Any]
     event_id: str | None = None
     arrived_at: float | None = None
+    imported: bool = False
     reused_id: bool = False
     deleted: bool = False
 
@@ -127,8 +129,12 @@ def event_ids(memory_id: str, owner: Owner, source: str, message_id: str | None,
     return {memory_id, by_content} if derived else {memory_id, by_content, _identity(*owner, *named)}
 
 
-def of_record(user_id: str, record: MemoryRecord) -> Utterance:
-    """The memory of a record, with the id that its event or request gave it."""
+def of_record(user_id: str, record: MemoryRecord, arrived_at: float) -> Utterance:
+    """The memory of a record, with the id that its event or request gave it.
+
+    Args:
+        arrived_at: when the import arrived, in seconds since 1970.
+    """
     content = record.content if record.original is None else record.original
     if record.request_id is not None:
         add = AddData(content=content, metadata=record.meta, agent_id=record.agent_id, speaker=record.speaker)
@@ -148,7 +154,7 @@ def of_record(user_id: str, record: MemoryRecord) -> Utterance:
         )
     known = {"source": record.source, "session_id": record.session_id, "expires_at": record.expires_at}
     utterance.payload |= {name: value for name, value in known.items() if value is not None}
-    utterance.arrived_at = None
+    utterance.arrived_at, utterance.imported = arrived_at, True
     return utterance
 
 
@@ -242,7 +248,7 @@ class MemoryWriter:
 
 def embedded(utterance: Utterance, vector: Vector) -> Embedded:
     """An utterance with the vector of its content."""
-    arrived = {"event_arrived_at": utterance.arrived_at}
+    arrived = {"event_arrived_at": utterance.arrived_at, "imported": utterance.imported}
     return Embedded(
         utterance, memory_row(utterance.id, vector, {**utterance.payload, **arrived, "data": utterance.content})
     )

@@ -17,10 +17,12 @@ from psycopg_pool import ConnectionPool
 from services.long_term_memory.forgetting import Forgetting
 from services.long_term_memory.mem0_bridge import Mem0Memory
 from services.long_term_memory.memory_service import MemoryService
-from services.long_term_memory.postgres.history import PostgresHistory
+from services.long_term_memory.portability import ImportOutcome, Portability
+from services.long_term_memory.postgres.history import PostgresHistory, insert_history
 from services.long_term_memory.postgres.rows import insert_memories, memory_row
 from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.profile_service import ProfileService
+from services.long_term_memory.storing import MemoryWriter
 from tests.integration.conftest import WordEmbedder
 from tests.support import wait_until
 
@@ -48,6 +50,15 @@ def everything(pool: ConnectionPool) -> str:
         for (table,) in tables:
             rows += connection.execute(f"SELECT '{table}', t::text FROM {table} t").fetchall()
     return "\n".join(map(str, rows))
+
+
+def waits_for_lock(database: str) -> bool:
+    """Whether a statement in this database waits for a lock."""
+    with psycopg.connect(database) as connection:
+        (count,) = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        ).fetchone() or (0,)
+    return bool(count)
 
 
 @pytest.fixture
@@ -261,18 +272,66 @@ def test_an_insertion_in_flight_is_seen(
         with connection.transaction():
             insert_memories(connection, [row])
             forget = threads.submit(Forgetting(pool).forget, "u", FORGOTTEN)
-            waiting = (
-                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-            )
-
-            def waits() -> bool:
-                with psycopg.connect(database) as other:
-                    (count,) = other.execute(waiting).fetchone() or (0,)
-                return bool(count)
-
-            wait_until(waits, description="the forget to wait")
+            wait_until(lambda: waits_for_lock(database), description="the forget to wait")
         assert forget.result() == 1 + known
     assert "in flight" not in everything(pool)
+
+
+def test_a_correction_in_flight_leaves_no_history(memories: MemoryService, pool: ConnectionPool, database: str) -> None:
+    """Given a correction that is not committed yet, I expect the forget to wait for it and to delete its history."""
+    memories.index(said("u", "first", 1_700_000_000), 1_700_000_000)
+    with psycopg.connect(database, autocommit=True) as connection, ThreadPoolExecutor() as threads:
+        with connection.transaction(), connection.cursor() as cursor:
+            [changed] = cursor.execute("UPDATE memories SET content = 'second' RETURNING id::text").fetchone() or ()
+            change = {"memory_id": changed, "old_memory": "first", "new_memory": "second", "event": "UPDATE"}
+            insert_history(cursor, [change])
+            forget = threads.submit(Forgetting(pool).forget, "u", FORGOTTEN)
+            wait_until(lambda: waits_for_lock(database), description="the forget to wait")
+        assert forget.result() == 1
+    assert "second" not in everything(pool)
+
+
+def test_an_import_in_flight_is_dropped(store: MemoryStore, pool: ConnectionPool) -> None:
+    """Given an import that arrived before its user was forgotten, and is embedded meanwhile, I expect neither memories
+    nor histories nor profiles of it to be left; one that arrives after counts."""
+    records: list[dict[str, Any]] = [
+        {"kind": "memory", "content": f"{MARKER} 1", "source": "user", "timestamp": 1_700_000_000, "message_id": "m1"},
+        {
+            "kind": "memory",
+            "content": f"{MARKER} 2",
+            "original": MARKER,
+            "source": "user",
+            "timestamp": 1_700_000_000,
+            "history": [
+                {"event": "ADD", "new_content": MARKER},
+                {"event": "UPDATE", "old_content": MARKER, "new_content": f"{MARKER} 2"},
+            ],
+        },
+    ]
+    profile = {"kind": "profile", "profile": {"likes": MARKER}, "version": 1, "updated_at": 1_700_000_000}
+    change = {"kind": "profile_change", "patch": {"likes": MARKER}, "version": 1, "changed_at": 1_700_000_000}
+
+    class ForgettingEmbedder(WordEmbedder):
+        def embed(self, text: str, memory_action: str | None = None) -> list[float]:
+            Forgetting(pool).forget("u", FORGOTTEN)
+            return super().embed(text, memory_action)
+
+    def with_embedder(embedder: WordEmbedder) -> Portability:
+        writer = MemoryWriter(Mem0Memory(embedder, store, PostgresHistory(pool), None), store)
+        return Portability(store, writer, 1_000)
+
+    portability = with_embedder(ForgettingEmbedder())
+
+    dropped = portability.import_records("u", [profile, change, *records], FORGOTTEN - 1)
+    again = portability.import_records("u", [profile, change], FORGOTTEN - 1)
+
+    assert (dropped, again) == (ImportOutcome(deleted=2), ImportOutcome())
+    assert MARKER not in everything(pool)
+    portability = with_embedder(WordEmbedder())
+    assert portability.import_records("u", records, FORGOTTEN + 1) == ImportOutcome(deleted=2)
+    outcome = portability.import_records("u", [profile, *records], FORGOTTEN + 1, restore_deleted=True)
+    assert outcome == ImportOutcome(new=2)
+    assert everything(pool).count("likes") == 1
 
 
 def test_many_at_once(memories: MemoryService, pool: ConnectionPool) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -53,7 +56,7 @@ class Instance:
 
     def take(self, records: list[dict[str, Any]], user: str = "u1", **more: Any) -> ImportOutcome:
         """Import records."""
-        return self.portability.import_records(user, records, **{"restore_deleted": False, **more})
+        return self.portability.import_records(user, records, time.time(), **more)
 
     def found(self, query: str, user: str = "u1", **more: Any) -> list[tuple[Any, ...]]:
         """What a search finds: ids, contents, scores and what else comes with them."""
@@ -221,8 +224,22 @@ def test_a_record_that_is_none_is_named(instances: Callable[[], Instance], recor
     assert here.execute("SELECT id FROM memories") == []
 
 
+def of_place(*place: object) -> str:
+    return base64.urlsafe_b64encode(json.dumps(place).encode()).decode()
+
+
 @pytest.mark.parametrize(
-    "cursor", ["", "x", "bnVsbA==", "WyJtZW1vcmllcyIsIDEsIHRydWUsIDFd", "WyJjaGFuZ2VzIiwgIiIsIDFlOTldCg=="]
+    "cursor",
+    [
+        "",
+        "x",
+        "bnVsbA==",
+        of_place("memories", 1, True, 1),
+        of_place("changes", "", 1e99),
+        of_place("changes", "\0", 1),
+        of_place("memories", "\ud800", 0, 0, 0),
+        of_place("memories", "", -(2**62), 0, 0),
+    ],
 )
 def test_a_cursor_of_another_making_is_refused(instances: Callable[[], Instance], cursor: str) -> None:
     """Given a cursor that no page had, I expect an error."""

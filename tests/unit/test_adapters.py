@@ -167,6 +167,30 @@ def enqueued(broker: StubBroker, queue: str = "interactive") -> list[dict[str, A
     return messages
 
 
+@pytest.mark.parametrize(
+    ("kind", "data", "settled"),
+    [
+        ("user_forget", {}, True),
+        ("memory_delete", {"filters": {"source": "ai"}}, True),
+        ("memory_delete", {"ids": ["7"]}, False),
+        ("search", {"query": "tea"}, False),
+    ],
+)
+def test_a_deletion_waits_for_what_was_published_before_it(
+    client: fakeredis.FakeRedis, broker: StubBroker, kind: str, data: dict[str, Any], settled: bool
+) -> None:
+    """Given a deletion of what arrived before it, I expect it to count as received a moment later, and to be enqueued
+    then; no other request waits."""
+    adapter = request_adapter(client, broker, settle_s=0.3)
+    client.lpush("ltm_requests", json.dumps({"request_id": "r1", "type": kind, "user_id": "u1", "data": data}))
+    began = time.time()
+
+    adapter.run_once()
+
+    [message] = enqueued(broker) if kind == "search" else enqueued(broker, "writes")
+    assert (message["received_at"] >= began + 0.3) is settled
+
+
 @pytest.mark.parametrize("error", [redis.ConnectionError("gone"), redis.OutOfMemoryError("full")])
 def test_a_request_stays_claimed_until_the_broker_takes_it(
     client: fakeredis.FakeRedis,
@@ -669,6 +693,30 @@ def test_an_event_without_a_time_has_that_of_its_receipt(client: fakeredis.FakeR
     assert written["timestamp"] == pytest.approx(received, abs=2)
 
 
+def test_a_burst_arrives_when_it_begins(client: fakeredis.FakeRedis) -> None:
+    """Given events that waited while another was written, I expect them to have arrived with that one, as a deletion
+    goes by it, and to be dated by their receipt; what comes after a pause arrives then."""
+    channel, begun = Channel(client), time.time()
+    channel.lease.renew()
+    channel.run()  # now it leads
+    for number in range(3):
+        client.publish("memory_updates", event(f"m{number}"))
+    channel.run()
+    channel.late = 5
+    channel.run()
+    channel.late = 100
+    channel.run(2)
+    channel.receive(event("later"))
+
+    entries: Any = client.xrange(UPDATES_STREAM)
+    arrived = [float(fields[b"arrived_at"]) - begun for _, fields in entries]
+    assert arrived[0] == arrived[1] < 4
+    assert 90 - 4 < arrived[2] < 95  # no more than ten seconds before its receipt
+    assert arrived[3] >= 100
+    dated = [written["timestamp"] - begun for written in channel.written()]
+    assert 5 <= dated[1] < 100 <= dated[2]
+
+
 def test_what_is_received_while_redis_refuses_writes_is_kept(client: fakeredis.FakeRedis) -> None:
     """Given two minutes in which Redis refuses writes, I expect all that was received in them written after, each with
     the time at which it was heard: a deletion goes by it."""
@@ -679,6 +727,7 @@ def test_what_is_received_while_redis_refuses_writes_is_kept(client: fakeredis.F
         channel.writes.down("full")
     channel.receive(event("m0"))
     channel.late = 120
+    channel.run()
     channel.receive(event("m1"))
     assert channel.written() == []
 

@@ -870,6 +870,8 @@ def test_a_correction_of_the_metadata_alone_is_read() -> None:
         {"ids": ["1"], "filters": {"source": "ai"}},
         {"filters": {"contains": " "}},
         {"filters": {"since": "whenever"}},
+        {"ids": ["1"], "dry_run": "yes"},
+        {"ids": ["1"], "dry_run": {}},
     ],
 )
 def test_a_deletion_that_does_not_say_what_is_refused(data: dict[str, Any]) -> None:
@@ -878,3 +880,14 @@ def test_a_deletion_that_does_not_say_what_is_refused(data: dict[str, Any]) -> N
 
     with pytest.raises(InvalidMessage):
         parse_request(encoded(request), MAX_CHARS)
+
+
+@pytest.mark.parametrize("dry_run", ["yes", "on", [], {}, 2, 0.5])
+def test_a_dry_run_that_cannot_be_read_forgets_nobody(dry_run: object) -> None:
+    """Given a user_forget whose `dry_run` is no truth value, I expect an error: taken for absent, it would forget."""
+    request = {"request_id": "r1", "user_id": "u1", "type": "user_forget"}
+
+    with pytest.raises(InvalidMessage, match=r"data\.dry_run: must be true or false"):
+        parse_request(encoded({**request, "data": {"dry_run": dry_run}}), MAX_CHARS)
+    for said, read in ((None, None), ("TRUE", True), (0, False)):
+        assert parse_request(encoded({**request, "data": {"dry_run": said}}), MAX_CHARS).data.get("dry_run") is read

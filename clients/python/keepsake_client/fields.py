@@ -149,6 +149,13 @@ def _flag(value: Any) -> Any:
     return {"true": True, "1": True, "false": False, "0": False}.get(word)
 
 
+def _strict_flag(value: Any) -> Any:
+    flag = _flag(value)
+    if flag is None and value is not None:
+        raise ValueError("must be true or false")
+    return flag
+
+
 Id = Annotated[str, BeforeValidator(readable_id), AfterValidator(_not_blank), AfterValidator(_short_enough)]
 # An id that is stored and not echoed in a response: cleaned like a text.
 KeptId = Annotated[
@@ -168,6 +175,8 @@ Deadline = Annotated[int, BeforeValidator(_milliseconds), AfterValidator(_deadli
 Timestamp = Annotated[float, BeforeValidator(_timestamp)]
 #: True or false, also as a text or as 1 and 0; anything else counts as absent.
 Flag = Annotated[bool | None, BeforeValidator(_flag)]
+#: The same, but for what counts as absent: there it is an error, as guessing would delete what was only to be counted.
+StrictFlag = Annotated[bool | None, BeforeValidator(_strict_flag)]
 #: A time that is for information alone: one that cannot be read makes no request invalid.
 NotedTime = Annotated[float | None, BeforeValidator(_noted_time)]
 #: Days after which a memory expires.

@@ -20,7 +20,8 @@ from keepsake_client.fields import (
 )
 from keepsake_client.protocol import MemoryChange
 
-Version = Annotated[int, Field(ge=1, lt=2**63)]
+#: Far from the largest `bigint`, so that the profile can still be updated.
+Version = Annotated[int, Field(ge=1, lt=2**62)]
 
 
 class MemoryRecord(WireModel):

@@ -24,6 +24,7 @@ from keepsake_client.fields import (
     Limit,
     NotedTime,
     Speaker,
+    StrictFlag,
     Text,
     Timestamp,
     WireModel,
@@ -213,7 +214,7 @@ class MemoryDeleteData(ScopedData):
 
     ids: Annotated[tuple[Id, ...], Field(min_length=1, max_length=1_000)] | None = None
     filters: MemoryFilters | None = None
-    dry_run: Flag = None
+    dry_run: StrictFlag = None
 
     @model_validator(mode="after")
     def _selects(self) -> Self:
@@ -227,7 +228,7 @@ class MemoryDeleteData(ScopedData):
 class UserForgetData(WireModel):
     """`data` of a user_forget."""
 
-    dry_run: Flag = None
+    dry_run: StrictFlag = None
     deadline_ms: Deadline | None = None
 
 

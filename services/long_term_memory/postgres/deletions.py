@@ -15,7 +15,7 @@ from psycopg.rows import TupleRow
 #: The SHA-256 of an id, as an SQL expression of the column or parameter in its braces.
 DIGEST: Final = "sha256(convert_to({}, 'UTF8'))"
 #: What is dated so long before its user was forgotten is dropped whenever it arrives. Publishers' clocks may be wrong:
-#: what is dated less long before, and arrives after, was said after.
+#: what is dated less long before, and arrives after, was said after. What is imported after has its own times.
 CLOCK_TOLERANCE: Final = "interval '10 minutes'"
 #: How long a deletion with a content is kept: longer than the stream, retries and dead letters keep an event.
 CONTENT_KEPT: Final = "interval '8 days'"
@@ -40,7 +40,7 @@ MEETS: Final = {
 #: Whether the memory `given`, with the time at which its event arrived, meets the conditions of the deletion `d`.
 DELETED: Final = (
     "(given.arrived_at <= d.deleted_at"
-    f" OR d.everything AND given.said_at < d.deleted_at - {CLOCK_TOLERANCE})"
+    f" OR d.everything AND NOT given.imported AND given.said_at < d.deleted_at - {CLOCK_TOLERANCE})"
     f" AND (d.agent_digests IS NULL OR {DIGEST.format('given.agent_id')} = ANY(d.agent_digests))"
 ) + "".join(
     f" AND (d.{name} IS NULL OR {condition.format(row='given', value=f'd.{name}')})"

@@ -14,7 +14,7 @@ from psycopg.types.json import Jsonb
 from services.long_term_memory.postgres.scope import SHARED
 
 #: Before the year 1, the first of the calendar.
-_BEGINNING_US: Final = -63_000_000_000_000_000
+BEGINNING_US: Final = -63_000_000_000_000_000
 
 _PROFILES: Final = (
     "SELECT agent_id, profile, version, extract(epoch FROM updated_at)::float8 AS updated_at"
@@ -70,7 +70,7 @@ class Place(NamedTuple):
     """
 
     agent: str = SHARED
-    said_at_us: int = _BEGINNING_US
+    said_at_us: int = BEGINNING_US
     number: int = 0
     is_done: int = 0
 
@@ -134,8 +134,11 @@ def drop_tombstones(connection: Connection[TupleRow], ids: Sequence[str]) -> Non
 def replace_history(
     connection: Connection[TupleRow], memory_id: str, role: str, changes: Sequence[MemoryChange]
 ) -> None:
-    """Replace what the insertion of a memory has written as its history."""
+    """Replace what the insertion of a memory has written as its history, unless the memory was deleted meanwhile."""
     with connection.transaction():
+        lock = "SELECT FROM memories WHERE id = %s::uuid FOR KEY SHARE"
+        if connection.execute(lock, (memory_id,)).fetchone() is None:
+            return
         connection.execute("DELETE FROM memory_history WHERE memory_id = %s", (memory_id,))
         for change in changes:
             connection.execute(_ADD_CHANGE, {"memory_id": memory_id, "role": role, **change.model_dump()})

@@ -28,7 +28,7 @@ Vector = Sequence[float] | NDArray[np.float32]
 MAX_TERMS = 400
 
 #: Fields of a payload with a column of their own, and Mem0's lemmas, which serve only its own keyword search.
-_NOT_IN_PAYLOAD = {"data", "user_id", "agent_id", "expires_at", "event_arrived_at", "text_lemmatized"}
+_NOT_IN_PAYLOAD = {"data", "user_id", "agent_id", "expires_at", "event_arrived_at", "imported", "text_lemmatized"}
 
 #: The version of `analyse`, as the column `analysis` holds it. What has an earlier one is renewed (analysis.py);
 #: another version needs a migration with its index. 1: up to release 0.2.
@@ -65,6 +65,7 @@ _ARRAYS = {
     "user_id": "text",
     "agent_id": "text",
     "arrived_at": "timestamptz",
+    "imported": "boolean",
     "session": "bigint",
     "said_at": "timestamptz",
     "source": "text",
@@ -155,6 +156,7 @@ def memory_row(memory_id: str, vector: Vector, payload: dict[str, Any]) -> dict[
         "user_id": payload["user_id"],
         "agent_id": payload.get("agent_id") or SHARED,
         "arrived_at": _moment(payload.get("event_arrived_at")),
+        "imported": bool(payload.get("imported")),
         "session": _session(payload, said_at),
         "said_at": said_at,
         "source": source,
