@@ -319,8 +319,8 @@ class Settings(BaseSettings):
 
     ltm_interactive_processes: Processes | None = Field(
         default=None,
-        description="Processes for searches and other reads (`profile_get`, `memory_list`, `memory_get`, `user_export`);"
-        " unset: one for each core that they may use, at most 4.",
+        description="Processes for searches and other reads (`profile_get`, `memory_list`, `memory_get`,"
+        " `user_export`); unset: one for each core that they may use, at most 4.",
     )
     ltm_interactive_threads: Threads = Field(
         default=1, description="Threads in each of these. More with an embedder over HTTP, which they wait for."
