@@ -228,7 +228,7 @@ def test_a_worker_is_composed_of_its_settings(root: Root) -> None:
     assert (resources.settings.ltm_responses_channel, resources._process) == ("answers", "long-term-memory-worker")
     assert len(broker.get_declared_actors()) == len(BY_TYPE) + 1  # of indexing
     with pytest.raises(RuntimeError, match="the worker has not booted"):
-        broker.get_actor("profile.get").fn({"user_id": "u1"}, 1.0, 1.0)
+        broker.get_actor("profile.get").fn({"user_id": "u1", "data": {}}, 1.0, 1.0)
 
 
 def test_a_worker_reconnects_soon_and_logs_no_content(root: Root) -> None:
