@@ -78,7 +78,7 @@ def _declare_writes(broker: dramatiq.Broker, resources: Resources) -> None:
         actor_name=forgetting.actor, queue_name=forgetting.queue, time_limit=FORGET_TIME_LIMIT_MS, **options
     )
     def user_forget(request: dict[str, Any], received_at: float, enqueued_at: float) -> dict[str, Any]:
-        dry_run = bool(read_data(request, UserForgetData).dry_run)
+        dry_run = read_data(request, UserForgetData).dry_run
         return {"count": resources.forgetting.forget(request["user_id"], received_at, dry_run=dry_run)}
 
 
@@ -96,6 +96,6 @@ def _declare_import(broker: dramatiq.Broker, resources: Resources) -> None:
     def user_import(request: dict[str, Any], received_at: float, enqueued_at: float) -> dict[str, Any]:
         data = read_data(request, UserImportData)
         outcome = resources.portability.import_records(
-            request["user_id"], data.records, received_at, restore_deleted=bool(data.restore_deleted)
+            request["user_id"], data.records, received_at, restore_deleted=data.restore_deleted
         )
         return {"count": outcome.new, "known": outcome.known, "deleted": outcome.deleted}

@@ -18,7 +18,7 @@ from rich.progress import Progress, SpinnerColumn, TaskProgressColumn, TextColum
 
 from services.cli.ask import User
 from services.cli.options import DEFAULT_DATA_DIRECTORY, DataDir, Timeout, found_stack
-from services.cli.output import print_error
+from services.cli.output import memories_word, print_error
 from services.runtime.errors import StackError
 from services.stack.probe import client_of
 
@@ -54,7 +54,8 @@ def export(
             lines.write(json.dumps(record, ensure_ascii=False) + "\n")
             counts[record["kind"]] += 1
             progress.advance(task)
-    print_error(f"{counts['memory']} memories and {counts['profile']} profiles are in {file}")
+    place = "written to standard output" if file == STDOUT else f"in {file}"
+    print_error(f"{memories_word(counts['memory'])} and {counts['profile']} profiles are {place}")
 
 
 def exported(client: Client, user: str, timeout_s: float) -> Iterator[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Any
 
 import typer
@@ -10,7 +9,7 @@ import typer
 from services.cli.ask import User, ask
 from services.cli.forget_user import forget_everything
 from services.cli.options import DEFAULT_DATA_DIRECTORY, DataDir, Timeout, found_stack
-from services.cli.output import Output, printable
+from services.cli.output import Output, confirm, memories_word, printable
 from services.cli.selection import Agent, AllAgents, Contains, Session, Since, Source, Speaker, Until, selected
 from services.runtime.settings import Settings
 
@@ -48,7 +47,9 @@ def forget(
             raise typer.BadParameter("goes with neither --id, a filter nor an agent", param_hint="--everything")
         forget_everything(user, dry_run=dry_run, yes=yes, timeout_s=timeout, data_dir=data_dir)
         return
-    if bool(ids) == ("filters" in data):
+    if ids and "filters" in data:
+        raise typer.BadParameter("goes with no filter: an id says which memory is meant", param_hint="--id")
+    if not ids and "filters" not in data:
         raise typer.BadParameter("say which: --id, one of the filters (--session, --contains, …), or --everything")
     if ids:
         data["ids"] = ids
@@ -60,20 +61,9 @@ def _delete(settings: Settings, user: str, data: dict[str, Any], timeout: float,
     output = Output()
     count = ask(settings, "memory_delete", user, {**data, "dry_run": True}, timeout)["count"]
     if dry_run or (count == 0 and "ids" in data):
-        output.line(f"{_memories(count)} of {printable(user)}; none was deleted")
+        output.line(f"{memories_word(count)} of {printable(user)}; none was deleted")
         return
     if not yes:
-        confirm(f"Delete {_memories(count)} of {printable(user)}, for good?")
+        confirm(f"Delete {memories_word(count)} of {printable(user)}, for good?")
     deleted = ask(settings, "memory_delete", user, data, timeout)["count"]
-    output.line(f"{_memories(deleted)} of {printable(user)} deleted")
-
-
-def confirm(question: str) -> None:
-    """Ask on the terminal, and end the command where the answer is not yes, or there is no terminal to ask on."""
-    if not sys.stdin.isatty():
-        raise typer.BadParameter("there is no terminal to ask on: add --yes, or --dry-run to count")
-    typer.confirm(question, abort=True)
-
-
-def _memories(count: int) -> str:
-    return f"{count} {'memory' if count == 1 else 'memories'}"
+    output.line(f"{memories_word(deleted)} of {printable(user)} deleted")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import typer
 from keepsake_client.errors import RequestTimeout
 
 from services.cli.options import found_stack
-from services.cli.output import Output
+from services.cli.output import Output, confirm, memories_word
 from services.stack.probe import client_of
 
 #: What the request does not reach; docs/security.md says more.
@@ -22,17 +21,13 @@ def forget_everything(user: str, *, dry_run: bool, yes: bool, timeout_s: float, 
         try:
             count = client.user_forget(user, dry_run=True, deadline_ms=deadline_ms).count or 0
             if dry_run:
-                output.line(f"{_memories(count)} and everything else of {user!r} would be deleted")
+                output.line(f"{memories_word(count)} and everything else of {user!r} would be deleted")
                 return
-            question = f"Delete {_memories(count)} and everything else of {user!r}? It cannot be undone."
-            if not yes and not typer.confirm(question, err=True):
-                raise typer.Exit(1)
+            question = f"Delete {memories_word(count)} and everything else of {user!r}? It cannot be undone."
+            if not yes:
+                confirm(question)
             count = client.user_forget(user, deadline_ms=deadline_ms).count or 0
         except RequestTimeout as error:
             raise RequestTimeout(f"{error}; it may be done or not: run the command again, see `ltm status`") from None
-    output.line(f"forgotten: {_memories(count)} and everything else of {user!r}")
+    output.line(f"forgotten: {memories_word(count)} and everything else of {user!r}")
     output.line(_NOT_REACHED, "dim")
-
-
-def _memories(count: int) -> str:
-    return "1 memory" if count == 1 else f"{count:,} memories"

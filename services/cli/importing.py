@@ -27,7 +27,7 @@ from services.imports import plain, reading
 from services.imports.files import ExportFile, open_export
 from services.imports.pages import Tally, pages
 from services.imports.people import AmbiguousPeople, Person
-from services.imports.records import Options, UnreadableFile
+from services.imports.records import OTHER_CONVERSATIONS, Options, UnreadableFile
 from services.runtime.errors import StackError
 from services.runtime.redis import connect
 from services.runtime.settings import Settings, load_settings
@@ -203,6 +203,16 @@ def _run(job: ImportJob, path: Path, settings: Settings) -> None:
             _report(output, job, path, settings.timezone)
         raise
     _report(output, job, path, settings.timezone)
+    if not job.tally.read:
+        raise UnreadableFile(_nothing_read(job, path))
+
+
+def _nothing_read(job: ImportJob, path: Path) -> str:
+    """Why a file without records may have none, and what to do."""
+    if job.tally.skipped[OTHER_CONVERSATIONS]:
+        return f"{path.name} has no conversation that --chat names; --dry-run without it lists them"
+    titles = " and ".join(dict.fromkeys(reading.FORMS[form].title for form in job.forms))
+    return f"nothing was read of {path.name} as {titles}; if it is of another form, name that with --format"
 
 
 def _report(output: Output, job: ImportJob, path: Path, zone: tzinfo) -> None:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from datetime import datetime, tzinfo
 from typing import Any
 
+import typer
 from keepsake_client.errors import InvalidMessage, KeepsakeError
 from rich.console import Console
 
@@ -34,6 +35,18 @@ def escaped(text: str) -> str:
 def paragraph(text: str, indent: str) -> str:
     """`printable` with the line breaks kept, and every line but the first indented."""
     return f"\n{indent}".join(map(printable, _LINE_BREAK.split(text)))
+
+
+def memories_word(count: int) -> str:
+    """A number of memories in words."""
+    return "1 memory" if count == 1 else f"{count:,} memories"
+
+
+def confirm(question: str) -> None:
+    """Ask on the terminal, and end the command where the answer is not yes, or there is no terminal to ask on."""
+    if not sys.stdin.isatty():
+        raise typer.BadParameter("there is no terminal to ask on: add --yes, or --dry-run to count")
+    typer.confirm(question, abort=True, err=True)
 
 
 def described(memory: dict[str, Any], zone: tzinfo) -> str:

@@ -20,6 +20,8 @@ from services.imports.people import Cast, Person
 DAMAGED: Final = "\ufdd0"
 #: Longer ids and names are cut, and end in a hash.
 MAX_ID_CHARS: Final = 200
+#: Why a message is skipped that is of none of the conversations that were asked for.
+OTHER_CONVERSATIONS: Final = "of other conversations"
 
 
 class UnreadableFile(KeepsakeError):
@@ -136,7 +138,7 @@ class RecordBuilder:
         """The record of a message, or why there is none."""
         names = (said.title or "", said.session, self._prefix + said.session)
         if self._chats and self._chats.isdisjoint(name.strip().casefold() for name in names):
-            return Skipped("of other conversations")
+            return Skipped(OTHER_CONVERSATIONS)
         if DAMAGED in said.content:
             return Bad(said.place, "bytes that are no text in the file's encoding; see --encoding")
         content = clean(said.content).strip()

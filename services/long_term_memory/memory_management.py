@@ -87,7 +87,7 @@ class MemoryManagement:
             InvalidMessage: the cursor is none.
             Unavailable: the database does not answer.
         """
-        scope = Scope.of(user_id, query.agent_id, all_agents=bool(query.all_agents))
+        scope = Scope.of(user_id, query.agent_id, all_agents=query.all_agents)
         after = None if query.cursor is None else Place.of(query.cursor, query.order)
         with database_errors(), self._pool.connection() as connection:
             rows = read_page(connection, scope, Conditions.of(query.filters), query.order, query.limit + 1, after)
@@ -163,7 +163,7 @@ class MemoryManagement:
         """
         # An id says what is meant: without an agent, it may be of any.
         any_agent = deletion.all_agents or (deletion.ids is not None and deletion.agent_id is None)
-        scope = Scope.of(user_id, deletion.agent_id, all_agents=bool(any_agent))
+        scope = Scope.of(user_id, deletion.agent_id, all_agents=any_agent)
         moment = datetime.fromtimestamp(at, UTC)
         with database_errors():
             if deletion.ids is not None:

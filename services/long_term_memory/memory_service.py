@@ -222,7 +222,7 @@ class MemoryService:
         now = self._clock() if now is None else now
         budget = Deadline(deadline, self._clock)
         time_to_embed = budget.left_s("came to its turn") - SAFETY_FACTOR * self._latency_after_embedding.seconds
-        scope = Scope.of(user_id, search.agent_id, all_agents=bool(search.all_agents), also=search.also)
+        scope = Scope.of(user_id, search.agent_id, all_agents=search.all_agents, also=search.also)
         stopwatch = _Stopwatch()
         with database_errors(), provider_errors():
             vector = self._query_cache.get(search.query, time_to_embed)

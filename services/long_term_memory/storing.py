@@ -204,7 +204,9 @@ class MemoryWriter:
         with database_errors():
             stored = self._insert(distinct)
         for memory in memories:
-            memory.utterance.id = stored[memory.utterance.event]
+            event = memory.utterance.event
+            memory.utterance.deleted = distinct[event].utterance.deleted
+            memory.utterance.id = stored[event]
         return [memory.utterance for memory in memories]
 
     def is_deleted(self, utterance: Utterance) -> bool:

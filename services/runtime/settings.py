@@ -319,12 +319,17 @@ class Settings(BaseSettings):
 
     ltm_interactive_processes: Processes | None = Field(
         default=None,
-        description="Processes for searches and `profile_get`; unset: one for each core that they may use, at most 4.",
+        description="Processes for searches and other reads (`profile_get`, `memory_list`, `memory_get`,"
+        " `user_export`); unset: one for each core that they may use, at most 4.",
     )
     ltm_interactive_threads: Threads = Field(
         default=1, description="Threads in each of these. More with an embedder over HTTP, which they wait for."
     )
-    ltm_writes_threads: Threads = Field(default=2, description="Threads for `add` and `profile_update`.")
+    ltm_writes_threads: Threads = Field(
+        default=2,
+        description="Threads for what changes or deletes by request: `add`, `profile_update`, `memory_update`,"
+        " `memory_delete`, `user_forget`.",
+    )
     ltm_index_processes: Processes = Field(default=1, description="Processes that index messages.")
     ltm_index_threads: Threads = Field(
         default=8,

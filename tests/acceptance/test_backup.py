@@ -15,7 +15,7 @@ from tests.acceptance.test_lifecycle import without
 from tests.support import wait_until
 
 SAID = ("My cat is called Tofu.", "I moved to Lisbon in May.", "我对花生过敏。", "Tofu hates the vacuum cleaner.")
-QUERIES = ("What is my cat called?", "Where do I live?", "我对什么过敏?", "vacuum cleaner")
+QUERIES = ("What is my cat called?", "Where did I move in May?", "我对什么过敏?", "vacuum cleaner")
 
 
 def searched(data: str) -> list[list[tuple[Any, ...]]]:

@@ -14,6 +14,7 @@ from services.long_term_memory.memory_service import MemoryService
 from services.long_term_memory.postgres import rows as postgres_rows
 from services.long_term_memory.postgres.rows import Inserted, insert_memories, memory_row
 from services.long_term_memory.postgres.store import MemoryStore
+from services.long_term_memory.storing import embedded, of_update
 from tests.integration.test_store import BLUE, BROTHER, BY_AI, rows, said
 from tests.support import wait_until
 
@@ -162,3 +163,17 @@ def test_a_memory_of_no_user_is_refused(store: MemoryStore, monkeypatch: pytest.
 
     with pytest.raises(psycopg.errors.NotNullViolation):
         store.insert([[0.1] * 384], [{"data": "green tea", "user_id": "u1"}], ["00000000-0000-8000-8000-000000000000"])
+
+
+def test_every_event_that_was_deleted_says_so(memories: MemoryService, pool: ConnectionPool) -> None:
+    """Given one event three times in a batch, and a tombstone of it, I expect all three to be known as deleted."""
+    [memory_id] = memories.index_many([said("green tea")])
+    with pool.connection() as connection:
+        connection.execute("INSERT INTO tombstones (memory_id) SELECT id FROM memories")
+        connection.execute("DELETE FROM memories")
+    utterances = [of_update(said("green tea")) for _ in range(3)]
+    vectors = memories.writer.embed([utterance.content for utterance in utterances])
+
+    stored = memories.writer.insert([embedded(*pair) for pair in zip(utterances, vectors, strict=True)])
+
+    assert [(utterance.id, utterance.deleted) for utterance in stored] == [(memory_id, True)] * 3

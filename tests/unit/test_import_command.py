@@ -251,7 +251,8 @@ def test_a_dry_run_says_what_would_be_imported(
         (["plain.csv", "--timezone", "Mars"], 2, "Invalid value for --timezone: Mars is no IANA name of a time zone"),
         (["plain.csv", "--encoding", "klingon"], 1, "ltm: --encoding klingon: there is no such encoding of texts"),
         (["sillytavern.jsonl", "--strict"], 1, "ltm: line 6: not JSON: Unterminated string"),
-        (["discord.json", "--format", "chatgpt"], 0, ""),
+        (["discord.json", "--format", "chatgpt"], 1, "ltm: nothing was read of discord.json as ChatGPT; if it is of"),
+        (["discord.json", "--room", "--chat", "x"], 1, "ltm: discord.json has no conversation that --chat names"),
     ],
 )
 def test_what_is_wrong_is_one_line(

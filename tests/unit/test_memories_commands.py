@@ -152,6 +152,14 @@ def test_what_says_too_little_or_too_much_asks_for_nothing(ltm: LongTermMemory, 
     assert ltm.asked == []
 
 
+def test_ids_and_filters_together_are_told_apart_from_neither(ltm: LongTermMemory) -> None:
+    """Given --id beside a filter, I expect the error to say so, not to ask for one of them."""
+    output = run("forget", "u1", "--id", "id-1", "--contains", "tea").output
+
+    assert "--id: goes with no filter" in output
+    assert "say which" not in output
+
+
 def test_a_deletion_is_counted_before(ltm: LongTermMemory) -> None:
     """Given --yes, I expect a count and the deletion; with --dry-run the count alone."""
     ltm.responses = [{"count": 3}, {"count": 2}, {"count": 1}]

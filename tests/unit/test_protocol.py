@@ -237,6 +237,58 @@ BAD_REQUESTS = {
 }
 
 
+@pytest.mark.parametrize("value", ["yes", "maybe", "tru", "", 2, -1, 0.5, [], {}, [True]])
+@pytest.mark.parametrize(
+    ("kind", "data", "field"),
+    [
+        ("memory_delete", {"filters": {"source": "user"}}, "dry_run"),
+        ("memory_delete", {"filters": {"source": "user"}}, "all_agents"),
+        ("user_forget", {}, "dry_run"),
+        ("user_import", {"records": []}, "restore_deleted"),
+        ("search", {"query": "tea"}, "all_agents"),
+    ],
+)
+def test_a_switch_that_is_not_understood_is_refused(kind: str, data: dict[str, Any], field: str, value: object) -> None:
+    """Given a `dry_run` or the like that is neither true nor false, I expect an error, and nothing to be deleted."""
+    with pytest.raises(InvalidMessage, match=rf"^data\.{field}: must be true or false$"):
+        request({**SEARCH, "type": kind, "data": {**data, field: value}})
+
+
+@pytest.mark.parametrize(
+    ("value", "read"), [(True, True), ("TRUE", True), (1, True), (False, False), ("false", False), ("0", False)]
+)
+def test_a_switch_is_read_in_its_spellings(value: object, read: bool) -> None:
+    """Given true or false as other languages write them, I expect them read; given null, I expect the default."""
+    forget = {**SEARCH, "type": "user_forget"}
+
+    assert request({**forget, "data": {"dry_run": value}}).data == {"dry_run": read}
+    assert request({**forget, "data": {"dry_run": None}}).data == {}
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        ({"also": "u2"}, "data.also: Input should be a valid list"),
+        ({"also": ["u"] * 9}, "data.also: must have at most 8 items"),
+        ({"speaker": []}, "data.speaker: must be a name, or an object with a name or an id"),
+        ({"speaker": 7}, "data.speaker: must be a name, or an object with a name or an id"),
+        ({"speaker": "x" * 201}, "data.speaker.name: must have at most 200 characters"),
+    ],
+)
+def test_errors_name_what_json_has(data: dict[str, Any], reason: str) -> None:
+    """Given a field of the wrong kind, I expect an error without the words of Python's types."""
+    with pytest.raises(InvalidMessage) as refused:
+        request({**SEARCH, "data": {"query": "tea", **data}})
+
+    assert str(refused.value) == reason
+
+
+def test_days_are_a_number() -> None:
+    """Given `true` as the days after which a memory expires, I expect an error, not a memory of one day."""
+    with pytest.raises(InvalidMessage, match=r"^data\.ttl_days: must be a number of days$"):
+        request({**SEARCH, "type": "add", "data": {"content": "tea", "ttl_days": True}})
+
+
 @pytest.mark.parametrize(("raw", "reason"), BAD_REQUESTS.values(), ids=BAD_REQUESTS)
 def test_an_invalid_request_is_refused_with_its_field(raw: dict[str, Any] | str, reason: str) -> None:
     """Given a request with one thing wrong, I expect an error that names the field."""
@@ -253,7 +305,7 @@ def test_every_invalid_field_is_named_by_its_path() -> None:
 
     assert str(refused.value) == (
         "data.query: must not be blank; data.limit: must be a whole number; "
-        "data.filters.since: timestamp must be seconds, milliseconds or ISO 8601"
+        "data.filters.since: must be a time, such as 1712345678 or 2024-04-05T12:00:00Z"
     )
 
     with pytest.raises(InvalidMessage) as refused:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from datetime import UTC, tzinfo
 from typing import Annotated, Any, Literal, NoReturn, Self, TypeVar
 from urllib.parse import quote, unquote
@@ -149,11 +150,17 @@ def _flag(value: Any) -> Any:
     return {"true": True, "1": True, "false": False, "0": False}.get(word)
 
 
-def _strict_flag(value: Any) -> Any:
-    flag = _flag(value)
-    if flag is None and value is not None:
+def _switch(value: Any) -> bool:
+    # Of a request: a `dry_run` that is not understood must not delete.
+    if (flag := _flag(value)) is None:
         raise ValueError("must be true or false")
-    return flag
+    return bool(flag)
+
+
+def _days(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("must be a number of days")
+    return value
 
 
 Id = Annotated[str, BeforeValidator(readable_id), AfterValidator(_not_blank), AfterValidator(_short_enough)]
@@ -175,12 +182,12 @@ Deadline = Annotated[int, BeforeValidator(_milliseconds), AfterValidator(_deadli
 Timestamp = Annotated[float, BeforeValidator(_timestamp)]
 #: True or false, also as a text or as 1 and 0; anything else counts as absent.
 Flag = Annotated[bool | None, BeforeValidator(_flag)]
-#: The same, but for what counts as absent: there it is an error, as guessing would delete what was only to be counted.
-StrictFlag = Annotated[bool | None, BeforeValidator(_strict_flag)]
+#: The same of a request, whose asker can be told of anything else.
+Switch = Annotated[bool, BeforeValidator(_switch)]
 #: A time that is for information alone: one that cannot be read makes no request invalid.
 NotedTime = Annotated[float | None, BeforeValidator(_noted_time)]
 #: Days after which a memory expires.
-Days = Annotated[float, Field(gt=0, le=MAX_TTL_DAYS)]
+Days = Annotated[float, BeforeValidator(_days), Field(gt=0, le=MAX_TTL_DAYS)]
 
 
 def json_number(seconds: float) -> int | float:
@@ -211,7 +218,11 @@ class Speaker(WireModel):
     @model_validator(mode="before")
     @classmethod
     def _name_alone(cls, data: Any) -> Any:
-        return {"name": data} if isinstance(data, str) else data
+        if isinstance(data, str):
+            return {"name": data}
+        if not isinstance(data, dict | Speaker):
+            raise ValueError("must be a name, or an object with a name or an id")
+        return data
 
     @model_validator(mode="after")
     def _says_who(self) -> Self:
@@ -274,8 +285,18 @@ def _reasons(error: ValidationError, within: str) -> str:
     problems = []
     for problem in error.errors():
         field = ".".join(str(part) for part in ([within] if within else []) + list(problem["loc"]))
-        problems.append(f"{field}: {problem['msg'].removeprefix('Value error, ')}")
+        problems.append(f"{field}: {_in_json_terms(problem)}")
     return "; ".join(dict.fromkeys(problems))
+
+
+def _in_json_terms(problem: Mapping[str, Any]) -> str:
+    """What is wrong with a field, without Python's words: its sender may be written in any language."""
+    if problem["type"] == "too_long":
+        unit = "characters" if isinstance(problem["input"], str) else "items"
+        return f"must have at most {problem['ctx']['max_length']} {unit}"
+    if problem["type"] == "too_short":
+        return f"must have at least {problem['ctx']['min_length']} item"
+    return str(problem["msg"]).removeprefix("Value error, ").replace("valid tuple", "valid list")
 
 
 def check_length(name: str, text: str, max_chars: int) -> None:

@@ -17,14 +17,13 @@ from keepsake_client.fields import (
     Days,
     Deadline,
     FilteredSource,
-    Flag,
     Id,
     JSONObject,
     KeptId,
     Limit,
     NotedTime,
     Speaker,
-    StrictFlag,
+    Switch,
     Text,
     Timestamp,
     WireModel,
@@ -105,7 +104,7 @@ class ScopedData(WireModel):
     """
 
     agent_id: KeptId | None = None
-    all_agents: Flag = None
+    all_agents: Switch = False
     deadline_ms: Deadline | None = None
 
 
@@ -214,7 +213,7 @@ class MemoryDeleteData(ScopedData):
 
     ids: Annotated[tuple[Id, ...], Field(min_length=1, max_length=1_000)] | None = None
     filters: MemoryFilters | None = None
-    dry_run: StrictFlag = None
+    dry_run: Switch = False
 
     @model_validator(mode="after")
     def _selects(self) -> Self:
@@ -228,7 +227,7 @@ class MemoryDeleteData(ScopedData):
 class UserForgetData(WireModel):
     """`data` of a user_forget."""
 
-    dry_run: StrictFlag = None
+    dry_run: Switch = False
     deadline_ms: Deadline | None = None
 
 
@@ -249,7 +248,7 @@ class UserImportData(WireModel):
     """
 
     records: Annotated[list[JSONObject], Field(max_length=MAX_RECORDS)]
-    restore_deleted: Flag = None
+    restore_deleted: Switch = False
     deadline_ms: Deadline | None = None
 
 

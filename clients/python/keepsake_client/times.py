@@ -27,7 +27,7 @@ _QUARTER_HOUR_ZONES_S: Final = (20_700, 31_500, 45_900, 49_500)
 #: Longer texts are no times.
 _MAX_CHARS: Final = 100
 
-_UNREADABLE: Final = "timestamp must be seconds, milliseconds or ISO 8601"
+_UNREADABLE: Final = "must be a time, such as 1712345678 or 2024-04-05T12:00:00Z"
 
 _NUMBER: Final = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 #: Milliseconds as .NET and the JSON of old ASP write them.
