@@ -335,7 +335,7 @@ def test_an_import_in_flight_is_dropped(store: MemoryStore, pool: ConnectionPool
 
 
 def test_a_profile_of_after_outlives_another_delivery(profiles: ProfileService, pool: ConnectionPool) -> None:
-    """Given a profile that is written after its user was forgotten, I expect the same request, delivered again, to leave
+    """Given a profile that is written after its user was forgotten, I expect the same request, delivered again, to keep
     it, and a later one to delete it."""
     profiles.update("u", {"name": "before"})
     Forgetting(pool).forget("u", FORGOTTEN)
