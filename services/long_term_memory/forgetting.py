@@ -12,7 +12,7 @@ from psycopg import Connection
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool
 
-from services.long_term_memory.postgres.deletions import DIGEST, lock_user, remove_empty_owners
+from services.long_term_memory.postgres.deletions import DIGEST, forgotten_after, lock_user, remove_empty_owners
 from services.long_term_memory.postgres.history import remove_last_messages
 from services.long_term_memory.postgres.pool import database_errors
 from services.long_term_memory.removal import BATCH, add_tombstones, remove
@@ -89,6 +89,8 @@ def _note(connection: Connection[TupleRow], user: str, at: datetime) -> None:
     digest = DIGEST.format("%(user)s::text")
     with connection.transaction():
         lock_user(connection, user, alone=True)
+        if forgotten_after(connection, user, at.timestamp()):
+            return  # by an earlier delivery: a profile that is there now was written after it
         # It covers every earlier deletion of this user's, whose conditions may have contents.
         connection.execute(f"DELETE FROM deletions WHERE user_digest = {digest} AND deleted_at <= %(at)s", owner)  # noqa: S608 - constants
         connection.execute(

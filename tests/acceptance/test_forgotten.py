@@ -173,13 +173,13 @@ def test_a_marker_that_came_in_by_every_door_is_nowhere_and_does_not_come_back(s
     conversation = site.redis.lrange(conversation_key(USER), 0, -1)
     lost = site.counter("log_trimmed_unread")
 
-    # The command asks, and counts before it deletes
+    # The command counts, and deletes nothing without --yes where it cannot ask
     count = site.memories(USER)
     counted = site.ltm("forget", USER, "--everything", "--dry-run")
     assert f"{count} memories and everything else" in counted.stdout
-    assert site.ltm("forget", USER, "--everything", stdin="n\n").returncode == 1
+    assert site.ltm("forget", USER, "--everything", stdin="n\n").returncode == 2
     assert site.memories(USER) == count
-    forgotten = site.ltm("forget", USER, "--everything", stdin="y\n")
+    forgotten = site.ltm("forget", USER, "--everything", "--yes")
     assert forgotten.returncode == 0, forgotten.stderr
     assert f"forgotten: {count} memories" in forgotten.stdout
 

@@ -334,6 +334,20 @@ def test_an_import_in_flight_is_dropped(store: MemoryStore, pool: ConnectionPool
     assert everything(pool).count("likes") == 1
 
 
+def test_a_profile_of_after_outlives_another_delivery(profiles: ProfileService, pool: ConnectionPool) -> None:
+    """Given a profile that is written after its user was forgotten, I expect the same request, delivered again, to keep
+    it, and a later one to delete it."""
+    profiles.update("u", {"name": "before"})
+    Forgetting(pool).forget("u", FORGOTTEN)
+    profiles.update("u", {"likes": "after"}, arrived_at=FORGOTTEN + 1)
+
+    Forgetting(pool).forget("u", FORGOTTEN)
+    assert profiles.get("u").values == {"likes": "after"}
+
+    Forgetting(pool).forget("u", FORGOTTEN + 2)
+    assert profiles.get("u").values == {}
+
+
 def test_many_at_once(memories: MemoryService, pool: ConnectionPool) -> None:
     """Given indexing, adding and forgetting of one user by several threads, I expect nothing to fail, and nothing that
     arrived before the last forget to be left."""
