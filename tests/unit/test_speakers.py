@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from keepsake_client.protocol import SearchData, Speaker
 from numpy.testing import assert_array_equal
 
+from services.long_term_memory.postgres.rows import analyse
 from services.long_term_memory.retrieval.columns import hashed
 from services.long_term_memory.retrieval.features import Features, match
 from services.long_term_memory.retrieval.query import query_features
@@ -174,3 +175,12 @@ def test_without_fields_speakers_are_those_of_earlier_versions(lines: list[tuple
     assert_array_equal(features.speakers, np.intersect1d(np.unique(columns.speaker), query.names))
     assert features.of_others is None
     assert features.eligible.all()
+
+
+@pytest.mark.parametrize("speaker", [{"name": "Anna"}, {"id": "7", "name": "Anna"}])
+def test_a_speaker_is_found_by_the_words_of_the_name(speaker: dict[str, str]) -> None:
+    """Given a speaker beside a text, I expect the terms that the text has with the name before it."""
+    terms, _ = analyse("I am a nurse", from_ai=False, added=False, speaker=speaker)
+
+    assert terms == analyse("Anna: I am a nurse", from_ai=False, added=False)[0]
+    assert analyse("I am a nurse", from_ai=False, added=False, speaker={"id": "7"})[0] != terms

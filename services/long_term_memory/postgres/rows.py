@@ -180,7 +180,9 @@ def analyse(content: str, *, from_ai: bool, added: bool, speaker: dict[str, str]
     Args:
         speaker: who said it, with an `id`, a `name` or both; None where only the text may tell.
     """
-    terms = hashed_terms(tokenizer.terms(content)[:MAX_TERMS])
+    # A name is found by its words where it stands before the text, and so it is where it is a field.
+    named = f"{speaker['name']}: {content}" if speaker and "name" in speaker else content
+    terms = hashed_terms(tokenizer.terms(named)[:MAX_TERMS])
     traits = (
         from_ai,
         utterances.asks(content, from_ai=from_ai) + (ADDED if added else 0),
