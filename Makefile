@@ -32,7 +32,7 @@ run: setup
 test: setup-dev
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-fail-under=$(MIN_COVERAGE)
 
-# The unit tests on every other supported Python that is installed.
+# The unit tests on the newest other Python that is installed; EVERY_PYTHON=1 for all.
 test-pythons:
 	.ci/test-pythons
 

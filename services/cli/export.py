@@ -55,7 +55,8 @@ def export(
             counts[record["kind"]] += 1
             progress.advance(task)
     place = "written to standard output" if file == STDOUT else f"in {file}"
-    print_error(f"{memories_word(counts['memory'])} and {counts['profile']} profiles are {place}")
+    profiles = "1 profile" if counts["profile"] == 1 else f"{counts['profile']} profiles"
+    print_error(f"{memories_word(counts['memory'])} and {profiles} {place}")
 
 
 def exported(client: Client, user: str, timeout_s: float) -> Iterator[dict[str, Any]]:
