@@ -10,7 +10,7 @@ import dramatiq
 import redis
 import structlog
 from keepsake_client.errors import Forbidden, InvalidMessage
-from keepsake_client.protocol import MANAGING, LTMRequest, parse_request
+from keepsake_client.protocol import MANAGING, parse_request
 
 from adapters.loop import POLL_TIMEOUT_S
 from adapters.ltm_responses import ResponsePublisher
@@ -21,8 +21,6 @@ from tasks.queues import request_message
 
 #: How often failed adapters are looked for.
 CLAIM_INTERVAL_S = 2.0
-#: How much later than it was published an event may be received on the channel: what is pushed after it may come first.
-SETTLE_S = 0.05
 
 log = structlog.get_logger()
 
@@ -43,7 +41,6 @@ class RequestAdapter:
         zone: that of times which name none.
         poll_timeout_s: the longest wait for a request.
         claim_interval_s: how often failed adapters are looked for.
-        settle_s: how long a deletion waits for the events that were published before it.
     """
 
     def __init__(
@@ -61,7 +58,6 @@ class RequestAdapter:
         zone: tzinfo = UTC,
         poll_timeout_s: float = POLL_TIMEOUT_S,
         claim_interval_s: float = CLAIM_INTERVAL_S,
-        settle_s: float = SETTLE_S,
     ) -> None:
         self._client: Any = client  # redis-py's types of replies are those of every protocol at once
         self._queue = queue
@@ -76,7 +72,6 @@ class RequestAdapter:
         self._zone = zone
         self._poll_timeout_s = poll_timeout_s
         self._claim_interval_s = claim_interval_s
-        self._settle_s = settle_s
         self._received_at = 0.0
         self._may_hold_claimed = False
         self._claim_at = 0.0
@@ -108,19 +103,6 @@ class RequestAdapter:
     def _serve_claimed(self) -> None:
         while (raw := self._client.lindex(self._claimed, -1)) is not None:
             self._serve_and_acknowledge(raw)
-
-    def _settled(self, request: LTMRequest) -> float:
-        """When a request was received; of one that deletes what arrived before, once that has arrived on the channel.
-
-        Nothing has answered it by then, so what is said after its answer is after it all the same.
-        """
-        deletes = request.type == "user_forget" or (request.type == "memory_delete" and "filters" in request.data)
-        settled_at = self._received_at + self._settle_s
-        left = settled_at - time.time()
-        if not deletes or left <= 0:  # such as one that a failed adapter had claimed
-            return self._received_at
-        time.sleep(min(left, self._settle_s))
-        return settled_at
 
     def _claim_from_failed(self) -> None:
         for name, last_heartbeat in self._membership.failed().items():
@@ -157,7 +139,7 @@ class RequestAdapter:
                 self._responses.refuse(error.request_id, user_id, error, self._received_at, repeat=repeat)
             return
         try:
-            self._broker.enqueue(request_message(request, self._settled(request)))
+            self._broker.enqueue(request_message(request, self._received_at))
         except (redis.RedisError, dramatiq.BrokerError):
             raise  # it stays claimed until the broker takes it
         except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import dramatiq
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 #: Of messages that a worker holds, those of lower numbers are run first: live events (0) before what is imported.
 IMPORT_PRIORITY = 100
+#: How much later than it was published an event may be received on the channel: what is pushed after it may come first.
+SETTLE_S = 0.05
 
 
 def declare(broker: dramatiq.Broker, resources: Resources) -> None:
@@ -72,14 +75,16 @@ def _declare_writes(broker: dramatiq.Broker, resources: Resources) -> None:
     @dramatiq.actor(actor_name=deleting.actor, queue_name=deleting.queue, time_limit=FORGET_TIME_LIMIT_MS, **options)
     def memory_delete(request: dict[str, Any], received_at: float, enqueued_at: float) -> dict[str, Any]:
         data = read_data(request, MemoryDeleteData)
-        return {"count": resources.management.delete(request["user_id"], data, received_at)}
+        at = _settled(received_at) if data.filters is not None and not data.dry_run else received_at
+        return {"count": resources.management.delete(request["user_id"], data, at)}
 
     @dramatiq.actor(
         actor_name=forgetting.actor, queue_name=forgetting.queue, time_limit=FORGET_TIME_LIMIT_MS, **options
     )
     def user_forget(request: dict[str, Any], received_at: float, enqueued_at: float) -> dict[str, Any]:
         dry_run = read_data(request, UserForgetData).dry_run
-        return {"count": resources.forgetting.forget(request["user_id"], received_at, dry_run=dry_run)}
+        at = received_at if dry_run else _settled(received_at)
+        return {"count": resources.forgetting.forget(request["user_id"], at, dry_run=dry_run)}
 
 
 def _declare_import(broker: dramatiq.Broker, resources: Resources) -> None:
@@ -99,3 +104,13 @@ def _declare_import(broker: dramatiq.Broker, resources: Resources) -> None:
             request["user_id"], data.records, received_at, restore_deleted=data.restore_deleted
         )
         return {"count": outcome.new, "known": outcome.known, "deleted": outcome.deleted}
+
+
+def _settled(received_at: float) -> float:
+    """The time by which a deletion goes, once what was published before it has been received on the channel.
+
+    The deletion is not answered before, so what is said after its answer counts as said after it all the same.
+    """
+    settled_at = received_at + SETTLE_S
+    time.sleep(min(max(settled_at - time.time(), 0.0), SETTLE_S))
+    return settled_at

@@ -24,7 +24,7 @@ from services.long_term_memory.memory_management import Page
 from services.long_term_memory.memory_service import IndexedIds, SearchResult
 from services.long_term_memory.profile_service import Profile
 from services.runtime.settings import Settings
-from tasks import actors
+from tasks import actors, management
 from tasks.middleware.resources import Resources
 from tasks.middleware.retries import Retries
 
@@ -42,7 +42,7 @@ class Services:
         self.settings = Settings()
         self.memories = SimpleNamespace(search=self._search, add=self._add, index=self._index)
         self.count = self._note("count")
-        self.management = SimpleNamespace()
+        self.management = self.forgetting = SimpleNamespace()
         self.profiles = SimpleNamespace(get=self._profile("get"), update=self._profile("update"))
 
     def _search(self, user_id: str, data: SearchData, *, now: float, deadline: float) -> SearchResult:
@@ -211,3 +211,55 @@ def test_what_an_adapter_has_validated_is_what_the_service_gets(
 
     at = [] if actor == "memory.list" else [100.0]
     assert got == [("u1", model.model_validate(data), *at)]
+
+
+@pytest.mark.parametrize(
+    ("actor", "data", "settles"),
+    [
+        ("user.forget", {}, True),
+        ("user.forget", {"dry_run": True}, False),
+        ("memory.delete", {"filters": {"source": "ai"}}, True),
+        ("memory.delete", {"filters": {"source": "ai"}, "dry_run": True}, False),
+        ("memory.delete", {"ids": ("m1",)}, False),
+    ],
+)
+def test_a_deletion_waits_for_what_was_published_before_it(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, actor: str, data: dict[str, Any], settles: bool
+) -> None:
+    """Given a deletion of what arrived before it, I expect it to go by a moment later, and to be run then; no other."""
+    now, got = [100.0], list[tuple[float, float]]()
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    def delete(_: str, *arguments: Any, **__: Any) -> int:
+        got.append((next(at for at in arguments if isinstance(at, float)), now[0]))
+        return 0
+
+    monkeypatch.setattr("tasks.management.time.time", lambda: now[0])
+    monkeypatch.setattr("tasks.management.time.sleep", sleep)
+    worker.services.management = worker.services.forgetting = SimpleNamespace(delete=delete, forget=delete)
+
+    worker.run(actor, **data)
+
+    settled = pytest.approx(100.0 + management.SETTLE_S if settles else 100.0)
+    [(by, run_at)] = got
+    assert by == settled
+    assert run_at == settled
+
+
+def test_a_deletion_that_is_delivered_again_does_not_wait(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a deletion whose moment is long past, I expect it run at once, by the same time as before."""
+    slept, by = list[float](), list[float]()
+
+    def forget(_: str, at: float, **__: Any) -> int:
+        by.append(at)
+        return 0
+
+    monkeypatch.setattr("tasks.management.time.sleep", slept.append)
+    worker.services.forgetting = SimpleNamespace(forget=forget)
+
+    worker.run("user.forget")
+
+    assert slept == [0.0]
+    assert by[0] == pytest.approx(100.0 + management.SETTLE_S)

@@ -167,30 +167,6 @@ def enqueued(broker: StubBroker, queue: str = "interactive") -> list[dict[str, A
     return messages
 
 
-@pytest.mark.parametrize(
-    ("kind", "data", "settled"),
-    [
-        ("user_forget", {}, True),
-        ("memory_delete", {"filters": {"source": "ai"}}, True),
-        ("memory_delete", {"ids": ["7"]}, False),
-        ("search", {"query": "tea"}, False),
-    ],
-)
-def test_a_deletion_waits_for_what_was_published_before_it(
-    client: fakeredis.FakeRedis, broker: StubBroker, kind: str, data: dict[str, Any], settled: bool
-) -> None:
-    """Given a deletion of what arrived before it, I expect it to count as received a moment later, and to be enqueued
-    then; no other request waits."""
-    adapter = request_adapter(client, broker, settle_s=0.3)
-    client.lpush("ltm_requests", json.dumps({"request_id": "r1", "type": kind, "user_id": "u1", "data": data}))
-    began = time.time()
-
-    adapter.run_once()
-
-    [message] = enqueued(broker) if kind == "search" else enqueued(broker, "writes")
-    assert (message["received_at"] >= began + 0.3) is settled
-
-
 @pytest.mark.parametrize("error", [redis.ConnectionError("gone"), redis.OutOfMemoryError("full")])
 def test_a_request_stays_claimed_until_the_broker_takes_it(
     client: fakeredis.FakeRedis,
