@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any
 
 from psycopg import Connection
 from psycopg.rows import TupleRow
@@ -19,29 +18,17 @@ from psycopg_pool import ConnectionPool
 
 from services.long_term_memory.postgres.conditions import Conditions
 from services.long_term_memory.postgres.deletions import CONTENT_KEPT
-from services.long_term_memory.postgres.scope import OWNER_NUMBERS, OWNERS, SHARED, Owner, Scope
-from services.long_term_memory.storing import message_ids
-
-#: Memories that one transaction looks at: some 0.1 s where it deletes all of them.
-BATCH: Final = 1_000
+from services.long_term_memory.postgres.scope import OWNER_NUMBERS, OWNERS, SHARED, Scope
+from services.long_term_memory.removal import BATCH, remove
 
 # All of the user's: an insertion for a character that is new locks the owner of the shared memories.
 _LOCK = "SELECT FROM users WHERE user_id = ANY(%(users)s) ORDER BY number FOR UPDATE"
 # In a statement of its own: an insertion that the lock waited for may have added an owner.
-_OWNERS = f"SELECT number, user_id, agent_id FROM users WHERE {OWNERS}"  # noqa: S608 - constants
-# The original content identifies the event that a memory came from.
-_ORIGINAL = (
-    "(SELECT CASE event WHEN 'ADD' THEN new_memory ELSE old_memory END FROM memory_history"
-    " WHERE memory_id = m.id::text ORDER BY memory_history.number LIMIT 1)"
-)
-_DOOMED = f"m.id::text, m.source, m.payload ->> 'message_id', m.content, {_ORIGINAL}"
-_BY_ID = (
-    f"SELECT users.user_id, users.agent_id, {_DOOMED} FROM memories m JOIN users ON users.number = m.user_number"  # noqa: S608 - constants
-    f" WHERE {OWNERS} AND m.id = ANY(%(ids)s::uuid[])"
-)
+_OWNERS = f"SELECT number FROM users WHERE {OWNERS}"  # noqa: S608 - constants
+_BY_ID = f"SELECT number FROM memories WHERE user_number = {OWNER_NUMBERS} AND id = ANY(%(ids)s::uuid[])"  # noqa: S608 - constants
 # Only the rows of a batch are asked for their contents, so that no statement takes long however few contain a text.
 _BATCH = (
-    f"SELECT m.said_at, m.number, {{contains}}, {_DOOMED} FROM (SELECT * FROM memories"  # noqa: S608 - constants
+    "SELECT m.said_at, m.number, {contains} FROM (SELECT * FROM memories"
     " WHERE user_number = %(owner)s AND (arrived_at IS NULL OR arrived_at <= %(at)s){conditions}{after}"
     " ORDER BY said_at, number LIMIT %(batch)s) AS m ORDER BY m.said_at, m.number"
 )
@@ -55,32 +42,6 @@ _ADD_DELETION = (
     " speaker_id, contains) VALUES (%(user_digest)s, %(agent_digests)s, %(at)s, %(session)s, %(source)s, %(since)s,"
     " %(until)s, %(speaker_name)s, %(speaker_id)s, %(contains)s)"
 )
-_ADD_TOMBSTONES = (
-    "INSERT INTO tombstones (memory_id) SELECT id FROM unnest(%s::uuid[]) AS given (id)"
-    " WHERE NOT EXISTS (SELECT FROM memories WHERE memories.id = given.id) ORDER BY id ON CONFLICT DO NOTHING"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class _Doomed:
-    """A memory that is to be deleted.
-
-    Args:
-        original: its first content; None where its history does not tell.
-    """
-
-    id: str
-    source: str
-    message_id: str | None
-    content: str
-    original: str | None
-
-    def ids(self, owner: Owner) -> set[str]:
-        """All ids that its event may be stored under."""
-        if self.message_id is None:
-            return {self.id}
-        texts = {self.content, self.content if self.original is None else self.original}
-        return {self.id}.union(*(message_ids(*owner, self.message_id, self.source, text) for text in texts))
 
 
 def delete_ids(pool: ConnectionPool, scope: Scope, ids: Sequence[str]) -> int:
@@ -89,9 +50,9 @@ def delete_ids(pool: ConnectionPool, scope: Scope, ids: Sequence[str]) -> int:
     Args:
         ids: UUIDs.
     """
-    with _locked(pool, scope) as (connection, _):
+    with _locked(pool, scope) as connection:
         rows = connection.execute(_BY_ID, {**scope.values, "ids": list(ids)}).fetchall()
-        return _delete(connection, [(Owner(user, agent), _Doomed(*doomed)) for user, agent, *doomed in rows])
+        return remove(connection, [number for (number,) in rows])
 
 
 def delete_matching(pool: ConnectionPool, scope: Scope, conditions: Conditions, at: datetime) -> int:
@@ -128,12 +89,11 @@ def remove_old_contents(connection: Connection[TupleRow]) -> None:
 
 
 @contextmanager
-def _locked(pool: ConnectionPool, scope: Scope) -> Iterator[tuple[Connection[TupleRow], dict[int, Owner]]]:
-    """A transaction in which nothing is inserted for the users of a scope, and its owners by their number."""
+def _locked(pool: ConnectionPool, scope: Scope) -> Iterator[Connection[TupleRow]]:
+    """A transaction in which nothing is inserted for the users of a scope."""
     with pool.connection() as connection, connection.transaction():
         connection.execute(_LOCK, scope.values)
-        rows = connection.execute(_OWNERS, scope.values).fetchall()
-        yield connection, {number: Owner(user, agent) for number, user, agent in rows}
+        yield connection
 
 
 def _record(pool: ConnectionPool, scope: Scope, conditions: Conditions, at: datetime) -> list[int]:
@@ -149,10 +109,10 @@ def _record(pool: ConnectionPool, scope: Scope, conditions: Conditions, at: date
     with pool.connection() as connection:
         # What is locked may not be there yet.
         connection.execute("INSERT INTO users (user_id) VALUES (%s) ON CONFLICT DO NOTHING", (user,))
-    with _locked(pool, scope) as (connection, owners):
+    with _locked(pool, scope) as connection:
         remove_old_contents(connection)
         connection.execute(_ADD_DELETION, values)
-        return list(owners)
+        return [number for (number,) in connection.execute(_OWNERS, scope.values).fetchall()]
 
 
 def _delete_of_owner(pool: ConnectionPool, scope: Scope, number: int, conditions: Conditions, at: datetime) -> int:
@@ -162,26 +122,13 @@ def _delete_of_owner(pool: ConnectionPool, scope: Scope, number: int, conditions
     values: dict[str, Any] = {**conditions.values, "owner": number, "at": at, "batch": BATCH}
     deleted, after = 0, ""
     while True:
-        with _locked(pool, scope) as (connection, owners):
+        with _locked(pool, scope) as connection:
             rows = connection.execute(statement.replace("{after}", after), values).fetchall()
-            doomed = [(owners[number], _Doomed(*row)) for _, _, meets, *row in rows if meets]
-            deleted += _delete(connection, doomed)
+            deleted += remove(connection, [place for _, place, meets in rows if meets])
         if len(rows) < BATCH:
             return deleted
         after = " AND (said_at, number) > (%(said_at)s, %(number)s)"
         values |= {"said_at": rows[-1][0], "number": rows[-1][1]}
-
-
-def _delete(connection: Connection[TupleRow], doomed: Sequence[tuple[Owner, _Doomed]]) -> int:
-    """Delete memories with their history, and leave tombstones; within a transaction that has locked the user."""
-    if not doomed:
-        return 0
-    ids = [memory.id for _, memory in doomed]
-    deleted = connection.execute("DELETE FROM memories WHERE id = ANY(%s::uuid[])", (ids,)).rowcount
-    # In a statement of its own: a correction that the one above waited for has added to the history meanwhile.
-    connection.execute("DELETE FROM memory_history WHERE memory_id = ANY(%s::text[])", (ids,))
-    connection.execute(_ADD_TOMBSTONES, (sorted(set().union(*(memory.ids(owner) for owner, memory in doomed))),))
-    return deleted
 
 
 def _count(connection: Connection[TupleRow], statement: str, values: dict[str, Any]) -> int:

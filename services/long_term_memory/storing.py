@@ -123,10 +123,9 @@ def event_ids(memory_id: str, owner: Owner, source: str, message_id: str | None,
     """
     if message_id is None:
         return {memory_id}
-    named = ("message", message_id)
-    by_content = _identity(*owner, *named, source, original)
+    by_id, by_content = message_ids(*owner, message_id, source, original)
     derived = uuid.UUID(memory_id).version == DERIVED
-    return {memory_id, by_content} if derived else {memory_id, by_content, _identity(*owner, *named)}
+    return {memory_id, by_content} if derived else {memory_id, by_content, by_id}
 
 
 def of_record(user_id: str, record: MemoryRecord, arrived_at: float) -> Utterance:

@@ -24,7 +24,7 @@ from keepsake_client.protocol import (
 )
 from psycopg_pool import ConnectionPool
 
-from services.long_term_memory import deleting
+from services.long_term_memory import deleting, removal
 from services.long_term_memory.mem0_bridge import Mem0Memory
 from services.long_term_memory.memory_management import MAX_PAGE_CHARS, MemoryManagement
 from services.long_term_memory.memory_service import MemoryService
@@ -619,7 +619,7 @@ def test_a_deletion_that_was_ended_in_the_middle_is_completed(
     for n in range(20):
         say(memories, f"tofu {n}", NOW + n % 4)
     monkeypatch.setattr(deleting, "BATCH", 3)
-    delete_batch, batches = deleting._delete, list[int]()
+    delete_batch, batches = removal.remove, list[int]()
 
     def end_in_the_third(*arguments: Any) -> int:
         batches.append(len(arguments[1]))
@@ -627,11 +627,11 @@ def test_a_deletion_that_was_ended_in_the_middle_is_completed(
             raise KeyboardInterrupt
         return delete_batch(*arguments)
 
-    monkeypatch.setattr(deleting, "_delete", end_in_the_third)
+    monkeypatch.setattr(deleting, "remove", end_in_the_third)
     with pytest.raises(KeyboardInterrupt):
         delete(management, filters={"contains": "tofu"})
     left = len(listed(management))
-    monkeypatch.setattr(deleting, "_delete", delete_batch)
+    monkeypatch.setattr(deleting, "remove", delete_batch)
 
     assert (left, delete(management, filters={"contains": "tofu"})) == (14, 14)
     assert [say(memories, f"tofu {n}", NOW + n % 4, arrived_at=NOW + 200) for n in range(20)] == [""] * 20
