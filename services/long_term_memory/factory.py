@@ -129,7 +129,7 @@ def open_long_term_memory(
         MemoryManagement(pool, writer, settings.timezone),
         Forgetting(pool, Erasure.of(settings)),
         Expiry(pool, settings.retention),
-        Portability(store, writer, settings.ltm_max_content_chars),
+        Portability(pool, writer, settings.ltm_max_content_chars),
         embedder,
         pool,
     )

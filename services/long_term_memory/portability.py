@@ -12,14 +12,15 @@ from keepsake_client.errors import InvalidMessage
 from keepsake_client.fields import clean
 from keepsake_client.protocol import decode_user_id, encode_user_id, json_number
 from keepsake_client.records import MemoryRecord, ProfileChangeRecord, ProfileRecord, Record, parse_record
+from psycopg_pool import ConnectionPool
 from pydantic import AfterValidator, Field, TypeAdapter
 
 from services.long_term_memory.postgres import portable
 from services.long_term_memory.postgres.deletions import forgotten_after, lock_user
 from services.long_term_memory.postgres.pool import database_errors
 from services.long_term_memory.postgres.portable import BEGINNING_US, Place
+from services.long_term_memory.postgres.rows import stored_events
 from services.long_term_memory.postgres.scope import encode_agent_id
-from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.storing import MemoryWriter, Utterance, embedded, of_record
 
 
@@ -59,8 +60,8 @@ class Portability:
         max_content_chars: no content of a record is longer.
     """
 
-    def __init__(self, store: MemoryStore, writer: MemoryWriter, max_content_chars: int) -> None:
-        self._store = store
+    def __init__(self, pool: ConnectionPool, writer: MemoryWriter, max_content_chars: int) -> None:
+        self._pool = pool
         self._writer = writer
         self._max_content_chars = max_content_chars
 
@@ -76,7 +77,7 @@ class Portability:
         """
         stage, *place = _read_cursor(cursor)
         user = encode_user_id(user_id)
-        with database_errors(), self._store.connection() as connection:
+        with database_errors(), self._pool.connection() as connection:
             if stage == _PROFILES:
                 profiles = portable.profiles_of(connection, user)
                 return [_profile_record(row) for row in profiles], _cursor(_CHANGES, "", 0)
@@ -111,13 +112,13 @@ class Portability:
         self._add_profiles(encode_user_id(user_id), parsed, at)
         memories = [record for record in parsed if isinstance(record, MemoryRecord)]
         utterances = [of_record(user_id, record, at) for record in memories]
-        with database_errors(), self._store.connection() as connection:
+        with database_errors(), self._pool.connection() as connection:
             ids = [one for utterance in utterances for one in (utterance.id, utterance.event_id) if one]
             deleted = portable.deleted_ids(connection, ids)
             if restore_deleted and deleted:
                 portable.drop_tombstones(connection, ids)
                 deleted = set()
-        stored = self._store.stored_events(ids)
+            stored = stored_events(connection, ids)
         stored_ids = {memory_id for memory_id, _, _ in stored}
         new = [
             (utterance, record)
@@ -137,7 +138,7 @@ class Portability:
         self._writer.insert([embedded(utterance, vector) for (utterance, _), vector in zip(new, vectors, strict=True)])
         corrected = [(utterance, record) for utterance, record in new if record.history and not utterance.deleted]
         if corrected:
-            with database_errors(), self._store.connection() as connection:
+            with database_errors(), self._pool.connection() as connection:
                 for utterance, record in corrected:
                     portable.replace_history(connection, utterance.id, utterance.payload["role"], record.history)
         return sum(utterance.deleted for utterance, _ in new)
@@ -145,7 +146,7 @@ class Portability:
     def _add_profiles(self, user: str, records: Sequence[Record], at: float) -> None:
         if all(isinstance(record, MemoryRecord) for record in records):
             return
-        with database_errors(), self._store.connection() as connection, connection.transaction():
+        with database_errors(), self._pool.connection() as connection, connection.transaction():
             lock_user(connection, user)
             if forgotten_after(connection, user, at):
                 return

@@ -318,7 +318,7 @@ def test_an_import_in_flight_is_dropped(store: MemoryStore, pool: ConnectionPool
 
     def with_embedder(embedder: WordEmbedder) -> Portability:
         writer = MemoryWriter(Mem0Memory(embedder, store, PostgresHistory(pool), None), store)
-        return Portability(store, writer, 1_000)
+        return Portability(pool, writer, 1_000)
 
     portability = with_embedder(ForgettingEmbedder())
 

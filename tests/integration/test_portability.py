@@ -38,7 +38,7 @@ class Instance:
         self.pool = pool
         store = MemoryStore(pool)
         self.memories = MemoryService(Mem0Memory(WordEmbedder(), store, PostgresHistory(pool), None), store)
-        self.portability = Portability(store, self.memories.writer, MAX_CHARS)
+        self.portability = Portability(pool, self.memories.writer, MAX_CHARS)
         self.profiles = ProfileService(pool)
 
     def say(self, content: str, at: float = NOON, user: str = "u1", **more: Any) -> None:

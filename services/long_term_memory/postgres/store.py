@@ -8,14 +8,12 @@ memories.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 from mem0.vector_stores.base import VectorStoreBase
 from mem0.vector_stores.pgvector import OutputData, _build_filter_conditions
-from psycopg import Connection, sql
-from psycopg.rows import TupleRow
+from psycopg import sql
 from psycopg.types.json import Jsonb
 from psycopg_pool import ConnectionPool
 
@@ -66,10 +64,6 @@ class MemoryStore(VectorStoreBase):  # type: ignore[misc]  # Mem0 has no types
     def __init__(self, pool: ConnectionPool) -> None:
         self._pool = pool
         self.columns = ColumnReader(pool)
-
-    def connection(self) -> AbstractContextManager[Connection[TupleRow]]:
-        """A connection of the pool."""
-        return self._pool.connection()
 
     def payloads(self, scope: Scope, numbers: Sequence[int]) -> dict[int, OutputData]:
         """The memories of a scope that have these numbers, by number.
