@@ -67,14 +67,17 @@ class RedisState:
 
     def left_out(self) -> dict[str, int]:
         """Numbers of what a backup does not hold, by what it is: only what there is."""
-        requests = self._settings.ltm_requests_queue
         inputs = self._settings.user_input_queue
         adapters = [name.decode() for name in self._client.zrange(protocol.MEMBERSHIP_KEY, 0, -1)]
-        taken = sum(self._client.llen(taken_list(requests, name)) for name in adapters)
+        requests = [
+            name
+            for queue in self._settings.request_queues
+            for name in (queue, *(taken_list(queue, adapter) for adapter in adapters))
+        ]
         writes = queue_depths(self._broker)[WRITES_QUEUE] if self._broker else {}
         counts = {
             f"messages on {inputs}": self._client.llen(inputs) + self._client.llen(f"{inputs}:processing"),
-            "requests in progress": self._client.llen(requests) + taken + sum(writes.values()),
+            "requests in progress": sum(map(self._client.llen, requests)) + sum(writes.values()),
         }
         return {name: count for name, count in counts.items() if count}
 

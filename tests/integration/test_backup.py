@@ -296,12 +296,14 @@ def test_conversations_are_restored_with_the_time_they_have_left(full: Place, ne
 def test_what_is_not_in_a_backup_is_told(full: Place, tmp_path: Path) -> None:
     """Given requests and inputs that wait, I expect their numbers."""
     full.client.lpush("ltm_requests", "{}", "{}")
+    full.client.lpush("ltm_requests:manage", "{}")
     full.client.lpush("user_input_queue", "{}")
     full.client.lpush("user_input_queue:processing", "{}")
+    settings = full.settings.model_copy(update={"ltm_manage_queue": "ltm_requests:manage"})
 
-    manifest = full.back_up(tmp_path / "backup")
+    manifest = back_up(settings, tmp_path / "backup", ignore)
 
-    assert manifest.left_out == {"messages on user_input_queue": 2, "requests in progress": 2}
+    assert manifest.left_out == {"messages on user_input_queue": 2, "requests in progress": 3}
 
 
 def test_a_stream_without_a_group_is_all_unread(full: Place) -> None:
