@@ -25,8 +25,8 @@ INTERVAL_S = 60.0
 RETENTION_INTERVAL_S = 3_600.0
 #: Memories deleted by one transaction; the next begins after a pause as long as this one took.
 BATCH = 200
-#: Owners whose memories are looked through by one statement.
-OWNERS = 500
+#: Owners whose memories are looked through by one statement, which has ten seconds: each may have very many.
+OWNERS = 50
 #: The key of the advisory lock of the process that does it: "expiry" in ASCII.
 EXPIRY_LOCK = 0x6578_70697279
 _EXPIRED = "SELECT number FROM memories WHERE expires_at <= now() ORDER BY expires_at LIMIT %s"
@@ -115,13 +115,21 @@ class ExpiryThread(threading.Thread):
 
     Args:
         count: called with the number of memories that were deleted.
+        count_failure: called where a pass failed, other than by a database that does not answer.
         interval_s: between two passes.
     """
 
-    def __init__(self, expiry: Expiry, count: Callable[[int], None], interval_s: float = INTERVAL_S) -> None:
+    def __init__(
+        self,
+        expiry: Expiry,
+        count: Callable[[int], None],
+        count_failure: Callable[[], None],
+        interval_s: float = INTERVAL_S,
+    ) -> None:
         super().__init__(name="expiry", daemon=True)
         self._expiry = expiry
         self._count = count
+        self._count_failure = count_failure
         self._interval_s = interval_s
         self._stopped = threading.Event()
 
@@ -135,6 +143,7 @@ class ExpiryThread(threading.Thread):
             except Exception:
                 # The next pass may do better; indexing, in this process, does not depend on it.
                 log.exception("expiry_failed")
+                self._count_failure()
 
     def stop(self) -> None:
         """End it; a batch that is being deleted is committed or not."""

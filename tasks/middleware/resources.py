@@ -92,6 +92,9 @@ class Resources(Middleware):
     def _count_expired(self, number: int) -> None:
         self.count("memories_expired", number)
 
+    def _count_failed_expiry(self) -> None:
+        self.count("expiry_failed")
+
     @property
     def _opened(self) -> LongTermMemory:
         if self._open is None:
@@ -132,7 +135,9 @@ class Resources(Middleware):
         self._heartbeat.start()
         if worker.consumer_whitelist is None or INDEX_QUEUE in worker.consumer_whitelist:
             # Here, where the CPU priority is lowest.
-            self._expiry = ExpiryThread(self._opened.expiry, self._count_expired, self._expiry_interval_s)
+            self._expiry = ExpiryThread(
+                self._opened.expiry, self._count_expired, self._count_failed_expiry, self._expiry_interval_s
+            )
             self._expiry.start()
         log.info("worker_ready", queues=sorted(worker.consumer_whitelist or ()))
 

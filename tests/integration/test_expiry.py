@@ -145,8 +145,13 @@ class Faltering:
 
 def test_the_thread_outlives_failures_and_counts() -> None:
     """Given passes that fail, I expect the thread to go on, to count what the others delete, and to end when told."""
-    expiry, counts = Faltering(), list[int]()
-    thread = ExpiryThread(expiry, counts.append, interval_s=0.001)  # type: ignore[arg-type]  # duck-typed
+    expiry, counts, failures = Faltering(), list[int](), list[bool]()
+    thread = ExpiryThread(
+        expiry,  # type: ignore[arg-type]  # duck-typed
+        counts.append,
+        lambda: failures.append(True),
+        interval_s=0.001,
+    )
     thread.start()
     wait_until(expiry.done.is_set, description="all passes")
     thread.stop()
@@ -154,6 +159,7 @@ def test_the_thread_outlives_failures_and_counts() -> None:
 
     assert not thread.is_alive()
     assert counts == [7]
+    assert failures == [True]  # not of the database that was down
 
 
 @pytest.mark.parametrize("rules", ["", "1"])
