@@ -1,4 +1,4 @@
-"""The actors of the user's own hand on the memory: see, correct, forget, take along. Each makes one service call."""
+"""The actors that list, correct, delete, export and import memories; each makes one service call."""
 
 from __future__ import annotations
 

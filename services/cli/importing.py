@@ -74,10 +74,10 @@ class ImportJob:
         Raises:
             KeepsakeError: it cannot go on; the tally says how far it came.
         """
-        cast = reading.cast_for(self._people(show), self.options)
+        roles = reading.roles_for(self._people(show), self.options)
         now = time.time()
         for done, file, form in self._with_offsets():
-            for page in pages(reading.records(file, form, self.options, cast, now), self.tally, strict=self.strict):
+            for page in pages(reading.records(file, form, self.options, roles, now), self.tally, strict=self.strict):
                 if self.send is not None:
                     self.give_way()
                     response = self.send(page)

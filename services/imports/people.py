@@ -56,8 +56,8 @@ def folded(name: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Cast:
-    """Who is who, once that is known.
+class Roles:
+    """The roles of the people of an export, once they are known: the user, the AI, and the others.
 
     Args:
         me: the keys of the people that are the user.
@@ -67,7 +67,7 @@ class Cast:
     me: Set[str] = frozenset()
     ai: Set[str] = frozenset()
 
-    def roles(self, person: Person | None) -> tuple[Literal["user", "ai"], dict[str, str] | None]:
+    def of(self, person: Person | None) -> tuple[Literal["user", "ai"], dict[str, str] | None]:
         """The source and the speaker of what a person said; the user needs no speaker."""
         if person is None:
             return "user", None
@@ -76,7 +76,7 @@ class Cast:
         return "user", None if person.key in self.me else person.speaker
 
 
-def cast_of(people: Counter[Person], me: str | None, ai: Iterable[str], user_id: str, *, room: bool) -> Cast:
+def roles_of(people: Counter[Person], me: str | None, ai: Iterable[str], user_id: str, *, room: bool) -> Roles:
     """Decide who is who, from how much each person of an export said.
 
     The user is who `me` names; else who is called like the user id; else the export's owner; else the only person.
@@ -87,24 +87,24 @@ def cast_of(people: Counter[Person], me: str | None, ai: Iterable[str], user_id:
     names = frozenset(map(folded, ai))
     for name in names:
         if not any(person.is_called({name}) for person in people):
-            raise AmbiguousPeople(f"--ai {name}: there is nobody of that name; there are {_listed(people)}")
+            raise AmbiguousPeople(f"--ai {name}: no one of that name speaks here; those who do are {_listed(people)}")
     humans = Counter({one: count for one, count in people.items() if not one.is_ai and not one.is_called(names)})
     if room or not humans:
-        return Cast(ai=names)
+        return Roles(ai=names)
     if me is not None:
         keys = {person.key for person in humans if person.is_called({folded(me)})}
         if not keys:
-            raise AmbiguousPeople(f"--me {me}: there is nobody of that name; there are {_listed(humans)}")
+            raise AmbiguousPeople(f"--me {me}: no one of that name speaks here; those who do are {_listed(humans)}")
         if len(keys) > 1:
             raise AmbiguousPeople(f"--me {me}: several people have that name; their ids are {', '.join(sorted(keys))}")
-        return Cast(keys, names)
+        return Roles(keys, names)
     for candidates in (
         {person.key for person in humans if person.is_called({folded(user_id)})},
         {person.key for person in humans if person.is_owner},
         {person.key for person in humans},
     ):
         if len(candidates) == 1:
-            return Cast(candidates, names)
+            return Roles(candidates, names)
     raise AmbiguousPeople(
         f"several people speak here: {_listed(humans)}; say which is the user with --me NAME, which are the AI's with "
         "--ai NAME, or import all as speakers with --room"

@@ -25,7 +25,7 @@ from services.imports import (
 )
 from services.imports.files import ExportFile
 from services.imports.json_elements import DamagedJSON, Document
-from services.imports.people import Cast, Person, cast_of
+from services.imports.people import Person, Roles, roles_of
 from services.imports.records import Bad, Item, Options, Parsed, RecordBuilder, Said, Skipped, UnreadableFile
 
 
@@ -128,14 +128,16 @@ def people(file: ExportFile, form: str, options: Options) -> Iterator[Person | N
             yield item.person if isinstance(item, Said) and item.source is None else None
 
 
-def cast_for(counted: Counter[Person], options: Options) -> Cast:
-    """Who is who, by how much each says; see `cast_of`."""
-    return cast_of(counted, options.me, options.ai, options.user_id, room=options.room) if counted else Cast()
+def roles_for(counted: Counter[Person], options: Options) -> Roles:
+    """Who is who, by how much each says; see `roles_of`."""
+    return roles_of(counted, options.me, options.ai, options.user_id, room=options.room) if counted else Roles()
 
 
-def records(file: ExportFile, form: str, options: Options, cast: Cast, now: float) -> Iterator[Parsed | Skipped | Bad]:
+def records(
+    file: ExportFile, form: str, options: Options, roles: Roles, now: float
+) -> Iterator[Parsed | Skipped | Bad]:
     """The records of a file, and what is no record."""
-    builder = RecordBuilder(form, options, cast, now, has_own_ids=FORMS[form].has_own_ids)
+    builder = RecordBuilder(form, options, roles, now, has_own_ids=FORMS[form].has_own_ids)
     for item in FORMS[form].read(file, options):
         one = builder.build(item) if isinstance(item, Said) else item
         yield _checked(one, options) if isinstance(one, Parsed) else one

@@ -14,7 +14,7 @@ from keepsake_client.errors import KeepsakeError
 from keepsake_client.protocol import clean, json_number
 from keepsake_client.times import EARLIEST_S, MAX_AHEAD_S, parse_timestamp
 
-from services.imports.people import Cast, Person
+from services.imports.people import Person, Roles
 
 #: What stands for bytes that are no text in the file's encoding: a code point that no text has.
 DAMAGED: Final = "\ufdd0"
@@ -118,16 +118,16 @@ class RecordBuilder:
 
     Args:
         form: the export's form, which ids begin with: they are unique within it.
-        cast: who is who.
+        roles: who is who.
         now: seconds since 1970; nothing was said later.
         has_own_ids: the export's ids are kept as they are.
     """
 
-    def __init__(self, form: str, options: Options, cast: Cast, now: float, *, has_own_ids: bool = False) -> None:
+    def __init__(self, form: str, options: Options, roles: Roles, now: float, *, has_own_ids: bool = False) -> None:
         self._form = form
         self._prefix = "" if has_own_ids else f"{form}:"
         self._options = options
-        self._cast = cast
+        self._roles = roles
         self._latest = now + MAX_AHEAD_S
         self._chats = {chat.strip().casefold() for chat in options.chats}
         self._said_at: tuple[str, float] | None = None
@@ -150,7 +150,7 @@ class RecordBuilder:
             timestamp = self._time(said)
         except ValueError as error:
             return Bad(said.place, str(error))
-        source, speaker = (said.source, named(said)) if said.source else self._cast.roles(said.person)
+        source, speaker = (said.source, named(said)) if said.source else self._roles.of(said.person)
         record = {
             "kind": "memory",
             "content": content,

@@ -27,11 +27,11 @@ _NUMBERS = (
 log = structlog.get_logger()
 
 
-class Elsewhere(Protocol):
-    """What else keeps something of users."""
+class Eraser(Protocol):
+    """Erases what another store than the database keeps of users, as `services.runtime.erasure` does of Redis."""
 
     def erase(self, user_id: str, before: float) -> Iterable[MemoryUpdateMessage]:
-        """Erase what it keeps of a user since before that time; the events that were among it."""
+        """Erase what arrived of a user before that time, in seconds since 1970; the events that were among it."""
 
 
 class Forgetting:
@@ -39,16 +39,16 @@ class Forgetting:
 
     First of all the database notes that the user is forgotten, so that nothing is stored any more that arrived before;
     then the memories are deleted in batches, then what is kept elsewhere. Whatever interrupts it, the same request
-    does the rest. Who forgets twice at once deletes everything once.
+    does the rest. Idempotent, also of two at once.
 
     Args:
-        elsewhere: what keeps something of users besides the database.
+        eraser: of what is kept besides the database.
         batch: memories that are deleted by one transaction.
     """
 
-    def __init__(self, pool: ConnectionPool, elsewhere: Elsewhere | None = None, batch: int = BATCH) -> None:
+    def __init__(self, pool: ConnectionPool, eraser: Eraser | None = None, batch: int = BATCH) -> None:
         self._pool = pool
-        self._elsewhere = elsewhere
+        self._eraser = eraser
         self._batch = batch
 
     def forget(self, user_id: str, at: float, *, dry_run: bool = False) -> int:
@@ -74,12 +74,12 @@ class Forgetting:
             for begin in range(0, len(numbers), self._batch):
                 with self._pool.connection() as connection:
                     count += remove(connection, numbers[begin : begin + self._batch])
-        erased = [] if self._elsewhere is None else [of_update(event) for event in self._elsewhere.erase(user_id, at)]
+        erased = [] if self._eraser is None else [of_update(event) for event in self._eraser.erase(user_id, at)]
         with database_errors(), self._pool.connection() as connection:
             # What was not indexed yet, and is handed over again, is found by nothing else.
             add_tombstones(connection, {i for event in erased for i in (event.id, event.event_id) if i})
             remove_empty_owners(connection, [user])
-        log.info("user_forgotten", user_id=user_id, memories=count, elsewhere=len(erased))
+        log.info("user_forgotten", user_id=user_id, memories=count, erased_events=len(erased))
         return count
 
 

@@ -170,7 +170,7 @@ class Reembedding:
             pass
 
     def _switch(self) -> None:
-        told = False
+        reported = False
         while True:
             self._take_changes()
             try:
@@ -186,9 +186,9 @@ class Reembedding:
                     f"something of yours depends on the table memories ({error.diag.message_detail}): drop it, and"
                     " create it again afterwards"
                 ) from error
-            if not told:
+            if not reported:
                 self._operator.waiting()
-                told = True
+                reported = True
             self._pause()
 
 

@@ -230,7 +230,7 @@ class Killed(Exception):
 
 
 class Deadly:
-    """An `elsewhere` at which the process dies the first time."""
+    """An eraser at which the process dies the first time."""
 
     def __init__(self) -> None:
         self.calls = 0

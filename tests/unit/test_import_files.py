@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from services.imports import reading
 from services.imports.files import CHUNK_BYTES, MAX_LINE_CHARS, ExportFile, open_export
 from services.imports.json_elements import ITEM, MAX_ELEMENT_CHARS, Document, elements
-from services.imports.people import Cast
+from services.imports.people import Roles
 from services.imports.records import Parsed, UnreadableFile
 from tests.unit.test_imports import DATA, bad, items_of, options, records, written
 
@@ -345,7 +345,7 @@ def test_memory_does_not_grow_with_the_file(name: str, tmp_path: Path) -> None:
     form = reading.recognised_form(file, how)
     tracemalloc.start()
     try:
-        count = sum(isinstance(item, Parsed) for item in reading.records(file, form, how, Cast(), 1.8e9))
+        count = sum(isinstance(item, Parsed) for item in reading.records(file, form, how, Roles(), 1.8e9))
         _, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

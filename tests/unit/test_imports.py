@@ -51,9 +51,9 @@ def items_of(path: Path, how: Options, form: str | None = None) -> list[Parsed |
         for person in reading.people(file, one, how)
         if person is not None
     )
-    cast = reading.cast_for(counted, how)
+    roles = reading.roles_for(counted, how)
     for file, one in zip(files, forms, strict=True):
-        items += reading.records(file, one, how, cast, time.time())
+        items += reading.records(file, one, how, roles, time.time())
     return items
 
 
@@ -247,8 +247,8 @@ def test_the_user_is_found_by_name_nickname_or_id(me: str | None) -> None:
     ("given", "said"),
     [
         ({}, "several people speak here: Lena, Tom; say which is the user with --me NAME"),
-        ({"me": "Bob"}, "--me Bob: there is nobody of that name; there are Lena, Tom"),
-        ({"me": "Lena", "ai": ("Hal",)}, "--ai hal: there is nobody of that name; there are Lena, Tom, Butler"),
+        ({"me": "Bob"}, "--me Bob: no one of that name speaks here; those who do are Lena, Tom"),
+        ({"me": "Lena", "ai": ("Hal",)}, "--ai hal: no one of that name speaks here; those who do are Lena, Tom, Butler"),
     ],
 )
 def test_it_is_said_who_could_be_meant(given: dict[str, Any], said: str) -> None:

@@ -128,7 +128,7 @@ class SecondTable:
             self._copy_options()
             # Once the trigger is there, every row is either seen by the first batch or noted.
             self._connection.execute(_CHANGES)
-            self._hand_over("memories_next", "memories_changed")
+            self._copy_rights("memories_next", "memories_changed")
             write_record(self._connection, "new_vector", self._identity)
 
     def counts(self) -> tuple[int, int]:
@@ -286,7 +286,7 @@ class SecondTable:
             options = sql.SQL(", ").join(map(sql.SQL, row[0]))
             self._connection.execute(sql.SQL("ALTER TABLE memories_next SET ({})").format(options))
 
-    def _hand_over(self, *tables: str) -> None:
+    def _copy_rights(self, *tables: str) -> None:
         """Give tables the owner and the rights of `memories`."""
         owner = self._connection.execute(
             "SELECT relowner::regrole::text FROM pg_class WHERE oid = 'memories'::regclass"
