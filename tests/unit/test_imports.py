@@ -248,7 +248,10 @@ def test_the_user_is_found_by_name_nickname_or_id(me: str | None) -> None:
     [
         ({}, "several people speak here: Lena, Tom; say which is the user with --me NAME"),
         ({"me": "Bob"}, "--me Bob: no one of that name speaks here; those who do are Lena, Tom"),
-        ({"me": "Lena", "ai": ("Hal",)}, "--ai hal: no one of that name speaks here; those who do are Lena, Tom, Butler"),
+        (
+            {"me": "Lena", "ai": ("Hal",)},
+            "--ai hal: no one of that name speaks here; those who do are Lena, Tom",
+        ),
     ],
 )
 def test_it_is_said_who_could_be_meant(given: dict[str, Any], said: str) -> None:
