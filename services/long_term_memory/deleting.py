@@ -17,7 +17,7 @@ from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool
 
 from services.long_term_memory.postgres.conditions import Conditions
-from services.long_term_memory.postgres.deletions import CONTENT_KEPT
+from services.long_term_memory.postgres.deletions import CONDITIONS_KEPT
 from services.long_term_memory.postgres.scope import OWNER_NUMBERS, OWNERS, SHARED, Scope
 from services.long_term_memory.removal import BATCH, remove
 
@@ -81,10 +81,10 @@ def count_matching(connection: Connection[TupleRow], scope: Scope, conditions: C
     return _count(connection, statement, {**scope.values, **conditions.values, "at": at})
 
 
-def remove_old_contents(connection: Connection[TupleRow]) -> None:
-    """Remove the deletions that hold a content, and are older than any event that could still be indexed."""
+def remove_old_deletions(connection: Connection[TupleRow]) -> None:
+    """Remove the deletions by conditions that are older than any event that could still be indexed."""
     connection.execute(
-        f"DELETE FROM deletions WHERE contains IS NOT NULL AND deleted_at < clock_timestamp() - {CONTENT_KEPT}"  # noqa: S608 - constants
+        f"DELETE FROM deletions WHERE NOT everything AND deleted_at < clock_timestamp() - {CONDITIONS_KEPT}"  # noqa: S608 - constants
     )
 
 
@@ -110,7 +110,7 @@ def _record(pool: ConnectionPool, scope: Scope, conditions: Conditions, at: date
         # What is locked may not be there yet.
         connection.execute("INSERT INTO users (user_id) VALUES (%s) ON CONFLICT DO NOTHING", (user,))
     with _locked(pool, scope) as connection:
-        remove_old_contents(connection)
+        remove_old_deletions(connection)
         connection.execute(_ADD_DELETION, values)
         return [number for (number,) in connection.execute(_OWNERS, scope.values).fetchall()]
 

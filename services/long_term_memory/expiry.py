@@ -13,7 +13,7 @@ from psycopg import Connection
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool
 
-from services.long_term_memory.deleting import remove_old_contents
+from services.long_term_memory.deleting import remove_old_deletions
 from services.long_term_memory.postgres.pool import database_errors
 from services.long_term_memory.postgres.scope import encode_agent_id
 from services.long_term_memory.removal import remove
@@ -90,7 +90,7 @@ class Expiry:
                 connection.execute("SELECT pg_advisory_unlock(%s)", (EXPIRY_LOCK,))
 
     def _delete(self, connection: Connection[TupleRow]) -> int:
-        remove_old_contents(connection)
+        remove_old_deletions(connection)
         deleted = self._drain(connection, lambda: connection.execute(_EXPIRED, (BATCH,)).fetchall())
         if self._limits and time.monotonic() >= self._retention_at:
             for limit in self._limits:

@@ -112,12 +112,13 @@ def test_retention_is_looked_at_now_and_then(memories: MemoryService, pool: Conn
     assert Expiry(pool, parse_retention("10"), retention_interval_s=0).run_once() == 1
 
 
-def test_texts_of_deletions_are_purged(pool: ConnectionPool) -> None:
-    """Given deletions by a text, I expect those of more than 8 days ago to go, and one of a forgotten user to stay."""
+def test_old_deletions_are_purged(pool: ConnectionPool) -> None:
+    """Given deletions, I expect those of more than 8 days ago to go, and that of a forgotten user to stay."""
     with pool.connection() as connection:
         connection.execute(
             "INSERT INTO deletions (user_digest, contains, everything, deleted_at) VALUES"
             " ('a', '{x,y,old}', false, now() - interval '8 days 1 minute'),"
+            " ('a', NULL, false, now() - interval '8 days 1 minute'),"
             " ('b', '{x,y,young}', false, now() - interval '7 days 23 hours'),"
             " ('c', NULL, true, now() - interval '900 days')"
         )

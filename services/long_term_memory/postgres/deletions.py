@@ -17,8 +17,8 @@ DIGEST: Final = "sha256(convert_to({}, 'UTF8'))"
 #: What is dated so long before its user was forgotten is dropped whenever it arrives. Publishers' clocks may be wrong:
 #: what is dated less long before, and arrives after, was said after. What is imported after has its own times.
 CLOCK_TOLERANCE: Final = "interval '10 minutes'"
-#: How long a deletion with a content is kept: longer than the stream, retries and dead letters keep an event.
-CONTENT_KEPT: Final = "interval '8 days'"
+#: How long a deletion by conditions is kept: longer than the stream, retries and dead letters keep an event.
+CONDITIONS_KEPT: Final = "interval '8 days'"
 
 #: The conditions that a list or a deletion may have, as SQL of the memory `row` and the condition's `value`; by the
 #: column of `deletions`. A speaker is four bytes of the hash of the name, and then four of the id, in `traits`.
