@@ -684,9 +684,7 @@ def test_an_event_that_is_inserted_while_it_is_deleted_is_gone(
     assert rows(pool, "SELECT FROM memory_history WHERE new_memory = 'tofu'") == []
 
 
-def test_old_deletions_are_removed(
-    memories: MemoryService, management: MemoryManagement, pool: ConnectionPool
-) -> None:
+def test_old_deletions_are_removed(memories: MemoryService, management: MemoryManagement, pool: ConnectionPool) -> None:
     """Given deletions of nine days ago, I expect the next one to remove them, whatever their conditions."""
     old = datetime.now(UTC).timestamp() - 9 * 86_400
     delete(management, at=old, filters={"contains": "tofu"})

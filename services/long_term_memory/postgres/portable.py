@@ -26,7 +26,7 @@ _PROFILE_CHANGES: Final = (
     " ORDER BY agent_id, version LIMIT %(limit)s"
 )
 _OWNER_FROM: Final = (
-    "SELECT number, agent_id FROM users WHERE user_id = %(user)s"
+    "SELECT number, agent_id FROM users WHERE user_id = %(user)s AND kind = 'message'"
     ' AND (agent_id COLLATE "C", 1) > (%(agent)s, %(is_done)s) ORDER BY agent_id COLLATE "C" LIMIT 1'
 )
 # The text of an event is what the first entry of its history has; most memories have no other.

@@ -42,7 +42,7 @@ _COLUMNS_OF = (
     " ORDER BY session, said_at, number LIMIT %(limit)s) AS conversation"
 )
 _COLUMNS = _COLUMNS_OF.replace(
-    "{owner}", "(SELECT number FROM users WHERE user_id = %(user)s AND agent_id = %(agent)s)"
+    "{owner}", "(SELECT number FROM users WHERE user_id = %(user)s AND agent_id = %(agent)s AND kind = 'message')"
 )
 _COLUMNS_BY_OWNER = (
     "SELECT owners.user_id, owners.agent_id, columns.* FROM"  # noqa: S608 - constants

@@ -15,7 +15,7 @@ from psycopg.types.json import Jsonb
 
 from services.long_term_memory.postgres import float_arrays  # noqa: F401 - of the vectors
 from services.long_term_memory.postgres.deletions import DELETED, DIGEST, USER_LOCK, remove_empty_owners
-from services.long_term_memory.postgres.scope import SHARED
+from services.long_term_memory.postgres.scope import SHARED, Kind
 from services.long_term_memory.retrieval import tokenizer, utterances
 from services.long_term_memory.retrieval.columns import hashed, hashed_terms
 from services.long_term_memory.retrieval.fingerprints import fingerprint
@@ -83,8 +83,8 @@ _ADD_OWNERS = (
     "WITH given AS MATERIALIZED"  # noqa: S608 - constants
     " (SELECT * FROM unnest(%(users)b::text[], %(agents)b::text[]) AS pairs (user_id, agent_id)),"
     " locked AS MATERIALIZED (SELECT users.user_id, users.agent_id FROM users JOIN given USING (user_id, agent_id)"
-    " ORDER BY users.number FOR KEY SHARE OF users)"
-    f" INSERT INTO users (user_id, agent_id) SELECT user_id, agent_id FROM"
+    " WHERE users.kind = %(kind)b ORDER BY users.number FOR KEY SHARE OF users)"
+    f" INSERT INTO users (user_id, agent_id, kind) SELECT user_id, agent_id, %(kind)b FROM"
     f" (SELECT user_id, agent_id, pg_advisory_xact_lock_shared({USER_LOCK.format('user_id')}) FROM given"
     " WHERE NOT EXISTS (SELECT FROM locked WHERE (locked.user_id, locked.agent_id) = (given.user_id, given.agent_id))"
     " OFFSET 0) AS new ORDER BY user_id, agent_id ON CONFLICT DO NOTHING"
@@ -106,7 +106,7 @@ _ADD_MEMORIES = (
     f" WITH ORDINALITY AS rows ({', '.join(_ARRAYS)}, place)), {_REFUSED}, added AS ("
     f"INSERT INTO memories (number, id, user_number, arrived_at, {', '.join(_COLUMN_NAMES)}) OVERRIDING SYSTEM VALUE"
     " SELECT number, id, (SELECT users.number FROM users"
-    " WHERE (users.user_id, users.agent_id) = (given.user_id, given.agent_id)),"
+    " WHERE (users.user_id, users.agent_id, users.kind) = (given.user_id, given.agent_id, %(kind)b)),"
     f" arrived_at, {', '.join(_COLUMN_NAMES[:-1])},"
     " (%(vectors)b)[(place - 1) * %(dimensions)s + 1 : place * %(dimensions)s]::halfvec"
     " FROM given WHERE id NOT IN (SELECT id FROM refused) ORDER BY id ON CONFLICT (id) DO NOTHING RETURNING id)"
@@ -228,7 +228,7 @@ def _session(payload: dict[str, Any], said_at: datetime) -> int:
 
 
 def insert_memories(
-    connection: Connection[TupleRow], rows: Sequence[dict[str, Any]], *, history: bool = False
+    connection: Connection[TupleRow], rows: Sequence[dict[str, Any]], *, history: bool = False, kind: Kind = "message"
 ) -> Inserted:
     """Insert rows of `memory_row`, numbered in their order, in one round trip.
 
@@ -236,6 +236,7 @@ def insert_memories(
 
     Args:
         history: whether the history of a new memory begins with it, in the same statement.
+        kind: of all of them.
     """
     if not rows:
         return Inserted(set(), set())
@@ -245,10 +246,12 @@ def insert_memories(
     owners = {(row["user_id"], agent) for row in rows for agent in (row["agent_id"], SHARED)}
     with connection.pipeline():
         connection.execute(
-            _ADD_OWNERS, {"users": [user for user, _ in owners], "agents": [agent for _, agent in owners]}
+            _ADD_OWNERS,
+            {"users": [user for user, _ in owners], "agents": [agent for _, agent in owners], "kind": kind},
         )
         outcome = connection.execute(
-            _INSERT_WITH_HISTORY if history else _INSERT, {**given, "vectors": vectors, "dimensions": vectors.shape[1]}
+            _INSERT_WITH_HISTORY if history else _INSERT,
+            {**given, "kind": kind, "vectors": vectors, "dimensions": vectors.shape[1]},
         )
     by_id: dict[str, bool] = dict(outcome.fetchall())
     refused = {memory_id for memory_id, added in by_id.items() if not added}

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from keepsake_client.protocol import encode_user_id
 
 #: The agent of what is shared by all characters.
 SHARED: Final = ""
 
+#: What an owner's memories are: messages (and what was added by request), facts, or facts that others superseded.
+Kind = Literal["message", "fact", "superseded"]
+MESSAGES: Final[tuple[Kind, ...]] = ("message",)
+
 #: The owners of a scope, as a condition on `users`; its parameters are `Scope.values`.
-OWNERS: Final = "user_id = ANY(%(users)b::text[]) AND (%(all_agents)b OR agent_id = '' OR agent_id = %(agent)b::text)"
+OWNERS: Final = (
+    "user_id = ANY(%(users)b::text[]) AND (%(all_agents)b OR agent_id = '' OR agent_id = %(agent)b::text)"
+    " AND kind = ANY(%(kinds)b::text[])"
+)
 #: The numbers of these owners, as an expression.
 OWNER_NUMBERS: Final = f"ANY(ARRAY(SELECT number FROM users WHERE {OWNERS}))"  # noqa: S608 - constants
 
@@ -32,24 +39,33 @@ class Scope:
         users: encoded ids; the first is the user who asks.
         agent: the encoded id of a character; `SHARED` for none.
         all_agents: whether it is all characters.
+        kinds: of memories.
     """
 
     users: tuple[str, ...]
     agent: str = SHARED
     all_agents: bool = False
+    kinds: tuple[Kind, ...] = MESSAGES
 
     @classmethod
     def of(
-        cls, user_id: str, agent_id: str | None = None, *, all_agents: bool = False, also: Sequence[str] = ()
+        cls,
+        user_id: str,
+        agent_id: str | None = None,
+        *,
+        all_agents: bool = False,
+        also: Sequence[str] = (),
+        kinds: tuple[Kind, ...] = MESSAGES,
     ) -> Scope:
         """The scope of a request, whose ids are as they came.
 
         Args:
             agent_id: a character's; None for the shared memories alone.
             also: further users.
+            kinds: of memories.
         """
         users = dict.fromkeys(encode_user_id(user) for user in (user_id, *also))
-        return cls(tuple(users), encode_agent_id(agent_id), all_agents)
+        return cls(tuple(users), encode_agent_id(agent_id), all_agents, kinds)
 
     @property
     def owner(self) -> Owner | None:
@@ -59,7 +75,12 @@ class Scope:
     @property
     def values(self) -> dict[str, Any]:
         """The parameters of `OWNERS`."""
-        return {"users": list(self.users), "agent": self.agent, "all_agents": self.all_agents}
+        return {
+            "users": list(self.users),
+            "agent": self.agent,
+            "all_agents": self.all_agents,
+            "kinds": list(self.kinds),
+        }
 
 
 def encode_agent_id(agent_id: str | None) -> str:
