@@ -31,7 +31,7 @@ INTERACTIVE_TIME_LIMIT_MS = 5_000
 WRITE_TIME_LIMIT_MS = 30_000
 #: A user may have a million memories.
 FORGET_TIME_LIMIT_MS = 600_000
-#: Fact extraction by an LLM is slow.
+#: An embedder over HTTP may be slow, and one batch waits for another.
 INDEX_TIME_LIMIT_MS = 120_000
 
 #: Marks what an adapter has validated. A message without it comes from a version before 0.2.

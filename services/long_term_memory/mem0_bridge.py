@@ -34,7 +34,7 @@ class Mem0Memory(Memory):  # type: ignore[misc]  # Mem0 has no types
     """Mem0's `Memory` on injected parts.
 
     Args:
-        llm: extracts facts on `add(infer=True)`; None where messages are only stored verbatim.
+        llm: extracts facts on Mem0's own `add(infer=True)`; None for the services, which never call that.
     """
 
     def __init__(
