@@ -31,7 +31,7 @@ INTERACTIVE_TIME_LIMIT_MS = 5_000
 WRITE_TIME_LIMIT_MS = 30_000
 #: A user may have a million memories.
 FORGET_TIME_LIMIT_MS = 600_000
-#: The embedder of an indexer may be slow, or far away.
+#: An embedder over HTTP may be slow, and one batch waits for another.
 INDEX_TIME_LIMIT_MS = 120_000
 #: What extraction does besides its call: reads the batch, embeds its facts with the slowest engine, commits.
 EXTRACT_BESIDES_CALL_MS = 60_000

@@ -13,8 +13,8 @@ from openai import AsyncOpenAI, OpenAIError
 from redis.asyncio import Redis
 
 from services.chat_ai.prompt import Prompt, shorten, speaker_name, when
-from services.chat_ai.reasoning import without_reasoning
 from services.runtime.counters import PendingCounts
+from services.runtime.reasoning import without_reasoning
 
 REPLY_TIMEOUT_S = 30.0
 #: The maximum length of a quote in a built-in reply; without it, replies that quote replies would grow without bound.

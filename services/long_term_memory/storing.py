@@ -192,35 +192,34 @@ class MemoryWriter:
             vectors = dict(zip(distinct, self._mem0.embedding_model.embed_batch(distinct, "add"), strict=True))
         return [vectors[content] for content in contents]
 
-    def insert(self, memories: Sequence[Embedded]) -> list[Utterance]:
+    def insert(self, memories: Sequence[Embedded], *, extract: bool = False) -> list[Utterance]:
         """Insert those that are new, with their history; the utterances, the `id` of each now that of its memory.
 
         Mem0's `add(infer=False)` does this for one message at a time, and inserts a repeated one again.
+
+        Args:
+            extract: whether an LLM is to read those that are new.
         """
         distinct: dict[Event, Embedded] = {}
         for memory in memories:
             distinct.setdefault(memory.utterance.event, memory)
         with database_errors():
-            stored = self._insert(distinct)
+            stored = self._insert(distinct, extract=extract)
         for memory in memories:
             event = memory.utterance.event
             memory.utterance.deleted = distinct[event].utterance.deleted
             memory.utterance.id = stored[event]
         return [memory.utterance for memory in memories]
 
-    def is_deleted(self, utterance: Utterance) -> bool:
-        """Whether the event was deleted before, so that nothing of it may be stored."""
-        row = embedded(utterance, []).row
-        ids = [utterance.id, *([utterance.event_id] if utterance.event_id else [])]
-        return bool(self._store.refused_ids([{**row, "id": memory_id} for memory_id in ids]))
-
-    def _insert(self, memories: dict[Event, Embedded]) -> dict[Event, str]:
+    def _insert(self, memories: dict[Event, Embedded], *, extract: bool) -> dict[Event, str]:
         """Insert what is new of different events; the ids of all memories by event."""
         first: dict[str, Event] = {}
         for event in memories:
             first.setdefault(event[0], event)
         # A memory and its history are one statement: one left without its history would never get it, as it exists.
-        new, deleted = self._store.insert_rows([memories[event].row for event in first.values()], history=True)
+        new, deleted = self._store.insert_rows(
+            [memories[event].row for event in first.values()], history=True, extract=extract
+        )
         created = {first[memory_id] for memory_id in new}
         stored = {event: event[0] for event in memories}
 
@@ -235,7 +234,7 @@ class MemoryWriter:
         }
         if reused:
             again = [{**memories[event].row, "id": event_id} for event, event_id in reused.items()]
-            new, deleted_again = self._store.insert_rows(again, history=True)
+            new, deleted_again = self._store.insert_rows(again, history=True, extract=extract)
             for event, event_id in reused.items():
                 memories[event].utterance.reused_id = event_id in new
             deleted = (deleted - {event[0] for event in reused}) | deleted_again

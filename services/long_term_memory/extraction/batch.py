@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import tzinfo
 
 from services.long_term_memory.postgres.facts import FactKind
 from services.long_term_memory.postgres.scope import Owner
+from services.runtime.usage import Usage
+
+__all__ = [
+    "Batch",
+    "Confirmation",
+    "Extraction",
+    "FoundFact",
+    "KnownFact",
+    "Message",
+    "SlotChange",
+    "SlotValue",
+    "Usage",
+]
 
 #: The value of a slot of the profile.
 SlotValue = str | list[str]
@@ -114,18 +127,15 @@ class SlotChange:
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens of a call: counted by the provider or, where it does not say, estimated."""
-
-    prompt_tokens: int
-    completion_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
 class Extraction:
-    """What one call found in a batch."""
+    """What one call found in a batch.
+
+    Args:
+        dropped: how many items of the answer were left out, by the reason (`answers.DROPPED`).
+    """
 
     facts: Sequence[FoundFact]
     confirmations: Sequence[Confirmation]
     slots: Sequence[SlotChange]
     usage: Usage
+    dropped: Mapping[str, int] = field(default_factory=dict)

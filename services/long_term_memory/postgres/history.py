@@ -89,18 +89,6 @@ class PostgresHistory:
             )
             return rows.fetchall()[::-1]
 
-    def remove_facts(self, user: str, ids: Sequence[str]) -> None:
-        """Delete what Mem0 stored of an event that was deleted meanwhile, and the user's last messages.
-
-        Args:
-            user: the encoded id.
-            ids: of the facts. Insertion has refused them, or they were deleted, and their history was written after.
-        """
-        with self._pool.connection() as connection, connection.transaction():
-            connection.execute("DELETE FROM memories WHERE id = ANY(%s::uuid[])", (list(ids),))
-            connection.execute("DELETE FROM memory_history WHERE memory_id = ANY(%s::text[])", (list(ids),))
-            remove_last_messages(connection, user)
-
     def reset(self) -> None:
         """Delete the history and the last messages of all users."""
         with self._pool.connection() as connection:

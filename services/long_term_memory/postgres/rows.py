@@ -15,6 +15,7 @@ from psycopg.types.json import Jsonb
 
 from services.long_term_memory.postgres import float_arrays  # noqa: F401 - of the vectors
 from services.long_term_memory.postgres.deletions import DELETED, DIGEST, USER_LOCK, remove_empty_owners
+from services.long_term_memory.postgres.pending import TO_EXTRACT
 from services.long_term_memory.postgres.scope import SHARED, Kind
 from services.long_term_memory.retrieval import tokenizer, utterances
 from services.long_term_memory.retrieval.columns import hashed, hashed_terms
@@ -109,7 +110,7 @@ _ADD_MEMORIES = (
     " WHERE (users.user_id, users.agent_id, users.kind) = (given.user_id, given.agent_id, %(kind)b)),"
     f" arrived_at, {', '.join(_COLUMN_NAMES[:-1])},"
     " (%(vectors)b)[(place - 1) * %(dimensions)s + 1 : place * %(dimensions)s]::halfvec"
-    " FROM given WHERE id NOT IN (SELECT id FROM refused) ORDER BY id ON CONFLICT (id) DO NOTHING RETURNING id)"
+    " FROM given WHERE id NOT IN (SELECT id FROM refused) ORDER BY id ON CONFLICT (id) DO NOTHING RETURNING id"
 )
 _ADD_HISTORY = (
     ", changes AS (INSERT INTO memory_history"
@@ -118,11 +119,8 @@ _ADD_HISTORY = (
     " payload ->> 'role' FROM given JOIN added USING (id) ORDER BY number)"
 )
 _OUTCOME = " SELECT id::text, true FROM added UNION ALL SELECT id::text, false FROM refused"
-_REFUSED_ONLY = (
-    f"WITH given AS MATERIALIZED (SELECT * FROM unnest({_GIVEN}) AS rows ({', '.join(_ARRAYS)})), {_REFUSED}"  # noqa: S608 - constants
-    " SELECT id::text FROM refused"
-)
-_INSERT, _INSERT_WITH_HISTORY = _ADD_MEMORIES + _OUTCOME, _ADD_MEMORIES + _ADD_HISTORY + _OUTCOME
+_INSERT, _INSERT_WITH_HISTORY = _ADD_MEMORIES + ")" + _OUTCOME, _ADD_MEMORIES + ")" + _ADD_HISTORY + _OUTCOME
+_INSERT_TO_EXTRACT = _ADD_MEMORIES + ", user_number)" + _ADD_HISTORY + TO_EXTRACT + _OUTCOME
 UPDATE = f"UPDATE memories SET ({', '.join(_COLUMN_NAMES)}) = ROW ({_VALUES}) WHERE id = %(id)s"  # noqa: S608 - constants
 
 
@@ -228,7 +226,12 @@ def _session(payload: dict[str, Any], said_at: datetime) -> int:
 
 
 def insert_memories(
-    connection: Connection[TupleRow], rows: Sequence[dict[str, Any]], *, history: bool = False, kind: Kind = "message"
+    connection: Connection[TupleRow],
+    rows: Sequence[dict[str, Any]],
+    *,
+    history: bool = False,
+    extract: bool = False,
+    kind: Kind = "message",
 ) -> Inserted:
     """Insert rows of `memory_row`, numbered in their order, in one round trip.
 
@@ -236,10 +239,12 @@ def insert_memories(
 
     Args:
         history: whether the history of a new memory begins with it, in the same statement.
+        extract: whether a new memory, whose history begins with it too, is put into the outbox of extraction by it.
         kind: of all of them.
     """
     if not rows:
         return Inserted(set(), set())
+    insert = _INSERT_TO_EXTRACT if extract else _INSERT_WITH_HISTORY if history else _INSERT
     vectors = np.stack([row["vector"] for row in rows])
     given = {name: [row[name] for row in rows] for name in _ARRAYS}
     # The user's shared owner too, which every deletion locks: it could not lock an owner that is yet to come.
@@ -250,7 +255,7 @@ def insert_memories(
             {"users": [user for user, _ in owners], "agents": [agent for _, agent in owners], "kind": kind},
         )
         outcome = connection.execute(
-            _INSERT_WITH_HISTORY if history else _INSERT,
+            insert,
             {**given, "kind": kind, "vectors": vectors, "dimensions": vectors.shape[1]},
         )
     by_id: dict[str, bool] = dict(outcome.fetchall())
@@ -258,12 +263,6 @@ def insert_memories(
     if refused:  # an owner that is new has nothing
         remove_empty_owners(connection, {row["user_id"] for row in rows if row["id"] in refused})
     return Inserted(by_id.keys() - refused, refused)
-
-
-def refused_ids(connection: Connection[TupleRow], rows: Sequence[dict[str, Any]]) -> set[str]:
-    """Which of the rows of `memory_row`, by id, were deleted before, so that an insertion would refuse them."""
-    given = {name: [row[name] for row in rows] for name in _ARRAYS}
-    return {memory_id for (memory_id,) in connection.execute(_REFUSED_ONLY, given).fetchall()}
 
 
 def stored_events(connection: Connection[TupleRow], ids: Sequence[str]) -> set[tuple[str, str, str]]:

@@ -24,7 +24,6 @@ from services.long_term_memory.postgres.rows import (
     insert_memories,
     memory_row,
     memory_rows,
-    refused_ids,
     stored_events,
     stored_payload,
 )
@@ -105,15 +104,10 @@ class MemoryStore(VectorStoreBase):  # type: ignore[misc]  # Mem0 has no types
         """
         return self.insert_rows(memory_rows(ids or [], vectors, payloads or [])).new
 
-    def insert_rows(self, rows: Sequence[dict[str, Any]], *, history: bool = False) -> Inserted:
+    def insert_rows(self, rows: Sequence[dict[str, Any]], *, history: bool = False, extract: bool = False) -> Inserted:
         """`insert_memories` on a connection of the pool."""
         with self._pool.connection() as connection:
-            return insert_memories(connection, rows, history=history)
-
-    def refused_ids(self, rows: Sequence[dict[str, Any]]) -> set[str]:
-        """`refused_ids` on a connection of the pool."""
-        with self._pool.connection() as connection:
-            return refused_ids(connection, rows)
+            return insert_memories(connection, rows, history=history, extract=extract)
 
     def stored_events(self, ids: Sequence[str]) -> set[tuple[str, str, str]]:
         """`stored_events` on a connection of the pool."""
