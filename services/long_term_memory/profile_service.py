@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -14,6 +15,7 @@ from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 from psycopg_pool import ConnectionPool
 
+from services.long_term_memory.known_slots import owned_by_service
 from services.long_term_memory.postgres.deletions import forgotten_after, lock_user
 from services.long_term_memory.postgres.pool import database_errors
 from services.long_term_memory.postgres.scope import Owner, encode_agent_id
@@ -46,6 +48,61 @@ def merge_patch(target: Any, patch: Any) -> Any:
         else:
             merged[name] = merge_patch(merged.get(name), value)
     return merged
+
+
+def locked_profile(connection: Connection[TupleRow], owner: Owner) -> Profile:
+    """The profile of an owner, locked until the transaction ends; an empty one where there is none."""
+    # Inserted before it is locked, so that two concurrent first patches are serialized too.
+    connection.execute(
+        "INSERT INTO profiles (user_id, agent_id, profile, version, updated_at)"
+        " VALUES (%s, %s, '{}', 0, clock_timestamp()) ON CONFLICT DO NOTHING",
+        owner,
+    )
+    row = connection.execute(
+        "SELECT profile, version, updated_at FROM profiles WHERE user_id = %s AND agent_id = %s FOR UPDATE", owner
+    ).fetchone()
+    assert row is not None  # noqa: S101 - inserted above, and never deleted
+    return Profile(*row)
+
+
+def write_profile(
+    connection: Connection[TupleRow],
+    owner: Owner,
+    values: dict[str, Any],
+    patch: dict[str, Any],
+    *,
+    request_id: str | None = None,
+    source: str | None = None,
+    evidence: Sequence[str] | None = None,
+) -> Profile:
+    """Write the next version of a profile, which is locked, with its history.
+
+    Args:
+        patch: that made it these values.
+        source: who wrote it; None for a service.
+        evidence: ids of memories, by whose words it was written.
+    """
+    row = connection.execute(
+        "UPDATE profiles SET profile = %s, version = version + 1, updated_at = clock_timestamp()"
+        " WHERE user_id = %s AND agent_id = %s RETURNING profile, version, updated_at",
+        (Jsonb(values), *owner),
+    ).fetchone()
+    assert row is not None  # noqa: S101 - locked by the caller
+    profile = Profile(*row)
+    connection.execute(
+        "INSERT INTO profile_history (user_id, agent_id, version, patch, request_id, source, evidence, changed_at)"
+        " VALUES (%s, %s, %s, %s, %s, %s, %s::uuid[], %s)",
+        (
+            *owner,
+            profile.version,
+            Jsonb(patch),
+            request_id,
+            source,
+            evidence and list(evidence),
+            profile.updated_at,
+        ),
+    )
+    return profile
 
 
 class ProfileService:
@@ -103,40 +160,17 @@ class ProfileService:
             lock_user(connection, owner.user)
             if arrived_at is not None and forgotten_after(connection, owner.user, arrived_at):
                 return self._read(connection, owner)
-            # Inserted before it is locked, so that two concurrent first patches are serialized too.
-            connection.execute(
-                "INSERT INTO profiles (user_id, agent_id, profile, version, updated_at)"
-                " VALUES (%s, %s, '{}', 0, clock_timestamp()) ON CONFLICT DO NOTHING",
-                owner,
-            )
-            row = connection.execute(
-                "SELECT profile, version, updated_at FROM profiles WHERE user_id = %s AND agent_id = %s FOR UPDATE",
-                owner,
-            ).fetchone()
-            assert row is not None  # noqa: S101 - inserted above, and never deleted
-            values, version, _ = row
+            before = locked_profile(connection, owner)
             request = request_id and encode_user_id(request_id)
-            if request and self._is_applied(connection, owner, version, request, patch):
-                return Profile(*row)
-            if expected_version is not None and expected_version != version:
-                raise ProfileConflict(expected_version, version)
-            values = merge_patch(values, patch)
+            if request and self._is_applied(connection, owner, before.version, request, patch):
+                return before
+            if expected_version is not None and expected_version != before.version:
+                raise ProfileConflict(expected_version, before.version)
+            values = owned_by_service(before.values, patch, merge_patch(before.values, patch))
             size = len(json.dumps(values).encode())
             if size > MAX_PROFILE_BYTES:
                 raise MessageTooLarge(f"the profile would have {size} bytes; {MAX_PROFILE_BYTES} are allowed")
-            updated = connection.execute(
-                "UPDATE profiles SET profile = %s, version = version + 1, updated_at = clock_timestamp()"
-                " WHERE user_id = %s AND agent_id = %s RETURNING profile, version, updated_at",
-                (Jsonb(values), *owner),
-            ).fetchone()
-            assert updated is not None  # noqa: S101 - locked above
-            profile = Profile(*updated)
-            connection.execute(
-                "INSERT INTO profile_history (user_id, agent_id, version, patch, request_id, changed_at)"
-                " VALUES (%s, %s, %s, %s, %s, %s)",
-                (*owner, profile.version, Jsonb(patch), request, profile.updated_at),
-            )
-        return profile
+            return write_profile(connection, owner, values, patch, request_id=request)
 
     def _read(self, connection: Connection[TupleRow], owner: Owner) -> Profile:
         row = connection.execute(

@@ -226,7 +226,7 @@ def test_an_export_is_imported_for_another_user(stack: Stack, user: str, tmp_pat
     exported = ltm(stack, "export", user, str(file))
 
     assert exported.returncode == 0, exported.stderr
-    assert "1 memory and 1 profile in" in exported.stderr
+    assert exported.stderr == f"ltm: 1 memory and 1 profile in {file}\n"
     assert file.stat().st_mode & 0o777 == 0o600
     records = [json.loads(line) for line in file.read_text().splitlines()]
     assert [record["kind"] for record in records] == ["profile", "profile_change", "memory"]

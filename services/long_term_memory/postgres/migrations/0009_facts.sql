@@ -20,6 +20,8 @@ CREATE INDEX superseded_facts_by ON superseded_facts (superseded_by);
 
 -- Who changed a profile, `service` (also where it is NULL) or `extraction`, and by the words of which memories.
 ALTER TABLE profile_history ADD COLUMN source text, ADD COLUMN evidence uuid[];
+-- By which a deletion knows the few profiles that extraction has written to.
+CREATE INDEX profile_history_with_evidence ON profile_history (user_id, agent_id) WHERE evidence IS NOT NULL;
 
 -- The outbox of extraction: messages that the LLM has yet to read, noted by the statement that inserts the memory. As
 -- above, no foreign keys to `memories`. Not a cursor over `memories.number`, whose order is not that of the commits.
