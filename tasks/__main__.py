@@ -17,7 +17,7 @@ from queue import Empty, SimpleQueue
 import dramatiq
 import structlog
 
-from services.runtime.queues import INDEX_QUEUE, INTERACTIVE_QUEUE, WRITES_QUEUE
+from services.runtime.queues import ALL_QUEUES, EXTRACT_QUEUE, INDEX_QUEUE, INTERACTIVE_QUEUE, WRITES_QUEUE
 from services.runtime.settings import Settings
 from tasks.composition import preload, process_name, set_up, settings_of
 
@@ -126,7 +126,7 @@ def main() -> None:
 def parsed(arguments: list[str]) -> argparse.Namespace:
     """The options, named as those of Dramatiq's command."""
     parser = argparse.ArgumentParser(prog="python -m tasks", description="A worker of these queues.")
-    parser.add_argument("--queues", nargs="+", required=True, choices=[INTERACTIVE_QUEUE, WRITES_QUEUE, INDEX_QUEUE])
+    parser.add_argument("--queues", nargs="+", required=True, choices=ALL_QUEUES)
     parser.add_argument("--processes", type=int, help="instead of the setting's number")
     parser.add_argument("--threads", type=int, help="in each process, instead of the setting's number")
     parser.add_argument("--worker-shutdown-timeout", type=int, default=20_000, help="in milliseconds")
@@ -139,6 +139,7 @@ def size(settings: Settings, given: argparse.Namespace) -> tuple[int, int]:
         INTERACTIVE_QUEUE: (settings.ltm_interactive_processes or searching(), settings.ltm_interactive_threads),
         WRITES_QUEUE: (1, settings.ltm_writes_threads),
         INDEX_QUEUE: (settings.ltm_index_processes, settings.ltm_index_threads),
+        EXTRACT_QUEUE: (1, settings.ltm_extract_threads),
     }[given.queues[0]]
     return given.processes or processes, given.threads or threads
 

@@ -24,7 +24,7 @@ from keepsake_client.protocol import (
     WireModel,
 )
 
-from services.runtime.queues import INDEX_QUEUE, INTERACTIVE_QUEUE, WRITES_QUEUE
+from services.runtime.queues import EXTRACT_QUEUE, INDEX_QUEUE, INTERACTIVE_QUEUE, WRITES_QUEUE
 
 #: Longer than any asker waits for a search, whose thread is needed.
 INTERACTIVE_TIME_LIMIT_MS = 5_000
@@ -33,6 +33,8 @@ WRITE_TIME_LIMIT_MS = 30_000
 FORGET_TIME_LIMIT_MS = 600_000
 #: An embedder over HTTP may be slow, and one batch waits for another.
 INDEX_TIME_LIMIT_MS = 120_000
+#: What extraction does besides its call: reads the batch, embeds its facts with the slowest engine, commits.
+EXTRACT_BESIDES_CALL_MS = 60_000
 
 #: Marks what an adapter has validated. A message without it comes from a version before 0.2.
 _VALIDATED = "validated"
@@ -51,6 +53,7 @@ class Route(NamedTuple):
 
 
 INDEX = Route("memory.index", INDEX_QUEUE)
+EXTRACT = Route("memory.extract", EXTRACT_QUEUE)
 BY_TYPE: dict[RequestType, Route] = {
     "search": Route("memory.search", INTERACTIVE_QUEUE),
     "add": Route("memory.add", WRITES_QUEUE),
@@ -85,6 +88,11 @@ def index_message(update: MemoryUpdateMessage, arrived_at: float | None = None) 
         arrived_at: in seconds since 1970. It is among the event's fields, where indexers of version 0.2 ignore it.
     """
     return _message(INDEX, {"update": {**update.model_dump(), _VALIDATED: True, ARRIVED_AT: arrived_at}})
+
+
+def extract_message(user_number: int, lease: str) -> Message[Any]:
+    """The actor message that extracts facts from the messages of one owner, under a lease."""
+    return _message(EXTRACT, {"user_number": user_number, "lease": lease})
 
 
 def read_data(request: dict[str, Any], model: type[Data]) -> Data:

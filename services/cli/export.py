@@ -44,10 +44,12 @@ def export(
         TaskProgressColumn(show_speed=True),
         TimeElapsedColumn(),
     )
+    console = Console(stderr=True)
     with (
         client_of(found_stack(data_dir).settings) as client,
         _written(file) as lines,
-        Progress(*columns, console=Console(stderr=True), transient=True) as progress,
+        # Where it is no terminal, rich leaves a blank line.
+        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
     ):
         task = progress.add_task("records", total=None)
         for record in exported(client, user, timeout):

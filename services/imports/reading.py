@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Final, NamedTuple
 
 from keepsake_client.errors import InvalidMessage
-from keepsake_client.records import parse_record
+from keepsake_client.records import KINDS, parse_record
 
 from services.imports import (
     character_ai,
@@ -101,7 +101,7 @@ def _lines_form(text: str, file: ExportFile) -> str | None:
         except (ValueError, RecursionError):
             continue
         if isinstance(fields, dict):
-            if fields.get("kind") in ("memory", "profile"):
+            if fields.get("kind") in KINDS:
                 return "keepsake"
             is_chat = {"mes", "chat_metadata", "user_name", "character_name"} & fields.keys()
             return "sillytavern" if is_chat else "jsonl"

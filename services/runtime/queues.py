@@ -13,7 +13,11 @@ import redis
 INTERACTIVE_QUEUE = "interactive"
 WRITES_QUEUE = "writes"
 INDEX_QUEUE = "index"
+#: Those whose messages carry what users said.
 QUEUES = (INTERACTIVE_QUEUE, WRITES_QUEUE, INDEX_QUEUE)
+#: Where an LLM is set. Its messages carry no words of a user: a number and the token of a lease.
+EXTRACT_QUEUE = "extract"
+ALL_QUEUES = (*QUEUES, EXTRACT_QUEUE)
 
 #: Prefix of every key of the broker.
 NAMESPACE = "dramatiq"
@@ -78,7 +82,7 @@ def queue_depths(client: redis.Redis) -> dict[str, dict[str, int]]:
         redis.RedisError: the broker's Redis does not answer.
     """
     depths = {}
-    for queue in QUEUES:
+    for queue in ALL_QUEUES:
         keys = QueueKeys(queue)
         with client.pipeline(transaction=False) as pipeline:
             pipeline.llen(keys.ids)

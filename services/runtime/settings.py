@@ -125,6 +125,15 @@ def _milliseconds(value: str) -> str:
 Milliseconds = Annotated[str, AfterValidator(_milliseconds)]
 
 
+def _slots(text: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}(, ?[a-z][a-z0-9_]{0,39}){0,49}", text):
+        raise ValueError("up to 50 names of small letters, digits and _, with commas between them")
+    return text
+
+
+Slots = Annotated[str, AfterValidator(_slots)]
+
+
 def _retention(text: str) -> str:
     parse_retention(text)
     return text
@@ -273,7 +282,8 @@ class Settings(BaseSettings):
     )
     ltm_llm_provider: str | None = Field(
         default=None,
-        description="The LLM that extracts facts, any that Mem0 supports; unset: messages are stored verbatim.",
+        description="The LLM that finds facts and slots of the profile in what was said, in the background, any that"
+        " Mem0 supports; unset: none are found. Messages are stored as they were said either way.",
     )
     ltm_llm_model: str | None = Field(default=None, description="The LLM's model.")
     ltm_llm_base_url: EndpointUrl | None = Field(
@@ -281,6 +291,25 @@ class Settings(BaseSettings):
     )
     ltm_llm_api_key: SecretStr | None = Field(
         default=None, description="The LLM's API key; unset: what the provider's library reads itself."
+    )
+    ltm_llm_timeout_s: float = Field(
+        default=60, ge=1, le=600, description="Extractor: how long one call of the LLM may take, in seconds."
+    )
+    ltm_profile_slots: Slots = Field(
+        default="name,call_me,language,birthday,home,work,family,pets,likes,dislikes,allergies,goals,style",
+        description="Extractor: the slots of the profile that it may fill, under `known`, with commas between them.",
+    )
+    ltm_extract_tokens_per_day: int = Field(
+        default=2_000_000,
+        ge=0,
+        le=1_000_000_000_000,
+        description="Extractor: the most tokens that its calls may take in a day (UTC); what is over waits.",
+    )
+    ltm_extract_tokens_per_user: int = Field(
+        default=50_000,
+        ge=0,
+        le=1_000_000_000_000,
+        description="Extractor: the most of them for one user, or one user and character, in a day (UTC).",
     )
 
     ltm_timezone: ZoneName = Field(
@@ -333,14 +362,16 @@ class Settings(BaseSettings):
     ltm_index_processes: Processes = Field(default=1, description="Processes that index messages.")
     ltm_index_threads: Threads = Field(
         default=8,
-        description="Threads in each of these; their concurrent messages are stored in one batch. More with an LLM,"
-        " which they wait for.",
+        description="Threads in each of these; their concurrent messages are stored in one batch.",
     )
     ltm_index_nice: int = Field(
         default=19,
         ge=0,
         le=19,
-        description="The niceness of indexing: 19 is the lowest CPU priority, 0 the normal one.",
+        description="The niceness of indexing and extraction: 19 is the lowest CPU priority, 0 the normal one.",
+    )
+    ltm_extract_threads: Threads = Field(
+        default=2, description="Threads of the extractor: how many calls of the LLM are made at the same time."
     )
 
     ltm_log_level: Literal["debug", "info", "warning", "error"] = Field(
@@ -378,6 +409,16 @@ class Settings(BaseSettings):
     def retention(self) -> tuple[RetentionRule, ...]:
         """`ltm_retention_days` as rules."""
         return parse_retention(self.ltm_retention_days or "")
+
+    @property
+    def profile_slots(self) -> tuple[str, ...]:
+        """`ltm_profile_slots`, each once, in order."""
+        return tuple(dict.fromkeys(name.strip() for name in self.ltm_profile_slots.split(",")))
+
+    @property
+    def extracts(self) -> bool:
+        """Whether facts are found in what was said: an LLM is set."""
+        return self.ltm_llm_provider is not None
 
     @property
     def message_defaults(self) -> MessageDefaults:

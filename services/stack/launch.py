@@ -28,12 +28,12 @@ from services.stack.process_tree import ProcessId
 from services.stack.processes import (
     ADAPTERS,
     BROKER,
+    EXTRACTOR,
     INDEXER,
     POSTGRES,
     REDIS,
     ROOT,
     SERVERS,
-    SERVICES,
     WORKER,
     WRITER,
     check_names,
@@ -107,7 +107,8 @@ class Launch:
             addresses = choose_addresses(self._options, self._environment, directory, at_exit)
             settings = load_settings(redis_url=addresses.redis_url, database_url=addresses.database_url)
             left_out = self._options.without
-            specs = [*addresses.embedded, *(spec for spec in service_specs() if spec.name not in left_out)]
+            services = service_specs(extracts=settings.extracts)
+            specs = [*addresses.embedded, *(spec for spec in services if spec.name not in left_out)]
             at_exit.callback(directory.forget)
             supervisor = Supervisor(
                 specs,
@@ -201,7 +202,7 @@ class Launch:
     def _record_left_out(self, client: redis.Redis) -> None:
         """Tell `ltm status`, where it knows the Redis alone, what is not to be expected; a start overwrites it."""
         with suppress(redis.RedisError):
-            for name in set(self._options.without) & set(SERVICES):
+            for name in set(self._options.without) - set(SERVERS):
                 if not client.exists(alive_key(name)):  # another host may run it
                     client.set(process_key(name), ProcessRecord(left_out=True).model_dump_json())
 
@@ -225,7 +226,7 @@ class Launch:
         return pending
 
     def _database_check(self, database_url: str, settings: Settings) -> Callable[[], None]:
-        if {WORKER, WRITER, INDEXER} <= set(self._options.without):
+        if {WORKER, WRITER, INDEXER} | ({EXTRACTOR} if settings.extracts else set()) <= set(self._options.without):
             return partial(check_connects, database_url)
         return partial(check_database, database_url, settings.ltm_embedder_provider)
 

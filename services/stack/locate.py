@@ -10,7 +10,8 @@ from services.runtime.errors import StackError
 from services.runtime.settings import RENAMED_SETTINGS, Settings, load_settings
 from services.stack.data_directory import DataDirectory
 
-#: Settings on which clients and processes must agree: names and addresses, and in which zone dates are shown.
+#: Settings on which clients and processes must agree: names and addresses, in which zone dates are shown, and whether
+#: facts are found in what was said.
 SHARED_SETTINGS = (
     "broker_url",
     "ltm_requests_queue",
@@ -21,6 +22,7 @@ SHARED_SETTINGS = (
     "user_input_queue",
     "ai_responses_channel",
     "ltm_timezone",
+    "ltm_llm_provider",
 )
 
 

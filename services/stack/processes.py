@@ -10,7 +10,7 @@ from pathlib import Path
 
 import services
 from services.runtime.errors import StackError
-from services.runtime.queues import INDEX_QUEUE, INTERACTIVE_QUEUE, WRITES_QUEUE
+from services.runtime.queues import EXTRACT_QUEUE, INDEX_QUEUE, INTERACTIVE_QUEUE, WRITES_QUEUE
 
 #: The processes' working directory, so that a user's own `tasks` or `services` are not imported.
 ROOT = Path(services.__file__).parents[1]
@@ -21,13 +21,16 @@ BROKER = "broker"
 WORKER = "long-term-memory-worker"
 WRITER = "long-term-memory-writer"
 INDEXER = "long-term-memory-indexer"
+#: Only where an LLM is set.
+EXTRACTOR = "long-term-memory-extractor"
 ADAPTERS = "long-term-memory-adapters"
 MEMORY = "memory"
 CHAT = "chat-ai"
 
 SERVERS = (REDIS, POSTGRES)
+#: Those of every stack.
 SERVICES = (WORKER, WRITER, INDEXER, ADAPTERS, MEMORY, CHAT)
-NAMES = SERVERS + SERVICES
+NAMES = (*SERVERS, *SERVICES, EXTRACTOR)
 #: Those that a pipeline may have of its own instead.
 OPTIONAL = (MEMORY, CHAT)
 
@@ -50,8 +53,12 @@ class ProcessSpec:
         return self.name in SERVERS
 
 
-def service_specs() -> list[ProcessSpec]:
-    """Keepsake's own processes: separate ones by urgency, so that searches wait neither for writes nor for indexing."""
+def service_specs(*, extracts: bool = False) -> list[ProcessSpec]:
+    """Keepsake's own processes: separate ones by urgency, so that searches wait neither for writes nor for indexing.
+
+    Args:
+        extracts: whether facts are found in what was said, which one more process does.
+    """
     # Running tasks get four seconds, which is less than the supervisor's grace period.
     worker = ("tasks", "--worker-shutdown-timeout", "4000", "--queues")
     return [
@@ -61,6 +68,7 @@ def service_specs() -> list[ProcessSpec]:
         _module(ADAPTERS, "adapters"),
         _module(MEMORY, "services.memory"),
         _module(CHAT, "services.chat_ai"),
+        *([_module(EXTRACTOR, *worker, EXTRACT_QUEUE)] if extracts else []),
     ]
 
 

@@ -17,9 +17,13 @@ import pytest
 import redis
 from keepsake_client import Client
 
-from services.stack.processes import INDEXER, NAMES, SERVICES
+from services.stack.processes import INDEXER, SERVERS, SERVICES
 from tests.acceptance.conftest import Stack, run_ltm
 from tests.support import wait_until
+
+
+#: What `ltm up` starts without an LLM.
+STARTED = (*SERVERS, *SERVICES)
 
 
 @pytest.fixture
@@ -35,13 +39,13 @@ def test_up_reports_each_process_once_and_then_the_addresses(stack: Stack) -> No
     lines = stack.printed().splitlines()
 
     answered = [line.split()[0] for line in lines if " answers " in line]
-    assert sorted(answered) == sorted(NAMES)
-    assert lines.index(next(line for line in lines if line.startswith("Keepsake is up"))) == len(NAMES)
+    assert sorted(answered) == sorted(STARTED)
+    assert lines.index(next(line for line in lines if line.startswith("Keepsake is up"))) == len(STARTED)
     assert f"  Redis       {stack.redis_url}" in lines
 
 
 def test_the_ready_file_holds_the_pid_of_each_process(stack: Stack) -> None:
-    assert sorted(stack.pids) == sorted(NAMES)
+    assert sorted(stack.pids) == sorted(STARTED)
     assert all(psutil.Process(pid).ppid() == stack.process.pid for pid in stack.pids.values())
 
 
@@ -52,7 +56,7 @@ def test_indexing_alone_has_a_lower_cpu_priority(stack: Stack) -> None:
 
     # "/autogroup-12 nice 19"
     assert {name: int(file.read_text().split()[-1]) for name, file in autogroups.items()} == {
-        name: 19 if name == INDEXER else 0 for name in NAMES
+        name: 19 if name == INDEXER else 0 for name in STARTED
     }
     assert psutil.Process(stack.pids[INDEXER]).nice() == 19
 
@@ -82,14 +86,14 @@ def test_status_succeeds_when_every_process_works(stack: Stack) -> None:
     result = ltm(stack, "status")
 
     assert result.returncode == 0, result.stdout
-    assert [line.split()[0] for line in result.stdout.splitlines()[: len(NAMES)]] == list(NAMES)
+    assert [line.split()[0] for line in result.stdout.splitlines()[: len(STARTED)]] == list(STARTED)
     assert "DOWN" not in result.stdout
     engines = re.findall(r"^long-term-memory-(\w+) +answers: embedder engine (\w+)$", result.stdout, re.MULTILINE)
     assert dict(engines) == {"worker": "int8", "writer": "c", "indexer": "int8"}
     assert re.search(r"^queue index +waiting \d+ +working \d+ +delayed \d+ +dead \d+$", result.stdout, re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", STARTED)
 def test_status_of_one_process_is_its_health_check(stack: Stack, name: str) -> None:
     assert ltm(stack, "status", name).returncode == 0
 
@@ -222,7 +226,7 @@ def test_an_export_is_imported_for_another_user(stack: Stack, user: str, tmp_pat
     exported = ltm(stack, "export", user, str(file))
 
     assert exported.returncode == 0, exported.stderr
-    assert "1 memory and 1 profile in" in exported.stderr
+    assert exported.stderr == f"ltm: 1 memory and 1 profile in {file}\n"
     assert file.stat().st_mode & 0o777 == 0o600
     records = [json.loads(line) for line in file.read_text().splitlines()]
     assert [record["kind"] for record in records] == ["profile", "profile_change", "memory"]

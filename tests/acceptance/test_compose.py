@@ -32,7 +32,7 @@ from packaging.requirements import Requirement
 from services.runtime.settings import RENAMED_SETTINGS, Settings
 from services.stack.embedded_postgres import binaries, postgres_spec
 from services.stack.embedded_valkey import valkey_spec
-from services.stack.processes import NAMES, SERVICES, service_specs
+from services.stack.processes import EXTRACTOR, NAMES, SERVERS, SERVICES, service_specs
 from services.stack.sockets import free_port
 from services.stack.supervisor import Supervisor
 from tests.support import wait_until
@@ -81,7 +81,7 @@ def image_environment() -> dict[str, str]:
 
 
 SERVICE_OF: dict[str, Any] = interpolated(COMPOSE["services"])
-KEEPSAKE = {name: service for name, service in SERVICE_OF.items() if name in SERVICES}
+KEEPSAKE = {name: service for name, service in SERVICE_OF.items() if name not in SERVERS}
 
 
 # --- The files
@@ -98,7 +98,7 @@ def test_every_service_runs_what_ltm_up_runs() -> None:
         return (words[0], *words[words.index("--queues") :]) if words[0] == "tasks" else tuple(words)
 
     assert {name: gist(service["command"]) for name, service in KEEPSAKE.items()} == {
-        spec.name: gist(list(spec.argv)) for spec in service_specs()
+        spec.name: gist(list(spec.argv)) for spec in service_specs(extracts=True)
     }
 
 
@@ -136,6 +136,12 @@ def test_one_service_alone_builds_the_image() -> None:
     builds = [service["build"] for service in SERVICE_OF.values() if "build" in service]
 
     assert builds == [{"context": ".", "dockerfile": "deploy/Dockerfile"}]
+
+
+def test_the_extractor_alone_is_started_on_demand() -> None:
+    profiles = {name: service["profiles"] for name, service in SERVICE_OF.items() if "profiles" in service}
+
+    assert profiles == {EXTRACTOR: ["extraction"]}
 
 
 def test_ports_are_published_on_the_loopback_alone() -> None:
@@ -387,14 +393,14 @@ def emitted(monitor: Any) -> list[dict[str, Any]]:
 
 
 def test_the_services_process_a_conversation(host: Host) -> None:
-    # Given every service, started before its servers
-    for name in KEEPSAKE:
+    # Given every service without a profile, started before its servers
+    for name in SERVICES:
         host.start(name)
-    assert not any(host.healthy(name) for name in KEEPSAKE), "healthy without a server"
+    assert not any(host.healthy(name) for name in SERVICES), "healthy without a server"
     host.start_servers()
 
     # I expect every health check to pass
-    for name in KEEPSAKE:
+    for name in SERVICES:
         wait_until(partial(host.healthy, name), HEALTHY_WITHIN_S, f"the health of {name}")
 
     with redis.Redis.from_url(host.redis_url, socket_timeout=60, decode_responses=True) as client:
@@ -424,7 +430,7 @@ def test_the_services_process_a_conversation(host: Host) -> None:
     assert {memory["id"] for memory in reply["memories"]} <= {memory["id"] for memory in response["memories"]}
 
     # Stopped as Docker stops it, each shuts down gracefully, in time, and is no longer healthy
-    for name in KEEPSAKE:
+    for name in SERVICES:
         assert host.stop(name) == 0, name
         assert not host.healthy(name)
     # The root file system may be read-only: everything was written to /tmp

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from services.stack.processes import NAMES, SERVICES
+from services.stack.processes import SERVERS, SERVICES
 from tests.acceptance.conftest import ENDED_WITHIN_S, LTM, Stack, Up, clean_environment, run_ltm
 from tests.support import wait_until
 
@@ -151,7 +151,7 @@ def test_a_process_that_is_left_out_is_neither_started_nor_waited_for(up: Up, pl
     elsewhere = run_ltm("status", REDIS_URL=stack.redis_url)
     chat = run_ltm("chat", stdin="hello\n", REDIS_URL=stack.redis_url)
 
-    assert sorted(stack.pids) == sorted(set(NAMES) - {"memory", "chat-ai"})
+    assert sorted(stack.pids) == sorted({*SERVERS, *SERVICES} - {"memory", "chat-ai"})
     assert status.returncode == 0, status.stdout
     assert re.search(r"^chat-ai +left out$", status.stdout, re.MULTILINE)
     assert elsewhere.returncode == 0, elsewhere.stdout
@@ -165,7 +165,8 @@ def test_a_stop_during_the_start_stops_everything(place: Path) -> None:
     )
     record = place / "data" / "stack.json"
     wait_until(
-        lambda: record.exists() and len(json.loads(record.read_text())["processes"]) == len(NAMES), description="starts"
+        lambda: record.exists() and len(json.loads(record.read_text())["processes"]) == len(SERVERS + SERVICES),
+        description="starts",
     )
     processes = psutil.Process(process.pid).children(recursive=True)
 

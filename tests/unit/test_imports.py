@@ -12,6 +12,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from keepsake_client.records import KINDS
 
 from services.imports import plain, reading
 from services.imports.files import ExportFile, open_export
@@ -93,6 +94,14 @@ def test_a_form_is_recognised_by_its_content(name: str, form: str, tmp_path: Pat
     path = written(tmp_path / "download", (DATA / name).read_bytes())
 
     assert reading.recognised_form(ExportFile(path), options()) == form
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_an_export_is_recognised_by_whatever_record_is_first(kind: str, tmp_path: Path) -> None:
+    """Given a part of Keepsake's own export that begins with any kind of record, I expect its form."""
+    path = written(tmp_path / "part", json.dumps({"kind": kind}) + "\n")
+
+    assert reading.recognised_form(ExportFile(path), options()) == "keepsake"
 
 
 def test_every_file_of_the_tests_data_is_read_here() -> None:

@@ -397,3 +397,22 @@ def test_a_url_that_redis_py_cannot_use_is_refused(monkeypatch: pytest.MonkeyPat
 def test_an_ipv6_address_or_an_empty_port_is_accepted(url: str) -> None:
     """Given an IPv6 address, an empty port, or colons after the host, I expect the URL unchanged."""
     assert load_settings(redis_url=url).redis_url.get_secret_value() == url
+
+
+def test_slots_are_names_each_once() -> None:
+    """Given LTM_PROFILE_SLOTS with spaces and a name twice, I expect each once, in order."""
+    assert load_settings(ltm_profile_slots="name, home,name,likes").profile_slots == ("name", "home", "likes")
+    assert load_settings().profile_slots[:3] == ("name", "call_me", "language")
+
+
+@pytest.mark.parametrize("value", ["name,,home", "Name", "name home", "a" * 41, ",".join(["a"] * 51), "known.name"])
+def test_wrong_slots_are_refused(value: str) -> None:
+    """Given what is no list of names, I expect the variable named."""
+    with pytest.raises(InvalidSetting, match="LTM_PROFILE_SLOTS"):
+        load_settings(ltm_profile_slots=value)
+
+
+@pytest.mark.parametrize(("provider", "extracts"), [(None, False), ("openai", True)])
+def test_facts_are_extracted_where_an_llm_is_set(provider: str | None, extracts: bool) -> None:
+    """Given no LLM, I expect nothing extracted; with one, facts."""
+    assert load_settings(ltm_llm_provider=provider).extracts is extracts

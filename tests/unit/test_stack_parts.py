@@ -21,7 +21,7 @@ from keepsake_client import protocol
 
 from services.runtime.errors import EmbeddedServersMissing, InvalidSetting, PortTaken, StackError
 from services.runtime.process_record import ProcessRecord
-from services.runtime.queues import INDEX_QUEUE, INTERACTIVE_QUEUE, WRITES_QUEUE, queue_depths
+from services.runtime.queues import ALL_QUEUES, INDEX_QUEUE, QUEUES, queue_depths
 from services.runtime.settings import RENAMED_SETTINGS, Settings, load_settings
 from services.stack.data_directory import DataDirectory, StackRecord
 from services.stack.embedded_postgres import _system_account, binaries
@@ -29,7 +29,7 @@ from services.stack.embedded_valkey import valkey_spec
 from services.stack.locate import find_stack, shared_settings
 from services.stack.logfile import BoundedLog
 from services.stack.probe import client_of, probe
-from services.stack.processes import NAMES, SERVICES, check_names, service_specs, stop_signal
+from services.stack.processes import EXTRACTOR, NAMES, SERVICES, check_names, service_specs, stop_signal
 from services.stack.readiness import Readiness, stream_backlog
 from services.stack.sockets import (
     MAX_SOCKET_PATH_BYTES,
@@ -90,10 +90,19 @@ def test_every_service_has_a_command() -> None:
     assert tuple(spec.name for spec in service_specs()) == SERVICES
 
 
-def test_every_queue_has_a_worker_process() -> None:
-    queues = {spec.argv[-1] for spec in service_specs() if "--queues" in spec.argv}
+def test_an_extractor_is_one_process_more() -> None:
+    """Given an LLM, I expect the same processes as without one, and the extractor."""
+    assert [spec for spec in service_specs(extracts=True) if spec not in service_specs()] == [
+        spec for spec in service_specs(extracts=True) if spec.name == EXTRACTOR
+    ]
+    assert set(service_specs()) < set(service_specs(extracts=True))
 
-    assert queues == {INTERACTIVE_QUEUE, WRITES_QUEUE, INDEX_QUEUE}
+
+@pytest.mark.parametrize(("extracts", "expected"), [(False, QUEUES), (True, ALL_QUEUES)])
+def test_every_queue_has_a_worker_process(extracts: bool, expected: tuple[str, ...]) -> None:
+    queues = [spec.argv[-1] for spec in service_specs(extracts=extracts) if "--queues" in spec.argv]
+
+    assert sorted(queues) == sorted(expected)
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:

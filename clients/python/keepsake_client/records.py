@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
@@ -80,11 +80,13 @@ class ProfileChangeRecord(WireModel):
 
 
 Record = MemoryRecord | ProfileRecord | ProfileChangeRecord
-_BY_KIND: dict[str, type[Record]] = {
+_BY_KIND: Final[dict[str, type[Record]]] = {
     "memory": MemoryRecord,
     "profile": ProfileRecord,
     "profile_change": ProfileChangeRecord,
 }
+#: What `kind` may be.
+KINDS: Final = frozenset(_BY_KIND)
 
 
 def parse_record(fields: dict[str, Any], max_content_chars: int, within: str = "") -> Record:
