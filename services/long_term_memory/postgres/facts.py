@@ -88,9 +88,13 @@ def insert_facts(connection: Connection[TupleRow], owner: Owner, facts: Sequence
 
 
 def add_evidence(connection: Connection[TupleRow], fact_number: int, memory_numbers: Sequence[int]) -> None:
-    """Add messages that say the same as a fact."""
+    """Add messages that say the same as a fact, those that there still are."""
     connection.execute(
-        "INSERT INTO fact_evidence (fact_number, memory_number) SELECT %s, unnest(%s::bigint[]) ON CONFLICT DO NOTHING",
+        # A deletion of the fact, or of a message, waits for it, or has been.
+        "WITH fact AS MATERIALIZED (SELECT number FROM memories WHERE number = %s FOR KEY SHARE),"
+        " said AS MATERIALIZED (SELECT number FROM memories WHERE number = ANY(%s) ORDER BY number FOR KEY SHARE)"
+        " INSERT INTO fact_evidence (fact_number, memory_number)"
+        " SELECT fact.number, said.number FROM fact, said ON CONFLICT DO NOTHING",
         (fact_number, list(memory_numbers)),
     )
 
