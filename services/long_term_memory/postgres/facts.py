@@ -11,12 +11,13 @@ from psycopg import Connection
 from psycopg.rows import TupleRow
 
 from services.long_term_memory.postgres.history import insert_history
-from services.long_term_memory.postgres.rows import Vector, insert_memories, memory_row
+from services.long_term_memory.postgres.rows import Inserted, Vector, insert_memories, memory_row
 from services.long_term_memory.postgres.scope import Owner
 
 #: `state`: true until changed; `event`: happened once; `plan`: is to happen; `promise`: the AI said that it would.
 FactKind = Literal["state", "event", "plan", "promise"]
 
+_ARRIVALS = "SELECT number, arrived_at FROM memories WHERE number = ANY(%s)"
 _ADD_EVIDENCE = (
     "INSERT INTO fact_evidence (fact_number, memory_number)"
     " SELECT f.number, e.memory_number FROM unnest(%(ids)s::uuid[], %(memories)s::bigint[]) AS e (id, memory_number)"
@@ -70,21 +71,33 @@ class NewFact:
     replaces: Sequence[int] = ()
 
 
-def insert_facts(connection: Connection[TupleRow], owner: Owner, facts: Sequence[NewFact]) -> None:
+def insert_facts(connection: Connection[TupleRow], owner: Owner, facts: Sequence[NewFact]) -> Inserted:
     """Insert facts with evidence and history in one transaction; what they replace becomes superseded. Idempotent.
+
+    A fact arrived with the last message of its evidence: one that meets a deletion after that is refused.
 
     Args:
         owner: whose they are; that of the messages which they were found in.
     """
     if not facts:
-        return
+        return Inserted(set(), set())
     with connection.transaction():
-        insert_memories(connection, [_row(owner, fact) for fact in facts], history=True, kind="fact")
+        said = {number for fact in facts for number in fact.evidence}
+        arrivals: dict[int, datetime | None] = dict(connection.execute(_ARRIVALS, (list(said),)).fetchall())
+        rows = []
+        for fact in facts:
+            times = [arrivals.get(number) for number in fact.evidence]
+            known = [time for time in times if time is not None]
+            arrived_at = max(known) if len(known) == len(times) else None
+            # Of what was imported its arrival alone counts, and so it does of a fact.
+            rows.append({**_row(owner, fact), "arrived_at": arrived_at, "imported": True})
+        inserted = insert_memories(connection, rows, history=True, kind="fact")
         evidence = [(fact.id, number) for fact in facts for number in fact.evidence]
         connection.execute(_ADD_EVIDENCE, _columns(evidence, "memories"))
         replaced = [(fact.id, number) for fact in facts for number in fact.replaces]
         if replaced:
             _supersede(connection, owner, replaced)
+    return inserted
 
 
 def add_evidence(connection: Connection[TupleRow], fact_number: int, memory_numbers: Sequence[int]) -> None:
