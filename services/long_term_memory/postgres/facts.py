@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -55,6 +55,7 @@ class NewFact:
         speaker: of that message: an `id`, a `name` or both.
         evidence: numbers of the messages that say it, at least one.
         replaces: numbers of the facts that are no longer true because of it.
+        more: further fields of its payload.
     """
 
     id: str
@@ -69,6 +70,7 @@ class NewFact:
     speaker: dict[str, str] | None
     evidence: Sequence[int]
     replaces: Sequence[int] = ()
+    more: dict[str, Any] = field(default_factory=dict)
 
 
 def insert_facts(connection: Connection[TupleRow], owner: Owner, facts: Sequence[NewFact]) -> Inserted:
@@ -131,6 +133,7 @@ def _row(owner: Owner, fact: NewFact) -> dict[str, Any]:
         "updated_at": created_at,
         "fact_kind": fact.kind,
         "about": fact.about,
+        **fact.more,
     }
     return memory_row(fact.id, fact.vector, payload)
 
