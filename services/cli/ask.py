@@ -11,6 +11,7 @@ from keepsake_client.errors import RequestTimeout
 from keepsake_client.protocol import RequestType
 
 from services.cli.options import DEFAULT_DATA_DIRECTORY, Agent, As, DataDir, Timeout, found_stack
+from services.cli.origins import show_origins
 from services.cli.output import Output, described
 from services.runtime.settings import Settings
 from services.stack.probe import client_of
@@ -61,6 +62,9 @@ def profile(
         list[str] | None,
         typer.Option("--set", metavar="KEY=JSON", help="Set a key, or remove it with null; repeatable."),
     ] = None,
+    why: Annotated[
+        str | None, typer.Option(metavar="SLOT", help="Show the words that a slot of `known` comes from.")
+    ] = None,
     agent: Agent = None,
     as_json: AsJSON = False,
     timeout: Timeout = 10.0,
@@ -68,7 +72,12 @@ def profile(
 ) -> None:
     """Show a user's profile, or the one that a character keeps, after changing it with --set."""
     updates = dict(_parse_change(change) for change in changes or [])
+    if why is not None and updates:
+        raise typer.BadParameter("--why changes nothing: leave out --set")
     settings = found_stack(data_dir).settings
+    if why is not None:
+        show_origins(settings, user, why, agent, timeout, as_json=as_json)
+        return
     if updates:
         response = ask(settings, "profile_update", user, {"updates": updates, "agent_id": agent}, timeout)
     else:

@@ -13,14 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import psycopg
 import pytest
 import redis
 from keepsake_client import Client
+from keepsake_client.protocol import encode_user_id
 
+from services.long_term_memory.known_profile import NewSlot, write_slots
+from services.long_term_memory.postgres.scope import Owner
 from services.stack.processes import INDEXER, SERVERS, SERVICES
 from tests.acceptance.conftest import Stack, run_ltm
 from tests.support import wait_until
-
 
 #: What `ltm up` starts without an LLM.
 STARTED = (*SERVERS, *SERVICES)
@@ -238,6 +241,26 @@ def test_an_export_is_imported_for_another_user(stack: Stack, user: str, tmp_pat
         [memory] = client.search(f"{user}-2", "What is my cat called?", deadline_ms=10_000)
 
     assert (imported.count, imported.known, memory.content) == (1, 0, "My cat is called Mochi")
+
+
+def test_why_a_slot_is_what_it_is(stack: Stack, user: str) -> None:
+    """Given a slot of two values, one after the other, I expect both with their words, the present one first."""
+    with Client(stack.redis_url) as client, psycopg.connect(stack.database_url) as database:
+        for town, said_at in (("Oslo", 1_700_000_000.0), ("Lisbon", 1_710_000_000.0)):
+            [memory] = client.add(user, f"I live in {town}", deadline_ms=30_000).memories
+            slot = NewSlot("home", town, [memory.id], said_at)
+            write_slots(database, Owner(encode_user_id(user)), [slot])
+            database.commit()
+
+    shown = ltm(stack, "profile", user, "--why", "home")
+    as_json = json.loads(ltm(stack, "profile", user, "--why", "home", "--json").stdout)
+
+    lines = shown.stdout.splitlines()
+    assert [line.split("  ")[-1] for line in lines] == ["Lisbon", "I live in Lisbon", "Oslo", "I live in Oslo"], shown
+    assert lines[0].startswith("2024-03-09")
+    assert as_json["present"]["value"] == "Lisbon"
+    assert [value["words"][0]["content"] for value in as_json["values"]] == ["I live in Lisbon", "I live in Oslo"]
+    assert ltm(stack, "profile", user, "--why", "work").returncode == 2
 
 
 EXPORTS = Path(__file__).parents[1] / "data" / "imports"

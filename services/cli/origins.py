@@ -1,0 +1,83 @@
+"""`ltm profile USER --why SLOT`: the values of a slot of the profile, with the words that they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, tzinfo
+from typing import Any
+
+import typer
+from keepsake_client import Client
+from keepsake_client.errors import RequestFailed
+
+from services.cli.output import Output, described, printable
+from services.runtime.settings import Settings
+from services.stack.probe import client_of
+
+#: Records on a page.
+PAGE = 100
+
+
+def show_origins(
+    settings: Settings, user: str, slot: str, agent: str | None, timeout_s: float, *, as_json: bool
+) -> None:
+    """Print the values that a slot has and had, newest first: each with its date and what was said."""
+    deadline_ms = round(timeout_s * 1000)
+    with client_of(settings) as client:
+        profile = client.profile_get(user, agent_id=agent, deadline_ms=deadline_ms).user_profile or {}
+        written = list(_values(client, user, slot, agent, deadline_ms))
+        values = [{**value, "words": _words(client, user, value, deadline_ms)} for value in written]
+    if not values:
+        raise typer.BadParameter(f"{slot!r} is no slot of `known` that this profile has, or had", param_hint="--why")
+    known = profile.get("known")
+    present = known.get(slot) if isinstance(known, dict) else None
+    if as_json:
+        Output().json({"slot": slot, "present": present, "values": values})
+    else:
+        _show(values, present, settings.timezone)
+
+
+def _values(client: Client, user: str, slot: str, agent: str | None, deadline_ms: int) -> Iterator[dict[str, Any]]:
+    """The values of a slot by the history of the profile, newest first."""
+    changes: list[dict[str, Any]] = []
+    cursor, ended = None, False
+    while not ended:  # changes come before the memories
+        page = client.user_export(user, limit=PAGE, cursor=cursor, deadline_ms=deadline_ms)
+        records, cursor = page.records or [], page.next_cursor
+        changes += [one for one in records if one["kind"] == "profile_change" and one.get("agent_id") == agent]
+        ended = cursor is None or any(one["kind"] in ("memory", "fact") for one in records)
+    for change in sorted(changes, key=lambda one: one["version"], reverse=True):
+        known = change["patch"].get("known")
+        if not isinstance(known, dict) or slot not in known:
+            continue
+        source, given = change.get("source") or "service", known[slot]
+        value = given if source == "extraction" and isinstance(given, dict) else {"value": given}
+        yield {"version": change["version"], "source": source, "changed_at": change["changed_at"], **value}
+
+
+def _words(client: Client, user: str, value: dict[str, Any], deadline_ms: int) -> list[dict[str, Any]]:
+    """The memories that are the evidence of a value, those that there are under these ids."""
+    words = []
+    for memory_id in value.get("evidence") or []:
+        try:
+            response = client.memory_get(user, memory_id, deadline_ms=deadline_ms)
+        except RequestFailed as error:
+            if error.code != "not_found":
+                raise
+        else:
+            words += [memory.model_dump(mode="json", exclude_none=True) for memory in response.memories]
+    return words
+
+
+def _show(values: list[dict[str, Any]], present: Any, zone: tzinfo) -> None:
+    output = Output()
+    current = present.get("said_at") if isinstance(present, dict) else None
+    for value in values:
+        moment = datetime.fromtimestamp(value.get("said_at") or value["changed_at"], zone)
+        said = value.get("value")
+        text = "no longer" if said is None else ", ".join(said) if isinstance(said, list) else str(said)
+        is_current = value.get("said_at") is not None and value.get("said_at") == current
+        by = "" if value["source"] == "extraction" else "  (written by a service)"
+        output.line(f"{moment:%Y-%m-%d %H:%M}  {printable(text)}{by}", None if is_current else "dim")
+        for memory in value["words"]:
+            output.line(f"    {described(memory, zone)}")
