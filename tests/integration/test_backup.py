@@ -46,6 +46,7 @@ from services.runtime.settings import Settings
 from tasks.queues import index_message
 from tests.integration.conftest import DIMENSIONS, WordEmbedder, drop_database
 from tests.integration.test_embedder_change import WORDS, fill, fill_present, start
+from tests.integration.test_life_of_facts import NOON, Site
 from tests.integration.test_migrations import STEPS, migrated, schema, store_unversioned, versions
 
 TEXTS = ("My cat is called Tofu", "I live in Lisbon", "我喜欢绿茶", "Tofu the cat likes fish")
@@ -150,6 +151,29 @@ def test_searches_find_the_same_after_a_restore(full: Place, new: Place, tmp_pat
         assert found(new.database_url, query) == found(full.database_url, query) != []
     assert manifest.tables["memories"].rows == len(TEXTS)
     assert (manifest.dimensions, manifest.embedder and manifest.embedder.provider) == (DIMENSIONS, "words")
+
+
+def test_facts_are_restored_with_what_belongs_to_them(full: Place, new: Place, tmp_path: Path) -> None:
+    """Given facts, a superseded one, a slot, and what waits for the LLM, I expect every row again, and a deletion of a
+    message to take its fact along there."""
+    start(full.database_url, WordEmbedder(), WORDS)
+    with open_pool(full.database_url, 2) as pool:
+        site = Site(pool, Mem0Memory(WordEmbedder(), MemoryStore(pool), PostgresHistory(pool), None))
+        oslo, lisbon = site.say("I live in Oslo"), site.say("I moved to Lisbon", NOON + 1)
+        site.find("The user lives in Lisbon.", [lisbon], replaces=[site.find("The user lives in Oslo.", [oslo])])
+        site.know("home", "Lisbon", [lisbon])
+
+    manifest = full.back_up(tmp_path / "backup")
+    new.restore(tmp_path / "backup")
+
+    assert rows(new.database_url) == rows(full.database_url)
+    filled = {name: part.rows for name, part in manifest.tables.items()}
+    assert (filled["fact_evidence"], filled["superseded_facts"], filled["to_extract"]) == (2, 1, 2)
+    with open_pool(new.database_url, 2) as pool:
+        site = Site(pool, Mem0Memory(WordEmbedder(), MemoryStore(pool), PostgresHistory(pool), None))
+        site.delete(lisbon)
+        assert site.facts() == {"The user lives in Oslo."}
+        assert site.profiles.get("u1").values == {}
 
 
 def test_numbers_go_on_after_a_restore(backup: Path, new: Place, full: Place) -> None:

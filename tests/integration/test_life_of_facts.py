@@ -34,10 +34,10 @@ U1 = Owner("u1")
 class Site:
     """A user's messages and facts in a database of its own."""
 
-    def __init__(self, pool: ConnectionPool, mem0: Mem0Memory, memories: MemoryService) -> None:
+    def __init__(self, pool: ConnectionPool, mem0: Mem0Memory) -> None:
         self.pool = pool
         self.mem0 = mem0
-        self.memories = memories
+        self.memories = memories = MemoryService(mem0, mem0.vector_store, extract=True)
         self.management = MemoryManagement(pool, memories.writer, extract=True)
         self.profiles = ProfileService(pool)
 
@@ -102,7 +102,7 @@ class Site:
 
 @pytest.fixture
 def site(pool: ConnectionPool, mem0: Mem0Memory) -> Site:
-    return Site(pool, mem0, MemoryService(mem0, mem0.vector_store, extract=True))
+    return Site(pool, mem0)
 
 
 def test_a_fact_goes_with_the_last_message_that_says_it(site: Site) -> None:

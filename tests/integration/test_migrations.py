@@ -27,6 +27,7 @@ from services.long_term_memory.postgres.rows import TRAITS, analyse, memory_row
 from services.long_term_memory.postgres.schema import Migration, migrate, read_migrations
 from services.long_term_memory.postgres.scope import Owner
 from services.long_term_memory.postgres.store import MemoryStore
+from services.long_term_memory.removal import remove
 from services.long_term_memory.retrieval.columns import hashed
 from services.runtime.errors import EmbeddingDimensionMismatch
 from tests.integration.conftest import DIMENSIONS, WordEmbedder
@@ -116,6 +117,27 @@ def test_memories_of_the_second_version_are_found(empty_database: str) -> None:
         columns = store.columns.read(Owner("u1"), WordEmbedder().embed(OLD[0][0]))
     assert (len(columns), columns.session.tolist()) == (1, [hashed("s1")])
     assert columns.cosine == pytest.approx(1, abs=1e-3)
+
+
+def test_what_there_was_before_facts_is_messages(empty_database: str) -> None:
+    """Given a memory and a profile from before facts, I expect its owner to be one of messages, nothing to wait for an
+    LLM, and a deletion to delete it."""
+    migrated(empty_database, steps=STEPS[:8])
+    with psycopg.connect(empty_database) as connection:
+        row = memory_row(str(uuid.uuid4()), WordEmbedder().embed("tea"), {"data": "tea", "user_id": "u1"})
+        insert_as_then(connection, [row])
+        connection.execute("INSERT INTO profiles VALUES ('u1', '{\"a\": 1}', 1, now())")
+        connection.execute("INSERT INTO profile_history VALUES ('u1', 1, '{\"a\": 1}', NULL, now())")
+
+    migrated(empty_database)
+
+    with psycopg.connect(empty_database) as connection:
+        assert connection.execute("SELECT user_id, kind FROM users").fetchall() == [("u1", "message")]
+        assert connection.execute("SELECT source, evidence FROM profile_history").fetchall() == [(None, None)]
+        assert connection.execute("SELECT count(*) FROM to_extract").fetchone() == (0,)
+        numbers = [number for (number,) in connection.execute("SELECT number FROM memories").fetchall()]
+        assert remove(connection, numbers) == 1
+        assert connection.execute("SELECT count(*) FROM memories").fetchone() == (0,)
 
 
 # What is computed from texts

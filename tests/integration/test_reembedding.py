@@ -30,6 +30,7 @@ from services.long_term_memory.reembedding import Costs, Progress, Reembedding, 
 from services.runtime.errors import EmbedderChanged, ReembeddingRefused, ReembeddingUnderWay
 from tests.integration.conftest import DIMENSIONS, WordEmbedder
 from tests.integration.test_embedder_change import OtherWords, fill, start
+from tests.integration.test_life_of_facts import NOON, Site
 from tests.integration.test_migrations import schema
 from tests.support import wait_until
 
@@ -188,6 +189,28 @@ def test_every_memory_is_embedded_again_and_found(filled: str) -> None:
     assert all(progress.total == len(TEXTS) for progress in watcher.reports)
     with pytest.raises(EmbedderChanged):
         start(filled, WordEmbedder(), OLD)
+
+
+def test_facts_are_embedded_again_and_keep_what_belongs_to_them(filled: str) -> None:
+    """Given a fact and a superseded one, I expect new vectors of both, and each to go with its message after it."""
+    with open_pool(filled, 2) as pool:
+        site = Site(pool, Mem0Memory(WordEmbedder(), MemoryStore(pool), PostgresHistory(pool), None))
+        oslo, lisbon = site.say("I live in Oslo"), site.say("I moved to Lisbon", NOON + 1)
+        site.find("The user lives in Lisbon.", [lisbon], replaces=[site.find("The user lives in Oslo.", [oslo])])
+        vectors = "SELECT vector::text FROM memories WHERE content LIKE 'The user%%' ORDER BY number"
+        before = site.select(vectors)
+        waiting = site.waiting()
+
+    assert run(filled, Embed(OtherWords())) == len(TEXTS) + 4
+
+    with open_pool(filled, 2) as pool:
+        site = Site(pool, Mem0Memory(OtherWords(), MemoryStore(pool), PostgresHistory(pool), None))
+        assert not set(before) & set(site.select(vectors))
+        assert site.waiting() == waiting
+        site.delete(lisbon)
+        assert site.facts() == {"The user lives in Oslo."}
+        site.delete(oslo)
+        assert site.facts() == set()
 
 
 def test_the_switch_leaves_the_schema_of_a_migrated_database(filled: str, create_database: Callable[..., str]) -> None:
