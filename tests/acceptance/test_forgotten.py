@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,12 @@ import psycopg
 import pytest
 import redis
 from keepsake_client import Client
-from keepsake_client.protocol import conversation_key
+from keepsake_client.protocol import conversation_key, encode_user_id
 
+from services.long_term_memory.embeddings.providers import DIMENSIONS
+from services.long_term_memory.known_profile import NewSlot, write_slots
+from services.long_term_memory.postgres.facts import NewFact, insert_facts
+from services.long_term_memory.postgres.scope import Owner
 from services.runtime.queues import QueueKeys
 from tests.acceptance.conftest import Stack, Up, run_ltm
 from tests.support import wait_until
@@ -126,6 +131,50 @@ def say_everything(site: Site, user: str) -> list[dict[str, Any]]:
     return events
 
 
+def find_facts(site: Site, user: str) -> None:
+    """Store facts of what the user said, one of them superseded, a slot, and a reason, as extraction does."""
+    owner = Owner(encode_user_id(user))
+    with psycopg.connect(site.stack.database_url) as database:
+        row = database.execute(
+            "SELECT m.number, m.id::text FROM memories m JOIN users u ON u.number = user_number"
+            " WHERE user_id = %s AND agent_id = '' AND kind = 'message' LIMIT 1",
+            (owner.user,),
+        ).fetchone()
+        assert row is not None
+        number, memory_id = row
+        for place in range(2):
+            insert_facts(database, owner, [fact(f"{MARKER} is a fact {place}", [number], superseded(database, place))])
+        write_slots(database, owner, [NewSlot("likes", MARKER, [memory_id], time.time())])
+        database.execute(
+            "INSERT INTO to_extract (memory_number, user_number, tokens, from_user, set_aside)"
+            " SELECT number, user_number, 1, true, %s FROM memories WHERE number = %s",
+            (f"{MARKER} is no JSON", number),
+        )
+
+
+def superseded(database: psycopg.Connection[Any], place: int) -> list[int]:
+    """The number of the first fact, for the second."""
+    rows = database.execute("SELECT number FROM memories WHERE content = %s", (f"{MARKER} is a fact {place - 1}",))
+    return [number for (number,) in rows.fetchall()]
+
+
+def fact(content: str, evidence: list[int], replaces: list[int]) -> NewFact:
+    return NewFact(
+        id=str(uuid.uuid4()),
+        content=content,
+        vector=[1.0] * DIMENSIONS,
+        kind="state",
+        about=MARKER,
+        when=None,
+        said_at=time.time(),
+        source="user",
+        session_id=MARKER,
+        speaker=None,
+        evidence=evidence,
+        replaces=replaces,
+    )
+
+
 def put_dead_letter(site: Site, user: str) -> bytes:
     keys = QueueKeys("index")
     update = {**event(user, f"{MARKER} failed"), "meta": {}, "message_id": None, "arrived_at": time.time() - 1}
@@ -159,6 +208,7 @@ def test_a_marker_that_came_in_by_every_door_is_nowhere_and_does_not_come_back(s
             " SELECT gen_random_uuid(), id::text, content, %s, 'UPDATE', false FROM memories WHERE content LIKE %s",
             (f"{MARKER} corrected", f"{MARKER}%"),
         )
+    find_facts(site, USER)
     letter = put_dead_letter(site, USER)
     places = set(site.in_redis())
     assert {
@@ -168,7 +218,7 @@ def test_a_marker_that_came_in_by_every_door_is_nowhere_and_does_not_come_back(s
         conversation_key(USER),
         "dramatiq:index.XQ.msgs",
     } <= places
-    assert {"memories", "memory_history", "profiles", "profile_history"} <= set(site.in_postgres())
+    assert {"memories", "memory_history", "profiles", "profile_history", "to_extract"} <= set(site.in_postgres())
     stream = [fields for _, fields in site.redis.xrange("memory_updates:log")]
     conversation = site.redis.lrange(conversation_key(USER), 0, -1)
     lost = site.counter("log_trimmed_unread")
