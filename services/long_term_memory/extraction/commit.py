@@ -33,6 +33,7 @@ from services.long_term_memory.storing import derived_id
 _LOCK_OWNER = "SELECT FROM users WHERE number = %s FOR KEY SHARE"
 # A correction locks the message before its place in the outbox.
 _LOCK_MESSAGES = "SELECT FROM memories WHERE number = ANY(%s) ORDER BY number FOR KEY SHARE"
+_LOCK_BATCH = "SELECT FROM to_extract WHERE memory_number = ANY(%s) ORDER BY memory_number FOR UPDATE"
 _TAKE = (
     "WITH batch AS (SELECT * FROM unnest(%(numbers)s::bigint[], %(revisions)s::bigint[]) AS given (number, revision))"  # noqa: S608 - constants
     " DELETE FROM to_extract t USING batch, memories m WHERE t.memory_number = batch.number"
@@ -78,6 +79,7 @@ def commit(
         lock_user(connection, batch.owner.user)
         connection.execute(_LOCK_OWNER, (batch.user_number,))
         connection.execute(_LOCK_MESSAGES, (numbers,))
+        connection.execute(_LOCK_BATCH, (numbers,))
         taken = connection.execute(_TAKE, {**values, "user": batch.owner.user}).fetchall()
         confirmed = _confirm(connection, batch, found.confirmations) if len(taken) == len(numbers) else None
         if confirmed is None:

@@ -38,7 +38,7 @@ _PENDING = (
     " WHERE user_number = %(owner)s AND set_aside IS NULL ORDER BY memory_number LIMIT %(limit)s) AS t"
     f" JOIN memories m ON m.number = t.memory_number WHERE NOT {FORGOTTEN} ORDER BY t.memory_number"
 )
-# What another than Keepsake deleted, by Mem0's own methods.
+# What was deleted by Mem0's own methods, or with its owner.
 _DROP_DELETED = (
     "DELETE FROM to_extract WHERE memory_number IN (SELECT memory_number FROM to_extract WHERE user_number = %(owner)s"
     " AND set_aside IS NULL ORDER BY memory_number LIMIT %(limit)s)"
@@ -70,6 +70,7 @@ def read_batch(connection: Connection[TupleRow], owner_number: int, limit: int, 
         limit: messages at most.
         zone: of the users.
     """
+    connection.execute(_DROP_DELETED, {"owner": owner_number, "limit": limit})
     row = connection.execute(
         "SELECT user_id, agent_id FROM users WHERE number = %s AND kind = 'message'", (owner_number,)
     ).fetchone()
@@ -77,7 +78,6 @@ def read_batch(connection: Connection[TupleRow], owner_number: int, limit: int, 
         return None
     owner = Owner(*row)
     values: dict[str, Any] = {"owner": owner_number, "limit": limit, "user": owner.user, "agent": owner.agent}
-    connection.execute(_DROP_DELETED, values)
     messages = _of_one_call([_message(*row) for row in connection.execute(_PENDING, values).fetchall()])
     if not messages:
         return None

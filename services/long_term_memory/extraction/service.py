@@ -192,7 +192,9 @@ class ExtractionService:
 
     def _unusable(self, lease: Lease, batch: Batch, reservation: Reservation, reason: str, usage: Usage) -> Outcome:
         with self._pool.connection() as connection, connection.transaction():
-            failed = self._fail(connection, lease, batch, reason)
+            # Others go before a message that fails alone: it may be the provider.
+            pause_s = None if len(batch.messages) > 1 else outbox.PAUSE_S
+            failed = self._fail(connection, lease, batch, reason, pause_s=pause_s)
             settle(connection, reservation, usage)
             state.unusable(connection, reason)
         return replace(failed, calls=1, tokens=usage.prompt_tokens + usage.completion_tokens, failed=1)
