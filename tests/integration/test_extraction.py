@@ -15,6 +15,7 @@ from services.long_term_memory.extraction import commit as commit_module
 from services.long_term_memory.extraction import outbox, service, state
 from services.long_term_memory.extraction.batch import Batch, Confirmation, Extraction, FoundFact, SlotChange
 from services.long_term_memory.extraction.budget import Budget
+from services.long_term_memory.extraction.reading import read_batch
 from services.long_term_memory.extraction.service import ExtractionService, Outcome
 from services.long_term_memory.forgetting import Forgetting
 from services.long_term_memory.known_profile import read_slots
@@ -368,6 +369,39 @@ def test_a_user_who_is_being_forgotten_is_not_read(
     assert finder.batches == []
 
 
+def test_a_message_that_has_expired_is_not_read(
+    chat: MemoryService, extracting: ExtractionService, finder: ScriptedFinder, pool: ConnectionPool
+) -> None:
+    """Given a message whose time is over, and is not deleted yet, I expect no call for it."""
+    chat.index(said("Only for today", ttl_days=1))
+    pass_time(pool, LEASE_S)
+
+    assert (run_due(extracting), finder.batches) == ([Outcome()], [])
+
+
+def test_those_who_index_do_not_wait_while_a_batch_is_read(
+    chat: MemoryService,
+    extracting: ExtractionService,
+    finder: ScriptedFinder,
+    pool: ConnectionPool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Given a message of an owner while the batch is read, and another during the call, I expect both stored then."""
+    talk(chat)
+    read = read_batch
+
+    def read_and_index(*args: Any) -> Batch | None:
+        chat.index(said("while it is read"))
+        return read(*args)
+
+    monkeypatch.setattr(service, "read_batch", read_and_index)
+    during_the_call(finder, lambda _: chat.index(said("during the call")))
+
+    (outcome,) = run_due(extracting)
+
+    assert (outcome.facts_stored, select(pool, "SELECT pending FROM extraction")) == (BATCH_MESSAGES, [(2,)])
+
+
 def test_messages_that_come_during_the_call_wait(
     chat: MemoryService, extracting: ExtractionService, finder: ScriptedFinder, pool: ConnectionPool
 ) -> None:
@@ -481,7 +515,7 @@ def test_off_and_on_again_reads_nothing_twice(
 def test_leases_are_no_more_than_can_be_worked_on(
     chat: MemoryService, pool: ConnectionPool, finder: ScriptedFinder
 ) -> None:
-    """Given three users who are due and a capacity of two, I expect the two who wait for the longest, then nobody, and
+    """Given three users who are due and a capacity of two, I expect the two who wait for the longest, then none, and
     after the leases' time those whose messages were lost, too."""
     for user in ("u3", "u1", "u2"):
         talk(chat, user_id=user)

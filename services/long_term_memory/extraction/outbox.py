@@ -27,7 +27,9 @@ WAITS_UNTIL_SMALLER: Final = 3
 MAX_REASON_CHARS: Final = 200
 #: How long an owner is left alone after a call that failed, at first; twice as long each time, up to the longest.
 PAUSE_S: Final = 60
-LONGEST_PAUSE_S: Final = 3_600
+MAX_PAUSE_S: Final = 600
+#: How long one whose budget is used up is left alone: a larger budget is then noticed, and midnight too.
+OVER_BUDGET_PAUSE_S: Final = 3_600
 
 _LEASE = (
     "UPDATE extraction SET lease_token = gen_random_uuid(), lease_until = now() + %(lease_s)s * interval '1 s'"
@@ -159,11 +161,11 @@ def wait_for_provider(connection: Connection[TupleRow], lease: Lease, size: int)
         (waits,) = row
         if waits % WAITS_UNTIL_SMALLER == 0:
             connection.execute(_SMALLER, {"owner": lease.user_number, "size": size})
-        release(connection, lease, min(PAUSE_S * 2.0 ** (min(waits, 10) - 1), LONGEST_PAUSE_S))
+        release(connection, lease, min(PAUSE_S * 2.0 ** (min(waits, 10) - 1), MAX_PAUSE_S))
 
 
 def end(connection: Connection[TupleRow], lease: Lease) -> None:
-    """End an attempt that was committed, in the transaction of the connection, whoever holds the lease by now."""
+    """End an attempt that was committed, in the transaction of the connection; a lease that is another's stays that."""
     recount(connection, [lease.user_number])
     # Where a smaller batch was needed, the next one may be twice as large.
     connection.execute(

@@ -36,7 +36,8 @@ FORGOTTEN: Final = (
 _PENDING = (
     f"SELECT {_COLUMNS}, t.revision, t.tokens FROM (SELECT * FROM to_extract"  # noqa: S608 - constants
     " WHERE user_number = %(owner)s AND set_aside IS NULL ORDER BY memory_number LIMIT %(limit)s) AS t"
-    f" JOIN memories m ON m.number = t.memory_number WHERE NOT {FORGOTTEN} ORDER BY t.memory_number"
+    " JOIN memories m ON m.number = t.memory_number WHERE (m.expires_at IS NULL OR m.expires_at > now())"
+    f" AND NOT {FORGOTTEN} ORDER BY t.memory_number"
 )
 # What was deleted by Mem0's own methods, or with its owner.
 _DROP_DELETED = (

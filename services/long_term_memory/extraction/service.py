@@ -133,7 +133,8 @@ class ExtractionService:
 
     def _begin(self, lease: Lease) -> tuple[Batch, Reservation] | Outcome:
         """The batch of a lease, with the budget for it; or what came of the lease without a call."""
-        with self._pool.connection() as connection, connection.transaction():
+        # No lock is held while the batch is read: those who index its owner's messages would wait for it.
+        with self._pool.connection() as connection:
             begun = outbox.begin(connection, lease, self._lease_s)
             if begun is None:
                 return Outcome()  # its time was over, and another has it
@@ -142,12 +143,14 @@ class ExtractionService:
                 return Outcome()
             batch = read_batch(connection, lease.user_number, begun.limit, self._zone)
             if batch is None:
-                outbox.end(connection, lease)
+                with connection.transaction():
+                    outbox.end(connection, lease)
                 return Outcome()
             if begun.abandoned > outbox.MAX_ABANDONED:
                 return self._fail(connection, lease, batch, f"the process ended {outbox.MAX_ABANDONED} times")
             tokens = self._finder.estimate_tokens(batch)
-            reserved = self._budget.reserve(connection, lease.user_number, tokens)
+            with connection.transaction():
+                reserved = self._budget.reserve(connection, lease.user_number, tokens)
             if isinstance(reserved, Reservation):
                 return batch, reserved
             return self._over(connection, lease, batch, reserved)
@@ -162,7 +165,7 @@ class ExtractionService:
             outbox.release(connection, lease)
             state.over_budget(connection)
         else:
-            outbox.release(connection, lease, outbox.LONGEST_PAUSE_S)
+            outbox.release(connection, lease, outbox.OVER_BUDGET_PAUSE_S)
         return Outcome()
 
     def _store(self, lease: Lease, batch: Batch, reservation: Reservation, found: Extraction) -> Outcome:

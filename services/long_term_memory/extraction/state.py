@@ -16,9 +16,9 @@ from psycopg.rows import TupleRow
 
 #: How long all wait after a failure, at first; twice as long after each further one, up to the longest.
 BACKOFF_S: Final = 10
-LONGEST_BACKOFF_S: Final = 600
+MAX_BACKOFF_S: Final = 600
 #: The longest time that a provider may ask to be left alone for.
-LONGEST_RETRY_AFTER_S: Final = 3_600
+MAX_RETRY_AFTER_S: Final = 3_600
 #: Unusable answers in a row after which all wait. A message that cannot be read takes seven: 20, 10, 5, 2, 1, 1, 1.
 UNUSABLE_IN_A_ROW: Final = 10
 #: How long all wait where the budget is used up: a larger one is then noticed soon, and midnight too.
@@ -73,9 +73,9 @@ def failed(connection: Connection[TupleRow], reason: str, retry_after_s: float |
             return
         # Calls that fail together are one failure.
         failures = max(failures, 1) if waits else failures + 1
-        seconds = min(BACKOFF_S * 2.0 ** min(failures - 1, 10), LONGEST_BACKOFF_S)
+        seconds = min(BACKOFF_S * 2.0 ** min(failures - 1, 10), MAX_BACKOFF_S)
         if retry_after_s is not None:
-            seconds = min(max(retry_after_s, seconds), LONGEST_RETRY_AFTER_S)
+            seconds = min(max(retry_after_s, seconds), MAX_RETRY_AFTER_S)
         _wait(connection, "waiting", reason, failures, seconds)
     if state != "waiting":
         log.warning("extraction_waits", reason=reason)
@@ -92,7 +92,7 @@ def unusable(connection: Connection[TupleRow], reason: str) -> None:
         if over < 0:
             connection.execute("UPDATE extraction_state SET failures = %s", (failures,))
             return
-        _wait(connection, "waiting", reason, failures, min(BACKOFF_S * 2.0 ** min(over, 10), LONGEST_BACKOFF_S))
+        _wait(connection, "waiting", reason, failures, min(BACKOFF_S * 2.0 ** min(over, 10), MAX_BACKOFF_S))
     if state != "waiting":
         log.warning("extraction_waits", reason=reason)
 
