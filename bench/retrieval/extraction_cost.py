@@ -3,9 +3,10 @@
 `python -m bench.retrieval.extraction_cost [--messages 1000] [--data FILE ...] [--json PATH]`.
 
 Chats of the test data are batched as the outbox does it: 20 messages or 1,500 tokens, 600 s of silence or 1,800 s after
-the first message, each user alone. "As said" goes by the times in the data, where a short session is a batch of its own;
-"at once" is without silence, as when they are published one after the other. Every batch is one call of an LLM over HTTP; the rule-based model of
-`bench.harness.rule_model` answers. Tokens are estimated by characters (services/long_term_memory/extraction/tokens.py).
+the first message, each user alone. "As said" goes by the times in the data, where a short session is a batch of its
+own; "at once" is without silence, as when they are published one after the other. Every batch is one call of an LLM
+over HTTP; the rule-based model of `bench.harness.rule_model` answers. Tokens are estimated by characters
+(services/long_term_memory/extraction/tokens.py).
 """
 
 from __future__ import annotations
