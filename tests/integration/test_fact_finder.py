@@ -8,14 +8,15 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from keepsake_client.errors import KeepsakeError
 from pydantic import SecretStr
 
-from bench.harness.llm_server import Behaviour, Choosy, Cut, Drip, Hang, LLMServer, Raw, Reply, Status
+from bench.harness.llm_server import RULES, Behaviour, Choosy, Cut, Drip, Hang, LLMServer, Raw, Reply, Status
 from bench.harness.wrong_answers import GOOD, TEXT
-from services.long_term_memory.extraction.batch import Batch, Message, Usage
+from services.long_term_memory.extraction.batch import Batch, KnownFact, Message, Usage
 from services.long_term_memory.extraction.provider import MAX_HANGING_CALLS, FactFinder
 from services.long_term_memory.extraction.provider_failures import MAX_RETRY_AFTER_S
 from services.long_term_memory.mem0_bridge import build_llm
@@ -100,11 +101,33 @@ def test_the_reserve_is_more_than_the_usage(finder: Find) -> None:
     assert finder().estimate_tokens(BATCH) >= found.usage.prompt_tokens + found.usage.completion_tokens
 
 
-@pytest.mark.parametrize("provider", ["openai", "deepseek", "vllm", "lmstudio", "xai"])
+@pytest.mark.parametrize("provider", ["openai", "openai_structured", "deepseek", "vllm", "lmstudio", "xai"])
 def test_providers_of_openais_kind(server: LLMServer, finder: Find, provider: str) -> None:
     """Given a provider of Mem0 whose library is installed, I expect a fact in one call."""
     assert len(finder(ltm_llm_provider=provider).find(BATCH).facts) == 1
     assert server.calls == 1
+
+
+def test_yesterday_is_the_messages_own(server: LLMServer, finder: Find) -> None:
+    """Given a message of 2024 with "yesterday", said after midnight in Shanghai, I expect the day before it there."""
+    server.behaviour = RULES
+    said_at = datetime(2024, 3, 11, 17, tzinfo=UTC).timestamp()
+    said = Message(48, "id", "I flew to Lisbon yesterday with my sister.", "user", said_at)
+
+    found = finder().find(Batch(Owner("u"), 1, [said], [], [], {}, ZoneInfo("Asia/Shanghai")))
+
+    assert [one.when for one in found.facts] == ["2024-03-11"]
+
+
+def test_from_chat_to_superseded_fact(server: LLMServer, finder: Find) -> None:
+    """Given a home that is known and a message that ends it, I expect the new fact to replace it by its number."""
+    server.behaviour = RULES
+    known = [KnownFact(9_001, "The user lives in Oslo.", "state")]
+
+    found = finder().find(Batch(Owner("u"), 1, BATCH.messages, [], known, {}, UTC))
+
+    assert [(one.text, one.replaces) for one in found.facts] == [("The user lives in Lisbon.", (9_001,))]
+    assert [(one.slot, one.value) for one in found.slots] == [("home", "Lisbon")]
 
 
 REASONING = ["gpt-5", "gpt-5-mini", "gpt-5.4-nano-2026-03-17", "openai/gpt-5-nano", "o1", "o3-mini", "o4-mini"]

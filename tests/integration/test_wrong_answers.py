@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from bench.harness.llm_server import Behaviour, LLMServer
 from bench.harness.wrong_answers import NO_COMPLETIONS, PARTLY, REPAIRED, TEXT, UNUSABLE
+from services.long_term_memory.extraction.answers import DROPPED
 from services.long_term_memory.extraction.batch import Batch, FoundFact, Message
 from services.long_term_memory.extraction.provider import FactFinder
 from services.long_term_memory.mem0_bridge import build_llm
@@ -44,6 +45,11 @@ def finder(server: LLMServer, monkeypatch: pytest.MonkeyPatch) -> FactFinder:
 def test_there_are_more_than_forty_kinds() -> None:
     """Given the lists, I expect at least the 40 kinds by which facts were lost before."""
     assert len(UNUSABLE) > 40
+
+
+def test_every_reason_has_its_answer() -> None:
+    """Given the reasons by which items are counted, I expect an answer for each."""
+    assert {reason for reason, _ in PARTLY.values()} == set(DROPPED)
 
 
 @pytest.mark.parametrize("behaviour", UNUSABLE.values(), ids=UNUSABLE)
