@@ -40,9 +40,7 @@ class Request:
     def prompt_tokens(self) -> int:
         """Their tokens and those of the schema, estimated."""
         texts = [str(message["content"]) for message in self.prompt]
-        if response_format := self.body.get("response_format"):
-            texts.append(json.dumps(response_format))
-        return sum(map(estimate_text, texts))
+        return sum(map(estimate_text, [*texts, json.dumps(self.body.get("response_format", ""))]))
 
 
 class Behaviour(Protocol):
@@ -76,11 +74,8 @@ class Reply:
         content = self.content(request.prompt) if callable(self.content) else self.content
         tokens = estimate_text(content or self.refusal or "")
         exchange.server.count_tokens(request.prompt_tokens, tokens)
-        usage = {
-            "prompt_tokens": request.prompt_tokens,
-            "completion_tokens": tokens,
-            "total_tokens": request.prompt_tokens + tokens,
-        }
+        counts = (request.prompt_tokens, tokens, request.prompt_tokens + tokens)
+        usage = dict(zip(("prompt_tokens", "completion_tokens", "total_tokens"), counts, strict=True))
         message = {"role": "assistant", "content": content, "refusal": self.refusal}
         completion = {
             "id": "chatcmpl-1",
@@ -151,7 +146,6 @@ class Choosy:
             self.then.serve(exchange)
 
 
-@dataclass(frozen=True)
 class Hang:
     """A server that accepts and never answers."""
 

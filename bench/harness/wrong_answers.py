@@ -109,6 +109,8 @@ UNUSABLE: dict[str, Behaviour] = {
     "too long for the model": Status(400, error={"message": "too long", "code": "context_length_exceeded"}),
     "contents refused with 400": Status(400, error={"message": "no", "code": "content_filter"}),
     "too large": Status(413),
+    "flagged": Status(403, error={"message": "the input was flagged by moderation", "code": 403}),
+    "a slot of 60 values": _slots({"slot": "home", "value": [str(n) for n in range(60)], "from": [1]}),
 }
 
 REPAIRED: dict[str, Behaviour] = {

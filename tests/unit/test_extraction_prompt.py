@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.long_term_memory.extraction.batch import Batch, KnownFact, Message
-from services.long_term_memory.extraction.prompt import Prompts, answer_schema, batch_json, speaker_of
+from services.long_term_memory.extraction.prompt import MAX_BEFORE_CHARS, Prompts, answer_schema, batch_json, speaker_of
 from services.long_term_memory.extraction.tokens import estimate_text
 from services.long_term_memory.postgres.scope import Owner
 
@@ -87,6 +87,11 @@ def test_the_messages_before_have_no_number() -> None:
     assert read(batch(before=[message("earlier")]))["before"] == [
         {"at": "2024-03-11 Mon 12:00", "by": "user", "text": "earlier"}
     ]
+
+
+def test_the_messages_before_are_short() -> None:
+    """Given a long message that was read already, I expect its beginning: it was paid for once."""
+    assert len(read(batch(before=[message("x" * 9_000)]))["before"][0]["text"]) == MAX_BEFORE_CHARS
 
 
 def test_times_are_local_to_the_user() -> None:
