@@ -21,7 +21,6 @@ from services.stack.processes import INDEXER, SERVERS, SERVICES
 from tests.acceptance.conftest import Stack, run_ltm
 from tests.support import wait_until
 
-
 #: What `ltm up` starts without an LLM.
 STARTED = (*SERVERS, *SERVICES)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from keepsake_client.protocol import MemoryUpdateMessage
+from keepsake_client.protocol import AddData, MemoryUpdateMessage
 from psycopg_pool import ConnectionPool
 
 from services.long_term_memory.extraction.operations import Operations, open_operations
@@ -270,6 +270,16 @@ def test_a_rebuild_takes_what_is_being_read_out_of_its_call(
     assert [number for number, _ in read] == [number for number, _ in again]
     kept = [number for (number, revision), (_, later) in zip(read, again, strict=True) if revision == later]
     assert kept == [number_of(connection, "I live in Rome")]
+
+
+def test_what_was_added_by_request_is_not_read(
+    extracted: MemoryService, operations: Operations, connection: psycopg.Connection[Any]
+) -> None:
+    """Given a message and an addition, I expect the message alone in the cost, and read again."""
+    say(extracted, "I live in Oslo")
+    extracted.add("anna", AddData(content="Anna is a pilot"), "r1", 1_712_345_678.0)
+
+    assert (operations.cost("anna").messages, rebuild(connection, "anna")) == (1, 1)
 
 
 def test_a_rebuild_of_an_unknown_user_does_nothing(connection: psycopg.Connection[Any]) -> None:

@@ -281,7 +281,8 @@ def test_a_stop_is_told_with_its_reason(client: Any, valkey_url: str, database: 
     start(client, *SERVICES, EXTRACTOR)
     with psycopg.connect(database) as connection:
         connection.execute(
-            "INSERT INTO extraction_state (state, reason, since) VALUES ('stopped', '401 of openai', '2024-04-05 19:34Z')"
+            "INSERT INTO extraction_state (state, reason, since)"
+            " VALUES ('stopped', '401 of openai', '2024-04-05 19:34Z')"
         )
         connection.execute(
             "INSERT INTO extraction (user_number, pending, pending_tokens, from_user, first_at, last_at)"

@@ -119,8 +119,8 @@ def test_a_pause_ends_with_resume(operations: Operations) -> None:
 def test_a_rebuild_says_what_it_costs(operations: Operations) -> None:
     """Given --yes, I expect the cost, and what waits then."""
     assert run("rebuild", "anna", "--yes").output.splitlines() == [
-        "1,200 facts are deleted, with the slots that extraction filled; 4,000 messages are read again in about 290 calls"
-        " and 580,000 tokens.",
+        "1,200 facts are deleted, with the slots that extraction filled; 4,000 messages are read again in about 290"
+        " calls and 580,000 tokens.",
         "4,000 messages wait to be read again",
     ]
 

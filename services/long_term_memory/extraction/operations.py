@@ -42,6 +42,8 @@ _RESUME = (
     "UPDATE extraction_state SET paused = false, state = 'working', reason = NULL, since = now(), waits_until = NULL,"
     " failures = 0, refused_batch = NULL"
 )
+#: Of memories: that they were said, and not added by a request.
+SAID = "NOT payload ? 'request_id'"
 _OF_USER = "(SELECT number FROM users WHERE user_id = %(user)s AND kind = ANY(%(kinds)s))"
 
 
@@ -142,7 +144,8 @@ class Operations:
             values,
         ).fetchone() or (0,)
         owners = self.connection.execute(
-            f"SELECT count(*), sum({TOKENS}) FROM memories WHERE user_number IN {_OF_USER} GROUP BY user_number",  # noqa: S608 - constants
+            f"SELECT count(*), sum({TOKENS}) FROM memories WHERE user_number IN {_OF_USER} AND {SAID}"  # noqa: S608 - constants
+            " GROUP BY user_number",
             {**values, "kinds": ["message"]},
         ).fetchall()
         calls = sum(math.ceil(max(messages / BATCH_MESSAGES, tokens / BATCH_TOKENS)) for messages, tokens in owners)

@@ -6,6 +6,7 @@ from keepsake_client.fields import encode_user_id
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
+from services.long_term_memory.extraction.operations import SAID
 from services.long_term_memory.known_profile import owners_with_slots, remove_evidence
 from services.long_term_memory.postgres.deletions import lock_user
 from services.long_term_memory.postgres.pending import TOKENS, recount
@@ -27,7 +28,8 @@ _EVIDENCE = (
 # What a call reads meanwhile gets another revision, so its result is dropped.
 _READ_AGAIN = (
     "INSERT INTO to_extract (memory_number, user_number, tokens, from_user)"  # noqa: S608 - constants
-    f" SELECT number, user_number, {TOKENS}, source = 'user' FROM memories WHERE user_number = ANY(%s) ORDER BY number"
+    f" SELECT number, user_number, {TOKENS}, source = 'user' FROM memories WHERE user_number = ANY(%s) AND {SAID}"
+    " ORDER BY number"
 )
 
 
