@@ -58,7 +58,8 @@ def export(
             progress.advance(task)
     place = "written to standard output" if file == STDOUT else f"in {file}"
     profiles = "1 profile" if counts["profile"] == 1 else f"{counts['profile']} profiles"
-    print_error(f"{memories_word(counts['memory'])} and {profiles} {place}")
+    facts = f", {counts['fact']:,} fact{'' if counts['fact'] == 1 else 's'}" if counts["fact"] else ""
+    print_error(f"{memories_word(counts['memory'])}{facts} and {profiles} {place}")
 
 
 def exported(client: Client, user: str, timeout_s: float) -> Iterator[dict[str, Any]]:

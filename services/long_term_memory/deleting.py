@@ -24,7 +24,7 @@ from services.long_term_memory.removal import BATCH, remove
 # All of the user's: an insertion for a character that is new locks the owner of the shared memories.
 _LOCK = "SELECT FROM users WHERE user_id = ANY(%(users)s) ORDER BY number FOR UPDATE"
 # In a statement of its own: an insertion that the lock waited for may have added an owner.
-_OWNERS = f"SELECT number FROM users WHERE {OWNERS}"  # noqa: S608 - constants
+_OWNERS = f"SELECT number FROM users WHERE {OWNERS} ORDER BY array_position(%(kinds)b::text[], kind), number"  # noqa: S608 - constants
 _BY_ID = f"SELECT number FROM memories WHERE user_number = {OWNER_NUMBERS} AND id = ANY(%(ids)s::uuid[])"  # noqa: S608 - constants
 # Only the rows of a batch are asked for their contents, so that no statement takes long however few contain a text.
 _BATCH = (
@@ -58,7 +58,8 @@ def delete_ids(pool: ConnectionPool, scope: Scope, ids: Sequence[str]) -> int:
 def delete_matching(pool: ConnectionPool, scope: Scope, conditions: Conditions, at: datetime) -> int:
     """Delete the memories of a scope that meet conditions, and what arrived before `at` and is indexed later.
 
-    A deletion that was ended in the middle is completed by the same call.
+    A deletion that was ended in the middle is completed by the same call. What it deletes of facts that no other
+    messages say than those it deletes is not counted.
 
     Args:
         scope: of one user.

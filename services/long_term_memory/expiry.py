@@ -165,11 +165,11 @@ def _limits(rules: Sequence[RetentionRule]) -> list[_Limit]:
 
 
 def _owners(connection: Connection[TupleRow], limit: _Limit) -> Iterator[list[int]]:
-    """The numbers of the owners that a limit is about, in pages."""
+    """The numbers of the owners that a limit is about, in pages; facts go with the messages that they were found in."""
     after = -1
     of_agent = "agent_id <> ALL(%s)" if limit.others else "agent_id = ANY(%s)"
     while page := connection.execute(
-        f"SELECT number FROM users WHERE number > %s AND {of_agent} ORDER BY number LIMIT %s",  # noqa: S608 - constants
+        f"SELECT number FROM users WHERE number > %s AND kind = 'message' AND {of_agent} ORDER BY number LIMIT %s",  # noqa: S608 - constants
         (after, limit.agents, OWNERS),
     ).fetchall():
         yield [number for (number,) in page]

@@ -18,10 +18,14 @@ from services.long_term_memory.postgres.pool import database_errors
 from services.long_term_memory.removal import BATCH, add_tombstones, remove
 from services.long_term_memory.storing import of_update
 
-# What arrived after that was said after. Memories of earlier releases and of imports have no such time.
+# What arrived after that was said after, and so are the facts that it says. Memories of earlier releases and of imports
+# have no such time. Facts first, so that as many are deleted as are counted.
 _NUMBERS = (
-    "SELECT m.number FROM memories m JOIN users u ON u.number = m.user_number"
-    " WHERE u.user_id = %s AND (m.arrived_at IS NULL OR m.arrived_at <= %s) ORDER BY m.number"
+    "SELECT m.number FROM memories m JOIN users u ON u.number = m.user_number WHERE u.user_id = %(user)s"
+    " AND CASE u.kind WHEN 'message' THEN m.arrived_at IS NULL OR m.arrived_at <= %(at)s"
+    " ELSE NOT EXISTS (SELECT FROM fact_evidence JOIN memories said ON said.number = memory_number"
+    " WHERE fact_number = m.number AND said.arrived_at > %(at)s) END"
+    " ORDER BY u.kind = 'message', m.number"
 )
 
 log = structlog.get_logger()
@@ -66,7 +70,7 @@ class Forgetting:
         with database_errors():
             if dry_run:
                 with self._pool.connection() as connection:
-                    return len(connection.execute(_NUMBERS, (user, moment)).fetchall())
+                    return len(connection.execute(_NUMBERS, {"user": user, "at": moment}).fetchall())
             with self._pool.connection() as connection:
                 _note(connection, user, moment)
                 numbers = _memories(connection, user, moment)
@@ -107,4 +111,4 @@ def _memories(connection: Connection[TupleRow], user: str, at: datetime) -> list
     """The numbers of the user's memories, once no insertion is in flight that has not seen the deletion."""
     with connection.transaction():
         connection.execute("SELECT number FROM users WHERE user_id = %s ORDER BY number FOR UPDATE", (user,))
-        return [number for (number,) in connection.execute(_NUMBERS, (user, at)).fetchall()]
+        return [number for (number,) in connection.execute(_NUMBERS, {"user": user, "at": at}).fetchall()]

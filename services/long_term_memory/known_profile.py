@@ -16,13 +16,10 @@ from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 
 from services.long_term_memory.extraction.batch import SlotValue
-from services.long_term_memory.known_slots import KNOWN, Claim, slots_of, values_of, without_evidence
+from services.long_term_memory.known_slots import EXTRACTION, KNOWN, Claim, slots_of, values_of, without_evidence
 from services.long_term_memory.postgres.deletions import DIGEST, lock_user
 from services.long_term_memory.postgres.scope import Owner
 from services.long_term_memory.profile_service import MAX_PROFILE_BYTES, locked_profile, write_profile
-
-#: Who wrote a version of a profile, as `profile_history.source` has it.
-EXTRACTION = "extraction"
 
 # Locked, so that a deletion of one of them waits, and then finds what it is the evidence of. What arrived before the
 # user was forgotten is about to be deleted.

@@ -12,6 +12,8 @@ from services.long_term_memory.extraction.batch import SlotValue
 
 #: The key of a profile under which extraction writes.
 KNOWN: Final = "known"
+#: Who wrote a version of a profile, as its history has it.
+EXTRACTION: Final = "extraction"
 _NOT_OF_SERVICE: Final = {"evidence", "said_at"}
 _SHAPE: Final = {"value", *_NOT_OF_SERVICE}
 

@@ -24,15 +24,17 @@ from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool
 
 from services.long_term_memory.deleting import count_ids, count_matching, delete_ids, delete_matching
+from services.long_term_memory.extraction.outbox import add_again
 from services.long_term_memory.memory_service import memory_of
 from services.long_term_memory.postgres.conditions import Conditions
 from services.long_term_memory.postgres.history import insert_history
 from services.long_term_memory.postgres.listing import Place, read_page
 from services.long_term_memory.postgres.pool import database_errors
 from services.long_term_memory.postgres.rows import Vector, memory_row
-from services.long_term_memory.postgres.scope import Scope
+from services.long_term_memory.postgres.scope import ALL_KINDS, Scope
 from services.long_term_memory.postgres.store import stored_memory
 from services.long_term_memory.profile_service import merge_patch
+from services.long_term_memory.removal import remove_derived
 from services.long_term_memory.storing import MemoryWriter
 from services.runtime.errors import MemoryNotFound
 
@@ -46,6 +48,12 @@ _MEMORY = (
     " extract(epoch FROM m.said_at)::float8, users.user_id, users.agent_id"
     " FROM memories m JOIN users ON users.number = m.user_number"
     " WHERE users.user_id = %(user)s AND m.id = %(id)s::uuid"
+)
+# As a deletion does, before anything of the user's: what is found in the memory meanwhile is stored before, or after.
+_LOCK_OWNERS = "SELECT FROM users WHERE user_id = %(user)s ORDER BY number FOR UPDATE"
+_MESSAGE = (
+    "SELECT m.number FROM memories m JOIN users ON users.number = m.user_number"
+    " WHERE m.id = %s::uuid AND users.kind = 'message'"
 )
 _HISTORY = (
     "SELECT event, old_memory, new_memory, coalesce(updated_at, created_at) FROM memory_history"
@@ -73,12 +81,16 @@ class MemoryManagement:
     Args:
         writer: embeds corrected contents.
         zone: of the users, for the dates that memories name.
+        extract: whether an LLM finds facts in messages.
     """
 
-    def __init__(self, pool: ConnectionPool, writer: MemoryWriter, zone: tzinfo = UTC) -> None:
+    def __init__(
+        self, pool: ConnectionPool, writer: MemoryWriter, zone: tzinfo = UTC, *, extract: bool = False
+    ) -> None:
         self._pool = pool
         self._writer = writer
         self._zone = zone
+        self._extract = extract
 
     def page(self, user_id: str, query: MemoryListData) -> Page:
         """A page of the user's memories, in the order of time.
@@ -123,6 +135,8 @@ class MemoryManagement:
     def update(self, user_id: str, update: MemoryUpdateData, at: float) -> Memory:
         """Correct the content or the metadata of a memory; idempotent.
 
+        What was found in the old content of a message, and nothing else says, is deleted; the LLM reads the new one.
+
         Args:
             at: when it was asked for, in seconds since 1970.
 
@@ -137,6 +151,7 @@ class MemoryManagement:
         key = _key(user_id, update.id)
         vector = None if update.content is None else self._writer.embed([update.content])[0]
         with database_errors(), self._pool.connection() as connection, connection.transaction():
+            connection.execute(_LOCK_OWNERS, key)
             row = connection.execute(f"{_MEMORY} FOR UPDATE OF m", key).fetchone()
             if row is None:
                 raise MemoryNotFound
@@ -147,6 +162,8 @@ class MemoryManagement:
             if payload != before.payload:
                 payload["updated_at"] = datetime.fromtimestamp(at, UTC).isoformat()
                 _write(connection, before, payload, vector)
+            if payload["data"] != before.payload["data"]:
+                self._read_again(connection, before)
         return self._memory(OutputData(id=before.id, score=None, payload=payload))
 
     def delete(self, user_id: str, deletion: MemoryDeleteData, at: float) -> int:
@@ -163,7 +180,7 @@ class MemoryManagement:
         """
         # An id says what is meant: without an agent, it may be of any.
         any_agent = deletion.all_agents or (deletion.ids is not None and deletion.agent_id is None)
-        scope = Scope.of(user_id, deletion.agent_id, all_agents=any_agent)
+        scope = Scope.of(user_id, deletion.agent_id, all_agents=any_agent, kinds=ALL_KINDS)
         moment = datetime.fromtimestamp(at, UTC)
         with database_errors():
             if deletion.ids is not None:
@@ -178,6 +195,15 @@ class MemoryManagement:
                 return delete_matching(self._pool, scope, conditions, moment)
             with self._pool.connection() as connection:
                 return count_matching(connection, scope, conditions, moment)
+
+    def _read_again(self, connection: Connection[TupleRow], corrected: OutputData) -> None:
+        """Delete what was found in a message before it was corrected, and let it be read again; not of a fact."""
+        row = connection.execute(_MESSAGE, (corrected.id,)).fetchone()
+        if row is None:
+            return
+        remove_derived(connection, row[0])
+        if self._extract and "request_id" not in corrected.payload:
+            add_again(connection, row[0])
 
     def _memory(self, stored: OutputData) -> Memory:
         return memory_of(stored.id, stored.payload, self._zone)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -11,14 +12,19 @@ from typing import Annotated, Any, Literal
 from keepsake_client.errors import InvalidMessage
 from keepsake_client.fields import clean
 from keepsake_client.protocol import decode_user_id, encode_user_id, json_number
-from keepsake_client.records import MemoryRecord, ProfileChangeRecord, ProfileRecord, Record, parse_record
+from keepsake_client.records import FactRecord, MemoryRecord, ProfileChangeRecord, ProfileRecord, Record, parse_record
+from psycopg import Connection
+from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool
 from pydantic import AfterValidator, Field, TypeAdapter
 
+from services.long_term_memory.fact_import import import_facts
+from services.long_term_memory.known_slots import KNOWN, evidence_of, slots_of, without_evidence
 from services.long_term_memory.postgres import portable
 from services.long_term_memory.postgres.deletions import forgotten_after, lock_user
 from services.long_term_memory.postgres.pool import database_errors
 from services.long_term_memory.postgres.portable import BEGINNING_US, Place
+from services.long_term_memory.postgres.portable_facts import CURRENT_US, FactPlace, facts_of, uuids
 from services.long_term_memory.postgres.rows import stored_events
 from services.long_term_memory.postgres.scope import encode_agent_id
 from services.long_term_memory.storing import MemoryWriter, Utterance, embedded, of_record
@@ -35,12 +41,15 @@ MAX_PAGE_BYTES = 500_000
 _PROFILES: Literal["profiles"] = "profiles"
 _CHANGES: Literal["changes"] = "changes"
 _MEMORIES: Literal["memories"] = "memories"
+_FACTS: Literal["facts"] = "facts"
 #: Times are in PostgreSQL's range.
 _Number = Annotated[int, Field(strict=True, ge=BEGINNING_US, lt=2**62)]
 _Agent = Annotated[str, AfterValidator(_storable)]
 #: What a cursor holds.
 _PLACE: TypeAdapter[tuple[Any, ...]] = TypeAdapter(
-    tuple[Literal["changes"], _Agent, _Number] | tuple[Literal["memories"], _Agent, _Number, _Number, _Number]
+    tuple[Literal["changes"], _Agent, _Number]
+    | tuple[Literal["memories"], _Agent, _Number, _Number, _Number]
+    | tuple[Literal["facts"], _Number, _Number]
 )
 
 
@@ -68,8 +77,8 @@ class Portability:
     def export(self, user_id: str, limit: int, cursor: str | None) -> tuple[list[dict[str, Any]], str | None]:
         """A page of records, and the cursor of the next one; None for the last one.
 
-        First the profiles, then their changes, then the memories of each owner by time. What is stored meanwhile, with
-        an earlier time, may be missing.
+        First the profiles, then their changes, then the memories of each owner by time, then the facts. What is stored
+        meanwhile, with an earlier time, may be missing.
 
         Raises:
             InvalidMessage: the cursor is none of this method's.
@@ -86,9 +95,13 @@ class Portability:
                 changes = portable.profile_changes_of(connection, user, agent, version, limit)
                 items = [(_change_record(row), _cursor(_CHANGES, row["agent_id"], row["version"])) for row in changes]
                 return _page(items, limit, _cursor(_MEMORIES, *Place()))
+            if stage == _FACTS:
+                facts = facts_of(connection, user, FactPlace(*place), limit)
+                items = [(_fact_record(row), _cursor(_FACTS, *at)) for at, row in facts]
+                return _page(items, limit, None)
             found = portable.memories_of(connection, user, Place(*place), limit)
         if found is None:
-            return [], None
+            return [], _cursor(_FACTS, *FactPlace())
         agent, memories = found
         items = [(_memory_record(agent, row), _cursor(_MEMORIES, *at)) for at, row in memories]
         return _page(items, limit, _cursor(_MEMORIES, *Place(agent, is_done=1)))
@@ -109,7 +122,7 @@ class Portability:
         parsed = [
             parse_record(record, self._max_content_chars, f"records.{place}") for place, record in enumerate(records)
         ]
-        self._add_profiles(encode_user_id(user_id), parsed, at)
+        self._add_profiles(encode_user_id(user_id), parsed, at, restore_deleted=restore_deleted)
         memories = [record for record in parsed if isinstance(record, MemoryRecord)]
         utterances = [of_record(user_id, record, at) for record in memories]
         with database_errors(), self._pool.connection() as connection:
@@ -128,7 +141,21 @@ class Portability:
         ]
         gone = sum((utterance.event_id or utterance.id) in deleted for utterance in utterances)
         dropped = self._store_new(new)
-        return ImportOutcome(len(new) - dropped, len(memories) - len(new) - gone, gone + dropped)
+        facts = self._add_facts(user_id, parsed, restore_deleted=restore_deleted)
+        return ImportOutcome(
+            len(new) - dropped + facts["new"],
+            len(memories) - len(new) - gone + facts["known"],
+            gone + dropped + facts["deleted"],
+        )
+
+    def _add_facts(self, user_id: str, records: Sequence[Record], *, restore_deleted: bool) -> Counter[str]:
+        facts = [record for record in records if isinstance(record, FactRecord)]
+        if not facts:
+            return Counter()
+        vectors = self._writer.embed([fact.content for fact in facts])
+        with database_errors(), self._pool.connection() as connection:
+            pairs = list(zip(facts, vectors, strict=True))
+            return import_facts(connection, user_id, pairs, restore_deleted=restore_deleted)
 
     def _store_new(self, new: Sequence[tuple[Utterance, MemoryRecord]]) -> int:
         """Store what was not there; how many of it were deleted meanwhile."""
@@ -143,8 +170,8 @@ class Portability:
                     portable.replace_history(connection, utterance.id, utterance.payload["role"], record.history)
         return sum(utterance.deleted for utterance, _ in new)
 
-    def _add_profiles(self, user: str, records: Sequence[Record], at: float) -> None:
-        if all(isinstance(record, MemoryRecord) for record in records):
+    def _add_profiles(self, user: str, records: Sequence[Record], at: float, *, restore_deleted: bool) -> None:
+        if not any(isinstance(record, ProfileRecord | ProfileChangeRecord) for record in records):
             return
         with database_errors(), self._pool.connection() as connection, connection.transaction():
             lock_user(connection, user)
@@ -153,18 +180,22 @@ class Portability:
             for record in records:
                 agent = encode_agent_id(record.agent_id)
                 if isinstance(record, ProfileRecord):
-                    portable.add_profile(connection, user, agent, record)
+                    profile = record.profile if restore_deleted else _without_deleted(connection, record.profile)
+                    portable.add_profile(connection, user, agent, record.model_copy(update={"profile": profile}))
                 elif isinstance(record, ProfileChangeRecord):
-                    portable.add_profile_change(connection, user, agent, record)
+                    patch = record.patch if restore_deleted else _without_deleted(connection, record.patch)
+                    portable.add_profile_change(connection, user, agent, record.model_copy(update={"patch": patch}))
 
 
-def _page(items: Sequence[tuple[dict[str, Any], str]], limit: int, then: str) -> tuple[list[dict[str, Any]], str]:
+def _page(
+    items: Sequence[tuple[dict[str, Any], str]], limit: int, then: str | None
+) -> tuple[list[dict[str, Any]], str | None]:
     """The records that a page holds, and the cursor of the next one.
 
     Args:
         items: records, each with the cursor of what follows it.
         limit: how many were asked for: fewer are the last ones of their stage or owner.
-        then: the cursor of the next stage or owner.
+        then: the cursor of the next stage or owner; None for none.
     """
     size, records, after = 0, list[dict[str, Any]](), then
     for record, cursor in items:
@@ -181,6 +212,7 @@ def _memory_record(agent: str, row: dict[str, Any]) -> dict[str, Any]:
     original = changes[0]["new_content"] if changes else None
     fields = {
         "kind": "memory",
+        "id": row["id"],
         "content": row["content"],
         "source": row["source"],
         "timestamp": json_number(row["said_at_us"] / 1e6),
@@ -194,13 +226,39 @@ def _memory_record(agent: str, row: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
+def _without_deleted(connection: Connection[TupleRow], profile: dict[str, Any]) -> dict[str, Any]:
+    """A profile, or a patch of one, without the slots that only messages say that were deleted here."""
+    evidence = evidence_of(profile)
+    deleted = portable.deleted_ids(connection, uuids(evidence)) if evidence else set()
+    return {**profile, KNOWN: without_evidence(slots_of(profile), deleted)} if deleted else profile
+
+
+def _fact_record(row: dict[str, Any]) -> dict[str, Any]:
+    payload, superseded_us = row["payload"], row["superseded_us"]
+    fields = {
+        "kind": "fact",
+        "id": row["id"],
+        "content": row["content"],
+        "source": row["source"],
+        "timestamp": json_number(row["said_at"]),
+        **{name: payload.get(name) for name in ("fact_kind", "about", "when", "session_id", "speaker")},
+        "agent_id": decode_user_id(row["agent_id"]) or None,
+        "meta": payload.get("meta") or None,
+        "evidence": row["evidence"],
+        "superseded_by": row["superseded_by"],
+        "superseded_at": None if superseded_us == CURRENT_US else superseded_us / 1e6,
+        "history": row["changes"],
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
 def _profile_record(row: dict[str, Any]) -> dict[str, Any]:
     own = {name: row[name] for name in ("profile", "version", "updated_at")}
     return {"kind": "profile", **_agent(row), **own}
 
 
 def _change_record(row: dict[str, Any]) -> dict[str, Any]:
-    own = {name: row[name] for name in ("version", "patch", "changed_at")}
+    own = {name: row[name] for name in ("version", "patch", "changed_at", "source") if row[name] is not None}
     return {"kind": "profile_change", **_agent(row), **own}
 
 

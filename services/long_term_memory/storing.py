@@ -128,6 +128,11 @@ def event_ids(memory_id: str, owner: Owner, source: str, message_id: str | None,
     return {memory_id, by_content} if derived else {memory_id, by_content, by_id}
 
 
+def fact_id(owner: Owner, exported_id: str) -> str:
+    """The id of an imported fact: of its owner, so that no import can take the id of another user's."""
+    return _identity(owner.user, owner.agent, "fact", exported_id)
+
+
 def of_record(user_id: str, record: MemoryRecord, arrived_at: float) -> Utterance:
     """The memory of a record, with the id that its event or request gave it.
 
@@ -152,6 +157,8 @@ def of_record(user_id: str, record: MemoryRecord, arrived_at: float) -> Utteranc
             )
         )
     known = {"source": record.source, "session_id": record.session_id, "expires_at": record.expires_at}
+    if record.id not in (utterance.id, utterance.event_id):
+        known["exported_id"] = record.id  # by which facts name it
     utterance.payload |= {name: value for name, value in known.items() if value is not None}
     utterance.arrived_at, utterance.imported = arrived_at, True
     return utterance

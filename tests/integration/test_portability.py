@@ -18,13 +18,17 @@ from keepsake_client.errors import InvalidMessage
 from keepsake_client.protocol import AddData, MemoryUpdateMessage, SearchData
 from psycopg_pool import ConnectionPool
 
+from services.long_term_memory.known_profile import NewSlot, write_slots
 from services.long_term_memory.mem0_bridge import Mem0Memory
 from services.long_term_memory.memory_service import MemoryService
 from services.long_term_memory.portability import MAX_PAGE_BYTES, ImportOutcome, Portability
+from services.long_term_memory.postgres.facts import NewFact, insert_facts
 from services.long_term_memory.postgres.history import PostgresHistory
 from services.long_term_memory.postgres.pool import open_pool
+from services.long_term_memory.postgres.scope import Owner
 from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.profile_service import ProfileService
+from services.long_term_memory.removal import remove
 from tests.integration.conftest import WordEmbedder
 
 NOON = 1_715_774_400.0
@@ -205,7 +209,7 @@ def test_another_user_gets_memories_of_their_own(instances: Callable[[], Instanc
 @pytest.mark.parametrize(
     ("record", "reason"),
     [
-        ({"kind": "fact"}, "records.1: kind must be one of memory, profile, profile_change"),
+        ({"kind": "note"}, "records.1: kind must be one of memory, fact, profile, profile_change"),
         ({"kind": "memory", "source": "user", "timestamp": 1}, "records.1.content: Field required"),
         (
             {"kind": "memory", "content": "x" * 40_000, "source": "user", "timestamp": 1},
@@ -271,3 +275,145 @@ def test_any_memories_come_back_as_they_were(instances: Callable[[], Instance]) 
         assert there.export(user) == records
 
     check()
+
+
+def find(instance: Instance, content: str, evidence: list[str], replaces: list[str] | None = None) -> str:
+    """Store a fact that messages of u1 say; its id."""
+
+    def number(one: str) -> int:
+        [(found,)] = instance.execute("SELECT number FROM memories WHERE id = %s", one)
+        return int(found)
+
+    fact = NewFact(
+        id=str(uuid4()),
+        content=content,
+        vector=WordEmbedder().embed(content),
+        kind="state",
+        about="user",
+        when="2024-05",
+        said_at=NOON,
+        source="user",
+        session_id="s1",
+        speaker={"name": "Lin"},
+        evidence=[number(one) for one in evidence],
+        replaces=[number(one) for one in replaces or []],
+    )
+    with instance.pool.connection() as connection:
+        insert_facts(connection, Owner("u1"), [fact])
+    return fact.id
+
+
+def fill_with_facts(instance: Instance) -> None:
+    """A user with three messages, a fact of the first that two others replaced in turn, and a slot."""
+    for place, town in enumerate(("Oslo", "Lisbon", "Rome")):
+        instance.say(f"I live in {town}", NOON + place)
+    said = [row[0] for row in instance.execute("SELECT id::text FROM memories ORDER BY number")]
+    facts: list[str] = []
+    for town, one in zip(("Oslo", "Lisbon", "Rome"), said, strict=True):
+        facts.append(find(instance, f"The user lives in {town}.", [one], facts[-1:]))
+    with instance.pool.connection() as connection:
+        write_slots(connection, Owner("u1"), [NewSlot("home", "Rome", said[2:], NOON + 2)])
+
+
+def kinds(instance: Instance, user: str = "u1") -> list[tuple[Any, ...]]:
+    """What every fact of a user is, by what it was replaced, and the contents of its evidence."""
+    return instance.execute(
+        "SELECT m.content, kind, (SELECT content FROM memories n WHERE n.number = s.superseded_by),"
+        " array_agg(e.content ORDER BY e.number) FROM memories m JOIN users u ON u.number = m.user_number"
+        " LEFT JOIN superseded_facts s ON s.fact_number = m.number"
+        " LEFT JOIN fact_evidence f ON f.fact_number = m.number LEFT JOIN memories e ON e.number = f.memory_number"
+        " WHERE user_id = %s AND kind <> 'message' GROUP BY 1, 2, 3 ORDER BY 1",
+        user,
+    )
+
+
+@pytest.mark.parametrize("limit", [1, 2, 100])
+def test_facts_and_slots_come_along(instances: Callable[[], Instance], limit: int) -> None:
+    """Given facts, superseded ones and a slot, imported twice, I expect the same there, once, and the same export."""
+    here, there = instances(), instances()
+    fill_with_facts(here)
+
+    records = here.export(limit=limit)
+    assert there.take(records) == ImportOutcome(new=6)
+    assert there.take(records) == ImportOutcome(known=6)
+
+    assert [record["kind"] for record in records].count("fact") == 3
+    assert kinds(there) == kinds(here)
+    assert [row[1] for row in kinds(there)] == ["superseded", "superseded", "fact"]
+    assert there.export() == here.export()
+    assert here.take(there.export()) == ImportOutcome(known=6)
+    assert there.profiles.get("u1") == here.profiles.get("u1")
+    evidence = "SELECT source, evidence FROM profile_history"
+    assert there.execute(evidence) == here.execute(evidence)
+
+
+def test_facts_follow_their_messages_to_another_user(instances: Callable[[], Instance]) -> None:
+    """Given an export that is imported for another user, I expect the facts there, and each to go with its message."""
+    here = instances()
+    fill_with_facts(here)
+
+    assert here.take(here.export(), "u2") == ImportOutcome(new=6)
+    assert kinds(here, "u2") == kinds(here)
+    numbers = here.execute(
+        "SELECT m.number FROM memories m JOIN users u ON u.number = user_number WHERE user_id = 'u2'"
+        " AND kind = 'message'"
+    )
+    with here.pool.connection() as connection:
+        remove(connection, [number for (number,) in numbers])
+
+    assert kinds(here, "u2") == []
+    assert here.profiles.get("u2").values == {}
+    assert len(kinds(here)) == 3
+
+
+def test_a_fact_without_its_message_stays_deleted(instances: Callable[[], Instance]) -> None:
+    """Given an export from before a message was deleted, I expect its fact and slot not to come back, unless asked."""
+    here = instances()
+    fill_with_facts(here)
+    records = here.export()
+    [(rome,)] = here.execute("SELECT number FROM memories WHERE content = 'I live in Rome'")
+    with here.pool.connection() as connection:
+        remove(connection, [rome])
+        connection.execute("DELETE FROM profiles")
+        connection.execute("DELETE FROM profile_history")
+
+    assert here.take(records) == ImportOutcome(known=4, deleted=2)
+    assert "Rome" not in str(here.export())
+
+    assert here.take(records, restore_deleted=True) == ImportOutcome(new=2, known=4)
+    assert "The user lives in Rome." in str(kinds(here))
+
+
+def test_a_deleted_fact_stays_deleted(instances: Callable[[], Instance]) -> None:
+    """Given an export from before a fact alone was deleted, there and elsewhere, I expect it not to come back."""
+    here, there = instances(), instances()
+    fill_with_facts(here)
+    records = here.export()
+    there.take(records)
+    for instance in (here, there):
+        [(rome,)] = instance.execute("SELECT number FROM memories WHERE content = 'The user lives in Rome.'")
+        with instance.pool.connection() as connection:
+            remove(connection, [rome])
+
+        assert instance.take(records) == ImportOutcome(known=5, deleted=1)
+
+
+def test_no_import_takes_the_id_of_another_users_fact(instances: Callable[[], Instance]) -> None:
+    """Given a record with the id of another user's fact, I expect both facts, each with its user's evidence."""
+    here = instances()
+    fill_with_facts(here)
+    before = kinds(here)
+
+    here.take(here.export(), "mallory")
+
+    assert kinds(here) == before
+
+
+def test_an_export_without_ids_is_read(instances: Callable[[], Instance]) -> None:
+    """Given an export of an earlier release, whose memories have no ids, I expect it as it was."""
+    here, there = instances(), instances()
+    fill(here)
+
+    there.take([{name: value for name, value in record.items() if name != "id"} for record in here.export()])
+
+    assert there.export() == here.export()

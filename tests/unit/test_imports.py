@@ -506,7 +506,7 @@ def test_keepsakes_own_export_comes_back_as_it_is() -> None:
 
     assert records(items) == lines[:4]
     assert bad(items) == [
-        "line 5: a record: kind must be one of memory, profile, profile_change",
+        "line 5: a record: kind must be one of memory, fact, profile, profile_change",
         "line 6: timestamp: Field required",
     ]
 

@@ -20,6 +20,8 @@ from keepsake_client.fields import (
 )
 from keepsake_client.protocol import MemoryChange
 
+_DATE: Final = r"\d{4}(-\d\d(-\d\d)?)?"
+_WHEN: Final = rf"^{_DATE}(/{_DATE})?$"
 #: Far from the largest `bigint`, so that the profile can still be updated.
 Version = Annotated[int, Field(ge=1, lt=2**62)]
 
@@ -28,6 +30,7 @@ class MemoryRecord(WireModel):
     """One memory.
 
     Attributes:
+        id: by which facts and profiles name it.
         session_id: the conversation that it belongs to.
         request_id: of one that was added by request.
         meta: what its publisher sent as `meta`.
@@ -37,6 +40,7 @@ class MemoryRecord(WireModel):
     """
 
     kind: Literal["memory"]
+    id: KeptId | None = None
     content: Text
     source: Source
     timestamp: Timestamp
@@ -48,6 +52,36 @@ class MemoryRecord(WireModel):
     meta: JSONObject = Field(default_factory=dict)
     expires_at: Timestamp | None = None
     original: Text | None = None
+    history: tuple[MemoryChange, ...] = ()
+
+
+class FactRecord(WireModel):
+    """One fact that was found in messages.
+
+    Attributes:
+        about: `user`, `ai`, or the name of whom it is about.
+        when: the date or span that it is about: YYYY-MM-DD, YYYY-MM, YYYY, or two of them as A/B.
+        timestamp: of the last message that says it.
+        evidence: ids of the messages that say it.
+        superseded_by: the id of the fact that replaced it, at `superseded_at`.
+        history: of one that was changed, every change, oldest first.
+    """
+
+    kind: Literal["fact"]
+    id: KeptId
+    content: Text
+    fact_kind: Literal["state", "event", "plan", "promise"]
+    about: Text
+    when: Annotated[str, Field(pattern=_WHEN)] | None = None
+    source: Source
+    timestamp: Timestamp
+    session_id: KeptId | None = None
+    agent_id: KeptId | None = None
+    speaker: Speaker | None = None
+    meta: JSONObject = Field(default_factory=dict)
+    evidence: tuple[KeptId, ...]
+    superseded_by: KeptId | None = None
+    superseded_at: Timestamp | None = None
     history: tuple[MemoryChange, ...] = ()
 
 
@@ -70,6 +104,7 @@ class ProfileChangeRecord(WireModel):
 
     Attributes:
         changed_at: in seconds since 1970.
+        source: who made it, where that was not a service.
     """
 
     kind: Literal["profile_change"]
@@ -77,11 +112,13 @@ class ProfileChangeRecord(WireModel):
     patch: JSONObject
     changed_at: Timestamp
     agent_id: KeptId | None = None
+    source: Literal["service", "extraction"] | None = None
 
 
-Record = MemoryRecord | ProfileRecord | ProfileChangeRecord
+Record = MemoryRecord | FactRecord | ProfileRecord | ProfileChangeRecord
 _BY_KIND: Final[dict[str, type[Record]]] = {
     "memory": MemoryRecord,
+    "fact": FactRecord,
     "profile": ProfileRecord,
     "profile_change": ProfileChangeRecord,
 }
@@ -102,6 +139,6 @@ def parse_record(fields: dict[str, Any], max_content_chars: int, within: str = "
     if model is None:
         raise InvalidMessage(f"{within or 'a record'}: kind must be one of {', '.join(_BY_KIND)}")
     record = validate(model, fields, within)
-    if isinstance(record, MemoryRecord):
+    if isinstance(record, MemoryRecord | FactRecord):
         check_length(f"{within}.content".lstrip("."), record.content, max_content_chars)
     return record

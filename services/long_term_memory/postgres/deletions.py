@@ -70,13 +70,18 @@ def forgotten_after(connection: Connection[TupleRow], user: str, arrived_at: flo
 
 
 def remove_empty_owners(connection: Connection[TupleRow], users: Collection[str]) -> None:
-    """Delete the owners without a memory, of users by their encoded ids."""
+    """Delete the owners without a memory, of users by their encoded ids, with what extraction has noted of them."""
     with connection.transaction():
         connection.execute(
             "SELECT number FROM users WHERE user_id = ANY(%s) ORDER BY number FOR UPDATE", (list(users),)
         )
-        connection.execute(
+        removed = connection.execute(
             "DELETE FROM users u WHERE user_id = ANY(%s)"
-            " AND NOT EXISTS (SELECT FROM memories WHERE user_number = u.number)",
+            " AND NOT EXISTS (SELECT FROM memories WHERE user_number = u.number) RETURNING number",
             (list(users),),
-        )
+        ).fetchall()
+        for table in ("to_extract", "extraction", "extraction_usage") if removed else ():
+            connection.execute(
+                f"DELETE FROM {table} WHERE user_number = ANY(%s)",  # noqa: S608 - constants
+                ([number for (number,) in removed],),
+            )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -11,12 +11,13 @@ from psycopg import Connection
 from psycopg.rows import TupleRow
 
 from services.long_term_memory.postgres.history import insert_history
-from services.long_term_memory.postgres.rows import Vector, insert_memories, memory_row
+from services.long_term_memory.postgres.rows import Inserted, Vector, insert_memories, memory_row
 from services.long_term_memory.postgres.scope import Owner
 
 #: `state`: true until changed; `event`: happened once; `plan`: is to happen; `promise`: the AI said that it would.
 FactKind = Literal["state", "event", "plan", "promise"]
 
+_ARRIVALS = "SELECT number, arrived_at FROM memories WHERE number = ANY(%s)"
 _ADD_EVIDENCE = (
     "INSERT INTO fact_evidence (fact_number, memory_number)"
     " SELECT f.number, e.memory_number FROM unnest(%(ids)s::uuid[], %(memories)s::bigint[]) AS e (id, memory_number)"
@@ -54,6 +55,7 @@ class NewFact:
         speaker: of that message: an `id`, a `name` or both.
         evidence: numbers of the messages that say it, at least one.
         replaces: numbers of the facts that are no longer true because of it.
+        more: further fields of its payload.
     """
 
     id: str
@@ -68,29 +70,46 @@ class NewFact:
     speaker: dict[str, str] | None
     evidence: Sequence[int]
     replaces: Sequence[int] = ()
+    more: dict[str, Any] = field(default_factory=dict)
 
 
-def insert_facts(connection: Connection[TupleRow], owner: Owner, facts: Sequence[NewFact]) -> None:
+def insert_facts(connection: Connection[TupleRow], owner: Owner, facts: Sequence[NewFact]) -> Inserted:
     """Insert facts with evidence and history in one transaction; what they replace becomes superseded. Idempotent.
+
+    A fact arrived with the last message of its evidence: one that meets a deletion after that is refused.
 
     Args:
         owner: whose they are; that of the messages which they were found in.
     """
     if not facts:
-        return
+        return Inserted(set(), set())
     with connection.transaction():
-        insert_memories(connection, [_row(owner, fact) for fact in facts], history=True, kind="fact")
+        said = {number for fact in facts for number in fact.evidence}
+        arrivals: dict[int, datetime | None] = dict(connection.execute(_ARRIVALS, (list(said),)).fetchall())
+        rows = []
+        for fact in facts:
+            times = [arrivals.get(number) for number in fact.evidence]
+            known = [time for time in times if time is not None]
+            arrived_at = max(known) if len(known) == len(times) else None
+            # Of what was imported its arrival alone counts, and so it does of a fact.
+            rows.append({**_row(owner, fact), "arrived_at": arrived_at, "imported": True})
+        inserted = insert_memories(connection, rows, history=True, kind="fact")
         evidence = [(fact.id, number) for fact in facts for number in fact.evidence]
         connection.execute(_ADD_EVIDENCE, _columns(evidence, "memories"))
         replaced = [(fact.id, number) for fact in facts for number in fact.replaces]
         if replaced:
             _supersede(connection, owner, replaced)
+    return inserted
 
 
 def add_evidence(connection: Connection[TupleRow], fact_number: int, memory_numbers: Sequence[int]) -> None:
-    """Add messages that say the same as a fact."""
+    """Add messages that say the same as a fact, those that there still are."""
     connection.execute(
-        "INSERT INTO fact_evidence (fact_number, memory_number) SELECT %s, unnest(%s::bigint[]) ON CONFLICT DO NOTHING",
+        # A deletion of the fact, or of a message, waits for it, or has been.
+        "WITH fact AS MATERIALIZED (SELECT number FROM memories WHERE number = %s FOR KEY SHARE),"
+        " said AS MATERIALIZED (SELECT number FROM memories WHERE number = ANY(%s) ORDER BY number FOR KEY SHARE)"
+        " INSERT INTO fact_evidence (fact_number, memory_number)"
+        " SELECT fact.number, said.number FROM fact, said ON CONFLICT DO NOTHING",
         (fact_number, list(memory_numbers)),
     )
 
@@ -114,6 +133,7 @@ def _row(owner: Owner, fact: NewFact) -> dict[str, Any]:
         "updated_at": created_at,
         "fact_kind": fact.kind,
         "about": fact.about,
+        **fact.more,
     }
     return memory_row(fact.id, fact.vector, payload)
 

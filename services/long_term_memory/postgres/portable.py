@@ -11,6 +11,8 @@ from psycopg import Connection
 from psycopg.rows import TupleRow, dict_row
 from psycopg.types.json import Jsonb
 
+from services.long_term_memory.known_slots import EXTRACTION, evidence_of
+from services.long_term_memory.postgres.portable_facts import uuids
 from services.long_term_memory.postgres.scope import SHARED
 
 #: Before the year 1, the first of the calendar.
@@ -21,7 +23,8 @@ _PROFILES: Final = (
     " FROM profiles WHERE user_id = %(user)s AND version > 0 ORDER BY agent_id"
 )
 _PROFILE_CHANGES: Final = (
-    "SELECT agent_id, version, patch, extract(epoch FROM changed_at)::float8 AS changed_at FROM profile_history"
+    "SELECT agent_id, version, patch, extract(epoch FROM changed_at)::float8 AS changed_at, source"
+    " FROM profile_history"
     " WHERE user_id = %(user)s AND (agent_id, version) > (%(agent)s, %(version)s)"
     " ORDER BY agent_id, version LIMIT %(limit)s"
 )
@@ -31,7 +34,8 @@ _OWNER_FROM: Final = (
 )
 # The text of an event is what the first entry of its history has; most memories have no other.
 _MEMORIES: Final = (
-    "SELECT number, content, source, payload, (extract(epoch FROM said_at) * 1000000)::bigint AS said_at_us,"
+    "SELECT number, coalesce(payload ->> 'exported_id', id::text) AS id, content, source, payload,"
+    " (extract(epoch FROM said_at) * 1000000)::bigint AS said_at_us,"
     " extract(epoch FROM expires_at)::float8 AS expires_at, changes FROM ("
     "SELECT * FROM memories WHERE user_number = %(owner)s AND (said_at, number) >"
     " (timestamptz 'epoch' + %(said_at_us)s * interval '1 microsecond', %(number)s)"
@@ -46,8 +50,9 @@ _ADD_PROFILE: Final = (
     " VALUES (%(user)s, %(agent)s, %(profile)s, %(version)s, to_timestamp(%(updated_at)s)) ON CONFLICT DO NOTHING"
 )
 _ADD_PROFILE_CHANGE: Final = (
-    "INSERT INTO profile_history (user_id, agent_id, version, patch, changed_at)"
-    " SELECT %(user)s, %(agent)s, %(version)s, %(patch)s, to_timestamp(%(changed_at)s)"
+    "INSERT INTO profile_history (user_id, agent_id, version, patch, changed_at, source, evidence)"
+    " SELECT %(user)s, %(agent)s, %(version)s, %(patch)s, to_timestamp(%(changed_at)s), %(source)s,"
+    " %(evidence)s::uuid[]"
     " WHERE NOT EXISTS (SELECT FROM profiles"
     " WHERE user_id = %(user)s AND agent_id = %(agent)s AND version < %(version)s)"
     " ON CONFLICT DO NOTHING"
@@ -116,7 +121,14 @@ def add_profile(connection: Connection[TupleRow], user: str, agent: str, record:
 
 def add_profile_change(connection: Connection[TupleRow], user: str, agent: str, record: ProfileChangeRecord) -> None:
     """Insert a change of a profile, unless that version has one, or is ahead of the profile."""
-    values = {"patch": Jsonb(record.patch), "version": record.version, "changed_at": record.changed_at}
+    evidence = sorted(set(uuids(evidence_of(record.patch)))) if record.source == EXTRACTION else []
+    values = {
+        "patch": Jsonb(record.patch),
+        "version": record.version,
+        "changed_at": record.changed_at,
+        "source": record.source,
+        "evidence": evidence or None,
+    }
     connection.execute(_ADD_PROFILE_CHANGE, {"user": user, "agent": agent, **values})
 
 

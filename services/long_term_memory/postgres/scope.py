@@ -14,6 +14,8 @@ SHARED: Final = ""
 #: What an owner's memories are: messages (and what was added by request), facts, or facts that others superseded.
 Kind = Literal["message", "fact", "superseded"]
 MESSAGES: Final[tuple[Kind, ...]] = ("message",)
+#: In the order of a deletion: what follows another is counted before that one is deleted.
+ALL_KINDS: Final[tuple[Kind, ...]] = ("superseded", "fact", "message")
 
 #: The owners of a scope, as a condition on `users`; its parameters are `Scope.values`.
 OWNERS: Final = (
