@@ -135,7 +135,7 @@ def open_long_term_memory(
     return LongTermMemory(
         memories,
         ProfileService(pool),
-        MemoryManagement(pool, writer, settings.timezone, extract=extract),
+        MemoryManagement(pool, writer, settings.timezone, extract=settings.extracts),
         Forgetting(pool, Erasure.of(settings)),
         Expiry(pool, settings.retention),
         Portability(pool, writer, settings.ltm_max_content_chars),

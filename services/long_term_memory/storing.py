@@ -130,7 +130,7 @@ def event_ids(memory_id: str, owner: Owner, source: str, message_id: str | None,
 
 def fact_id(owner: Owner, exported_id: str) -> str:
     """The id of an imported fact: of its owner, so that no import can take the id of another user's."""
-    return _identity(owner.user, owner.agent, "fact", exported_id)
+    return derived_id(owner.user, owner.agent, "fact", exported_id)
 
 
 def of_record(user_id: str, record: MemoryRecord, arrived_at: float) -> Utterance:
