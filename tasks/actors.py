@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import dramatiq
 from keepsake_client.protocol import AddData, ProfileGetData, ProfileUpdateData, SearchData, clean
 
-from tasks import management
+from tasks import extraction, management
 from tasks.middleware.retries import INDEX_RETRY, NO_RETRY, WRITE_RETRY
 from tasks.queues import (
     ARRIVED_AT,
@@ -35,6 +35,8 @@ ON_THE_WIRE = 0.1
 def declare(broker: dramatiq.Broker, resources: Resources) -> None:
     """Declare every actor on the broker."""
     management.declare(broker, resources)
+    if resources.settings.extracts:
+        extraction.declare(broker, resources)
     search, add = BY_TYPE["search"], BY_TYPE["add"]
     get, update = BY_TYPE["profile_get"], BY_TYPE["profile_update"]
 

@@ -19,6 +19,7 @@ from services.cli.config import config
 from services.cli.dead_letters import app as dead
 from services.cli.demo import demo
 from services.cli.export import export
+from services.cli.extract import app as extract
 from services.cli.forget import forget
 from services.cli.importing import import_command
 from services.cli.lasting_output import discard_stdout
@@ -46,6 +47,7 @@ def build_app() -> typer.Typer:
     app.command("import")(import_command)
     app.command("reembed")(reembed_command)
     app.add_typer(dead)
+    app.add_typer(extract)
     return app
 
 

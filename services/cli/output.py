@@ -42,6 +42,11 @@ def memories_word(count: int) -> str:
     return "1 memory" if count == 1 else f"{count:,} memories"
 
 
+def messages_word(count: int) -> str:
+    """A number of messages in words."""
+    return "1 message" if count == 1 else f"{count:,} messages"
+
+
 def confirm(question: str) -> None:
     """Ask on the terminal, and end the command where the answer is not yes, or there is no terminal to ask on."""
     if not sys.stdin.isatty():

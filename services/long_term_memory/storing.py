@@ -81,7 +81,7 @@ def of_update(update: MemoryUpdateMessage, arrived_at: float | None = None) -> U
     if update.message_id is None:
         by = () if update.speaker is None else (update.speaker.key,)
         event: tuple[object, ...] = (update.source, update.content, update.timestamp, *by)
-        return Utterance(_identity(key, agent, *event), update.content, payload, arrived_at=arrived_at)
+        return Utterance(derived_id(key, agent, *event), update.content, payload, arrived_at=arrived_at)
     memory_id, event_id = message_ids(key, agent, update.message_id, update.source, update.content)
     return Utterance(memory_id, update.content, payload, event_id, arrived_at)
 
@@ -93,7 +93,7 @@ def message_ids(user_key: str, agent_key: str, message_id: str, source: str, con
         user_key, agent_key: encoded.
     """
     named = ("message", message_id)
-    return _identity(user_key, agent_key, *named), _identity(user_key, agent_key, *named, source, content)
+    return derived_id(user_key, agent_key, *named), derived_id(user_key, agent_key, *named, source, content)
 
 
 def of_request(user_id: str, add: AddData, request_id: str, timestamp: float) -> Utterance:
@@ -108,7 +108,7 @@ def of_request(user_id: str, add: AddData, request_id: str, timestamp: float) ->
         "expires_at": _expires_at(timestamp, add.ttl_days),
     }
     payload = _payload(key, "user", timestamp, known, add.metadata)
-    memory_id = _identity(key, agent, "request", request_id, add.content)
+    memory_id = derived_id(key, agent, "request", request_id, add.content)
     return Utterance(memory_id, add.content, payload, arrived_at=timestamp)
 
 
@@ -130,7 +130,7 @@ def event_ids(memory_id: str, owner: Owner, source: str, message_id: str | None,
 
 def fact_id(owner: Owner, exported_id: str) -> str:
     """The id of an imported fact: of its owner, so that no import can take the id of another user's."""
-    return _identity(owner.user, owner.agent, "fact", exported_id)
+    return derived_id(owner.user, owner.agent, "fact", exported_id)
 
 
 def of_record(user_id: str, record: MemoryRecord, arrived_at: float) -> Utterance:
@@ -259,7 +259,7 @@ def embedded(utterance: Utterance, vector: Vector) -> Embedded:
     )
 
 
-def _identity(user_key: str, agent_key: str, *event: object) -> str:
+def derived_id(user_key: str, agent_key: str, *event: object) -> str:
     """A memory's id, derived from its event, which makes storing it idempotent, concurrently and after a crash.
 
     A version 8 UUID (RFC 9562) of the SHA-256 of user and event as JSON; where there is an agent, of both as a list in

@@ -190,7 +190,7 @@ class Launch:
             pending = self._report_ready(readiness, supervisor.names, pids, reported)
             if not ready and not pending and (not answers_searches or probe(settings, PROBE_TIMEOUT_S) is None):
                 ready = True
-                self._record_left_out(client)
+                self._record_left_out(client, settings)
                 self._announce(addresses, directory, pids)
                 self._on_ready(settings, directory.path)
             if not ready:
@@ -199,9 +199,11 @@ class Launch:
                 self._check_deadline(supervisor, missing, addresses, settings)
             time.sleep(RUNNING_POLL_INTERVAL_S if ready else STARTING_POLL_INTERVAL_S)
 
-    def _record_left_out(self, client: redis.Redis) -> None:
+    def _record_left_out(self, client: redis.Redis, settings: Settings) -> None:
         """Tell `ltm status`, where it knows the Redis alone, what is not to be expected; a start overwrites it."""
         with suppress(redis.RedisError):
+            if not settings.extracts and not client.exists(alive_key(EXTRACTOR)):
+                client.delete(process_key(EXTRACTOR))  # of a start with an LLM, which now is off
             for name in set(self._options.without) - set(SERVERS):
                 if not client.exists(alive_key(name)):  # another host may run it
                     client.set(process_key(name), ProcessRecord(left_out=True).model_dump_json())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
+from datetime import datetime, tzinfo
 from functools import partial
 from typing import Any, Literal, TypeVar
 
@@ -12,15 +14,16 @@ from keepsake_client.refusals import refuses_writes
 from pydantic import BaseModel, Field
 from redis.exceptions import NoPermissionError
 
+from services.long_term_memory.extraction import report as extraction
 from services.long_term_memory.postgres.pool import reachable
 from services.runtime.logging import redact
 from services.runtime.process_record import ProcessRecord, other_broker, read_records
-from services.runtime.queues import queue_depths
+from services.runtime.queues import EXTRACT_QUEUE, queue_depths
 from services.runtime.redis import connect
 from services.runtime.settings import mask_url
 from services.stack.locate import FoundStack
 from services.stack.probe import probe
-from services.stack.processes import ADAPTERS, OPTIONAL, POSTGRES, REDIS, SERVICES, WORKER
+from services.stack.processes import ADAPTERS, EXTRACTOR, OPTIONAL, POSTGRES, REDIS, SERVICES, WORKER
 from services.stack.readiness import stream_backlog
 
 #: Of each server and of the search: with a server that is frozen, the report takes a few of them.
@@ -50,17 +53,38 @@ class Part(BaseModel):
     detail: str | None = None
 
 
+class Extraction(BaseModel):
+    """The state of extraction, and what it did today (UTC).
+
+    Args:
+        since, reason: of a state other than `working`.
+        messages, users: that wait to be read, the oldest of them since `oldest`.
+        set_aside: messages that no usable answer was had for.
+    """
+
+    state: extraction.State
+    since: datetime | None = None
+    reason: str | None = None
+    messages: int = 0
+    users: int = 0
+    oldest: datetime | None = None
+    set_aside: int = 0
+    calls: int = 0
+    tokens: int = 0
+
+
 class StatusReport(BaseModel):
     """What `ltm status` shows.
 
     Args:
-        ok: whether nothing is down or unknown; the exit code is 0 exactly then.
+        ok: whether nothing is down, unknown or stopped; the exit code is 0 exactly then.
         parts: servers and processes, in start order.
         search: that of the check, over the wire.
         lists: how many items wait, by list.
         not_dispatched: how many events of the stream wait; None where that cannot be seen.
         queues: how many messages are waiting, working, delayed and dead, by queue of the workers.
         counters: `ltm:counters`.
+        extraction: of facts, where an LLM is set.
         unseen: what cannot be read here, each with the reason.
         notes: what is not here to be read, such as queues on RabbitMQ.
     """
@@ -73,6 +97,7 @@ class StatusReport(BaseModel):
     not_dispatched: int | None = None
     queues: dict[str, dict[str, int]] = Field(default_factory=dict)
     counters: dict[str, int] = Field(default_factory=dict)
+    extraction: Extraction | None = None
     unseen: list[str] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
 
@@ -91,6 +116,11 @@ class StatusReader:
         self._redis_down: str | None = None
         self._no_heartbeat = "no heartbeat"
         self._unseen: list[str] = []
+
+    @property
+    def timezone(self) -> tzinfo:
+        """The time zone that dates are shown in."""
+        return self._stack.settings.timezone
 
     def part(self, name: str) -> Part:
         """The state of one server, or of one process by its heartbeat alone."""
@@ -114,9 +144,14 @@ class StatusReader:
         counters: Any = self._seen(f"HGETALL {COUNTERS}", partial(self._client.hgetall, COUNTERS)) or {}
         report.counters = {name.decode(): int(count) for name, count in sorted(counters.items())}
         self._add_queues(report)
+        if self._extracts(report):
+            report.extraction = self._extraction(report)
+        else:
+            report.queues.pop(EXTRACT_QUEUE, None)
         report.unseen = self._unseen
         parts = [*report.parts, report.search]
-        report.ok = not report.unseen and not any(part.state in _NOT_OK for part in parts)
+        stopped = report.extraction is not None and report.extraction.state == "stopped"
+        report.ok = not (report.unseen or stopped or any(part.state in _NOT_OK for part in parts))
         return report
 
     def _redis(self) -> Part:
@@ -158,12 +193,14 @@ class StatusReader:
     def _services(self) -> list[Part]:
         parts = [
             Part(name=name, state="left out") if name in self._stack.without else self._heartbeat(name)
-            for name in SERVICES
+            for name in (*SERVICES, EXTRACTOR)
         ]
         try:
             records = read_records(self._client, [part.name for part in parts if part.state in ("answers", "down")])
         except redis.RedisError:
-            return parts  # not permitted: what has no heartbeat is down
+            return parts if self._stack.settings.extracts else parts[:-1]  # not permitted: no heartbeat is down
+        if not self._stack.settings.extracts and EXTRACTOR not in records:
+            parts.pop()  # as far as is known here, none is to run
         for part in parts:
             record = records.get(part.name, ProcessRecord())
             if part.state == "answers":
@@ -200,6 +237,19 @@ class StatusReader:
             requests = self._stack.settings.ltm_requests_queue
             return Part(name=name, state="unknown", detail=f"no permission for LPUSH {requests}, or for its responses")
         return Part(name=name, state="down", detail=problem) if problem else Part(name=name, state="answers")
+
+    def _extracts(self, report: StatusReport) -> bool:
+        return self._stack.settings.extracts or any(part.name == EXTRACTOR for part in report.parts)
+
+    def _extraction(self, report: StatusReport) -> Extraction | None:
+        """The report on extraction; where it cannot be seen, None, and why."""
+        if any(part.name == POSTGRES and part.state != "answers" for part in report.parts):
+            return None  # which the line of PostgreSQL says
+        found = extraction.report_of(self._stack.settings.database_url.get_secret_value(), self._timeout_s)
+        if isinstance(found, str):
+            self._unseen.append(f"extraction: {found}")
+            return None
+        return Extraction(**asdict(found))
 
     def _add_queues(self, report: StatusReport) -> None:
         if self._redis_down:

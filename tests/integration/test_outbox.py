@@ -7,7 +7,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from keepsake_client.protocol import AddData, MemoryUpdateMessage
+from keepsake_client.protocol import AddData
 from psycopg import Connection
 from psycopg_pool import ConnectionPool
 
@@ -17,28 +17,9 @@ from services.long_term_memory.postgres import rows as postgres_rows
 from services.long_term_memory.postgres.pending import BATCH_MESSAGES, BATCH_TOKENS
 from services.long_term_memory.postgres.rows import insert_memories, memory_row
 from services.long_term_memory.postgres.store import MemoryStore
+from tests.integration.scripted_finder import pass_time, said, select
 
 DUE_IN = "SELECT round(extract(epoch FROM due_at - now())) FROM extraction"
-
-
-def said(content: str, user_id: str = "u1", source: str = "user", **more: Any) -> MemoryUpdateMessage:
-    return MemoryUpdateMessage.model_validate(
-        {"user_id": user_id, "content": content, "source": source, "timestamp": 1_712_345_678, **more}
-    )
-
-
-def select(pool: ConnectionPool, statement: str) -> list[Any]:
-    with pool.connection() as connection:
-        return connection.execute(statement).fetchall()
-
-
-def pass_time(pool: ConnectionPool, seconds: int) -> None:
-    """Let time pass, by putting all that is noted of it so much earlier."""
-    columns = {"extraction": ("first_at", "last_at", "due_at"), "to_extract": ("added_at",)}
-    with pool.connection() as connection:
-        for table, names in columns.items():
-            changes = ", ".join(f"{name} = {name} - interval '{seconds} s'" for name in names)
-            connection.execute(f"UPDATE {table} SET {changes}")
 
 
 def due_in(pool: ConnectionPool) -> float | None:

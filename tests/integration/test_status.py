@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import redis
 from keepsake_client.protocol import alive_key, process_key
@@ -18,7 +19,7 @@ from keepsake_client.protocol import alive_key, process_key
 from services.runtime.process_record import ProcessRecord, broker_address, other_broker
 from services.runtime.settings import load_settings
 from services.stack.locate import FoundStack
-from services.stack.processes import ADAPTERS, CHAT, INDEXER, MEMORY, SERVICES, WORKER, WRITER
+from services.stack.processes import ADAPTERS, CHAT, EXTRACTOR, INDEXER, MEMORY, SERVICES, WORKER, WRITER
 from services.stack.status import StatusReader, StatusReport
 from tests.integration.responder import responding
 
@@ -223,6 +224,104 @@ def test_a_frozen_redis_is_waited_for_once() -> None:
     assert not report.ok
     for connection in accepted:
         connection.close()
+
+
+def extracting(url: str, database_url: str, **settings: Any) -> FoundStack:
+    return FoundStack(
+        load_settings(redis_url=url, database_url=database_url, ltm_llm_provider="openai", **settings), True, ()
+    )
+
+
+def test_without_an_llm_there_is_no_word_of_extraction(client: Any, valkey_url: str) -> None:
+    """Given no LLM, I expect neither the extractor nor its queue nor a report."""
+    start(client, *SERVICES)
+
+    with responding(valkey_url):
+        report = StatusReader(stack_at(valkey_url)).report()
+        shown = run_ltm("status", REDIS_URL=valkey_url)
+
+    assert (report.ok, EXTRACTOR in states(report), sorted(report.queues)) == (
+        True,
+        False,
+        ["index", "interactive", "writes"],
+    )
+    assert report.extraction is None
+    assert "extract" not in shown.stdout
+
+
+def test_an_extractor_is_expected_where_an_llm_is_set(client: Any, valkey_url: str, database: str) -> None:
+    """Given an LLM and no extractor, I expect it down; with its heartbeat, everything in order, and the report."""
+    start(client, *SERVICES)
+    with responding(valkey_url):
+        missing = StatusReader(extracting(valkey_url, database)).report()
+        start(client, EXTRACTOR)
+        report = StatusReader(extracting(valkey_url, database)).report()
+
+    assert (missing.ok, states(missing)[EXTRACTOR]) == (False, "down")
+    assert (report.ok, states(report)[EXTRACTOR], report.unseen) == (True, "answers", [])
+    assert report.extraction is not None
+    assert (report.extraction.state, report.extraction.messages) == ("working", 0)
+    assert "extract" in report.queues
+
+
+def test_an_extractor_that_ran_is_known_without_the_setting(client: Any, valkey_url: str) -> None:
+    """Given a shell that knows the Redis alone, I expect an extractor that had a heartbeat within a day down."""
+    start(client, *SERVICES, EXTRACTOR)
+    client.delete(alive_key(EXTRACTOR))
+
+    with responding(valkey_url):
+        report = StatusReader(stack_at(valkey_url)).report()
+
+    assert (states(report)[EXTRACTOR], report.ok) == ("down", False)
+
+
+def test_a_stop_is_told_with_its_reason(client: Any, valkey_url: str, database: str) -> None:
+    """Given a provider that refused the key, messages that wait, one set aside, and usage, I expect them in a line
+    each, and exit code 1; as JSON, the same."""
+    start(client, *SERVICES, EXTRACTOR)
+    with psycopg.connect(database) as connection:
+        connection.execute(
+            "INSERT INTO extraction_state (state, reason, since)"
+            " VALUES ('stopped', '401 of openai', '2024-04-05 19:34Z')"
+        )
+        connection.execute(
+            "INSERT INTO extraction (user_number, pending, pending_tokens, from_user, first_at, last_at)"
+            " VALUES (1, 1200, 9, 9, '2024-04-05 19:30Z', now())"
+        )
+        connection.execute(
+            "INSERT INTO extraction_usage (day, user_number, calls, prompt_tokens, completion_tokens)"
+            " VALUES ((now() AT TIME ZONE 'UTC')::date, 0, 5, 9000, 1000)"
+        )
+        connection.execute(
+            "INSERT INTO to_extract (memory_number, user_number, tokens, from_user, set_aside)"
+            " VALUES (1, 1, 9, true, 'no JSON')"
+        )
+    variables = {"REDIS_URL": valkey_url, "DATABASE_URL": database, "LTM_LLM_PROVIDER": "openai"}
+
+    with responding(valkey_url):
+        shown = run_ltm("status", LTM_TIMEZONE="Asia/Shanghai", **variables)
+        as_json = run_ltm("status", "--json", **variables)
+
+    assert (
+        "extraction                 stopped since 2024-04-06 03:34: 401 of openai; 1,200 messages of 1 user wait,"
+        " the oldest since 2024-04-06 03:30; today 5 calls, 10,000 tokens\n"
+        "1 message set aside by extraction: `ltm extract list`\n"
+    ) in shown.stdout
+    assert (shown.returncode, as_json.returncode) == (1, 1)
+    extraction = StatusReport.model_validate_json(as_json.stdout).extraction
+    assert extraction is not None
+    assert (extraction.state, extraction.messages, extraction.tokens) == ("stopped", 1_200, 10_000)
+
+
+def test_a_database_that_has_no_report_is_told(client: Any, valkey_url: str, empty_database: str) -> None:
+    """Given an LLM and a database without the tables, I expect why there is no report."""
+    start(client, *SERVICES, EXTRACTOR)
+
+    with responding(valkey_url):
+        report = StatusReader(extracting(valkey_url, empty_database)).report()
+
+    assert report.unseen == ['extraction: relation "extraction_state" does not exist']
+    assert not report.ok
 
 
 @pytest.mark.parametrize(("running", "missing"), [([MEMORY], "chat-ai"), ([], "memory and chat-ai")])

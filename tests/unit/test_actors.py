@@ -20,6 +20,7 @@ from keepsake_client.protocol import (
     WireModel,
 )
 
+from services.long_term_memory.extraction.service import Outcome
 from services.long_term_memory.memory_management import Page
 from services.long_term_memory.memory_service import IndexedIds, SearchResult
 from services.long_term_memory.profile_service import Profile
@@ -43,6 +44,7 @@ class Services:
         self.memories = SimpleNamespace(search=self._search, add=self._add, index=self._index)
         self.count = self._note("count")
         self.management = self.forgetting = SimpleNamespace()
+        self.extraction = SimpleNamespace()
         self.profiles = SimpleNamespace(get=self._profile("get"), update=self._profile("update"))
 
     def _search(self, user_id: str, data: SearchData, *, now: float, deadline: float) -> SearchResult:
@@ -71,8 +73,9 @@ class Services:
 class Worker:
     """The actors on those services."""
 
-    def __init__(self) -> None:
+    def __init__(self, **settings: Any) -> None:
         self.services = Services()
+        self.services.settings = Settings(**settings)
         self.broker = StubBroker(middleware=[TimeLimit(), Retries()])
         actors.declare(self.broker, cast(Resources, self.services))
 
@@ -263,3 +266,76 @@ def test_a_deletion_that_is_delivered_again_does_not_wait(worker: Worker, monkey
 
     assert slept == [0.0]
     assert by[0] == pytest.approx(100.0 + management.SETTLE_S)
+
+
+def extractor(**counts: int) -> Worker:
+    """A worker with an LLM, each of whose calls has this outcome."""
+    worker = Worker(ltm_llm_provider="openai", ltm_llm_timeout_s=30)
+
+    def extract(*arguments: Any) -> Outcome:
+        worker.services.calls.append(("extract", *arguments))
+        return Outcome(**counts)
+
+    worker.services.extraction = SimpleNamespace(extract=extract)
+    return worker
+
+
+def test_a_lease_is_extracted_and_what_came_of_it_is_counted() -> None:
+    """Given a lease, I expect one call of the service, and every number of its outcome counted by its name."""
+    worker = extractor(
+        calls=1,
+        tokens=1_500,
+        failed=2,
+        discarded=3,
+        facts_stored=4,
+        facts_superseded=5,
+        facts_confirmed=6,
+        facts_dropped=7,
+        messages_set_aside=8,
+    )
+
+    assert worker.broker.get_actor("memory.extract").fn(user_number=7, lease="token") is None
+
+    call, *counts = worker.services.calls
+    assert call == ("extract", 7, "token")
+    assert {name: number for _, name, number in counts} == {
+        "extraction_calls": 1,
+        "extraction_tokens": 1_500,
+        "extraction_failed": 2,
+        "extraction_discarded": 3,
+        "facts_stored": 4,
+        "facts_superseded": 5,
+        "facts_confirmed": 6,
+        "facts_dropped": 7,
+        "messages_set_aside": 8,
+    }
+    worker.broker.close()
+
+
+def test_a_call_that_fails_by_a_fault_is_counted() -> None:
+    """Given a service that fails, I expect the failure counted, and passed on to the middleware."""
+    worker = extractor()
+
+    def fail(*_: Any) -> None:
+        raise ValueError("no")
+
+    worker.services.extraction = SimpleNamespace(extract=fail)
+    with pytest.raises(ValueError, match="no"):
+        worker.broker.get_actor("memory.extract").fn(user_number=7, lease="token")
+
+    assert worker.services.calls == [("count", "extraction_failed")]
+    worker.broker.close()
+
+
+def test_extraction_has_the_time_of_its_call_and_more() -> None:
+    """Given a time-out of 30 s, I expect the actor to have that, and a minute for the rest."""
+    worker = extractor()
+
+    assert worker.broker.get_actor("memory.extract").options["time_limit"] == 90_000
+    worker.broker.close()
+
+
+def test_without_an_llm_there_is_no_such_actor(worker: Worker) -> None:
+    """Given no LLM, I expect neither the actor nor its queue declared."""
+    assert "memory.extract" not in worker.broker.actors
+    assert "extract" not in worker.broker.queues

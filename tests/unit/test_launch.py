@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import fakeredis
 import pytest
-from keepsake_client.protocol import alive_key
+from keepsake_client.protocol import alive_key, process_key
 
 from services.runtime.errors import PortTaken, StackError
 from services.runtime.settings import load_settings
@@ -17,7 +17,7 @@ from services.stack import addresses, launch
 from services.stack.addresses import Addresses, LaunchOptions, choose_addresses
 from services.stack.data_directory import DataDirectory
 from services.stack.launch import Launch
-from services.stack.processes import POSTGRES, REDIS, WORKER
+from services.stack.processes import EXTRACTOR, POSTGRES, REDIS, WORKER
 from services.stack.stop_request import StopRequest
 from services.stack.supervisor import Supervisor
 
@@ -182,3 +182,19 @@ def test_a_ready_file_that_cannot_be_written_is_one_line(printed: list[str], tmp
 
     with pytest.raises(StackError, match=r"^--ready-file .*ready\.json cannot be written \(No such file"):
         launch._announce(ADDRESSES, DataDirectory(tmp_path), {})
+
+
+@pytest.mark.parametrize(("provider", "alive", "kept"), [(None, False, 0), (None, True, 1), ("openai", False, 1)])
+def test_an_extractor_of_an_earlier_start_is_not_expected(
+    starting: Launch, provider: str | None, alive: bool, kept: int
+) -> None:
+    """Given a start without an LLM after one with it, I expect the record of the extractor gone, by which `ltm status`
+    would miss it; unless another host runs one."""
+    client = fakeredis.FakeRedis()
+    client.set(process_key(EXTRACTOR), "{}")
+    if alive:
+        client.set(alive_key(EXTRACTOR), "host:1:1")
+
+    starting._record_left_out(client, load_settings(ltm_llm_provider=provider))
+
+    assert client.exists(process_key(EXTRACTOR)) == kept

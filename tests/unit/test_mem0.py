@@ -8,6 +8,8 @@ import logging
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import mem0
@@ -23,7 +25,7 @@ from mem0.utils.factory import EmbedderFactory, LlmFactory
 from mem0.vector_stores.base import VectorStoreBase
 
 from services.long_term_memory.embeddings.providers import build_embedder
-from services.long_term_memory.mem0_bridge import Mem0Memory, build_llm
+from services.long_term_memory.mem0_bridge import Mem0Memory, build_llm, llm_for_call, takes_json_schema
 from services.long_term_memory.postgres.history import PostgresHistory
 from services.runtime.errors import InvalidSetting
 from services.runtime.settings import Settings
@@ -265,3 +267,88 @@ def test_clients_that_are_not_asked_for_are_not_imported() -> None:
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
     assert result.stdout.strip() == "['qdrant_client', 'posthog', 'mem0.client.main']"
+
+
+#: The source of each of Mem0's LLMs; the libraries of most are not installed.
+LLM_SOURCES = {
+    name: Path(*Path(inspect.getfile(mem0)).parts[:-1], *path.split(".")[1:-1]).with_suffix(".py").read_text()
+    for name, (path, _) in LlmFactory.provider_to_class.items()
+}
+
+
+def arguments(source: str, function: str) -> list[str]:
+    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+    return [argument.arg for node in nodes if node.name == function for argument in node.args.args]
+
+
+@pytest.mark.parametrize("source", LLM_SOURCES.values(), ids=LLM_SOURCES)
+def test_every_llm_takes_what_extraction_passes(source: str) -> None:
+    """Given any LLM of Mem0, I expect a constructor of a config, and calls with messages and a response format."""
+    assert arguments(source, "__init__") == ["self", "config"]
+    assert {"messages", "response_format"} <= set(arguments(source, "generate_response"))
+
+
+def test_only_ollama_and_gemini_pass_no_schema_on() -> None:
+    """Given the LLMs that look into the response format, I expect `json_object` alone where we ask for no schema."""
+    looking = {
+        name for name, source in LLM_SOURCES.items() if '"json_object"' in source and "json_schema" not in source
+    }
+
+    assert looking - {"lmstudio"} == {"ollama", "gemini"}  # LM Studio asks for it where nothing else is given
+    for name in ("ollama", "gemini"):
+        assert not takes_json_schema(type("LLM", (), {"__module__": f"mem0.llms.{name}"})())
+
+
+def openai_llm(**given: Any) -> LLMBase:
+    return LlmFactory.create("openai", {"api_key": "k", "openai_base_url": "http://127.0.0.1:1/v1", **given})
+
+
+def test_an_llm_for_one_call_has_a_client_of_its_own() -> None:
+    """Given an LLM, I expect another for the call, with limits and no retries, closed after; the first as it was."""
+    llm = openai_llm(model="gpt-5-mini")
+
+    with llm_for_call(llm, timeout_s=3.0, max_tokens=7, bare=False, on_response=print) as made:
+        assert (made.client.timeout, made.client.max_retries, made.config.max_tokens) == (3.0, 0, 7)
+        assert made.config.is_reasoning_model is True
+        assert str(made.client.base_url) == "http://127.0.0.1:1/v1/"
+    assert made.client.is_closed()
+
+    assert (llm.client.is_closed(), llm.config.max_tokens, llm.config.is_reasoning_model) == (False, 2000, None)
+    llm.client.close()
+
+
+def test_mem0_does_not_know_all_reasoning_models() -> None:
+    """Given `gpt-5-mini`, I expect Mem0 to take it for one that takes a temperature: why we say that it reasons."""
+    llm = openai_llm(model="gpt-5-mini")
+
+    assert llm._is_reasoning_model("gpt-5-mini") is False
+    llm.client.close()
+
+
+def test_an_llm_of_another_maker_is_called_as_it_is() -> None:
+    """Given an LLM that is not Mem0's, I expect its client used, and not closed."""
+
+    class Own(LLMBase):  # type: ignore[misc]  # Mem0 has no types
+        client = SimpleNamespace(close=lambda: pytest.fail("closed"))
+
+        def generate_response(self, *_: Any, **__: Any) -> str:
+            return "{}"
+
+    with llm_for_call(Own(), timeout_s=3.0, max_tokens=7, bare=True, on_response=print) as made:
+        assert (made.generate_response(messages=[]), made.config.max_tokens) == ("{}", 7)
+
+
+def test_ollamas_client_gets_a_time_out() -> None:
+    """Given a client like Ollama's, around an httpx client that waits for ever, I expect a limit."""
+
+    class Ollama(LLMBase):  # type: ignore[misc]
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            self.client = SimpleNamespace(_client=SimpleNamespace(timeout=None))
+
+        def generate_response(self, *_: Any, **__: Any) -> str:
+            return "{}"
+
+    Ollama.__module__ = "mem0.llms.ollama"
+    with llm_for_call(Ollama(None), timeout_s=3.0, max_tokens=7, bare=False, on_response=print) as made:
+        assert made.client._client.timeout == 3.0

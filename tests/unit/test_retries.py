@@ -22,6 +22,7 @@ from tasks.middleware.retries import (
     INDEX_RETRY,
     MAX_INTERRUPTIONS,
     NO_RETRY,
+    OUTBOX_RETRY,
     WRITE_RETRY,
     Retries,
     RetryPolicy,
@@ -129,6 +130,19 @@ def test_a_search_is_not_retried(bench: Bench) -> None:
     bench.run()
 
     assert (bench.runs, bench.dead) == (1, 1)
+
+
+@pytest.mark.parametrize("error", [Unavailable("down"), *PERMANENT], ids=lambda error: type(error).__name__)
+def test_what_an_outbox_sends_anew_is_neither_retried_nor_a_dead_letter(bench: Bench, error: Exception) -> None:
+    """Given the policy of extraction, I expect one attempt, and nothing kept of it but its line."""
+    bench.declare(retry=OUTBOX_RETRY)
+    bench.failures = [error]
+
+    with capture_logs() as lines:
+        bench.run()
+
+    assert (bench.runs, bench.dead) == (1, 0)
+    assert [line["event"] for line in lines] == ["actor_failed"]
 
 
 def test_retries_end_at_the_policys_age(bench: Bench) -> None:

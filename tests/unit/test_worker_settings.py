@@ -18,7 +18,7 @@ from dramatiq.brokers.stub import StubBroker
 from dramatiq.middleware import TimeLimit
 
 from services.long_term_memory.memory_service import SearchResult
-from services.runtime.queues import INDEX_QUEUE, INTERACTIVE_QUEUE, WRITES_QUEUE
+from services.runtime.queues import ALL_QUEUES, EXTRACT_QUEUE, INDEX_QUEUE, INTERACTIVE_QUEUE, WRITES_QUEUE
 from services.runtime.settings import Settings
 from tasks import actors, composition
 from tasks.__main__ import parsed, size
@@ -52,7 +52,11 @@ def test_searches_have_one_process_where_the_cores_are_unknown(monkeypatch: pyte
 
 def test_other_work_has_a_process_of_several_threads() -> None:
     """Given no settings, I expect a process of each kind."""
-    assert [numbers(Settings(), queue) for queue in (WRITES_QUEUE, INDEX_QUEUE)] == [(1, 2), (1, 8)]
+    assert [numbers(Settings(), queue) for queue in (WRITES_QUEUE, INDEX_QUEUE, EXTRACT_QUEUE)] == [
+        (1, 2),
+        (1, 8),
+        (1, 2),
+    ]
 
 
 def test_each_kind_is_set_by_itself() -> None:
@@ -63,10 +67,11 @@ def test_each_kind_is_set_by_itself() -> None:
         ltm_writes_threads=4,
         ltm_index_processes=5,
         ltm_index_threads=6,
+        ltm_extract_threads=7,
     )
 
-    found = [numbers(settings, queue) for queue in (INTERACTIVE_QUEUE, WRITES_QUEUE, INDEX_QUEUE)]
-    assert found == [(2, 3), (1, 4), (5, 6)]
+    found = [numbers(settings, queue) for queue in ALL_QUEUES]
+    assert found == [(2, 3), (1, 4), (5, 6), (1, 7)]
 
 
 def test_what_is_given_counts_more_than_the_settings() -> None:
@@ -105,9 +110,10 @@ def boot(settings: Settings, *queues: str) -> None:
         dramatiq.Worker(broker, queues=set(queues), worker_timeout=100).start()
 
 
-def test_the_indexer_lowers_its_priority(nice: Nice) -> None:
-    """Given a worker that indexes and nothing else, I expect its priority lowered before it has threads."""
-    boot(Settings(ltm_index_nice=7), INDEX_QUEUE)
+@pytest.mark.parametrize("queues", [(INDEX_QUEUE,), (EXTRACT_QUEUE,), (INDEX_QUEUE, EXTRACT_QUEUE)])
+def test_what_no_asker_waits_for_lowers_its_priority(nice: Nice, queues: tuple[str, ...]) -> None:
+    """Given a worker that indexes or extracts and nothing else, I expect its priority lowered before it has threads."""
+    boot(Settings(ltm_index_nice=7, ltm_llm_provider="openai"), *queues)
 
     assert nice.calls == [7]
 
@@ -250,13 +256,20 @@ def test_a_worker_is_named_by_the_environment(root: Root, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize(
     ("actor", "seconds"),
-    [("memory.search", 5), ("profile.get", 5), ("memory.add", 30), ("profile.update", 30), ("memory.index", 120)],
+    [
+        ("memory.search", 5),
+        ("profile.get", 5),
+        ("memory.add", 30),
+        ("profile.update", 30),
+        ("memory.index", 120),
+        ("memory.extract", 120),
+    ],
 )
 def test_each_actor_has_a_time_limit(actor: str, seconds: int) -> None:
     """Given the actors as a worker declares them, I expect each with the time limit of its queue."""
     broker = StubBroker(middleware=[TimeLimit(), Retries()])
-    resources = cast(Resources, None)  # the actors are declared here and never run
-    actors.declare(broker, resources)
+    resources = SimpleNamespace(settings=Settings(ltm_llm_provider="openai"))  # the actors are never run
+    actors.declare(broker, cast(Resources, resources))
 
     assert broker.get_actor(actor).options["time_limit"] == seconds * 1_000
     broker.close()

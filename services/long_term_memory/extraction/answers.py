@@ -35,6 +35,17 @@ from services.long_term_memory.extraction.slot_changes import read_slot_changes
 from services.long_term_memory.postgres.facts import FactKind
 from services.runtime.errors import UnusableAnswer
 
+#: What is left out of an answer and counted in `Extraction.dropped`, by reason.
+DROPPED: Final = {
+    "without_evidence": "a fact that no message of the batch says",
+    "secret": "a fact or a slot with a card or identity number, a key or a password",
+    "date": "the date of a fact that is kept, which no calendar has",
+    "kind": "the kind of a fact that is kept, which does not exist",
+    "unknown_fact": "that a fact replaces or confirms one that was not shown",
+    "unknown_slot": "a slot that is not in LTM_PROFILE_SLOTS",
+    "slot_without_evidence": "a slot that no message of the user says",
+    "blank_slot": "a slot with a blank value",
+}
 MAX_FACT_CHARS: Final = 500
 _MAX_ABOUT_CHARS: Final = 100
 #: Chats give about one fact for three messages; more than this is an LLM that repeats itself.
@@ -100,7 +111,8 @@ class _Validation:
         if not evidence:
             self._dropped["without_evidence"] += 1
             return
-        if holds_secret(f"{text} {item.get('about')}"):
+        about = self._about(item.get("about"))
+        if holds_secret(f"{text} {about}"):
             self._dropped["secret"] += 1
             return
         replaces.discard(confirmed or 0)
@@ -111,11 +123,12 @@ class _Validation:
             # It says a known fact again, and that others are over: restated, it replaces them all.
             replaces.add(confirmed)
             text = text or self._batch.facts[confirmed - 1].content
-        self._add(item, text, evidence, tuple(sorted(self._batch.facts[place - 1].number for place in replaces)))
+        self._add(item, text, about, evidence, tuple(sorted(self._batch.facts[place - 1].number for place in replaces)))
 
-    def _add(self, item: dict[str, Any], text: str, evidence: tuple[int, ...], replaces: tuple[int, ...]) -> None:
+    def _add(
+        self, item: dict[str, Any], text: str, about: str, evidence: tuple[int, ...], replaces: tuple[int, ...]
+    ) -> None:
         when = self._when(item.get("when"))
-        about = self._about(item.get("about"))
         kind = self._kind(item.get("kind"), when, evidence)
         fact = FoundFact(text, AI if kind == "promise" and about == USER else about, evidence, when, kind, replaces)
         key = normalized(text), fact.about.casefold()

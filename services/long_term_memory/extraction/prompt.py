@@ -19,6 +19,8 @@ AI: Final = "ai"
 #: English whatever the locale, as the prompt's example has them.
 _WEEKDAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MAX_NAME_CHARS: Final = 60
+#: Of a message that was read already: it is there so that "yes, that one" is understood.
+MAX_BEFORE_CHARS: Final = 500
 #: Two days before the end of the year 9999, so that no zone leads past it.
 _LAST_SECOND: Final = 253_402_128_000.0
 #: What an answer costs beside the prompt, per message of the batch: 25,000 tokens for 1,000 messages, and twice that in
@@ -60,7 +62,7 @@ def batch_json(batch: Batch) -> str:
             {"n": place, "text": fact.content, **({"when": fact.when} if fact.when else {})}
             for place, fact in enumerate(batch.facts, start=1)
         ],
-        "before": [_message(message, batch.zone) for message in batch.before],
+        "before": [_message(message, batch.zone, MAX_BEFORE_CHARS) for message in batch.before],
         "new": [{"n": place, **_message(message, batch.zone)} for place, message in enumerate(batch.messages, start=1)],
     }
     return json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c").replace("\u2028", " ")
@@ -75,13 +77,13 @@ def speaker_of(message: Message) -> str:
     return USER if not name or name.casefold() in {USER, AI} else name
 
 
-def _message(message: Message, zone: tzinfo) -> dict[str, Any]:
+def _message(message: Message, zone: tzinfo, most: int | None = None) -> dict[str, Any]:
     own_zone = ZoneInfo(message.timezone) if message.timezone else zone
     at = datetime.fromtimestamp(min(max(message.said_at, 0.0), _LAST_SECOND), own_zone)
     return {
         "at": f"{at:%Y-%m-%d} {_WEEKDAYS[at.weekday()]} {at:%H:%M}",
         "by": speaker_of(message),
-        "text": message.content,
+        "text": message.content[:most],
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -87,6 +88,7 @@ class FactFinder:
         )
         self._form = _Form(format=0 if takes_json_schema(llm) else 1)
         self._hanging: list[LimitedCall[Any]] = []
+        self._lock = threading.Lock()
 
     def estimate_tokens(self, batch: Batch) -> int:
         """An estimate of what the call for a batch costs, the answer included."""
@@ -143,9 +145,10 @@ class FactFinder:
         return None if form.bare else replace(form, bare=True)
 
     def _call(self, messages: list[dict[str, str]], form: _Form, ends_at: float) -> _Reply:
-        self._hanging = [call for call in self._hanging if call.running]
-        if len(self._hanging) >= MAX_HANGING_CALLS:
-            raise ProviderWaits(f"{len(self._hanging)} earlier calls of the provider hang")
+        with self._lock:
+            self._hanging = [call for call in self._hanging if call.running]
+            if len(self._hanging) >= MAX_HANGING_CALLS:
+                raise ProviderWaits(f"{len(self._hanging)} earlier calls of the provider hang")
         reply = _Reply()
 
         def noted(response: Any) -> None:
@@ -161,7 +164,7 @@ class FactFinder:
             try:
                 reply.text = call.result(left_s)
             except TimeoutError:
-                if call.running:
+                with self._lock:
                     self._hanging.append(call)
                 raise ProviderWaits(f"the provider has not answered within {self._timeout_s:g} s") from None
         return reply

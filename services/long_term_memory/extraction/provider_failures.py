@@ -31,7 +31,9 @@ _TRANSIENT: Final = {
 }
 #: Of a parameter that the provider does not take: 422 by servers on FastAPI and Mistral's.
 _PARAMETER: Final = {HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY}
-#: What a 400 says that is about this batch and not about all calls.
+#: Of a batch that is refused for what it holds: 403 by OpenRouter's moderation.
+_MODERATED: Final = {*_PARAMETER, HTTPStatus.FORBIDDEN}
+#: What such a response says that is about this batch and not about all calls: two users must not stop all others.
 _TOO_LONG: Final = (
     "context_length",
     "context length",
@@ -40,7 +42,14 @@ _TOO_LONG: Final = (
     "too long",
     "too many tokens",
 )
-_CONTENT_REFUSED: Final = ("content_filter", "content management policy", "content policy", "invalid_prompt")
+_CONTENT_REFUSED: Final = (
+    "content_filter",
+    "content management policy",
+    "content policy",
+    "invalid_prompt",
+    "moderation",
+    "flagged",
+)
 #: What a 400 says about the parameters that reasoning models do not take.
 _SAMPLING: Final = ("temperature", "top_p", "max_tokens", "sampling")
 #: In the names of exceptions of every library: the server is not reached, or does not answer in time.
@@ -65,7 +74,7 @@ def translated(error: Exception) -> ProviderWaits | ProviderRefuses | UnusableAn
     text = _text(error)
     if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE or (status in _PARAMETER and _says(text, _TOO_LONG)):
         return UnusableAnswer("the batch is too long for the model", NOT_PAID)
-    if status in _PARAMETER and _says(text, _CONTENT_REFUSED):
+    if status in _MODERATED and _says(text, _CONTENT_REFUSED):
         return UnusableAnswer("the provider refuses the contents of the batch", NOT_PAID)
     return ProviderRefuses(f"the provider answers {status}", status)
 

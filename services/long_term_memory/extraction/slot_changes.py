@@ -19,7 +19,7 @@ from services.long_term_memory.extraction.prompt import USER
 from services.long_term_memory.extraction.secrets import holds_secret
 
 MAX_VALUE_CHARS: Final = 500
-#: The texts of a slot that is a list, such as `likes`; the first ones are kept.
+#: The texts of a slot that is a list, such as `likes`; more are an LLM that repeats itself.
 MAX_VALUES: Final = 50
 
 
@@ -64,7 +64,7 @@ def _speaker(message: Message) -> str | None:
 def _value(value: Any) -> SlotValue | None:
     if isinstance(value, list):
         texts = [cleaned_text(one, MAX_VALUE_CHARS, "slot's value") for one in value]
-        return list({normalized(text): text for text in reversed(texts) if text}.values())[::-1][:MAX_VALUES]
+        return _distinct(texts)
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     return None if value is None else cleaned_text(value, MAX_VALUE_CHARS, "slot's value")
@@ -86,10 +86,20 @@ def _merged(batch: Batch, first: SlotChange, second: SlotChange) -> SlotChange:
     """One change of two of the same slot: lists are joined; of two texts, that of the later message."""
     if isinstance(first.value, list) or isinstance(second.value, list):
         texts = [*_texts(first.value), *_texts(second.value)]
-        joined = list({normalized(text): text for text in texts}.values())[:MAX_VALUES]
-        return SlotChange(first.slot, joined, in_order(batch, {*first.evidence, *second.evidence}))
+        return SlotChange(first.slot, _distinct(texts), in_order(batch, {*first.evidence, *second.evidence}))
     order = {message.number: place for place, message in enumerate(batch.messages)}
     return first if order[first.evidence[-1]] > order[second.evidence[-1]] else second
+
+
+def _distinct(texts: Sequence[str]) -> list[str]:
+    """The texts without blanks and repeats, in order."""
+    first: dict[str, str] = {}
+    for text in texts:
+        if text:
+            first.setdefault(normalized(text), text)
+    if len(first) > MAX_VALUES:
+        raise NoAnswer(f"a slot of more than {MAX_VALUES} values")
+    return list(first.values())
 
 
 def _texts(value: SlotValue | None) -> list[str]:

@@ -1,7 +1,7 @@
 """Pending messages: what of the outbox of extraction waits, by owner, and since when it is due.
 
-Whoever changes an owner's rows of `to_extract` changes the row of `extraction` after them, in the same transaction, and
-of several owners in the order of their numbers: so two transactions cannot deadlock.
+A transaction that changes an owner's rows of `to_extract` changes the row of `extraction` after them, and those of
+several owners in the order of their numbers: so two transactions cannot deadlock.
 """
 
 from __future__ import annotations

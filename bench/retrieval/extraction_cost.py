@@ -1,0 +1,173 @@
+"""Calls and tokens of the extraction of facts, counted at a scripted server.
+
+`python -m bench.retrieval.extraction_cost [--messages 1000] [--data FILE ...] [--json PATH]`.
+
+Chats of the test data are batched as the outbox does it: 20 messages or 1,500 tokens, 600 s of silence or 1,800 s after
+the first message, each user alone. "As said" goes by the times in the data, where a short session is a batch of its
+own; "at once" is without silence, as when they are published one after the other. Every batch is one call of an LLM
+over HTTP; the rule-based model of `bench.harness.rule_model` answers. Tokens are estimated by characters
+(services/long_term_memory/extraction/tokens.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator, Sequence
+from datetime import UTC
+from pathlib import Path
+from typing import Final
+
+from keepsake_client.protocol import MemoryUpdateMessage
+from pydantic import SecretStr
+
+from bench.harness.llm_server import LLMServer
+from bench.harness.tables import show, track, write_json
+from bench.retrieval import datasets
+from bench.retrieval.chats import BILINGUAL, SEEN
+from services.long_term_memory.extraction.batch import Batch, Extraction, KnownFact, Message, SlotValue
+from services.long_term_memory.extraction.provider import FactFinder
+from services.long_term_memory.extraction.tokens import estimate_text
+from services.long_term_memory.mem0_bridge import build_llm
+from services.long_term_memory.postgres.scope import Owner
+from services.runtime.settings import Settings
+
+#: As the outbox has them.
+MAX_MESSAGES: Final = 20
+MAX_TOKENS: Final = 1_500
+SILENCE_S: Final = 600
+MAX_AGE_S: Final = 1_800
+BEFORE: Final = 4
+SHOWN_FACTS: Final = 12
+SLOTS: Final = (
+    "name",
+    "call_me",
+    "language",
+    "birthday",
+    "home",
+    "work",
+    "family",
+    "pets",
+    "likes",
+    "dislikes",
+    "allergies",
+    "goals",
+    "style",
+)
+_WORD: Final = re.compile(r"[\u3400-\u9fff]|\w+")
+
+
+def batches(messages: Sequence[Message], *, as_said: bool) -> Iterator[list[Message]]:
+    """The messages of one user in the batches that fall due; those without a word of the user wait for the next.
+
+    Args:
+        as_said: whether silence ends a batch.
+    """
+    batch: list[Message] = []
+    for message in messages:
+        late = (
+            as_said
+            and batch
+            and (message.said_at - batch[-1].said_at > SILENCE_S or message.said_at - batch[0].said_at > MAX_AGE_S)
+        )
+        full = len(batch) >= MAX_MESSAGES or sum(m.tokens for m in batch) + message.tokens > MAX_TOKENS
+        if batch and (late or full) and any(m.source == "user" for m in batch):
+            yield batch
+            batch = []
+        batch.append(message)
+    if batch:
+        yield batch
+
+
+class UserState:
+    """What extraction has found for one user so far, in place of the database."""
+
+    def __init__(self) -> None:
+        self.facts: dict[int, KnownFact] = {}
+        self.slots: dict[str, SlotValue] = {}
+
+    def shown(self, batch: Sequence[Message]) -> list[KnownFact]:
+        """The facts that share the most words with a batch, the newest first among equals."""
+        words = {word for message in batch for word in _WORD.findall(message.content.lower())}
+        return sorted(
+            self.facts.values(),
+            key=lambda fact: (len(words & set(_WORD.findall(fact.content.lower()))), fact.number),
+            reverse=True,
+        )[:SHOWN_FACTS]
+
+    def apply(self, found: Extraction) -> None:
+        """Keep what was found."""
+        for fact in found.facts:
+            for number in fact.replaces:
+                self.facts.pop(number, None)
+            number = max(self.facts, default=0) + 1
+            self.facts[number] = KnownFact(number, fact.text, fact.kind, fact.when)
+        for change in found.slots:
+            if change.value is not None:
+                self.slots[change.slot] = change.value
+
+
+def measure(users: Sequence[datasets.User], most: int, *, as_said: bool) -> dict[str, float]:
+    """Calls, tokens and facts of the first messages of the users."""
+    left, facts, estimated = most, 0, 0
+    said_by_users = 0
+    with LLMServer() as server:
+        llm = build_llm(
+            Settings(
+                ltm_llm_provider="openai", ltm_llm_base_url=SecretStr(server.url), ltm_llm_api_key=SecretStr("none")
+            )
+        )
+        finder = FactFinder(llm, SLOTS)
+        for user in track(users, "extracting"):
+            messages = [_message(number, event) for number, event in enumerate(user.messages[:left], start=1)]
+            left -= len(messages)
+            said_by_users += sum(message.source == "user" for message in messages)
+            state, at = UserState(), 0
+            for new in batches(messages, as_said=as_said):
+                before = messages[max(at - BEFORE, 0) : at]
+                at += len(new)
+                batch = Batch(Owner("u"), 1, new, before, state.shown(new), state.slots, UTC)
+                estimated += finder.estimate_tokens(batch)
+                found = finder.find(batch)
+                state.apply(found)
+                facts += len(found.facts)
+        return {
+            "messages": most - left,
+            "of users": said_by_users,
+            "calls": server.calls,
+            "prompt tokens": server.prompt_tokens,
+            "completion tokens": server.completion_tokens,
+            "reserved tokens": estimated,
+            "facts": facts,
+        }
+
+
+def _message(number: int, event: MemoryUpdateMessage) -> Message:
+    return Message(
+        number,
+        event.message_id or str(number),
+        event.content,
+        event.source,
+        event.timestamp,
+        tokens=estimate_text(event.content),
+    )
+
+
+def main() -> None:
+    """Measure, and print a row for each file."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--messages", type=int, default=1_000)
+    parser.add_argument("--data", type=Path, nargs="+", default=[SEEN, BILINGUAL])
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    results: dict[str, dict[str, float]] = {
+        f"{path.stem}, {name}": measure(datasets.read(path), arguments.messages, as_said=as_said)
+        for path in arguments.data
+        for name, as_said in (("as said", True), ("at once", False))
+    }
+    show("Extraction of facts", results, digits=0)
+    write_json(arguments.json, results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""Reading of a batch: an owner's oldest pending messages, with what it takes to understand them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import tzinfo
+from typing import Any, Final
+from zoneinfo import available_timezones
+
+from psycopg import Connection
+from psycopg.rows import TupleRow
+
+from services.long_term_memory.extraction.batch import Batch, KnownFact, Message
+from services.long_term_memory.known_profile import read_slots
+from services.long_term_memory.postgres.deletions import DIGEST
+from services.long_term_memory.postgres.pending import BATCH_TOKENS
+from services.long_term_memory.postgres.scope import Owner
+
+#: Messages before the batch, to understand its first ones by.
+BEFORE: Final = 4
+#: Stored facts that may be concerned: those nearest to a message of the batch, and the newest of the others.
+NEAREST_FACTS: Final = 8
+NEWEST_FACTS: Final = 4
+#: The names of time zones that a message may have in its `meta.timezone`.
+_ZONES: Final = frozenset(available_timezones())
+
+_COLUMNS = (
+    "m.number, m.id::text, m.content, m.source, extract(epoch FROM m.said_at)::float8, m.payload ->> 'session_id',"
+    " m.payload -> 'speaker', m.payload -> 'meta' ->> 'timezone'"
+)
+# What arrived before its user was forgotten is about to be deleted.
+FORGOTTEN: Final = (
+    f"EXISTS (SELECT FROM deletions WHERE user_digest = {DIGEST.format('%(user)s')} AND everything"
+    " AND deleted_at >= coalesce(m.arrived_at, '-infinity'))"
+)
+_PENDING = (
+    f"SELECT {_COLUMNS}, t.revision, t.tokens FROM (SELECT * FROM to_extract"  # noqa: S608 - constants
+    " WHERE user_number = %(owner)s AND set_aside IS NULL ORDER BY memory_number LIMIT %(limit)s) AS t"
+    " JOIN memories m ON m.number = t.memory_number WHERE (m.expires_at IS NULL OR m.expires_at > now())"
+    f" AND NOT {FORGOTTEN} ORDER BY t.memory_number"
+)
+# What was deleted by Mem0's own methods, or with its owner.
+_DROP_DELETED = (
+    "DELETE FROM to_extract WHERE memory_number IN (SELECT memory_number FROM to_extract WHERE user_number = %(owner)s"
+    " AND set_aside IS NULL ORDER BY memory_number LIMIT %(limit)s)"
+    " AND NOT EXISTS (SELECT FROM memories WHERE number = memory_number)"
+)
+_BEFORE = (
+    f"SELECT {_COLUMNS} FROM memories m WHERE user_number = %(owner)s"  # noqa: S608 - constants
+    " AND (m.said_at, m.number) < (SELECT said_at, number FROM memories WHERE number = %(first)s)"
+    " AND NOT m.payload ? 'request_id' AND m.number <> ALL(%(numbers)s)"
+    " ORDER BY m.said_at DESC, m.number DESC LIMIT %(count)s"
+)
+# The newest of the others: so many that those which are among the nearest too may be left out.
+_FACTS = (
+    "WITH facts AS MATERIALIZED (SELECT number, content, payload, said_at, (SELECT min(f.vector <=> m.vector)"
+    " FROM memories m WHERE m.number = ANY(%(numbers)s)) AS distance FROM memories f WHERE user_number ="
+    " (SELECT number FROM users WHERE (user_id, agent_id, kind) = (%(user)s, %(agent)s, 'fact'))),"
+    " nearest AS (SELECT * FROM facts ORDER BY distance, number LIMIT %(nearest)s),"
+    " newest AS (SELECT * FROM facts WHERE number NOT IN (SELECT number FROM nearest)"
+    " ORDER BY said_at DESC, number DESC LIMIT %(newest)s)"
+    " SELECT number, content, payload ->> 'fact_kind', payload ->> 'when' FROM"
+    " (SELECT * FROM nearest UNION ALL SELECT * FROM newest) AS shown ORDER BY said_at, number"
+)
+
+
+def read_batch(connection: Connection[TupleRow], owner_number: int, limit: int, zone: tzinfo) -> Batch | None:
+    """The next batch of an owner, in the order in which it was said; None where nothing is pending.
+
+    Args:
+        limit: messages at most.
+        zone: of the users.
+    """
+    connection.execute(_DROP_DELETED, {"owner": owner_number, "limit": limit})
+    row = connection.execute(
+        "SELECT user_id, agent_id FROM users WHERE number = %s AND kind = 'message'", (owner_number,)
+    ).fetchone()
+    if row is None:
+        return None
+    owner = Owner(*row)
+    values: dict[str, Any] = {"owner": owner_number, "limit": limit, "user": owner.user, "agent": owner.agent}
+    messages = _of_one_call([_message(*row) for row in connection.execute(_PENDING, values).fetchall()])
+    if not messages:
+        return None
+    values |= {"numbers": [message.number for message in messages], "first": messages[0].number}
+    before = connection.execute(_BEFORE, {**values, "count": BEFORE}).fetchall()
+    facts = connection.execute(_FACTS, {**values, "nearest": NEAREST_FACTS, "newest": NEWEST_FACTS}).fetchall()
+    return Batch(
+        owner=owner,
+        user_number=owner_number,
+        messages=messages,
+        before=[_message(*row) for row in reversed(before)],
+        facts=[KnownFact(*row) for row in facts],
+        slots=read_slots(connection, owner),
+        zone=zone,
+    )
+
+
+def _message(
+    number: int,
+    memory_id: str,
+    content: str,
+    source: str,
+    said_at: float,
+    session_id: str | None,
+    speaker: dict[str, str] | None,
+    timezone: str | None,
+    revision: int = 0,
+    tokens: int = 0,
+) -> Message:
+    known = timezone if timezone in _ZONES else None
+    return Message(number, memory_id, content, source, said_at, session_id, speaker, known, revision, tokens)
+
+
+def _of_one_call(pending: Sequence[Message]) -> list[Message]:
+    """The first messages that are no more tokens than a batch may have, at least one, in the order of their times."""
+    taken: list[Message] = []
+    tokens = 0
+    for message in pending:
+        tokens += message.tokens
+        if taken and tokens > BATCH_TOKENS:
+            break
+        taken.append(message)
+    return sorted(taken, key=lambda message: (message.said_at, message.number))
