@@ -24,6 +24,7 @@ from services.long_term_memory.memory_service import MemoryService
 from services.long_term_memory.postgres.pending import BATCH_MESSAGES
 from services.long_term_memory.postgres.scope import Owner
 from services.long_term_memory.postgres.store import MemoryStore
+from services.long_term_memory.profile_service import ProfileService
 from services.long_term_memory.removal import remove
 from tests.integration.scripted_finder import (
     COST,
@@ -202,6 +203,20 @@ def test_what_the_ai_alone_said_is_the_ais(
     run_all(extracting, pool)
 
     assert select(pool, "SELECT source FROM memories WHERE content = 'It will.'") == [("ai",)]
+
+
+def test_a_slot_of_a_service_s_own_is_dropped_and_counted(
+    chat: MemoryService, extracting: ExtractionService, finder: ScriptedFinder, pool: ConnectionPool
+) -> None:
+    """Given a slot that a service wrote, I expect what is found for it not to be stored, and counted."""
+    ProfileService(pool).update("u1", {"known": {"home": "Paris"}})
+    chat.index(said("Moved to Lisbon"))
+    finder.answer = lambda batch: extraction(slots=[SlotChange("home", "Lisbon", (batch.messages[0].number,))])
+
+    (outcome,) = run_all(extracting, pool)
+
+    assert outcome.facts_dropped == 1
+    assert ProfileService(pool).get("u1").values == {"known": {"home": "Paris"}}
 
 
 def test_a_fact_is_superseded_and_another_confirmed(

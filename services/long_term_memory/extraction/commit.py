@@ -53,11 +53,16 @@ _STORED = (
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """What a commit stored, as numbers."""
+    """What a commit stored, as numbers.
+
+    Args:
+        dropped: facts that were deleted before, and slots that a service wrote or the profile has no room for.
+    """
 
     facts: int = 0
     superseded: int = 0
     confirmed: int = 0
+    dropped: int = 0
 
 
 def commit(
@@ -85,13 +90,14 @@ def commit(
         if confirmed is None:
             raise Rollback(transaction)
         facts = [_new_fact(batch, place, *pair) for place, pair in enumerate(zip(found.facts, vectors, strict=True))]
-        insert_facts(connection, batch.owner, facts)
+        inserted = insert_facts(connection, batch.owner, facts)
         stored, superseded = connection.execute(_STORED, ([fact.id for fact in facts],)).fetchone() or (0, 0)
-        write_slots(connection, batch.owner, _slots(batch, found))
+        slots = write_slots(connection, batch.owner, _slots(batch, found))
         outbox.end(connection, lease)
         settle(connection, reservation, found.usage)
         state.succeeded(connection)
-        return Committed(stored, superseded, confirmed)
+        dropped = len(inserted.refused) + slots.of_service + slots.too_large + slots.deleted
+        return Committed(stored, superseded, confirmed, dropped)
     return None
 
 

@@ -191,6 +191,7 @@ class ExtractionService:
             facts_stored=committed.facts,
             facts_superseded=committed.superseded,
             facts_confirmed=committed.confirmed,
+            facts_dropped=outcome.facts_dropped + committed.dropped,
         )
 
     def _unusable(self, lease: Lease, batch: Batch, reservation: Reservation, reason: str, usage: Usage) -> Outcome:
