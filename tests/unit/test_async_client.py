@@ -270,6 +270,7 @@ def test_a_search_sends_the_options_that_are_set() -> None:
                 "all_agents": True,
                 "also": ["u2"],
                 "speaker": {"id": "7", "name": "Anna"},
+                "include_superseded": True,
                 "explain": True,
                 "deadline_ms": LONG_MS,
             }

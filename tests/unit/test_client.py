@@ -97,6 +97,7 @@ def test_every_verb_sends_its_request_and_returns_its_response(server: fakeredis
             "filters": {"source": "user"},
             "exclude_session": "s1",
             "recency_half_life_days": 30,
+            "include_superseded": True,
             "explain": True,
         }
         client.search("u1", "tea?", **options, deadline_ms=LONG_MS)

@@ -881,8 +881,23 @@ def test_a_memory_carries_all_its_fields() -> None:
 
     assert set(memory) == {
         *("id", "content", "memory", "score", "source", "timestamp", "created_at", "updated_at", "metadata"),
-        *("user_id", "agent_id", "speaker"),
+        *("user_id", "agent_id", "speaker", "kind"),
     }
+
+
+def test_a_fact_says_what_it_is_about() -> None:
+    """Given a fact in a response, I expect its date and whom it is about on the wire, and the same when it is read."""
+    fact = Memory(id="f1", content="Ann moves", timestamp=NOON, kind="fact", when="2024-05", about="Ann")
+    response = LTMResponse(request_id="r1", user_id="u1", success=True, memories=[fact])
+
+    sent = json.loads(response.to_wire())["memories"][0]
+
+    assert {name: sent[name] for name in ("kind", "when", "about")} == {
+        "kind": "fact",
+        "when": "2024-05",
+        "about": "Ann",
+    }
+    assert Memory.model_validate(sent) == fact
 
 
 def test_whole_seconds_are_written_as_integers() -> None:

@@ -91,6 +91,7 @@ class Client:
         all_agents: bool = False,
         also: Sequence[str] = (),
         speaker: Mapping[str, str] | str | None = None,
+        include_superseded: bool = False,
         explain: bool = False,
         deadline_ms: int | None = None,
     ) -> list[Memory]:
@@ -109,6 +110,7 @@ class Client:
                     all_agents=all_agents,
                     also=also,
                     speaker=speaker,
+                    include_superseded=include_superseded,
                     explain=explain,
                     deadline_ms=deadline_ms,
                 )

@@ -13,7 +13,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Literal, Self
 
-from pydantic import Field, field_serializer, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_serializer, model_serializer, model_validator
 
 from keepsake_client.fields import (
     DEFAULT_LIMIT,
@@ -48,7 +48,9 @@ from keepsake_client.requests import (
     MemoryDeleteData,
     MemoryFilters,
     MemoryGetData,
+    MemoryKind,
     MemoryListData,
+    MemoryListFilters,
     MemoryUpdateData,
     ProfileGetData,
     ProfileUpdateData,
@@ -101,7 +103,9 @@ __all__ = [
     "MemoryDeleteData",
     "MemoryFilters",
     "MemoryGetData",
+    "MemoryKind",
     "MemoryListData",
+    "MemoryListFilters",
     "MemoryUpdateData",
     "MemoryUpdateMessage",
     "ProfileGetData",
@@ -238,6 +242,10 @@ class MemoryUpdateMessage(WireModel):
         return json_number(seconds)
 
 
+#: Fields of a memory that only facts have.
+_OF_FACTS = ("when", "about")
+
+
 class Memory(WireModel):
     """One memory in a response.
 
@@ -247,6 +255,9 @@ class Memory(WireModel):
         user_id: whose it is; a search may be of several.
         agent_id: the character that it belongs to; None where it is shared.
         speaker: who of several people said it, where that is known.
+        kind: what was said or added, or a fact that an LLM found in what was said.
+        when: of a fact, the day, month, year or interval that it is about, where one is known, as ISO 8601 writes it.
+        about: of a fact, `user`, `ai` or the name of whom it is about.
     """
 
     id: str
@@ -261,6 +272,9 @@ class Memory(WireModel):
     user_id: str = ""
     agent_id: str | None = None
     speaker: Speaker | None = None
+    kind: MemoryKind = "message"
+    when: str | None = None
+    about: str | None = None
 
     @model_validator(mode="after")
     def _repeat(self) -> Self:
@@ -273,6 +287,11 @@ class Memory(WireModel):
     @field_serializer("timestamp")
     def _timestamp_as_number(self, seconds: float) -> int | float:
         return json_number(seconds)
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = dump(self)
+        return {name: value for name, value in fields.items() if value is not None or name not in _OF_FACTS}
 
 
 class MemoryChange(WireModel):

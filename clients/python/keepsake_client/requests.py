@@ -47,6 +47,8 @@ RequestType = Literal[
     "user_export",
     "user_import",
 ]
+#: What a memory is: what was said or added, or a fact that an LLM found in what was said.
+MemoryKind = Literal["message", "fact"]
 #: Types that change, delete or hand out all that a user has; LTM_MANAGE_QUEUE keeps them from the common list.
 MANAGING: frozenset[RequestType] = frozenset(
     {"memory_update", "memory_delete", "user_forget", "user_export", "user_import"}
@@ -95,6 +97,16 @@ class MemoryFilters(SearchFilters):
         return self == MemoryFilters()
 
 
+class MemoryListFilters(MemoryFilters):
+    """Conditions of a list.
+
+    Attributes:
+        kind: messages and what was added, facts, or facts that others have replaced.
+    """
+
+    kind: MemoryKind | Literal["superseded"] = "message"
+
+
 class ScopedData(WireModel):
     """Base of `data` that says which of the user's memories it is about: the shared ones, and those of one character.
 
@@ -114,6 +126,7 @@ class SearchData(ScopedData):
     Attributes:
         also: further users, whose memories are ranked as one with the user's.
         speaker: who asks.
+        include_superseded: whether facts that others have replaced are among the results.
     """
 
     query: AskedText
@@ -124,6 +137,7 @@ class SearchData(ScopedData):
     recency_half_life_days: Annotated[float, Field(gt=0, le=36_500)] | None = None
     also: Annotated[tuple[Id, ...], Field(max_length=MAX_ALSO)] = ()
     speaker: Speaker | None = None
+    include_superseded: Switch = False
     explain: bool = False
     timings: bool = False
 
@@ -176,7 +190,7 @@ class MemoryListData(ScopedData):
         cursor: the `next_cursor` of the page before.
     """
 
-    filters: MemoryFilters = MemoryFilters()
+    filters: MemoryListFilters = MemoryListFilters()
     order: Literal["newest", "oldest"] = "newest"
     limit: PageLimit = PAGE
     cursor: Cursor | None = None

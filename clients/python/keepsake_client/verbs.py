@@ -45,6 +45,7 @@ class Verbs(ABC):
         all_agents: bool = False,
         also: Sequence[str] = (),
         speaker: Mapping[str, str] | str | None = None,
+        include_superseded: bool = False,
         explain: bool = False,
         deadline_ms: int | None = None,
     ) -> list[Memory]:
@@ -63,6 +64,7 @@ class Verbs(ABC):
             all_agents: searches those of all characters.
             also: up to 8 further users, whose memories are ranked as one with the user's.
             speaker: who asks, a name or a mapping with `id`, `name` or both: in a room, "my birthday" is the asker's.
+            include_superseded: facts that others have replaced are found too, each with `superseded_by` in `metadata`.
             explain: adds the parts of each score to `metadata["score_parts"]`.
             deadline_ms: how long to wait. It is sent along, so that an expired search is not executed.
         """
@@ -75,6 +77,7 @@ class Verbs(ABC):
             "all_agents": all_agents or None,
             "also": list(also) or None,
             "speaker": speaker,
+            "include_superseded": include_superseded or None,
             "explain": explain or None,
         }
         data = {"query": query, "limit": limit, **_given(**options)}
@@ -163,7 +166,8 @@ class Verbs(ABC):
         """A page of the user's memories in the order of time: `memories` and, where more follow, `next_cursor`.
 
         Args:
-            filters: conditions that a memory must meet: those of a search, and `contains`, a text in any case.
+            filters: conditions that a memory must meet: those of a search; `contains`, a text in any case; and
+                `kind`, `"message"`, `"fact"` or `"superseded"`.
             agent_id: the memories of this character, beside the shared ones.
             all_agents: those of all characters.
             limit: the most memories on the page, 1 to 100.
