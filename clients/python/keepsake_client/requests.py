@@ -46,6 +46,7 @@ RequestType = Literal[
     "user_forget",
     "user_export",
     "user_import",
+    "context",
 ]
 #: What a memory is: what was said or added, or a fact that an LLM found in what was said.
 MemoryKind = Literal["message", "fact"]
@@ -57,6 +58,8 @@ MANAGING: frozenset[RequestType] = frozenset(
 MAX_ALSO = 8
 #: Memories on one page of a list, by default.
 PAGE = 50
+#: Characters of a context: by default, and at most.
+CONTEXT_CHARS, MAX_CONTEXT_CHARS = 4_000, 32_768
 #: Characters of a text that a content is to have.
 MAX_CONTAINS_CHARS = 500
 #: Records in one `user_import`: more would make an indexer busy for longer than a message may wait for it.
@@ -68,6 +71,15 @@ Cursor = Annotated[str, Field(max_length=200)]
 PageLimit = Annotated[
     int, BeforeValidator(whole), AfterValidator(lambda limit: min(limit, MAX_LIMIT) if limit > 0 else PAGE)
 ]
+
+
+ContextChars = Annotated[
+    int,
+    BeforeValidator(whole),
+    AfterValidator(lambda chars: min(chars, MAX_CONTEXT_CHARS) if chars > 0 else CONTEXT_CHARS),
+]
+#: 0 or less counts as missing.
+ContextTokens = Annotated[int, BeforeValidator(whole), AfterValidator(lambda tokens: tokens if tokens > 0 else None)]
 
 
 class SearchFilters(WireModel):
@@ -140,6 +152,20 @@ class SearchData(ScopedData):
     include_superseded: Switch = False
     explain: bool = False
     timings: bool = False
+
+
+class ContextData(SearchData):
+    """`data` of a context: that of the search for the memories in it, and how much it may be.
+
+    Attributes:
+        session_id: the session that goes on, which the recap leaves out.
+        max_chars: of its text.
+        max_tokens: of its text, counted roughly.
+    """
+
+    session_id: ReadableId | None = None
+    max_chars: ContextChars = CONTEXT_CHARS
+    max_tokens: ContextTokens | None = None
 
 
 class AddData(WireModel):
@@ -278,6 +304,7 @@ _DATA_BY_TYPE: dict[RequestType, type[WireModel]] = {
     "user_forget": UserForgetData,
     "user_export": UserExportData,
     "user_import": UserImportData,
+    "context": ContextData,
 }
 REQUEST_TYPES: tuple[RequestType, ...] = tuple(_DATA_BY_TYPE)
 
