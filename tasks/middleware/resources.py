@@ -15,6 +15,7 @@ from dramatiq.middleware import Middleware, MiddlewareError
 from keepsake_client.errors import KeepsakeError
 from keepsake_client.protocol import COUNTERS
 
+from services.long_term_memory.context_service import ContextService
 from services.long_term_memory.expiry import INTERVAL_S, ExpiryThread
 from services.long_term_memory.factory import LongTermMemory, open_when_ready
 from services.long_term_memory.forgetting import Forgetting
@@ -63,6 +64,11 @@ class Resources(Middleware):
     def memories(self) -> MemoryService:
         """The memory service; only while the worker runs."""
         return self._opened.memories
+
+    @property
+    def contexts(self) -> ContextService:
+        """The context service; only while the worker runs."""
+        return self._opened.contexts
 
     @property
     def profiles(self) -> ProfileService:

@@ -1,0 +1,104 @@
+"""What is known of a user besides what answers a query: profiles, and memories of the last sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from keepsake_client.protocol import MemoryKind, Source
+from psycopg_pool import ConnectionPool
+
+from services.long_term_memory.postgres.scope import SHARED, Scope
+
+#: What a recap is made of: the newest facts before the present session, and lines of the last session at each end.
+MAX_FACTS = 24
+LINES_AT_EACH_END = 2
+
+_PROFILES = "SELECT profile FROM profiles WHERE user_id = %(user)s AND agent_id = ANY(%(agents)s) ORDER BY agent_id"
+_COLUMNS = "number, id::text AS id, session, extract(epoch FROM said_at)::float8 AS said_at, source, content, payload"
+# Sessions are told from the present one by time: the index `memories_by_time` then leads to the last one before it,
+# however long the present one is.
+_RECAP = (
+    "WITH owners AS MATERIALIZED (SELECT number, kind FROM users"  # noqa: S608 - constants
+    " WHERE user_id = ANY(%(users)b::text[]) AND (%(all_agents)b OR agent_id = '' OR agent_id = %(agent)b::text)"
+    " AND kind = ANY(%(kinds)b::text[])),"
+    " begun AS MATERIALIZED (SELECT coalesce(min(said_at), 'infinity') AS at FROM owners,"
+    " unnest(%(present)b::bigint[]) AS present (session),"
+    " LATERAL (SELECT said_at FROM memories WHERE user_number = owners.number AND memories.session = present.session"
+    " ORDER BY said_at LIMIT 1) AS first WHERE kind = 'message'),"
+    " facts AS MATERIALIZED (SELECT m.* FROM owners, LATERAL (SELECT * FROM memories WHERE user_number = owners.number"
+    " AND said_at < (SELECT at FROM begun) ORDER BY said_at DESC, number DESC LIMIT %(facts)b) AS m"
+    " WHERE kind = 'fact'),"
+    " last AS MATERIALIZED (SELECT m.* FROM owners, LATERAL (SELECT session, said_at FROM memories"
+    " WHERE user_number = owners.number AND said_at < (SELECT at FROM begun)"
+    " ORDER BY said_at DESC, number DESC LIMIT 1) AS m"
+    " WHERE kind = 'message' ORDER BY m.said_at DESC LIMIT 1),"
+    " lines AS (SELECT m.* FROM last, owners, LATERAL ("
+    "(SELECT * FROM memories WHERE user_number = owners.number AND session = last.session"
+    " ORDER BY said_at, number LIMIT %(lines)b)"
+    " UNION ALL (SELECT * FROM memories WHERE user_number = owners.number AND session = last.session"
+    " ORDER BY said_at DESC, number DESC LIMIT %(lines)b)) AS m WHERE kind = 'message')"
+    f" SELECT 'fact' AS kind, {_COLUMNS} FROM facts UNION ALL SELECT 'message', {_COLUMNS} FROM lines"
+    " ORDER BY said_at, number"
+)
+
+
+class RecapMemory(NamedTuple):
+    """A memory of a session before the present one.
+
+    Args:
+        session: hash of the session.
+        said_at: in seconds since 1970.
+        payload: as the column has it.
+    """
+
+    kind: MemoryKind
+    number: int
+    id: str
+    session: int
+    said_at: float
+    source: Source
+    content: str
+    payload: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Background:
+    """What is known of a user besides what answers a query.
+
+    Args:
+        profiles: the user's own, then a character's, as far as there are any.
+        recap: the newest facts, and lines at both ends of the last session; in the order of time.
+    """
+
+    profiles: Sequence[dict[str, Any]]
+    recap: Sequence[RecapMemory]
+
+
+class BackgroundReader:
+    """Reads the background of a user in one round trip."""
+
+    def __init__(self, pool: ConnectionPool) -> None:
+        self._pool = pool
+
+    def read(self, scope: Scope, present: Sequence[int]) -> Background:
+        """Profiles and recap of the first user of a scope.
+
+        Args:
+            present: hashes of the session that goes on; nothing that was said since it began is in the recap.
+        """
+        own = replace(scope, users=scope.users[:1], kinds=("message", "fact"))
+        values = {
+            **own.values,
+            "present": list(present),
+            "facts": MAX_FACTS,
+            "lines": LINES_AT_EACH_END,
+        }
+        agents = list({SHARED, own.agent})
+        with self._pool.connection() as connection, connection.pipeline():
+            profiles = connection.execute(_PROFILES, {"user": own.users[0], "agents": agents})
+            recap = connection.execute(_RECAP, values, binary=True)
+            read = [row[0] for row in profiles.fetchall()]
+            lines = {row[1]: RecapMemory(*row) for row in recap.fetchall()}
+        return Background(read, list(lines.values()))
