@@ -115,7 +115,7 @@ class ContextService:
         return [
             {"sessions_ago": ago, **quoted(_memory(memory), self._zone)}
             for ago, session in enumerate(last_first[:RECAP_SESSIONS], 1)
-            for memory in _told(session)
+            for memory in _chosen(session)
         ]
 
 
@@ -158,7 +158,7 @@ def _is_new(memory: RecapMemory, shown: set[str], query: str) -> bool:
     return memory.id not in shown and memory.content.strip() != query.strip()
 
 
-def _told(session: list[RecapMemory]) -> list[RecapMemory]:
+def _chosen(session: list[RecapMemory]) -> list[RecapMemory]:
     """What a recap tells of a session: its facts or, where it has none, its first and last lines."""
     if facts := [memory for memory in session if memory.kind == "fact"]:
         return facts[-FACTS_OF_A_SESSION:]

@@ -77,7 +77,7 @@ def ask(contexts: ContextService, query: str = "tea", **fields: Any) -> ContextR
     return contexts.context("u1", ContextData(query=query, **fields), now=NOW)
 
 
-def told(recap: Sequence[dict[str, Any]]) -> list[tuple[int, str]]:
+def recapped(recap: Sequence[dict[str, Any]]) -> list[tuple[int, str]]:
     """How many sessions ago each line was said, and the line."""
     return [(line["sessions_ago"], line.get("fact") or line["quote"]) for line in recap]
 
@@ -102,7 +102,7 @@ def test_a_context_has_profile_memories_and_recap(
     assert result.parts.profile == {"name": "Anna"}
     assert result.parts.memories == [{"date": "2024-04-04 19:34 UTC", "said_by": "user", "quote": "I drink green tea"}]
     assert [memory.content for memory in result.memories] == ["I drink green tea"]
-    assert told(result.parts.recap) == [(1, "hello there"), (1, "hi Anna"), (1, "bye now"), (1, "see you")]
+    assert recapped(result.parts.recap) == [(1, "hello there"), (1, "hi Anna"), (1, "bye now"), (1, "see you")]
     assert result.text == render(result.parts, 4_000).text
 
 
@@ -128,7 +128,7 @@ def test_the_recap_tells_the_facts_of_the_last_sessions(
 
     result = ask(contexts, "nothing of it", session_id="present")
 
-    assert told(result.parts.recap) == [(1, "Fact of s4."), (2, "Fact of s3."), (3, "Fact of s2.")]
+    assert recapped(result.parts.recap) == [(1, "Fact of s4."), (2, "Fact of s3."), (3, "Fact of s2.")]
     line = result.parts.recap[0]
     assert (line["when"], line["about"], line["said_by"]) == ("2024-04", "Anna", "user")
 
@@ -143,7 +143,7 @@ def test_of_a_last_session_without_facts_the_recap_tells_its_lines(
 
     result = ask(contexts, "nothing of it", session_id="present")
 
-    assert told(result.parts.recap) == [(1, "I was at the sea"), (1, "nice"), (2, "The user's cat is Miso.")]
+    assert recapped(result.parts.recap) == [(1, "I was at the sea"), (1, "nice"), (2, "The user's cat is Miso.")]
 
 
 def test_the_present_session_is_found_and_not_recapped(contexts: ContextService, memories: MemoryService) -> None:
@@ -156,9 +156,9 @@ def test_the_present_session_is_found_and_not_recapped(contexts: ContextService,
     excluded = ask(contexts, "tea number 7", exclude_session="present")
 
     assert [memory.content for memory in named.memories] == ["tea number 7"]
-    assert told(named.parts.recap) == [(1, "good night")]
-    assert [text for _, text in told(unnamed.parts.recap)][-1] == "tea number 49"
-    assert (excluded.memories, told(excluded.parts.recap)) == ([], [(1, "good night")])
+    assert recapped(named.parts.recap) == [(1, "good night")]
+    assert [text for _, text in recapped(unnamed.parts.recap)][-1] == "tea number 49"
+    assert (excluded.memories, recapped(excluded.parts.recap)) == ([], [(1, "good night")])
 
 
 def test_messages_of_today_without_a_session_are_the_present_one(
@@ -168,7 +168,7 @@ def test_messages_of_today_without_a_session_are_the_present_one(
     say(memories, None, NOW - DAY, "yesterday's talk")
     say(memories, None, NOW - 60, "today's talk", "indeed")
 
-    assert told(ask(contexts, "nothing of it").parts.recap) == [(1, "yesterday's talk")]
+    assert recapped(ask(contexts, "nothing of it").parts.recap) == [(1, "yesterday's talk")]
 
 
 def test_a_memory_is_in_the_context_once(contexts: ContextService, memories: MemoryService) -> None:
@@ -179,7 +179,7 @@ def test_a_memory_is_in_the_context_once(contexts: ContextService, memories: Mem
     result = ask(contexts, "which tea", session_id="s2", limit=1)
 
     assert [memory.content for memory in result.memories] == ["I drink green tea"]
-    assert told(result.parts.recap) == [(1, "hello there"), (1, "hi")]
+    assert recapped(result.parts.recap) == [(1, "hello there"), (1, "hi")]
 
 
 def test_a_characters_context_is_its_own(
@@ -198,9 +198,9 @@ def test_a_characters_context_is_its_own(
     shared = ask(contexts, "nothing of it")
 
     assert of_luna.parts.profile == {"name": "Annie", "home": "Oslo"}
-    assert {text for _, text in told(of_luna.parts.recap)} == {"Fact of luna.", "Shared fact."}
+    assert {text for _, text in recapped(of_luna.parts.recap)} == {"Fact of luna.", "Shared fact."}
     assert shared.parts.profile == {"name": "Anna", "home": "Oslo"}
-    assert {text for _, text in told(shared.parts.recap)} == {"Shared fact."}
+    assert {text for _, text in recapped(shared.parts.recap)} == {"Shared fact."}
 
 
 def test_nothing_of_another_user_is_in_a_context(contexts: ContextService, memories: MemoryService) -> None:
@@ -223,7 +223,7 @@ def test_superseded_facts_are_in_no_recap(
         row = connection.execute("SELECT number FROM memories WHERE content LIKE '%Oslo.'").fetchone()
     note(pool, "The user lives in Lisbon.", "s1", NOW - DAY, replaces=list(row or ()))
 
-    assert told(ask(contexts, "nothing of it").parts.recap) == [(1, "The user lives in Lisbon.")]
+    assert recapped(ask(contexts, "nothing of it").parts.recap) == [(1, "The user lives in Lisbon.")]
 
 
 def test_without_time_there_are_memories_alone(memories: MemoryService, pool: ConnectionPool) -> None:
