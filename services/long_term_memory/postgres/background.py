@@ -9,25 +9,22 @@ from typing import Any, NamedTuple
 from keepsake_client.protocol import MemoryKind, Source
 from psycopg_pool import ConnectionPool
 
-from services.long_term_memory.postgres.scope import SHARED, Scope
+from services.long_term_memory.postgres.scope import OWNERS, Scope
 
 #: What a recap is made of: the newest facts before the present session, and lines of the last session at each end.
 MAX_FACTS = 24
 LINES_AT_EACH_END = 2
 
-_PROFILES = "SELECT profile FROM profiles WHERE user_id = %(user)s AND agent_id = ANY(%(agents)s) ORDER BY agent_id"
-_COLUMNS = "number, id::text AS id, session, extract(epoch FROM said_at)::float8 AS said_at, source, content, payload"
-# Sessions are told from the present one by time: the index `memories_by_time` then leads to the last one before it,
-# however long the present one is.
-_RECAP = (
-    "WITH owners AS MATERIALIZED (SELECT number, kind FROM users"  # noqa: S608 - constants
-    " WHERE user_id = ANY(%(users)b::text[]) AND (%(all_agents)b OR agent_id = '' OR agent_id = %(agent)b::text)"
-    " AND kind = ANY(%(kinds)b::text[])),"
+_COLUMNS = "number, id::text AS id, session, said_at, source, content, payload"
+# One statement, because it is one round trip. Sessions are told from the present one by time: the index
+# `memories_by_time` then leads to the last one before it, however long the present one is.
+_BACKGROUND = (
+    f"WITH owners AS MATERIALIZED (SELECT number, kind FROM users WHERE {OWNERS}),"  # noqa: S608 - constants
     " begun AS MATERIALIZED (SELECT coalesce(min(said_at), 'infinity') AS at FROM owners,"
     " unnest(%(present)b::bigint[]) AS present (session),"
     " LATERAL (SELECT said_at FROM memories WHERE user_number = owners.number AND memories.session = present.session"
     " ORDER BY said_at LIMIT 1) AS first WHERE kind = 'message'),"
-    " facts AS MATERIALIZED (SELECT m.* FROM owners, LATERAL (SELECT * FROM memories WHERE user_number = owners.number"
+    f" facts AS (SELECT m.* FROM owners, LATERAL (SELECT {_COLUMNS} FROM memories WHERE user_number = owners.number"
     " AND said_at < (SELECT at FROM begun) ORDER BY said_at DESC, number DESC LIMIT %(facts)b) AS m"
     " WHERE kind = 'fact'),"
     " last AS MATERIALIZED (SELECT m.* FROM owners, LATERAL (SELECT session, said_at FROM memories"
@@ -35,11 +32,14 @@ _RECAP = (
     " ORDER BY said_at DESC, number DESC LIMIT 1) AS m"
     " WHERE kind = 'message' ORDER BY m.said_at DESC LIMIT 1),"
     " lines AS (SELECT m.* FROM last, owners, LATERAL ("
-    "(SELECT * FROM memories WHERE user_number = owners.number AND session = last.session"
+    f"(SELECT {_COLUMNS} FROM memories WHERE user_number = owners.number AND session = last.session"
     " ORDER BY said_at, number LIMIT %(lines)b)"
-    " UNION ALL (SELECT * FROM memories WHERE user_number = owners.number AND session = last.session"
-    " ORDER BY said_at DESC, number DESC LIMIT %(lines)b)) AS m WHERE kind = 'message')"
-    f" SELECT 'fact' AS kind, {_COLUMNS} FROM facts UNION ALL SELECT 'message', {_COLUMNS} FROM lines"
+    f" UNION ALL (SELECT {_COLUMNS} FROM memories WHERE user_number = owners.number AND session = last.session"
+    " ORDER BY memories.said_at DESC, number DESC LIMIT %(lines)b)) AS m WHERE kind = 'message')"
+    " SELECT kind, number, id, session, extract(epoch FROM said_at)::float8, source, content, payload"
+    " FROM (SELECT 'fact' AS kind, * FROM facts UNION ALL SELECT 'message', * FROM lines UNION ALL"
+    " SELECT 'profile', 0, agent_id, 0, to_timestamp(0), '', '', profile FROM profiles"
+    " WHERE user_id = ANY(%(users)b::text[]) AND agent_id = ANY(ARRAY['', %(agent)b::text])) AS found"
     " ORDER BY said_at, number"
 )
 
@@ -89,16 +89,10 @@ class BackgroundReader:
             present: hashes of the session that goes on; nothing that was said since it began is in the recap.
         """
         own = replace(scope, users=scope.users[:1], kinds=("message", "fact"))
-        values = {
-            **own.values,
-            "present": list(present),
-            "facts": MAX_FACTS,
-            "lines": LINES_AT_EACH_END,
-        }
-        agents = list({SHARED, own.agent})
-        with self._pool.connection() as connection, connection.pipeline():
-            profiles = connection.execute(_PROFILES, {"user": own.users[0], "agents": agents})
-            recap = connection.execute(_RECAP, values, binary=True)
-            read = [row[0] for row in profiles.fetchall()]
-            lines = {row[1]: RecapMemory(*row) for row in recap.fetchall()}
-        return Background(read, list(lines.values()))
+        values = {**own.values, "present": list(present), "facts": MAX_FACTS, "lines": LINES_AT_EACH_END}
+        with self._pool.connection() as connection:
+            rows = connection.execute(_BACKGROUND, values, binary=True).fetchall()
+        profiles = {row[2]: row[-1] for row in rows if row[0] == "profile"}
+        # A line may be at both ends of a short session.
+        recap = {row[1]: RecapMemory(*row) for row in rows if row[0] != "profile"}
+        return Background([profiles[agent] for agent in sorted(profiles)], list(recap.values()))
