@@ -99,7 +99,7 @@ class ContextService:
         parts = ContextParts.model_construct(
             profile=profile, memories=[quoted(memory, self._zone) for memory in found], recap=recap
         )
-        rendered = render(parts, asked.max_chars, asked.max_tokens)
+        rendered = render(parts, asked.text_chars, asked.max_tokens)
         took = time.perf_counter() - begun
         if has_time:
             self._latency.record(took)

@@ -613,7 +613,7 @@ def test_the_size_of_a_context_is_read_as_what_it_can_mean(sent: object, chars: 
     """Given a number of characters, in any type, I expect it; the default for 0 or less, and the most for more."""
     asked = request({**SEARCH, "type": "context", "data": {"query": "x", "max_chars": sent}})
 
-    assert ContextData.model_validate(asked.data).max_chars == chars
+    assert ContextData.model_validate(asked.data).text_chars == chars
 
 
 @pytest.mark.parametrize(("sent", "tokens"), [("500", 500), (500.0, 500), (1, 1), (0, None), (-5, None), (None, None)])
@@ -622,6 +622,13 @@ def test_the_tokens_of_a_context_are_read_as_what_they_can_mean(sent: object, to
     asked = request({**SEARCH, "type": "context", "data": {"query": "x", "max_tokens": sent}})
 
     assert ContextData.model_validate(asked.data).max_tokens == tokens
+
+
+def test_tokens_alone_bound_a_context() -> None:
+    """Given tokens and no characters, I expect no bound of characters below the largest; given both, both."""
+    alone, both = ContextData(query="x", max_tokens=9_000), ContextData(query="x", max_tokens=9_000, max_chars=500)
+
+    assert (alone.text_chars, both.text_chars) == (32_768, 500)
 
 
 @pytest.mark.parametrize("name", ["max_chars", "max_tokens"])

@@ -76,7 +76,7 @@ PageLimit = Annotated[
 ContextChars = Annotated[
     int,
     BeforeValidator(whole),
-    AfterValidator(lambda chars: min(chars, MAX_CONTEXT_CHARS) if chars > 0 else CONTEXT_CHARS),
+    AfterValidator(lambda chars: min(chars, MAX_CONTEXT_CHARS) if chars > 0 else None),
 ]
 #: 0 or less counts as missing.
 ContextTokens = Annotated[int, BeforeValidator(whole), AfterValidator(lambda tokens: tokens if tokens > 0 else None)]
@@ -159,13 +159,18 @@ class ContextData(SearchData):
 
     Attributes:
         session_id: the session that goes on, which the recap leaves out.
-        max_chars: of its text.
+        max_chars: of its text; by default `CONTEXT_CHARS` or, where `max_tokens` bounds it, `MAX_CONTEXT_CHARS`.
         max_tokens: of its text, counted roughly.
     """
 
     session_id: ReadableId | None = None
-    max_chars: ContextChars = CONTEXT_CHARS
+    max_chars: ContextChars | None = None
     max_tokens: ContextTokens | None = None
+
+    @property
+    def text_chars(self) -> int:
+        """The most characters of the text."""
+        return self.max_chars or (CONTEXT_CHARS if self.max_tokens is None else MAX_CONTEXT_CHARS)
 
 
 class AddData(WireModel):

@@ -108,7 +108,7 @@ class Verbs(ABC):
 
         Args:
             session: the one that goes on, which the recap leaves out.
-            max_chars: of the text; 4,000 where it is missing, 32,768 at most.
+            max_chars: of the text; 4,000 where it is missing and there is no `max_tokens`, 32,768 at most.
             max_tokens: of the text, counted roughly: a quarter of one for a character of ASCII, one for any other.
             limit, min_score, filters, agent_id, all_agents, also, speaker, deadline_ms: as in `search`.
         """
