@@ -13,7 +13,7 @@ from keepsake_client.protocol import ContextData, ContextParts, Memory, Speaker
 
 from services.long_term_memory.deadlines import SAFETY_FACTOR, Deadline, LatencyEstimate
 from services.long_term_memory.memory_service import MemoryService
-from services.long_term_memory.postgres.background import LINES_AT_EACH_END, BackgroundReader, RecapMemory
+from services.long_term_memory.postgres.background import LINES_AT_EACH_END, RECAPPED, BackgroundReader, RecapMemory
 from services.long_term_memory.postgres.pool import database_errors
 from services.long_term_memory.postgres.rows import day_session
 from services.long_term_memory.postgres.scope import Scope
@@ -88,7 +88,7 @@ class ContextService:
         profile: dict[str, Any] = {}
         recap: list[dict[str, Any]] = []
         if has_time:
-            scope = Scope.of(user_id, asked.agent_id, all_agents=asked.all_agents)
+            scope = Scope.of(user_id, asked.agent_id, all_agents=asked.all_agents, kinds=RECAPPED)
             with database_errors():
                 background = self._reader.read(scope, _present(asked, now))
             profile = known_profile(background.profiles)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from keepsake_client.protocol import MemoryKind, Source
 from psycopg_pool import ConnectionPool
 
-from services.long_term_memory.postgres.scope import OWNERS, Scope
+from services.long_term_memory.postgres.scope import OWNERS, Kind, Scope
 
 #: What a recap is made of: the newest facts before the present session, and lines of the last session at each end.
+RECAPPED: tuple[Kind, ...] = ("message", "fact")
 MAX_FACTS = 24
 LINES_AT_EACH_END = 2
 
@@ -83,13 +84,13 @@ class BackgroundReader:
         self._pool = pool
 
     def read(self, scope: Scope, present: Sequence[int]) -> Background:
-        """Profiles and recap of the first user of a scope.
+        """Profiles and recap of a user.
 
         Args:
+            scope: of that user, with the kinds `RECAPPED`.
             present: hashes of the session that goes on; nothing that was said since it began is in the recap.
         """
-        own = replace(scope, users=scope.users[:1], kinds=("message", "fact"))
-        values = {**own.values, "present": list(present), "facts": MAX_FACTS, "lines": LINES_AT_EACH_END}
+        values = {**scope.values, "present": list(present), "facts": MAX_FACTS, "lines": LINES_AT_EACH_END}
         with self._pool.connection() as connection:
             rows = connection.execute(_BACKGROUND, values, binary=True).fetchall()
         profiles = {row[2]: row[-1] for row in rows if row[0] == "profile"}
