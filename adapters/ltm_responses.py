@@ -35,6 +35,9 @@ if ARGV[4] ~= '' then redis.pcall('XADD', ARGV[5], 'MAXLEN', '~', ARGV[6], '*', 
 return 1
 """
 
+#: Types whose traces say how many memories were found or added.
+_COUNTING = ("search", "context", "add")
+
 log = structlog.get_logger()
 
 
@@ -140,7 +143,7 @@ class ResponsePublisher(Middleware):
             ms=stages,
             deadline_ms=_deadline_ms(request),
             partial=response.partial,
-            memories=len(response.memories) if response.success and request.get("type") in ("search", "add") else None,
+            memories=len(response.memories) if response.success and request.get("type") in _COUNTING else None,
         )
 
     def publish(

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import dramatiq
-from keepsake_client.protocol import AddData, ProfileGetData, ProfileUpdateData, SearchData, clean
+from keepsake_client.protocol import AddData, ContextData, ProfileGetData, ProfileUpdateData, SearchData, clean
 
 from tasks import extraction, management
 from tasks.middleware.retries import INDEX_RETRY, NO_RETRY, WRITE_RETRY
@@ -23,6 +23,7 @@ from tasks.queues import (
 
 if TYPE_CHECKING:
     from services.long_term_memory.profile_service import Profile
+    from services.runtime.settings import Settings
     from tasks.middleware.resources import Resources
 
 #: The share of a search's deadline that is kept for what passes before its request is received and after its response
@@ -37,7 +38,7 @@ def declare(broker: dramatiq.Broker, resources: Resources) -> None:
     management.declare(broker, resources)
     if resources.settings.extracts:
         extraction.declare(broker, resources)
-    search, add = BY_TYPE["search"], BY_TYPE["add"]
+    search, context, add = BY_TYPE["search"], BY_TYPE["context"], BY_TYPE["add"]
     get, update = BY_TYPE["profile_get"], BY_TYPE["profile_update"]
 
     @dramatiq.actor(
@@ -64,14 +65,31 @@ def declare(broker: dramatiq.Broker, resources: Resources) -> None:
     def memory_search(request: dict[str, Any], received_at: float, enqueued_at: float) -> dict[str, Any]:
         started_at = time.time()
         data = read_data(request, SearchData)
-        budget_ms = data.deadline_ms or resources.settings.ltm_search_budget_ms
-        deadline = received_at + (1 - ON_THE_WIRE) * budget_ms / 1000
+        deadline = _deadline(data, received_at, resources.settings)
         found = resources.memories.search(request["user_id"], data, now=received_at, deadline=deadline)
-        response: dict[str, Any] = {"memories": found, "partial": found.partial or None, "stages": found.timings}
-        if data.timings:
-            moments = {"received_at": received_at, "enqueued_at": enqueued_at, "started_at": started_at}
-            response["timings"] = {**moments, **found.timings, "responded_at": time.time()}
-        return response
+        response = {"memories": found, "partial": found.partial or None, "stages": found.timings}
+        return {**response, **_timings(data, found.timings, received_at, enqueued_at, started_at)}
+
+    @dramatiq.actor(
+        broker=broker,
+        actor_name=context.actor,
+        queue_name=context.queue,
+        retry=NO_RETRY,
+        time_limit=INTERACTIVE_TIME_LIMIT_MS,
+    )
+    def memory_context(request: dict[str, Any], received_at: float, enqueued_at: float) -> dict[str, Any]:
+        started_at = time.time()
+        data = read_data(request, ContextData)
+        deadline = _deadline(data, received_at, resources.settings)
+        found = resources.contexts.context(request["user_id"], data, now=received_at, deadline=deadline)
+        response = {
+            "memories": found.memories,
+            "context": found.text,
+            "context_parts": found.parts,
+            "partial": found.partial or None,
+            "stages": found.timings,
+        }
+        return {**response, **_timings(data, found.timings, received_at, enqueued_at, started_at)}
 
     @dramatiq.actor(
         broker=broker,
@@ -115,6 +133,22 @@ def declare(broker: dramatiq.Broker, resources: Resources) -> None:
             arrived_at=received_at,
         )
         return _profile_fields(profile)
+
+
+def _deadline(data: SearchData, received_at: float, settings: Settings) -> float:
+    """When the response becomes useless, in seconds since 1970."""
+    budget_ms = data.deadline_ms or settings.ltm_search_budget_ms
+    return received_at + (1 - ON_THE_WIRE) * budget_ms / 1000
+
+
+def _timings(
+    data: SearchData, stages: dict[str, float], received_at: float, enqueued_at: float, started_at: float
+) -> dict[str, Any]:
+    """The field `timings` of a response, where it was asked for."""
+    if not data.timings:
+        return {}
+    moments = {"received_at": received_at, "enqueued_at": enqueued_at, "started_at": started_at}
+    return {"timings": {**moments, **stages, "responded_at": time.time()}}
 
 
 def _profile_fields(profile: Profile) -> dict[str, Any]:

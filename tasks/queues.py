@@ -56,6 +56,7 @@ INDEX = Route("memory.index", INDEX_QUEUE)
 EXTRACT = Route("memory.extract", EXTRACT_QUEUE)
 BY_TYPE: dict[RequestType, Route] = {
     "search": Route("memory.search", INTERACTIVE_QUEUE),
+    "context": Route("memory.context", INTERACTIVE_QUEUE),
     "add": Route("memory.add", WRITES_QUEUE),
     "profile_get": Route("profile.get", INTERACTIVE_QUEUE),
     "profile_update": Route("profile.update", WRITES_QUEUE),
@@ -106,7 +107,7 @@ def read_data(request: dict[str, Any], model: type[Data]) -> Data:
         return model.model_validate(data)
     data = _with_speaker(data)
     filters = data.get("filters")
-    if model is SearchData:
+    if issubclass(model, SearchData):
         # The default is given, because pydantic would copy it each time: 10 us.
         filters = SearchFilters.model_construct(**_with_speaker(filters)) if filters else _NO_FILTERS
         data = {**data, "filters": filters}

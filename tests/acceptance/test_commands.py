@@ -118,6 +118,18 @@ def test_an_added_memory_is_found(stack: Stack, user: str) -> None:
     assert re.fullmatch(r"-?\d\.\d\d  \d{4}-\d\d-\d\d  user  I play the cello\.\n", found.stdout)
 
 
+def test_a_context_is_shown_as_a_prompt_has_it(stack: Stack, user: str) -> None:
+    nothing = ltm(stack, "context", user, "which instrument do I play?")
+    ltm(stack, "profile", user, "--set", 'name="Anna"')
+    ltm(stack, "add", user, "I play the cello.")
+    known = ltm(stack, "context", user, "which instrument do I play?", "--max-chars", "2000")
+
+    assert (nothing.returncode, nothing.stdout) == (0, "nothing is known of this user\n")
+    assert known.returncode == 0, known.stderr
+    assert '<profile>\n{"name": "Anna"}\n</profile>\n' in known.stdout
+    assert re.search(r'<memories>\n\{.*"quote": "I play the cello\."\}\n</memories>\n$', known.stdout)
+
+
 def test_a_search_can_be_printed_as_json(stack: Stack, user: str) -> None:
     response = json.loads(ltm(stack, "search", user, "anything?", "--json").stdout)
 

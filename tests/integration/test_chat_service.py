@@ -67,14 +67,20 @@ def chatting(url: str, tmp_path: Path, **environment: str) -> Iterator[ServicePr
 
 
 def test_a_reply_quotes_the_memories(conversation: Conversation, valkey_url: str, tmp_path: Path) -> None:
-    """Given a message, I expect a search for it, and a reply that quotes the memory and lists it."""
+    """Given a message, I expect its context to be asked for, and a reply that quotes the memory and lists it."""
     # A long deadline: this test is not about it.
     with responding(valkey_url) as long_term_memory, chatting(valkey_url, tmp_path, LTM_SEARCH_TIMEOUT_MS="10000"):
         conversation.send("What pet have I?")
         reply = conversation.reply()
         [request] = long_term_memory.requests
-        assert (request["type"], request["user_id"]) == ("search", "u1")
-        assert request["data"] == {"query": "What pet have I?", "limit": 5, "deadline_ms": 10_000}
+        assert (request["type"], request["user_id"]) == ("context", "u1")
+        assert request["data"] == {
+            "query": "What pet have I?",
+            "limit": 5,
+            "session_id": "s1",
+            "max_chars": 12_000,
+            "deadline_ms": 10_000,
+        }
         assert abs(reply.pop("timestamp") - time.time()) < 60
         assert reply == {
             "user_id": "u1",

@@ -12,6 +12,8 @@ from dramatiq.brokers.stub import StubBroker
 from dramatiq.middleware import TimeLimit
 from keepsake_client.protocol import (
     AddData,
+    ContextData,
+    ContextParts,
     Memory,
     MemoryDeleteData,
     MemoryListData,
@@ -20,6 +22,7 @@ from keepsake_client.protocol import (
     WireModel,
 )
 
+from services.long_term_memory.context_service import ContextResult
 from services.long_term_memory.extraction.service import Outcome
 from services.long_term_memory.memory_management import Page
 from services.long_term_memory.memory_service import IndexedIds, SearchResult
@@ -43,8 +46,9 @@ class Services:
         self.settings = Settings()
         self.memories = SimpleNamespace(search=self._search, add=self._add, index=self._index)
         self.count = self._note("count")
-        self.management = self.forgetting = SimpleNamespace()
+
         self.extraction = SimpleNamespace()
+        self.contexts = self.management = self.forgetting = SimpleNamespace()
         self.profiles = SimpleNamespace(get=self._profile("get"), update=self._profile("update"))
 
     def _search(self, user_id: str, data: SearchData, *, now: float, deadline: float) -> SearchResult:
@@ -62,12 +66,17 @@ class Services:
     def _note(self, name: str) -> Any:
         return lambda *arguments: self.calls.append((name, *arguments))
 
-    def _profile(self, name: str) -> Any:
-        def call(*arguments: Any, **named: Any) -> Profile:
+    def noting(self, name: str, result: Any) -> Any:
+        """A call that is noted, and what it returns."""
+
+        def call(*arguments: Any, **named: Any) -> Any:
             self.calls.append((name, *arguments, *named.items()))
-            return Profile(values={"name": "Lin"}, version=3, updated_at=MOMENT)
+            return result
 
         return call
+
+    def _profile(self, name: str) -> Any:
+        return self.noting(name, Profile(values={"name": "Lin"}, version=3, updated_at=MOMENT))
 
 
 class Worker:
@@ -110,6 +119,39 @@ def test_a_search_with_timings_returns_its_moments(worker: Worker) -> None:
 
     assert (timings["received_at"], timings["enqueued_at"], timings["embed_ms"]) == (100.0, 101.0, 2.0)
     assert 101.0 < timings["started_at"] <= timings["responded_at"]
+
+
+@pytest.mark.parametrize(("partial", "field"), [(False, None), (True, True)])
+def test_a_context_returns_its_text_and_parts(worker: Worker, partial: bool, field: bool | None) -> None:
+    """Given a context, I expect its text, parts, memories and stages, within nine tenths of its deadline."""
+    parts = ContextParts(memories=[{"quote": "I like tea"}])
+    result = ContextResult("the text", parts, [MEMORY], partial, {"context_ms": 2.0})
+    worker.services.contexts = SimpleNamespace(context=worker.services.noting("context", result))
+
+    response = worker.run("memory.context", query="tea?", deadline_ms=1_000, timings=True)
+
+    asked = ContextData(query="tea?", deadline_ms=1_000, timings=True)
+    assert worker.services.calls == [("context", "u1", asked, ("now", 100.0), ("deadline", 100.9))]
+    assert response.pop("timings")["context_ms"] == response.pop("stages")["context_ms"] == 2.0
+    assert response == {
+        "memories": [MEMORY],
+        "context": "the text",
+        "context_parts": parts,
+        "partial": field,
+    }
+
+
+def test_a_context_that_an_adapter_has_validated_is_what_the_service_gets(worker: Worker) -> None:
+    """Given validated data, with filters and a speaker as models within it, I expect the service to get its model."""
+    result = ContextResult("", ContextParts(), [], False, {})
+    worker.services.contexts = SimpleNamespace(context=worker.services.noting("context", result))
+    data = {"query": "x", "max_chars": 900, "speaker": {"name": "Wei"}, "filters": {"speaker": {"id": "7"}}}
+    request = {"request_id": "r1", "type": "context", "user_id": "u1", "data": data, "validated": True}
+
+    worker.broker.get_actor("memory.context").fn(request, received_at=100.0, enqueued_at=101.0)
+
+    [(_, _, asked, *_)] = worker.services.calls
+    assert asked == ContextData.model_validate(data)
 
 
 def test_an_add_returns_its_memory(worker: Worker) -> None:

@@ -16,8 +16,17 @@ from typing import Any
 import fakeredis
 import pytest
 from keepsake_client.async_client import AsyncClient, _address
+from keepsake_client.context import Context
 from keepsake_client.errors import Disabled, InvalidMessage, KeepsakeError, RequestFailed, RequestTimeout, Unavailable
-from keepsake_client.protocol import MANAGING, UPDATES_STREAM, LTMResponse, Memory, parse_request, parse_update
+from keepsake_client.protocol import (
+    MANAGING,
+    UPDATES_STREAM,
+    ContextParts,
+    LTMResponse,
+    Memory,
+    parse_request,
+    parse_update,
+)
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
@@ -270,6 +279,7 @@ def test_a_search_sends_the_options_that_are_set() -> None:
                 "all_agents": True,
                 "also": ["u2"],
                 "speaker": {"id": "7", "name": "Anna"},
+                "include_superseded": True,
                 "explain": True,
                 "deadline_ms": LONG_MS,
             }
@@ -312,6 +322,55 @@ def test_a_failed_search_returns_nothing(caplog: pytest.LogCaptureFixture) -> No
     (record,) = caplog.records
     assert record.getMessage() == "ltm search failed: 'too_large'"
     assert record.__dict__["user_id"] == "u1"
+
+
+def test_a_context_is_the_text_of_its_response_with_its_parts() -> None:
+    """Given a context, I expect the request of a search and what bounds it, within a search's time; and the text, the
+    parts, the memories and whether something is missing."""
+    parts = {"profile": {"name": "Anna"}, "memories": [{"quote": "My cat is Miso"}], "recap": [], "of_later": 1}
+
+    async def story() -> None:
+        async with connected(search_timeout_ms=LONG_MS, write_timeout_ms=1) as (client, keepsake):
+            asked = asyncio.create_task(
+                client.context("u1", "cat?", session="s1", max_chars=900, max_tokens=300, agent_id="luna", also=["u2"])
+            )
+            request = await keepsake.request()
+            parse_request(json.dumps(request).encode(), 100)
+            assert (request["type"], request["user_id"]) == ("context", "u1")
+            assert request["data"] == {
+                "query": "cat?",
+                "limit": 5,
+                "session_id": "s1",
+                "max_chars": 900,
+                "max_tokens": 300,
+                "agent_id": "luna",
+                "also": ["u2"],
+                "deadline_ms": LONG_MS,
+            }
+            await keepsake.answer(
+                request, memories=[MEMORY], context="the text", context_parts=parts, partial=True, of_later=1
+            )
+            context = await asked
+            assert (context.text, context.partial) == ("the text", True)
+            assert list(context.memories) == [Memory.model_validate(MEMORY)]
+            assert context.parts == ContextParts.model_validate(parts)
+            assert context.parts.profile == {"name": "Anna"}
+
+    run(story)
+
+
+def test_a_failed_context_is_empty(caplog: pytest.LogCaptureFixture) -> None:
+    """Given an error response, as of an earlier release, I expect an empty context, and the code logged and counted."""
+
+    async def story() -> None:
+        async with connected() as (client, keepsake):
+            asked = asyncio.create_task(client.context("u1", "cat?", deadline_ms=LONG_MS))
+            await keepsake.answer(await keepsake.request(), success=False, error="unknown_type: type is my secret")
+            assert await asked == Context()
+            assert client.counts == {"unknown_type": 1}
+
+    run(story)
+    assert [record.getMessage() for record in caplog.records] == ["ltm context failed: 'unknown_type'"]
 
 
 def test_a_malformed_response_fails_at_once() -> None:

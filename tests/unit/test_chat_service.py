@@ -6,16 +6,24 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from datetime import UTC
-from types import SimpleNamespace
 from typing import Any
 
 import fakeredis
 import pytest
 from keepsake_client import AsyncClient
-from keepsake_client.protocol import MemoryUpdateMessage, conversation_key
+from keepsake_client.errors import RequestFailed
+from keepsake_client.protocol import (
+    ContextParts,
+    LTMResponse,
+    Memory,
+    MemoryUpdateMessage,
+    RequestType,
+    conversation_key,
+)
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
+from services.chat_ai.asking import SEARCHES_FOR_S
 from services.chat_ai.prompt import Prompt
 from services.chat_ai.replies import QuotingReplier, Replier
 from services.chat_ai.service import ChatService
@@ -102,27 +110,72 @@ def test_a_characters_reply_knows_no_other_characters_conversation() -> None:
     asyncio.run(story())
 
 
-def test_a_reply_is_searched_for_as_who_asks_and_for_the_character() -> None:
-    """Given a message of a speaker to a character, I expect both in the search; without them, neither."""
+class Asked(AsyncClient):
+    """A long-term memory that notes what it is asked for, and knows the types that it is given.
 
-    class Asked(AsyncClient):
-        async def request(self, *arguments: Any, **_: Any) -> Any:
-            asked.append(arguments[2])
-            return SimpleNamespace(memories=[])
+    Args:
+        known: types of requests.
+    """
+
+    def __init__(self, redis: Redis, *known: str) -> None:
+        super().__init__(redis)
+        self._known = known
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+
+    async def request(self, request_type: RequestType, user_id: str, data: Any, **_: Any) -> LTMResponse:
+        self.asked.append((request_type, data))
+        if request_type not in self._known:
+            raise RequestFailed(f"unknown_type: type is {request_type}; it must be one of {self._known}")
+        memory = Memory(id="m1", content="My cat is Miso", timestamp=1.0, score=0.9)
+        response = LTMResponse(request_id="r1", user_id=user_id, success=True, memories=[memory])
+        parts = ContextParts(profile={"name": "Anna"})
+        return response.model_copy(update={"context_parts": parts}) if request_type == "context" else response
+
+
+def test_a_context_is_asked_for_as_who_asks_and_for_the_character() -> None:
+    """Given a message of a speaker to a character, I expect both in the request; without them, neither."""
 
     async def story() -> None:
         redis: Redis = fakeredis.FakeAsyncRedis()
-        service = chat_service(redis, NotingReplier(), Asked(redis))
-        for fields in ({"agent_id": "luna", "speaker": {"name": "Anna"}}, {}):
+        ltm, replier = Asked(redis, "context"), NotingReplier()
+        service = chat_service(redis, replier, ltm)
+        for fields in ({"agent_id": "luna", "speaker": {"name": "Anna"}, "meta": {"session_id": "s1"}}, {}):
             event = {"user_id": "room", "content": "hello", "source": "user", **fields}
             await service.answer(MemoryUpdateMessage.model_validate(event))
         await redis.aclose()
 
-    asked: list[dict[str, Any]] = []
+        query = {"query": "hello", "limit": 5, "max_chars": 5_000}
+        first = {**query, "session_id": "s1", "agent_id": "luna", "speaker": {"name": "Anna"}}
+        assert ltm.asked == [("context", first), ("context", query)]
+        assert '{"name": "Anna"}' in replier.prompts[0].messages[0]["content"]
+
     asyncio.run(story())
 
-    query = {"query": "hello", "limit": 5}
-    assert asked == [{**query, "agent_id": "luna", "speaker": {"name": "Anna"}}, query]
+
+def test_where_contexts_are_unknown_searches_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given adapters of an earlier release, I expect a search in place of the context, from then on searches alone, and
+    after a while a context again."""
+    now = [100.0]
+    monkeypatch.setattr("services.chat_ai.asking.time.monotonic", lambda: now[0])
+
+    async def story() -> None:
+        redis: Redis = fakeredis.FakeAsyncRedis()
+        ltm, replier = Asked(redis, "search"), NotingReplier()
+        service = chat_service(redis, replier, ltm)
+        for _ in range(3):
+            await service.answer(MemoryUpdateMessage(user_id="u", content="hello", source="user"))
+        now[0] += SEARCHES_FOR_S
+        await service.answer(MemoryUpdateMessage(user_id="u", content="hello", source="user"))
+        await redis.aclose()
+
+        kinds = [kind for kind, _ in ltm.asked]
+        assert kinds == ["context", "search", "search", "search", "context", "search"]
+        assert ltm.asked[1][1] == {"query": "hello", "limit": 5}
+        assert [[memory.content for memory in prompt.memories] for prompt in replier.prompts] == [
+            ["My cat is Miso"]
+        ] * 4
+
+    asyncio.run(story())
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from typing import Any
 import fakeredis
 import keepsake_client
 import pytest
-from keepsake_client import AsyncClient, Client, Disabled, RequestFailed, RequestTimeout, Unavailable
+from keepsake_client import AsyncClient, Client, Context, Disabled, RequestFailed, RequestTimeout, Unavailable
 from keepsake_client.async_client import ClientOptions
 
 from tests.support import wait_until
@@ -97,9 +97,12 @@ def test_every_verb_sends_its_request_and_returns_its_response(server: fakeredis
             "filters": {"source": "user"},
             "exclude_session": "s1",
             "recency_half_life_days": 30,
+            "include_superseded": True,
             "explain": True,
         }
         client.search("u1", "tea?", **options, deadline_ms=LONG_MS)
+        asked: dict[str, Any] = {"max_chars": 900, "max_tokens": 300, "limit": 2, "filters": {"source": "user"}}
+        context = client.context("u1", "tea?", session="s1", **asked, deadline_ms=LONG_MS)
         client.add("u1", "tea", metadata={"a": 1})
         client.profile_get("u1")
         client.profile_update("u1", {"a": None}, expected_version=2)
@@ -115,6 +118,7 @@ def test_every_verb_sends_its_request_and_returns_its_response(server: fakeredis
 
     assert [(request["type"], request["data"]) for request in keepsake.requests] == [
         ("search", {"query": "tea?", **options, "deadline_ms": LONG_MS}),
+        ("context", {"query": "tea?", "session_id": "s1", **asked, "deadline_ms": LONG_MS}),
         ("add", {"content": "tea", "metadata": {"a": 1}, "deadline_ms": LONG_MS}),
         ("profile_get", {"deadline_ms": LONG_MS}),
         ("profile_update", {"updates": {"a": None}, "expected_version": 2, "deadline_ms": LONG_MS}),
@@ -129,6 +133,7 @@ def test_every_verb_sends_its_request_and_returns_its_response(server: fakeredis
         ("profile_update", {"updates": {"b": 1}, "deadline_ms": LONG_MS}),
     ]
     assert len(pages) == 1
+    assert [memory.content for memory in context.memories] == ["tea?"]
     assert response.user_profile == {"updates": {"b": 1}, "deadline_ms": LONG_MS}
 
 
@@ -217,6 +222,7 @@ def test_before_start_and_after_close_requests_fail_at_once(server: fakeredis.Fa
         with pytest.raises(Unavailable, match=r"^the client is not started in this process, or closed$"):
             client.profile_get("u1")
         assert client.search("u1", "tea?") == []
+        assert client.context("u1", "tea?") == Context()
         if not again:
             client.start()
         client.close()

@@ -18,6 +18,7 @@ from keepsake_client.protocol import (
     MAX_ID_BYTES,
     MAX_MESSAGE_BYTES,
     MAX_NESTING,
+    ContextData,
     LTMRequest,
     LTMResponse,
     Memory,
@@ -604,6 +605,40 @@ def test_a_limit_is_read_as_what_it_can_mean(sent: object, limit: int) -> None:
     assert SearchData.model_validate(asked.data).limit == limit
 
 
+@pytest.mark.parametrize(
+    ("sent", "chars"),
+    [("500", 500), (500.0, 500), (1, 1), (0, 4_000), (-5, 4_000), (None, 4_000), (32_768, 32_768), (10**9, 32_768)],
+)
+def test_the_size_of_a_context_is_read_as_what_it_can_mean(sent: object, chars: int) -> None:
+    """Given a number of characters, in any type, I expect it; the default for 0 or less, and the most for more."""
+    asked = request({**SEARCH, "type": "context", "data": {"query": "x", "max_chars": sent}})
+
+    assert ContextData.model_validate(asked.data).text_chars == chars
+
+
+@pytest.mark.parametrize(("sent", "tokens"), [("500", 500), (500.0, 500), (1, 1), (0, None), (-5, None), (None, None)])
+def test_the_tokens_of_a_context_are_read_as_what_they_can_mean(sent: object, tokens: int | None) -> None:
+    """Given a number of tokens, in any type, I expect it; 0 or less counts as missing."""
+    asked = request({**SEARCH, "type": "context", "data": {"query": "x", "max_tokens": sent}})
+
+    assert ContextData.model_validate(asked.data).max_tokens == tokens
+
+
+def test_tokens_alone_bound_a_context() -> None:
+    """Given tokens and no characters, I expect no bound of characters below the largest; given both, both."""
+    alone, both = ContextData(query="x", max_tokens=9_000), ContextData(query="x", max_tokens=9_000, max_chars=500)
+
+    assert (alone.text_chars, both.text_chars) == (32_768, 500)
+
+
+@pytest.mark.parametrize("name", ["max_chars", "max_tokens"])
+@pytest.mark.parametrize("value", [True, 2.5, "many", [1], {}])
+def test_a_size_that_is_no_number_is_refused(name: str, value: object) -> None:
+    """Given anything but a whole number, I expect an error that names the field."""
+    with pytest.raises(InvalidMessage, match=f"data.{name}: "):
+        request({**SEARCH, "type": "context", "data": {"query": "x", name: value}})
+
+
 def test_the_default_limit_of_a_search_is_five() -> None:
     """Given no limit, I expect 5."""
     assert SearchData.model_validate(request(SEARCH).data).limit == 5
@@ -709,7 +744,7 @@ json_values = st.recursive(
 near_requests = st.fixed_dictionaries(
     {"request_id": st.just("r1") | json_values, "user_id": st.just("u1") | json_values},
     optional={
-        "type": st.sampled_from(["search", "add", "profile_get", "profile_update"]) | json_values,
+        "type": st.sampled_from(["search", "context", "add", "profile_get", "profile_update"]) | json_values,
         "data": st.fixed_dictionaries(
             {},
             optional={
@@ -717,6 +752,8 @@ near_requests = st.fixed_dictionaries(
                 "content": any_text | json_values,
                 "metadata": json_values,
                 "limit": st.integers() | json_values,
+                "max_chars": st.integers() | json_values,
+                "max_tokens": st.integers() | json_values,
                 "updates": json_values,
                 "expected_version": st.integers() | json_values,
                 "deadline_ms": st.integers() | json_values,
@@ -881,8 +918,23 @@ def test_a_memory_carries_all_its_fields() -> None:
 
     assert set(memory) == {
         *("id", "content", "memory", "score", "source", "timestamp", "created_at", "updated_at", "metadata"),
-        *("user_id", "agent_id", "speaker"),
+        *("user_id", "agent_id", "speaker", "kind"),
     }
+
+
+def test_a_fact_says_what_it_is_about() -> None:
+    """Given a fact in a response, I expect its date and whom it is about on the wire, and the same when it is read."""
+    fact = Memory(id="f1", content="Ann moves", timestamp=NOON, kind="fact", when="2024-05", about="Ann")
+    response = LTMResponse(request_id="r1", user_id="u1", success=True, memories=[fact])
+
+    sent = json.loads(response.to_wire())["memories"][0]
+
+    assert {name: sent[name] for name in ("kind", "when", "about")} == {
+        "kind": "fact",
+        "when": "2024-05",
+        "about": "Ann",
+    }
+    assert Memory.model_validate(sent) == fact
 
 
 def test_whole_seconds_are_written_as_integers() -> None:

@@ -63,6 +63,22 @@ def test_in_a_room_it_is_said_who_said_it(said: Speaker | None, asks: Speaker | 
     assert f", {who} said: " in reply
 
 
+@pytest.mark.parametrize(
+    ("question", "line"),
+    [
+        ("Where do I live?", "- 2024-04-05 19:34 UTC: The user lives in Lisbon."),
+        ("我住在哪里？", "- 2024-04-05 19:34 UTC：The user lives in Lisbon."),
+    ],
+)
+def test_a_fact_is_not_quoted_as_what_was_said(question: str, line: str) -> None:
+    """Given a fact, I expect it with its date, and not as the user's words."""
+    fact = Memory(id="1", content="The user lives in Lisbon.", timestamp=1_712_345_678, kind="fact")
+
+    reply = asyncio.run(QuotingReplier(UTC).reply(message(question), Prompt(messages=[], memories=[fact])))
+
+    assert reply.splitlines()[1:] == [line]
+
+
 def test_the_dates_of_quotes_are_in_the_zone() -> None:
     """Given another zone, I expect the date of the user's day."""
     reply = built_in("What is my cat called?", ("user", "My cat is called Miso."), zone=ZoneInfo("Asia/Shanghai"))

@@ -5,6 +5,7 @@ from importlib.metadata import version
 
 from keepsake_client.async_client import AsyncClient
 from keepsake_client.client import Client
+from keepsake_client.context import Context
 from keepsake_client.errors import (
     Disabled,
     InvalidJSON,
@@ -26,6 +27,7 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 __all__ = [
     "AsyncClient",
     "Client",
+    "Context",
     "Disabled",
     "InvalidJSON",
     "InvalidMessage",

@@ -68,6 +68,9 @@ _BACKOFF = ExponentialBackoff(cap=5.0, base=0.1)
 #: By then the cap is reached; an outage of hours would count to 2**1024, which no float holds.
 _MAX_DOUBLINGS = 10
 
+#: Requests that a reply waits for.
+_BEFORE_A_REPLY: tuple[RequestType, ...] = ("search", "context")
+
 log = logging.getLogger(__name__)
 
 
@@ -101,7 +104,7 @@ class AsyncClient(Verbs):
         manage_queue: the pipeline's LTM_MANAGE_QUEUE, where it has one: requests to correct, delete, forget, export and
             import are pushed there.
         stream_max_len: approximate length that `remember` trims the stream to; the pipeline's LTM_STREAM_MAX_LEN.
-        search_timeout_ms: the deadline of a search that sets none.
+        search_timeout_ms: the deadline of a search or context that sets none.
         write_timeout_ms: the deadline of every other request, and of `remember`.
         enabled: False touches no key, list or channel: searches return nothing, every other call raises `Disabled`.
         ping_interval_s: a subscription that received nothing for this long is pinged.
@@ -210,7 +213,7 @@ class AsyncClient(Verbs):
         """
         self._check_enabled()
         if deadline_ms is None:
-            deadline_ms = self._search_timeout_ms if request_type == "search" else self._write_timeout_ms
+            deadline_ms = self._search_timeout_ms if request_type in _BEFORE_A_REPLY else self._write_timeout_ms
         with self._counted():
             with _checked_arguments():
                 deadline_ms = min(max(round(deadline_ms), 1), MAX_DEADLINE_MS)

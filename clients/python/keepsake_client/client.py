@@ -13,6 +13,7 @@ from typing import Any, Literal, Self, TypeVar, Unpack
 from redis.asyncio import Redis
 
 from keepsake_client.async_client import AsyncClient, ClientOptions
+from keepsake_client.context import Context
 from keepsake_client.errors import Unavailable
 from keepsake_client.protocol import LTMResponse, Memory, RequestType, Source
 
@@ -91,6 +92,7 @@ class Client:
         all_agents: bool = False,
         also: Sequence[str] = (),
         speaker: Mapping[str, str] | str | None = None,
+        include_superseded: bool = False,
         explain: bool = False,
         deadline_ms: int | None = None,
     ) -> list[Memory]:
@@ -109,12 +111,52 @@ class Client:
                     all_agents=all_agents,
                     also=also,
                     speaker=speaker,
+                    include_superseded=include_superseded,
                     explain=explain,
                     deadline_ms=deadline_ms,
                 )
             )
         except Unavailable:  # not started, or closed meanwhile
             return []
+
+    def context(
+        self,
+        user_id: str,
+        query: str,
+        *,
+        session: str | None = None,
+        max_chars: int | None = None,
+        max_tokens: int | None = None,
+        limit: int = 5,
+        min_score: float | None = None,
+        filters: Mapping[str, Any] | None = None,
+        agent_id: str | None = None,
+        all_agents: bool = False,
+        also: Sequence[str] = (),
+        speaker: Mapping[str, str] | str | None = None,
+        deadline_ms: int | None = None,
+    ) -> Context:
+        """See `AsyncClient.context`. Never raises: without a response it is empty."""
+        try:
+            return self._wait(
+                self._client.context(
+                    user_id,
+                    query,
+                    session=session,
+                    max_chars=max_chars,
+                    max_tokens=max_tokens,
+                    limit=limit,
+                    min_score=min_score,
+                    filters=filters,
+                    agent_id=agent_id,
+                    all_agents=all_agents,
+                    also=also,
+                    speaker=speaker,
+                    deadline_ms=deadline_ms,
+                )
+            )
+        except Unavailable:  # not started, or closed meanwhile
+            return Context()
 
     def add(
         self,

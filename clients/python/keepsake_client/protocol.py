@@ -13,7 +13,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Literal, Self
 
-from pydantic import Field, field_serializer, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_serializer, model_serializer, model_validator
 
 from keepsake_client.fields import (
     DEFAULT_LIMIT,
@@ -41,14 +41,19 @@ from keepsake_client.fields import (
     validate,
 )
 from keepsake_client.requests import (
+    CONTEXT_CHARS,
     MANAGING,
+    MAX_CONTEXT_CHARS,
     REQUEST_TYPES,
     AddData,
+    ContextData,
     LTMRequest,
     MemoryDeleteData,
     MemoryFilters,
     MemoryGetData,
+    MemoryKind,
     MemoryListData,
+    MemoryListFilters,
     MemoryUpdateData,
     ProfileGetData,
     ProfileUpdateData,
@@ -65,9 +70,11 @@ from keepsake_client.tolerance import DEFAULTS, MessageDefaults, read_event
 __all__ = [
     "ADAPTER_FAILED_AFTER_S",
     "AI_RESPONSES_CHANNEL",
+    "CONTEXT_CHARS",
     "COUNTERS",
     "DEFAULT_LIMIT",
     "MANAGING",
+    "MAX_CONTEXT_CHARS",
     "MAX_DEADLINE_MS",
     "MAX_ID_BYTES",
     "MAX_LIMIT",
@@ -89,6 +96,8 @@ __all__ = [
     "UPDATES_STREAM",
     "USER_INPUT_QUEUE",
     "AddData",
+    "ContextData",
+    "ContextParts",
     "Days",
     "Flag",
     "Id",
@@ -101,7 +110,9 @@ __all__ = [
     "MemoryDeleteData",
     "MemoryFilters",
     "MemoryGetData",
+    "MemoryKind",
     "MemoryListData",
+    "MemoryListFilters",
     "MemoryUpdateData",
     "MemoryUpdateMessage",
     "ProfileGetData",
@@ -238,6 +249,10 @@ class MemoryUpdateMessage(WireModel):
         return json_number(seconds)
 
 
+#: Fields of a memory that only facts have.
+_OF_FACTS = ("when", "about")
+
+
 class Memory(WireModel):
     """One memory in a response.
 
@@ -247,6 +262,9 @@ class Memory(WireModel):
         user_id: whose it is; a search may be of several.
         agent_id: the character that it belongs to; None where it is shared.
         speaker: who of several people said it, where that is known.
+        kind: what was said or added, or a fact that an LLM found in what was said.
+        when: of a fact, the day, month, year or interval that it is about, where one is known, as ISO 8601 writes it.
+        about: of a fact, `user`, `ai` or the name of whom it is about.
     """
 
     id: str
@@ -261,6 +279,9 @@ class Memory(WireModel):
     user_id: str = ""
     agent_id: str | None = None
     speaker: Speaker | None = None
+    kind: MemoryKind = "message"
+    when: str | None = None
+    about: str | None = None
 
     @model_validator(mode="after")
     def _repeat(self) -> Self:
@@ -273,6 +294,25 @@ class Memory(WireModel):
     @field_serializer("timestamp")
     def _timestamp_as_number(self, seconds: float) -> int | float:
         return json_number(seconds)
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = dump(self)
+        return {name: value for name, value in fields.items() if value is not None or name not in _OF_FACTS}
+
+
+class ContextParts(WireModel):
+    """What a context contains, as JSON.
+
+    Attributes:
+        profile: values by name.
+        memories: as `context.quoted` has them, best first.
+        recap: the same with `sessions_ago`, 1 for the last session.
+    """
+
+    profile: dict[str, Any] = Field(default_factory=dict)
+    memories: list[dict[str, Any]] = Field(default_factory=list)
+    recap: list[dict[str, Any]] = Field(default_factory=list)
 
 
 class MemoryChange(WireModel):
@@ -301,6 +341,8 @@ _OPTIONAL_FIELDS = (
     "deleted",
     "history",
     "records",
+    "context",
+    "context_parts",
 )
 
 
@@ -309,13 +351,15 @@ class LTMResponse(WireModel):
 
     Attributes:
         profile_version, profile_updated_at: of responses with a profile; the time in seconds since 1970.
-        partial: true where a search had no time to embed its query and ranked by words alone.
+        partial: true where a search had no time to embed its query and ranked by words alone; of a context, also where
+            profile and recap are missing for want of time.
         timings: where the search asked for it; `*_at` in seconds since 1970, `*_ms` in milliseconds.
         next_cursor: of a page that is not the last one.
         count: how many memories were deleted or imported; with `dry_run`, would be deleted.
         known, deleted: of a user_import, how many were there, and how many stay deleted.
         history: of a memory_get, every change of the memory, oldest first.
         records: of a user_export.
+        context, context_parts: of a context, the text and what it contains.
     """
 
     request_id: str
@@ -334,6 +378,8 @@ class LTMResponse(WireModel):
     deleted: int | None = None
     history: list[MemoryChange] | None = None
     records: list[dict[str, Any]] | None = None
+    context: str | None = None
+    context_parts: ContextParts | None = None
 
     def to_wire(self) -> str:
         """The response as JSON."""
@@ -353,7 +399,7 @@ class TraceRecord(WireModel):
         times: seconds since 1970 by stage. Of a message: said, logged, dispatched, started, indexed; of a request:
             pushed, taken, queued, started, answered; of a reply: asked, searched, replied. `logged` is by the clock of
             Redis, each other one by that of the process which did it.
-        ms: milliseconds by stage of a search: embed_ms, database_ms, rank_ms.
+        ms: milliseconds by stage of a search or context: embed_ms, database_ms, rank_ms, context_ms.
         deadline_ms: how long the asker said that it would wait.
         partial: the search had no time to embed its query.
         memories: how many were found, or used for the reply.

@@ -46,7 +46,10 @@ RequestType = Literal[
     "user_forget",
     "user_export",
     "user_import",
+    "context",
 ]
+#: What a memory is: what was said or added, or a fact that an LLM found in what was said.
+MemoryKind = Literal["message", "fact"]
 #: Types that change, delete or hand out all that a user has; LTM_MANAGE_QUEUE keeps them from the common list.
 MANAGING: frozenset[RequestType] = frozenset(
     {"memory_update", "memory_delete", "user_forget", "user_export", "user_import"}
@@ -55,6 +58,8 @@ MANAGING: frozenset[RequestType] = frozenset(
 MAX_ALSO = 8
 #: Memories on one page of a list, by default.
 PAGE = 50
+#: Characters of a context: by default, and at most.
+CONTEXT_CHARS, MAX_CONTEXT_CHARS = 4_000, 32_768
 #: Characters of a text that a content is to have.
 MAX_CONTAINS_CHARS = 500
 #: Records in one `user_import`: more would make an indexer busy for longer than a message may wait for it.
@@ -66,6 +71,15 @@ Cursor = Annotated[str, Field(max_length=200)]
 PageLimit = Annotated[
     int, BeforeValidator(whole), AfterValidator(lambda limit: min(limit, MAX_LIMIT) if limit > 0 else PAGE)
 ]
+
+
+ContextChars = Annotated[
+    int,
+    BeforeValidator(whole),
+    AfterValidator(lambda chars: min(chars, MAX_CONTEXT_CHARS) if chars > 0 else None),
+]
+#: 0 or less counts as missing.
+ContextTokens = Annotated[int, BeforeValidator(whole), AfterValidator(lambda tokens: tokens if tokens > 0 else None)]
 
 
 class SearchFilters(WireModel):
@@ -95,6 +109,16 @@ class MemoryFilters(SearchFilters):
         return self == MemoryFilters()
 
 
+class MemoryListFilters(MemoryFilters):
+    """Conditions of a list.
+
+    Attributes:
+        kind: messages and what was added, facts, or facts that others have replaced.
+    """
+
+    kind: MemoryKind | Literal["superseded"] = "message"
+
+
 class ScopedData(WireModel):
     """Base of `data` that says which of the user's memories it is about: the shared ones, and those of one character.
 
@@ -114,6 +138,7 @@ class SearchData(ScopedData):
     Attributes:
         also: further users, whose memories are ranked as one with the user's.
         speaker: who asks.
+        include_superseded: whether facts that others have replaced are among the results.
     """
 
     query: AskedText
@@ -124,8 +149,28 @@ class SearchData(ScopedData):
     recency_half_life_days: Annotated[float, Field(gt=0, le=36_500)] | None = None
     also: Annotated[tuple[Id, ...], Field(max_length=MAX_ALSO)] = ()
     speaker: Speaker | None = None
+    include_superseded: Switch = False
     explain: bool = False
     timings: bool = False
+
+
+class ContextData(SearchData):
+    """`data` of a context: that of the search for the memories in it, and how much it may be.
+
+    Attributes:
+        session_id: the session that goes on, which the recap leaves out.
+        max_chars: of its text; by default `CONTEXT_CHARS` or, where `max_tokens` bounds it, `MAX_CONTEXT_CHARS`.
+        max_tokens: of its text, counted roughly.
+    """
+
+    session_id: ReadableId | None = None
+    max_chars: ContextChars | None = None
+    max_tokens: ContextTokens | None = None
+
+    @property
+    def text_chars(self) -> int:
+        """The most characters of the text."""
+        return self.max_chars or (CONTEXT_CHARS if self.max_tokens is None else MAX_CONTEXT_CHARS)
 
 
 class AddData(WireModel):
@@ -176,7 +221,7 @@ class MemoryListData(ScopedData):
         cursor: the `next_cursor` of the page before.
     """
 
-    filters: MemoryFilters = MemoryFilters()
+    filters: MemoryListFilters = MemoryListFilters()
     order: Literal["newest", "oldest"] = "newest"
     limit: PageLimit = PAGE
     cursor: Cursor | None = None
@@ -264,6 +309,7 @@ _DATA_BY_TYPE: dict[RequestType, type[WireModel]] = {
     "user_forget": UserForgetData,
     "user_export": UserExportData,
     "user_import": UserImportData,
+    "context": ContextData,
 }
 REQUEST_TYPES: tuple[RequestType, ...] = tuple(_DATA_BY_TYPE)
 

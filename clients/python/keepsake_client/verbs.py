@@ -7,8 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Literal
 
+from keepsake_client.context import Context
 from keepsake_client.errors import Disabled, KeepsakeError
-from keepsake_client.protocol import LTMResponse, Memory, RequestType
+from keepsake_client.protocol import ContextParts, LTMResponse, Memory, RequestType
 
 #: How long a `user_forget` is waited for that has no deadline.
 FORGET_TIMEOUT_MS = 60_000
@@ -45,6 +46,7 @@ class Verbs(ABC):
         all_agents: bool = False,
         also: Sequence[str] = (),
         speaker: Mapping[str, str] | str | None = None,
+        include_superseded: bool = False,
         explain: bool = False,
         deadline_ms: int | None = None,
     ) -> list[Memory]:
@@ -63,6 +65,7 @@ class Verbs(ABC):
             all_agents: searches those of all characters.
             also: up to 8 further users, whose memories are ranked as one with the user's.
             speaker: who asks, a name or a mapping with `id`, `name` or both: in a room, "my birthday" is the asker's.
+            include_superseded: facts that others have replaced are found too, each with `superseded_by` in `metadata`.
             explain: adds the parts of each score to `metadata["score_parts"]`.
             deadline_ms: how long to wait. It is sent along, so that an expired search is not executed.
         """
@@ -75,18 +78,69 @@ class Verbs(ABC):
             "all_agents": all_agents or None,
             "also": list(also) or None,
             "speaker": speaker,
+            "include_superseded": include_superseded or None,
             "explain": explain or None,
         }
         data = {"query": query, "limit": limit, **_given(**options)}
+        response = await self._answered("search", user_id, data, deadline_ms)
+        return [] if response is None else response.memories
+
+    async def context(
+        self,
+        user_id: str,
+        query: str,
+        *,
+        session: str | None = None,
+        max_chars: int | None = None,
+        max_tokens: int | None = None,
+        limit: int = 5,
+        min_score: float | None = None,
+        filters: Mapping[str, Any] | None = None,
+        agent_id: str | None = None,
+        all_agents: bool = False,
+        also: Sequence[str] = (),
+        speaker: Mapping[str, str] | str | None = None,
+        deadline_ms: int | None = None,
+    ) -> Context:
+        """What is remembered of the user, as one block for a prompt: profile, matching memories, the last sessions.
+
+        Never raises: without a response it is empty. The cause is logged without contents, and counted in `counts`.
+
+        Args:
+            session: the one that goes on, which the recap leaves out.
+            max_chars: of the text; 4,000 where it is missing and there is no `max_tokens`, 32,768 at most.
+            max_tokens: of the text, counted roughly: a quarter of one for a character of ASCII, one for any other.
+            limit, min_score, filters, agent_id, all_agents, also, speaker, deadline_ms: as in `search`.
+        """
+        options = {
+            "session_id": session,
+            "max_chars": max_chars,
+            "max_tokens": max_tokens,
+            "min_score": min_score,
+            "filters": filters,
+            "agent_id": agent_id,
+            "all_agents": all_agents or None,
+            "also": list(also) or None,
+            "speaker": speaker,
+        }
+        data = {"query": query, "limit": limit, **_given(**options)}
+        if (response := await self._answered("context", user_id, data, deadline_ms)) is None:
+            return Context()
+        parts = response.context_parts or ContextParts()
+        return Context(response.context or "", parts, response.memories, bool(response.partial))
+
+    async def _answered(
+        self, request_type: RequestType, user_id: str, data: Mapping[str, Any], deadline_ms: int | None
+    ) -> LTMResponse | None:
+        """The response to one request; None without one, which is logged."""
         try:
-            response = await self.request("search", user_id, data, deadline_ms=deadline_ms)
+            return await self.request(request_type, user_id, data, deadline_ms=deadline_ms)
         except Disabled:
-            return []
+            return None
         except KeepsakeError as error:
             # Not its message: the reason in a response may quote contents.
-            log.warning("ltm search failed: %r", error.code, extra={"user_id": user_id})
-            return []
-        return response.memories
+            log.warning("ltm %s failed: %r", request_type, error.code, extra={"user_id": user_id})
+            return None
 
     async def add(
         self,
@@ -163,7 +217,8 @@ class Verbs(ABC):
         """A page of the user's memories in the order of time: `memories` and, where more follow, `next_cursor`.
 
         Args:
-            filters: conditions that a memory must meet: those of a search, and `contains`, a text in any case.
+            filters: conditions that a memory must meet: those of a search; `contains`, a text in any case; and
+                `kind`, `"message"`, `"fact"` or `"superseded"`.
             agent_id: the memories of this character, beside the shared ones.
             all_agents: those of all characters.
             limit: the most memories on the page, 1 to 100.

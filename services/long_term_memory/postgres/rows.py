@@ -222,7 +222,12 @@ def _session(payload: dict[str, Any], said_at: datetime) -> int:
     """The hash of the session that was given or, since the messages of one day belong together, of the day in UTC."""
     if session_id := payload.get("session_id"):
         return hashed(str(session_id))
-    return hashed(f"day {said_at:%Y-%m-%d}", person=b"day")
+    return day_session(said_at)
+
+
+def day_session(moment: datetime) -> int:
+    """The session of what is said on that day in UTC without one."""
+    return hashed(f"day {moment:%Y-%m-%d}", person=b"day")
 
 
 def insert_memories(
