@@ -93,13 +93,17 @@ def _now(seconds: float, zone: tzinfo) -> str:
 
 def quote(memory: Memory, zone: tzinfo) -> str:
     """A memory as one line of JSON, with its date and speaker; nothing in it can end the quote or the block."""
+    content, date = shorten(clean(memory.content), MAX_QUOTE_CHARS), when(memory.timestamp, zone)
     name = speaker_name(memory)
     line = json.dumps(
-        {
-            "date": when(memory.timestamp, zone),
+        # A fact quotes no words, and may be of another time than the one at which it was told.
+        {"said_on": date, **({} if memory.when is None else {"of": clean(memory.when)}), "fact": content}
+        if memory.kind == "fact"
+        else {
+            "date": date,
             "said_by": "assistant" if memory.source == "ai" else "user",
             **({} if name is None else {"name": name}),
-            "quote": shorten(clean(memory.content), MAX_QUOTE_CHARS),
+            "quote": content,
         },
         ensure_ascii=False,  # other scripts stay readable, at one character each
     )

@@ -14,6 +14,7 @@ SHARED: Final = ""
 #: What an owner's memories are: messages (and what was added by request), facts, or facts that others superseded.
 Kind = Literal["message", "fact", "superseded"]
 MESSAGES: Final[tuple[Kind, ...]] = ("message",)
+ALL_KINDS: Final[tuple[Kind, ...]] = ("message", "fact", "superseded")
 
 #: The owners of a scope, as a condition on `users`; its parameters are `Scope.values`.
 OWNERS: Final = (
