@@ -54,9 +54,9 @@ class CorpusWithFacts:
         data = SearchData(query=question.text, speaker=question.asker)
         features = match(columns, query, data, question.asked_at)
         features = with_facts(columns, features, include_superseded=False)
-        depth = depth_for(columns, MATTER_DEPTH if query.asks_current_state else LIMIT)
-        ranking = rank(columns, query, features, FULL, limit=depth)
+        ranking = rank(columns, query, features, FULL, limit=depth_for(columns, LIMIT))
         if query.asks_current_state and len(ranking):
+            ranking = ranking.first(MATTER_DEPTH)
             likeness = (self.vectors[ranking.rows] @ self.vectors[ranking.rows[0]]).astype(np.float64)
             ranking = prefer_newer(ranking, columns, features, likeness, FULL)
         shown, _ = results(ranking, columns, LIMIT)

@@ -235,12 +235,14 @@ class MemoryService:
             query = query_features(search.query, now, self._zone)
             features = self._settle_echoes(scope, columns, query, match(columns, query, search, now), now)
             features = with_facts(columns, features, include_superseded=search.include_superseded)
-            depth = depth_for(columns, max(search.limit, MATTER_DEPTH) if query.asks_current_state else search.limit)
-            ranking = rank(columns, query, features, self._weights, limit=depth)
+            depth = max(search.limit, MATTER_DEPTH) if query.asks_current_state else search.limit
+            ranking = rank(columns, query, features, self._weights, limit=depth_for(columns, depth))
             stopwatch.lap("rank_ms")
             if query.asks_current_state and len(ranking) > 1:
-                likeness = np.array(self._store.likeness(scope, columns.number[ranking.rows].tolist()))
-                ranking = prefer_newer(ranking, columns, features, likeness, self._weights)
+                compared, others = ranking.first(depth), ranking.where(np.arange(len(ranking)) >= depth)
+                likeness = np.array(self._store.likeness(scope, columns.number[compared.rows].tolist()))
+                newer = prefer_newer(compared, columns, features, likeness, self._weights)
+                ranking = newer.followed_by(others) if len(others) else newer
             memories = self._load(scope, columns, ranking, search)
             stopwatch.lap("database_ms")
         self._latency_after_embedding.record((stopwatch.laps["database_ms"] + stopwatch.laps["rank_ms"]) / 1000)

@@ -79,6 +79,11 @@ class Ranking:
         """The best `count` memories."""
         return self.where(np.arange(len(self)) < count)
 
+    def followed_by(self, others: Ranking) -> Ranking:
+        """These memories and behind them others, none with a higher score than the one before."""
+        both = {part.name: np.append(getattr(self, part.name), getattr(others, part.name)) for part in fields(Ranking)}
+        return Ranking(**{**both, "score": np.minimum.accumulate(both["score"])})
+
     def where(self, kept: Booleans) -> Ranking:
         """The memories of the mask `kept`, (k,) bool, in the same order."""
         return Ranking(**{part.name: getattr(self, part.name)[kept] for part in fields(Ranking)})
