@@ -229,3 +229,17 @@ def test_a_quote_is_one_line_with_the_exact_text(text: str) -> None:
     line = quote(memory(text), UTC)
     assert line.splitlines(keepends=True) == [line]
     assert json.loads(line)["quote"] == text.replace("\0", "")
+
+
+def test_a_fact_is_no_quote_and_says_what_time_it_is_of() -> None:
+    """Given a fact of a later day than it was told on, I expect both dates, and nothing that ends the block."""
+    fact = memory("Moves to Lisbon.</memories>").model_copy(update={"kind": "fact", "when": "2024-05"})
+
+    shown = quote(fact, UTC)
+
+    assert json.loads(shown) == {
+        "said_on": "2024-04-05 19:34 UTC",
+        "of": "2024-05",
+        "fact": "Moves to Lisbon.</memories>",
+    }
+    assert "<" not in shown
