@@ -75,7 +75,7 @@ class Corpus:
 
     def features(self, search: Search) -> tuple[MemoryColumns, QueryFeatures, Features]:
         """What the ranking takes."""
-        columns = replace(self.columns, cosine=(self.vectors @ _half(search.vector)).astype(np.float64))
+        columns = replace(self.columns, cosine=(self.vectors @ half_precision(search.vector)).astype(np.float64))
         question = search.question
         asked = SearchData(query=question.text, speaker=question.asker)
         features = match(columns, search.query, asked, question.asked_at)
@@ -137,7 +137,7 @@ def _corpus(user: User, vectors: VectorCache) -> Corpus:
     columns, order = columns_of(user.messages)
     messages = [user.messages[place] for place in order]
     ids = [str(message.message_id) for message in messages]
-    embedded = _half(vectors.memories([message.content for message in messages]))
+    embedded = half_precision(vectors.memories([message.content for message in messages]))
     queries = vectors.queries([question.text for question in user.questions])
     copies = [np.flatnonzero(columns.fingerprint == one).tolist() for one in columns.fingerprint]
     by_id = {one: frozenset(copies[row]) for row, one in enumerate(ids)}
@@ -148,7 +148,7 @@ def _corpus(user: User, vectors: VectorCache) -> Corpus:
     return Corpus(user.name, columns, embedded, ids, searches)
 
 
-def _half(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+def half_precision(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """The vectors in half precision, at unit length as the cosine takes them."""
     half = vectors.astype(np.float16).astype(np.float32)
     unit: NDArray[np.float32] = half / np.linalg.norm(half, axis=-1, keepdims=True)

@@ -17,6 +17,7 @@ from services.runtime.settings import Settings
 from services.stack.probe import client_of
 
 User = Annotated[str, typer.Argument(metavar="USER", help="The user's id.")]
+Superseded = Annotated[bool, typer.Option("--superseded", help="Facts that others have replaced, too.")]
 AsJSON = Annotated[bool, typer.Option("--json", help="Print the whole response as JSON.")]
 
 
@@ -30,6 +31,7 @@ def search(
         list[str] | None, typer.Option(metavar="USER", help="Search this user's memories too; repeatable, up to 8.")
     ] = None,
     speaker: As = None,
+    superseded: Superseded = False,
     as_json: AsJSON = False,
     timeout: Timeout = 10.0,
     data_dir: DataDir = DEFAULT_DATA_DIRECTORY,
@@ -37,7 +39,8 @@ def search(
     """Search a user's memories, best first: the shared ones, and with --agent those of a character."""
     settings = found_stack(data_dir).settings
     scope = {"agent_id": agent, "all_agents": all_agents or None, "also": also or None, "speaker": speaker}
-    response = ask(settings, "search", user, {"query": query, "limit": limit, **scope}, timeout)
+    options = {**scope, "include_superseded": superseded or None}
+    response = ask(settings, "search", user, {"query": query, "limit": limit, **options}, timeout)
     _print_memories(response, as_json, "no memories", settings.timezone)
 
 

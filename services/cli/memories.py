@@ -12,7 +12,7 @@ from keepsake_client.protocol import MAX_LIMIT
 
 from services.cli.ask import AsJSON, User, ask
 from services.cli.options import DEFAULT_DATA_DIRECTORY, DataDir, Timeout, found_stack
-from services.cli.output import Output, paragraph, printable
+from services.cli.output import Output, paragraph, printable, replaced
 from services.cli.selection import Agent, AllAgents, Contains, Session, Since, Source, Speaker, Until, selected
 from services.runtime.settings import Settings
 
@@ -29,6 +29,8 @@ def memories(
     contains: Contains = None,
     agent: Agent = None,
     all_agents: AllAgents = False,
+    facts: Annotated[bool, typer.Option("--facts", help="List the facts that were found in what was said.")] = False,
+    superseded: Annotated[bool, typer.Option("--superseded", help="List facts that others have replaced.")] = False,
     oldest: Annotated[bool, typer.Option("--oldest/--newest", help="Begin with the oldest, or the newest.")] = False,
     limit: Annotated[int, typer.Option(min=1, help="The most memories to show.")] = 50,
     everything: Annotated[bool, typer.Option("--all", help="Show all, however many.")] = False,
@@ -50,6 +52,10 @@ def memories(
         agent=agent,
         all_agents=all_agents,
     )
+    if facts and superseded:
+        raise typer.BadParameter("--facts or --superseded: a list is of one of them")
+    if facts or superseded:
+        data["filters"] = {**data.get("filters", {}), "kind": "fact" if facts else "superseded"}
     data["order"] = "oldest" if oldest else "newest"
     settings = found_stack(data_dir).settings
     output, left = Output(), None if everything else limit
@@ -139,7 +145,8 @@ def _described(memory: dict[str, Any], zone: tzinfo, indent: str | None = None) 
     name = speaker.get("name") or speaker.get("id")
     said_by = f"{printable(name)}> " if name else ""
     content = printable(memory["content"]) if indent is None else paragraph(memory["content"], indent)
-    return f"{printable(memory['id'])}  {moment}  {memory['source']:<4}  {agent}{said_by}{content}"
+    kind = "fact" if memory.get("kind") == "fact" else memory["source"]
+    return f"{printable(memory['id'])}  {moment}  {kind:<4}  {agent}{said_by}{content}{replaced(memory)}"
 
 
 def _parse_object(text: str) -> dict[str, Any]:

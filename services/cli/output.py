@@ -55,17 +55,24 @@ def confirm(question: str) -> None:
 
 
 def described(memory: dict[str, Any], zone: tzinfo) -> str:
-    """A memory of a response in one line: score, date, source, who of several people said it, and content."""
+    """A memory of a response in one line: score, date, source or `fact`, who of several people said it, and content."""
     score, moment = memory.get("score"), memory.get("timestamp")
     parts = [f"{score:.2f}" if isinstance(score, int | float) else "  - "]
     if isinstance(moment, int | float):
         with suppress(ValueError, OverflowError, OSError):  # a reply's memories are of any chat service
             parts.append(f"{datetime.fromtimestamp(moment, zone):%Y-%m-%d}")
-    if memory.get("source"):
-        parts.append(f"{printable(str(memory['source'])):<4}")
+    if kind := "fact" if memory.get("kind") == "fact" else memory.get("source"):
+        parts.append(f"{printable(str(kind)):<4}")
     speaker, content = memory.get("speaker"), str(memory.get("content", ""))
     name = speaker.get("name") if isinstance(speaker, dict) else None
-    return "  ".join([*parts, printable(f"{name}: {content}" if name else content)])
+    return "  ".join([*parts, printable(f"{name}: {content}" if name else content)]) + replaced(memory)
+
+
+def replaced(memory: dict[str, Any]) -> str:
+    """What is said behind a fact that another has replaced."""
+    metadata = memory.get("metadata")
+    is_replaced = memory.get("kind") == "fact" and isinstance(metadata, dict) and "superseded_at" in metadata
+    return "  (no longer)" if is_replaced else ""
 
 
 class Output:

@@ -12,6 +12,7 @@ from keepsake_client.context import MAX_QUOTE_CHARS, quoted, render, shorten
 from keepsake_client.protocol import ContextData, ContextParts, Memory, Speaker
 
 from services.long_term_memory.deadlines import SAFETY_FACTOR, Deadline, LatencyEstimate
+from services.long_term_memory.known_slots import KNOWN, values_of
 from services.long_term_memory.memory_service import MemoryService
 from services.long_term_memory.postgres.background import LINES_AT_EACH_END, RECAPPED, BackgroundReader, RecapMemory
 from services.long_term_memory.postgres.pool import database_errors
@@ -20,7 +21,6 @@ from services.long_term_memory.postgres.scope import Scope
 from services.long_term_memory.retrieval.columns import hashed
 
 #: The key of the profile that extraction writes; a service writes all others.
-KNOWN = "known"
 #: Sessions whose facts a recap tells, and how many facts of each: what a person would remember of them.
 RECAP_SESSIONS = 3
 FACTS_OF_A_SESSION = 6
@@ -126,16 +126,10 @@ def known_profile(profiles: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for profile in profiles:
-        slots = profile.get(KNOWN)
-        if isinstance(slots, dict):
-            found.update({slot: known["value"] for slot, known in slots.items() if _has_value(known)})
+        found.update(values_of(profile))
     for profile in profiles:
         found.update({name: value for name, value in profile.items() if name != KNOWN})
     return {name: shown for name, value in found.items() if (shown := _shown(value)) not in (None, "", [])}
-
-
-def _has_value(known: Any) -> bool:
-    return isinstance(known, dict) and "value" in known
 
 
 def _shown(value: Any) -> Any:

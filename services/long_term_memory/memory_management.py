@@ -27,6 +27,7 @@ from services.long_term_memory.deleting import count_ids, count_matching, delete
 from services.long_term_memory.extraction.outbox import add_again
 from services.long_term_memory.memory_service import memory_of
 from services.long_term_memory.postgres.conditions import Conditions
+from services.long_term_memory.postgres.facts import ABOUT_FACTS
 from services.long_term_memory.postgres.history import insert_history
 from services.long_term_memory.postgres.listing import Place, read_page
 from services.long_term_memory.postgres.pool import database_errors
@@ -43,9 +44,9 @@ from services.runtime.errors import MemoryNotFound
 MAX_PAGE_CHARS: Final = 1_000_000
 
 _MEMORY = (
-    "SELECT m.id::text, m.payload || CASE WHEN m.expires_at IS NULL THEN '{}'"
+    "SELECT m.id::text, m.payload || CASE WHEN m.expires_at IS NULL THEN '{}'"  # noqa: S608 - constants
     " ELSE jsonb_build_object('expires_at', extract(epoch FROM m.expires_at)) END, m.content, m.source,"
-    " extract(epoch FROM m.said_at)::float8, users.user_id, users.agent_id"
+    f" extract(epoch FROM m.said_at)::float8, users.user_id, users.agent_id, {ABOUT_FACTS.format(memory='m')}"
     " FROM memories m JOIN users ON users.number = m.user_number"
     " WHERE users.user_id = %(user)s AND m.id = %(id)s::uuid"
 )
@@ -99,7 +100,8 @@ class MemoryManagement:
             InvalidMessage: the cursor is none.
             Unavailable: the database does not answer.
         """
-        scope = Scope.of(user_id, query.agent_id, all_agents=query.all_agents)
+        kinds = (query.filters.kind,)
+        scope = Scope.of(user_id, query.agent_id, all_agents=query.all_agents, kinds=kinds)
         after = None if query.cursor is None else Place.of(query.cursor, query.order)
         with database_errors(), self._pool.connection() as connection:
             rows = read_page(connection, scope, Conditions.of(query.filters), query.order, query.limit + 1, after)

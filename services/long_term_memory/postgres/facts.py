@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from psycopg import Connection
 from psycopg.rows import TupleRow
@@ -18,6 +18,18 @@ from services.long_term_memory.postgres.scope import Owner
 FactKind = Literal["state", "event", "plan", "promise"]
 
 _ARRIVALS = "SELECT number, arrived_at FROM memories WHERE number = ANY(%s)"
+#: What a response says of a fact beside its row, as SQL of the relation `memory` and its owner `users`; else NULL.
+ABOUT_FACTS: Final = (
+    "CASE WHEN users.kind <> 'message' THEN jsonb_strip_nulls(jsonb_build_object("
+    "'fact_kind', {memory}.payload -> 'fact_kind', 'evidence', coalesce("
+    "(SELECT jsonb_agg(said.id ORDER BY said.said_at, said.number) FROM fact_evidence e"
+    " JOIN memories said ON said.number = e.memory_number WHERE e.fact_number = {memory}.number), '[]'),"
+    "'superseded_by', (SELECT new.id FROM superseded_facts s JOIN memories new ON new.number = s.superseded_by"
+    " WHERE s.fact_number = {memory}.number),"
+    "'superseded_at', (SELECT round(extract(epoch FROM superseded_at), 3) FROM superseded_facts s"
+    " WHERE s.fact_number = {memory}.number))) END"
+)
+
 _ADD_EVIDENCE = (
     "INSERT INTO fact_evidence (fact_number, memory_number)"
     " SELECT f.number, e.memory_number FROM unnest(%(ids)s::uuid[], %(memories)s::bigint[]) AS e (id, memory_number)"

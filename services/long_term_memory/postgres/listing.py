@@ -15,6 +15,7 @@ from psycopg import Connection
 from psycopg.rows import TupleRow
 
 from services.long_term_memory.postgres.conditions import Conditions
+from services.long_term_memory.postgres.facts import ABOUT_FACTS
 from services.long_term_memory.postgres.scope import OWNERS, Scope
 
 Order = Literal["newest", "oldest"]
@@ -23,9 +24,9 @@ _DIRECTIONS: Final = {"newest": ("DESC", "<"), "oldest": ("ASC", ">")}
 # Of each owner, as many as the page holds at most, in the order of the index memories_by_time.
 _PAGE = (
     "SELECT m.said_at, m.number, m.id::text, m.payload, m.content, m.source,"  # noqa: S608 - constants
-    " extract(epoch FROM m.said_at)::float8, owners.user_id, owners.agent_id"
-    f" FROM (SELECT number, user_id, agent_id FROM users WHERE {OWNERS}) AS owners, LATERAL ("
-    "SELECT said_at, number, id, payload, content, source FROM memories WHERE user_number = owners.number"
+    f" extract(epoch FROM m.said_at)::float8, users.user_id, users.agent_id, {ABOUT_FACTS.format(memory='m')}"
+    f" FROM (SELECT number, user_id, agent_id, kind FROM users WHERE {OWNERS}) AS users, LATERAL ("
+    "SELECT said_at, number, id, payload, content, source FROM memories WHERE user_number = users.number"
     "{conditions}{after} ORDER BY said_at {direction}, number {direction} LIMIT %(limit)s) AS m"
     " ORDER BY m.said_at {direction}, m.number {direction} LIMIT %(limit)s"
 )

@@ -6,6 +6,7 @@ however many other users there are.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,10 +22,14 @@ from psycopg_pool import ConnectionPool
 from services.long_term_memory.postgres.rows import ADDED, HEAD, Vector
 from services.long_term_memory.postgres.scope import OWNERS, Owner, Scope
 from services.long_term_memory.retrieval.columns import MemoryColumns, hashed
+from services.long_term_memory.retrieval.facts import ColumnsWithFacts
 
 #: One in so many memories is in the sample, which has an index of its own; migrations/0002 has the same number. It is
 #: odd, so that where the user and the AI take turns, the sample holds both.
 SAMPLE = 7
+
+#: Facts of one owner that are read, the newest; a user of ten years has some thousands.
+MAX_FACTS = 20_000
 
 _POSTGRES_EPOCH = datetime(2000, 1, 1, tzinfo=UTC).timestamp()
 
@@ -35,23 +40,42 @@ _PACKED: tuple[tuple[str, str, np.dtype[Any]], ...] = (
     ("terms", "terms", np.dtype("<u4")),
     ("distance", "float8send(coalesce(vector <=> (SELECT %(vector)s::halfvec), 'NaN'))", np.dtype(">f8")),
 )
+_PACKS = ", ".join(f"coalesce(string_agg({pack}, ''::bytea), ''::bytea) AS {name}" for name, pack, _ in _PACKED)
 _COLUMNS_OF = (
-    "SELECT "  # noqa: S608 - constants
-    + ", ".join(f"coalesce(string_agg({pack}, ''::bytea), ''::bytea) AS {name}" for name, pack, _ in _PACKED)
-    + " FROM (SELECT * FROM memories WHERE user_number = {owner}{conditions}"
+    f"SELECT {_PACKS} FROM (SELECT * FROM memories WHERE user_number = {{owner}}{{conditions}}"  # noqa: S608 - constants
     " ORDER BY session, said_at, number LIMIT %(limit)s) AS conversation"
 )
+#: In the place of a segment, for the rows of facts.
+_OF_FACTS = -1
+# Of facts the newest are read, whatever their order: none is a turn of a conversation. The pairs of numbers are packed
+# like the columns. An owner without facts costs a look into the index of `users`.
+_FACTS_OF = (
+    f"SELECT {_PACKS}, string_agg((SELECT string_agg(int8send(fact_number) || int8send(memory_number), ''::bytea)"  # noqa: S608 - constants
+    " FROM fact_evidence WHERE fact_number = number), ''::bytea) AS said,"
+    " string_agg((SELECT int8send(fact_number) || int8send(superseded_by) FROM superseded_facts"
+    " WHERE fact_number = number), ''::bytea) AS replaced"
+    f" FROM (SELECT * FROM memories WHERE user_number = owners.number ORDER BY number DESC LIMIT {MAX_FACTS}) AS facts"
+)
+_NO_FACTS = "NULL::bytea AS said, NULL::bytea AS replaced"
 _COLUMNS = _COLUMNS_OF.replace(
     "{owner}", "(SELECT number FROM users WHERE user_id = %(user)s AND agent_id = %(agent)s AND kind = 'message')"
 )
+_FACTS = (
+    f" UNION ALL SELECT {_OF_FACTS}, facts.* FROM (SELECT number FROM users"  # noqa: S608 - constants
+    " WHERE user_id = %(user)s AND agent_id = %(agent)s AND kind IN ('fact', 'superseded')) AS owners,"
+    f" LATERAL ({_FACTS_OF}) AS facts"
+)
+_COLUMNS_AND_FACTS = f"SELECT 0, columns.*, {_NO_FACTS} FROM ({_COLUMNS}) AS columns{_FACTS}"  # noqa: S608 - constants
 _COLUMNS_BY_OWNER = (
-    "SELECT owners.user_id, owners.agent_id, columns.* FROM"  # noqa: S608 - constants
-    f" (SELECT number, user_id, agent_id FROM users WHERE {OWNERS}) AS owners, LATERAL ("
+    f"WITH owners AS (SELECT number, user_id, agent_id, kind FROM users WHERE {OWNERS})"  # noqa: S608 - constants
+    f" SELECT user_id, agent_id, 0, columns.*, {_NO_FACTS} FROM owners, LATERAL ("
     + _COLUMNS_OF.replace("{owner}", "owners.number").replace("{conditions}", "")
-    + ") AS columns"
+    + ") AS columns WHERE kind = 'message'"  # noqa: S608 - constants
+    f" UNION ALL SELECT user_id, agent_id, {_OF_FACTS}, facts.* FROM owners, LATERAL ({_FACTS_OF}) AS facts"
+    " WHERE kind <> 'message'"
 )
 _SEGMENT_COLUMNS = (
-    "SELECT segment.* FROM unnest("  # noqa: S608 - constants
+    f"SELECT place, segment.*, {_NO_FACTS} FROM unnest("  # noqa: S608 - constants
     "%(first_session)s::bigint[], %(first_said_at)s::float8[], %(first_number)s::bigint[],"
     " %(end_session)s::bigint[], %(end_said_at)s::float8[], %(end_number)s::bigint[])"
     " WITH ORDINALITY AS bounds (session1, said_at1, number1, session2, said_at2, number2, place), LATERAL ("
@@ -60,8 +84,10 @@ _SEGMENT_COLUMNS = (
         " AND (session, said_at, number) >= (session1, to_timestamp(said_at1), number1)"
         " AND (session, said_at, number) < (session2, to_timestamp(said_at2), number2){conditions}",
     )
-    + ") AS segment ORDER BY place"
+    + ") AS segment"
 )
+
+_IN_ORDER = " ORDER BY 1"
 
 #: The key of the conversation's order: session, seconds since 1970, number.
 Place = tuple[int, float, int]
@@ -97,7 +123,7 @@ class Window:
 
 
 class ColumnReader:
-    """Reads the memories of an owner, or of each owner of a scope, as columns."""
+    """Reads the memories of an owner, or of each owner of a scope, as columns: messages and facts."""
 
     def __init__(self, pool: ConnectionPool) -> None:
         self._pool = pool
@@ -115,23 +141,28 @@ class ColumnReader:
         """The owner's memories, with their cosines to the query's `vector`: NaN where it is None.
 
         Args:
-            window: which of them are read.
-            limit: how many at most, the first of the conversation.
-            sample: only one in `SAMPLE` of them.
+            window: which of the messages are read.
+            limit: how many messages at most, the first of the conversation.
+            sample: only one in `SAMPLE` of the messages, without facts.
         """
-        conditions = (f" AND number %% {SAMPLE} = 0" if sample else "") + window.conditions()
         values = {**owner._asdict(), "vector": _float32(vector), "limit": limit, **window.values()}
-        return unpack(self._fetch(sql.SQL(_COLUMNS.replace("{conditions}", conditions)), values))
+        if sample:
+            conditions = f" AND number %% {SAMPLE} = 0{window.conditions()}"
+            return unpack(self._fetch(sql.SQL(_COLUMNS.replace("{conditions}", conditions)), values))
+        statement = _COLUMNS_AND_FACTS.replace("{conditions}", window.conditions())
+        return _together(self._fetch(sql.SQL(statement), values))
 
     def read_owners(self, scope: Scope, vector: Vector | None, limit: int) -> dict[Owner, MemoryColumns]:
         """The memories of each owner of a scope, as `read` gives them, in one round trip.
 
         Args:
-            limit: how many at most of each owner, the first of the conversation.
+            limit: how many messages at most of each owner, the first of the conversation.
         """
         values = {**scope.values, "vector": _float32(vector), "limit": limit}
-        rows = self._fetch(sql.SQL(_COLUMNS_BY_OWNER), values)
-        return {Owner(user, agent): unpack([packed]) for user, agent, *packed in rows}
+        by_owner: dict[Owner, list[TupleRow]] = defaultdict(list)
+        for user, agent, *row in self._fetch(sql.SQL(_COLUMNS_BY_OWNER), values):
+            by_owner[Owner(user, agent)].append(tuple(row))
+        return {owner: _together(rows) for owner, rows in by_owner.items()}
 
     def read_segments(
         self,
@@ -140,7 +171,7 @@ class ColumnReader:
         bounds: Sequence[tuple[Place, Place]],
         window: Window = Window(),
     ) -> MemoryColumns:
-        """The memories of segments of the conversation, as `read` gives them.
+        """The messages of segments of the conversation, and all facts, as `read` gives them.
 
         The second half of the segments is read concurrently on another connection.
 
@@ -148,14 +179,33 @@ class ColumnReader:
             bounds: where each segment begins, and the place before which it ends; in the order of the conversation.
         """
         values = {**owner._asdict(), "vector": _float32(vector), "limit": None, **window.values()}
-        statement = sql.SQL(_SEGMENT_COLUMNS.replace("{conditions}", window.conditions()))
+        segments = _SEGMENT_COLUMNS.replace("{conditions}", window.conditions())
         half = (len(bounds) + 1) // 2
-        later = self._executor.submit(self._fetch, statement, values | _edges(bounds[half:]))
-        return unpack([*self._fetch(statement, values | _edges(bounds[:half])), *later.result()])
+        later = self._executor.submit(self._fetch, sql.SQL(segments + _IN_ORDER), values | _edges(bounds[half:]))
+        first = self._fetch(sql.SQL(segments + _FACTS + _IN_ORDER), values | _edges(bounds[:half]))
+        return _together([*first, *later.result()])
 
     def _fetch(self, statement: sql.SQL, values: dict[str, Any]) -> Sequence[TupleRow]:
         with self._pool.connection() as connection:
             return connection.execute(statement, values, binary=True).fetchall()
+
+
+def _together(rows: Sequence[TupleRow]) -> MemoryColumns:
+    """The messages and facts of one owner.
+
+    Args:
+        rows: the place of the segment or `_OF_FACTS`, the packed columns, and the pairs of `ColumnsWithFacts`.
+    """
+    messages = unpack([packed for place, *packed in rows if place != _OF_FACTS])
+    of_facts = [packed for place, *packed in rows if place == _OF_FACTS]
+    facts = unpack(of_facts) if of_facts else NO_MEMORIES
+    if not len(facts):
+        return messages
+    said, replaced = (
+        np.frombuffer(b"".join(packed[pairs] or b"" for packed in of_facts), ">i8").astype(np.int64).reshape(-1, 2)
+        for pairs in (-2, -1)
+    )
+    return ColumnsWithFacts.of(messages, [facts], said, replaced)
 
 
 def unpack(segments: Sequence[Sequence[Any]]) -> MemoryColumns:

@@ -29,7 +29,16 @@ Vector = Sequence[float] | NDArray[np.float32]
 MAX_TERMS = 400
 
 #: Fields of a payload with a column of their own, and Mem0's lemmas, which serve only its own keyword search.
-_NOT_IN_PAYLOAD = {"data", "user_id", "agent_id", "expires_at", "event_arrived_at", "imported", "text_lemmatized"}
+_NOT_IN_PAYLOAD = {
+    "data",
+    "user_id",
+    "agent_id",
+    "expires_at",
+    "event_arrived_at",
+    "imported",
+    "fact",
+    "text_lemmatized",
+}
 
 #: The version of `analyse`, as the column `analysis` holds it. What has an earlier one is renewed (analysis.py);
 #: another version needs a migration with its index. 1: up to release 0.2.

@@ -17,6 +17,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 from psycopg_pool import ConnectionPool
 
+from services.long_term_memory.postgres.facts import ABOUT_FACTS
 from services.long_term_memory.postgres.reader import ColumnReader
 from services.long_term_memory.postgres.rows import (
     UPDATE,
@@ -41,7 +42,7 @@ _AS_MEM0 = (
 # Mem0's own calls name a user, and mean that user's memories of all characters.
 _OF_USER = sql.SQL("user_number = ANY(ARRAY(SELECT number FROM users WHERE user_id = %s))")
 _PAYLOADS = (
-    "SELECT m.number, id::text, payload, content, source, extract(epoch FROM said_at)::float8, user_id, agent_id"  # noqa: S608 - constants
+    "SELECT m.number, id::text, payload, content, source, extract(epoch FROM said_at)::float8, user_id, agent_id{facts}"  # noqa: S608 - constants
     f" FROM memories m JOIN users ON users.number = m.user_number WHERE {OWNERS}"
     " AND m.number = ANY(%(numbers)s::bigint[])"
 )
@@ -64,15 +65,19 @@ class MemoryStore(VectorStoreBase):  # type: ignore[misc]  # Mem0 has no types
         self._pool = pool
         self.columns = ColumnReader(pool)
 
-    def payloads(self, scope: Scope, numbers: Sequence[int]) -> dict[int, OutputData]:
+    def payloads(self, scope: Scope, numbers: Sequence[int], *, facts: bool = False) -> dict[int, OutputData]:
         """The memories of a scope that have these numbers, by number.
 
         Every payload has `data`, the content, `source`, `timestamp`, `meta`, `user_id` and `agent_id`, encoded.
+
+        Args:
+            facts: whether there may be facts among them, which then have `fact`, as `stored_memory` gives it.
         """
+        statement = _PAYLOADS.replace("{facts}", f", {ABOUT_FACTS.format(memory='m')}" if facts else "")
         with self._pool.connection() as connection:
             # As text: psycopg looks at each number of a list for the smallest type that holds them all.
             given = "{" + ",".join(map(str, numbers)) + "}"
-            rows = connection.execute(_PAYLOADS, {**scope.values, "numbers": given}, binary=True).fetchall()
+            rows = connection.execute(statement, {**scope.values, "numbers": given}, binary=True).fetchall()
         return {number: stored_memory(*row) for number, *row in rows}
 
     def arrivals(self, scope: Scope, numbers: Sequence[int]) -> dict[int, float]:
@@ -197,14 +202,22 @@ class MemoryStore(VectorStoreBase):  # type: ignore[misc]  # Mem0 has no types
 
 
 def stored_memory(
-    memory_id: str, payload: dict[str, Any], content: str, source: str, said_at: float, user_id: str, agent_id: str
+    memory_id: str,
+    payload: dict[str, Any],
+    content: str,
+    source: str,
+    said_at: float,
+    user_id: str,
+    agent_id: str,
+    fact: dict[str, Any] | None = None,
 ) -> OutputData:
     """A memory as Mem0 has it, of columns of its row and of its owner's.
 
     Args:
         said_at: in seconds since 1970.
+        fact: of a fact, as `ABOUT_FACTS` gives it.
     """
-    columns = {"data": content, "source": source, "user_id": user_id, "agent_id": agent_id}
+    columns = {"data": content, "source": source, "user_id": user_id, "agent_id": agent_id, "fact": fact}
     return OutputData(id=memory_id, score=None, payload={"timestamp": said_at, "meta": {}, **payload, **columns})
 
 

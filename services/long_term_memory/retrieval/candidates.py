@@ -14,6 +14,7 @@ from services.long_term_memory.postgres.reader import NO_MEMORIES, SAMPLE, Colum
 from services.long_term_memory.postgres.rows import Vector
 from services.long_term_memory.postgres.scope import Owner, Scope
 from services.long_term_memory.retrieval.columns import Floats, Integers, MemoryColumns, session_salt
+from services.long_term_memory.retrieval.facts import ColumnsWithFacts
 from services.long_term_memory.retrieval.features import match
 from services.long_term_memory.retrieval.query import query_features
 from services.long_term_memory.retrieval.ranking import rank
@@ -81,9 +82,11 @@ class CandidateReader:
             return self._of_owner(scope.owner, vector, search, now, self._exact_limit)
         share = self._exact_limit // len(scope.users)
         owners = self._reader.read_owners(scope, vector, share + 1)
-        large = [owner for owner, columns in owners.items() if len(columns) > share]
+        large = [owner for owner, columns in owners.items() if columns.message_count > share]
         if large:
-            left = self._exact_limit - sum(len(columns) for columns in owners.values() if len(columns) <= share)
+            left = self._exact_limit - sum(
+                columns.message_count for columns in owners.values() if columns.message_count <= share
+            )
             limit = max(left // len(large), share)
             owners |= {owner: self._of_owner(owner, vector, search, now, limit) for owner in large}
         return _joined(scope, owners)
@@ -93,18 +96,18 @@ class CandidateReader:
     ) -> MemoryColumns:
         if exact_limit > self._exceeding.get(owner, -1):
             columns = self._whole(owner, vector)
-            if len(columns) <= exact_limit:
+            if columns.message_count <= exact_limit:
                 return columns
             if len(self._exceeding) >= self._max_remembered:
                 self._exceeding.clear()
-            self._exceeding[owner] = min(len(columns) - 1, self._exact_limit)
+            self._exceeding[owner] = min(columns.message_count - 1, self._exact_limit)
 
         filters = search.filters
         window = Window(filters.session_id, filters.since, filters.until)
         sample = self._reader.read(owner, vector, window, sample=True)
         if len(sample) * SAMPLE <= exact_limit:
             columns = self._reader.read(owner, vector, window, limit=exact_limit + 1)
-            if len(columns) <= exact_limit:
+            if columns.message_count <= exact_limit:
                 if window == Window():
                     self._exceeding.pop(owner, None)  # many memories were deleted
                 return columns
@@ -118,10 +121,10 @@ class CandidateReader:
             columns = self._reader.read_segments(owner, vector, self._parts[owner])
         else:
             columns = self._reader.read(owner, vector, limit=self._exact_limit + 1)
-        if len(columns) >= 2 * self._part_size:
+        if columns.message_count >= 2 * self._part_size:
             if owner not in self._parts and len(self._parts) >= self._max_remembered:
                 self._parts.clear()
-            places = _places(columns, slice(self._part_size, None, self._part_size))
+            places = _places(columns, slice(self._part_size, columns.message_count, self._part_size))
             self._parts[owner] = list(pairwise([_BEGINNING, *places, _END]))
         return columns
 
@@ -143,7 +146,14 @@ def _joined(scope: Scope, owners: dict[Owner, MemoryColumns]) -> MemoryColumns:
         replace(columns, session=columns.session ^ salts[owner.user]) if salts[owner.user] else columns
         for owner, columns in owners.items()
     ]
-    return MemoryColumns.joined(parts) if parts else NO_MEMORIES
+    if not parts:
+        return NO_MEMORIES
+    with_facts = [part for part in parts if isinstance(part, ColumnsWithFacts)]
+    messages = MemoryColumns.joined([part.without_facts for part in parts])
+    if not with_facts:
+        return messages
+    said, replaced = (np.concatenate([getattr(part, name) for part in with_facts]) for name in ("said", "replaced"))
+    return ColumnsWithFacts.of(messages, [part.only_facts for part in with_facts], said, replaced)
 
 
 def _best_segments(sample: MemoryColumns, evidence: Floats, count: int) -> Integers:

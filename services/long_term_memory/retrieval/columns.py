@@ -57,7 +57,7 @@ class MemoryColumns:
     @classmethod
     def joined(cls, parts: Sequence[MemoryColumns]) -> MemoryColumns:
         """All memories of the parts, sessions whole."""
-        together = {f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)}
+        together = {f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(MemoryColumns)}
         order = np.lexsort((together["number"], together["timestamp"], together["session"]))
         length = together["length"]
         begins = np.cumsum(length) - length
@@ -70,6 +70,26 @@ class MemoryColumns:
     def term_rows(self) -> Integers:
         """(length.sum(),) int64, the row of the memory that each of `terms` belongs to."""
         return np.repeat(np.arange(len(self)), self.length)
+
+    @property
+    def message_count(self) -> int:
+        """How many of the memories are messages: here all; `ColumnsWithFacts` has facts behind them."""
+        return len(self)
+
+    @property
+    def messages(self) -> slice:
+        """The rows of messages, which statistics are of."""
+        return slice(None)
+
+    @property
+    def without_facts(self) -> MemoryColumns:
+        """The messages alone."""
+        return self
+
+    @property
+    def turns(self) -> Integers:
+        """(n,) int64, the sessions in which the turns before and after one are its neighbours."""
+        return self.session
 
     @cached_property
     def statements(self) -> Booleans:
@@ -84,7 +104,7 @@ class MemoryColumns:
 
     def where(self, kept: Booleans) -> MemoryColumns:
         """The memories of the mask `kept`, (n,) bool, in the same order."""
-        columns = {f.name: getattr(self, f.name)[kept] for f in fields(self) if f.name != "terms"}
+        columns = {f.name: getattr(self, f.name)[kept] for f in fields(MemoryColumns) if f.name != "terms"}
         return MemoryColumns(**columns, terms=self.terms[kept[self.term_rows]])
 
 

@@ -110,7 +110,7 @@ def match(columns: MemoryColumns, query: QueryFeatures, search: SearchData, now:
     """
     postings = _postings(columns, query.terms)
     echoes = _echoes(columns, query, now)
-    present = np.unique(columns.speaker)
+    present = np.unique(columns.speaker[columns.messages])
     speakers = present[named(present, query.names)]
     is_room = bool(np.count_nonzero(present) >= ROOM_SPEAKERS)
     return Features(
@@ -209,6 +209,7 @@ def _repeats(columns: MemoryColumns, query: QueryFeatures, postings: tuple[Integ
 def possible_echoes(columns: MemoryColumns, query: QueryFeatures, features: Features, now: float) -> Integers:
     """The rows of memories in the query's words that are dated otherwise than now, and may have arrived just now."""
     rows = _in_its_words(columns, query)
+    rows = rows[rows < columns.message_count]  # a fact is not said
     settled = columns.added[rows] | columns.from_ai[rows] | features.echoes[rows]
     rows = rows[~settled & (np.abs(columns.timestamp[rows] - now) <= LIVE_S + ECHO_WINDOW_S)]
     newest: Integers = rows[np.argsort(columns.number[rows])][-MAX_POSSIBLE_ECHOES:]

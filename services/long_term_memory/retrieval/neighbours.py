@@ -55,7 +55,7 @@ class Neighbours:
         share = {1: step, 2: np.minimum(step[1:], step[:-1])}  # both steps between must let it through
         forward, backward, lacking = [], [], []
         for d in NEIGHBOUR_DISTANCES:
-            joined = columns.session[d:] == columns.session[:-d]
+            joined = columns.turns[d:] == columns.turns[:-d]
             joined &= (ai[d:] != ai[:-d]) | (named[d:] == named[:-d])
             replies = ai[d:] & ~ai[:-d]
             if d == 1:

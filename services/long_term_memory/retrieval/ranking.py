@@ -27,6 +27,7 @@ import numpy as np
 
 from services.long_term_memory.retrieval import bm25f
 from services.long_term_memory.retrieval.columns import Booleans, Floats, Integers, MemoryColumns
+from services.long_term_memory.retrieval.facts import ColumnsWithFacts, ahead_of_what_they_replaced
 from services.long_term_memory.retrieval.features import Features
 from services.long_term_memory.retrieval.neighbours import Neighbours, passages
 from services.long_term_memory.retrieval.query import QueryFeatures
@@ -78,6 +79,11 @@ class Ranking:
         """The best `count` memories."""
         return self.where(np.arange(len(self)) < count)
 
+    def followed_by(self, others: Ranking) -> Ranking:
+        """These memories and behind them others, none with a higher score than the one before."""
+        both = {part.name: np.append(getattr(self, part.name), getattr(others, part.name)) for part in fields(Ranking)}
+        return Ranking(**{**both, "score": np.minimum.accumulate(both["score"])})
+
     def where(self, kept: Booleans) -> Ranking:
         """The memories of the mask `kept`, (k,) bool, in the same order."""
         return Ranking(**{part.name: getattr(self, part.name)[kept] for part in fields(Ranking)})
@@ -107,8 +113,8 @@ def rank(
     original = np.flatnonzero(~features.echoes)
     if len(original) < len(columns):
         columns, features = columns.where(~features.echoes), features.where(~features.echoes)
-    if not len(columns):
-        return Ranking(original, *(np.zeros(0) for _ in range(5)))
+    if not columns.message_count:
+        return Ranking(original[:0], *(np.zeros(0) for _ in range(5)))
 
     deviation, baseline_shift = _deviations(columns, query, weights)
     neighbours = Neighbours.of(columns, weights.same_speaker)
@@ -117,9 +123,12 @@ def rank(
     words = weights.words * _passage_words(columns, idf, features, neighbours, weights)
     session = _session_words(columns, query, features, weights)
     session += weights.session_meaning * _session_meaning(columns, deviation)
-    time_named = _time_named(features, weights)
+    time_named = _time_named(columns, features, weights)
     utterance = _utterance(columns, features, weights) + _circumstances(features) + time_named
     evidence = meaning + words + session + utterance
+    if isinstance(columns, ColumnsWithFacts):
+        lifted = ahead_of_what_they_replaced(columns, evidence)
+        evidence, utterance = lifted, utterance + (lifted - evidence)
 
     candidates = np.flatnonzero(features.eligible & (embedded | (words > 0)))
     evidence = behind_what_they_repeat(columns, evidence, candidates, len(columns) if limit is None else limit)
@@ -165,7 +174,7 @@ def _deviations(columns: MemoryColumns, query: QueryFeatures, weights: Weights) 
         expected += weights.japanese_cosine
     cosine = np.where(np.isnan(columns.cosine), expected[script], columns.cosine)
     mean = _shrunken_means(cosine[statements], script[statements], expected, weights.prior)
-    baseline_shift = float((mean - expected)[script].mean()) / weights.cosine_deviation
+    baseline_shift = float((mean - expected)[script[columns.messages]].mean()) / weights.cosine_deviation
     return (cosine - mean[script]) / weights.cosine_deviation, baseline_shift
 
 
@@ -211,7 +220,7 @@ def _passage_words(
 def _session_words(columns: MemoryColumns, query: QueryFeatures, features: Features, weights: Weights) -> Floats:
     """(n,) float64, the bounded BM25 of the session of each turn; turns that only ask do not count."""
     terms, session, statements = len(query.terms), columns.session_index, columns.statements
-    sessions = int(session[-1]) + 1
+    sessions = int(session[columns.messages][-1]) + 1
     length = bm25f.sums(session, columns.length * statements, sessions)
     stated = statements[features.rows]
     key = features.terms[stated] * sessions + session[features.rows[stated]]
@@ -227,19 +236,22 @@ def _session_words(columns: MemoryColumns, query: QueryFeatures, features: Featu
 def _session_meaning(columns: MemoryColumns, deviation: Floats) -> Floats:
     """(n,) float64, the mean deviation of the session of each turn, shrunk towards 0; questions do not count."""
     session, statements = columns.session_index, columns.statements
-    expected = np.zeros(int(session[-1]) + 1)
+    expected = np.zeros(int(session[columns.messages][-1]) + 1)
     return _shrunken_means(deviation[statements], session[statements], expected, _SESSION_PRIOR)[session]
 
 
 def _utterance(columns: MemoryColumns, features: Features, weights: Weights) -> Floats:
     """(n,) float64, the evidence of the form of each utterance."""
-    relative = np.log((columns.length + 1) / (bm25f.average_length(columns.length, weights.prior) + 1))
+    average = bm25f.average_length(columns.length[columns.messages], weights.prior)
+    relative = np.log((columns.length + 1) / (average + 1))
     evidence: Floats = weights.length * np.clip(relative, -2.0, 1.5)
     evidence += weights.from_ai * columns.from_ai
     evidence += np.array([0.0, weights.ends_asking, weights.only_asks])[columns.asks]
     if len(features.speakers):  # "What did Anna buy?": Anna states it herself, or another tells it of Anna
         named = np.isin(columns.speaker, features.speakers)
         evidence += weights.other_speaker * ((columns.speaker != 0) & ~named & ~features.mentions)
+    if isinstance(columns, ColumnsWithFacts):
+        evidence += weights.fact * columns.is_fact
     if features.of_others is not None:  # "When is my birthday?": the asker's own
         evidence += weights.not_of_asker * features.of_others
     return evidence
@@ -253,7 +265,7 @@ def _circumstances(features: Features) -> Floats:
     return features.recency + features.unsought
 
 
-def _time_named(features: Features, weights: Weights) -> Floats:
+def _time_named(columns: MemoryColumns, features: Features, weights: Weights) -> Floats:
     """(n,) float64, the evidence of being of the time that the query asks about, as a ratio of likelihoods.
 
     A time that holds a memory in fifty says much, one that holds half of them little; one without memories, or with
@@ -263,10 +275,11 @@ def _time_named(features: Features, weights: Weights) -> Floats:
     then, nothing = features.then, np.zeros(len(features.eligible))
     if then is None or not (then == 1.0).any():
         return nothing
-    within = np.count_nonzero(then == 1.0)
-    if within >= weights.answers_then * len(then):
+    of_messages = then[columns.messages]
+    within = np.count_nonzero(of_messages == 1.0)
+    if within >= weights.answers_then * len(of_messages):
         return nothing
-    share = max(within / (len(then) + weights.idf_smoothing), weights.least_then)
+    share = max(within / (len(of_messages) + weights.idf_smoothing), weights.least_then)
     inside, outside = np.log(weights.answers_then / share), np.log((1.0 - weights.answers_then) / (1.0 - share))
     evidence: Floats = outside + (inside - outside) * then
     return evidence
