@@ -20,7 +20,6 @@ from services.long_term_memory.postgres.rows import day_session
 from services.long_term_memory.postgres.scope import Scope
 from services.long_term_memory.retrieval.columns import hashed
 
-#: The key of the profile that extraction writes; a service writes all others.
 #: Sessions whose facts a recap tells, and how many facts of each: what a person would remember of them.
 RECAP_SESSIONS = 3
 FACTS_OF_A_SESSION = 6
