@@ -19,7 +19,7 @@ from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool
 
 from services.long_term_memory.postgres.rows import ADDED, HEAD, Vector
-from services.long_term_memory.postgres.scope import OWNERS, Owner, Scope
+from services.long_term_memory.postgres.scope import OWNER_NUMBER, OWNERS, Owner, Scope
 from services.long_term_memory.retrieval.columns import MemoryColumns, hashed
 
 #: One in so many memories is in the sample, which has an index of its own; migrations/0002 has the same number. It is
@@ -41,9 +41,7 @@ _COLUMNS_OF = (
     + " FROM (SELECT * FROM memories WHERE user_number = {owner}{conditions}"
     " ORDER BY session, said_at, number LIMIT %(limit)s) AS conversation"
 )
-_COLUMNS = _COLUMNS_OF.replace(
-    "{owner}", "(SELECT number FROM users WHERE user_id = %(user)s AND agent_id = %(agent)s AND kind = 'message')"
-)
+_COLUMNS = _COLUMNS_OF.replace("{owner}", OWNER_NUMBER)
 _COLUMNS_BY_OWNER = (
     "SELECT owners.user_id, owners.agent_id, columns.* FROM"  # noqa: S608 - constants
     f" (SELECT number, user_id, agent_id FROM users WHERE {OWNERS}) AS owners, LATERAL ("
