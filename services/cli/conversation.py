@@ -37,6 +37,7 @@ class Conversation:
         origin: the input device, as `source` of each message.
         agent_id: the character of the AI that is spoken to.
         speaker: the name of who speaks, where several people do.
+        stored_timeout_s: how long `wait_until_stored` waits.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Conversation:
         *,
         agent_id: str | None = None,
         speaker: str | None = None,
+        stored_timeout_s: float = STORED_TIMEOUT_S,
     ) -> None:
         self._client = client
         self._queue = settings.user_input_queue
@@ -61,6 +63,7 @@ class Conversation:
         whom = {"agent_id": agent_id, "speaker": speaker}
         self._whom = {name: value for name, value in whom.items() if value is not None}
         self._address = mask_url(settings.redis_url.get_secret_value())
+        self._stored_timeout_s = stored_timeout_s
         self._sent = ""
 
     def check_running(self) -> None:
@@ -110,13 +113,15 @@ class Conversation:
             RequestFailed: it was rejected.
             RequestTimeout: it was not published in time.
         """
-        until = time.monotonic() + STORED_TIMEOUT_S
+        until = time.monotonic() + self._stored_timeout_s
         while time.monotonic() < until:
             if event := self._wait(self._updates, "task_id", task_id, POLL_INTERVAL_S):
                 return str(event["message_id"])
             self._check_rejected(task_id)
         self._client.lrem(self._queue, 1, self._sent)  # or it would be answered when no one waits any more
-        raise RequestTimeout(f"nothing was published on {self._updates} within {STORED_TIMEOUT_S:g} s{self._asked()}")
+        raise RequestTimeout(
+            f"nothing was published on {self._updates} within {self._stored_timeout_s:g} s{self._asked()}"
+        )
 
     def _check_rejected(self, task_id: str) -> None:
         entries: Any = self._client.xrevrange(REJECTED_STREAM, count=MAX_REJECTS)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import wraps
 from hashlib import blake2b
-from typing import Concatenate, ParamSpec, TypeVar, cast
-
-from cachetools import LRUCache
+from typing import Concatenate, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -23,19 +22,21 @@ def cached_by_digest(max_size: int) -> Callable[[Callable[Concatenate[str, P], T
     """A decorator like `functools.lru_cache`, for a function of a text and of what else is hashable; thread-safe."""
 
     def decorate(compute: Callable[Concatenate[str, P], T]) -> Callable[Concatenate[str, P], T]:
-        known: LRUCache[object, T] = LRUCache(max_size)
-        lock, missing = threading.Lock(), object()
+        known: OrderedDict[object, T] = OrderedDict()  # half the time of cachetools' LRUCache
+        lock = threading.Lock()
 
         @wraps(compute)
         def cached(text: str, /, *others: P.args, **named: P.kwargs) -> T:
             key = (digest(text), others, *named.items())
             with lock:
-                found = known.get(key, missing)
-            if found is not missing:
-                return cast(T, found)
+                if key in known:
+                    known.move_to_end(key)
+                    return known[key]
             value = compute(text, *others, **named)
             with lock:
                 known[key] = value
+                if len(known) > max_size:
+                    known.popitem(last=False)
             return value
 
         return cached

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -20,6 +21,7 @@ from services.long_term_memory.postgres.history import PostgresHistory, insert_h
 from services.long_term_memory.postgres.rows import insert_memories, memory_row
 from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.profile_service import ProfileService
+from services.long_term_memory.removal import add_tombstones
 from services.long_term_memory.storing import MemoryWriter
 from tests.integration.conftest import WordEmbedder
 from tests.support import wait_until
@@ -367,3 +369,17 @@ def test_many_at_once(memories: MemoryService, pool: ConnectionPool) -> None:
     forgetting.forget("u", FORGOTTEN + 20)
 
     assert "says" not in everything(pool)
+
+
+def test_an_id_that_a_memory_has_gets_no_tombstone(memories: MemoryService, pool: ConnectionPool) -> None:
+    """Given that one of two ids of what was deleted is that of a memory which is there, I expect a tombstone of the
+    other alone, and the event of that memory, handed over again, to be known and not refused."""
+    kept = said("u1", MARKER, 1_700_000_000, message_id="m1")
+    [kept_id] = memories.index(kept, 1_700_000_001)
+    gone_id = str(uuid4())
+
+    with pool.connection() as connection:
+        add_tombstones(connection, [kept_id, gone_id])
+        assert connection.execute("SELECT memory_id::text FROM tombstones").fetchall() == [(gone_id,)]
+
+    assert memories.index(kept, 1_700_000_001) == [kept_id]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import tomllib
+from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from itertools import chain
 from pathlib import Path
@@ -66,6 +67,7 @@ TOOLS = {
 }
 
 
+@cache
 def imported() -> set[str]:
     """The distributions that the code and its tests import, here and in the client."""
     modules: set[str] = set()

@@ -23,8 +23,9 @@ class Silence:
 
 
 def conversation(client: Any) -> Conversation:
+    """A conversation that waits for nothing to be stored."""
     events: Any = Silence()
-    return Conversation(client, load_settings(), events, "anna", "s", "terminal")
+    return Conversation(client, load_settings(), events, "anna", "s", "terminal", stored_timeout_s=0.0)
 
 
 def test_a_message_that_is_not_stored_in_time_is_taken_back() -> None:

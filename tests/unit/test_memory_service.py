@@ -343,20 +343,22 @@ def test_a_reply_gets_the_session_of_the_message_it_answers() -> None:
 
 
 def test_who_and_to_whom_and_for_how_long_go_from_the_input_to_the_event() -> None:
-    """Given a message with agent, speaker and expiry, I expect all in the event, and the reply to be the agent's."""
+    """Given a message with agent, speaker and expiry, I expect all in the event, the reply to be the agent's, and to
+    expire alike, and one with agent and expiry of its own to keep these."""
 
     async def story(rig: Rig) -> None:
         speaker = {"id": 7, "name": "Anna"}
         await rig.say(user_id="room", content="hello", agent_id="luna", speaker=speaker, ttl_days=2)
         [said] = await rig.conversation("room")
         await rig.reply(user_id="room", text="hi Anna", original_message_id=said["message_id"])
-        await rig.reply(user_id="room", text="from sol", original_message_id=said["message_id"], agent_id="sol")
+        own = {"agent_id": "sol", "ttl_days": 5}
+        await rig.reply(user_id="room", text="from sol", original_message_id=said["message_id"], **own)
         await rig.say(user_id="room", content="hello all", speaker="Ben")
 
         events = await rig.logged()
         read = [parse_update(json.dumps(event).encode(), 100) for event in events]
         assert [event.agent_id for event in read] == ["luna", "luna", "sol", None]
-        assert [event.ttl_days for event in read] == [2, 2, 2, None]
+        assert [event.ttl_days for event in read] == [2, 2, 5, None]
         assert [event.speaker for event in read] == [Speaker(id="7", name="Anna"), None, None, Speaker(name="Ben")]
 
     on_rig(story)

@@ -1,6 +1,10 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from services.long_term_memory.retrieval.utterances import (
+    _SPEAKER,
+    _SPEAKER_MARKS,
     Question,
     Script,
     asks,
@@ -333,3 +337,9 @@ def test_a_name_has_up_to_three_words() -> None:
     assert speaker("Anna Mary Lou: hello") == "anna mary lou"
     assert speaker("we meet at noon: bring tea") == ""
     assert strip_speaker("we meet at noon: bring tea") == "we meet at noon: bring tea"
+
+
+@given(st.text(st.characters(exclude_characters=_SPEAKER_MARKS)))
+def test_no_text_without_a_mark_names_a_speaker(text: str) -> None:
+    """The quick look for a mark decides nothing that the expression would decide otherwise."""
+    assert _SPEAKER.match(text) is None

@@ -90,6 +90,11 @@ def test_no_former_name_is_left(pattern: str) -> None:
 
 def test_prose_names_who_acts() -> None:
     """Given docstrings, comments and docs, I expect the acting service or person by name."""
-    found = [place for path in _files(".py", ".md", ".yml", ".toml") for place in _found(VAGUE, path, _prose(path))]
+    found = [
+        place
+        for path in _files(".py", ".md", ".yml", ".toml")
+        if re.search(VAGUE, path.read_text())  # few have one at all; to tell prose from data takes far longer
+        for place in _found(VAGUE, path, _prose(path))
+    ]
 
     assert found == []

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from datetime import UTC, tzinfo
-from typing import Annotated, Any, Literal, NoReturn, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self, TypeVar
 from urllib.parse import quote, unquote
 
 from pydantic import (
@@ -199,14 +199,19 @@ class WireModel(BaseModel):
     """Base of the wire models: frozen, unknown fields ignored, null equivalent to an absent optional field."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
+    _required: ClassVar[frozenset[str]] = frozenset()
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        cls._required = frozenset(name for name, field in cls.model_fields.items() if field.is_required())
 
     @model_validator(mode="before")
     @classmethod
     def _null_is_absent(cls, data: Any) -> Any:
         if not isinstance(data, dict) or None not in data.values():
             return data
-        required = {name for name, field in cls.model_fields.items() if field.is_required()}
-        return {name: value for name, value in data.items() if value is not None or name in required}
+        return {name: value for name, value in data.items() if value is not None or name in cls._required}
 
 
 class Speaker(WireModel):

@@ -20,7 +20,7 @@ from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool
 
 from services.long_term_memory.postgres.rows import ADDED, HEAD, Vector
-from services.long_term_memory.postgres.scope import OWNERS, Owner, Scope
+from services.long_term_memory.postgres.scope import OWNER_NUMBER, OWNERS, Owner, Scope
 from services.long_term_memory.retrieval.columns import MemoryColumns, hashed
 from services.long_term_memory.retrieval.facts import ColumnsWithFacts
 
@@ -57,9 +57,7 @@ _FACTS_OF = (
     f" FROM (SELECT * FROM memories WHERE user_number = owners.number ORDER BY number DESC LIMIT {MAX_FACTS}) AS facts"
 )
 _NO_FACTS = "NULL::bytea AS said, NULL::bytea AS replaced"
-_COLUMNS = _COLUMNS_OF.replace(
-    "{owner}", "(SELECT number FROM users WHERE user_id = %(user)s AND agent_id = %(agent)s AND kind = 'message')"
-)
+_COLUMNS = _COLUMNS_OF.replace("{owner}", OWNER_NUMBER)
 _FACTS = (
     f" UNION ALL SELECT {_OF_FACTS}, facts.* FROM (SELECT number FROM users"  # noqa: S608 - constants
     " WHERE user_id = %(user)s AND agent_id = %(agent)s AND kind IN ('fact', 'superseded')) AS owners,"

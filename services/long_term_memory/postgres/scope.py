@@ -25,6 +25,11 @@ OWNERS: Final = (
 #: The numbers of these owners, as an expression.
 OWNER_NUMBERS: Final = f"ANY(ARRAY(SELECT number FROM users WHERE {OWNERS}))"  # noqa: S608 - constants
 
+#: The number of an owner of messages, as an expression; its parameters are the fields of `Owner`.
+OWNER_NUMBER: Final = (
+    "(SELECT number FROM users WHERE user_id = %(user)s AND agent_id = %(agent)s AND kind = 'message')"
+)
+
 
 class Owner(NamedTuple):
     """The owner of memories: a user, and a character or `SHARED`; encoded ids."""
@@ -71,7 +76,7 @@ class Scope:
 
     @property
     def owner(self) -> Owner | None:
-        """The only owner; None where there may be several. Most searches are of one user's shared memories."""
+        """The only owner, whatever the kinds; None where there may be several. Most searches are of one user's."""
         return None if len(self.users) > 1 or self.agent or self.all_agents else Owner(self.users[0])
 
     @property

@@ -28,7 +28,7 @@ from services.long_term_memory.postgres.rows import (
     stored_events,
     stored_payload,
 )
-from services.long_term_memory.postgres.scope import OWNER_NUMBERS, OWNERS, Scope
+from services.long_term_memory.postgres.scope import OWNER_NUMBER, OWNER_NUMBERS, OWNERS, Scope
 
 # A memory as Mem0 has it: with its whole payload, as it was inserted.
 _AS_MEM0 = (
@@ -41,10 +41,16 @@ _AS_MEM0 = (
 )
 # Mem0's own calls name a user, and mean that user's memories of all characters.
 _OF_USER = sql.SQL("user_number = ANY(ARRAY(SELECT number FROM users WHERE user_id = %s))")
+_PAYLOAD = "m.number, id::text, payload, content, source, extract(epoch FROM said_at)::float8"
 _PAYLOADS = (
-    "SELECT m.number, id::text, payload, content, source, extract(epoch FROM said_at)::float8, user_id, agent_id{facts}"  # noqa: S608 - constants
+    f"SELECT {_PAYLOAD}, user_id, agent_id{{facts}}"  # noqa: S608 - constants
     f" FROM memories m JOIN users ON users.number = m.user_number WHERE {OWNERS}"
     " AND m.number = ANY(%(numbers)s::bigint[])"
+)
+# Of one owner, as most searches are: 0.4 of the time, without the join and the lists of its parameters.
+_PAYLOADS_OF_OWNER = (
+    f"SELECT {_PAYLOAD}, %(user)s, %(agent)s FROM memories m"  # noqa: S608 - constants
+    f" WHERE user_number = {OWNER_NUMBER} AND m.number = ANY(%(numbers)s::bigint[])"
 )
 _ARRIVALS = (
     "SELECT number, (payload ->> 'arrived_at')::float8 FROM memories"  # noqa: S608 - constants
@@ -73,11 +79,16 @@ class MemoryStore(VectorStoreBase):  # type: ignore[misc]  # Mem0 has no types
         Args:
             facts: whether there may be facts among them, which then have `fact`, as `stored_memory` gives it.
         """
-        statement = _PAYLOADS.replace("{facts}", f", {ABOUT_FACTS.format(memory='m')}" if facts else "")
         with self._pool.connection() as connection:
             # As text: psycopg looks at each number of a list for the smallest type that holds them all.
             given = "{" + ",".join(map(str, numbers)) + "}"
-            rows = connection.execute(statement, {**scope.values, "numbers": given}, binary=True).fetchall()
+            owner = scope.owner
+            if owner is None or facts:
+                statement = _PAYLOADS.replace("{facts}", f", {ABOUT_FACTS.format(memory='m')}" if facts else "")
+                found = connection.execute(statement, {**scope.values, "numbers": given}, binary=True)
+            else:
+                found = connection.execute(_PAYLOADS_OF_OWNER, {**owner._asdict(), "numbers": given}, binary=True)
+            rows = found.fetchall()
         return {number: stored_memory(*row) for number, *row in rows}
 
     def arrivals(self, scope: Scope, numbers: Sequence[int]) -> dict[int, float]:

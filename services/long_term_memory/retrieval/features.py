@@ -110,9 +110,10 @@ def match(columns: MemoryColumns, query: QueryFeatures, search: SearchData, now:
     """
     postings = _postings(columns, query.terms)
     echoes = _echoes(columns, query, now)
-    present = np.unique(columns.speaker[columns.messages])
-    speakers = present[named(present, query.names)]
-    is_room = bool(np.count_nonzero(present) >= ROOM_SPEAKERS)
+    present = np.unique(columns.speaker[columns.messages & (columns.speaker != 0)])
+    # Most conversations name no speaker.
+    speakers = present[named(present, query.names)] if len(present) else present
+    is_room = len(present) >= ROOM_SPEAKERS
     return Features(
         *postings,
         speakers=speakers,

@@ -8,7 +8,6 @@ import unicodedata
 from enum import IntEnum
 from typing import Final
 
-from services.long_term_memory.digest_cache import cached_by_digest
 from services.long_term_memory.retrieval import tokenizer
 from services.long_term_memory.retrieval.content import Content, content, greets
 from services.long_term_memory.retrieval.refusals import refuses
@@ -21,6 +20,8 @@ _SPEAKER: Final = re.compile(
     rf"(?P<before>{_NAME})\s*(?:[(（][^()（）\n]{{1,20}}[)）]|#\d{{2,6}})?\s*(?::\s|：\s*)"
     rf"|[\[【<](?P<within>{_NAME})(?:[(（][^()（）\n]{{1,20}}[)）])?[\]】>]\s*[:：]?\s*)(?=\S)"
 )
+#: Without one of these `_SPEAKER` matches no text: 0.4 us show that of most, in place of 1 to 10.
+_SPEAKER_MARKS: Final = ":：]】>"
 #: What a client writes in brackets before a caption is no name.
 _MEDIA: Final = re.compile(
     r"图片|圖片|表情|动画|動畫|语音|語音|视频|視頻|文件|檔案|链接|連結|位置|照片|写真|画像|スタンプ|사진|동영상|이모티콘"
@@ -149,9 +150,10 @@ def _without_speaker(text: str) -> str:
     return text[_speaker(text)[1] :]
 
 
-@cached_by_digest(16)  # each feature of a text asks for it
 def _speaker(text: str) -> tuple[str, int]:
     """The speaker's name, and where the utterance begins."""
+    if not any(mark in text for mark in _SPEAKER_MARKS):
+        return "", 0
     found = _SPEAKER.match(text)
     if found is None:
         return "", 0
