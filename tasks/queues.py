@@ -16,6 +16,7 @@ from keepsake_client.protocol import (
     MemoryDeleteData,
     MemoryFilters,
     MemoryListData,
+    MemoryListFilters,
     MemoryUpdateMessage,
     RequestType,
     SearchData,
@@ -41,6 +42,11 @@ _VALIDATED = "validated"
 #: The time of an event's arrival, in its actor message. Messages of a version before 0.3 have none.
 ARRIVED_AT = "arrived_at"
 _NO_FILTERS = SearchFilters()
+#: The filters of other requests than searches, by the model of their data.
+_FILTERS: dict[type[WireModel], type[MemoryFilters]] = {
+    MemoryListData: MemoryListFilters,
+    MemoryDeleteData: MemoryFilters,
+}
 
 Data = TypeVar("Data", bound=WireModel)
 
@@ -111,8 +117,8 @@ def read_data(request: dict[str, Any], model: type[Data]) -> Data:
         # The default is given, because pydantic would copy it each time: 10 us.
         filters = SearchFilters.model_construct(**_with_speaker(filters)) if filters else _NO_FILTERS
         data = {**data, "filters": filters}
-    elif filters is not None and model in (MemoryListData, MemoryDeleteData):
-        data = {**data, "filters": MemoryFilters.model_construct(**_with_speaker(filters))}
+    elif filters is not None and model in _FILTERS:
+        data = {**data, "filters": _FILTERS[model].model_construct(**_with_speaker(filters))}
     # pydantic's mypy plugin types `model_construct` by the bound of the type variable.
     return cast(Data, model.model_construct(**data))
 

@@ -243,7 +243,7 @@ def test_what_a_service_wrote_goes_before_what_was_found() -> None:
 
 
 @pytest.mark.parametrize(
-    "known", [None, "text", [1], {"home": None}, {"home": "Oslo"}, {"home": {}}, {"home": {"value": None}}]
+    "known", [None, "text", [1], {"home": None}, {"home": 7}, {"home": {}}, {"home": {"value": None}}]
 )
 def test_known_slots_of_any_shape_are_read(known: Any) -> None:
     """Given `known` in a shape that extraction does not write, I expect what is readable, and no error."""

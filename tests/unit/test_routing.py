@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any, cast
 
 import dramatiq
@@ -33,6 +34,7 @@ from adapters.membership import Membership
 from adapters.memory_updates import UpdateAdapter
 from adapters.stream import UpdateStream
 from services.runtime.rejected import MAX_ENTRIES, RejectSink
+from services.runtime.settings import Settings
 from tasks import actors, queues
 from tasks.middleware.resources import Resources
 from tasks.middleware.retries import Retries
@@ -62,7 +64,7 @@ EXPECTED = {
 def broker() -> Iterator[StubBroker]:
     """A broker with every actor declared; nothing consumes it."""
     broker = StubBroker(middleware=[TimeLimit(), Retries()])
-    resources = cast(Resources, None)  # the actors are declared here and never run
+    resources = cast(Resources, SimpleNamespace(settings=Settings()))  # the actors are declared and never run
     actors.declare(broker, resources)
     yield broker
     broker.close()

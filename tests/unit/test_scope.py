@@ -17,10 +17,8 @@ def test_one_user_s_shared_messages_are_one_owner_s() -> None:
         Scope(("u1", "u2")),
         Scope(("u1",), "luna"),
         Scope(("u1",), all_agents=True),
-        Scope(("u1",), kinds=("fact",)),
-        Scope(("u1",), kinds=("message", "fact")),
     ],
 )
 def test_a_scope_of_anything_else_is_read_as_several_owners(scope: Scope) -> None:
-    """Given further users, a character or facts, I expect that the statement for one owner of messages is not used."""
+    """Given further users or a character, I expect that the statement for one owner is not used."""
     assert scope.owner is None

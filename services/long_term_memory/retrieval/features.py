@@ -110,7 +110,8 @@ def match(columns: MemoryColumns, query: QueryFeatures, search: SearchData, now:
     """
     postings = _postings(columns, query.terms)
     echoes = _echoes(columns, query, now)
-    present = np.unique(columns.speaker[columns.messages & (columns.speaker != 0)])
+    of_messages = columns.speaker[columns.messages]
+    present = np.unique(of_messages[of_messages != 0])
     # Most conversations name no speaker.
     speakers = present[named(present, query.names)] if len(present) else present
     is_room = len(present) >= ROOM_SPEAKERS
