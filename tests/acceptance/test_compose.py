@@ -421,7 +421,7 @@ def test_the_services_process_a_conversation(host: Host) -> None:
             requests = emitted(monitor)
 
     # The search was emitted, once, before the reply
-    assert [(r["type"], r["user_id"], r["data"]["query"]) for r in requests] == [("search", "anna", question)]
+    assert [(r["type"], r["user_id"], r["data"]["query"]) for r in requests] == [("context", "anna", question)]
     assert response["request_id"] == requests[0]["request_id"]
     assert response["success"] is True
     # Its response was consumed: the reply quotes what it holds

@@ -194,8 +194,8 @@ def test_a_characters_context_is_its_own(
         note(pool, f"Fact of {agent}.", "s1", NOW - DAY, agent=agent)
     note(pool, "Shared fact.", "s1", NOW - DAY)
 
-    of_luna = ask(contexts, "nothing of it", agent_id="luna")
-    shared = ask(contexts, "nothing of it")
+    of_luna = ask(contexts, agent_id="luna")
+    shared = ask(contexts)
 
     assert of_luna.parts.profile == {"name": "Annie", "home": "Oslo"}
     assert {text for _, text in recapped(of_luna.parts.recap)} == {"Fact of luna.", "Shared fact."}

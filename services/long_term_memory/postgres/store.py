@@ -28,7 +28,7 @@ from services.long_term_memory.postgres.rows import (
     stored_events,
     stored_payload,
 )
-from services.long_term_memory.postgres.scope import OWNER_NUMBER, OWNER_NUMBERS, OWNERS, Scope
+from services.long_term_memory.postgres.scope import MESSAGES, OWNER_NUMBER, OWNER_NUMBERS, OWNERS, Scope
 
 # A memory as Mem0 has it: with its whole payload, as it was inserted.
 _AS_MEM0 = (
@@ -71,20 +71,19 @@ class MemoryStore(VectorStoreBase):  # type: ignore[misc]  # Mem0 has no types
         self._pool = pool
         self.columns = ColumnReader(pool)
 
-    def payloads(self, scope: Scope, numbers: Sequence[int], *, facts: bool = False) -> dict[int, OutputData]:
+    def payloads(self, scope: Scope, numbers: Sequence[int]) -> dict[int, OutputData]:
         """The memories of a scope that have these numbers, by number.
 
         Every payload has `data`, the content, `source`, `timestamp`, `meta`, `user_id` and `agent_id`, encoded.
-
-        Args:
-            facts: whether there may be facts among them, which then have `fact`, as `stored_memory` gives it.
+        Facts have `fact` too, as `stored_memory` gives it.
         """
         with self._pool.connection() as connection:
             # As text: psycopg looks at each number of a list for the smallest type that holds them all.
             given = "{" + ",".join(map(str, numbers)) + "}"
             owner = scope.owner
-            if owner is None or facts:
-                statement = _PAYLOADS.replace("{facts}", f", {ABOUT_FACTS.format(memory='m')}" if facts else "")
+            if owner is None or scope.kinds != MESSAGES:
+                about = "" if scope.kinds == MESSAGES else f", {ABOUT_FACTS.format(memory='m')}"
+                statement = _PAYLOADS.replace("{facts}", about)
                 found = connection.execute(statement, {**scope.values, "numbers": given}, binary=True)
             else:
                 found = connection.execute(_PAYLOADS_OF_OWNER, {**owner._asdict(), "numbers": given}, binary=True)
