@@ -65,7 +65,7 @@ def context(
     elif text := response.get("context"):
         output.line(text.rstrip("\n"))
     else:
-        output.line("nothing is known of this user", "dim")
+        output.line("no room for what is known" if response["memories"] else "nothing is known of this user", "dim")
 
 
 def add(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -81,6 +82,15 @@ def test_a_slot_has_its_value_its_evidence_and_its_time(
     assert profiles.get("u1").version == 2
     assert history(pool)[1] == (2, "extraction", sorted(said[:2]), {"known": {"home": slot}})
     assert read(pool) == {"home": "Oslo"}
+
+
+def test_a_whole_second_is_written_without_a_fraction(
+    pool: ConnectionPool, said: list[str], profiles: ProfileService
+) -> None:
+    """Given a slot of a whole second, I expect its time written as all times of the wire."""
+    write(pool, home("Oslo", said[:1], SECOND))
+
+    assert json.dumps(profiles.get("u1").values["known"]["home"]["said_at"]) == "1712000002"
 
 
 def test_each_character_keeps_its_own(pool: ConnectionPool, said: list[str], profiles: ProfileService) -> None:
