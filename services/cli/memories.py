@@ -146,7 +146,7 @@ def _described(memory: dict[str, Any], zone: tzinfo, indent: str | None = None) 
     said_by = f"{printable(name)}> " if name else ""
     content = printable(memory["content"]) if indent is None else paragraph(memory["content"], indent)
     kind = "fact" if memory.get("kind") == "fact" else memory["source"]
-    return f"{printable(memory['id'])}  {moment}  {kind:<4}  {agent}{said_by}{content}{replaced(memory)}"
+    return f"{printable(memory['id'])}  {moment}  {kind:<4}  {agent}{said_by}{content}{replaced(memory, zone)}"
 
 
 def _parse_object(text: str) -> dict[str, Any]:
