@@ -61,7 +61,7 @@ def described(memory: dict[str, Any], zone: tzinfo) -> str:
         parts.append(f"{printable(str(kind)):<4}")
     speaker, content = memory.get("speaker"), str(memory.get("content", ""))
     name = speaker.get("name") if isinstance(speaker, dict) else None
-    return "  ".join([*parts, printable(f"{name}: {content}" if name else content)]) + replaced(memory, zone)
+    return "  ".join([*parts, printable(f"{name}: {content}" if name else content)]) + notes(memory, zone)
 
 
 def with_its_facts(memory: dict[str, Any], zone: tzinfo) -> list[str]:
@@ -72,14 +72,17 @@ def with_its_facts(memory: dict[str, Any], zone: tzinfo) -> list[str]:
     return [described(memory, zone), *(f"      {described(fact, zone)}" for fact in attached)]
 
 
-def replaced(memory: dict[str, Any], zone: tzinfo) -> str:
-    """What is said behind a fact that another has replaced: when, and the id of that one."""
-    metadata = memory.get("metadata")
-    if memory.get("kind") != "fact" or not isinstance(metadata, dict) or "superseded_at" not in metadata:
+def notes(memory: dict[str, Any], zone: tzinfo) -> str:
+    """What is said behind a fact: the time that it is about and, where it was replaced, when and by which."""
+    if memory.get("kind") != "fact":
         return ""
-    by = metadata.get("superseded_by")
-    parts = ["replaced", _day(metadata["superseded_at"], zone), by and f"by {printable(str(by))}"]
-    return f"  ({' '.join(part for part in parts if part)})"
+    metadata = memory.get("metadata")
+    said = [f"of {printable(str(memory['when']))}"] if memory.get("when") else []
+    if isinstance(metadata, dict) and "superseded_at" in metadata:
+        by = metadata.get("superseded_by")
+        parts = ["replaced", _day(metadata["superseded_at"], zone), by and f"by {printable(str(by))}"]
+        said.append(" ".join(part for part in parts if part))
+    return f"  ({', '.join(said)})" if said else ""
 
 
 def _day(seconds: Any, zone: tzinfo) -> str | None:
