@@ -12,7 +12,7 @@ from keepsake_client.protocol import CONTEXT_CHARS, MAX_CONTEXT_CHARS, RequestTy
 
 from services.cli.options import DEFAULT_DATA_DIRECTORY, Agent, As, DataDir, Timeout, found_stack
 from services.cli.origins import show_origins
-from services.cli.output import Output, described
+from services.cli.output import Output, with_its_facts
 from services.runtime.settings import Settings
 from services.stack.probe import client_of
 
@@ -65,7 +65,7 @@ def context(
     elif text := response.get("context"):
         output.line(text.rstrip("\n"))
     else:
-        output.line("nothing is known of this user", "dim")
+        output.line("no room for what is known" if response["memories"] else "nothing is known of this user", "dim")
 
 
 def add(
@@ -131,7 +131,8 @@ def _print_memories(response: dict[str, Any], as_json: bool, otherwise: str, zon
         output.json(response)
         return
     for memory in response["memories"]:
-        output.line(described(memory, zone))
+        for line in with_its_facts(memory, zone):
+            output.line(line)
     if not response["memories"]:
         output.line(otherwise, "dim")
 

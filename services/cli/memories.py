@@ -12,7 +12,7 @@ from keepsake_client.protocol import MAX_LIMIT
 
 from services.cli.ask import AsJSON, User, ask
 from services.cli.options import DEFAULT_DATA_DIRECTORY, DataDir, Timeout, found_stack
-from services.cli.output import Output, paragraph, printable, replaced
+from services.cli.output import Output, notes, paragraph, printable
 from services.cli.selection import Agent, AllAgents, Contains, Session, Since, Source, Speaker, Until, selected
 from services.runtime.settings import Settings
 
@@ -146,7 +146,7 @@ def _described(memory: dict[str, Any], zone: tzinfo, indent: str | None = None) 
     said_by = f"{printable(name)}> " if name else ""
     content = printable(memory["content"]) if indent is None else paragraph(memory["content"], indent)
     kind = "fact" if memory.get("kind") == "fact" else memory["source"]
-    return f"{printable(memory['id'])}  {moment}  {kind:<4}  {agent}{said_by}{content}{replaced(memory)}"
+    return f"{printable(memory['id'])}  {moment}  {kind:<4}  {agent}{said_by}{content}{notes(memory, zone)}"
 
 
 def _parse_object(text: str) -> dict[str, Any]:

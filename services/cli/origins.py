@@ -38,7 +38,7 @@ def show_origins(
 
 
 def _values(client: Client, user: str, slot: str, agent: str | None, deadline_ms: int) -> Iterator[dict[str, Any]]:
-    """The values of a slot by the history of the profile, newest first."""
+    """The values of a slot by the history of the profile, newest first; one that holds again is there once."""
     changes: list[dict[str, Any]] = []
     cursor, ended = None, False
     while not ended:  # changes come before the memories
@@ -46,11 +46,14 @@ def _values(client: Client, user: str, slot: str, agent: str | None, deadline_ms
         records, cursor = page.records or [], page.next_cursor
         changes += [one for one in records if one["kind"] == "profile_change" and one.get("agent_id") == agent]
         ended = cursor is None or any(one["kind"] in ("memory", "fact") for one in records)
+    claims: list[Any] = []
     for change in sorted(changes, key=lambda one: one["version"], reverse=True):
         known = change["patch"].get("known")
-        if not isinstance(known, dict) or slot not in known:
+        if not isinstance(known, dict) or slot not in known or known[slot] in claims:
             continue
         source, given = change.get("source") or "service", known[slot]
+        if source == "extraction":
+            claims.append(given)
         value = given if source == "extraction" and isinstance(given, dict) else {"value": given}
         yield {"version": change["version"], "source": source, "changed_at": change["changed_at"], **value}
 
@@ -71,13 +74,17 @@ def _words(client: Client, user: str, value: dict[str, Any], deadline_ms: int) -
 
 def _show(values: list[dict[str, Any]], present: Any, zone: tzinfo) -> None:
     output = Output()
-    current = present.get("said_at") if isinstance(present, dict) else None
-    for value in values:
+    for place, value in enumerate(values):
         moment = datetime.fromtimestamp(value.get("said_at") or value["changed_at"], zone)
-        said = value.get("value")
-        text = "no longer" if said is None else ", ".join(said) if isinstance(said, list) else str(said)
-        is_current = value.get("said_at") is not None and value.get("said_at") == current
-        by = "" if value["source"] == "extraction" else "  (written by a service)"
-        output.line(f"{moment:%Y-%m-%d %H:%M}  {printable(text)}{by}", None if is_current else "dim")
+        is_current = place == 0 and present is not None
+        output.line(f"{moment:%Y-%m-%d %H:%M}  {printable(_text(value))}", None if is_current else "dim")
         for memory in value["words"]:
             output.line(f"    {described(memory, zone)}")
+
+
+def _text(value: dict[str, Any]) -> str:
+    said, of_service = value.get("value"), value["source"] != "extraction"
+    if said is None:
+        return "no longer" if of_service or value.get("evidence") else "deleted with the messages that said it"
+    text = ", ".join(map(str, said)) if isinstance(said, list) else str(said)
+    return f"{text}  (written by a service)" if of_service else text

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-from contextlib import suppress
 from datetime import datetime, tzinfo
 from typing import Any
 
@@ -56,23 +55,44 @@ def confirm(question: str) -> None:
 
 def described(memory: dict[str, Any], zone: tzinfo) -> str:
     """A memory of a response in one line: score, date, source or `fact`, who of several people said it, and content."""
-    score, moment = memory.get("score"), memory.get("timestamp")
-    parts = [f"{score:.2f}" if isinstance(score, int | float) else "  - "]
-    if isinstance(moment, int | float):
-        with suppress(ValueError, OverflowError, OSError):  # a reply's memories are of any chat service
-            parts.append(f"{datetime.fromtimestamp(moment, zone):%Y-%m-%d}")
+    score, day = memory.get("score"), _day(memory.get("timestamp"), zone)
+    parts = [f"{score:.2f}" if isinstance(score, int | float) else "  - ", *([day] if day else [])]
     if kind := "fact" if memory.get("kind") == "fact" else memory.get("source"):
         parts.append(f"{printable(str(kind)):<4}")
     speaker, content = memory.get("speaker"), str(memory.get("content", ""))
     name = speaker.get("name") if isinstance(speaker, dict) else None
-    return "  ".join([*parts, printable(f"{name}: {content}" if name else content)]) + replaced(memory)
+    return "  ".join([*parts, printable(f"{name}: {content}" if name else content)]) + notes(memory, zone)
 
 
-def replaced(memory: dict[str, Any]) -> str:
-    """What is said behind a fact that another has replaced."""
+def with_its_facts(memory: dict[str, Any], zone: tzinfo) -> list[str]:
+    """A memory that a search has found, and the facts that go with it, a line each."""
+    facts = memory["metadata"].get("facts")  # also of a publisher's making
+    of_message = [fact for fact in facts if isinstance(fact, dict)] if isinstance(facts, list) else []
+    attached = [{**fact, "kind": "fact", "metadata": fact} for fact in of_message]
+    return [described(memory, zone), *(f"      {described(fact, zone)}" for fact in attached)]
+
+
+def notes(memory: dict[str, Any], zone: tzinfo) -> str:
+    """What is said behind a fact: the time that it is about and, where it was replaced, when and by which."""
+    if memory.get("kind") != "fact":
+        return ""
     metadata = memory.get("metadata")
-    is_replaced = memory.get("kind") == "fact" and isinstance(metadata, dict) and "superseded_at" in metadata
-    return "  (no longer)" if is_replaced else ""
+    said = [f"of {printable(str(memory['when']))}"] if memory.get("when") else []
+    if isinstance(metadata, dict) and "superseded_at" in metadata:
+        by = metadata.get("superseded_by")
+        parts = ["replaced", _day(metadata["superseded_at"], zone), by and f"by {printable(str(by))}"]
+        said.append(" ".join(part for part in parts if part))
+    return f"  ({', '.join(said)})" if said else ""
+
+
+def _day(seconds: Any, zone: tzinfo) -> str | None:
+    """A timestamp as a date; None where it is none, as in the memories that a foreign chat service sends."""
+    if not isinstance(seconds, int | float):
+        return None
+    try:
+        return f"{datetime.fromtimestamp(seconds, zone):%Y-%m-%d}"
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 class Output:

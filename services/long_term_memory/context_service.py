@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from typing import Any
@@ -91,7 +91,7 @@ class ContextService:
             with database_errors():
                 background = self._reader.read(scope, _present(asked, now))
             profile = known_profile(background.profiles)
-            shown = {memory.id for memory in found}
+            shown = {one for memory in found for one in _said_by(memory)}
             recap = self._recap(memory for memory in background.recap if _is_new(memory, shown, asked.query))
         else:
             self._latency.decay()
@@ -146,8 +146,15 @@ def _present(asked: ContextData, now: float) -> list[int]:
     return [hashed(session) for session in named] or [day_session(datetime.fromtimestamp(now, UTC))]
 
 
+def _said_by(memory: Memory) -> Iterator[str]:
+    """The ids of what a memory says: its own, and those of the facts that go with it."""
+    yield memory.id
+    facts = memory.metadata.get("facts")  # perhaps of a publisher's making
+    yield from (str(fact.get("id")) for fact in facts if isinstance(fact, dict)) if isinstance(facts, list) else ()
+
+
 def _is_new(memory: RecapMemory, shown: set[str], query: str) -> bool:
-    """Whether it is neither among the memories, nor the very message that the reply is to."""
+    """Whether neither the memories say it, nor it is the very message that the reply is to."""
     return memory.id not in shown and memory.content.strip() != query.strip()
 
 

@@ -35,6 +35,12 @@ def import_facts(
         owner = Owner(user, encode_agent_id(record.agent_id))
         with connection.transaction():
             outcome[_import(connection, owner, record, vector, restore_deleted)] += 1
+            if record.superseded_by and record.superseded_at is not None:  # perhaps since an earlier import
+                numbers = numbers_of(connection, owner, [record.id, record.superseded_by], messages=False)
+                if len(numbers) == 2:
+                    supersede(
+                        connection, owner, numbers[record.id], numbers[record.superseded_by], record.superseded_at
+                    )
     return outcome
 
 
@@ -57,10 +63,6 @@ def _import(
     if record.history:
         role = "assistant" if record.source == "ai" else "user"
         portable.replace_history(connection, own_id, role, record.history)
-    if record.superseded_by and record.superseded_at is not None:
-        numbers = numbers_of(connection, owner, [record.id, record.superseded_by], messages=False)
-        if record.superseded_by in numbers and record.superseded_by != record.id:
-            supersede(connection, owner, numbers[record.id], numbers[record.superseded_by], record.superseded_at)
     return "new"
 
 

@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from keepsake_client.protocol import json_number
 from psycopg import Connection
 from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
@@ -92,7 +93,7 @@ def write_slots(connection: Connection[TupleRow], owner: Owner, slots: Sequence[
         claims: list[tuple[str, Claim]] = []
         for slot in slots:
             if evidence := tuple(sorted(there.intersection(slot.evidence))):
-                claims.append((slot.slot, Claim(slot.value, evidence, slot.said_at)))
+                claims.append((slot.slot, Claim(slot.value, evidence, json_number(slot.said_at))))
             else:
                 outcome.deleted += 1
         if claims:

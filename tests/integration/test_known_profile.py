@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -83,6 +84,15 @@ def test_a_slot_has_its_value_its_evidence_and_its_time(
     assert read(pool) == {"home": "Oslo"}
 
 
+def test_a_whole_second_is_written_without_a_fraction(
+    pool: ConnectionPool, said: list[str], profiles: ProfileService
+) -> None:
+    """Given a slot of a whole second, I expect its time written as all times of the wire."""
+    write(pool, home("Oslo", said[:1], SECOND))
+
+    assert json.dumps(profiles.get("u1").values["known"]["home"]["said_at"]) == "1712000002"
+
+
 def test_each_character_keeps_its_own(pool: ConnectionPool, said: list[str], profiles: ProfileService) -> None:
     """Given slots found in what was said to a character, I expect them in that character's profile alone."""
     write(pool, home("Oslo", said, FIRST), owner=Owner("u1", "luna"))
@@ -136,9 +146,9 @@ def test_any_order_of_the_same_writes_gives_the_same_profile(
     )
     slots = data.draw(st.lists(slot, min_size=1, max_size=6))
     orders = [slots, data.draw(st.permutations(slots))]
+    sizes = [data.draw(st.integers(1, len(slots))) for _ in orders]  # all before: a draw may end an example
     found: list[Any] = []
-    for user, order in zip((U1, Owner("u2")), orders, strict=True):
-        size = data.draw(st.integers(1, len(order)))
+    for user, order, size in zip((U1, Owner("u2")), orders, sizes, strict=True):
         for begin in range(0, len(order), size):
             write(pool, *order[begin : begin + size], owner=user)
         with pool.connection() as connection:

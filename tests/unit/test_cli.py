@@ -27,7 +27,7 @@ from typer.testing import CliRunner
 
 from services.cli import main
 from services.cli.app import build_app
-from services.cli.output import Output, described, paragraph, print_error, printable
+from services.cli.output import Output, described, paragraph, print_error, printable, with_its_facts
 from services.cli.up import hints
 from services.runtime.settings import Settings
 from services.stack.addresses import LaunchOptions
@@ -374,6 +374,29 @@ def test_a_memory_is_described_in_one_line() -> None:
 
     assert described(memory, UTC) == "0.50  2024-04-05  user  likes tea"
     assert described(memory, ZoneInfo("Asia/Shanghai")) == "0.50  2024-04-06  user  likes tea"
+
+
+def test_the_facts_of_a_message_are_shown_with_it() -> None:
+    """Given a message that was found, and facts that go with it, I expect a line each, and which one was replaced."""
+    facts = [
+        {"content": "lives in Oslo", "score": 0.4, "superseded_at": 1_712_345_678, "superseded_by": "f2"},
+        {"content": "hi"},
+    ]
+    memory = {"kind": "message", "source": "user", "content": "I live in Oslo", "metadata": {"facts": facts}}
+
+    assert with_its_facts(memory, UTC) == [
+        "  -   user  I live in Oslo",
+        "      0.40  fact  lives in Oslo  (replaced 2024-04-05 by f2)",
+        "        -   fact  hi",
+    ]
+
+
+@pytest.mark.parametrize("facts", [None, 7, "a", [1, None], [{}], [{"superseded_at": "x"}], [{"superseded_at": 1e300}]])
+def test_facts_of_a_publishers_making_end_no_command(facts: Any) -> None:
+    """Given a message whose publisher sends `facts` of its own, of any shape, I expect the message shown."""
+    memory = {"kind": "message", "source": "user", "content": "hi", "metadata": {"facts": facts}}
+
+    assert with_its_facts(memory, UTC)[0] == "  -   user  hi"
 
 
 def test_a_memory_with_content_alone_is_described_too() -> None:

@@ -192,7 +192,7 @@ def test_a_message_is_quoted_with_who_said_it() -> None:
 def test_a_fact_is_told_from_a_message() -> None:
     """Given facts, I expect what they are about and when, and that one was superseded."""
     moved = memory("The user moved.", kind="fact", about="user", when="2024-04", speaker=Speaker(id="7"))
-    old = memory("The user lives in Oslo.", kind="fact", metadata={"superseded_by": "m2"})
+    old = memory("The user lives in Oslo.", kind="fact", metadata={"superseded_at": 1_712_400_000.5})
 
     assert quoted(moved, UTC) == {
         "date": "2024-04-05 19:34 UTC",
@@ -202,6 +202,7 @@ def test_a_fact_is_told_from_a_message() -> None:
         "fact": "The user moved.",
     }
     assert quoted(old, UTC)["superseded"] is True
+    assert "superseded" not in quoted(memory("I live in Oslo", metadata={"superseded_at": 1}), UTC)
 
 
 def test_a_long_memory_is_cut() -> None:

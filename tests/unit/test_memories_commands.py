@@ -86,12 +86,13 @@ def test_no_memories_are_said(ltm: LongTermMemory) -> None:
 
 
 def test_facts_are_listed_apart(ltm: LongTermMemory) -> None:
-    """Given the list of replaced facts, I expect their kind asked for, and that they hold no longer in each line."""
-    ltm.responses = [{"memories": [memory(1, kind="fact", metadata={"superseded_at": 1.5})]}]
+    """Given the list of replaced facts, I expect their kind asked for, and in each line when, and by which."""
+    superseded = {"superseded_at": MOMENT, "superseded_by": "id-2"}
+    ltm.responses = [{"memories": [memory(1, kind="fact", when="2024-04", metadata=superseded)]}]
 
     shown = run("memories", "u1", "--superseded").output
 
-    assert shown == "id-1  2024-04-06 03:34  fact  tea  (no longer)\n"
+    assert shown == "id-1  2024-04-06 03:34  fact  tea  (of 2024-04, replaced 2024-04-06 by id-2)\n"
     assert ltm.asked[0][1]["filters"] == {"kind": "superseded"}
 
 

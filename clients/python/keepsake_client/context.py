@@ -128,8 +128,8 @@ def quoted(memory: Memory, zone: tzinfo) -> dict[str, Any]:
         "name": name,
         "about": memory.about and shorten(clean(memory.about), MAX_QUOTE_CHARS),
         "when": memory.when and shorten(clean(memory.when), MAX_QUOTE_CHARS),
-        # Only where they were asked for.
-        "superseded": True if "superseded_by" in memory.metadata else None,
+        # Only where they were asked for. A message may have a `superseded_at` of its publisher's.
+        "superseded": is_fact and "superseded_at" in memory.metadata,
     }
     return {
         "date": when(memory.timestamp, zone),

@@ -319,8 +319,8 @@ class MemoryChange(WireModel):
     """One entry of a memory's history.
 
     Attributes:
-        event: `ADD`, `UPDATE` or `DELETE`; of a fact also `SUPERSEDE`, and `RESTORE` where what replaced it was
-            deleted.
+        event: `ADD`, `UPDATE` or `DELETE`; of a fact also `CONFIRM` where it was said again, `SUPERSEDE`, and
+            `RESTORE` where what replaced it was deleted.
         changed_at: in ISO 8601.
     """
 

@@ -18,6 +18,8 @@ from services.long_term_memory.postgres.scope import Owner
 FactKind = Literal["state", "event", "plan", "promise"]
 
 _ARRIVALS = "SELECT number, arrived_at FROM memories WHERE number = ANY(%s)"
+#: Names in the `metadata` of a fact that are Keepsake's alone, also where the fact has none of them.
+FACT_METADATA: Final = frozenset({"fact_kind", "evidence", "superseded_by", "superseded_at"})
 #: What a response says of a fact beside its row, as SQL of the relation `memory` and its owner `users`; else NULL.
 ABOUT_FACTS: Final = (
     "CASE WHEN users.kind <> 'message' THEN jsonb_strip_nulls(jsonb_build_object("

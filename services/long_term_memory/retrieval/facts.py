@@ -6,6 +6,8 @@ which therefore rank among themselves as if there were no facts. It and the mess
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -77,8 +79,16 @@ class ColumnsWithFacts(MemoryColumns):
 
     @cached_property
     def replaced_rows(self) -> Integers:
-        """(r', 2) int64, the rows of `replaced`, in the order in which the new facts were stored."""
-        return self._rows(self.replaced[np.argsort(self.replaced[:, 1], kind="stable")])
+        """(r', 2) int64, the rows of `replaced`; of a chain, as Oslo, Bergen, Lisbon, the first one first."""
+        pairs = self._rows(self.replaced)
+        old, new = pairs.T
+        steps_left = np.zeros(len(self), np.int64)
+        for _ in pairs:  # as often as the longest chain is long; a circle would be a fault of what wrote it
+            further = steps_left[new] + 1
+            if (steps_left[old] == further).all():
+                break
+            steps_left[old] = further
+        return pairs[np.argsort(-steps_left[old], kind="stable")]
 
     @cached_property
     def statements(self) -> Booleans:
@@ -153,14 +163,22 @@ def with_facts(columns: MemoryColumns, features: Features, *, include_superseded
 def ahead_of_what_they_replaced(columns: ColumnsWithFacts, evidence: Floats) -> Floats:
     """The evidence, (n,) float64, of facts at least that of the facts which they have replaced, and of their messages.
 
-    The old fact is often worded like the question, and the new one is not: "lives in Oslo", "has moved to Lisbon".
+    The old fact is often worded like the question, and the new one is not: "lives in Oslo", "has moved to Lisbon". Of a
+    message that says several facts, that counts for the one which answers best: who asks for the cat of "I live in Oslo
+    and have a cat" is not told of Lisbon.
     """
-    lifted = evidence.copy()
     fact, message = columns.said_rows.T
+    best_fact = np.full(len(columns), -np.inf)
+    np.maximum.at(best_fact, message, evidence[fact])
+    found_for = (evidence[fact] == best_fact[message]) & (evidence[message] <= evidence[fact] + FOUND_FOR_IT)
+    said = defaultdict[int, set[int]](set)
+    found_for_it = defaultdict[int, set[int]](set)
+    for one, of_message, found in zip(fact.tolist(), message.tolist(), found_for.tolist(), strict=True):
+        said[one].add(of_message)
+        if found:
+            found_for_it[one].add(of_message)
+    lifted = evidence.tolist()
     for old, new in columns.replaced_rows.tolist():
-        said = message[fact == old]
-        said = said[~np.isin(said, message[fact == new])]
-        found_for_it = said[evidence[said] <= evidence[old] + FOUND_FOR_IT]
-        best = max(lifted[old], float(evidence[found_for_it].max(initial=-np.inf)))
-        lifted[new] = max(lifted[new], np.nextafter(best, np.inf))
-    return lifted
+        best = max([lifted[old], *(lifted[one] for one in found_for_it[old] - said[new])])
+        lifted[new] = max(lifted[new], math.nextafter(best, math.inf))
+    return np.array(lifted)
