@@ -230,6 +230,22 @@ def test_all_wait_for_a_provider_that_does_not_answer(
     assert (len(extracting.tick()), state_of(pool)) == (2, [("working", None)])
 
 
+@pytest.mark.parametrize("may_be_paid", [True, False])
+def test_a_call_that_was_given_up_may_be_paid_for(
+    chat: MemoryService, extracting: ExtractionService, finder: ScriptedFinder, pool: ConnectionPool, may_be_paid: bool
+) -> None:
+    """Given a provider that is too slow for the time-out, I expect its calls to take what was reserved for them out of
+    the budget; those that it did not begin take nothing."""
+    talk(chat, "u1")
+    fail_with(finder, ProviderWaits("no answer within 60 s", may_be_paid=may_be_paid))
+
+    (outcome,) = run_due(extracting)
+
+    tokens = finder.estimate_tokens(finder.batches[0]) if may_be_paid else 0
+    assert outcome == Outcome(calls=1, tokens=tokens, failed=1)
+    assert select(pool, "SELECT prompt_tokens, reserved FROM extraction_usage") == [(tokens, 0)] * 2
+
+
 def test_failures_in_a_row_are_waited_for_longer(
     chat: MemoryService, extracting: ExtractionService, finder: ScriptedFinder, pool: ConnectionPool
 ) -> None:

@@ -282,11 +282,13 @@ SLOW: dict[str, Behaviour] = {
 
 @pytest.mark.parametrize("behaviour", SLOW.values(), ids=SLOW)
 def test_a_provider_that_does_not_end_its_answer(server: LLMServer, finder: Find, behaviour: Behaviour) -> None:
-    """Given a provider that accepts a call and does not end its answer, I expect an error at the time limit."""
+    """Given a provider that accepts a call and does not end its answer, I expect an error at the time limit, and
+    the call to be taken for one that may be paid for."""
     server.behaviour = behaviour
 
-    with pytest.raises(ProviderWaits, match=r"does not answer|has not answered within 0\.3 s"):
+    with pytest.raises(ProviderWaits, match=r"does not answer|has not answered within 0\.3 s") as waits:
         finder(SHORT_S).find(BATCH)
+    assert waits.value.may_be_paid
 
 
 def test_a_call_that_was_given_up_ends(server: LLMServer, finder: Find) -> None:

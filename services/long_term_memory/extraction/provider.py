@@ -168,7 +168,8 @@ class FactFinder:
             except TimeoutError:
                 with self._lock:
                     self._hanging.append(call)
-                raise ProviderWaits(f"the provider has not answered within {self._timeout_s:g} s") from None
+                reason = f"the provider has not answered within {self._timeout_s:g} s"
+                raise ProviderWaits(reason, may_be_paid=True) from None
         return reply
 
 
