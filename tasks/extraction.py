@@ -33,6 +33,8 @@ def declare(broker: dramatiq.Broker, resources: Resources) -> None:
         except Exception:
             resources.count("extraction_failed")
             raise
+        if extracted.calls and not (extracted.failed or extracted.discarded):
+            resources.extract_next()
         resources.count("extraction_calls", extracted.calls)
         resources.count("extraction_tokens", extracted.tokens)
         resources.count("extraction_failed", extracted.failed)

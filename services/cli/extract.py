@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import typer
 from services.cli.options import DEFAULT_DATA_DIRECTORY, DataDir
 from services.cli.output import Output, confirm, messages_word, printable
 from services.long_term_memory.extraction.operations import Operations, SetAside, Waiting, open_operations
+from services.runtime.settings import Settings
 from services.stack.servers import servers
 
 #: Of a message that is listed; `ltm memory USER ID` shows it whole.
@@ -33,7 +35,8 @@ app = typer.Typer(
 def list_waiting(data_dir: DataDir = DEFAULT_DATA_DIRECTORY) -> None:
     """List the users whose messages wait, and the messages that were set aside, each with the reason."""
     output = Output()
-    with _opened(data_dir) as (operations, zone):
+    with _opened(data_dir) as (operations, settings):
+        zone = settings.timezone
         waiting, aside = operations.waiting(), operations.set_aside()
     for owner in waiting:
         due = _moment(owner.due_at, zone) if owner.due_at else "with the next words of the user"
@@ -86,11 +89,13 @@ def rebuild(
     from services.long_term_memory.extraction.rebuilding import rebuild as rebuild_facts  # noqa: PLC0415
 
     output = Output()
-    with _opened(data_dir) as (operations, _):
+    with _opened(data_dir) as (operations, settings):
         cost = operations.cost(user)
+        days = math.ceil(cost.tokens / max(settings.ltm_extract_tokens_per_user, 1))
         output.line(
             f"{cost.facts:,} facts are deleted, with the slots that extraction filled;"
             f" {messages_word(cost.messages)} are read again in about {cost.calls:,} calls and {cost.tokens:,} tokens."
+            + (f" LTM_EXTRACT_TOKENS_PER_USER spreads them over {days:,} days." if days > 1 else "")
         )
         if not yes:
             confirm(f"Rebuild the facts of {printable(user)}?")
@@ -99,10 +104,10 @@ def rebuild(
 
 
 @contextmanager
-def _opened(data_dir: Path) -> Iterator[tuple[Operations, tzinfo]]:
-    """The operations on the stack's database, and the time zone in which times are shown."""
+def _opened(data_dir: Path) -> Iterator[tuple[Operations, Settings]]:
+    """The operations on the stack's database, and the settings."""
     with servers(data_dir, os.environ, "database_url") as (settings, _), open_operations(settings) as operations:
-        yield operations, settings.timezone
+        yield operations, settings
 
 
 def _show(message: SetAside, zone: tzinfo, output: Output) -> None:

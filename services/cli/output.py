@@ -49,7 +49,7 @@ def messages_word(count: int) -> str:
 def confirm(question: str) -> None:
     """Ask on the terminal, and end the command where the answer is not yes, or there is no terminal to ask on."""
     if not sys.stdin.isatty():
-        raise typer.BadParameter("there is no terminal to ask on: add --yes, or --dry-run to count")
+        raise typer.BadParameter("there is no terminal to ask on: add --yes")
     typer.confirm(question, abort=True, err=True)
 
 

@@ -157,13 +157,15 @@ class ProviderWaits(KeepsakeError):
     Args:
         reason: in words, without contents and secrets.
         retry_after_s: for how long the provider asks to be left alone; None where it does not say.
+        may_be_paid: whether the call was given up while the provider may have been at work on it.
     """
 
     code = "provider_waits"
 
-    def __init__(self, reason: str, retry_after_s: float | None = None) -> None:
+    def __init__(self, reason: str, retry_after_s: float | None = None, *, may_be_paid: bool = False) -> None:
         super().__init__(reason)
         self.retry_after_s = retry_after_s
+        self.may_be_paid = may_be_paid
 
 
 class ProviderRefuses(KeepsakeError):

@@ -114,6 +114,11 @@ class Resources(Middleware):
             raise RuntimeError("this worker does not extract")
         return self._opened.extraction
 
+    def extract_next(self) -> None:
+        """Have the next batch leased at once, where one has just been stored: many owners may be due."""
+        if self._ticker:
+            self._ticker.wake()
+
     def count(self, counter: str, number: int = 1) -> None:
         """Add to a field of `ltm:counters`; zero makes no field."""
         if number:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import timedelta
 from threading import Barrier
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 import structlog
 from psycopg_pool import ConnectionPool
 
-from services.long_term_memory.extraction.batch import Batch, Extraction
+from services.long_term_memory.extraction.batch import Batch, Extraction, Usage
 from services.long_term_memory.extraction.budget import Budget, Reservation, settle
 from services.long_term_memory.extraction.service import ExtractionService, Outcome
 from services.long_term_memory.extraction.state import UNUSABLE_IN_A_ROW
@@ -228,6 +230,39 @@ def test_all_wait_for_a_provider_that_does_not_answer(
 
     assert finder.batches[0].user_number != finder.batches[1].user_number
     assert (len(extracting.tick()), state_of(pool)) == (2, [("working", None)])
+
+
+@pytest.mark.parametrize("may_be_paid", [True, False])
+def test_a_call_that_was_given_up_may_be_paid_for(
+    chat: MemoryService, extracting: ExtractionService, finder: ScriptedFinder, pool: ConnectionPool, may_be_paid: bool
+) -> None:
+    """Given a provider that is too slow for the time-out, I expect its calls to take what was reserved for them out of
+    the budget; those that it did not begin take nothing."""
+    talk(chat, "u1")
+    fail_with(finder, ProviderWaits("no answer within 60 s", may_be_paid=may_be_paid))
+
+    (outcome,) = run_due(extracting)
+
+    tokens = finder.estimate_tokens(finder.batches[0]) if may_be_paid else 0
+    assert outcome == Outcome(calls=1, tokens=tokens, failed=1)
+    assert select(pool, "SELECT prompt_tokens, reserved FROM extraction_usage") == [(tokens, 0)] * 2
+
+
+def test_a_call_over_midnight_is_of_the_day_on_which_it_began(pool: ConnectionPool) -> None:
+    """Given a call that began yesterday, I expect what it took in yesterday's usage, and today's budget whole."""
+    with pool.connection() as connection:
+        today = Budget(1_000, 1_000).reserve(connection, 7, 400)
+        assert isinstance(today, Reservation)
+        began = replace(today, day=today.day - timedelta(days=1))
+        connection.execute(
+            "INSERT INTO extraction_usage SELECT day - 1, user_number, 0, 0, 0, reserved FROM extraction_usage"
+        )
+        settle(connection, began, Usage(300, 50))
+
+    statement = "SELECT day = %s, calls, prompt_tokens + completion_tokens, reserved FROM extraction_usage ORDER BY day"
+    with pool.connection() as connection:
+        rows = connection.execute(statement, (began.day,)).fetchall()
+    assert rows == [(True, 1, 350, 0)] * 2 + [(False, 0, 0, 400)] * 2
 
 
 def test_failures_in_a_row_are_waited_for_longer(

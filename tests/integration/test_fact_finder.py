@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -92,6 +93,20 @@ def test_the_usage_is_estimated(server: LLMServer, finder: Find) -> None:
 
     assert usage.prompt_tokens > 600
     assert usage.completion_tokens > 20
+
+
+@pytest.mark.parametrize("count", [-1, True, 10**30, "12", 1.5, None])
+def test_a_count_that_cannot_be_one_is_estimated(server: LLMServer, finder: Find, count: Any) -> None:
+    """Given counts that are none, or more than a model can read, I expect estimates, which a budget can add up."""
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": GOOD}}
+    usage = {"prompt_tokens": count, "completion_tokens": count, "total_tokens": None}
+    server.behaviour = Raw(json.dumps({"id": "1", "object": "x", "choices": [choice], "usage": usage}).encode())
+
+    found = finder().find(BATCH).usage
+
+    assert 600 < found.prompt_tokens < 10_000
+    assert type(found.completion_tokens) is int
+    assert 20 < found.completion_tokens < 1_000
 
 
 def test_the_reserve_is_more_than_the_usage(finder: Find) -> None:
@@ -267,11 +282,13 @@ SLOW: dict[str, Behaviour] = {
 
 @pytest.mark.parametrize("behaviour", SLOW.values(), ids=SLOW)
 def test_a_provider_that_does_not_end_its_answer(server: LLMServer, finder: Find, behaviour: Behaviour) -> None:
-    """Given a provider that accepts a call and does not end its answer, I expect an error at the time limit."""
+    """Given a provider that accepts a call and does not end its answer, I expect an error at the time limit, and
+    the call to be taken for one that may be paid for."""
     server.behaviour = behaviour
 
-    with pytest.raises(ProviderWaits, match=r"does not answer|has not answered within 0\.3 s"):
+    with pytest.raises(ProviderWaits, match=r"does not answer|has not answered within 0\.3 s") as waits:
         finder(SHORT_S).find(BATCH)
+    assert waits.value.may_be_paid
 
 
 def test_a_call_that_was_given_up_ends(server: LLMServer, finder: Find) -> None:

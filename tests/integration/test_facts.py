@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -110,6 +111,27 @@ def test_what_is_replaced_is_superseded(pool: ConnectionPool, said: list[int]) -
     assert select(pool, "SELECT old_memory FROM memory_history WHERE event = 'SUPERSEDE'") == [
         ("The user lives in Oslo.",)
     ]
+
+
+def test_what_was_said_later_is_not_superseded(pool: ConnectionPool, said: list[int]) -> None:
+    """Given an older message that is read last, as in a rebuild after an import, I expect what was said later to
+    replace what it says."""
+    save(pool, fact("The user lives in Lisbon.", said[1:]))
+    older = replace(
+        fact("The user lives in Oslo.", said[:1], replaces=[number_of(pool, "The user lives in Lisbon.")]),
+        said_at=1_700_000_000.0,
+    )
+
+    save(pool, older)
+
+    assert select(
+        pool, "SELECT content, kind FROM memories JOIN users u ON u.number = user_number WHERE kind <> 'message'"
+    ) == [("The user lives in Lisbon.", "fact"), ("The user lives in Oslo.", "superseded")]
+    assert select(
+        pool,
+        "SELECT o.content, n.content FROM superseded_facts JOIN memories o ON o.number = fact_number"
+        " JOIN memories n ON n.number = superseded_by",
+    ) == [("The user lives in Oslo.", "The user lives in Lisbon.")]
 
 
 def test_nothing_of_another_user_is_superseded(pool: ConnectionPool, said: list[int]) -> None:

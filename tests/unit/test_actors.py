@@ -46,6 +46,7 @@ class Services:
         self.settings = Settings()
         self.memories = SimpleNamespace(search=self._search, add=self._add, index=self._index)
         self.count = self._note("count")
+        self.extract_next = self._note("extract_next")
 
         self.extraction = SimpleNamespace()
         self.contexts = self.management = self.forgetting = SimpleNamespace()
@@ -351,6 +352,20 @@ def test_a_lease_is_extracted_and_what_came_of_it_is_counted() -> None:
         "facts_dropped": 7,
         "messages_set_aside": 8,
     }
+    worker.broker.close()
+
+
+@pytest.mark.parametrize(
+    ("counts", "next_ones"), [({}, 1), ({"failed": 1}, 0), ({"discarded": 1}, 0), ({"calls": 0}, 0)]
+)
+def test_after_a_batch_that_is_stored_the_next_is_leased_at_once(counts: dict[str, int], next_ones: int) -> None:
+    """Given a batch that is stored, I expect the next one looked for, however many owners are due; after a call that
+    failed the ticker's interval, so that failures are not repeated as fast as they come."""
+    worker = extractor(**{"calls": 1, **counts})
+
+    worker.broker.get_actor("memory.extract").fn(user_number=7, lease="token")
+
+    assert worker.services.calls.count(("extract_next",)) == next_ones
     worker.broker.close()
 
 

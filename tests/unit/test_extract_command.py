@@ -117,10 +117,10 @@ def test_a_pause_ends_with_resume(operations: Operations) -> None:
 
 
 def test_a_rebuild_says_what_it_costs(operations: Operations) -> None:
-    """Given --yes, I expect the cost, and what waits then."""
+    """Given --yes, I expect the cost, over how many days the budget of a user spreads it, and what waits then."""
     assert run("rebuild", "anna", "--yes").output.splitlines() == [
         "1,200 facts are deleted, with the slots that extraction filled; 4,000 messages are read again in about 290"
-        " calls and 580,000 tokens.",
+        " calls and 580,000 tokens. LTM_EXTRACT_TOKENS_PER_USER spreads them over 12 days.",
         "4,000 messages wait to be read again",
     ]
 

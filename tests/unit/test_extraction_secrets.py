@@ -33,6 +33,11 @@ SECRETS = {
     "PIN": "The user's PIN is 4921.",
     "password in Chinese": "用户的密码是abc123。",
     "code in Chinese": "验证码：884213",
+    "a password that changed": "The user's password changed to hunter3.",
+    "password in Japanese": "パスワードはhunter2です",
+    "code in Japanese": "暗証番号は4921",
+    "password in Korean": "비밀번호는 hunter2",
+    "password in Russian": "Пароль: hunter2",
 }
 KEPT = {
     "phone number": "The user's phone number is 13800138000.",
@@ -45,6 +50,8 @@ KEPT = {
     "the password, that it fails": "The password is wrong.",
     "a forgotten PIN": "The user's PIN is not working.",
     "passwords in Chinese": "用户忘记了密码。",
+    "passwords in Japanese": "ユーザーはパスワードを忘れた。",
+    "a password that was reset": "The user's password was reset.",
     "a key of music": "The song is in the key of C.",
     "prices": "The flat costs 1 200 000 000 000 dong.",
     "home": "The user lives in Lisbon with 2 cats and 3 dogs.",

@@ -20,12 +20,14 @@ class Ticking:
         refuses: what sending the first task fails with.
     """
 
-    def __init__(self, passes: list[list[Lease] | Exception], refuses: Exception | None = None) -> None:
+    def __init__(
+        self, passes: list[list[Lease] | Exception], refuses: Exception | None = None, interval_s: float = 0.01
+    ) -> None:
         self._passes = passes
         self._refuses = refuses
         self.sent: list[Lease] = []
         self.failed = 0
-        self.ticker = ExtractionTicker(self._due, self._send, self._count, interval_s=0.01)
+        self.ticker = ExtractionTicker(self._due, self._send, self._count, interval_s)
 
     def _due(self) -> list[Lease]:
         found = self._passes.pop(0) if self._passes else []
@@ -60,6 +62,16 @@ def test_each_lease_is_sent_once() -> None:
     ticker.run()
 
     assert (ticker.sent, ticker.failed) == ([*LEASES, Lease(3, "c")], 0)
+
+
+def test_a_batch_that_is_done_makes_room_for_the_next() -> None:
+    """Given a ticker that is woken long before its interval is over, I expect a pass at once."""
+    ticker = Ticking([LEASES], interval_s=3_600)
+    ticker.ticker.wake()
+
+    ticker.run()
+
+    assert ticker.sent == LEASES
 
 
 def test_a_database_that_is_down_is_asked_again() -> None:

@@ -47,7 +47,7 @@ _CONFIRMED = (
 )
 _STORED = (
     "SELECT count(DISTINCT number), count(fact_number) FROM memories"
-    " LEFT JOIN superseded_facts ON superseded_by = number WHERE id = ANY(%s::uuid[])"
+    " LEFT JOIN superseded_facts ON number IN (superseded_by, fact_number) WHERE id = ANY(%s::uuid[])"
 )
 
 

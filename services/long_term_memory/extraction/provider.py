@@ -28,6 +28,8 @@ from services.runtime.errors import ProviderWaits, UnusableAnswer
 MAX_ANSWER_TOKENS: Final = 4_000
 #: Calls that were given up and still hang; with so many, none is added until one has ended.
 MAX_HANGING_CALLS: Final = 8
+#: No model reads or writes so many in a call: a provider that counts more counts something else, or wrongly.
+MAX_COUNTED_TOKENS: Final = 2_000_000
 #: Of OpenAI's API and those like it, why a model ended its answer.
 _CUT: Final = "length"
 _FILTERED: Final = "content_filter"
@@ -166,7 +168,8 @@ class FactFinder:
             except TimeoutError:
                 with self._lock:
                     self._hanging.append(call)
-                raise ProviderWaits(f"the provider has not answered within {self._timeout_s:g} s") from None
+                reason = f"the provider has not answered within {self._timeout_s:g} s"
+                raise ProviderWaits(reason, may_be_paid=True) from None
         return reply
 
 
@@ -185,7 +188,14 @@ def _first_choice(response: Any) -> Any:
 def _usage(reply: _Reply, messages: list[dict[str, str]]) -> Usage:
     """The usage as the provider counts it or, where it does not, estimated by characters."""
     counted = getattr(reply.response, "usage", None)
-    tokens = getattr(counted, "prompt_tokens", None), getattr(counted, "completion_tokens", None)
     prompt = sum(estimate_text(message["content"]) for message in messages)
-    estimates = prompt, estimate_text(_text(reply.text))
-    return Usage(*(n if isinstance(n, int) and n >= 0 else e for n, e in zip(tokens, estimates, strict=True)))
+    return Usage(
+        _count(getattr(counted, "prompt_tokens", None), prompt),
+        _count(getattr(counted, "completion_tokens", None), estimate_text(_text(reply.text))),
+    )
+
+
+def _count(counted: Any, estimate: int) -> int:
+    """A count of tokens that can be one, or else its estimate."""
+    plausible = isinstance(counted, int) and not isinstance(counted, bool) and 0 <= counted <= MAX_COUNTED_TOKENS
+    return counted if plausible else estimate

@@ -54,6 +54,8 @@ _CONTENT_REFUSED: Final = (
 _SAMPLING: Final = ("temperature", "top_p", "max_tokens", "sampling")
 #: In the names of exceptions of every library: the server is not reached, or does not answer in time.
 _UNREACHABLE: Final = ("timeout", "connection", "connect", "transport", "network", "remoteprotocol", "ratelimit", "ssl")
+#: Of them, that it was reached, for all one knows.
+_TIMED_OUT: Final = "timeout"
 #: The form of the body is not that of a chat completion: something else answers, such as a proxy with a page.
 _NO_COMPLETION: Final = (AttributeError,)
 #: It is one in form, and has no choice, or no text.
@@ -134,7 +136,8 @@ def _without_status(error: Exception) -> ProviderWaits | UnusableAnswer:
     name = type(error).__name__
     names = [parent.__name__.lower() for one in _chain(error) for parent in type(one).__mro__]
     if any(part in one for one in names for part in _UNREACHABLE) or isinstance(error, OSError):
-        return ProviderWaits(f"the provider does not answer ({name})")
+        timed_out = any(_TIMED_OUT in one for one in names)
+        return ProviderWaits(f"the provider does not answer ({name})", may_be_paid=timed_out)
     if isinstance(error, _NO_COMPLETION):
         return ProviderWaits("what answers at the provider's address is no chat completion")
     if isinstance(error, _NO_CHOICE):

@@ -27,9 +27,9 @@ _NAMED = re.compile(
     r"\b(?:pass(?:word|code|phrase)|passwd|pwd|pin(?: (?:code|number))?|cvv2?|cvc|api[ _-]?key|secret[ _-]?key"
     r"|access[ _-]?token|private[ _-]?key|social security number|ssn|passport number"
     r"|contraseña|passwort|mot de passe)\b"
-    r"(?:\s+(?:for|of|to)\s+[^,.;:]{1,40}?)?\s*(?:is|was|are|=|:|to|est|ist|es)\s*[\"'`“‘]?(?P<latin>[^\s\"'`”’,.;]{3,})"
-    r"|(?:密码|密碼|口令|验证码|驗證碼|支付码|密钥|密鑰|身份证号码?|护照号码?)[^，。,.;；]{0,12}?"
-    r"(?:是|为|為|改成了?|设成了?|[:：=])\s*[\"'“「]?(?P<han>[A-Za-z0-9!-/_@#$%^&*+~.]{3,})",
+    r"(?:\s+(?:for|of|to)\s+[^,.;:]{1,40}?)?(?:\s+(?:changed|set|reset))?\s*(?:is|was|are|=|:|to|est|ist|es)\s*[\"'`“‘]?(?P<latin>[^\s\"'`”’,.;]{3,})"
+    r"|(?:密码|密碼|口令|验证码|驗證碼|支付码|密钥|密鑰|身份证号码?|护照号码?|パスワード|暗証番号|비밀번호|пароль)[^，。,.;；]{0,12}?"
+    r"(?:是|为|為|改成了?|设成了?|は|는|은|[:：=])\s*[\"'“「]?(?P<han>[A-Za-z0-9!-/_@#$%^&*+~.]{3,})",
     re.IGNORECASE,
 )
 #: What follows "the password is" without being one.

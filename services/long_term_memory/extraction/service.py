@@ -206,9 +206,11 @@ class ExtractionService:
     def _wait(self, lease: Lease, batch: Batch, reservation: Reservation, error: ProviderWaits) -> Outcome:
         with self._pool.connection() as connection, connection.transaction():
             outbox.wait_for_provider(connection, lease, len(batch.messages))
-            settle(connection, reservation, None)
+            # A provider that is too slow for the time-out bills what it generates all the same.
+            tokens = reservation.tokens if error.may_be_paid else 0
+            settle(connection, reservation, Usage(tokens, 0))
             state.failed(connection, str(error), error.retry_after_s)
-        return Outcome(calls=1, failed=1)
+        return Outcome(calls=1, tokens=tokens, failed=1)
 
     def _refused(self, lease: Lease, batch: Batch, reservation: Reservation, error: ProviderRefuses) -> Outcome:
         numbers = [message.number for message in batch.messages]

@@ -40,10 +40,15 @@ class ExtractionTicker(threading.Thread):
         self._send = send
         self._count_failure = count_failure
         self._interval_s = interval_s
-        self._stopped = threading.Event()
+        self._stopped = False
+        self._woken = threading.Event()
 
     def run(self) -> None:
-        while not self._stopped.wait(self._interval_s):
+        while True:
+            self._woken.wait(self._interval_s)
+            self._woken.clear()
+            if self._stopped:
+                return
             try:
                 for lease in self._lease_due():
                     self._send(lease)
@@ -54,6 +59,11 @@ class ExtractionTicker(threading.Thread):
                 log.exception("extraction_tick_failed")
                 self._count_failure()
 
+    def wake(self) -> None:
+        """Begin the next pass at once: there is room for one more lease."""
+        self._woken.set()
+
     def stop(self) -> None:
         """End it; a pass under way is finished."""
-        self._stopped.set()
+        self._stopped = True
+        self._woken.set()

@@ -37,10 +37,14 @@ _ADD_EVIDENCE = (
     " SELECT f.number, e.memory_number FROM unnest(%(ids)s::uuid[], %(memories)s::bigint[]) AS e (id, memory_number)"
     " JOIN memories f ON f.id = e.id ON CONFLICT DO NOTHING"
 )
+# Of two, what was said later holds, as of slots, in whatever order they are read: a rebuild after an import, or a
+# message that was late, reads the older one last.
 _SUPERSEDE = (
-    "WITH replaced AS (SELECT old.number, new.number AS superseded_by"
+    "WITH replaced AS (SELECT CASE WHEN later THEN new.number ELSE old.number END AS number,"
+    " CASE WHEN later THEN old.number ELSE new.number END AS superseded_by"
     " FROM unnest(%(ids)s::uuid[], %(replaced)s::bigint[]) AS r (id, number)"
     " JOIN memories new ON new.id = r.id JOIN memories old ON old.number = r.number"
+    " CROSS JOIN LATERAL (SELECT old.said_at > new.said_at AS later) AS compared"
     " JOIN users ON users.number = old.user_number AND (user_id, agent_id, kind) = (%(user)s, %(agent)s, 'fact')),"
     " noted AS (INSERT INTO superseded_facts (fact_number, superseded_by) SELECT number, superseded_by FROM replaced"
     " ON CONFLICT (fact_number) DO NOTHING RETURNING fact_number)"
@@ -68,7 +72,7 @@ class NewFact:
         session_id: of that message.
         speaker: of that message: an `id`, a `name` or both.
         evidence: numbers of the messages that say it, at least one.
-        replaces: numbers of the facts that are no longer true because of it.
+        replaces: numbers of the facts that are no longer true because of it; one that was said later replaces it.
         more: further fields of its payload.
     """
 
@@ -88,7 +92,7 @@ class NewFact:
 
 
 def insert_facts(connection: Connection[TupleRow], owner: Owner, facts: Sequence[NewFact]) -> Inserted:
-    """Insert facts with evidence and history in one transaction; what they replace becomes superseded. Idempotent.
+    """Insert facts with evidence and history in one transaction; what they replace is superseded. Idempotent.
 
     A fact arrived with the last message of its evidence: one that meets a deletion after that is refused.
 
