@@ -241,7 +241,7 @@ def test_every_read_is_of_its_scope(world: World, events: list[Any], user_id: st
     few, many = (set(service._candidates.read(sql_scope, None, search, 0.0).number) for service in world.services)
     assert few == seen
     assert many <= seen
-    assert set(world.store.payloads(sql_scope, list(stored), facts=True)) == seen
+    assert set(world.store.payloads(sql_scope, list(stored))) == seen
     everything = Scope(sql_scope.users, all_agents=True, kinds=ALL_KINDS)
     arrivals = set(world.store.arrivals(everything, list(stored)))
     assert set(world.store.arrivals(sql_scope, list(stored))) == arrivals & seen
