@@ -309,7 +309,7 @@ class Settings(BaseSettings):
         default=50_000,
         ge=0,
         le=1_000_000_000_000,
-        description="Extractor: the most of them for one user, or one user and character, in a day (UTC).",
+        description="Extractor: the most of them for one user in a day (UTC).",
     )
 
     ltm_timezone: ZoneName = Field(

@@ -392,10 +392,10 @@ def test_nothing_is_read_while_it_is_paused(
 # The budget
 
 
-def test_an_owner_over_the_budget_waits_alone(
+def test_a_user_over_the_budget_waits_alone(
     chat: MemoryService, start: Start, finder: ScriptedFinder, pool: ConnectionPool
 ) -> None:
-    """Given an owner who has used up the day's tokens, I expect others to be read, and that one the next day."""
+    """Given a user who has used up the day's tokens, I expect others to be read, and that one the next day."""
     extracting = start(Budget(10**9, COST))
     talk(chat, "u1", count=2 * BATCH_MESSAGES)
     talk(chat, "u2")
@@ -408,6 +408,25 @@ def test_an_owner_over_the_budget_waits_alone(
     run_due(extracting)
 
     assert len(facts_of(pool)) == 60
+
+
+def test_the_characters_of_a_user_share_one_budget(
+    chat: MemoryService, start: Start, finder: ScriptedFinder, pool: ConnectionPool
+) -> None:
+    """Given a user who talks with two characters, and tokens for one call, I expect one of the two to be read, and the
+    other the next day."""
+    for agent in ("luna", "sol"):
+        for number in range(BATCH_MESSAGES):
+            chat.index(said(f"to {agent} {number}", "u1", timestamp=1_712_345_678 + number, agent_id=agent))
+    extracting = start(Budget(10**9, COST))
+
+    run_due(extracting)
+    assert len(facts_of(pool)) == BATCH_MESSAGES
+
+    select(pool, "UPDATE extraction_usage SET day = day - 1 RETURNING 1")
+    pass_time(pool, 3_600)
+    run_due(extracting)
+    assert len(facts_of(pool)) == 2 * BATCH_MESSAGES
 
 
 def test_all_wait_when_the_budget_of_all_is_used_up(
