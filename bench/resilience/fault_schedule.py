@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 from typing import Literal
 
-from services.stack.processes import ADAPTERS, INDEXER, MEMORY, POSTGRES, REDIS, WORKER, WRITER
+from services.stack.processes import ADAPTERS, EXTRACTOR, INDEXER, MEMORY, POSTGRES, REDIS, WORKER, WRITER
 
 Kind = Literal["kill child", "kill", "restart", "freeze", "outage", "cut", "half-open"]
 #: Those that end no process.
@@ -48,8 +48,12 @@ class Fault:
         return f"{self.kind} {self.target}{lasting}"
 
 
-def schedule(seed: int, seconds: float = RUN_S) -> list[Fault]:
-    """Every fault once, in an order that the seed decides, spread evenly over the run."""
+def schedule(seed: int, seconds: float = RUN_S, *, extraction: bool = False) -> list[Fault]:
+    """Every fault once, in an order that the seed decides, spread evenly over the run.
+
+    Args:
+        extraction: whether there is an extractor.
+    """
     rng = random.Random(seed)
     scale = min(1.0, seconds / RUN_S)
     faults: list[tuple[Kind, str, float]] = [("kill child", name, 0.0) for name in WORKERS]
@@ -59,6 +63,8 @@ def schedule(seed: int, seconds: float = RUN_S) -> list[Fault]:
     faults += [("freeze", rng.choice(WORKERS), WORKER_STOP_S)]
     for server in (REDIS, POSTGRES):
         faults += [("cut", server, CUT_S), ("half-open", server, 0.0)]
+    if extraction:
+        faults += [("kill child", EXTRACTOR, 0.0), ("kill", EXTRACTOR, 0.0), ("freeze", EXTRACTOR, WORKER_STOP_S)]
     rng.shuffle(faults)
     pause = (seconds - sum(lasting for *_, lasting in faults) * scale) / (len(faults) + FIRST_PAUSE)
     scheduled, at = [], pause * FIRST_PAUSE

@@ -49,12 +49,14 @@ def read_state(stack: Stack) -> StoredState:
     with psycopg.connect(stack.database_url) as connection:
         query = (
             "SELECT user_id, content, payload ->> 'message_id' FROM memories m JOIN users u ON u.number = user_number"
+            " WHERE kind = 'message'"
         )
         for user, content, message_id in connection.execute(query):
             memories.update((user, mark) for mark in MARK.findall(content))
             if message_id is not None:
                 message_ids[message_id] += 1
-        history = connection.execute("SELECT request_id FROM profile_history").fetchall()
+        # What extraction wrote was not requested; it counts among the changes of a version.
+        history = connection.execute("SELECT request_id FROM profile_history WHERE request_id IS NOT NULL").fetchall()
         keys = connection.execute("SELECT jsonb_object_keys(profile) FROM profiles").fetchall()
         query = (
             "SELECT count(*) FROM profiles p"

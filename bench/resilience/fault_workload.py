@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from bench.harness.stack import Stack
 from bench.resilience.publisher import Publisher
+from bench.resilience.statements import statement
 
 USERS = 50
 #: For so many messages there are 300 adds, 300 profile updates and 1,000 searches.
@@ -47,6 +48,8 @@ class Operation:
     @property
     def content(self) -> str:
         """A text that no other operation has."""
+        if self.kind == "message":
+            return f"{statement(self.number)} [{self.id}]"
         return f"I told you about {TOPICS[self.number % len(TOPICS)]}. [{self.id}]"
 
     def body(self) -> str:

@@ -1,27 +1,35 @@
 """Calls and tokens of the extraction of facts, counted at a scripted server.
 
-`python -m bench.retrieval.extraction_cost [--messages 1000] [--data FILE ...] [--json PATH]`.
+`python -m bench.retrieval.extraction_cost [--messages 1000] [--data FILE ...] [--stack] [--json PATH]`.
 
 Chats of the test data are batched as the outbox does it: 20 messages or 1,500 tokens, 600 s of silence or 1,800 s after
 the first message, each user alone. "As said" goes by the times in the data, where a short session is a batch of its
 own; "at once" is without silence, as when they are published one after the other. Every batch is one call of an LLM
 over HTTP; the rule-based model of `bench.harness.rule_model` answers. Tokens are estimated by characters
 (services/long_term_memory/extraction/tokens.py).
+
+With `--stack`, the messages are published through Redis too, one after the other, and read by the real extractor. What
+is less than a batch in the end is read as if 600 s had passed. Its outbox counts tokens by bytes, and its facts are
+those nearest by their vectors, so its calls and tokens are not quite those of "at once".
 """
 
 from __future__ import annotations
 
 import argparse
 import re
+import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC
 from pathlib import Path
 from typing import Final
 
+import psycopg
 from keepsake_client.protocol import MemoryUpdateMessage
 from pydantic import SecretStr
 
+from bench.harness.extraction import OutboxClock, llm_settings, wait_until_read
 from bench.harness.llm_server import LLMServer
+from bench.harness.stack import running_stack
 from bench.harness.tables import show, track, write_json
 from bench.retrieval import datasets
 from bench.retrieval.chats import BILINGUAL, SEEN
@@ -142,6 +150,39 @@ def measure(users: Sequence[datasets.User], most: int, *, as_said: bool) -> dict
         }
 
 
+def measure_stack(users: Sequence[datasets.User], most: int) -> dict[str, float]:
+    """The same of a real stack that the first messages of the users are published to, without what is estimated."""
+    messages = [event for user in users for event in user.messages][:most]
+    with LLMServer() as server, running_stack(durable=True, keep_logs=None, **llm_settings(server)) as stack:
+        with stack.connect() as client:
+            for event in messages:
+                client.publish(stack.wire.updates, event.to_wire())
+        stack.wait_until_indexed()
+        with psycopg.connect(stack.database_url, autocommit=True) as connection:
+            while _one(connection, "SELECT count(*) FROM extraction WHERE due_at <= now()"):
+                time.sleep(0.5)
+            of_full_batches = server.calls
+            clock = OutboxClock(stack.database_url)
+            clock.start()
+            wait_until_read(stack.database_url)
+            clock.stop()
+            stored = "SELECT count(*) FROM memories JOIN users u ON u.number = user_number WHERE kind"
+            return {
+                "messages": _one(connection, f"{stored} = 'message'"),
+                "of users": sum(event.source == "user" for event in messages),
+                "calls": server.calls,
+                "prompt tokens": server.prompt_tokens,
+                "completion tokens": server.completion_tokens,
+                "facts": _one(connection, f"{stored} <> 'message'"),
+                "calls of full batches": of_full_batches,
+            }
+
+
+def _one(connection: psycopg.Connection[tuple[int]], query: str) -> int:
+    row = connection.execute(query).fetchone()
+    return row[0] if row else 0
+
+
 def _message(number: int, event: MemoryUpdateMessage) -> Message:
     return Message(
         number,
@@ -158,6 +199,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--messages", type=int, default=1_000)
     parser.add_argument("--data", type=Path, nargs="+", default=[SEEN, BILINGUAL])
+    parser.add_argument("--stack", action="store_true", help="by a real stack as well")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     results: dict[str, dict[str, float]] = {
@@ -165,6 +207,9 @@ def main() -> None:
         for path in arguments.data
         for name, as_said in (("as said", True), ("at once", False))
     }
+    if arguments.stack:
+        for path in arguments.data:
+            results[f"{path.stem}, the stack"] = measure_stack(datasets.read(path), arguments.messages)
     show("Extraction of facts", results, digits=0)
     write_json(arguments.json, results)
 

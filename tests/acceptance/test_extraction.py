@@ -14,12 +14,16 @@ from typing import Any
 import psutil
 import psycopg
 import pytest
+import redis
 from keepsake_client import Client
 
 from bench.harness.llm_server import RULES, Hang, LLMServer, Status
 from services.long_term_memory.extraction.report import ExtractionReport, read_report
 from services.long_term_memory.postgres.pending import BATCH_MESSAGES
+from services.runtime.queues import INDEX_QUEUE, queue_depths
+from services.runtime.settings import Settings
 from services.stack.processes import EXTRACTOR, SERVERS, SERVICES
+from services.stack.readiness import stream_backlog
 from tests.acceptance.conftest import Stack, run_ltm, start_ltm_up
 from tests.support import wait_until
 
@@ -61,10 +65,31 @@ class Extracting:
                 content = contents[place] if place < len(contents) else f"What is {place} and {place}?"
                 client.remember(user, content, message_id=f"{user}-{contents[0]}-{place}", require_ai_response=False)
 
+    def chat(self, user: str, content: str) -> None:
+        """Say as much in a conversation, which is stored."""
+        with redis.Redis.from_url(self.stack.redis_url) as client:
+            for place in range(BATCH_MESSAGES):
+                text = content if place == 0 else f"What is {place} and {place}?"
+                message = {"user_id": user, "content": text, "require_ai_response": False}
+                client.lpush(Settings().user_input_queue, json.dumps(message))
+
     def found(self, user: str, query: str) -> list[str]:
         """What a search finds."""
         with Client(self.stack.redis_url) as client:
             return [memory.content for memory in client.search(user, query, deadline_ms=10_000)]
+
+    def messages(self) -> int:
+        """How many messages are stored."""
+        with psycopg.connect(self.stack.database_url) as connection:
+            query = "SELECT count(*) FROM memories JOIN users u ON u.number = user_number WHERE kind = 'message'"
+            return int((connection.execute(query).fetchone() or (0,))[0])
+
+    def indexed(self) -> bool:
+        """Whether nothing waits to be indexed."""
+        with redis.Redis.from_url(self.stack.redis_url) as client:
+            depths = queue_depths(client)[INDEX_QUEUE]
+            waiting = stream_backlog(client, Settings().ltm_stream_key)
+        return not (waiting or depths["waiting"] or depths["working"] or depths["delayed"])
 
     def facts(self, user: str, kind: str = "fact") -> list[str]:
         """The contents of the user's facts."""
@@ -191,3 +216,28 @@ def test_a_rebuild_finds_the_facts_again(extracting: Extracting) -> None:
     assert said.startswith(f"{len(before)} facts are deleted")
     assert said.endswith("20 messages wait to be read again\n")
     wait_until(lambda: extracting.facts("emil") == before, FOUND_WITHIN_S, "the facts again")
+
+
+def test_switching_it_off_and_backfills_cost_no_second_call(place: Path) -> None:
+    """Given messages with an LLM, without one and with one again, then `ltm backfill` twice, I expect one call for the
+    first and one for the last of them, none for those between, and each message stored once."""
+    with LLMServer() as llm:
+        on = {"LTM_LLM_PROVIDER": "openai", "LTM_LLM_BASE_URL": llm.url, "LTM_LLM_API_KEY": KEY}
+        for number, (city, variables) in enumerate({"Oslo": on, "Rome": {}, "Lisbon": on}.items(), start=1):
+            directory = place / city
+            directory.mkdir()
+            stack = start_ltm_up(directory, "--data-dir", str(place / "data"), **variables)
+            try:
+                extracting = Extracting(stack, llm)
+                extracting.chat("anna", f"I live in {city}.")
+                wait_until(lambda: extracting.messages() == BATCH_MESSAGES * number, FOUND_WITHIN_S, "the messages")  # noqa: B023 - at once
+                extracting.wait_until_read()
+                if city == "Lisbon":
+                    for _ in range(2):
+                        assert f"{3 * BATCH_MESSAGES} messages" in extracting.ltm("backfill")
+                        wait_until(extracting.indexed, FOUND_WITHIN_S, "the indexer")
+                    extracting.wait_until_read()
+                    assert extracting.messages() == 3 * BATCH_MESSAGES
+            finally:
+                stack.end(signal.SIGTERM)
+            assert llm.calls == (2 if city == "Lisbon" else 1)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from bench.resilience.fault_schedule import HARMLESS, RUN_S, WORKERS, schedule
 from bench.resilience.fault_workload import USERS, foreign_data, plan
 from bench.resilience.recovery import longest_gap
-from services.stack.processes import ADAPTERS, MEMORY, POSTGRES, REDIS
+from services.stack.processes import ADAPTERS, EXTRACTOR, MEMORY, POSTGRES, REDIS
 from services.stack.supervisor import CRASH_WINDOW_S, MAX_CRASHES
 
 seeds = st.integers(0, 10_000)
@@ -46,6 +46,17 @@ def test_every_fault_is_in_every_schedule(seed: int, seconds: float) -> None:
     for name in (REDIS, POSTGRES):
         assert done["cut", name] == done["half-open", name] == 1
     assert len(faults) == sum(done.values()) == 19
+
+
+@given(seeds)
+def test_an_extractor_is_a_target_where_there_is_one(seed: int) -> None:
+    """Given extraction, I expect the extractor killed, a process of it killed, and frozen, beside all other faults."""
+    with_it, without = schedule(seed, extraction=True), schedule(seed)
+
+    of_extractor = {fault.kind for fault in with_it if fault.target == EXTRACTOR}
+    assert of_extractor == {"kill", "kill child", "freeze"}
+    assert len(with_it) == len(without) + 3
+    assert all(fault.target != EXTRACTOR for fault in without)
 
 
 @given(seeds, st.floats(30, 600))
