@@ -49,6 +49,15 @@ def test_a_restored_stack_answers_as_the_one_that_was_backed_up(up: Up, place: P
     assert "4 memories, 1 users, 1 profiles, 1 conversations, 1 messages not indexed yet" in done.stdout
     assert stack.end(signal.SIGINT) == 0
 
+    # And when it is stopped, the same, with no server left running; one line where there is no data
+    stopped = run_ltm("backup", str(place / "stopped"), "--data-dir", first)
+    assert "4 memories, 1 users" in stopped.stdout, stopped.stderr
+    assert not (place / "first" / "postgres" / "data" / "postmaster.pid").exists()
+    missing = run_ltm("backup", str(place / "other"), "--data-dir", str(place / "nowhere"))
+    assert missing.returncode == 1
+    assert missing.stderr.startswith("ltm: there is no database in ")
+    assert not (place / "nowhere").exists()
+
     # And restored into a directory that is not there yet
     second = str(place / "second")
     done = run_ltm("restore", file, "--data-dir", second)
@@ -80,19 +89,3 @@ def test_a_restored_stack_answers_as_the_one_that_was_backed_up(up: Up, place: P
         )
     contents = [[row[2] for row in answer if "violin" not in row[2]] for answer in searched(stack)]
     assert [answer[0] for answer in contents] == [answer[0][2] for answer in before]
-
-
-def test_a_stopped_stack_is_backed_up(up: Up, place: Path) -> None:
-    # Given a stack that was stopped
-    data, file = str(place / "data"), str(place / "backup")
-    stack = up("--data-dir", data, *without("memory", "chat-ai"))
-    assert run_ltm("add", "anna", SAID[0], "--data-dir", data).returncode == 0
-    assert stack.end(signal.SIGINT) == 0
-
-    # I expect a backup, one line where there is no data, and nothing left running
-    assert "1 memories" in run_ltm("backup", file, "--data-dir", data).stdout
-    missing = run_ltm("backup", str(place / "other"), "--data-dir", str(place / "nowhere"))
-    assert missing.returncode == 1
-    assert missing.stderr.startswith("ltm: there is no database in ")
-    assert not (place / "nowhere").exists()
-    up("--data-dir", data, *without("memory", "chat-ai"))
