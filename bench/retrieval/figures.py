@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 
@@ -24,6 +25,20 @@ _DRAWS = 2_000
 _UPDATE_KINDS = ("update", "contradiction")
 
 Table = dict[str, dict[str, float]]
+
+
+class Searched(Protocol):
+    """What the figures of one search are made of."""
+
+    @property
+    def best(self) -> float:
+        """The best score; 0 where nothing was found."""
+
+    def recall(self, first: int, min_score: float = 0.0) -> float:
+        """Recall among the first results, of those with at least that score."""
+
+    def hit(self, first: int, min_score: float = 0.0) -> float:
+        """Whether an answer is among the first."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +74,7 @@ class Found:
         return self.scores[0] if self.scores else 0.0
 
 
-def quality(found: Sequence[Found]) -> dict[str, float]:
+def quality(found: Sequence[Searched]) -> dict[str, float]:
     """Recall and hit rates of answerable searches."""
     figures = {f"recall@{k}": mean([one.recall(k) for one in found]) for k in RECALL_CUTS}
     return figures | {f"hit@{k}": mean([one.hit(k) for one in found]) for k in HIT_CUTS}
@@ -92,14 +107,14 @@ def differences(of: Sequence[Found], against: Sequence[Found]) -> Table:
     return table
 
 
-def unanswerable(found: Sequence[Found]) -> dict[str, float]:
+def unanswerable(found: Sequence[Searched]) -> dict[str, float]:
     """How many searches for what was never said return nothing, by `min_score`; and their median best score."""
     best = [one.best for one in found]
     empty = {f"empty at {cut:g}": mean([float(score < cut) for score in best]) for cut in MIN_SCORES}
     return {"n": float(len(found)), **empty, "median best": quantile(best, 0.5)}
 
 
-def kept(found: Sequence[Found]) -> dict[str, float]:
+def kept(found: Sequence[Searched]) -> dict[str, float]:
     """What answerable searches keep, by `min_score`."""
     return {f"recall@10 at {cut:g}": mean([one.recall(10, cut) for one in found]) for cut in (0.0, *MIN_SCORES)}
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import redis
+from keepsake_client import Client
 from keepsake_client.protocol import conversation_key
 
 from tests.acceptance.conftest import Stack, Up, run_ltm
@@ -18,15 +19,11 @@ SAID = ("My cat is called Tofu.", "I moved to Lisbon in May.", "我对花生过�
 QUERIES = ("What is my cat called?", "Where did I move in May?", "我对什么过敏?", "vacuum cleaner")
 
 
-def searched(data: str) -> list[list[tuple[Any, ...]]]:
+def searched(stack: Stack) -> list[list[tuple[Any, ...]]]:
     """Of each query the memories that are found: ids, scores and contents, in order."""
-    answers = []
-    for query in QUERIES:
-        found = run_ltm("search", "anna", query, "--json", "--data-dir", data)
-        assert found.returncode == 0, found.stderr
-        memories = json.loads(found.stdout)["memories"]
-        answers.append([(memory["id"], memory["score"], memory["content"]) for memory in memories])
-    return answers
+    with Client(stack.redis_url) as client:
+        found = [client.search("anna", query, deadline_ms=60_000) for query in QUERIES]
+    return [[(memory.id, memory.score, memory.content) for memory in memories] for memories in found]
 
 
 def conversation(stack: Stack) -> list[Any]:
@@ -44,13 +41,22 @@ def test_a_restored_stack_answers_as_the_one_that_was_backed_up(up: Up, place: P
     with redis.Redis.from_url(stack.redis_url) as client:
         client.lpush("user_input_queue", json.dumps({"user_id": "anna", "content": "My violin is from Cremona."}))
     wait_until(lambda: conversation(stack), description="the conversation")
-    before, said = searched(first), conversation(stack)
+    before, said = searched(stack), conversation(stack)
 
     # When it is backed up while it runs
     done = run_ltm("backup", file, "--data-dir", first)
     assert (done.returncode, done.stderr) == (0, "")
     assert "4 memories, 1 users, 1 profiles, 1 conversations, 1 messages not indexed yet" in done.stdout
     assert stack.end(signal.SIGINT) == 0
+
+    # And when it is stopped, the same, with no server left running; one line where there is no data
+    stopped = run_ltm("backup", str(place / "stopped"), "--data-dir", first)
+    assert "4 memories, 1 users" in stopped.stdout, stopped.stderr
+    assert not (place / "first" / "postgres" / "data" / "postmaster.pid").exists()
+    missing = run_ltm("backup", str(place / "other"), "--data-dir", str(place / "nowhere"))
+    assert missing.returncode == 1
+    assert missing.stderr.startswith("ltm: there is no database in ")
+    assert not (place / "nowhere").exists()
 
     # And restored into a directory that is not there yet
     second = str(place / "second")
@@ -59,7 +65,7 @@ def test_a_restored_stack_answers_as_the_one_that_was_backed_up(up: Up, place: P
     stack = up("--data-dir", second, *without("chat-ai", "long-term-memory-indexer"))
 
     # I expect the same answers, profile and conversation
-    assert searched(second) == before
+    assert searched(stack) == before
     assert all(before)
     assert json.loads(run_ltm("profile", "anna", "--data-dir", second).stdout) == {"age": 30}
     assert conversation(stack) == said
@@ -71,30 +77,15 @@ def test_a_restored_stack_answers_as_the_one_that_was_backed_up(up: Up, place: P
 
     # And restored into a stack that runs and is empty, the same, and the message indexed
     third = str(place / "third")
-    up("--data-dir", third, *without("chat-ai"))
-    assert searched(third) == [[], [], [], []]
+    stack = up("--data-dir", third, *without("chat-ai"))
+    assert searched(stack) == [[], [], [], []]
     done = run_ltm("restore", file, "--data-dir", third)
     assert (done.returncode, done.stderr) == (0, "")
 
-    def heard() -> bool:
-        return "Cremona" in run_ltm("search", "anna", "Where is my violin from?", "--data-dir", third).stdout
-
-    wait_until(heard, description="the message that was not indexed")
-    contents = [[row[2] for row in answer if "violin" not in row[2]] for answer in searched(third)]
+    with Client(stack.redis_url) as client:
+        wait_until(
+            lambda: "My violin is from Cremona." in [each.content for each in client.search("anna", "violin")],
+            description="the message that was not indexed",
+        )
+    contents = [[row[2] for row in answer if "violin" not in row[2]] for answer in searched(stack)]
     assert [answer[0] for answer in contents] == [answer[0][2] for answer in before]
-
-
-def test_a_stopped_stack_is_backed_up(up: Up, place: Path) -> None:
-    # Given a stack that was stopped
-    data, file = str(place / "data"), str(place / "backup")
-    stack = up("--data-dir", data, *without("memory", "chat-ai"))
-    assert run_ltm("add", "anna", SAID[0], "--data-dir", data).returncode == 0
-    assert stack.end(signal.SIGINT) == 0
-
-    # I expect a backup, one line where there is no data, and nothing left running
-    assert "1 memories" in run_ltm("backup", file, "--data-dir", data).stdout
-    missing = run_ltm("backup", str(place / "other"), "--data-dir", str(place / "nowhere"))
-    assert missing.returncode == 1
-    assert missing.stderr.startswith("ltm: there is no database in ")
-    assert not (place / "nowhere").exists()
-    up("--data-dir", data, *without("memory", "chat-ai"))

@@ -54,7 +54,7 @@ def test_ctrl_c_stops_everything_in_time_and_leaves_nothing(up: Up, place: Path)
 
 def test_a_start_after_a_kill_stops_the_leftovers_and_keeps_the_data(up: Up, place: Path) -> None:
     # Given a stack with data, whose processes keep running after a kill of `ltm up` alone
-    first = up("--data-dir", "data")
+    first = up("--data-dir", "data", *without("memory", "chat-ai"))
     data = str(place / "data")
     assert run_ltm("add", "anna", "I play the cello.", "--data-dir", data).returncode == 0
     assert run_ltm("profile", "anna", "--set", "age=30", "--data-dir", data).returncode == 0
@@ -65,7 +65,7 @@ def test_a_start_after_a_kill_stops_the_leftovers_and_keeps_the_data(up: Up, pla
 
     # When another is started on the same data directory
     (place / "ready.json").unlink()
-    second = up("--data-dir", "data")
+    second = up("--data-dir", "data", *without("memory", "chat-ai"))
 
     # I expect the leftovers to be stopped, and the data kept
     assert "stopped what a killed `ltm up` had left running: " in second.printed()

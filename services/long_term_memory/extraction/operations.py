@@ -42,6 +42,8 @@ _RESUME = (
     "UPDATE extraction_state SET paused = false, state = 'working', reason = NULL, since = now(), waits_until = NULL,"
     " failures = 0, refused_batch = NULL"
 )
+# What failed for the reason that is over now.
+_END_PAUSES = "UPDATE extraction SET not_before = NULL WHERE not_before IS NOT NULL"
 #: Of memories: that they were said, and not added by a request.
 SAID = "NOT payload ? 'request_id'"
 _OF_USER = "(SELECT number FROM users WHERE user_id = %(user)s AND kind = ANY(%(kinds)s))"
@@ -133,8 +135,10 @@ class Operations:
         )
 
     def resume(self) -> None:
-        """Have batches read again: after a pause, and where the provider's refusals had stopped it."""
-        self.connection.execute(_RESUME)
+        """Have batches read again, at once: after a pause, and where the provider's refusals had stopped it."""
+        with self.connection.transaction():
+            self.connection.execute(_END_PAUSES)
+            self.connection.execute(_RESUME)
 
     def cost(self, user_id: str) -> Cost:
         """What it costs to have all messages of a user read again, of all characters."""

@@ -48,13 +48,17 @@ _COLUMNS_OF = (
 #: In the place of a segment, for the rows of facts.
 _OF_FACTS = -1
 # Of facts the newest are read, whatever their order: none is a turn of a conversation. The pairs of numbers are packed
-# like the columns. An owner without facts costs a look into the index of `users`.
+# like the columns, and looked up for all facts at once, as ranges of an index: one by one took twice as long. An owner
+# without facts costs a look into the index of `users`.
+_PAIRS = (
+    "(SELECT string_agg(int8send(fact_number) || int8send({other}), ''::bytea) FROM {table}"
+    " WHERE fact_number = ANY(array_agg(facts.number))) AS {name}"
+)
+_SAID = _PAIRS.format(table="fact_evidence", other="memory_number", name="said")
+_REPLACED = _PAIRS.format(table="superseded_facts", other="superseded_by", name="replaced")
 _FACTS_OF = (
-    f"SELECT {_PACKS}, string_agg((SELECT string_agg(int8send(fact_number) || int8send(memory_number), ''::bytea)"  # noqa: S608 - constants
-    " FROM fact_evidence WHERE fact_number = number), ''::bytea) AS said,"
-    " string_agg((SELECT int8send(fact_number) || int8send(superseded_by) FROM superseded_facts"
-    " WHERE fact_number = number), ''::bytea) AS replaced"
-    f" FROM (SELECT * FROM memories WHERE user_number = owners.number ORDER BY number DESC LIMIT {MAX_FACTS}) AS facts"
+    f"SELECT {_PACKS}, {_SAID}, {_REPLACED} FROM (SELECT * FROM memories"  # noqa: S608 - constants
+    f" WHERE user_number = owners.number ORDER BY number DESC LIMIT {MAX_FACTS}) AS facts"
 )
 _NO_FACTS = "NULL::bytea AS said, NULL::bytea AS replaced"
 _COLUMNS = _COLUMNS_OF.replace("{owner}", OWNER_NUMBER)

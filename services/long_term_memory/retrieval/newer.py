@@ -36,12 +36,12 @@ def prefer_newer(
         return ranking
     first = ranking.rows[0]
     script = columns.script[ranking.rows]
-    others = likeness[1:][script[1:] == script[0]]
+    others = likeness[1:][(script[1:] == script[0]) & (ranking.rows[1:] < columns.message_count)]
     median = float(np.median(others)) if len(others) else 0.0
     expected = weights.unrelated_memories[script[0]]
     unrelated = (median * len(others) + expected * weights.prior) / (len(others) + weights.prior)
     same = np.clip((likeness - unrelated) / weights.cosine_deviation / weights.same_matter, 0.0, 1.0)
-    place = np.argsort(np.argsort(columns.timestamp, kind="stable")) / max(len(columns) - 1, 1)
+    place = _places(columns)
     rise = weights.newest * np.maximum(place[ranking.rows] - place[first], 0.0) * same
     rise[features.repeats[ranking.rows]] = 0.0
     evidence = np.full(len(columns), -np.inf)
@@ -52,3 +52,17 @@ def prefer_newer(
     risen = replace(ranking, utterance=ranking.utterance + rise)
     ordered = Ranking(**{part.name: getattr(risen, part.name)[order] for part in fields(Ranking)})
     return replace(ordered, score=falling_scores(best, evidence[order], weights))
+
+
+def _places(columns: MemoryColumns) -> Floats:
+    """(n,) float64, the place of each memory in the order of the times of the messages, from 0 to 1.
+
+    A fact has that of the last message of its time, and none of its own: with facts beside them messages are as far
+    from each other as without.
+    """
+    count = columns.message_count
+    order = np.argsort(columns.timestamp[:count], kind="stable")
+    place = np.empty(len(columns))
+    place[order] = np.arange(count)
+    place[count:] = np.searchsorted(columns.timestamp[order], columns.timestamp[count:], side="right") - 1.0
+    return np.maximum(place, 0.0) / max(count - 1, 1)
