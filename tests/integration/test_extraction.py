@@ -132,6 +132,47 @@ def test_facts_that_may_be_concerned_are_the_nearest_and_the_newest(
     assert {"I live in Oslo near the harbour", "message 38"} <= set(shown)
 
 
+def test_a_fact_that_one_message_is_about_is_shown_beside_many_that_the_others_are_near_to(
+    chat: MemoryService, extracting: ExtractionService, finder: ScriptedFinder, pool: ConnectionPool
+) -> None:
+    """Given a batch about one matter, of which there are many facts, with one message about another, I expect among the
+    twelve the fact that this one changes."""
+    finder.answer = lambda batch: extraction(*(found(m.content, m.number) for m in batch.messages))
+    chat.index(said("I live in Oslo near the harbour", timestamp=1_712_000_000))
+    talk(chat, 39, name="we talked about the same topic today")
+    run_all(extracting, pool)
+    talk(chat, 19, name="and we talked about the same topic again today")
+    chat.index(said("Oslo is over", timestamp=1_712_400_000))
+
+    run_all(extracting, pool)
+
+    assert "I live in Oslo near the harbour" in [fact.content for fact in finder.batches[-1].facts]
+
+
+def test_facts_that_slots_come_from_are_shown(
+    chat: MemoryService, extracting: ExtractionService, finder: ScriptedFinder, pool: ConnectionPool
+) -> None:
+    """Given an old fact in the words that a slot comes from, and newer ones, I expect it beside a message that shares
+    no word with it; a service's own slots are of any form."""
+
+    def answer(batch: Batch) -> Extraction:
+        homes = [SlotChange("home", "Oslo", (m.number,)) for m in batch.messages if "Oslo" in m.content]
+        return extraction(*(found(m.content, m.number) for m in batch.messages), slots=homes)
+
+    finder.answer = answer
+    ProfileService(pool).update("u1", {"known": {"pets": {"evidence": ["none", 7, None]}, "name": "Anna", "work": []}})
+    chat.index(said("I live in Oslo near the harbour", timestamp=1_712_000_000))
+    talk(chat, 39)
+    run_all(extracting, pool)
+    chat.index(said("moved to Lisbon", timestamp=1_712_400_000))
+
+    run_all(extracting, pool)
+
+    shown = [fact.content for fact in finder.batches[-1].facts]
+    assert len(shown) == 12
+    assert "I live in Oslo near the harbour" in shown
+
+
 def test_a_time_zone_that_is_none_is_left_out(
     chat: MemoryService, extracting: ExtractionService, finder: ScriptedFinder, pool: ConnectionPool
 ) -> None:

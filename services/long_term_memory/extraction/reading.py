@@ -18,9 +18,10 @@ from services.long_term_memory.postgres.scope import Owner
 
 #: Messages before the batch, to understand its first ones by.
 BEFORE: Final = 4
-#: Stored facts that may be concerned: those nearest to a message of the batch, and the newest of the others.
+#: Stored facts that may be concerned: those nearest to the messages of the batch; then those that the slots of the
+#: profile come from, and the newest.
 NEAREST_FACTS: Final = 8
-NEWEST_FACTS: Final = 4
+OTHER_FACTS: Final = 4
 #: The names of time zones that a message may have in its `meta.timezone`.
 _ZONES: Final = frozenset(available_timezones())
 
@@ -51,16 +52,27 @@ _BEFORE = (
     " AND NOT m.payload ? 'request_id' AND m.number <> ALL(%(numbers)s)"
     " ORDER BY m.said_at DESC, m.number DESC LIMIT %(count)s"
 )
-# The newest of the others: so many that those which are among the nearest too may be left out.
+# Of each message the nearest fact goes before the second nearest of any, and of these the one that is nearer than facts
+# are to that message on average: twenty messages about one matter leave room for the fact that another one changes.
 _FACTS = (
-    "WITH facts AS MATERIALIZED (SELECT number, content, payload, said_at, (SELECT min(f.vector <=> m.vector)"
-    " FROM memories m WHERE m.number = ANY(%(numbers)s)) AS distance FROM memories f WHERE user_number ="
+    "WITH facts AS MATERIALIZED (SELECT number, content, payload, said_at, vector FROM memories WHERE user_number ="
     " (SELECT number FROM users WHERE (user_id, agent_id, kind) = (%(user)s, %(agent)s, 'fact'))),"
-    " nearest AS (SELECT * FROM facts ORDER BY distance, number LIMIT %(nearest)s),"
-    " newest AS (SELECT * FROM facts WHERE number NOT IN (SELECT number FROM nearest)"
-    " ORDER BY said_at DESC, number DESC LIMIT %(newest)s)"
-    " SELECT number, content, payload ->> 'fact_kind', payload ->> 'when' FROM"
-    " (SELECT * FROM nearest UNION ALL SELECT * FROM newest) AS shown ORDER BY said_at, number"
+    " distances AS MATERIALIZED (SELECT f.number, m.number AS message, nullif(f.vector <=> m.vector, 'NaN') AS distance"
+    " FROM facts f, memories m WHERE m.number = ANY(%(numbers)s)),"
+    " compared AS (SELECT number, row_number() OVER (PARTITION BY message ORDER BY distance, number) AS place,"
+    " distance - avg(distance) OVER (PARTITION BY message) AS above_average FROM distances),"
+    " nearest AS (SELECT number FROM"
+    " (SELECT DISTINCT ON (number) * FROM compared ORDER BY number, place, above_average) AS best"
+    " ORDER BY place, above_average, number LIMIT %(nearest)s),"
+    " of_slots AS MATERIALIZED (SELECT fact_number FROM fact_evidence JOIN memories m ON m.number = memory_number"
+    " WHERE m.id = ANY(ARRAY(SELECT (said.id #>> '{}')::uuid"
+    " FROM profiles, jsonb_path_query(profile, '$.known.*.evidence[*]') AS said (id)"
+    " WHERE (user_id, agent_id) = (%(user)s, %(agent)s)"
+    " AND said.id #>> '{}' ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'))),"
+    " others AS (SELECT number FROM facts WHERE number NOT IN (SELECT number FROM nearest)"
+    " ORDER BY number IN (SELECT fact_number FROM of_slots) DESC, said_at DESC, number DESC LIMIT %(others)s)"
+    " SELECT number, content, payload ->> 'fact_kind', payload ->> 'when' FROM facts"
+    " WHERE number IN (SELECT number FROM nearest UNION ALL SELECT number FROM others) ORDER BY said_at, number"
 )
 
 
@@ -84,7 +96,7 @@ def read_batch(connection: Connection[TupleRow], owner_number: int, limit: int, 
         return None
     values |= {"numbers": [message.number for message in messages], "first": messages[0].number}
     before = connection.execute(_BEFORE, {**values, "count": BEFORE}).fetchall()
-    facts = connection.execute(_FACTS, {**values, "nearest": NEAREST_FACTS, "newest": NEWEST_FACTS}).fetchall()
+    facts = connection.execute(_FACTS, {**values, "nearest": NEAREST_FACTS, "others": OTHER_FACTS}).fetchall()
     return Batch(
         owner=owner,
         user_number=owner_number,
