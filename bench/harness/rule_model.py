@@ -141,6 +141,7 @@ _ASKS: Final = re.compile(
 #: Values that name nothing by themselves.
 _NO_VALUE: Final = re.compile(r"it|you|that|this|them|him|her|me|us|so|to|[你您它他她这那](?:个|们)?", re.IGNORECASE)
 #: Of several people in one chat, as data sets have them: "Caroline: I went there."
+_QUOTED: Final = re.compile(r'"[^"\n]*"|“[^”]*”|「[^」]*」')
 _NAMED: Final = re.compile(r"([A-Z][a-z]+(?: [A-Z][a-z]+)?): ")
 #: A sentence to restate has this many words or, in Chinese, characters; shorter ones say little.
 _MIN_WORDS: Final = 6
@@ -230,8 +231,9 @@ class _Model:
         self.slots[rule.slot] = {"slot": rule.slot, "value": joined, "from": [*before["from"], number]}
 
     def _read_promise(self, message: dict[str, Any], at: date) -> None:
+        own = _QUOTED.sub("", message["text"].replace("’", "'"))  # a promise that it quotes was made before
         for promise in _PROMISE:
-            if found := promise.search(message["text"].replace("’", "'")):
+            if found := promise.search(own):
                 rest = found["v"].strip(" ,，~～")
                 text = f"AI会{rest}。" if _HAN.search(rest) else f"The AI will {rest}."
                 self._add(text, message, kind="promise", about="ai", when=date_in(rest, at))

@@ -29,10 +29,12 @@ _RULES: Final = tuple(
 
 
 def restated_in_english(sentence: str, person: str) -> str:
-    """The sentence as one about the person, whose name comes once, and then "they"."""
+    """The sentence as one about the person, whose name comes once, and then "they"; before one without "I"."""
     for pattern, form in _RULES:
         sentence = pattern.sub(form, sentence)
-    first, _, rest = sentence.partition("\0")
+    first, found, rest = sentence.partition("\0")
+    if not found:
+        return f"{person}: {sentence}"
     restated = first + person + rest.replace("\0's", "their").replace("\0", "they")
     return restated[0].upper() + restated[1:]
 

@@ -110,6 +110,19 @@ def test_a_promise_of_the_ai(said: str) -> None:
     assert [(one.kind, one.about, one.when) for one in found.facts] == [("promise", "ai", "2024-03-15")]
 
 
+@pytest.mark.parametrize("said", ['I said: "I will remind you on Friday."', "我说过：「我会提醒你周五交房租」"])
+def test_a_promise_that_the_ai_quotes_is_none(said: str) -> None:
+    """Given a reply that quotes an earlier promise, as the built-in replier does, I expect nothing."""
+    assert found_in(said, source="ai").facts == []
+
+
+def test_a_sentence_of_several_people_has_the_user_before_it() -> None:
+    """Given a sentence with "we", I expect it as it was said, after who said it."""
+    [fact] = found_in("We talked about the garden for a while").facts
+
+    assert fact.text == "The user: We talked about the garden for a while"
+
+
 @pytest.mark.parametrize("said", ["Do I live in Oslo?", "ok", "我住在哪里？", "I love you", "hahaha"])
 def test_what_says_nothing(said: str) -> None:
     """Given a question or small talk, I expect nothing."""
