@@ -52,11 +52,11 @@ _BEFORE = (
     " AND NOT m.payload ? 'request_id' AND m.number <> ALL(%(numbers)s)"
     " ORDER BY m.said_at DESC, m.number DESC LIMIT %(count)s"
 )
-# What a message changes is mostly a state, above all one that a slot says; what it is nearest to may be anything (by
-# multilingual-e5-small "I moved to Lisbon last week!" is nearer to what was talked about on a day than to "The user lives
-# in Oslo."), so each part has places of its own. In a part, each message's nearest fact goes before any second nearest,
-# and of these the one that is nearer than the part is on average: twenty messages about one matter leave room for
-# another. Of very many facts the newest are compared, as a search reads them: 20,000 take 0.6 s.
+# What a message changes is mostly a state, above all one that a slot says; what it is nearest to may be anything: by
+# multilingual-e5-small "I moved to Lisbon last week!" is nearer to what was talked about on a day than to "The user
+# lives in Oslo.". So each part has places of its own. In a part, each message's nearest fact goes before any second
+# nearest, and of these the one that is nearer than the part is on average: twenty messages about one matter leave room
+# for another. Of very many facts the newest are compared, as a search reads them: 20,000 take 0.6 s.
 _FACTS = (
     "WITH of_slots AS MATERIALIZED (SELECT fact_number FROM fact_evidence JOIN memories m ON m.number = memory_number"  # noqa: S608 - constants
     " WHERE m.id = ANY(ARRAY(SELECT (said.id #>> '{}')::uuid"
