@@ -157,8 +157,9 @@ def of_record(user_id: str, record: MemoryRecord, arrived_at: float) -> Utteranc
             )
         )
     known = {"source": record.source, "session_id": record.session_id, "expires_at": record.expires_at}
-    if record.id not in (utterance.id, utterance.event_id):
-        known["exported_id"] = record.id  # by which facts name it
+    # By which facts name it. Of two messages of one message_id, the one that is imported first has the id by that.
+    if utterance.event_id is not None or record.id != utterance.id:
+        known["exported_id"] = record.id
     utterance.payload |= {name: value for name, value in known.items() if value is not None}
     utterance.arrived_at, utterance.imported = arrived_at, True
     return utterance

@@ -12,7 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from keepsake_client.errors import InvalidMessage
 from keepsake_client.protocol import AddData, MemoryUpdateMessage, SearchData
@@ -264,6 +264,7 @@ def test_any_memories_come_back_as_they_were(instances: Callable[[], Instance]) 
 
     @settings(max_examples=60, deadline=None)
     @given(st.lists(events, max_size=6), texts)
+    @example([{"content": text, "timestamp": 1e9 - at, "message_id": "m1"} for at, text in enumerate("ab")], "anna")
     def check(said: list[dict[str, Any]], name: str) -> None:
         user = f"{name} {uuid4()}"
         for event in said:

@@ -79,9 +79,9 @@ def numbers_of(connection: Connection[TupleRow], owner: Owner, ids: Iterable[str
     """
     wanted = set(ids)
     values: dict[str, Any] = {"user": owner.user, "agent": owner.agent, "messages": messages}
-    found: dict[str, int] = dict(connection.execute(_BY_ID, {**values, "ids": uuids(wanted)}).fetchall())
-    if others := wanted - found.keys():
-        found |= dict(connection.execute(_BY_EXPORTED_ID, {**values, "ids": list(others)}).fetchall())
+    found: dict[str, int] = dict(connection.execute(_BY_EXPORTED_ID, {**values, "ids": list(wanted)}).fetchall())
+    if others := wanted - found.keys():  # which kept their ids, or were not imported
+        found |= dict(connection.execute(_BY_ID, {**values, "ids": uuids(others)}).fetchall())
     return found
 
 
