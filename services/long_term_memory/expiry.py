@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import structlog
-from keepsake_client.errors import Unavailable
 from psycopg import Connection
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool
@@ -17,6 +15,7 @@ from services.long_term_memory.deleting import remove_old_deletions
 from services.long_term_memory.postgres.pool import database_errors
 from services.long_term_memory.postgres.scope import encode_agent_id
 from services.long_term_memory.removal import remove
+from services.runtime.periodic import PeriodicThread
 from services.runtime.retention import RetentionRule, days_kept
 
 #: Between two passes: one look at an index where nothing has expired.
@@ -110,8 +109,8 @@ class Expiry:
         return deleted
 
 
-class ExpiryThread(threading.Thread):
-    """Runs an `Expiry` until it is stopped.
+class ExpiryThread(PeriodicThread):
+    """Runs an `Expiry` until it is stopped; a batch that is being deleted then is committed or not.
 
     Args:
         count: called with the number of memories that were deleted.
@@ -126,28 +125,13 @@ class ExpiryThread(threading.Thread):
         count_failure: Callable[[], None],
         interval_s: float = INTERVAL_S,
     ) -> None:
-        super().__init__(name="expiry", daemon=True)
+        super().__init__("expiry", self._delete, "expiry_failed", count_failure, interval_s)
         self._expiry = expiry
         self._count = count
-        self._count_failure = count_failure
-        self._interval_s = interval_s
-        self._stopped = threading.Event()
 
-    def run(self) -> None:
-        while not self._stopped.wait(self._interval_s):
-            try:
-                if deleted := self._expiry.run_once():
-                    self._count(deleted)
-            except Unavailable:
-                continue  # the pool has logged it
-            except Exception:
-                # The next pass may do better; indexing, in this process, does not depend on it.
-                log.exception("expiry_failed")
-                self._count_failure()
-
-    def stop(self) -> None:
-        """End it; a batch that is being deleted is committed or not."""
-        self._stopped.set()
+    def _delete(self) -> None:
+        if deleted := self._expiry.run_once():
+            self._count(deleted)
 
 
 def _limits(rules: Sequence[RetentionRule]) -> list[_Limit]:
