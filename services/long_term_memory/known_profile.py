@@ -19,6 +19,7 @@ from psycopg.types.json import Jsonb
 from services.long_term_memory.extraction.batch import SlotValue
 from services.long_term_memory.known_slots import EXTRACTION, KNOWN, Claim, slots_of, values_of, without_evidence
 from services.long_term_memory.postgres.deletions import DIGEST, lock_user
+from services.long_term_memory.postgres.portable_facts import uuids
 from services.long_term_memory.postgres.scope import Owner
 from services.long_term_memory.profile_service import MAX_PROFILE_BYTES, locked_profile, write_profile
 
@@ -116,13 +117,16 @@ def owners_with_slots(connection: Connection[TupleRow], owner_numbers: Sequence[
 
 
 def remove_evidence(connection: Connection[TupleRow], owner: Owner, ids: Collection[str]) -> None:
-    """Remove from the owner's profile and its history what only messages say that are deleted, by their ids.
+    """Remove from the owner's profile and its history what only messages say that are deleted.
 
     Of a slot that has lost its claim, the latest of the earlier ones holds again, unless a service has changed the slot
     since.
+
+    Args:
+        ids: of the messages; those that an import was given may be any text.
     """
     profile = locked_profile(connection, owner).values
-    for version, patch, evidence in connection.execute(_OF_EVIDENCE, (*owner, list(ids))).fetchall():
+    for version, patch, evidence in connection.execute(_OF_EVIDENCE, (*owner, uuids(ids))).fetchall():
         left = {**patch, KNOWN: without_evidence(slots_of(patch), ids)}
         connection.execute(
             "UPDATE profile_history SET patch = %s, evidence = %s::uuid[]"

@@ -14,6 +14,8 @@ from services.long_term_memory.extraction.batch import SlotValue
 KNOWN: Final = "known"
 #: Who wrote a version of a profile, as its history has it.
 EXTRACTION: Final = "extraction"
+#: The ids of the messages that the slots of a row of `profiles` come from, as `said.id`; a service's may be any text.
+EVIDENCE_OF_SLOTS: Final = "jsonb_path_query(profile, '$.known.*.evidence[*] ? (@.type() == \"string\")') AS said (id)"
 _NOT_OF_SERVICE: Final = {"evidence", "said_at"}
 _SHAPE: Final = {"value", *_NOT_OF_SERVICE}
 

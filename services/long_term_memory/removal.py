@@ -25,9 +25,11 @@ _LOCK_OWNERS = (
     "SELECT number FROM users WHERE (user_id, agent_id) IN (SELECT user_id, agent_id FROM users"
     " WHERE number IN (SELECT user_number FROM memories WHERE number = ANY(%s))) ORDER BY number FOR UPDATE"
 )
+# By these ids facts and slots name a memory.
+_IDS = "array_remove(ARRAY[m.id::text, m.payload ->> 'exported_id'], NULL)"
 # The content that a memory first had identifies the event that it came from.
 _EVENTS = (
-    "SELECT m.number, m.user_number, u.kind <> 'message', ARRAY[m.id::text, m.payload ->> 'exported_id'],"
+    f"SELECT m.number, m.user_number, u.kind <> 'message', {_IDS},"  # noqa: S608 - constants
     " m.id::text, u.user_id, u.agent_id, m.source, m.payload ->> 'message_id',"
     " coalesce(CASE WHEN m.payload ? 'message_id' THEN ("
     "SELECT CASE event WHEN 'ADD' THEN new_memory ELSE old_memory END FROM memory_history"
@@ -58,7 +60,8 @@ def remove_derived(connection: Connection[TupleRow], number: int) -> None:
     remove_evidence_rows(connection, [number])
     _delete(connection, derived, tombstones=False)
     row = connection.execute(
-        "SELECT user_number, ARRAY[id::text, payload ->> 'exported_id'] FROM memories WHERE number = %s", (number,)
+        f"SELECT user_number, {_IDS} FROM memories m WHERE number = %s",  # noqa: S608 - constants
+        (number,),
     ).fetchone()
     if row is not None:
         for owner in owners_with_slots(connection, [row[0]]):

@@ -295,6 +295,21 @@ def test_what_was_added_by_request_is_not_read(
     assert (operations.cost("anna").messages, rebuild(connection, "anna")) == (1, 1)
 
 
+@pytest.mark.parametrize(
+    "known", ["text", [1], {"pets": {"evidence": "x"}}, {"pets": {"evidence": [{"a": 1}, "none", None]}}, {"pets": 7}]
+)
+def test_a_rebuild_leaves_what_a_service_wrote_in_any_form(
+    found: list[str], connection: psycopg.Connection[Any], pool: ConnectionPool, known: Any
+) -> None:
+    """Given a profile whose `known` a service wrote in another form than extraction, I expect it as it was."""
+    ProfileService(pool).update("anna", {"known": None})
+    ProfileService(pool).update("anna", {"known": known})
+
+    assert rebuild(connection, "anna") == 3
+
+    assert connection.execute("SELECT profile FROM profiles").fetchall() == [({"known": known},)]
+
+
 def test_a_rebuild_of_an_unknown_user_does_nothing(connection: psycopg.Connection[Any]) -> None:
     """Given a user without messages, I expect none read again."""
     assert rebuild(connection, "nowhere") == 0

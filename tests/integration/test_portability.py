@@ -278,6 +278,26 @@ def test_any_memories_come_back_as_they_were(instances: Callable[[], Instance]) 
     check()
 
 
+def test_a_memory_with_an_id_that_was_written_by_hand_can_be_deleted(instances: Callable[[], Instance]) -> None:
+    """Given an import with ids that are no UUIDs, for a user with slots, I expect each memory deleted with its slot."""
+    here = instances()
+    said = [
+        {"kind": "memory", "id": f"by hand {n}", "content": text, "source": "user", "timestamp": NOON + n}
+        for n, text in enumerate(("I live in Rome", "I like tea"))
+    ]
+    here.take(said)
+    for content, slot in (("I live in Rome", "home"), ("I like tea", "likes")):
+        [(memory_id,)] = here.execute("SELECT id::text FROM memories WHERE content = %s", content)
+        with here.pool.connection() as connection:
+            write_slots(connection, Owner("u1"), [NewSlot(slot, "it", [memory_id], NOON)])
+
+    with here.pool.connection() as connection:
+        [(number,)] = connection.execute("SELECT number FROM memories WHERE content = 'I live in Rome'").fetchall()
+        assert remove(connection, [number]) == 1
+
+    assert here.profiles.get("u1").values["known"].keys() == {"likes"}
+
+
 def find(instance: Instance, content: str, evidence: list[str], replaces: list[str] | None = None) -> str:
     """Store a fact that messages of u1 say; its id."""
 

@@ -12,6 +12,7 @@ from psycopg.rows import TupleRow
 
 from services.long_term_memory.extraction.batch import Batch, KnownFact, Message
 from services.long_term_memory.known_profile import read_slots
+from services.long_term_memory.known_slots import EVIDENCE_OF_SLOTS
 from services.long_term_memory.postgres.deletions import DIGEST
 from services.long_term_memory.postgres.pending import BATCH_TOKENS
 from services.long_term_memory.postgres.reader import MAX_FACTS
@@ -60,7 +61,7 @@ _BEFORE = (
 _FACTS = (
     "WITH of_slots AS MATERIALIZED (SELECT fact_number FROM fact_evidence JOIN memories m ON m.number = memory_number"  # noqa: S608 - constants
     " WHERE m.id = ANY(ARRAY(SELECT (said.id #>> '{}')::uuid"
-    " FROM profiles, jsonb_path_query(profile, '$.known.*.evidence[*]') AS said (id)"
+    f" FROM profiles, {EVIDENCE_OF_SLOTS}"
     " WHERE (user_id, agent_id) = (%(user)s, %(agent)s)"
     " AND said.id #>> '{}' ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'))),"
     " facts AS MATERIALIZED (SELECT number, content, payload, said_at, vector,"

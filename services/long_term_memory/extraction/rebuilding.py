@@ -8,6 +8,7 @@ from psycopg.rows import TupleRow
 
 from services.long_term_memory.extraction.operations import SAID
 from services.long_term_memory.known_profile import owners_with_slots, remove_evidence
+from services.long_term_memory.known_slots import EVIDENCE_OF_SLOTS
 from services.long_term_memory.postgres.deletions import lock_user
 from services.long_term_memory.postgres.pending import TOKENS, recount
 
@@ -21,8 +22,7 @@ _DELETE_FACTS = (
 )
 # Whose words fill the slots, or filled them: of the profile, and of each version of its history.
 _EVIDENCE = (
-    "SELECT jsonb_array_elements_text(slot -> 'evidence') FROM (SELECT profile -> 'known' AS known FROM profiles"
-    " WHERE (user_id, agent_id) = (%s, %s)) AS p, jsonb_each(known) AS slots (name, slot)"
+    f"SELECT said.id #>> '{{}}' FROM profiles, {EVIDENCE_OF_SLOTS} WHERE (user_id, agent_id) = (%s, %s)"  # noqa: S608 - constants
     " UNION SELECT unnest(evidence)::text FROM profile_history WHERE (user_id, agent_id) = (%s, %s)"
 )
 # What a call reads meanwhile gets another revision, so its result is dropped.
