@@ -125,11 +125,11 @@ class ExpiryThread(PeriodicThread):
         count_failure: Callable[[], None],
         interval_s: float = INTERVAL_S,
     ) -> None:
-        super().__init__("expiry", self._delete, "expiry_failed", count_failure, interval_s)
+        super().__init__("expiry", self._expire, "expiry_failed", count_failure, interval_s)
         self._expiry = expiry
         self._count = count
 
-    def _delete(self) -> None:
+    def _expire(self) -> None:
         if deleted := self._expiry.run_once():
             self._count(deleted)
 

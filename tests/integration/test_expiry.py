@@ -159,6 +159,7 @@ def test_the_thread_outlives_failures_and_counts() -> None:
     thread.join(60)
 
     assert not thread.is_alive()
+    assert thread not in threading.enumerate()  # it has ended as threads do: nothing of theirs is overridden
     assert counts == [7]
     assert failures == [True]  # not of the database that was down
 
