@@ -149,6 +149,28 @@ def test_a_fact_that_one_message_is_about_is_shown_beside_many_that_the_others_a
     assert "I live in Oslo near the harbour" in [fact.content for fact in finder.batches[-1].facts]
 
 
+def test_a_state_is_shown_beside_events_that_all_messages_are_nearer_to(
+    chat: MemoryService, extracting: ExtractionService, finder: ScriptedFinder, pool: ConnectionPool
+) -> None:
+    """Given an old state, many events, and a batch in the words of the events that ends the state, I expect it to be
+    among the twelve: what a message changes is mostly a state."""
+
+    def answer(batch: Batch) -> Extraction:
+        kinds = {m.number: "event" if "topic" in m.content else "state" for m in batch.messages}
+        return extraction(*(found(m.content, m.number, kind=kinds[m.number]) for m in batch.messages))
+
+    finder.answer = answer
+    chat.index(said("I drive a Honda", timestamp=1_712_000_000))
+    talk(chat, 39, name="we talked about the same topic today")
+    run_all(extracting, pool)
+    talk(chat, 19, name="and we talked about the same topic again today")
+    chat.index(said("we talked about the same topic today and the Honda is gone", timestamp=1_712_400_000))
+
+    run_all(extracting, pool)
+
+    assert "I drive a Honda" in [fact.content for fact in finder.batches[-1].facts]
+
+
 def test_facts_that_slots_come_from_are_shown(
     chat: MemoryService, extracting: ExtractionService, finder: ScriptedFinder, pool: ConnectionPool
 ) -> None:

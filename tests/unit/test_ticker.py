@@ -74,6 +74,27 @@ def test_a_batch_that_is_done_makes_room_for_the_next() -> None:
     assert ticker.sent == LEASES
 
 
+def test_it_is_woken_for_one_pass() -> None:
+    """Given a ticker that is woken once and then again, I expect two passes, and none in between."""
+    passes: list[int] = []
+
+    def due() -> list[Lease]:
+        passes.append(1)
+        return []
+
+    ticker = ExtractionTicker(due, lambda _: None, lambda: None, interval_s=3_600)
+    ticker.start()
+    try:
+        for count in (1, 2):
+            ticker.wake()
+            wait_until(lambda: len(passes) >= count, description="a pass")  # noqa: B023 - called at once
+    finally:
+        ticker.stop()
+        ticker.join(60)
+
+    assert len(passes) == 2
+
+
 def test_a_database_that_is_down_is_asked_again() -> None:
     """Given a database that does not answer, I expect the next pass, and neither a line nor a count."""
     ticker = Ticking([Unavailable("PostgreSQL does not answer"), LEASES])
