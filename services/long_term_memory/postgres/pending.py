@@ -13,7 +13,7 @@ from psycopg import Connection
 from psycopg.rows import TupleRow
 
 #: A batch has so many messages, or tokens of them, at most, and is due at once when there are as many. 1,000 messages
-#: of the test data take 72 calls that way; each call has some 620 tokens beside the messages.
+#: of the test data take 54 to 62 calls (bench.retrieval.extraction_cost); each has some 620 tokens beside them.
 BATCH_MESSAGES: Final = 20
 BATCH_TOKENS: Final = 1_500
 #: Fewer are due so long after the last of them: a session is over, and nothing more comes to understand them by.
