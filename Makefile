@@ -22,7 +22,7 @@ $(VENV)/.installed: $(VENV)/bin/pip $(SOURCES)
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) -e clients/python -e '.[stack,chat,rabbitmq,dev]'
+	$(PIP) -e clients/python -e '.[stack,chat,rabbitmq,tracing,dev]'
 	touch $@
 
 run: setup

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, tzinfo
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
@@ -373,6 +374,51 @@ class Settings(BaseSettings):
     ltm_extract_threads: Threads = Field(
         default=2, description="Threads of the extractor: how many calls of the LLM are made at the same time."
     )
+
+    ltm_gateway_host: Name = Field(
+        default="127.0.0.1",
+        description="Gateway: the address that it listens on. On any other than the loopback interface it starts only"
+        " with keys (`LTM_GATEWAY_KEYS`, or what verifies tokens) or behind a proxy (`LTM_GATEWAY_TRUSTED_PROXIES`).",
+    )
+    ltm_gateway_port: int = Field(
+        default=18_380, ge=0, le=MAX_PORT, description="Gateway: its port; 0 for any that is free."
+    )
+    ltm_gateway_keys: Path | None = Field(
+        default=None,
+        description="Gateway: the file of keys that `ltm key` writes; unset: there are none. It is read again when it"
+        " changes.",
+    )
+    ltm_gateway_token_secret: SecretStr | None = Field(
+        default=None,
+        description="Gateway: the secret that signs tokens (JWT, HS256), of at least 32 bytes; unset: none are taken.",
+    )
+    ltm_gateway_token_public_key: Path | None = Field(
+        default=None, description="Gateway: a PEM file with the public key (RSA, EC or Ed25519) that verifies tokens."
+    )
+    ltm_gateway_trusted_proxies: str | None = Field(
+        default=None,
+        description="Gateway: addresses or networks of the proxies that terminate TLS in front of it, with commas"
+        " between them; from any other address no request is taken.",
+    )
+    ltm_gateway_cors_origins: str | None = Field(
+        default=None,
+        description="Gateway: the origins, with commas between them, whose pages may call it from a browser; unset:"
+        " none.",
+    )
+    ltm_gateway_rate: float = Field(
+        default=100,
+        ge=0,
+        le=1_000_000,
+        description="Gateway: requests a second for each key that sets no rate of its own; 0 for any number.",
+    )
+    ltm_metrics_port: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_PORT,
+        description="The port on which a process serves its metrics for Prometheus, under `/metrics`; unset: none."
+        " `ltm up` gives each process one of its own, counting from here.",
+    )
+    ltm_metrics_host: Name = Field(default="127.0.0.1", description="The address that metrics are served on.")
 
     ltm_log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info",

@@ -26,13 +26,14 @@ EXTRACTOR = "long-term-memory-extractor"
 ADAPTERS = "long-term-memory-adapters"
 MEMORY = "memory"
 CHAT = "chat-ai"
+GATEWAY = "gateway"
 
 SERVERS = (REDIS, POSTGRES)
 #: Those of every stack.
-SERVICES = (WORKER, WRITER, INDEXER, ADAPTERS, MEMORY, CHAT)
+SERVICES = (WORKER, WRITER, INDEXER, ADAPTERS, MEMORY, CHAT, GATEWAY)
 NAMES = (*SERVERS, *SERVICES, EXTRACTOR)
-#: Those that a pipeline may have of its own instead.
-OPTIONAL = (MEMORY, CHAT)
+#: Those that a pipeline may have of its own instead, or not at all.
+OPTIONAL = (MEMORY, CHAT, GATEWAY)
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def service_specs(*, extracts: bool = False) -> list[ProcessSpec]:
         _module(ADAPTERS, "adapters"),
         _module(MEMORY, "services.memory"),
         _module(CHAT, "services.chat_ai"),
+        _module(GATEWAY, "services.gateway"),
         *([_module(EXTRACTOR, *worker, EXTRACT_QUEUE)] if extracts else []),
     ]
 

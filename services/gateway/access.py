@@ -1,0 +1,100 @@
+"""Access: who asks, and what a key or token permits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from keepsake_client.errors import KeepsakeError
+
+
+class Right(StrEnum):
+    """What a key may permit, as `ltm key create --may` names it."""
+
+    SEARCH = "search"  # search, context
+    READ = "read"  # list and get memories, get the profile
+    TELL = "tell"  # events: what was said
+    WRITE = "write"  # add and correct memories, update the profile
+    DELETE = "delete"  # delete memories
+    FORGET = "forget"  # everything of a user
+    EXPORT = "export"
+    IMPORT = "import"
+    CHAT = "chat"  # the OpenAI-compatible proxy, with the search and the events that it makes
+    TRACE = "trace"
+    METRICS = "metrics"
+
+
+ALL_RIGHTS: Final = frozenset(Right)
+
+
+class Unauthorized(KeepsakeError):
+    """The request has no key or token, or one that is unknown, revoked or expired."""
+
+    code = "unauthorized"
+
+
+class NotPermitted(KeepsakeError):
+    """The key or token does not permit this: not this right, user or agent."""
+
+    code = "forbidden"
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks: the bearer of a key or token, or anyone where the gateway is open.
+
+    Args:
+        name: of the key, for the log and the rate limit; `open` without one.
+        rights: what it may do.
+        user: the only user that it may ask about; None for others, see `users`.
+        users: the prefix of the ids of users that it may ask about; "" for all.
+        agent: the only character that it may ask about; None for all.
+        rate: requests a second; 0 for any number.
+    """
+
+    name: str
+    rights: frozenset[Right]
+    user: str | None = None
+    users: str = ""
+    agent: str | None = None
+    rate: float = 0
+
+    def check(self, right: Right) -> None:
+        """Check a right.
+
+        Raises:
+            NotPermitted: the key does not have it.
+        """
+        if right not in self.rights:
+            raise NotPermitted(f"this key does not permit {right}: it needs `ltm key create --may {right}`")
+
+    def user_of(self, user_id: str | None) -> str:
+        """The user that a request is about: the one that it names, or the one that the key is bound to.
+
+        Raises:
+            NotPermitted: the key is not for this user, or neither names one.
+        """
+        if user_id is None:
+            if self.user is None:
+                raise NotPermitted("the request names no user, and this key is bound to none: say which user")
+            return self.user
+        if user_id != self.user if self.user is not None else not user_id.startswith(self.users):
+            raise NotPermitted("this key is not for this user")
+        return user_id
+
+    def agent_of(self, agent_id: str | None, *, all_agents: bool = False) -> str | None:
+        """The character that a request is about: the one that it names, or the one that the key is bound to.
+
+        Raises:
+            NotPermitted: the key is not for this character, or not for all.
+        """
+        if self.agent is None:
+            return agent_id
+        if all_agents or agent_id not in (None, self.agent):
+            raise NotPermitted("this key is for one agent only")
+        return self.agent
+
+
+#: Where no key is needed: the gateway listens on the loopback interface and there are none.
+OPEN: Final = Caller("open", ALL_RIGHTS)

@@ -1,0 +1,88 @@
+"""The application: the gateway's doors, assembled on FastAPI."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Annotated, Protocol
+
+from fastapi import Depends, FastAPI, Request
+from keepsake_client import AsyncClient
+from keepsake_client.errors import KeepsakeError
+from redis.asyncio import Redis
+
+from services.gateway.access import OPEN, Caller
+from services.gateway.problems import answer_with_problem
+from services.runtime.settings import Settings
+
+
+class Authenticator(Protocol):
+    """What tells who sends a request."""
+
+    def caller(self, request: Request) -> Caller:
+        """The caller of a request.
+
+        Raises:
+            Unauthorized: it has no valid key or token.
+        """
+
+
+class OpenDoor:
+    """Every request's caller may do everything: on the loopback interface, while there is no key."""
+
+    def caller(self, request: Request) -> Caller:
+        """The caller who may do everything."""
+        return OPEN
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """What the doors need, as `app.state.gateway`.
+
+    Args:
+        settings: of the process.
+        ltm: the client of the wire; the only way into the memory.
+        redis: for what the gateway keeps itself, and for traces and figures of the stack.
+        authenticator: tells who sends a request.
+    """
+
+    settings: Settings
+    ltm: AsyncClient
+    redis: Redis
+    authenticator: Authenticator
+
+
+def gateway_of(request: Request) -> Gateway:
+    """The gateway that serves a request: a FastAPI dependency."""
+    gateway: Gateway = request.app.state.gateway
+    return gateway
+
+
+def caller_of(request: Request) -> Caller:
+    """The caller of a request: a FastAPI dependency.
+
+    Raises:
+        Unauthorized
+    """
+    return gateway_of(request).authenticator.caller(request)
+
+
+GatewayOf = Annotated[Gateway, Depends(gateway_of)]
+CallerOf = Annotated[Caller, Depends(caller_of)]
+#: Adds the routes of one door to the application.
+Door = Callable[[FastAPI, Gateway], None]
+
+
+def create_app(gateway: Gateway, doors: Sequence[Door] = ()) -> FastAPI:
+    """The application.
+
+    Args:
+        doors: each adds its routes.
+    """
+    app = FastAPI(title="Keepsake", version=version("keepsake-ltm"), docs_url=None, redoc_url=None)
+    app.state.gateway = gateway
+    app.add_exception_handler(KeepsakeError, answer_with_problem)
+    for door in doors:
+        door(app, gateway)
+    return app
