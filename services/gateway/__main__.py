@@ -8,7 +8,9 @@ import structlog
 import uvicorn
 from keepsake_client import AsyncClient
 
+from services.gateway.api import api
 from services.gateway.app import Door, Gateway, OpenDoor, create_app
+from services.gateway.health import health
 from services.runtime.heartbeat import send_heartbeats
 from services.runtime.process import serve
 from services.runtime.redis import connect_async
@@ -52,7 +54,7 @@ async def run(settings: Settings, _: asyncio.Event) -> None:
 
 
 #: In the order in which a path is looked up.
-DOORS: tuple[Door, ...] = ()
+DOORS: tuple[Door, ...] = (health, api)
 
 if __name__ == "__main__":
     serve(NAME, run)
