@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Annotated, Final, Protocol
+from typing import Annotated, Protocol
 
 from fastapi import Depends, FastAPI, Request
 from keepsake_client import AsyncClient
-from keepsake_client.protocol import COUNTERS, MAX_MESSAGE_BYTES
+from keepsake_client.protocol import COUNTERS
 from redis.asyncio import Redis
 
 from services.gateway.access import OPEN, Caller
@@ -18,9 +18,6 @@ from services.gateway.problems import add_problem_handlers
 from services.gateway.request_scope import RequestMiddleware
 from services.runtime.counters import PendingCounts
 from services.runtime.settings import Settings
-
-#: Bytes of a request's body where its route sets no other limit.
-MAX_BODY_BYTES: Final = MAX_MESSAGE_BYTES
 
 
 class Authenticator(Protocol):
@@ -100,7 +97,6 @@ def create_app(gateway: Gateway, doors: Sequence[Door] = ()) -> FastAPI:
         # FastAPI's pages of documentation load their scripts from another host.
         docs_url=None,
         redoc_url=None,
-        max_body_size=MAX_BODY_BYTES,
         separate_input_output_schemas=False,
         redirect_slashes=False,
     )

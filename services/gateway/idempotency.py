@@ -39,7 +39,7 @@ if found[2] then return {'done', found[2]} end
 if not redis.call('SET', KEYS[2], 1, 'NX', 'PX', ARGV[2]) then return {'running'} end
 redis.call('HSET', KEYS[1], 'request', ARGV[1])
 redis.call('EXPIRE', KEYS[1], ARGV[3])
-return {'claimed'}
+return {found[1] and 'repeated' or 'new'}
 """
 
 IdempotencyKey = Annotated[
@@ -74,12 +74,14 @@ class Attempt:
 
     Args:
         request_id: of its request on the wire; the same for every attempt with one key.
+        repeated: an earlier attempt has begun, and may have been done.
         done: what an earlier attempt has passed to `complete`; None where none has.
         complete: notes that the write is done, with what a repeat is answered.
         extend: has a long request count as under way for longer.
     """
 
     request_id: str
+    repeated: bool
     done: dict[str, Any] | None
     complete: Callable[[dict[str, Any]], Awaitable[None]]
     extend: Callable[[], Awaitable[None]]
@@ -106,7 +108,7 @@ async def attempt(
         Unavailable: Redis does not answer.
     """
     if key is None:
-        yield Attempt(f"req-{uuid4().hex}", None, _nothing, _nothing)
+        yield Attempt(f"req-{uuid4().hex}", False, None, _nothing, _nothing)
         return
     identity = json.dumps([caller.name, user_id, key])
     secret = blake2b(identity.encode()).digest()
@@ -114,9 +116,9 @@ async def attempt(
     said = json.dumps([request.method, request.url.path, subject], sort_keys=True)
     fingerprint = blake2b(said.encode(), digest_size=16, key=secret).hexdigest()
     held = _Held(redis, place, fingerprint, (deadline_ms or DEFAULT_DEADLINE_MS) + LEASE_MARGIN_MS)
-    done = await held.claim()
+    repeated, done = await held.claim()
     try:
-        yield Attempt(str(uuid5(_NAMESPACE, identity)), done, held.complete, held.extend)
+        yield Attempt(str(uuid5(_NAMESPACE, identity)), repeated, done, held.complete, held.extend)
     finally:
         if done is None:
             await held.release()
@@ -132,8 +134,8 @@ class _Held:
         self._fingerprint = fingerprint
         self._lease_ms = lease_ms
 
-    async def claim(self) -> dict[str, Any] | None:
-        """Begin; what the write was answered, where it is done."""
+    async def claim(self) -> tuple[bool, dict[str, Any] | None]:
+        """Begin; whether the write was begun before, and what it was answered, where it is done."""
         arguments = (self._fingerprint, self._lease_ms, REMEMBERED_S)
         with _available():
             state, *done = await self._redis.eval(_CLAIM, 2, self._place, self._running, *arguments)
@@ -144,8 +146,8 @@ class _Held:
                 raise UnderWay("a request with this Idempotency-Key is under way: send it again in a moment")
             case b"done":
                 answer: dict[str, Any] = json.loads(done[0])
-                return answer
-        return None
+                return True, answer
+        return state == b"repeated", None
 
     async def complete(self, answer: dict[str, Any]) -> None:
         with _available():
@@ -172,4 +174,4 @@ def _available() -> Iterator[None]:
     try:
         yield
     except (RedisError, OSError) as error:
-        raise Unavailable("Redis does not answer; whether the write is done is not known: repeat it") from error
+        raise Unavailable("Redis does not answer") from error

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from keepsake_client.errors import InvalidJSON, InvalidMessage, KeepsakeError
+from keepsake_client.errors import InvalidJSON, InvalidMessage, KeepsakeError, RequestTimeout, Unavailable
 from keepsake_client.fields import in_json_terms
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
@@ -47,6 +47,11 @@ _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 #: Errors of validation that one problem names, and characters of a field's name, which its sender chose.
 MAX_NAMED, MAX_NAME_CHARS = 20, 100
 INTERNAL: Final = "a fault of Keepsake or of a provider, which the log explains"
+#: In place of the client's own words, which name the Redis and what it said.
+_WORDS: Final[dict[type[KeepsakeError], str]] = {
+    RequestTimeout: "no answer came within the deadline; whether a write is done is not known: repeat it",
+    Unavailable: "Redis does not answer just now; whether a write is done is not known: repeat it later",
+}
 
 
 class Problem(BaseModel):
@@ -89,15 +94,21 @@ class ExtendedError(KeepsakeError):
     def __init__(self, cause: KeepsakeError, extensions: Mapping[str, Any]) -> None:
         super().__init__(str(cause))
         self.code = cause.code
+        self.cause = cause
         self.extensions = extensions
 
 
 def problem_of(error: KeepsakeError, request_id: str | None = None) -> Problem:
     """The problem that an error is."""
+    if isinstance(error, ExtendedError):
+        error = error.cause
     code = _AS.get(error.code, error.code)
     status = STATUS.get(code, 500)
-    detail = str(error).removeprefix(f"{error.code}: ")
-    return _problem(code, status, INTERNAL if status == 500 else detail, request_id)
+    detail = INTERNAL if status == 500 else str(error).removeprefix(f"{error.code}: ")
+    for kind, words in _WORDS.items():
+        if isinstance(error, kind):
+            detail = words
+    return _problem(code, status, detail, request_id)
 
 
 def problem_response(

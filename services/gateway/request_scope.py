@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import structlog
 from keepsake_client.errors import InvalidMessage
+from keepsake_client.protocol import MAX_MESSAGE_BYTES
 from redis.asyncio import Redis
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -24,6 +25,9 @@ REQUEST_ID: Final = "X-Request-ID"
 WIRE_REQUEST_ID: Final = "X-Keepsake-Request-ID"
 #: A body that is not sent on for so long is given up: each holds a connection.
 MAX_STALL_S: Final = 30.0
+#: Of a request's body: as much as a message on the wire has, and what is sent as a stream, or holds images.
+MAX_BODY_BYTES: Final = MAX_MESSAGE_BYTES
+BODY_LIMITS: Final = {"/v1/users/import": 1 << 30, "/openai/": 32 << 20}
 _SANE_ID: Final = re.compile(r"[A-Za-z0-9._~+/=:@-]{1,128}")
 
 log = structlog.get_logger()
@@ -72,7 +76,7 @@ class RequestMiddleware:
 
         try:
             if _is_utf8(scope["query_string"]):
-                await self._app(scope, self._bounded(receive), send_with_ids)
+                await self._app(scope, self._bounded(scope, receive), send_with_ids)
             else:
                 problem = problem_of(InvalidMessage("the query of the URL is not UTF-8"), request_id)
                 await problem_response(problem)(scope, receive, send_with_ids)
@@ -90,23 +94,35 @@ class RequestMiddleware:
                 "request", request_id=request_id, method=scope["method"], path=_path(scope), status=status, took_ms=ms
             )
 
-    def _bounded(self, receive: Receive) -> Receive:
-        """`receive`, which fails with 408 where the body stalls."""
-        is_body = True
+    def _bounded(self, scope: Scope, receive: Receive) -> Receive:
+        """`receive`, which fails with 413 where the body is too large, and with 408 where it stalls."""
+        limit = _limit(scope["path"])
+        length = Headers(scope=scope).get("content-length", "")
+        size, is_body = int(length) if length.isdecimal() else 0, True
+        received = 0
 
-        async def receive_in_time() -> Message:
-            nonlocal is_body
+        async def receive_bounded() -> Message:
+            nonlocal received, is_body
             if not is_body:
                 return await receive()
-            try:
-                async with asyncio.timeout(self._max_stall_s):
-                    message = await receive()
-            except TimeoutError:
-                raise HTTPException(408, f"nothing of the body came for {self._max_stall_s:g} s") from None
+            if size <= limit:
+                try:
+                    async with asyncio.timeout(self._max_stall_s):
+                        message = await receive()
+                except TimeoutError:
+                    raise HTTPException(408, f"nothing of the body came for {self._max_stall_s:g} s") from None
+                received += len(message.get("body", b""))
+            if max(size, received) > limit:
+                raise HTTPException(413, f"the body is larger than {limit} bytes")
             is_body = message["type"] == "http.request" and message.get("more_body", False)
             return message
 
-        return receive_in_time
+        return receive_bounded
+
+
+def _limit(path: str) -> int:
+    """The most bytes of a body for this path."""
+    return next((limit for prefix, limit in BODY_LIMITS.items() if path.startswith(prefix)), MAX_BODY_BYTES)
 
 
 def _is_utf8(query: bytes) -> bool:

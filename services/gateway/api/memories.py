@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query, Request
-from keepsake_client.errors import InvalidMessage
+from keepsake_client.errors import InvalidMessage, RequestFailed
 from keepsake_client.protocol import LTMResponse
 
 from services.gateway.access import Caller, Right
@@ -91,8 +91,14 @@ async def add(
     user_id = caller.user_of(body.user_id)
     data = {**await sent(request), "agent_id": caller.agent_of(body.agent_id)}
     async with attempt(request, gateway.redis, caller, key, data, user_id, body.deadline_ms) as this:
-        # The pipeline itself answers the same id and content with the memory that they are.
-        response = await ask(request, gateway, "add", user_id, data, body.deadline_ms, this.request_id)
+        if this.done is None:
+            response = await ask(request, gateway, "add", user_id, data, body.deadline_ms, this.request_id)
+            memory_id = response.memories[0].id if response.memories else None
+            await this.complete({"id": memory_id})
+        else:
+            memory_id = this.done["id"]
+    if this.repeated:  # dated by the first attempt
+        return await _present(gateway, caller, user_id, memory_id, body.deadline_ms)
     return _one(response, 201)
 
 
@@ -197,6 +203,20 @@ async def _delete(
         response = await ask(request, gateway, "memory_delete", user_id, data, deadline_ms, this.request_id)
         await this.complete({"count": response.count})
     return answered(response, "count")
+
+
+async def _present(
+    gateway: Gateway, caller: Caller, user_id: str, memory_id: str | None, deadline_ms: int | None
+) -> JSONResponse:
+    """The answer to an add that is repeated: the memory as it is now, or null where it was deleted since."""
+    if memory_id is not None:
+        try:
+            response = await memory_of(gateway, caller, user_id, memory_id, deadline_ms)
+            return _one(response.model_copy(update={"history": None}), 201)
+        except RequestFailed as error:
+            if error.code != "not_found":
+                raise
+    return JSONResponse({"memory": None}, 201)
 
 
 def _one(response: LTMResponse, status: int = 200) -> JSONResponse:

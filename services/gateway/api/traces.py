@@ -72,12 +72,12 @@ def routes(gateway: Gateway) -> APIRouter:
         try:
             if query.id is None:
                 records = await _latest(gateway.redis, visible, query.limit)
-                return _answered(Trace(id="", records=records))
+                return JSONResponse({"records": [record.model_dump(exclude_none=True) for record in records]})
             async with one_at_a_time:
                 found = await run_in_threadpool(_follow, gateway.settings, query.id)
         except (RedisError, OSError) as error:
             raise Unavailable("Redis does not answer") from error
-        return _answered(visible.part_of(found))
+        return JSONResponse(visible.part_of(found).model_dump(exclude_none=True))
 
     return router
 
@@ -125,7 +125,3 @@ async def _latest(client: Any, visible: _Visible, limit: int) -> list[TraceRecor
         if len(found) == limit:
             break
     return found[::-1]
-
-
-def _answered(trace: Trace) -> JSONResponse:
-    return JSONResponse(trace.model_dump(exclude_none=True))

@@ -30,8 +30,6 @@ NDJSON: Final = "application/x-ndjson"
 PAGE: Final = 100
 #: How long a page of an export or import is waited for; one of 64 messages takes half a second to embed.
 PAGE_TIMEOUT_MS: Final = 60_000
-#: Of an upload; `ltm import` takes larger files.
-MAX_UPLOAD_BYTES: Final = 1 << 30
 _LINE = '{"kind": "memory", "content": "My cat is called Mochi.", "source": "user", "timestamp": 1712345678}\n'
 _EXAMPLE = {"records": 120, "count": 118, "known": 2, "deleted": 0}
 _UPLOAD_BODY: Final = {
@@ -106,7 +104,6 @@ async def _lines(gateway: Gateway, user_id: str, page: LTMResponse, deadline_ms:
 @router.post(
     "/users/import",
     response_model=Imported,
-    max_body_size=MAX_UPLOAD_BYTES,
     openapi_extra=_UPLOAD_BODY,
     responses={**problems(body=True, idempotent=True), **with_example(200, _EXAMPLE, "What became of the records.")},
 )
