@@ -91,7 +91,8 @@ class GatewayApp:
 
     def __init__(self, doors: tuple[Any, ...], **settings: Any) -> None:
         self.runner = asyncio.Runner()
-        self.redis: Any = fakeredis.FakeAsyncRedis()
+        self.server = fakeredis.FakeServer()
+        self.redis: Any = fakeredis.FakeAsyncRedis(server=self.server)
         self.memory = Memory(self.redis)
         self.keys = Keys()
         self.gateway = Gateway(load_settings(**settings), self.memory, self.redis, self.keys)
