@@ -19,6 +19,8 @@ from services.runtime.settings import Settings
 NAME = "gateway"
 #: Less than the grace period of `ltm up`.
 STOP_WITHIN_S = 3
+#: Connections at once; over that, a request is answered 503.
+MAX_CONNECTIONS = 1_000
 
 log = structlog.get_logger()
 
@@ -44,6 +46,7 @@ async def run(settings: Settings, _: asyncio.Event) -> None:
             log_config=None,
             access_log=False,
             server_header=False,
+            limit_concurrency=MAX_CONNECTIONS,
             timeout_graceful_shutdown=STOP_WITHIN_S,
         )
         server = uvicorn.Server(config)
