@@ -45,9 +45,12 @@ async def run(settings: Settings, _: asyncio.Event) -> None:
             timeout_graceful_shutdown=STOP_WITHIN_S,
         )
         server = uvicorn.Server(config)
-        log.info("started", host=settings.ltm_gateway_host, port=settings.ltm_gateway_port)
-        async with send_heartbeats(redis, NAME, [lambda: server.started]):
-            await server.serve()  # which handles SIGTERM and SIGINT itself
+        listener = config.bind_socket()
+        port = listener.getsockname()[1]  # chosen by the system where the setting is 0
+        address = settings.model_copy(update={"ltm_gateway_port": port}).gateway_url
+        log.info("started", address=address)
+        async with send_heartbeats(redis, NAME, [lambda: server.started], address=address):
+            await server.serve([listener])  # which handles SIGTERM and SIGINT itself
         log.info("stopped")
 
 

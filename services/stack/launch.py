@@ -105,7 +105,7 @@ class Launch:
             if found := directory.end_leftovers():
                 self._say(f"stopped what a killed `ltm up` had left running: {', '.join(found)}")
             addresses = choose_addresses(self._options, self._environment, directory, at_exit)
-            settings = load_settings(redis_url=addresses.redis_url, database_url=addresses.database_url)
+            settings = load_settings(**addresses.settings)
             left_out = self._options.without
             services = service_specs(extracts=settings.extracts)
             specs = [*addresses.embedded, *(spec for spec in services if spec.name not in left_out)]
@@ -134,8 +134,7 @@ class Launch:
     def _child_environment(self, addresses: Addresses) -> dict[str, str]:
         return {
             **self._environment,
-            "REDIS_URL": addresses.redis_url,
-            "DATABASE_URL": addresses.database_url,
+            **{name.upper(): str(value) for name, value in addresses.settings.items()},
             # On a busy machine the embedder is 20 times slower with more than one thread per process.
             "OMP_NUM_THREADS": "1",
             "PYTHONUNBUFFERED": "1",
@@ -191,7 +190,7 @@ class Launch:
             if not ready and not pending and (not answers_searches or probe(settings, PROBE_TIMEOUT_S) is None):
                 ready = True
                 self._record_left_out(client, settings)
-                self._announce(addresses, directory, pids)
+                self._announce(addresses, settings, directory, pids)
                 self._on_ready(settings, directory.path)
             if not ready:
                 self._report_awaited(supervisor, pending, awaited)
@@ -278,13 +277,19 @@ class Launch:
             lines += [f"  {name}: {line}" for line in supervisor.last_lines(name)]
         return "\n".join(lines)
 
-    def _announce(self, addresses: Addresses, directory: DataDirectory, pids: dict[str, int]) -> None:
+    def _announce(
+        self, addresses: Addresses, settings: Settings, directory: DataDirectory, pids: dict[str, int]
+    ) -> None:
+        gateway_url = settings.gateway_url if addresses.gateway_port else None
         self._say(f"Keepsake is up after {self._clock() - self._started_at:.1f} s.")
         self._say(f"  Redis       {mask_url(addresses.redis_url)}")
         self._say(f"  PostgreSQL  {mask_url(addresses.database_url)}")
+        if gateway_url:
+            self._say(f"  gateway     {gateway_url}")
         self._say(f"  logs        {directory.logs}")
         if self._options.ready_file:
-            content = {"redis_url": addresses.redis_url, "database_url": addresses.database_url, "pids": pids}
+            urls = {"redis_url": addresses.redis_url, "database_url": addresses.database_url}
+            content = {**urls, "gateway_url": gateway_url, "pids": pids}
             try:
                 write_private(self._options.ready_file.absolute(), json.dumps(content) + "\n")
             except OSError as error:
