@@ -237,6 +237,7 @@ class Stack:
             **self.users.environment(user),
             "DATABASE_URL": self.database_url,
             "LTM_PROCESS_NAME": user,
+            "LTM_GATEWAY_PORT": "0",
             "LTM_MANAGE_QUEUE": MANAGE_QUEUE,
             "LTM_LLM_PROVIDER": "openai",
             "LTM_LLM_BASE_URL": self.llm_url,
@@ -534,6 +535,21 @@ FORBIDDEN: dict[str, list[tuple[str, ...]]] = {
         ("SCAN", "0"),
         ("EVAL", "return 1", "0"),
     ],
+    "gateway": [
+        *[("LRANGE", key, "0", "-1") for key in [*SECRET_KEYS, MANAGE_QUEUE]],
+        *[("GET", key) for key in SECRET_KEYS],
+        ("RPOP", MANAGE_QUEUE),
+        ("PUBLISH", "ltm_responses", "{}"),
+        ("SUBSCRIBE", "memory_updates"),
+        ("XRANGE", "memory_updates:log", "-", "+"),
+        ("DEL", "memory_updates:log"),
+        ("DEL", "ltm:gateway:idempotency:x"),
+        ("HSET", "ltm:process:memory", "x", "y"),
+        ("SET", "ltm:alive:memory", "x"),
+        ("EVAL", "return redis.call('GET', 'ltm:alive:memory')", "1", "ltm:alive:memory"),
+        ("KEYS", "*"),
+        ("SCAN", "0"),
+    ],
     "asker": [
         ("LPUSH", MANAGE_QUEUE, "{}"),
         *[("LRANGE", key, "0", "-1") for key in SECRET_KEYS],
@@ -678,10 +694,12 @@ def test_an_administrators_command_is_refused(users: Users, user: str) -> None:
         assert "permission" in str(answer), command
 
 
+#: The users of processes that use the client.
+CLIENTS = ("asker", "bot", "chat-ai", "gateway", "ltm")
 #: What services may do for which Keepsake has no code yet, or which the client does only where no answer came.
 ALLOWED: list[tuple[str, tuple[str, ...]]] = [
-    *[(user, ("TIME",)) for user in ("asker", "bot", "chat-ai", "ltm")],
-    *[(user, ("ZREVRANGE", "ltm:adapters", "0", "0", "WITHSCORES")) for user in ("asker", "bot", "chat-ai", "ltm")],
+    *[(user, ("TIME",)) for user in CLIENTS],
+    *[(user, ("ZREVRANGE", "ltm:adapters", "0", "0", "WITHSCORES")) for user in CLIENTS],
     ("chat-ai", ("LPUSH", "tts_requests", "{}")),
     ("chat-ai", ("PUBLISH", "task_response", "{}")),
     ("chat-ai", ("HINCRBY", "ltm:counters", "x", "1")),

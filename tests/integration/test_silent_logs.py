@@ -42,6 +42,7 @@ def environment(valkey_url: str, database_url: str, name: str, **settings: str) 
         "CHAT_BASE_URL": f"http://user:{PASSWORDS[1]}@127.0.0.1:1/v1",
         "OPENAI_API_KEY": PASSWORDS[2],
         "LTM_LLM_API_KEY": PASSWORDS[3],
+        "LTM_GATEWAY_PORT": "0",
         "LTM_PROCESS_NAME": name,
         "OMP_NUM_THREADS": "1",
         **settings,
