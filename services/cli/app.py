@@ -22,6 +22,7 @@ from services.cli.export import export
 from services.cli.extract import app as extract
 from services.cli.forget import forget
 from services.cli.importing import import_command
+from services.cli.key import app as key
 from services.cli.lasting_output import discard_stdout
 from services.cli.logs import logs
 from services.cli.memories import correct, memories, memory
@@ -48,6 +49,7 @@ def build_app() -> typer.Typer:
     app.command("reembed")(reembed_command)
     app.add_typer(dead)
     app.add_typer(extract)
+    app.add_typer(key)
     return app
 
 

@@ -74,4 +74,5 @@ def problem_response(problem: Problem, headers: dict[str, str] | None = None) ->
 async def answer_with_problem(request: Request, error: Exception) -> JSONResponse:
     """FastAPI's exception handler for `KeepsakeError`."""
     assert isinstance(error, KeepsakeError)  # noqa: S101  registered for no other
-    return problem_response(problem_of(error, getattr(request.state, "request_id", None)))
+    problem = problem_of(error, getattr(request.state, "request_id", None))
+    return problem_response(problem, getattr(error, "headers", None))
