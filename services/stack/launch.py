@@ -23,6 +23,7 @@ from services.runtime.settings import Settings, load_settings, mask_url
 from services.stack.addresses import Addresses, LaunchOptions, choose_addresses
 from services.stack.data_directory import DataDirectory, StackRecord
 from services.stack.directories import persistent_dir, temporary_dir
+from services.stack.environment import child_environment
 from services.stack.locate import shared_settings
 from services.stack.probe import probe
 from services.stack.process_tree import ProcessId
@@ -113,7 +114,7 @@ class Launch:
             at_exit.callback(directory.forget)
             supervisor = Supervisor(
                 specs,
-                self._child_environment(addresses, directory),
+                child_environment(self._environment, addresses, directory),
                 ROOT,
                 directory.logs,
                 partial(self._record, directory, addresses, settings),
@@ -131,24 +132,6 @@ class Launch:
                 raise SystemExit(self._report(error)) from None
             finally:
                 supervisor.stop()
-
-    def _child_environment(self, addresses: Addresses, directory: DataDirectory) -> dict[str, str]:
-        return {
-            **self._environment,
-            "LTM_GATEWAY_KEYS": str(directory.keys),
-            **self._absolute("LTM_GATEWAY_KEYS", "LTM_GATEWAY_TOKEN_PUBLIC_KEY"),
-            **{name.upper(): str(value) for name, value in addresses.settings.items()},
-            # On a busy machine the embedder is 20 times slower with more than one thread per process.
-            "OMP_NUM_THREADS": "1",
-            "PYTHONUNBUFFERED": "1",
-            # glibc keeps freed blocks: after a few messages of 20 MB the adapters held 199 MB, with these settings 41.
-            "MALLOC_MMAP_THRESHOLD_": "1000000",
-            "MALLOC_TRIM_THRESHOLD_": "10000000",
-        }
-
-    def _absolute(self, *variables: str) -> dict[str, str]:
-        """The variables that are set to paths: the processes have a working directory of their own."""
-        return {name: str(Path(path).absolute()) for name in variables if (path := self._environment.get(name))}
 
     def _record(
         self, directory: DataDirectory, addresses: Addresses, settings: Settings, running: dict[str, ProcessId]
