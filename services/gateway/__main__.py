@@ -10,6 +10,7 @@ import uvicorn
 from keepsake_client import AsyncClient
 from keepsake_client.protocol import COUNTERS
 
+from services.gateway.api import api
 from services.gateway.app import Door, Gateway, create_app
 from services.gateway.authentication import Authentication
 from services.gateway.exposure import (
@@ -21,6 +22,7 @@ from services.gateway.exposure import (
     listening_socket,
     trusted_proxies,
 )
+from services.gateway.health import health
 from services.gateway.keys import KeyFileInvalid, KeyStore
 from services.gateway.tokens import token_verifier
 from services.runtime.counters import PendingCounts
@@ -101,7 +103,7 @@ def _authentication(settings: Settings, proxies: Sequence[Network], origins: Seq
 
 
 #: In the order in which a path is looked up.
-DOORS: tuple[Door, ...] = ()
+DOORS: tuple[Door, ...] = (health, api)
 
 if __name__ == "__main__":
     serve(NAME, run)
