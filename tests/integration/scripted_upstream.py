@@ -43,7 +43,7 @@ class Handler(BaseHTTPRequestHandler):
         with suppress(OSError):  # the client has given up
             self.server.script(self)
 
-    do_GET = do_POST = answer
+    do_GET = do_POST = answer  # noqa: N815  # the names that http.server looks for
 
     def reply(self, status: int, data: bytes, headers: Iterable[tuple[str, str]] = ()) -> None:
         """Send a response of a known length."""

@@ -6,9 +6,10 @@ import asyncio
 import json
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Final
+from uuid import uuid4
 
 import structlog
 from keepsake_client import AsyncClient
@@ -43,6 +44,7 @@ class Turn:
         session: that it belongs to; None for that of the day.
         agent_id: the character that it was said to; None for all.
         said_at: when, in seconds since 1970.
+        request_id: of the request for its context.
     """
 
     user_id: str
@@ -50,6 +52,7 @@ class Turn:
     session: str | None
     agent_id: str | None
     said_at: float
+    request_id: str = field(default_factory=lambda: f"req-{uuid4().hex}")
 
     @property
     def text(self) -> str:
@@ -144,7 +147,9 @@ class ChatMemory:
         options = {"session_id": turn.session, "agent_id": turn.agent_id}
         data = {"query": turn.text[: self._max_chars], "limit": self._limit, **options}
         try:
-            return await self._ltm.request("context", turn.user_id, data, deadline_ms=self._deadline_ms)
+            return await self._ltm.request(
+                "context", turn.user_id, data, deadline_ms=self._deadline_ms, request_id=turn.request_id
+            )
         except KeepsakeError as error:
             # Not its message: the reason in a response may quote contents.
             log.warning("context_failed", user_id=turn.user_id, reason=error.code)
@@ -173,7 +178,8 @@ class ChatMemory:
         if len(text) > self._max_chars:
             self._not_remembered(turn, "too_large", 1)
             return
-        give_up_at = time.monotonic() + PUBLISH_FOR_S
+        clock = asyncio.get_running_loop().time
+        give_up_at = clock() + PUBLISH_FOR_S
         failures = 0
         while True:
             try:
@@ -190,7 +196,7 @@ class ChatMemory:
                 return
             except (Unavailable, RequestTimeout):  # may be repeated: the same message_id is the same memory
                 failures += 1
-                if time.monotonic() + wait_s(failures) > give_up_at:
+                if clock() + wait_s(failures) > give_up_at:
                     raise
             await asyncio.sleep(wait_s(failures))
 

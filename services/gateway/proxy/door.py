@@ -92,7 +92,10 @@ class Proxy:
         turn = self._turn(request, caller, chat)
         if chat is not None and turn is not None and (context := await self._memory.context(turn)):
             body = chat.with_context(context)
-        return await self._pass_on(request, caller, "/chat/completions", body, turn if is_remembered else None)
+        response = await self._pass_on(request, caller, "/chat/completions", body, turn if is_remembered else None)
+        if turn is not None:
+            response.headers["x-keepsake-request-id"] = turn.request_id
+        return response
 
     async def models(self, request: Request, caller: CallerOf) -> Response:
         """The models of upstream."""
