@@ -24,6 +24,7 @@ from services.gateway.exposure import (
 )
 from services.gateway.health import health
 from services.gateway.keys import KeyFileInvalid, KeyStore
+from services.gateway.proxy.door import add_proxy
 from services.gateway.tokens import token_verifier
 from services.runtime.counters import PendingCounts
 from services.runtime.errors import InvalidSetting
@@ -103,7 +104,7 @@ def _authentication(settings: Settings, proxies: Sequence[Network], origins: Seq
 
 
 #: In the order in which a path is looked up.
-DOORS: tuple[Door, ...] = (health, api)
+DOORS: tuple[Door, ...] = (health, api, add_proxy)
 
 if __name__ == "__main__":
     serve(NAME, run)
