@@ -46,6 +46,10 @@ class Stack:
         return str(self.ready["database_url"])
 
     @property
+    def gateway_url(self) -> str:
+        return str(self.ready["gateway_url"])
+
+    @property
     def pids(self) -> dict[str, int]:
         return dict(self.ready["pids"])
 

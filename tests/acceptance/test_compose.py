@@ -16,6 +16,8 @@ import subprocess
 import sys
 import time
 import tomllib
+import urllib.error
+import urllib.request
 import venv
 from collections.abc import Iterator
 from functools import partial
@@ -29,6 +31,7 @@ import yaml
 from keepsake_client.protocol import REQUESTS_QUEUE
 from packaging.requirements import Requirement
 
+from services.runtime.errors import EXIT_CANNOT_START
 from services.runtime.settings import GATEWAY_PORT, RENAMED_SETTINGS, Settings
 from services.stack.embedded_postgres import binaries, postgres_spec
 from services.stack.embedded_valkey import valkey_spec
@@ -413,8 +416,39 @@ def emitted(monitor: Any) -> list[dict[str, Any]]:
     return requests
 
 
+def make_key(host: Host) -> str:
+    """A key of the gateway, made as the documentation says, before it is first started."""
+    environment = {**host.environment("memory"), "LTM_GATEWAY_KEYS": str(host.home / "secrets" / "gateway-keys")}
+    done = subprocess.run(
+        ["ltm", "key", "create", "phone", "--may", "search"],
+        env=environment,
+        cwd=host.home / "work",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+def found_by_http(host: Host, key: str, query: str) -> tuple[int, str]:
+    """What the published port of the gateway answers to a search with this key: its status and body."""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{host.gateway_port}/v1/memories/search",
+        json.dumps({"user_id": "anna", "query": query, "deadline_ms": 10_000}).encode(),
+        {"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
 def test_the_services_process_a_conversation(host: Host) -> None:
-    # Given every service without a profile, started before its servers
+    # Given every service but the extractor, and a key, started before the servers
+    key = make_key(host)
     for name in SERVICES:
         host.start(name)
     assert not any(host.healthy(name) for name in SERVICES), "healthy without a server"
@@ -450,12 +484,24 @@ def test_the_services_process_a_conversation(host: Host) -> None:
     assert fact in reply["text"]
     assert {memory["id"] for memory in reply["memories"]} <= {memory["id"] for memory in response["memories"]}
 
+    # The gateway finds it too, for who has the key
+    status, body = found_by_http(host, key, question)
+    assert (status, fact in body) == (200, True)
+    assert found_by_http(host, f"{key}x", question)[0] == 401
+
     # Stopped as Docker stops it, each shuts down gracefully, in time, and is no longer healthy
     for name in SERVICES:
         assert host.stop(name) == 0, name
         assert not host.healthy(name)
     # The root file system may be read-only: everything was written to /tmp
     assert list((host.home / "work").iterdir()) == []
+
+
+def test_the_gateway_without_keys_does_not_start(host: Host) -> None:
+    host.start(GATEWAY)
+
+    assert host.processes[GATEWAY].wait(timeout=60) == EXIT_CANNOT_START
+    assert "nothing says who may" in (host.home / "logs" / "gateway.log").read_text()
 
 
 def test_a_service_that_runs_and_no_longer_works_is_unhealthy(host: Host) -> None:
