@@ -575,7 +575,7 @@ FORBIDDEN: dict[str, list[tuple[str, ...]]] = {
         ("HGET", "dramatiq:index.msgs", "x"),
         ("LPUSH", "dramatiq:index", "x"),
         ("ZADD", "ltm:adapters", "1", "x"),
-        ("DEL", "ltm:gateway:idempotency:x"),
+        ("HGETALL", "ltm:gateway:idempotency:x"),
         ("HSET", "ltm:process:memory", "x", "y"),
         ("SET", "ltm:alive:memory", "x"),
         ("EVAL", "return redis.call('GET', 'ltm:alive:memory')", "1", "ltm:alive:memory"),
