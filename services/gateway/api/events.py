@@ -45,7 +45,7 @@ async def tell(
     request: Request,
     caller: CallerOf,
     gateway: GatewayOf,
-    events: Annotated[Events, Body(examples=[[_EXAMPLE]])],
+    events: Annotated[Events, Body(openapi_examples={"one": {"value": _EXAMPLE}, "many": {"value": [_EXAMPLE]}})],
     key: IdempotencyKey = None,
 ) -> JSONResponse:
     """Publish what a user or the AI has said: one event, or a list of up to 100, in order.
