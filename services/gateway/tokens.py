@@ -138,7 +138,7 @@ def token_secret(settings: Settings) -> bytes:
     secret = settings.ltm_gateway_token_secret.get_secret_value().encode()
     if len(secret) < MIN_SECRET_BYTES:
         raise InvalidSetting(
-            f"{_SECRET_SETTING} has {len(secret)} bytes; allowed: at least {MIN_SECRET_BYTES}, all random"
+            f"{_SECRET_SETTING} has {len(secret)} bytes; allowed: at least {MIN_SECRET_BYTES}"
         )
     return secret
 
