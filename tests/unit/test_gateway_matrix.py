@@ -5,7 +5,9 @@ The routes are those of the application, so that one which is added later withou
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,21 +18,24 @@ import pytest
 from fastapi import FastAPI
 from keepsake_client import AsyncClient
 from keepsake_client.protocol import LTMResponse, Memory
-from starlette.testclient import TestClient
+from structlog.testing import capture_logs
 
 from services.gateway.__main__ import DOORS
-from services.gateway.access import ALL_RIGHTS, Right
+from services.gateway.access import Right
 from services.gateway.app import CallerOf, Door, Gateway, GatewayOf, create_app
 from services.gateway.authentication import Authentication
 from services.gateway.key_file import KeyFile
 from services.gateway.keys import KeyStore
 from services.runtime.settings import load_settings
-from tests.unit.gateway_routes import MEMORY_ID, PUBLIC, Route, Sample, routes_of
+from tests.unit.gateway_routes import MEMORY_ID, PUBLIC, Sample, routes_of
 
 #: Of a memory that belongs to another character.
 PRIVATE = "mira alone knows this"
 #: Answers of a route that serves nothing: it says that there is nothing, or that it does not do this.
 SERVES_NOTHING = {404, 405, 501}
+#: Routes that any valid key may ask for, by intent: what Mem0's clients ask at their start.
+NO_RIGHT = {"GET /mem0/v1/ping/"}
+NONE = "no key"
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
 
@@ -81,19 +86,29 @@ class Recorder(AsyncClient):
         self.asked.append(("event", user_id, options))
         return "m"
 
-    @property
-    def users(self) -> set[str]:
-        """The users that it was asked about."""
-        return {user for _, user, data in self.asked for user in (user, *(data.get("also") or ()))}
+
+@dataclass(frozen=True)
+class Seen:
+    """What came of one request.
+
+    Attributes:
+        asked: of the memory.
+        named: whether the request names the user or, for a key of a character, another one.
+    """
+
+    status: int
+    text: str
+    asked: Sequence[tuple[str, str, Mapping[str, Any]]]
+    named: bool
 
     @property
-    def agents(self) -> set[Any]:
-        """The characters that it was asked about; True for all of them."""
-        return {data.get("all_agents") or data.get("agent_id") for _, _, data in self.asked}
+    def refused(self) -> bool:
+        """Whether what was named is refused, or there is nothing to be had."""
+        return self.status in {403, *SERVES_NOTHING}
 
 
 class Matrix:
-    """The application behind keys of every kind.
+    """The answers of every route to a key of every kind.
 
     Args:
         directory: of the key file.
@@ -101,34 +116,60 @@ class Matrix:
     """
 
     def __init__(self, directory: Path, doors: tuple[Door, ...]) -> None:
-        self.ltm = Recorder()
         file = KeyFile(directory / "keys.json", lambda: NOW - timedelta(days=2))
-        self.keys = {
-            "anna's": file.create("annas", tuple(Right), user="anna"),
-            "ben's": file.create("bens", tuple(Right), user="ben"),
-            "of another prefix": file.create("prefixed", tuple(Right), users="team-"),
-            "luna's": file.create("lunas", tuple(Right), user="anna", agent="luna"),
-            "expired": file.create("expired", tuple(Right), expires=NOW - timedelta(days=1)),
-            "revoked": file.create("revoked", tuple(Right)),
-            "rotated": file.create("rotated", tuple(Right)),
-            **{str(right): file.create(f"may-{right}", (right,), user="anna") for right in Right},
+        every = tuple(Right)
+        self._keys: dict[str, str | None] = {
+            NONE: None,
+            "wrong": "ltm_0123456789abcdef_" + "x" * 43,
+            "expired": file.create("expired", every, expires=NOW - timedelta(days=1)),
+            "revoked": file.create("revoked", every),
+            "anna": file.create("annas", every, user="anna"),
+            "ben": file.create("bens", every, user="ben"),
+            "team": file.create("teams", every, users="team-"),
+            "luna": file.create("lunas", every, user="anna", agent="luna"),
+            "metrics": file.create("metrics", (Right.METRICS,), user="anna"),
+            "trace": file.create("trace", (Right.TRACE,), user="anna"),
         }
         file.revoke("revoked")
-        file.rotate("rotated", timedelta(hours=1))
         store = KeyStore(file.path, lambda: None, lambda: NOW)
         store.refresh()
-        authentication = Authentication(store, None, 0, proxied=False, local=True)
+        self._ltm = Recorder()
         # Nothing listens at this address of a chat model.
         settings = load_settings(chat_base_url="http://127.0.0.1:9/v1", openai_api_key="sk-none")
-        redis = fakeredis.FakeAsyncRedis()
-        self.app = create_app(Gateway(settings, self.ltm, redis, authentication), doors)
-        self.routes = [route for route in routes_of(self.app) if route.path not in PUBLIC]
+        authentication = Authentication(store, None, 0, proxied=False, local=True)
+        self._app = create_app(Gateway(settings, self._ltm, fakeredis.FakeAsyncRedis(), authentication), doors)
+        self.seen: dict[tuple[str, str], Seen] = {}
+        with capture_logs():
+            asyncio.run(self._ask_all())
 
-    def ask(self, client: TestClient, sample: Sample, key: str | None) -> httpx.Response:
-        """The response to a request with a key of this name, or with these words as the key."""
-        self.ltm.asked.clear()
-        bearer = {} if key is None else {"authorization": f"Bearer {self.keys.get(key, key)}"}
-        response: Any = client.request(
+    def routes(self, found: Callable[[Seen], bool], *keys: str) -> list[str]:
+        """The routes whose answer to one of these keys is such, each with the key and the answer."""
+        return [
+            f"{route} with {key}: {seen.status} {seen.text[:200]}, asked {seen.asked}"
+            for (route, key), seen in self.seen.items()
+            if key in keys and found(seen)
+        ]
+
+    async def _ask_all(self) -> None:
+        transport = httpx.ASGITransport(self._app, raise_app_exceptions=False)
+        async with (
+            self._app.router.lifespan_context(self._app),
+            httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client,
+        ):
+            for route in routes_of(self._app):
+                if route.path in PUBLIC:
+                    continue
+                for name, key in self._keys.items():
+                    sample = route.sample("anna", "mira" if name == "luna" else None)
+                    named = sample != (route.sample("anna") if name == "luna" else route.sample("ben"))
+                    self._ltm.asked = []
+                    response = await self._ask(client, sample, key)
+                    seen = Seen(response.status_code, response.text, self._ltm.asked, named)
+                    self.seen[f"{route.method} {route.path}", name] = seen
+
+    async def _ask(self, client: httpx.AsyncClient, sample: Sample, key: str | None) -> httpx.Response:
+        bearer = {"authorization": f"Bearer {key}"} if key else {}
+        return await client.request(
             sample.method,
             sample.path,
             params=dict(sample.query),
@@ -136,67 +177,46 @@ class Matrix:
             json=sample.json,
             content=sample.content,
         )
-        found: httpx.Response = response
-        return found
 
 
-def without_valid_key(matrix: Matrix, client: TestClient) -> list[str]:
+def without_valid_key(matrix: Matrix) -> list[str]:
     """The routes that answer without a valid key anything but 401, or ask the memory."""
-    found = []
-    for route in matrix.routes:
-        for key in (None, "", "wrong", "ltm_0123456789abcdef_" + "x" * 43, "expired", "revoked", "rotated"):
-            status = matrix.ask(client, route.sample("anna"), key).status_code
-            if status != 401 or matrix.ltm.asked:
-                found.append(f"{route.method} {route.path} with {key!r}: {status}")
-    return found
+    return matrix.routes(lambda seen: seen.status != 401 or bool(seen.asked), NONE, "wrong", "expired", "revoked")
 
 
-def with_the_key(matrix: Matrix, client: TestClient) -> list[str]:
+def with_the_key(matrix: Matrix) -> list[str]:
     """The routes whose request is refused although the key permits it: the others' refusals would prove nothing."""
-    found = []
-    for route in matrix.routes:
-        response = matrix.ask(client, route.sample("anna"), "anna's")
-        if response.status_code in {400, 401, 403, 415, 422, 500}:
-            found.append(f"{route.method} {route.path}: {response.status_code} {response.text[:300]}")
-    return found
+    return matrix.routes(lambda seen: seen.status in {400, 401, 403, 415, 422, 500}, "anna")
 
 
-def without_the_right(matrix: Matrix, client: TestClient) -> dict[str, set[Right]]:
-    """The rights that permit each route, as each right alone shows."""
-    permitted = {}
-    for route in matrix.routes:
-        statuses = {right: matrix.ask(client, route.sample("anna"), right).status_code for right in Right}
-        if set(statuses.values()) <= SERVES_NOTHING:
-            continue
-        permitted[f"{route.method} {route.path}"] = {right for right, status in statuses.items() if status != 403}
-    return permitted
+def without_the_right(matrix: Matrix) -> list[str]:
+    """The routes that neither a key for metrics nor one for traces is refused by: they cannot both be right."""
+    permitted = [
+        {line.partition(" with ")[0] for line in matrix.routes(lambda seen: not seen.refused, key)}
+        for key in ("metrics", "trace")
+    ]
+    return sorted(permitted[0] & permitted[1] - NO_RIGHT)
 
 
-def about_another_user(matrix: Matrix, client: TestClient) -> list[str]:
+def about_another_user(matrix: Matrix) -> list[str]:
     """The routes that ask the memory about a user whom the key is not for, or do not refuse one that is named."""
-    found = []
-    for route in matrix.routes:
-        sample = route.sample("anna")
-        names_one = sample != route.sample("ben")
-        for key in ("ben's", "of another prefix"):
-            status = matrix.ask(client, sample, key).status_code
-            if "anna" in matrix.ltm.users or (names_one and status not in {403, *SERVES_NOTHING}):
-                found.append(f"{route.method} {route.path} with a key {key}: {status}, asked {matrix.ltm.asked}")
-    return found
+
+    def reached(seen: Seen) -> bool:
+        users = {one for _, user, data in seen.asked for one in (user, *(data.get("also") or ()))}
+        return "anna" in users or (seen.named and not seen.refused)
+
+    return matrix.routes(reached, "ben", "team")
 
 
-def about_another_agent(matrix: Matrix, client: TestClient) -> list[str]:
+def about_another_agent(matrix: Matrix) -> list[str]:
     """The routes that show or change what is another character's than the key's."""
-    found = []
-    for route in matrix.routes:
-        sample = route.sample("anna", "mira")
-        names_one = sample != route.sample("anna")
-        response = matrix.ask(client, sample, "luna's")
-        reached = matrix.ltm.agents & {"mira", True} or PRIVATE in response.text
-        changed = {kind for kind, _, data in matrix.ltm.asked if data.get("id") or data.get("ids")} - {"memory_get"}
-        if reached or changed or (names_one and response.status_code not in {403, *SERVES_NOTHING}):
-            found.append(f"{route.method} {route.path} : {response.status_code}, asked {matrix.ltm.asked}")
-    return found
+
+    def reached(seen: Seen) -> bool:
+        agents = {data.get("all_agents") or data.get("agent_id") for _, _, data in seen.asked}
+        by_id = {kind for kind, _, data in seen.asked if data.get("id") or data.get("ids")} - {"memory_get"}
+        return bool(agents & {"mira", True} or by_id) or PRIVATE in seen.text or (seen.named and not seen.refused)
+
+    return matrix.routes(reached, "luna")
 
 
 def sample_door(app: FastAPI, _: Gateway) -> None:
@@ -239,63 +259,46 @@ def matrix(tmp_path_factory: pytest.TempPathFactory) -> Matrix:
     return Matrix(tmp_path_factory.mktemp("keys"), (*DOORS, sample_door))
 
 
-@pytest.fixture(scope="module")
-def client(matrix: Matrix) -> Iterator[TestClient]:
-    with TestClient(matrix.app, "http://127.0.0.1", raise_server_exceptions=False) as client:
-        yield client
+def test_every_route_wants_a_valid_key(matrix: Matrix) -> None:
+    """Given no key, a wrong, an expired or a revoked one, I expect 401 of every route, and nothing asked of the
+    memory."""
+    assert without_valid_key(matrix) == []
 
 
-def test_every_route_wants_a_valid_key(matrix: Matrix, client: TestClient) -> None:
-    """Given no key, a wrong, an expired, a revoked or a rotated one, I expect 401 of every route, and nothing asked of
-    the memory."""
-    assert without_valid_key(matrix, client) == []
-
-
-def test_every_route_takes_its_sample_with_a_key(matrix: Matrix, client: TestClient) -> None:
+def test_every_route_takes_its_sample_with_a_key(matrix: Matrix) -> None:
     """Given a key with every right for the user, I expect no route to refuse the request that the others are tested
     with: a new route needs an example in its description, or a sample in tests/unit/gateway_routes.py."""
-    assert with_the_key(matrix, client) == []
+    assert with_the_key(matrix) == []
 
 
-def test_every_route_wants_a_right(matrix: Matrix, client: TestClient) -> None:
-    """Given keys with one right each, I expect every route permitted by some of them, and not by all."""
-    permitted = without_the_right(matrix, client)
-
-    assert [route for route, rights in permitted.items() if not rights or rights == ALL_RIGHTS] == []
+def test_every_route_wants_a_right(matrix: Matrix) -> None:
+    """Given a key for metrics alone, and one for traces alone, I expect 403 of every route to one of them at least."""
+    assert without_the_right(matrix) == []
 
 
-def test_no_route_is_about_another_user(matrix: Matrix, client: TestClient) -> None:
+def test_no_route_is_about_another_user(matrix: Matrix) -> None:
     """Given a key for another user, or for a prefix of others, I expect 403 wherever a route names the user, and
     nothing asked of the memory about that user."""
-    assert about_another_user(matrix, client) == []
+    assert about_another_user(matrix) == []
 
 
-def test_no_route_is_about_another_agent(matrix: Matrix, client: TestClient) -> None:
+def test_no_route_is_about_another_agent(matrix: Matrix) -> None:
     """Given a key for one character, I expect 403 wherever a route names another, its memory neither shown nor
     changed by its id, and nothing asked about it or about all characters."""
-    assert about_another_agent(matrix, client) == []
+    assert about_another_agent(matrix) == []
 
 
 def test_a_careless_route_is_found(tmp_path: Path) -> None:
     """Given routes that look at no key, right, user or character, I expect each of them found by the test that is for
-    it."""
+    it, and a careful one by none."""
     matrix = Matrix(tmp_path, (careless_door, sample_door))
-    with TestClient(matrix.app, "http://127.0.0.1") as client:
-        assert {line.split()[1] for line in without_valid_key(matrix, client)} == {"/no-caller"}
-        assert with_the_key(matrix, client) == []
-        permitted = without_the_right(matrix, client)
-        assert {route.split()[1] for route, rights in permitted.items() if rights == ALL_RIGHTS} == {
-            "/no-caller",
-            "/no-right",
-        }
-        assert permitted["GET /sample/{memory_id}"] == {Right.READ}
-        assert {line.split()[1] for line in about_another_user(matrix, client)} == {"/no-caller", "/no-user"}
-        assert {line.split()[1] for line in about_another_agent(matrix, client)} == {
-            "/no-user",
-            "/no-agent/{memory_id}",
-        }
 
+    def found(lines: list[str]) -> set[str]:
+        return {line.split()[1] for line in lines}
 
-def test_the_routes_are_found(matrix: Matrix) -> None:
-    """Given the application with the door of this test, I expect its route among those that are tested."""
-    assert [route.path for route in matrix.routes if isinstance(route, Route)][-1] == "/sample/{memory_id}"
+    assert found(without_valid_key(matrix)) == {"/no-caller"}
+    assert found(with_the_key(matrix)) == set()
+    assert found(without_the_right(matrix)) == {"/no-caller", "/no-right"}
+    assert found(about_another_user(matrix)) == {"/no-caller", "/no-user"}
+    assert found(about_another_agent(matrix)) == {"/no-user", "/no-agent/{memory_id}"}
+    assert matrix.seen["GET /sample/{memory_id}", "anna"].status == 200
