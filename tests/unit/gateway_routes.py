@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -73,15 +74,20 @@ def routes_of(app: FastAPI, prefix: str = "") -> Iterator[Route]:
 
 def _from_description(route: Route, user: str, agent: str | None) -> Sample:
     operation: Mapping[str, Any] = route.operation or {}
-    path = route.path
-    query: dict[str, Any] = {}
+    mem0 = route.path.startswith("/mem0/")
+    # Mem0's routes read their queries themselves, and no description has them.
+    lists = mem0 and route.method in {"GET", "DELETE"} and route.path.rstrip("/").endswith("/memories")
+    query: dict[str, Any] = {"user_id": user} if lists else {}
     headers: dict[str, Any] = {}
+    path = route.path
+    for name, value in (_mem0_ids(user) if mem0 else {"memory_id": MEMORY_ID}).items():
+        path = path.replace(f"{{{name}}}", value)
     for parameter in operation.get("parameters", []):
         name, place = parameter["name"], parameter["in"]
         scope: dict[str, str | None] = {"user_id": user, "agent_id": agent}
         known = scope.get(name)
         if place == "path":
-            path = path.replace(f"{{{name}}}", str(known or MEMORY_ID))
+            path = path.replace(f"{{{name}}}", str(known or "1"))
         elif known is not None or parameter.get("required"):
             value = known if known is not None else _value(parameter["schema"], route.document, parameter)
             (headers if place == "header" else query)[name] = value
@@ -89,7 +95,9 @@ def _from_description(route: Route, user: str, agent: str | None) -> Sample:
     if not contents:
         return Sample(route.method, path, query, headers)
     media_type = next(iter(contents))
-    body = _about(_value(contents[media_type].get("schema", {}), route.document, contents[media_type]), user, agent)
+    schema = contents[media_type].get("schema", {})
+    names_agent = "agent_id" in str(_resolved(schema, route.document))
+    body = _about(_value(schema, route.document, contents[media_type]), user, agent if names_agent else None)
     if isinstance(body, str):
         return Sample(route.method, path, query, {**headers, "content-type": media_type}, content=body)
     return Sample(route.method, path, query, {**headers, "content-type": media_type}, json=body)
@@ -111,11 +119,21 @@ def _value(schema: Mapping[str, Any], document: Mapping[str, Any], examples: Map
     if found:
         return found[0]
     if "$ref" in schema:
-        return _value(document["components"]["schemas"][schema["$ref"].rpartition("/")[2]], document, {})
+        return _value(_resolved(schema, document), document, {})
     for several in ("anyOf", "oneOf", "allOf"):
         if several in schema:
             return _value(next(one for one in schema[several] if one.get("type") != "null"), document, {})
     return _least(schema, document)
+
+
+def _resolved(schema: Mapping[str, Any], document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The schema that a reference leads to, or the schema itself; of one of several, the first."""
+    if "anyOf" in schema:
+        return _resolved(schema["anyOf"][0], document)
+    if "$ref" not in schema:
+        return schema
+    found: Mapping[str, Any] = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+    return found
 
 
 def _examples(holder: Mapping[str, Any]) -> list[Any]:
@@ -140,6 +158,26 @@ def _least(schema: Mapping[str, Any], document: Mapping[str, Any]) -> Any:
         case {"type": "boolean"}:
             return False
     return MEMORY_ID
+
+
+def _mem0_ids(user: str) -> dict[str, str]:
+    """Parameters of paths for Mem0's clients, whose ids hold the user."""
+    packed = base64.urlsafe_b64encode(user.encode()).decode().rstrip("=")
+    return {
+        "memory_id": f"{MEMORY_ID}.{packed}",
+        "event_id": f"{'0' * 32}.1.1712345678000.{packed}",
+        "kind": "user",
+        "name": user,
+    }
+
+
+def _mem0_batch(method: str) -> Callable[[str, str | None], Sample]:
+    def made(user: str, agent: str | None) -> Sample:
+        change = {"text": "a dog"} if method == "PUT" else {}
+        body = {"memories": [{"memory_id": _mem0_ids(user)["memory_id"], **change}]}
+        return Sample(method, "/mem0/v1/batch/", json=body)
+
+    return made
 
 
 def _named(user: str, agent: str | None) -> dict[str, str]:
@@ -169,4 +207,6 @@ def _chat(user: str, agent: str | None) -> Sample:
 SAMPLES: Mapping[str, Callable[[str, str | None], Sample]] = {
     "POST /mcp": _mcp,
     "POST /openai/v1/chat/completions": _chat,
+    "PUT /mem0/v1/batch/": _mem0_batch("PUT"),
+    "DELETE /mem0/v1/batch/": _mem0_batch("DELETE"),
 }

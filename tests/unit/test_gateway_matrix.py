@@ -40,14 +40,15 @@ NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
 
 class Recorder(AsyncClient):
-    """A client of the wire that keeps what it is asked for, and answers with a memory of no character.
+    """A client of the wire that keeps what it is asked for, and answers with a memory of what was said last.
 
-    A single memory, asked for by its id, belongs to the character mira.
+    A single memory, asked for by its id, belongs to the character mira, others to none.
     """
 
     def __init__(self) -> None:
         super().__init__("redis://127.0.0.1:1/0")
         self.asked: list[tuple[str, str, Mapping[str, Any]]] = []
+        self._told = ""
 
     async def request(
         self,
@@ -67,6 +68,7 @@ class Recorder(AsyncClient):
             timestamp=86_400,
             user_id=user_id,
             agent_id="mira" if one else None,
+            metadata={"message_id": self._told},
         )
         return LTMResponse(
             request_id=request_id or "r",
@@ -84,7 +86,8 @@ class Recorder(AsyncClient):
 
     async def remember(self, user_id: str, content: str, **options: Any) -> str:
         self.asked.append(("event", user_id, options))
-        return "m"
+        self._told = str(options.get("message_id", "m"))
+        return self._told
 
 
 @dataclass(frozen=True)
@@ -103,8 +106,9 @@ class Seen:
 
     @property
     def refused(self) -> bool:
-        """Whether what was named is refused, or there is nothing to be had."""
-        return self.status in {403, *SERVES_NOTHING}
+        """Whether what was named is refused, or there is nothing to be had; MCP says so in a result."""
+        in_words = not self.asked and '"isError":true' in self.text and "forbidden: " in self.text
+        return in_words or self.status in {403, *SERVES_NOTHING}
 
 
 class Matrix:
@@ -213,7 +217,12 @@ def about_another_agent(matrix: Matrix) -> list[str]:
 
     def reached(seen: Seen) -> bool:
         agents = {data.get("all_agents") or data.get("agent_id") for _, _, data in seen.asked}
-        by_id = {kind for kind, _, data in seen.asked if data.get("id") or data.get("ids")} - {"memory_get"}
+        # A deletion with the character reaches no other's memories.
+        by_id = {
+            kind
+            for kind, _, data in seen.asked
+            if (data.get("id") or data.get("ids")) and (kind, data.get("agent_id")) != ("memory_delete", "luna")
+        } - {"memory_get"}
         return bool(agents & {"mira", True} or by_id) or PRIVATE in seen.text or (seen.named and not seen.refused)
 
     return matrix.routes(reached, "luna")
