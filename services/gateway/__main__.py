@@ -63,6 +63,7 @@ async def run(settings: Settings, _: asyncio.Event) -> None:
             access_log=False,
             proxy_headers=False,  # uvicorn would believe them of every program of this machine; see `exposed`
             server_header=False,
+            ws="none",
             timeout_graceful_shutdown=STOP_WITHIN_S,
         )
         server = uvicorn.Server(config)

@@ -137,9 +137,7 @@ def token_secret(settings: Settings) -> bytes:
         raise InvalidSetting(f"{_SECRET_SETTING} is not set: give the gateway one, as of `openssl rand -hex 32`")
     secret = settings.ltm_gateway_token_secret.get_secret_value().encode()
     if len(secret) < MIN_SECRET_BYTES:
-        raise InvalidSetting(
-            f"{_SECRET_SETTING} has {len(secret)} bytes; allowed: at least {MIN_SECRET_BYTES}, all random"
-        )
+        raise InvalidSetting(f"{_SECRET_SETTING} has {len(secret)} bytes; allowed: at least {MIN_SECRET_BYTES}")
     return secret
 
 
