@@ -226,7 +226,11 @@ class Settings(BaseSettings):
     )
 
     ltm_search_timeout_ms: int = Field(
-        default=600, ge=1, le=60_000, description="Chat service: how long to wait for a search's response, in ms."
+        default=600,
+        ge=1,
+        le=60_000,
+        description="Chat service and the gateway's proxy: how long to wait for a search's or context's response,"
+        " in ms.",
     )
     ltm_search_budget_ms: int = Field(
         default=800,
@@ -324,15 +328,20 @@ class Settings(BaseSettings):
 
     chat_base_url: EndpointUrl | None = Field(
         default=None,
-        description="Chat service: an OpenAI-compatible endpoint; unset: OpenAI's own, if `OPENAI_API_KEY` is set.",
+        description="Chat service and the gateway's proxy: an OpenAI-compatible endpoint; unset: OpenAI's own, of the"
+        " chat service if `OPENAI_API_KEY` is set.",
     )
     chat_model: Name = Field(default="gpt-5-mini", description="Chat service: the model that replies.")
     openai_api_key: SecretStr | None = Field(
         default=None,
-        description="Chat service: its API key. Without it and `CHAT_BASE_URL`, the built-in replier quotes memories.",
+        description="Its API key. Without it and `CHAT_BASE_URL`, the chat service's built-in replier quotes memories;"
+        " without it, a gateway that needs no key passes on that of its client.",
     )
     chat_memory_limit: int = Field(
-        default=5, ge=1, le=protocol.MAX_LIMIT, description="Chat service: memories searched for before each reply."
+        default=5,
+        ge=1,
+        le=protocol.MAX_LIMIT,
+        description="Chat service and the gateway's proxy: memories searched for before each reply.",
     )
     chat_history_messages: int = Field(
         default=20, ge=0, le=1_000, description="Chat service: messages of the conversation in the prompt."

@@ -119,7 +119,7 @@ def completion(text: str | None, **message: Any) -> Script:
     }
     document = {"id": "c1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
     data = json.dumps(document, indent=1).encode()
-    return lambda handler: handler.reply(200, data, [("Content-Type", "application/json"), ("X-Request-Id", "up-1")])
+    return lambda handler: handler.reply(200, data, [("Content-Type", "application/json"), ("OpenAI-Version", "1")])
 
 
 def events(*texts: str) -> list[bytes]:

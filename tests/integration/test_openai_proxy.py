@@ -181,7 +181,7 @@ def test_a_chat_has_a_memory(
     )
 
     answer = raw.parse()
-    assert (answer.choices[0].message.content, raw.headers["x-request-id"]) == ("She is called Mochi.", "up-1")
+    assert (answer.choices[0].message.content, raw.headers["openai-version"]) == ("She is called Mochi.", "1")
     assert raw.headers["x-keepsake-request-id"] == memory.requests[-1]["request_id"]
     sent = json.loads(last().body)
     prompt, question = sent["messages"]
@@ -567,6 +567,8 @@ def test_what_upstream_is_told_of_the_client(
 
     httpx.post(f"{gateway}/openai/v1/chat/completions", content=body, headers={"Authorization": "Bearer sk-own"})
     assert last().header("authorization") == "Bearer sk-own"
+    httpx.post(f"{gateway}/openai/v1/chat/completions", content=body, headers={"Authorization": "Bearer ltm_1_x"})
+    assert last().header("authorization") is None
 
 
 def test_a_key_of_keepsake_is_never_sent(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from keepsake_client.errors import KeepsakeError
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from services.gateway.problems import problem_of
@@ -53,6 +54,8 @@ class OpenAIRoute(APIRoute):
                 return await handler(request)
             except KeepsakeError as error:
                 return error_response(error)
+            except HTTPException as error:  # of a body that is too large, or does not come
+                return _response(error.status_code, error.detail, None, error.headers)
 
         return answer
 
@@ -61,8 +64,9 @@ def error_response(error: KeepsakeError) -> JSONResponse:
     """The error as OpenAI's API writes its own."""
     problem = problem_of(error)
     status = _STATUS.get(error.code, problem.status)
+    return _response(status, problem.detail or problem.title, problem.code, getattr(error, "headers", None))
+
+
+def _response(status: int, message: str, code: str | None, headers: Mapping[str, str] | None) -> JSONResponse:
     kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    return JSONResponse(
-        {"error": {"message": problem.detail or problem.title, "type": kind, "param": None, "code": problem.code}},
-        status,
-    )
+    return JSONResponse({"error": {"message": message, "type": kind, "param": None, "code": code}}, status, headers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -37,6 +38,8 @@ _OWN_PREFIXES: Final = (b"x-keepsake-", b"x-forwarded-")
 _OWN_RESPONSE: Final = frozenset(b"date server set-cookie alt-svc strict-transport-security".split())
 _CORS_PREFIX: Final = b"access-control-"
 _VIA: Final = b"keepsake"
+#: An `Authorization` with a key that `ltm key create` has made.
+_OF_KEEPSAKE: Final = re.compile(r"\w+ +ltm_", re.IGNORECASE)
 
 
 class Upstream:
@@ -67,7 +70,11 @@ class Upstream:
         headers = [*_request_headers(request.headers.raw), (b"accept-encoding", b"identity"), _via(request)]
         if self._key is not None:
             headers.append((b"authorization", f"Bearer {self._key.get_secret_value()}".encode()))
-        elif own_key and (authorization := request.headers.get("authorization")):
+        elif (
+            own_key
+            and (authorization := request.headers.get("authorization"))
+            and not _OF_KEEPSAKE.match(authorization)
+        ):
             headers.append((b"authorization", authorization.encode("latin-1")))
         url = self._url.copy_with(path=self._url.path.rstrip("/") + path, query=request.scope["query_string"] or None)
         # Not by `build_request`, which would add the cookies that upstream set for other users, and httpx's headers.
