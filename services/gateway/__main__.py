@@ -6,9 +6,10 @@ import asyncio
 
 import structlog
 import uvicorn
-from keepsake_client import AsyncClient
 
 from services.gateway.app import Door, Gateway, OpenDoor, create_app
+from services.gateway.mcp_server.http import mcp_door
+from services.gateway.wire import client_of
 from services.runtime.heartbeat import send_heartbeats
 from services.runtime.process import serve
 from services.runtime.redis import connect_async
@@ -24,16 +25,7 @@ log = structlog.get_logger()
 async def run(settings: Settings, _: asyncio.Event) -> None:
     """Serve until a signal."""
     url = settings.redis_url.get_secret_value()
-    ltm = AsyncClient(
-        url,
-        requests_queue=settings.ltm_requests_queue,
-        manage_queue=settings.ltm_manage_queue,
-        responses_channel=settings.ltm_responses_channel,
-        updates_channel=settings.memory_updates_channel,
-        updates_stream=settings.ltm_stream_key,
-        stream_max_len=settings.ltm_stream_max_len,
-    )
-    async with connect_async(url) as redis, ltm:
+    async with connect_async(url) as redis, client_of(settings) as ltm:
         app = create_app(Gateway(settings, ltm, redis, OpenDoor()), DOORS)
         config = uvicorn.Config(
             app,
@@ -52,7 +44,7 @@ async def run(settings: Settings, _: asyncio.Event) -> None:
 
 
 #: In the order in which a path is looked up.
-DOORS: tuple[Door, ...] = ()
+DOORS: tuple[Door, ...] = (mcp_door,)
 
 if __name__ == "__main__":
     serve(NAME, run)
