@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
+from keepsake_client.errors import InvalidMessage
 from starlette.requests import Request
 
 from services.gateway.access import Caller, NotPermitted
@@ -44,6 +45,7 @@ class Asker:
 
         Raises:
             NotPermitted: neither names one, or the caller may not ask about it.
+            InvalidMessage: a header is not UTF-8.
         """
         user = _header(request, USER_HEADER) or caller.user
         if user is None:
@@ -57,11 +59,13 @@ class Asker:
 
 
 def _header(request: Request, name: str) -> str | None:
-    """The value of a header as UTF-8, where it is that; None where it is missing or empty."""
-    value = request.headers.get(name)
-    if not value:
-        return None
+    """The value of a header, in UTF-8; None where it is missing or blank.
+
+    Raises:
+        InvalidMessage: it is not UTF-8.
+    """
+    value = request.headers.get(name, "")
     try:
-        return value.encode("latin-1").decode()
+        return value.encode("latin-1").decode() if value.strip() else None
     except UnicodeDecodeError:
-        return value
+        raise InvalidMessage(f"the header {name} is not UTF-8") from None

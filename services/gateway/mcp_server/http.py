@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from fastapi import APIRouter, FastAPI, Request, Response
+from keepsake_client.errors import InvalidMessage, KeepsakeError
 from keepsake_client.protocol import MAX_MESSAGE_BYTES
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp_types import INVALID_REQUEST
@@ -55,14 +56,14 @@ def mcp_door(app: FastAPI, gateway: Gateway) -> None:
     async def exchange(request: Request, caller: CallerOf) -> Response:
         try:
             request.state.asker = Asker.of_request(caller, request)
-        except NotPermitted as error:
+        except (NotPermitted, InvalidMessage) as error:
             return _refusal(error)
         return Exchange(sessions)
 
     app.include_router(router)
 
 
-def _refusal(error: NotPermitted) -> Response:
+def _refusal(error: KeepsakeError) -> Response:
     """The refusal as an error of JSON-RPC: clients of MCP show its words, and none of problem details."""
     body = {"jsonrpc": "2.0", "id": None, "error": {"code": INVALID_REQUEST, "message": f"{error.code}: {error}"}}
     return JSONResponse(body, STATUS[error.code])
