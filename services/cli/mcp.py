@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from typing import Annotated
 
 import typer
@@ -31,6 +32,8 @@ def mcp(
     asker = Asker.of(Caller("stdio", _parse_rights(may)), user, agent)
     settings = found_stack(data_dir).settings
     configure_logging(settings, "mcp")
+    # asyncio's own handler would wait for the thread that reads stdin, which no cancellation ends.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     asyncio.run(serve_stdio(settings, asker))
 
 

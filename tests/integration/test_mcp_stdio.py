@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,24 @@ def test_stdout_is_the_protocol_whatever_arrives(valkey_url: str) -> None:
     assert answers[3]["result"]["content"][0]["text"] == "invalid_request: query: Input should be a valid string"
     assert answers[4]["error"]["code"] == -32601
     assert (server.returncode, b"Traceback" in log) == (0, False), log.decode()
+
+
+def test_ctrl_c_ends_it_while_it_waits_for_stdin(tmp_path: Path) -> None:
+    """Given a server on a terminal, which has answered and waits for the next line, I expect SIGINT to end it."""
+    environment = {"REDIS_URL": "redis://127.0.0.1:1/0", "PATH": "/usr/bin:/bin"}
+    with (
+        (tmp_path / "log").open("wb") as log,
+        subprocess.Popen(
+            [LTM, "mcp", "--user", "anna"], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log
+        ) as server,
+    ):
+        assert server.stdin is not None
+        assert server.stdout is not None
+        server.stdin.write(request(1, "initialize", **HANDSHAKE) + b"\n")
+        server.stdin.flush()
+        assert json.loads(server.stdout.readline())["id"] == 1
+        server.send_signal(signal.SIGINT)
+        assert server.wait(timeout=60) == -signal.SIGINT
 
 
 @pytest.mark.parametrize(

@@ -347,8 +347,19 @@ def test_the_header_names_the_user_of_a_key_that_is_bound_to_none() -> None:
         Asker.of_request(OPEN, request_with())
     with pytest.raises(NotPermitted):
         Asker.of_request(Caller("key", ALL_RIGHTS, users="shop-"), named)
-    with pytest.raises(InvalidMessage, match="not UTF-8"):
-        Asker.of_request(OPEN, Request({"type": "http", "headers": [(b"x-keepsake-user", b"Zo\xeb")]}))
+
+
+@pytest.mark.parametrize(
+    ("headers", "words"),
+    [
+        ([(b"x-keepsake-user", b"Zo\xeb")], "not UTF-8"),
+        ([(b"x-keepsake-user", b"anna"), (b"x-keepsake-user", b"berta")], "several headers"),
+    ],
+)
+def test_a_header_that_can_be_read_in_two_ways_is_refused(headers: list[tuple[bytes, bytes]], words: str) -> None:
+    """Given a user in another encoding, or two users, I expect a refusal and no guess."""
+    with pytest.raises(InvalidMessage, match=words):
+        Asker.of_request(OPEN, Request({"type": "http", "headers": headers}))
 
 
 def test_a_header_does_not_change_the_user_or_character_of_a_key() -> None:

@@ -45,7 +45,7 @@ class Asker:
 
         Raises:
             NotPermitted: neither names one, or the caller may not ask about it.
-            InvalidMessage: a header is not UTF-8.
+            InvalidMessage: a header is not UTF-8, or there are several of one.
         """
         user = _header(request, USER_HEADER) or caller.user
         if user is None:
@@ -62,9 +62,12 @@ def _header(request: Request, name: str) -> str | None:
     """The value of a header, in UTF-8; None where it is missing or blank.
 
     Raises:
-        InvalidMessage: it is not UTF-8.
+        InvalidMessage: it is not UTF-8, or there are several.
     """
-    value = request.headers.get(name, "")
+    values = request.headers.getlist(name)
+    if len(values) > 1:
+        raise InvalidMessage(f"there are several headers {name}")
+    value = "".join(values)
     try:
         return value.encode("latin-1").decode() if value.strip() else None
     except UnicodeDecodeError:
