@@ -1,28 +1,28 @@
-"""Memories by their ids, as far as a caller may see them."""
+"""One memory by its id, for a caller that may see it."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 from keepsake_client.errors import RequestFailed
 from keepsake_client.protocol import LTMResponse
 
 from services.gateway.access import Caller
-
-if TYPE_CHECKING:
-    from services.gateway.app import Gateway
+from services.gateway.app import Gateway
 
 
 async def memory_of(
-    gateway: Gateway, caller: Caller, user_id: str, memory_id: str, deadline_ms: int | None
+    gateway: Gateway, caller: Caller, user_id: str, memory_id: str, deadline_ms: int | None = None
 ) -> LTMResponse:
-    """The response to a `memory_get` of the user: the memory is shared, or one that the caller's character may see.
+    """The response to a memory_get, of a memory that the caller's agent sees: a shared one, or one of its own.
+
+    Args:
+        user_id: a user that the caller may ask about, as `Caller.user_of` returns it.
 
     Raises:
-        RequestFailed: `not_found`, also where the memory belongs to a character that the caller is not for.
-        RequestTimeout, Unavailable
+        RequestFailed: with code `not_found`, also where the memory is another agent's.
+        RequestTimeout, Unavailable, InvalidMessage
     """
     response = await gateway.ltm.memory_get(user_id, memory_id, deadline_ms=deadline_ms)
-    if caller.agent is not None and any(memory.agent_id not in (None, caller.agent) for memory in response.memories):
+    owners = {memory.agent_id for memory in response.memories}
+    if caller.agent is not None and not owners <= {None, caller.agent}:
         raise RequestFailed("not_found: the user has no memory of this id")
     return response
