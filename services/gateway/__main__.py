@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import structlog
 import uvicorn
-from keepsake_client import AsyncClient
 from keepsake_client.protocol import COUNTERS
 
 from services.gateway.api import api
@@ -24,8 +23,10 @@ from services.gateway.exposure import (
 )
 from services.gateway.health import health
 from services.gateway.keys import KeyFileInvalid, KeyStore
+from services.gateway.mcp_server.http import mcp_door
 from services.gateway.proxy.door import add_proxy
 from services.gateway.tokens import token_verifier
+from services.gateway.wire import client_of
 from services.runtime.counters import PendingCounts
 from services.runtime.errors import InvalidSetting
 from services.runtime.heartbeat import send_heartbeats
@@ -43,19 +44,10 @@ log = structlog.get_logger()
 async def run(settings: Settings, _: asyncio.Event) -> None:
     """Serve until a signal."""
     url = settings.redis_url.get_secret_value()
-    ltm = AsyncClient(
-        url,
-        requests_queue=settings.ltm_requests_queue,
-        manage_queue=settings.ltm_manage_queue,
-        responses_channel=settings.ltm_responses_channel,
-        updates_channel=settings.memory_updates_channel,
-        updates_stream=settings.ltm_stream_key,
-        stream_max_len=settings.ltm_stream_max_len,
-    )
     proxies, origins = trusted_proxies(settings), cors_origins(settings)
     authentication = _authentication(settings, proxies, origins)
     listener = listening_socket(settings.ltm_gateway_host, settings.ltm_gateway_port)
-    async with connect_async(url) as redis, ltm, authentication.watching(redis):
+    async with connect_async(url) as redis, client_of(settings) as ltm, authentication.watching(redis):
         app = create_app(Gateway(settings, ltm, redis, authentication), DOORS)
         config = uvicorn.Config(
             exposed(app, proxies, origins, authentication.count_refusal),
@@ -105,7 +97,7 @@ def _authentication(settings: Settings, proxies: Sequence[Network], origins: Seq
 
 
 #: In the order in which a path is looked up.
-DOORS: tuple[Door, ...] = (health, api, add_proxy)
+DOORS: tuple[Door, ...] = (health, api, mcp_door, add_proxy)
 
 if __name__ == "__main__":
     serve(NAME, run)
