@@ -9,6 +9,7 @@ import uvicorn
 from keepsake_client import AsyncClient
 
 from services.gateway.app import Door, Gateway, OpenDoor, create_app
+from services.gateway.mem0_api.door import open_mem0_door
 from services.runtime.heartbeat import send_heartbeats
 from services.runtime.process import serve
 from services.runtime.redis import connect_async
@@ -52,7 +53,7 @@ async def run(settings: Settings, _: asyncio.Event) -> None:
 
 
 #: In the order in which a path is looked up.
-DOORS: tuple[Door, ...] = ()
+DOORS: tuple[Door, ...] = (open_mem0_door,)
 
 if __name__ == "__main__":
     serve(NAME, run)

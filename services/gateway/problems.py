@@ -23,6 +23,7 @@ STATUS: Final = {
     "too_large": 413,
     "unprocessable": 422,
     "rate_limited": 429,
+    "not_supported": 501,
     "unavailable": 503,
     "disabled": 503,
     "timeout": 504,
