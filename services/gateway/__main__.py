@@ -8,7 +8,9 @@ import structlog
 import uvicorn
 from keepsake_client import AsyncClient
 
+from services.gateway.api import api
 from services.gateway.app import Door, Gateway, OpenDoor, create_app
+from services.gateway.health import health
 from services.gateway.mem0_api.door import open_mem0_door
 from services.runtime.heartbeat import send_heartbeats
 from services.runtime.process import serve
@@ -53,7 +55,7 @@ async def run(settings: Settings, _: asyncio.Event) -> None:
 
 
 #: In the order in which a path is looked up.
-DOORS: tuple[Door, ...] = (open_mem0_door,)
+DOORS: tuple[Door, ...] = (health, api, open_mem0_door)
 
 if __name__ == "__main__":
     serve(NAME, run)

@@ -164,6 +164,11 @@ class AsyncClient(Verbs):
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
+    @property
+    def subscribed(self) -> bool:
+        """Whether the subscription to the responses is up."""
+        return self._subscriber is not None and self._attempted.is_set() and self._error is None
+
     async def start(self) -> None:
         """Subscribe to the responses, in the background. Redis may be down: the client keeps trying."""
         self._enter_loop()

@@ -290,11 +290,11 @@ def _reasons(error: ValidationError, within: str) -> str:
     problems = []
     for problem in error.errors():
         field = ".".join(str(part) for part in ([within] if within else []) + list(problem["loc"]))
-        problems.append(f"{field}: {_in_json_terms(problem)}")
+        problems.append(f"{field}: {in_json_terms(problem)}")
     return "; ".join(dict.fromkeys(problems))
 
 
-def _in_json_terms(problem: Mapping[str, Any]) -> str:
+def in_json_terms(problem: Mapping[str, Any]) -> str:
     """What is wrong with a field, without Python's words: its sender may be written in any language."""
     if problem["type"] == "too_long":
         unit = "characters" if isinstance(problem["input"], str) else "items"
