@@ -6,14 +6,14 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta, tzinfo
+from datetime import UTC, date, datetime, tzinfo
 from typing import Annotated, Any, Final
 
 from keepsake_client.errors import InvalidMessage
 from keepsake_client.fields import readable_id
 from keepsake_client.protocol import REMEMBER, Source
 from keepsake_client.times import EARLIEST_S, MAX_AHEAD_S, parse_timestamp
-from keepsake_client.tolerance import as_text
+from keepsake_client.tolerance import MAX_TTL_DAYS, as_text
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from services.gateway.mem0_api.filters import Group, parse_filters
@@ -22,6 +22,7 @@ from services.gateway.mem0_api.filters import Group, parse_filters
 MAX_MESSAGES: Final = 100
 #: Memories in one batch of updates or deletions, as on Mem0's platform.
 MAX_BATCH: Final = 1_000
+_DAY_S: Final = 86_400
 #: Who speaks by role; messages of other roles, such as `system` and `tool`, are said by neither.
 _SOURCES: Final[dict[str, Source]] = {"user": "user", "human": "user", "assistant": "ai", "ai": "ai", "model": "ai"}
 #: What Mem0 calls who and what a memory is of.
@@ -161,7 +162,7 @@ class AddBody(Mem0Body):
         return at
 
     def ttl_days(self, at: float) -> float | None:
-        """For how many days the memories are kept from `at` on: through their last day, in UTC.
+        """For how many days the memories are kept from `at` on: through their last day, in UTC; None for ever.
 
         Raises:
             InvalidMessage: the last day is none, or over.
@@ -169,14 +170,14 @@ class AddBody(Mem0Body):
         if self.expiration_date is None:
             return None
         try:
-            end = datetime.combine(
-                date.fromisoformat(self.expiration_date) + timedelta(days=1), datetime.min.time(), UTC
-            )
-        except (ValueError, OverflowError):
+            last = datetime.combine(date.fromisoformat(self.expiration_date), datetime.min.time(), UTC)
+        except ValueError:
             raise InvalidMessage("expiration_date: a date is needed, as 2030-12-31") from None
-        if end.timestamp() <= max(at, time.time()):
+        end = last.timestamp() + _DAY_S
+        if end <= max(at, time.time()):
             raise InvalidMessage("expiration_date: is over; what is added would be deleted at once")
-        return (end.timestamp() - at) / 86_400
+        days = (end - at) / _DAY_S
+        return days if days <= MAX_TTL_DAYS else None
 
 
 def _said(number: int, message: Any) -> Iterator[Said]:
@@ -244,7 +245,7 @@ class SearchBody(ListBody):
     query: Any
     top_k: Any = None
     limit: Any = None
-    threshold: float | None = None
+    threshold: Annotated[float, Field(le=1)] | None = None
     latest_only: bool | None = None
 
 

@@ -133,7 +133,7 @@ def _checked(shown: str, field: Field, operator: str, value: Any, zone: tzinfo) 
     try:
         return _text(value, zone) if operator in _TEXTS else field.value(value, zone)
     except (ValueError, OverflowError) as error:
-        raise InvalidMessage(f"{shown}: a value {error}") from None
+        raise InvalidMessage(f"{shown}: {error}") from None
 
 
 def _compare(name: str, found: Any, value: Any) -> bool:

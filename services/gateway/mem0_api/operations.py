@@ -7,7 +7,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final
 
-from keepsake_client.errors import InvalidMessage
+from keepsake_client.errors import InvalidMessage, RequestFailed
 from keepsake_client.fields import whole
 from keepsake_client.protocol import LTMResponse
 from keepsake_client.verbs import FORGET_TIMEOUT_MS
@@ -20,7 +20,7 @@ from services.gateway.mem0_api.filters import Group, parse_filters
 from services.gateway.mem0_api.ids import MemoryId
 from services.gateway.mem0_api.selection import DEADLINE_MS, Selection
 from services.gateway.mem0_api.shapes import result_of
-from services.gateway.memories import NotFound, memory_of
+from services.gateway.memories import memory_of
 
 #: Results of a search, by default as on Mem0's platform, and at most.
 DEFAULT_RESULTS, MAX_RESULTS = 10, 100
@@ -119,7 +119,7 @@ async def delete(gateway: Gateway, caller: Caller, memory_id: str) -> None:
     await _check_agent(gateway, caller, named)
     response = await gateway.ltm.memory_delete(named.user, ids=[named.uuid], deadline_ms=DEADLINE_MS)
     if not response.count:
-        raise NotFound("the user has no memory of this id")
+        raise RequestFailed("not_found: the user has no memory of this id")
 
 
 async def delete_all(gateway: Gateway, caller: Caller, params: Mapping[str, str]) -> int:

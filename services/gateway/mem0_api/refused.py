@@ -7,7 +7,8 @@ from typing import Final
 from fastapi import APIRouter
 
 from services.gateway.app import CallerOf
-from services.gateway.mem0_api.errors import AsciiJSON, NotSupported
+from services.gateway.mem0_api.errors import NotSupported
+from services.gateway.problems import JSONResponse
 
 _PROJECTS: Final = "there are no organizations and projects; settings are docs/configuration.md, keys are `ltm key`"
 _WEBHOOKS: Final = "there are no webhooks; what happens is on the channels of Redis, see docs/contract.md"
@@ -38,11 +39,11 @@ REFUSED: Final[dict[str, tuple[tuple[str, ...], str]]] = {
     "/configure": (("GET", "POST"), "settings are made before the start, see docs/configuration.md"),
 }
 
-router = APIRouter(default_response_class=AsciiJSON)
+router = APIRouter(default_response_class=JSONResponse)
 
 
 def _refuse(path: str, methods: tuple[str, ...], words: str) -> None:
-    async def refused(caller: CallerOf) -> AsciiJSON:
+    async def refused(caller: CallerOf) -> JSONResponse:
         raise NotSupported(words)
 
     refused.__doc__ = f"Not supported: {words}."

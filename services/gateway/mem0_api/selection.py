@@ -19,7 +19,7 @@ MAX_WALKED: Final = 10_000
 #: How long to wait for an answer of the wire. Mem0's clients wait for five minutes.
 DEADLINE_MS: Final = 10_000
 
-_NO_USER: Final = (
+NO_USER: Final = (
     "whose memories? Keepsake's belong to a user: name one by user_id, alone or below AND, or several of a search by"
     ' {"user_id": {"in": […]}}; `*`, OR and NOT name none'
 )
@@ -104,5 +104,5 @@ def _users(filters: Group, caller: Caller) -> tuple[str, ...]:
                 raise InvalidMessage(f"user_id: a search is of at most {MAX_ALSO + 1} users")
             return tuple(dict.fromkeys(caller.user_of(user) for user in each.value))
     if caller.user is None:
-        raise InvalidMessage(_NO_USER)
+        raise InvalidMessage(NO_USER)
     return (caller.user,)
