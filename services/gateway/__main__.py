@@ -24,6 +24,7 @@ from services.gateway.exposure import (
 from services.gateway.health import health
 from services.gateway.keys import KeyFileInvalid, KeyStore
 from services.gateway.mcp_server.http import mcp_door
+from services.gateway.mem0_api.door import open_mem0_door
 from services.gateway.proxy.door import add_proxy
 from services.gateway.tokens import token_verifier
 from services.gateway.wire import client_of
@@ -97,7 +98,7 @@ def _authentication(settings: Settings, proxies: Sequence[Network], origins: Seq
 
 
 #: In the order in which a path is looked up.
-DOORS: tuple[Door, ...] = (health, api, mcp_door, add_proxy)
+DOORS: tuple[Door, ...] = (health, api, mcp_door, add_proxy, open_mem0_door)
 
 if __name__ == "__main__":
     serve(NAME, run)

@@ -32,6 +32,7 @@ STATUS: Final = {
     "unsupported_media_type": 415,
     "unprocessable": 422,
     "rate_limited": 429,
+    "not_supported": 501,
     "unavailable": 503,
     "disabled": 503,
     "timeout": 504,
