@@ -30,14 +30,10 @@ def test_a_request_that_is_sent_once_reports_what_became_of_it() -> None:
     """Given calls that are not repeated, I expect the status of each, and 0 of one without an answer."""
     with LLMServer(OK) as server:
         server.then(Status(504), Cut())
-        calls = [Call(f"call {number}", number / 2, "/v1/x", {}) for number in range(3)]
+        calls = [Call(f"call {number}", 0.0, "/v1/x", {}) for number in range(3)]
         found = HTTPLoad(server.url.removesuffix("/v1"), calls).answers()
 
-    assert [(one.name, one.status, one.attempts) for one in found] == [
-        ("call 0", 504, 1),
-        ("call 1", 0, 1),
-        ("call 2", 200, 1),
-    ]
+    assert sorted((one.status, one.attempts) for one in found) == [(0, 1), (200, 1), (504, 1)]
 
 
 def test_a_summary_counts_each_kind_of_failure() -> None:
