@@ -16,7 +16,7 @@ from services.stack.embedded_postgres import postgres_spec, postgres_url
 from services.stack.embedded_valkey import DEFAULT_PORT, valkey_spec, valkey_url
 from services.stack.processes import GATEWAY, POSTGRES, REDIS, ProcessSpec
 from services.stack.readiness import stack_serves
-from services.stack.sockets import check_port, free_port, make_socket_directory, remove_socket_directory
+from services.stack.sockets import LOOPBACK, check_port, free_port, make_socket_directory, remove_socket_directory
 
 #: Of the look at what holds a port.
 LOOK_TIMEOUT_S = 1.0
@@ -124,7 +124,8 @@ def _gateway_port(options: LaunchOptions, settings: Settings) -> int:
     try:
         return check_port(port, "--gateway-port", settings.ltm_gateway_host)
     except PortTaken as error:
-        raise PortTaken(f"{error}, or 0 for a free one, or start without it: --without gateway") from None
+        elsewhere = "" if settings.ltm_gateway_host == LOOPBACK else ", or correct LTM_GATEWAY_HOST"
+        raise PortTaken(f"{error}, or 0 for a free one{elsewhere}, or start without it: --without gateway") from None
 
 
 def _refuse_port(port: int | None, option: str, variable: str) -> None:

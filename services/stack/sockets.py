@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import secrets
 import socket
 import sys
@@ -50,7 +51,12 @@ def check_port(port: int, option: str, host: str = LOOPBACK) -> int:
 
 def _bind(host: str, port: int) -> None:
     """Bind a socket and close it again."""
-    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError:
+        raise OSError(errno.EINVAL, "it is no host name") from None
+    # IPv4 first, as the gateway does: where `localhost` has both, clients try that.
+    family, kind, _, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
     with socket.socket(family, kind) as probe:
         # As the servers do: connections of an earlier run in TIME_WAIT do not make the port taken.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

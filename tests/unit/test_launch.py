@@ -76,16 +76,20 @@ def test_a_taken_port_of_the_gateway_is_one_line(tmp_path: Path, monkeypatch: py
     with socket.create_server(("127.0.0.2", 0)) as listener:
         port = listener.getsockname()[1]
         with pytest.raises(
-            PortTaken, match=f"^port {port} on 127.0.0.2 .* --gateway-port, or 0 for a free one, .* --without gateway$"
+            PortTaken,
+            match=f"^port {port} on 127.0.0.2 .* --gateway-port, or 0 .*LTM_GATEWAY_HOST, .* --without gateway$",
         ):
             gateway_port(tmp_path, gateway_port=port)
 
 
-def test_an_address_that_this_host_does_not_have_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given an address that is not of this host as LTM_GATEWAY_HOST, I expect one line that quotes it."""
-    monkeypatch.setenv("LTM_GATEWAY_HOST", "192.0.2.1")
+@pytest.mark.parametrize("host", ["192.0.2.1", "a..b"])
+def test_an_address_that_this_host_does_not_have_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    """Given an address of another host, or no host name, as LTM_GATEWAY_HOST, I expect one line that quotes it."""
+    monkeypatch.setenv("LTM_GATEWAY_HOST", host)
 
-    with pytest.raises(PortTaken, match=r"^port 7000 on 192.0.2.1 cannot be used"):
+    with pytest.raises(PortTaken, match=rf"^port 7000 on {host} cannot be used \(.+\); give another with"):
         gateway_port(tmp_path, gateway_port=7000)
 
 
