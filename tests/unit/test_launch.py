@@ -77,7 +77,7 @@ def test_a_taken_port_of_the_gateway_is_one_line(tmp_path: Path, monkeypatch: py
         port = listener.getsockname()[1]
         with pytest.raises(
             PortTaken,
-            match=f"^port {port} on 127.0.0.2 .* --gateway-port, or 0 .*LTM_GATEWAY_HOST, .* --without gateway$",
+            match=f"^port {port} on 127.0.0.2 .* --gateway-port, or 0 .*LTM_GATEWAY_HOST.*--without gateway$",
         ):
             gateway_port(tmp_path, gateway_port=port)
 
