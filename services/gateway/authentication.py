@@ -137,7 +137,7 @@ class Authentication:
                 check_local(request.headers, self._origins)
                 return OPEN
         credential = _credential(request)
-        if self._tokens is not None and credential.count(".") == 2:
+        if self._tokens is not None and len(credential.split(".")) == 3:
             caller = self._tokens.caller(credential)
         else:
             key = self._keys.find(credential)

@@ -92,7 +92,7 @@ def _listed(text: str | None) -> tuple[str, ...]:
 
 
 def check_exposed(settings: Settings, proxies: Sequence[Network], *, keys_found: bool, tokens: bool) -> None:
-    """Refuse to be reached by others while nothing says who may, and warn of what is not encrypted.
+    """Refuse to be reached by others while nothing says who may, and log what is open or not encrypted.
 
     Args:
         keys_found: whether the key file is there.
@@ -107,6 +107,8 @@ def check_exposed(settings: Settings, proxies: Sequence[Network], *, keys_found:
             log.warning("proxy_authenticates", reason="no keys: what a trusted proxy passes on is permitted")
         return
     if is_loopback(host):
+        if not keys_found and not tokens:
+            log.info("open", host=host, reason="no keys: programs of this machine may do everything")
         return
     if keys_found or tokens:
         log.warning("unencrypted", host=host, reason="no TLS in front: keys and contents travel in the clear")

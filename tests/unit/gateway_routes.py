@@ -48,11 +48,15 @@ class Route:
     operation: Mapping[str, Any] | None
     document: Mapping[str, Any]
 
-    def sample(self, user: str, agent: str | None = None) -> Sample:
-        """A request that the route takes, about a user and, where it can name one, a character."""
+    def sample(self, user: str, **scope: Any) -> Sample:
+        """A request that the route takes, about a user.
+
+        Args:
+            scope: `agent_id`, `also` and `all_agents`, for the request as far as it can have them.
+        """
         if made := SAMPLES.get(f"{self.method} {self.path}"):
-            return made(user, agent)
-        return _from_description(self, user, agent)
+            return made(user, scope.get("agent_id"))
+        return _from_description(self, {"user_id": user, **scope})
 
 
 def routes_of(app: FastAPI, prefix: str = "") -> Iterator[Route]:
@@ -72,7 +76,8 @@ def routes_of(app: FastAPI, prefix: str = "") -> Iterator[Route]:
             yield Route(method, prefix + path, operation, document)
 
 
-def _from_description(route: Route, user: str, agent: str | None) -> Sample:
+def _from_description(route: Route, scope: Mapping[str, Any]) -> Sample:
+    user = str(scope["user_id"])
     operation: Mapping[str, Any] = route.operation or {}
     mem0 = route.path.startswith("/mem0/")
     # Mem0's routes read their queries themselves, and no description has them.
@@ -84,33 +89,34 @@ def _from_description(route: Route, user: str, agent: str | None) -> Sample:
         path = path.replace(f"{{{name}}}", value)
     for parameter in operation.get("parameters", []):
         name, place = parameter["name"], parameter["in"]
-        scope: dict[str, str | None] = {"user_id": user, "agent_id": agent}
-        known = scope.get(name)
         if place == "path":
-            path = path.replace(f"{{{name}}}", str(known or "1"))
-        elif known is not None or parameter.get("required"):
-            value = known if known is not None else _value(parameter["schema"], route.document, parameter)
+            path = path.replace(f"{{{name}}}", str(scope.get(name, "1")))
+        elif name in scope or parameter.get("required"):
+            value = scope[name] if name in scope else _value(parameter["schema"], route.document, parameter)
             (headers if place == "header" else query)[name] = value
     contents: dict[str, Any] = operation.get("requestBody", {}).get("content", {})
     if not contents:
         return Sample(route.method, path, query, headers)
     media_type = next(iter(contents))
     schema = contents[media_type].get("schema", {})
-    names_agent = "agent_id" in str(_resolved(schema, route.document))
-    body = _about(_value(schema, route.document, contents[media_type]), user, agent if names_agent else None)
+    fields = str(_resolved(schema, route.document))
+    body = _about(
+        _value(schema, route.document, contents[media_type]),
+        {name: value for name, value in scope.items() if f"'{name}'" in fields},
+    )
     if isinstance(body, str):
         return Sample(route.method, path, query, {**headers, "content-type": media_type}, content=body)
     return Sample(route.method, path, query, {**headers, "content-type": media_type}, json=body)
 
 
-def _about(body: Any, user: str, agent: str | None) -> Any:
-    """The body, or each part of a list, with the user and, where there is one, the character."""
+def _about(body: Any, scope: Mapping[str, Any]) -> Any:
+    """The body, or each part of a list, with the user and what else is given."""
     if isinstance(body, list):
-        return [_about(part, user, agent) for part in body]
+        return [_about(part, scope) for part in body]
     if not isinstance(body, dict):
         return body
-    rest = {name: value for name, value in body.items() if name != "agent_id"}
-    return {**rest, **({"user_id": user} if "user_id" in body else {}), **({"agent_id": agent} if agent else {})}
+    rest = {name: value for name, value in body.items() if name not in {"agent_id", "also", "all_agents"}}
+    return {**rest, **scope}
 
 
 def _value(schema: Mapping[str, Any], document: Mapping[str, Any], examples: Mapping[str, Any]) -> Any:

@@ -36,6 +36,12 @@ SERVES_NOTHING = {404, 405, 501}
 #: Routes that any valid key may ask for, by intent: what Mem0's clients ask at their start.
 NO_RIGHT = {"GET /mem0/v1/ping/"}
 NONE = "no key"
+#: What is asked with some keys: the user, and the rest of the scope. With all others: anna.
+SCOPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "ben, also anna": ("ben", {"also": ["anna"]}),
+    "luna": ("anna", {"agent_id": "mira"}),
+    "luna, all agents": ("anna", {"all_agents": True}),
+}
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
 
@@ -96,7 +102,7 @@ class Seen:
 
     Attributes:
         asked: of the memory.
-        named: whether the request names the user or, for a key of a character, another one.
+        named: whether the request can name what the key is not for.
     """
 
     status: int
@@ -130,7 +136,9 @@ class Matrix:
             "anna": file.create("annas", every, user="anna"),
             "ben": file.create("bens", every, user="ben"),
             "team": file.create("teams", every, users="team-"),
+            "ben, also anna": file.create("ben-also", every, user="ben"),
             "luna": file.create("lunas", every, user="anna", agent="luna"),
+            "luna, all agents": file.create("luna-all", every, user="anna", agent="luna"),
             "metrics": file.create("metrics", (Right.METRICS,), user="anna"),
             "trace": file.create("trace", (Right.TRACE,), user="anna"),
         }
@@ -164,8 +172,9 @@ class Matrix:
                 if route.path in PUBLIC:
                     continue
                 for name, key in self._keys.items():
-                    sample = route.sample("anna", "mira" if name == "luna" else None)
-                    named = sample != (route.sample("anna") if name == "luna" else route.sample("ben"))
+                    user, scope = SCOPES.get(name, ("anna", {}))
+                    sample = route.sample(user, **scope)
+                    named = sample != (route.sample(user) if scope else route.sample("ben"))
                     self._ltm.asked = []
                     response = await self._ask(client, sample, key)
                     seen = Seen(response.status_code, response.text, self._ltm.asked, named)
@@ -209,7 +218,7 @@ def about_another_user(matrix: Matrix) -> list[str]:
         users = {one for _, user, data in seen.asked for one in (user, *(data.get("also") or ()))}
         return "anna" in users or (seen.named and not seen.refused)
 
-    return matrix.routes(reached, "ben", "team")
+    return matrix.routes(reached, "ben", "team", "ben, also anna")
 
 
 def about_another_agent(matrix: Matrix) -> list[str]:
@@ -225,7 +234,7 @@ def about_another_agent(matrix: Matrix) -> list[str]:
         } - {"memory_get"}
         return bool(agents & {"mira", True} or by_id) or PRIVATE in seen.text or (seen.named and not seen.refused)
 
-    return matrix.routes(reached, "luna")
+    return matrix.routes(reached, "luna", "luna, all agents")
 
 
 def sample_door(app: FastAPI, _: Gateway) -> None:

@@ -78,14 +78,14 @@ def test_a_token_that_names_no_rights_may_chat(by_secret: TokenVerifier) -> None
         ({"exp": time.time() - 60}, "the token has expired"),
         ({"exp": None}, "the token lacks the claim exp"),
         ({"exp": 1e300}, "the token is valid for more than 24 hours"),
-        ({"exp": time.time() + 25 * 3_600}, "the token is valid for more than 24 hours"),
+        ({"exp": time.time() + 48 * 3_600}, "the token is valid for more than 24 hours"),
         ({"exp": float("inf")}, "the token is not valid"),
         ({"exp": float("nan")}, "the token is not valid"),
         ({"exp": []}, "the token is not valid"),
         ({"exp": {}}, "the token is not valid"),
         ({"exp": "soon"}, "the token is not valid"),
-        ({"nbf": time.time() + 600}, "the token is not valid yet"),
-        ({"iat": time.time() + 600}, "the token is not valid yet"),
+        ({"nbf": time.time() + 1e6}, "the token is not valid yet"),
+        ({"iat": time.time() + 1e6}, "the token is not valid yet"),
         ({"sub": None}, "the token lacks the claim sub"),
         ({"sub": 7}, "the token is not valid"),
         ({"sub": " "}, "the token's claims are not valid: sub: must not be blank"),
@@ -147,6 +147,7 @@ def unsigned(header: dict[str, Any], signature: bytes = b"") -> str:
         "é.é.é",
         f"{'A' * 4_000}.{'B' * 4_000}.",
     ],
+    ids=map(str, range(13)),  # the tokens themselves hold the time
 )
 def test_a_forged_token_is_refused(by_secret: TokenVerifier, token: str) -> None:
     """Given no signature, a wrong one, no algorithm, or no token at all, I expect a refusal, and no other error."""

@@ -257,3 +257,23 @@ def test_an_extractor_of_an_earlier_start_is_not_expected(
     starting._record_left_out(client, load_settings(ltm_llm_provider=provider))
 
     assert client.exists(process_key(EXTRACTOR)) == kept
+
+
+@pytest.mark.parametrize(
+    ("variables", "keys"),
+    [
+        ({}, "data/keys.json"),
+        ({"LTM_GATEWAY_KEYS": ""}, "data/keys.json"),
+        ({"LTM_GATEWAY_KEYS": "my.json"}, "my.json"),
+    ],
+)
+def test_the_gateway_gets_the_key_file_of_the_data_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], keys: str
+) -> None:
+    """Given no LTM_GATEWAY_KEYS, I expect that of the data directory, where `ltm key` writes; a path that is set is of
+    the directory in which `ltm up` was called, not of the one in which the processes run."""
+    monkeypatch.chdir(tmp_path)
+    launched = Launch(LaunchOptions(tmp_path), variables, print, lambda _: 1, StopRequest(), lambda *_: None)
+
+    environment = launched._child_environment(ADDRESSES, DataDirectory(tmp_path / "data"))
+    assert environment["LTM_GATEWAY_KEYS"] == str(tmp_path / keys)
