@@ -36,6 +36,7 @@ class Handler(BaseHTTPRequestHandler):
 
     server: ScriptedUpstream
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # which would hold back each body until the head is acknowledged, for 40 ms
 
     def answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))

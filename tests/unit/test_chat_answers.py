@@ -18,7 +18,7 @@ def chunk(content: Any = None, finish: str | None = None, index: int = 0) -> byt
 
 def streamed(*pieces: bytes, ends: bool = True) -> str | None:
     """The text of a stream that came in these pieces."""
-    answer = StreamedAnswer(100)
+    answer = StreamedAnswer()
     for piece in pieces:
         answer.feed(piece)
     if ends:
@@ -79,16 +79,18 @@ def test_a_finished_stream_needs_no_end() -> None:
     assert streamed(chunk("a"), ends=False) is None
 
 
-def test_a_long_stream_is_gathered_up_to_its_limit() -> None:
-    """Given an answer of more characters than can be remembered, I expect more than these, and not all."""
-    text = streamed(*[chunk("x" * 60)] * 50, chunk(finish="stop"))
+def test_a_long_stream_is_not_gathered() -> None:
+    """Given an answer of more characters than any, I expect no text; of reasoning that is long, the whole text."""
+    piece = "x" * 65_536
+    pieces = answers.MAX_ANSWER_BYTES // len(piece)
 
-    assert text == "x" * 120
+    assert streamed(*[chunk(piece)] * pieces, chunk(finish="stop")) == piece * pieces
+    assert streamed(*[chunk(piece)] * (pieces + 1), chunk(finish="stop")) is None
 
 
 def test_an_endless_line_is_not_gathered() -> None:
     """Given an event larger than any, I expect no text, and no memory held for it."""
-    answer = StreamedAnswer(100)
+    answer = StreamedAnswer()
     piece = b"data: " + b"x" * (answers.MAX_ANSWER_BYTES // 2)
     for _ in range(3):
         answer.feed(piece)

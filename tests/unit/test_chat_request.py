@@ -154,6 +154,7 @@ def test_what_is_read() -> None:
         b"{}",
         b'{"messages": {}}',
         b'{"messages": []} x',
+        b'{"messages": [' + b"1," * 100_001 + b"1]}",
         b'{"messages": [}',
         b'{"messages": [] "a": 1}',
         b'{1: 2, "messages": []}',

@@ -8,8 +8,9 @@ from pydantic import BaseModel, ValidationError
 
 from services.gateway.proxy.chat_request import text_of
 
-#: Of a response that is not streamed, and of one event of a stream. What is larger is passed on, and not remembered.
-MAX_ANSWER_BYTES: Final = 8_388_608
+#: Of a response that is not streamed; of one event of a stream, and of its text in characters. What is larger is passed
+#: on, and not remembered.
+MAX_ANSWER_BYTES: Final = 4_194_304
 _DONE: Final = b"[DONE]"
 
 
@@ -75,13 +76,9 @@ class StreamedAnswer:
     """The answer of a response that is a stream of events (SSE), each a chunk of the completion.
 
     It is complete with `[DONE]` or the first choice's `finish_reason`, even if the client hangs up then.
-
-    Args:
-        max_chars: of its text; once it is longer, the rest is not gathered.
     """
 
-    def __init__(self, max_chars: int) -> None:
-        self._max_chars = max_chars
+    def __init__(self) -> None:
         self._line = bytearray()
         self._data = bytearray()
         self._texts: list[str] = []
@@ -102,7 +99,8 @@ class StreamedAnswer:
         if b"\n" in chunk:
             *lines, self._line = self._line.split(b"\n")
             for line in lines:
-                self._read_line(line.removesuffix(b"\r"))
+                if not self._failed:
+                    self._read_line(line.removesuffix(b"\r"))
         self._failed = self._failed or len(self._line) + len(self._data) > MAX_ANSWER_BYTES
 
     def end(self) -> None:
@@ -127,9 +125,10 @@ class StreamedAnswer:
             return
         if (choice := chunk.first) is None:
             return  # the usage, say
-        if choice.delta is not None and self._chars <= self._max_chars:
-            self._texts.append(text_of(choice.delta.content))
-            self._chars += len(self._texts[-1])
+        if choice.delta is not None and (text := text_of(choice.delta.content)):
+            self._texts.append(text)
+            self._chars += len(text)
+            self._failed = self._chars > MAX_ANSWER_BYTES
         self._complete = self._complete or choice.finish_reason is not None
 
 

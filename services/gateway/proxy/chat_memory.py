@@ -97,8 +97,7 @@ class ChatMemory:
         await asyncio.wait({task}, timeout=self._deadline_ms / 1000)
         response = task.result() if task.done() else None
         if response is None:
-            self._counts.count("proxy_without_context")
-            self._flush()
+            self.without_context()
             return ""
         return _unsaid(response.context_parts or ContextParts(), turn.said)
 
@@ -123,6 +122,11 @@ class ChatMemory:
     def incomplete(self, turn: Turn, reason: str) -> None:
         """Count the turns of an answer that did not come to its end, or could not be read."""
         self._not_remembered(turn, reason, 2)
+
+    def without_context(self) -> None:
+        """Count a request that is passed on as it came."""
+        self._counts.count("proxy_without_context")
+        self._flush()
 
     def without_user(self) -> None:
         """Count a request that is passed on without memory, because it names no user."""

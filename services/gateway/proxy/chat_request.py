@@ -16,6 +16,9 @@ _SYSTEM: Final = ("system", "developer")
 #: Roles of the messages that are the conversation.
 _SPEAKERS: Final = ("user", "assistant")
 BEFORE_CONTEXT: Final = "\n\n"
+#: Of a body: it can hold no more values. A body of 32 MiB could hold 16 million, which take Python half a gigabyte, and
+#: no model reads a text of so many commas.
+MAX_COMMAS: Final = 100_000
 
 
 class Said(NamedTuple):
@@ -60,6 +63,8 @@ class ChatRequest:
         Raises:
             InvalidJSON: it is no JSON object with a list of messages, in UTF-8.
         """
+        if body.count(b",") > MAX_COMMAS:
+            raise InvalidJSON(f"the body has more than {MAX_COMMAS} commas")
         try:
             return cls._read(body.decode())
         except (ValueError, RecursionError):
@@ -68,20 +73,13 @@ class ChatRequest:
     @classmethod
     def _read(cls, text: str) -> Self:
         cursor = JSONCursor(text)
-        messages: list[Span] = []
-        start, user = -1, None
-        for key in cursor.members():
-            if key == "messages":  # of several, the last one counts, as with most readers
-                start, messages = cursor.at, []
-                for _ in cursor.elements():
-                    messages.append(cursor.value())
-                continue
-            value = cursor.value().value
-            if key == "user":
-                user = value if isinstance(value, str) and value.strip() else None
-        if cursor.char or start < 0:
-            raise ValueError("something stands behind the object, or it has no messages")
-        return cls(_conversation(messages), user, text, _place(text, start, messages))
+        # Of several, the last one counts, as with most readers.
+        fields = {key: cursor.value() for key in cursor.members()}
+        messages, user = fields.get("messages"), fields.get("user")
+        if cursor.char or messages is None or not isinstance(messages.value, list):
+            raise ValueError("something stands behind the object, or it has no list of messages")
+        named = user.value if user is not None and isinstance(user.value, str) else ""
+        return cls(_conversation(messages.value), named if named.strip() else None, text, _place(text, messages))
 
     @property
     def asked(self) -> Sequence[Said]:
@@ -111,34 +109,28 @@ def text_of(content: Any) -> str:
     return "\n".join(part["text"] for part in parts if isinstance(part.get("text"), str))
 
 
-def _conversation(messages: Sequence[Span]) -> list[Said]:
-    found = [message.value for message in messages if isinstance(message.value, dict)]
-    said = [Said(value["role"], text_of(value.get("content"))) for value in found if value.get("role") in _SPEAKERS]
+def _conversation(messages: Sequence[Any]) -> list[Said]:
+    found = [message for message in messages if isinstance(message, dict)]
+    said = [Said(each["role"], text_of(each.get("content"))) for each in found if each.get("role") in _SPEAKERS]
     return [one for one in said if one.text.strip()]
 
 
-def _place(text: str, start: int, messages: Sequence[Span]) -> _Place:
-    """The end of the first system prompt that has a content, or the beginning of the messages.
-
-    Args:
-        start: of the array of messages.
-    """
-    for message in messages:
-        if not isinstance(message.value, dict) or message.value.get("role") not in _SYSTEM:
-            continue
-        content = _content(text, message.start)
-        if content is not None and isinstance(content.value, str):
-            return _Place(content.end - 1, "text", alone=not content.value)
-        if content is not None and isinstance(content.value, list):
-            return _Place(content.end - 1, "part", alone=not content.value)
-    return _Place(start + 1, "message", alone=not messages)
+def _place(text: str, messages: Span) -> _Place:
+    """The end of the first system prompt that has a content, or the beginning of the messages."""
+    first = next((at for at, message in enumerate(messages.value) if _is_prompt(message)), None)
+    if first is None:
+        return _Place(messages.start + 1, "message", alone=not messages.value)
+    cursor = JSONCursor(text, messages.start)
+    for at, _ in enumerate(cursor.elements()):
+        if at == first:
+            break
+        cursor.value()
+    content = {key: cursor.value() for key in cursor.members()}["content"]
+    return _Place(content.end - 1, "text" if isinstance(content.value, str) else "part", alone=not content.value)
 
 
-def _content(text: str, at: int) -> Span | None:
-    """The content of the message that begins there; of several, the last one."""
-    cursor = JSONCursor(text, at)
-    found = None
-    for key in cursor.members():
-        value = cursor.value()
-        found = value if key == "content" else found
-    return found
+def _is_prompt(message: Any) -> bool:
+    """Whether it is a system prompt that a context can be added to."""
+    if not isinstance(message, dict) or message.get("role") not in _SYSTEM:
+        return False
+    return isinstance(message.get("content"), str | list)

@@ -48,7 +48,7 @@ def add_proxy(app: FastAPI, gateway: Gateway) -> None:
         settings.chat_memory_limit,
         settings.ltm_max_content_chars,
     )
-    proxy = Proxy(memory, Upstream(base_url, settings.openai_api_key, http), settings.ltm_max_content_chars)
+    proxy = Proxy(memory, Upstream(base_url, settings.openai_api_key, http))
 
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:
@@ -69,13 +69,11 @@ class Proxy:
     Args:
         memory: asked for a context, and told both turns.
         upstream: answers.
-        max_chars: of a content that can be remembered.
     """
 
-    def __init__(self, memory: ChatMemory, upstream: Upstream, max_chars: int) -> None:
+    def __init__(self, memory: ChatMemory, upstream: Upstream) -> None:
         self._memory = memory
         self._upstream = upstream
-        self._max_chars = max_chars
 
     async def chat(self, request: Request, caller: CallerOf) -> Response:
         """A chat completion: upstream's, to the request with the context in its system prompt."""
@@ -89,6 +87,7 @@ class Proxy:
             chat = ChatRequest.parse(body)
         except InvalidJSON:
             chat = None  # upstream says what is wrong with it
+            self._memory.without_context()
         turn = self._turn(request, caller, chat)
         if chat is not None and turn is not None and (context := await self._memory.context(turn)):
             body = chat.with_context(context)
@@ -144,7 +143,7 @@ class Proxy:
         if not response.is_success:
             self._memory.unanswered(f"status {response.status_code}")
             turn = None
-        return PassedOn(response, self._memory, turn, self._max_chars)
+        return PassedOn(response, self._memory, turn)
 
 
 async def _body(request: Request) -> bytes:

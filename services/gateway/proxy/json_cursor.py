@@ -11,11 +11,8 @@ from typing import Any, Final, NamedTuple
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
 
 
-def _ignored(_: str) -> None:
-    """Read a number as none: Python would refuse one of 5,000 digits, and no number is looked at."""
-
-
-_DECODER: Final = JSONDecoder(parse_int=_ignored, parse_float=_ignored, parse_constant=_ignored)
+#: Python's own integers refuse 5,000 digits, and no number is looked at.
+_DECODER: Final = JSONDecoder(parse_int=float)
 
 
 class Span(NamedTuple):
@@ -29,7 +26,7 @@ class Span(NamedTuple):
 class JSONCursor:
     """A position in JSON text, and what is read from there.
 
-    Numbers are read as None. Every method raises `JSONDecodeError` where the text is no JSON, and `RecursionError`
+    Numbers are read as floats. Every method raises `JSONDecodeError` where the text is no JSON, and `RecursionError`
     where it is nested too deep.
 
     Args:

@@ -27,15 +27,14 @@ class PassedOn(StreamingResponse):
         upstream: its head has arrived, its body is still to come.
         memory: is told the turns.
         turn: what the response answers; None where nothing is to be remembered.
-        max_chars: of an answer that can be remembered.
     """
 
-    def __init__(self, upstream: httpx.Response, memory: ChatMemory, turn: Turn | None, max_chars: int) -> None:
+    def __init__(self, upstream: httpx.Response, memory: ChatMemory, turn: Turn | None) -> None:
         self._upstream = upstream
         self._memory = memory
         self._turn = turn
         streams = upstream.headers.get("content-type", "").startswith(_EVENTS)
-        self._answer: Answer = StreamedAnswer(max_chars) if streams else WholeAnswer()
+        self._answer: Answer = StreamedAnswer() if streams else WholeAnswer()
         self._chunks = self._passed()
         super().__init__(self._chunks, upstream.status_code)
         self.raw_headers = response_headers(upstream)
