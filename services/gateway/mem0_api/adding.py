@@ -20,7 +20,7 @@ from services.gateway.access import Caller, Right
 from services.gateway.app import Gateway
 from services.gateway.mem0_api.bodies import AddBody
 from services.gateway.mem0_api.ids import EventId
-from services.gateway.mem0_api.selection import NO_USER
+from services.gateway.mem0_api.selection import DEADLINE_MS, NO_USER
 from services.gateway.mem0_api.shapes import added_of
 
 #: How long an `add` waits for its memories.
@@ -29,8 +29,8 @@ WAIT_S: Final = 5.0
 MAX_WAITING: Final = 8
 #: Between two looks: the first pause, doubled up to the last.
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.03, 0.5
-#: Of a list, while it is waited.
-_DEADLINE_MS: Final = 2_000
+#: How long one look may take.
+_LOOK_MS: Final = 2_000
 
 log = structlog.get_logger()
 
@@ -93,9 +93,9 @@ class Adder:
         Raises:
             RequestTimeout, RequestFailed, Unavailable
         """
-        return _outcome(event, await self._stored(caller, event))
+        return _outcome(event, await self._stored(caller, event, DEADLINE_MS))
 
-    async def _stored(self, caller: Caller, event: EventId) -> list[Memory]:
+    async def _stored(self, caller: Caller, event: EventId, deadline_ms: int) -> list[Memory]:
         """The memories of an event that are indexed by now, in the order of its messages."""
         order = {message_id: number for number, message_id in enumerate(event.message_ids)}
         found: dict[int, Memory] = {}
@@ -105,7 +105,7 @@ class Adder:
             filters={"since": event.timestamp(-1), "until": event.timestamp(event.count)},
             agent_id=caller.agent,
             all_agents=caller.agent is None,
-            deadline_ms=_DEADLINE_MS,
+            deadline_ms=deadline_ms,
         )
         async for page in pages:
             for memory in page:
@@ -126,7 +126,7 @@ class Adder:
             while len(found) < event.count and time.monotonic() < deadline:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LAST_PAUSE_S)
-                found = await self._stored(caller, event)
+                found = await self._stored(caller, event, _LOOK_MS)
         except KeepsakeError as error:  # the messages are published: what is not seen yet is pending
             log.warning("mem0_add_not_seen", error=error.code)
         finally:

@@ -208,24 +208,14 @@ class ListBody(Mem0Body):
     end_date: Any = None
     fields: list[str] | None = None
 
-    @property
-    def ignored(self) -> list[str]:
-        """Names of fields that have a value and no effect.
-
-        Raises:
-            InvalidMessage: there is one that is not known.
-        """
-        extra = self.model_extra or {}
-        if unknown := [name for name in extra if name not in _WITHOUT_EFFECT | _OF_THE_PLATFORM]:
-            raise InvalidMessage(f"{unknown[0][:64]!r} is no field of this request that Keepsake knows")
-        return super().ignored
-
     def parsed(self, zone: tzinfo, *, any_field: bool = False) -> Group:
         """All that a memory must meet: `filters`, and what stands beside it.
 
         Raises:
-            InvalidMessage: it is none that can be tested.
+            InvalidMessage: it is none that can be tested, or a field is not known.
         """
+        if unknown := [name for name in self.model_extra or {} if name not in _WITHOUT_EFFECT | _OF_THE_PLATFORM]:
+            raise InvalidMessage(f"{unknown[0][:64]!r} is no field of this request that Keepsake knows")
         beside = [
             {"metadata": self.metadata} if self.metadata else {},
             {"categories": {"in": self.categories}} if self.categories else {},

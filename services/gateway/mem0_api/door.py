@@ -23,8 +23,7 @@ def open_mem0_door(app: FastAPI, gateway: Gateway) -> None:
     mem0 = FastAPI(
         title="Keepsake for Mem0's clients",
         version=version("keepsake-ltm"),
-        docs_url=None,
-        redoc_url=None,
+        openapi_url=None,
         redirect_slashes=False,
     )
     mem0.state = app.state  # the dependencies of routes look there
