@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
+from typing import ClassVar, Final
 
 from keepsake_client.errors import KeepsakeError
 
@@ -32,6 +33,8 @@ class Unauthorized(KeepsakeError):
     """The request has no key or token, or one that is unknown, revoked or expired."""
 
     code = "unauthorized"
+    #: Of the response.
+    headers: ClassVar = {"WWW-Authenticate": "Bearer"}
 
 
 class NotPermitted(KeepsakeError):
@@ -51,6 +54,7 @@ class Caller:
         users: the prefix of the ids of users that it may ask about; "" for all.
         agent: the only character that it may ask about; None for all.
         rate: requests a second; 0 for any number.
+        on_refusal: called for each request that is not permitted.
     """
 
     name: str
@@ -59,6 +63,7 @@ class Caller:
     users: str = ""
     agent: str | None = None
     rate: float = 0
+    on_refusal: Callable[[], None] = field(default=lambda: None, compare=False, repr=False)
 
     def check(self, right: Right) -> None:
         """Check a right.
@@ -67,7 +72,7 @@ class Caller:
             NotPermitted: the key does not have it.
         """
         if right not in self.rights:
-            raise NotPermitted(f"this key does not permit {right}: it needs `ltm key create --may {right}`")
+            raise self._refusal(f"this key does not permit {right}: it needs `ltm key create --may {right}`")
 
     def user_of(self, user_id: str | None) -> str:
         """The user that a request is about: the one that it names, or the one that the key is bound to.
@@ -77,10 +82,10 @@ class Caller:
         """
         if user_id is None:
             if self.user is None:
-                raise NotPermitted("the request names no user, and this key is bound to none: say which user")
+                raise self._refusal("the request names no user, and this key is bound to none: say which user")
             return self.user
         if user_id != self.user if self.user is not None else not user_id.startswith(self.users):
-            raise NotPermitted("this key is not for this user")
+            raise self._refusal("this key is not for this user")
         return user_id
 
     def agent_of(self, agent_id: str | None, *, all_agents: bool = False) -> str | None:
@@ -92,8 +97,12 @@ class Caller:
         if self.agent is None:
             return agent_id
         if all_agents or agent_id not in (None, self.agent):
-            raise NotPermitted("this key is for one agent only")
+            raise self._refusal("this key is for one agent only")
         return self.agent
+
+    def _refusal(self, reason: str) -> NotPermitted:
+        self.on_refusal()
+        return NotPermitted(reason)
 
 
 #: Where no key is needed: the gateway listens on the loopback interface and there are none.

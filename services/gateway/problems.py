@@ -32,6 +32,7 @@ STATUS: Final = {
     "unsupported_media_type": 415,
     "unprocessable": 422,
     "rate_limited": 429,
+    "not_supported": 501,
     "unavailable": 503,
     "disabled": 503,
     "timeout": 504,
@@ -128,6 +129,7 @@ async def answer_with_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, KeepsakeError)  # noqa: S101  registered for no other
     # RFC 9110, section 15.5.2: a 401 says which scheme is asked for.
     headers = {"WWW-Authenticate": "Bearer"} if error.code == "unauthorized" else {}
+    headers |= getattr(error, "headers", {})
     if (seconds := getattr(error, "retry_after_s", None)) is not None:
         headers["Retry-After"] = str(max(1, round(seconds)))
     extensions = error.extensions if isinstance(error, ExtendedError) else None

@@ -21,9 +21,9 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from services.runtime.availability import Availability
 from services.runtime.backoff import pause, wait_s
 from services.runtime.counters import PendingCounts
-from services.runtime.errors import EXIT_CANNOT_START, InvalidSetting
+from services.runtime.errors import EXIT_CANNOT_START, CannotStart, InvalidSetting
 from services.runtime.heartbeat import Liveness
-from services.runtime.logging import configure_logging, redact
+from services.runtime.logging import START_REFUSED, configure_logging, redact
 from services.runtime.settings import Settings, load_settings, renamed_settings, unknown_settings
 
 #: Every wait for a message ends after this, so that a stop is noticed and the loop marks its liveness.
@@ -61,7 +61,11 @@ def serve(process: str, run: Callable[[Settings, asyncio.Event], Coroutine[Any, 
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         await run(settings, stop)
 
-    asyncio.run(until_signalled())
+    try:
+        asyncio.run(until_signalled())
+    except CannotStart as error:
+        log.critical(START_REFUSED, code=error.code, reason=str(error))
+        sys.exit(EXIT_CANNOT_START)
 
 
 async def cancel_all(tasks: Iterable[asyncio.Task[None]]) -> None:

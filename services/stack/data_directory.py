@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import signal
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ import psutil
 from pydantic import BaseModel, Field, ValidationError
 
 from services.runtime.errors import StackError
+from services.runtime.private_file import write_private
 from services.stack import process_tree
 from services.stack.process_tree import ProcessId
 from services.stack.processes import SERVERS, stop_signal
@@ -43,18 +43,6 @@ class StackRecord(BaseModel):
     socket_directory: str | None = None
 
 
-def write_private(path: Path, text: str) -> None:
-    """Write a file atomically, readable by its owner alone."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)  # 0600: URLs may hold passwords
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
 class DataDirectory:
     """One directory, used by at most one `ltm up` at a time."""
 
@@ -63,6 +51,7 @@ class DataDirectory:
         self.logs = self.path / "logs"
         self.valkey = self.path / "valkey"
         self.postgres = self.path / "postgres"
+        self.keys = self.path / "keys.json"
         self._record = self.path / "stack.json"
 
     def create(self) -> None:

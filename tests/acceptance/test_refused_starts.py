@@ -99,3 +99,14 @@ def test_a_stack_runs_on_without_its_data_directory(up: Up, place: Path) -> None
     assert stack.process.wait(timeout=60) == 1
     assert f"ltm: {place / 'data'} is gone, and a process that ended needs it to start again\n" in stack.printed()
     assert not (place / "data").exists()
+
+
+def test_a_gateway_that_others_reach_without_keys_is_one_line() -> None:
+    """Given an address that other machines reach, and no keys, I expect `ltm up` to end with what to do about it."""
+    result = run_ltm("up", "--ephemeral", LTM_GATEWAY_HOST="0.0.0.0", LTM_GATEWAY_PORT=str(free_port()))
+
+    assert result.returncode == 1
+    assert result.stderr.startswith(
+        "ltm: LTM_GATEWAY_HOST is '0.0.0.0', which other machines reach, and nothing says who"
+    )
+    assert result.stderr.count("\n") == 1
