@@ -13,6 +13,7 @@ from services.runtime.heartbeat import send_heartbeats
 from services.runtime.process import serve
 from services.runtime.redis import connect_async
 from services.runtime.settings import Settings
+from services.runtime.tracing import current_traceparent, open_spans
 
 NAME = "gateway"
 #: Less than the grace period of `ltm up`.
@@ -23,7 +24,7 @@ log = structlog.get_logger()
 
 async def run(settings: Settings, _: asyncio.Event) -> None:
     """Serve until a signal."""
-    url = settings.redis_url.get_secret_value()
+    url, spans = settings.redis_url.get_secret_value(), open_spans(settings, NAME)
     ltm = AsyncClient(
         url,
         requests_queue=settings.ltm_requests_queue,
@@ -32,9 +33,10 @@ async def run(settings: Settings, _: asyncio.Event) -> None:
         updates_channel=settings.memory_updates_channel,
         updates_stream=settings.ltm_stream_key,
         stream_max_len=settings.ltm_stream_max_len,
+        traceparent=current_traceparent,
     )
     async with connect_async(url) as redis, ltm:
-        app = create_app(Gateway(settings, ltm, redis, OpenDoor()), DOORS)
+        app = create_app(Gateway(settings, ltm, redis, OpenDoor(), spans), DOORS)
         config = uvicorn.Config(
             app,
             settings.ltm_gateway_host,
@@ -48,6 +50,7 @@ async def run(settings: Settings, _: asyncio.Event) -> None:
         log.info("started", host=settings.ltm_gateway_host, port=settings.ltm_gateway_port)
         async with send_heartbeats(redis, NAME, [lambda: server.started]):
             await server.serve()  # which handles SIGTERM and SIGINT itself
+        spans.close()
         log.info("stopped")
 
 

@@ -14,7 +14,9 @@ from redis.asyncio import Redis
 
 from services.gateway.access import OPEN, Caller
 from services.gateway.problems import answer_with_problem
+from services.gateway.trace_context import TraceContext
 from services.runtime.settings import Settings
+from services.runtime.tracing import NO_SPANS, Spans
 
 
 class Authenticator(Protocol):
@@ -45,12 +47,14 @@ class Gateway:
         ltm: the client of the wire; the only way into the memory.
         redis: for what the gateway keeps itself, and for traces and figures of the stack.
         authenticator: tells who sends a request.
+        spans: of this process; by default none are made.
     """
 
     settings: Settings
     ltm: AsyncClient
     redis: Redis
     authenticator: Authenticator
+    spans: Spans = NO_SPANS
 
 
 def gateway_of(request: Request) -> Gateway:
@@ -80,9 +84,17 @@ def create_app(gateway: Gateway, doors: Sequence[Door] = ()) -> FastAPI:
     Args:
         doors: each adds its routes.
     """
-    app = FastAPI(title="Keepsake", version=version("keepsake-ltm"), docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="Keepsake",
+        version=version("keepsake-ltm"),
+        docs_url=None,
+        redoc_url=None,
+        # FastAPI's own spans have the path and query of a request, which hold user ids and contents.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+    )
     app.state.gateway = gateway
     app.add_exception_handler(KeepsakeError, answer_with_problem)
+    app.add_middleware(TraceContext, spans=gateway.spans)
     for door in doors:
         door(app, gateway)
     return app
