@@ -43,8 +43,8 @@ PROTOCOL: Final = "http/protobuf"
 CLOSE_WITHIN_S = 0.5
 #: The SDK's own.
 MAX_WAITING = 2_048
-#: A stage that began earlier, by a time that came over the wire, is left out.
-MAX_STAGE_S = 7 * 24 * 3_600.0
+#: A stage that began earlier, by a time that came over the wire, is left out; so is one whose clock is more ahead.
+MAX_STAGE_S, MAX_AHEAD_S = 7 * 24 * 3_600.0, 60.0
 
 #: Names of spans and their kinds, by the kind of what they are about. That of a request says its type.
 KINDS: Final = {
@@ -279,14 +279,16 @@ def _attributes(facts: Mapping[str, Any]) -> Iterator[tuple[str, str | int | flo
 def _stages(facts: Mapping[str, Any]) -> list[tuple[str, float, float]]:
     """The stages of a record, each with its start and end in seconds since 1970.
 
-    The last time is this process's own. One that is later than the next is by a clock that is ahead, and left out.
+    The last time is this process's own. One that is later than the next is by a clock that is ahead: it counts as the
+    next.
     """
     kept: list[tuple[str, float]] = []
     for name, at in reversed((facts.get("times") or {}).items()):
         if name in _NO_STAGE or not isinstance(at, int | float) or not math.isfinite(at):
             continue
-        if not kept or kept[0][1] - MAX_STAGE_S < at <= kept[0][1]:
-            kept.insert(0, (name, at))
+        after = kept[0][1] if kept else at
+        if after - MAX_STAGE_S < at < after + MAX_AHEAD_S:
+            kept.insert(0, (name, min(at, after)))
     return [(STAGES[end], began, ended) for (_, began), (end, ended) in pairwise(kept)]
 
 

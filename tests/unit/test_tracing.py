@@ -286,6 +286,17 @@ def test_a_time_that_cannot_be_begins_no_stage(times: dict[str, Any], collector:
     assert all(span.start <= span.end for span in collector.spans)
 
 
+def test_a_clock_that_is_ahead_shortens_its_stage(collector: Collector, redis: Any) -> None:
+    """Given an asker whose clock is half a second ahead, I expect all stages, the one that it began without length."""
+    times = {"pushed": NOW + 0.5, "taken": NOW, "answered": NOW + 1}
+    with opened(redis) as spans:
+        spans.record("request", PARENT, {**FACTS, "times": times})
+        arrived(collector, 3)
+
+    [waited] = collector.named("list")
+    assert waited.start == waited.end == round(NOW * 1e9)
+
+
 @pytest.mark.parametrize(
     "facts",
     [
