@@ -18,14 +18,13 @@ from contextlib import contextmanager
 import dramatiq
 import redis
 from dramatiq.brokers.stub import StubBroker
-from keepsake_client.protocol import COUNTERS, TRACES_STREAM, MemoryUpdateMessage
+from keepsake_client.protocol import TRACES_STREAM, MemoryUpdateMessage
 from structlog.testing import capture_logs
 
 from adapters.ltm_responses import ResponsePublisher
 from bench.harness.stack import running_stack
 from bench.harness.statistics import timed
 from bench.harness.tables import show, track
-from services.runtime.counters import PendingCounts
 from services.runtime.opentelemetry_spans import OpenTelemetrySpans
 from services.runtime.traces import NO_TRACES, Traces
 from services.runtime.tracing import NO_SPANS, Spans
@@ -83,7 +82,7 @@ def _redis(url: str | None) -> Iterator[redis.Redis]:
 def _spans(client: redis.Redis) -> Iterator[OpenTelemetrySpans]:
     with collecting() as collector:
         os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = collector.url
-        spans = OpenTelemetrySpans("bench", ["otlp"], PendingCounts(COUNTERS), client)
+        spans = OpenTelemetrySpans("bench", ["otlp"], client)
         yield spans
         spans.close()
 

@@ -17,7 +17,7 @@ from itertools import pairwise
 from typing import Any, Final
 
 import redis
-from keepsake_client.protocol import REQUEST_TYPES, clean
+from keepsake_client.protocol import COUNTERS, REQUEST_TYPES, clean
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.environment_variables import (
     OTEL_BSP_MAX_QUEUE_SIZE,
@@ -33,6 +33,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from services.runtime.availability import Availability
 from services.runtime.counters import PendingCounts
+from services.runtime.errors import InvalidSetting
 from services.runtime.logging import MAX_REASON_CHARS
 from services.runtime.settings import mask_url
 from services.runtime.tracing import Span
@@ -79,18 +80,18 @@ class OpenTelemetrySpans:
     Args:
         process: the name of this process, for `service.name` where the environment gives none.
         exporters: their names.
-        counts, client: spans that are lost are counted as `spans_lost`, in this Redis.
+        client: connects to the pipeline's Redis, for the count of spans that are lost.
 
     Raises:
-        ValueError: the environment asks for what is not supported.
+        InvalidSetting: the environment asks for what is not supported.
     """
 
-    def __init__(self, process: str, exporters: Sequence[str], counts: PendingCounts, client: redis.Redis) -> None:
+    def __init__(self, process: str, exporters: Sequence[str], client: redis.Redis) -> None:
         protocol = os.environ.get(OTEL_EXPORTER_OTLP_TRACES_PROTOCOL) or os.environ.get(OTEL_EXPORTER_OTLP_PROTOCOL)
         if protocol not in (None, "", PROTOCOL):
-            raise ValueError(f"OTEL_EXPORTER_OTLP_PROTOCOL must be {PROTOCOL}")
+            raise InvalidSetting(f"OTEL_EXPORTER_OTLP_PROTOCOL must be {PROTOCOL}")
         if not set(exporters) <= EXPORTERS.keys():
-            raise ValueError(f"OTEL_TRACES_EXPORTER must be one of {', '.join(EXPORTERS)}, none")
+            raise InvalidSetting(f"OTEL_TRACES_EXPORTER must be one of {', '.join(EXPORTERS)}, none")
         name = OTELResourceDetector().detect().attributes.get(SERVICE_NAME) or f"keepsake-{process}"
         resource = {
             SERVICE_NAME: name,
@@ -99,7 +100,7 @@ class OpenTelemetrySpans:
             "keepsake.process": process,
         }
         self._provider = TracerProvider(resource=Resource.create(resource), shutdown_on_exit=False)
-        self._processors = [_Processor(_Exporter(name, EXPORTERS[name](), counts, client)) for name in exporters]
+        self._processors = [_Processor(_Exporter(name, EXPORTERS[name](), client)) for name in exporters]
         for processor in self._processors:
             self._provider.add_span_processor(processor)
         self._tracer = self._provider.get_tracer("keepsake")
@@ -110,7 +111,7 @@ class OpenTelemetrySpans:
 
     def record(self, kind: str, traceparent: str | None, facts: Mapping[str, Any]) -> None:
         """See `tracing.Spans`."""
-        stages = list(_stages(facts))
+        stages = _stages(facts)
         self.finish(kind, self._start(kind, traceparent, stages[0][1] if stages else None), facts)
 
     def finish(self, kind: str, span: AnySpan, facts: Mapping[str, Any]) -> None:
@@ -120,7 +121,7 @@ class OpenTelemetrySpans:
         span.update_name(_name(kind, facts))
         span.set_attributes(dict(_attributes(facts)))
         if (outcome := facts.get("outcome", "ok")) != "ok":
-            span.set_attribute("error.type", str(outcome))
+            span.set_attribute("error.type", clean(str(outcome)))
             span.set_status(StatusCode.ERROR)
         ended_at = None
         for name, started_at, ended_at in _stages(facts):
@@ -176,9 +177,9 @@ class _Exporter(SpanExporter):
     The SDK's own log lines, several for each batch, only give the reason.
     """
 
-    def __init__(self, name: str, exporter: SpanExporter, counts: PendingCounts, client: redis.Redis) -> None:
+    def __init__(self, name: str, exporter: SpanExporter, client: redis.Redis) -> None:
         self._exporter = exporter
-        self._counts = counts
+        self._counts = PendingCounts(COUNTERS)
         self._client = client
         self._availability = Availability("tracing", exporter=name)
         self._lock = threading.Lock()

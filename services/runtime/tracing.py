@@ -19,6 +19,8 @@ from keepsake_client.errors import KeepsakeError
 from keepsake_client.protocol import COUNTERS
 
 from services.runtime.counters import PendingCounts
+from services.runtime.errors import InvalidSetting
+from services.runtime.logging import redact
 from services.runtime.redis import connect
 from services.runtime.settings import Settings
 
@@ -107,14 +109,16 @@ def open_spans(settings: Settings, process: str) -> Spans:
     exporters = _exporters(os.environ)
     if not exporters:
         return NO_SPANS
-    redis, counts = connect(settings.redis_url.get_secret_value(), _COUNT_TIMEOUT_S), PendingCounts(COUNTERS)
+    redis = connect(settings.redis_url.get_secret_value(), _COUNT_TIMEOUT_S)
     try:
         module = import_module("services.runtime.opentelemetry_spans")
-        spans: Spans = module.OpenTelemetrySpans(process, exporters, counts, redis)
-    except (ImportError, ValueError) as error:
-        # The message of a wrong value may quote it, and headers are secrets.
-        reason = "the extra keepsake-ltm[tracing] is not installed" if isinstance(error, ImportError) else str(error)
-        log.warning("tracing_off", reason=reason)
+        spans: Spans = module.OpenTelemetrySpans(process, exporters, redis)
+    except (ImportError, InvalidSetting, ValueError, RuntimeError, OSError) as error:
+        missing = "the extra keepsake-ltm[tracing] is not installed"
+        reason = missing if isinstance(error, ImportError) else str(error) if isinstance(error, InvalidSetting) else ""
+        # An error of the SDK's may quote a value, such as a key: the log shows where it was raised.
+        log.warning("tracing_off", reason=reason or redact(error), exc_info=not reason)
+        counts = PendingCounts(COUNTERS)
         counts.count("tracing_off")
         counts.flush(redis)
         redis.close()

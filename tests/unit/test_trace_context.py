@@ -10,10 +10,8 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from keepsake_client import AsyncClient
-from keepsake_client.protocol import COUNTERS
 
 from services.gateway.app import Gateway, OpenDoor, create_app
-from services.runtime.counters import PendingCounts
 from services.runtime.opentelemetry_spans import OpenTelemetrySpans
 from services.runtime.settings import load_settings
 from services.runtime.tracing import NO_SPANS, Spans, current_traceparent
@@ -80,7 +78,7 @@ def test_an_http_request_is_a_span_without_its_path_and_query(monkeypatch: pytes
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "10")
     with collecting() as collector:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
-        spans = OpenTelemetrySpans("gateway", ["otlp"], PendingCounts(COUNTERS), fakeredis.FakeRedis())
+        spans = OpenTelemetrySpans("gateway", ["otlp"], fakeredis.FakeRedis())
         inside = get("/v1/users/anna-4711/seen?query=mochi", [("traceparent", PARENT)], spans)
         assert get("/v1/broken", spans=spans) == 500
         assert get("/nowhere", spans=spans) == 404
