@@ -1,4 +1,6 @@
-"""Start-up time of a cold stack, and its memory: `python -m bench.latency.startup`.
+"""Start-up time of a cold stack, and its memory.
+
+`python -m bench.latency.startup [--times N] [--without NAME] [--json PATH]`
 
 Cold means a new database cluster and an empty Redis in a temporary directory. The operating system may still have the
 files in its cache; the first start after an installation also compiles Python's modules. The whole stack, with the

@@ -16,6 +16,7 @@ from services.runtime.settings import GATEWAY_PORT, load_settings
 from services.stack import addresses, launch
 from services.stack.addresses import Addresses, LaunchOptions, choose_addresses
 from services.stack.data_directory import DataDirectory
+from services.stack.environment import child_environment
 from services.stack.launch import Launch
 from services.stack.processes import EXTRACTOR, GATEWAY, POSTGRES, REDIS, WORKER
 from services.stack.sockets import FREE_PORTS
@@ -273,7 +274,7 @@ def test_the_gateway_gets_the_key_file_of_the_data_directory(
     """Given no LTM_GATEWAY_KEYS, I expect that of the data directory, where `ltm key` writes; a path that is set is of
     the directory in which `ltm up` was called, not of the one in which the processes run."""
     monkeypatch.chdir(tmp_path)
-    launched = Launch(LaunchOptions(tmp_path), variables, print, lambda _: 1, StopRequest(), lambda *_: None)
 
-    environment = launched._child_environment(ADDRESSES, DataDirectory(tmp_path / "data"))
+    environment = child_environment(variables, ADDRESSES, DataDirectory(tmp_path / "data"))
+
     assert environment["LTM_GATEWAY_KEYS"] == str(tmp_path / keys)
