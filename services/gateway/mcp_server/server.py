@@ -50,6 +50,7 @@ def build_server(gateway: Gateway, asker_of: Callable[[Context], Asker]) -> Serv
         asker_of: whose memory a request is about.
     """
     counts = PendingCounts(COUNTERS)
+    definitions = {name: tool.definition() for name, tool in TOOLS.items()}
 
     @asynccontextmanager
     async def lifespan(_: Server[None]) -> AsyncIterator[None]:
@@ -62,7 +63,10 @@ def build_server(gateway: Gateway, asker_of: Callable[[Context], Asker]) -> Serv
 
     async def list_tools(context: Context, _: PaginatedRequestParams | None) -> ListToolsResult:
         rights = asker_of(context).caller.rights
-        return ListToolsResult(tools=[tool.definition() for tool in TOOLS.values() if tool.right in rights])
+        return ListToolsResult(tools=[definitions[name] for name, tool in TOOLS.items() if tool.right in rights])
+
+    def input_schema(name: str) -> dict[str, Any] | None:
+        return definitions[name].input_schema if name in definitions else None
 
     async def call_tool(context: Context, params: CallToolRequestParams) -> CallToolResult:
         tool, asker = TOOLS.get(params.name), asker_of(context)
@@ -86,6 +90,7 @@ def build_server(gateway: Gateway, asker_of: Callable[[Context], Asker]) -> Serv
         version=version("keepsake-ltm"),
         instructions=INSTRUCTIONS,
         lifespan=lifespan,
+        get_tool_input_schema=input_schema,  # without it, the SDK lists the tools before each call
         on_list_tools=list_tools,
         on_call_tool=call_tool,
     )
