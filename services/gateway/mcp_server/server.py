@@ -75,11 +75,11 @@ def build_server(gateway: Gateway, asker_of: Callable[[Context], Asker]) -> Serv
         try:
             return await _called(gateway, tool, asker, params.arguments or {})
         except KeepsakeError as error:
-            reason, code = in_words(error, writes=tool.writes, deadline_ms=tool.deadline_ms), error.code
-            log.info("tool_failed", tool=tool.name, code=code, user_id=asker.user)
+            reason = in_words(error, tool)
+            log.info("tool_failed", tool=tool.name, code=error.code, user_id=asker.user)
         except Exception:
             # The session outlives one call; and the SDK would send the error's own words, which may quote contents.
-            reason = in_words(KeepsakeError(), writes=tool.writes, deadline_ms=tool.deadline_ms)
+            reason = in_words(KeepsakeError(), tool)
             log.exception("tool_crashed", tool=tool.name, user_id=asker.user)
         counts.count("mcp_calls_failed")
         return CallToolResult(content=[TextContent(text=reason)], is_error=True)
