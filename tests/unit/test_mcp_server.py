@@ -134,7 +134,7 @@ def test_a_tool_that_is_not_permitted_is_refused(name: str) -> None:
     result = call(keepsake, name, asker=asker)
 
     assert result.is_error
-    assert text_of(result).startswith(f"forbidden: this key does not permit {right}")
+    assert text_of(result).startswith(f"forbidden: this needs the right {right}")
     assert keepsake.requests == []
 
 
@@ -153,17 +153,20 @@ def test_a_call_is_about_the_user_of_its_asker(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TOOLS)
-@pytest.mark.parametrize("argument", ["user", "user_id", "agent_id", "also", "all_agents", "ids", "filters"])
-def test_no_argument_changes_whose_memory_it_is(name: str, argument: str) -> None:
-    """Given a call that names another user or scope by an argument, I expect an error in words, and no request."""
+def test_no_argument_changes_whose_memory_it_is(name: str) -> None:
+    """Given calls that name another user or scope by an argument, I expect an error in words, and no request."""
     keepsake = Keepsake()
 
-    result = call(keepsake, name, {**CALLS[name], argument: "berta"})
+    async def story() -> None:
+        async with Client(build_server(gateway_of(keepsake), lambda _: ANNA)) as client:
+            for argument in ("user", "user_id", "agent_id", "also", "all_agents", "ids", "filters"):
+                result = await client.call_tool(name, {**CALLS[name], argument: "berta"})
+                assert result.is_error
+                assert text_of(result) == f"invalid_request: {argument}: Extra inputs are not permitted"
 
-    assert result.is_error
-    assert text_of(result) == f"invalid_request: {argument}: Extra inputs are not permitted"
+    run(story())
+
     assert keepsake.requests == []
-    assert argument not in TOOLS[name].definition().input_schema["properties"]
 
 
 @pytest.mark.parametrize("name", ["correct_memory", "forget_memory"])
@@ -293,19 +296,26 @@ def test_no_schema_has_nulls() -> None:
         (RequestFailed("conflict: version 4"), "update_profile", "conflict: the profile has changed since"),
         (RequestFailed("too_large: data.query\nis long"), "search_memories", "too_large: data.query is long"),
         (RequestFailed("internal: KeyError 10.0.0.7"), "search_memories", "internal: the memory failed at this"),
-        (RuntimeError("10.0.0.7"), "search_memories", "internal: the memory failed at this"),
         (KeepsakeError("{x} 10.0.0.7"), "search_memories", "internal: the memory failed at this"),
     ],
 )
-@pytest.mark.parametrize("mode", ["auto", "legacy"])
-def test_a_failure_is_one_line_that_says_what_to_do(failure: Exception, name: str, begin: str, mode: str) -> None:
+def test_a_failure_is_one_line_that_says_what_to_do(failure: Exception, name: str, begin: str) -> None:
     """Given a memory that fails, I expect one line for the model, without addresses or the error's own words."""
-    result = call(Keepsake(failure), name, mode=mode)
+    result = call(Keepsake(failure), name)
 
     assert result.is_error
     assert text_of(result).startswith(begin)
     assert "\n" not in text_of(result)
     assert "10.0.0.7" not in text_of(result)
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+def test_a_fault_says_nothing_of_itself(mode: str) -> None:
+    """Given a fault of the code, I expect the same by either protocol: one line without the fault's own words."""
+    result = call(Keepsake(RuntimeError("My cat is Miso")), "search_memories", mode=mode)
+
+    assert result.is_error
+    assert text_of(result) == "internal: the memory failed at this, and its log says why: go on without it"
 
 
 def test_failures_are_counted() -> None:

@@ -6,6 +6,9 @@ from typing import Final
 
 from keepsake_client.errors import KeepsakeError
 
+from services.gateway.access import NotPermitted
+from services.gateway.mcp_server.tools import Tool
+
 MAX_CHARS: Final = 500
 #: Of reads. These errors speak of servers and addresses, which are none of a model's business.
 _READ: Final = {
@@ -25,15 +28,14 @@ _ANY: Final = {
 }
 
 
-def in_words(error: KeepsakeError, *, writes: bool, deadline_ms: int) -> str:
-    """The line for an error.
-
-    Args:
-        writes: whether the tool changes anything.
-        deadline_ms: of the call.
-    """
+def in_words(error: KeepsakeError, tool: Tool) -> str:
+    """The line for an error of a call of the tool."""
     code = "timeout" if error.code == "expired" else error.code
-    words = {**(_WRITE if writes else _READ), **_ANY}.get(code)
-    if words is None:  # of the request: its words name fields, and quote no contents
+    words = {**(_WRITE if tool.writes else _READ), **_ANY}.get(code)
+    if isinstance(error, NotPermitted):
+        words = f"this needs the right {tool.right}: give it by --may, of `ltm mcp` or of the key"
+    elif words is None:  # of the request: its words name fields, and quote no contents
         words = " ".join(str(error).removeprefix(f"{code}: ").split())[:MAX_CHARS]
-    return f"{code}: {words.format(deadline_ms=deadline_ms) if code == 'timeout' else words}"
+    elif code == "timeout":
+        words = words.format(deadline_ms=tool.deadline_ms)
+    return f"{code}: {words}"

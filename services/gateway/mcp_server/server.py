@@ -50,6 +50,7 @@ def build_server(gateway: Gateway, asker_of: Callable[[Context], Asker]) -> Serv
         asker_of: whose memory a request is about.
     """
     counts = PendingCounts(COUNTERS)
+    definitions = {name: tool.definition() for name, tool in TOOLS.items()}
 
     @asynccontextmanager
     async def lifespan(_: Server[None]) -> AsyncIterator[None]:
@@ -62,7 +63,10 @@ def build_server(gateway: Gateway, asker_of: Callable[[Context], Asker]) -> Serv
 
     async def list_tools(context: Context, _: PaginatedRequestParams | None) -> ListToolsResult:
         rights = asker_of(context).caller.rights
-        return ListToolsResult(tools=[tool.definition() for tool in TOOLS.values() if tool.right in rights])
+        return ListToolsResult(tools=[definitions[name] for name, tool in TOOLS.items() if tool.right in rights])
+
+    def input_schema(name: str) -> dict[str, Any] | None:
+        return definitions[name].input_schema if name in definitions else None
 
     async def call_tool(context: Context, params: CallToolRequestParams) -> CallToolResult:
         tool, asker = TOOLS.get(params.name), asker_of(context)
@@ -71,11 +75,11 @@ def build_server(gateway: Gateway, asker_of: Callable[[Context], Asker]) -> Serv
         try:
             return await _called(gateway, tool, asker, params.arguments or {})
         except KeepsakeError as error:
-            reason, code = in_words(error, writes=tool.writes, deadline_ms=tool.deadline_ms), error.code
-            log.info("tool_failed", tool=tool.name, code=code, user_id=asker.user)
+            reason = in_words(error, tool)
+            log.info("tool_failed", tool=tool.name, code=error.code, user_id=asker.user)
         except Exception:
             # The session outlives one call; and the SDK would send the error's own words, which may quote contents.
-            reason = in_words(KeepsakeError(), writes=tool.writes, deadline_ms=tool.deadline_ms)
+            reason = in_words(KeepsakeError(), tool)
             log.exception("tool_crashed", tool=tool.name, user_id=asker.user)
         counts.count("mcp_calls_failed")
         return CallToolResult(content=[TextContent(text=reason)], is_error=True)
@@ -86,6 +90,7 @@ def build_server(gateway: Gateway, asker_of: Callable[[Context], Asker]) -> Serv
         version=version("keepsake-ltm"),
         instructions=INSTRUCTIONS,
         lifespan=lifespan,
+        get_tool_input_schema=input_schema,  # without it, the SDK lists the tools before each call
         on_list_tools=list_tools,
         on_call_tool=call_tool,
     )
