@@ -15,6 +15,7 @@ from keepsake_client.protocol import MAX_MESSAGE_BYTES
 from redis.asyncio import Redis
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.gateway.problems import internal_problem, problem_of, problem_response
@@ -70,6 +71,7 @@ class RequestMiddleware:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers[REQUEST_ID] = request_id
+                headers.setdefault("Cache-Control", "no-store")  # what is kept of a user is in no other place's cache
                 if wire_request_id := state.get("wire_request_id"):
                     headers[WIRE_REQUEST_ID] = wire_request_id
             await send(message)
@@ -80,7 +82,7 @@ class RequestMiddleware:
             else:
                 problem = problem_of(InvalidMessage("the query of the URL is not UTF-8"), request_id)
                 await problem_response(problem)(scope, receive, send_with_ids)
-        except ResponseAborted:
+        except (ResponseAborted, ClientDisconnect):
             pass  # the server closes the connection of a response that is not complete
         except Exception:
             log.exception("request_failed", request_id=request_id, path=_path(scope))

@@ -32,7 +32,7 @@ CHECKS = [
 ]
 #: The same requests in each run; some 30 s in all.
 BOUNDED = settings(
-    max_examples=8,
+    max_examples=6,
     derandomize=True,
     deadline=None,
     database=None,
