@@ -171,7 +171,7 @@ def test_a_key_file_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
         InvalidSetting, match=r"^LTM_GATEWAY_KEYS is '/.*/keys.json', which cannot be used: Invalid JSON"
     ):
         starting(keys=tmp_path / "keys.json")
-    with pytest.raises(InvalidSetting, match="which cannot be used: Is a directory"):
+    with pytest.raises(InvalidSetting, match="which cannot be used: it is no regular file"):
         starting(keys=tmp_path)
 
 
