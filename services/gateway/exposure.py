@@ -205,7 +205,7 @@ class PeersOnly:
         return any(address in network for network in self._proxies)
 
 
-def exposed(
+def guarded(
     app: ASGIApp, proxies: Sequence[Network], origins: Sequence[str], on_refusal: Callable[[], None]
 ) -> ASGIApp:
     """The application as peers reach it: CORS for the named origins, and trusted proxies where there are some.

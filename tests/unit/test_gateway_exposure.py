@@ -22,7 +22,7 @@ from structlog.testing import capture_logs
 from services.gateway.__main__ import _authentication
 from services.gateway.exposure import (
     cors_origins,
-    exposed,
+    guarded,
     is_loopback,
     listening_socket,
     trusted_proxies,
@@ -53,7 +53,7 @@ def app_for(proxies: str | None = None, origins: str | None = None, refused: lis
     settings = load_settings(ltm_gateway_trusted_proxies=proxies, ltm_gateway_cors_origins=origins)
     noted = [] if refused is None else refused
     routes = [Route(path, _seen, methods=["GET", "POST"]) for path in ("/v1", "/healthz", "/readyz")]
-    return exposed(
+    return guarded(
         Starlette(routes=routes), trusted_proxies(settings), cors_origins(settings), lambda: noted.append("refused")
     )
 
