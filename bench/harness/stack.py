@@ -27,7 +27,7 @@ from services.runtime.redis import connect
 from services.runtime.settings import Settings, load_settings
 from services.stack.data_directory import DataDirectory
 from services.stack.directories import PREFIX
-from services.stack.processes import CHAT, MEMORY, POSTGRES, REDIS, SERVICES
+from services.stack.processes import CHAT, GATEWAY, MEMORY, POSTGRES, REDIS, SERVICES
 from services.stack.readiness import stream_backlog
 from tests.swallowing_proxy import ThreadedProxy, threaded_proxy
 
@@ -44,12 +44,14 @@ class LtmUp:
     Args:
         output: the file with what it printed.
         ready_s: how long it took to start, in seconds.
+        gateway_url: where its gateway listens; "" without one.
     """
 
     process: subprocess.Popen[bytes]
     directory: DataDirectory
     output: Path
     ready_s: float
+    gateway_url: str = ""
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,7 @@ class Stack:
 @contextmanager
 def running_stack(
     *,
-    without: Sequence[str] = (CHAT, MEMORY),
+    without: Sequence[str] = (CHAT, MEMORY, GATEWAY),
     durable: bool = False,
     keep_logs: Path | None = None,
     **variables: str,
@@ -220,7 +222,7 @@ def running_stack(
             directory = directory or _ephemeral_directory(ready["redis_url"])
             addresses = {"redis_url": ready["redis_url"], "database_url": ready["database_url"], "broker_url": None}
             settings = load_settings(**addresses | {name.lower(): value for name, value in variables.items()})
-            yield Stack(settings, LtmUp(process, directory, output, ready_s))
+            yield Stack(settings, LtmUp(process, directory, output, ready_s, ready["gateway_url"] or ""))
         finally:
             _end(process, directory)
             if keep_logs is not None and directory is not None:
@@ -233,9 +235,11 @@ def running_stack(
 def up_options(data: Path | None, without: Sequence[str], variables: Mapping[str, str]) -> list[str]:
     """The options of `ltm up` for a stack beside others, with a data directory or ephemeral."""
     place = ["--ephemeral"] if data is None else ["--data-dir", str(data)]
-    # An ephemeral stack takes a free port anyway; one with a Redis of `variables` starts none.
-    port = ["--redis-port", "0"] if data is not None and "REDIS_URL" not in variables else []
-    return [*place, *port, *(word for name in without for word in ("--without", name))]
+    # An ephemeral stack takes free ports anyway; one with a Redis of `variables` starts none.
+    ports = [] if data is None else ["--gateway-port", "0"]
+    if data is not None and "REDIS_URL" not in variables:
+        ports += ["--redis-port", "0"]
+    return [*place, *ports, *(word for name in without for word in ("--without", name))]
 
 
 @contextmanager

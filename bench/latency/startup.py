@@ -1,4 +1,6 @@
-"""Start-up time of a cold stack, and its memory: `python -m bench.latency.startup [--times N] [--json PATH]`.
+"""Start-up time of a cold stack, and its memory.
+
+`python -m bench.latency.startup [--times N] [--without NAME] [--json PATH]`
 
 Cold means a new database cluster and an empty Redis in a temporary directory. The operating system may still have the
 files in its cache; the first start after an installation also compiles Python's modules. The whole stack, with the
@@ -25,12 +27,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", type=int, default=3)
     parser.add_argument("--idle-seconds", type=float, default=10.0)
+    parser.add_argument("--without", action="append", default=[], help="a process to leave out; repeatable")
     parser.add_argument("--json", type=Path, help="write the figures here")
     given = parser.parse_args()
     ready: list[float] = []
     memory: dict[str, dict[str, float]] = {}
     for number in track(range(given.times), "starting"):
-        with running_stack(without=()) as stack:
+        with running_stack(without=given.without) as stack:
             ready.append(stack.ltm_up.ready_s)
             if number == given.times - 1:
                 time.sleep(given.idle_seconds)

@@ -33,7 +33,7 @@ from bench.resilience.llm_faults import LLMFaults
 from bench.resilience.log_inspection import restarts, show_tracebacks, tracebacks
 from bench.resilience.recovery import IndexingMonitor, recovery
 from bench.resilience.statements import read_facts, verify_facts
-from services.stack.processes import CHAT
+from services.stack.processes import CHAT, GATEWAY
 
 IDLE_WITHIN_S = 60.0
 MAX_SHOWN_PROBLEMS = 10
@@ -94,7 +94,7 @@ def run(seed: int, messages: int, seconds: float, logs: Path | None, *, extracti
     with (
         LLMServer() if extraction else nullcontext() as llm,
         proxied_stack(
-            without=(CHAT,),
+            without=(CHAT, GATEWAY),
             keep_logs=keep_logs,
             MEMORY_MAX_MESSAGES="100000",
             **(llm_settings(llm) if llm else {}),

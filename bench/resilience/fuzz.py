@@ -32,7 +32,7 @@ from bench.resilience.fuzz_inputs import INPUTS, REQUESTS, UPDATES, Target, draw
 from bench.resilience.fuzz_sentinel import Sentinel
 from bench.resilience.log_inspection import restarts, show_tracebacks, tracebacks
 from bench.resilience.publisher import Publisher
-from services.stack.processes import CHAT
+from services.stack.processes import CHAT, GATEWAY
 
 GOOD_EVERY = 20
 #: One bad message in so many has 1 to 20 MB.
@@ -229,7 +229,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures here")
     given = parser.parse_args()
     print(f"seed {given.seed}, {given.n} messages at {given.rate:.0f} a second", flush=True)
-    with running_stack(without=(CHAT,), durable=True, keep_logs=given.logs, MEMORY_MAX_MESSAGES="100000") as stack:
+    with running_stack(
+        without=(CHAT, GATEWAY), durable=True, keep_logs=given.logs, MEMORY_MAX_MESSAGES="100000"
+    ) as stack:
         figures, memory = measure(stack, given.n, given.seed, given.rate)
     show("results", {name: {"": value} for name, value in figures.items()}, 0)
     show("megabytes of each process, when idle", memory, 1)

@@ -25,6 +25,7 @@ from services.cli.importing import import_command
 from services.cli.key import app as key
 from services.cli.lasting_output import discard_stdout
 from services.cli.logs import logs
+from services.cli.mcp import mcp
 from services.cli.memories import correct, memories, memory
 from services.cli.output import print_error, report
 from services.cli.reembed import reembed_command
@@ -43,7 +44,7 @@ def build_app() -> typer.Typer:
     app = typer.Typer(name="ltm", no_args_is_help=True, pretty_exceptions_enable=False)
     app.callback()(_options)
     about_users = (chat, search, context, add, profile, memories, memory, correct, forget, export)
-    for command in (up, status, demo, *about_users, trace, logs, config, backfill, backup, restore):
+    for command in (up, status, demo, *about_users, trace, logs, config, mcp, backfill, backup, restore):
         app.command()(command)
     app.command("import")(import_command)
     app.command("reembed")(reembed_command)

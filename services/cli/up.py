@@ -18,7 +18,7 @@ from services.cli.lasting_output import LastingOutput
 from services.cli.options import DEFAULT_DATA_DIRECTORY
 from services.cli.output import Output, report
 from services.runtime.logging import configure_logging
-from services.runtime.settings import Settings, load_settings
+from services.runtime.settings import GATEWAY_PORT, Settings, load_settings
 from services.stack.addresses import LaunchOptions
 from services.stack.embedded_valkey import DEFAULT_PORT
 from services.stack.launch import Launch
@@ -67,7 +67,8 @@ def up(
         typer.Option(metavar="NAME", help=f"Leave a process out; repeatable. One of {', '.join(NAMES)}."),
     ] = None,
     ready_file: Annotated[
-        Path | None, typer.Option(help="Written once everything answers: JSON with redis_url, database_url, pids.")
+        Path | None,
+        typer.Option(help="Written once everything answers: JSON with redis_url, database_url, gateway_url, pids."),
     ] = None,
     redis_port: Annotated[
         int | None,
@@ -84,6 +85,15 @@ def up(
             max=65_535,
             help="Let PostgreSQL listen on this port of 127.0.0.1, without a password, as Valkey does; "
             "otherwise it is reached through a private socket alone.",
+        ),
+    ] = None,
+    gateway_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65_535,
+            help="Port of the gateway (HTTP); 0 is a free one, as with --ephemeral. Otherwise LTM_GATEWAY_PORT, "
+            f"{GATEWAY_PORT} where that is not set.",
         ),
     ] = None,
 ) -> None:
@@ -103,7 +113,9 @@ def up(
             commands = hints(options, directory)
             output.line(f"Try {commands} in another terminal. Ctrl-C stops everything.", "dim")
 
-    options = LaunchOptions(data_dir, ephemeral, tuple(without or ()), ready_file, redis_port, postgres_port)
+    options = LaunchOptions(
+        data_dir, ephemeral, tuple(without or ()), ready_file, redis_port, postgres_port, gateway_port
+    )
     Launch(options, os.environ, output.line, report, stop, ready).run()
     demo_thread.join()
     output.line("Everything has ended.", "dim")

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import structlog
 import uvicorn
-from keepsake_client import AsyncClient
 from keepsake_client.protocol import COUNTERS
 
+from services.gateway.api import api
 from services.gateway.app import Door, Gateway, create_app
 from services.gateway.authentication import Authentication
 from services.gateway.exposure import (
@@ -21,64 +21,69 @@ from services.gateway.exposure import (
     listening_socket,
     trusted_proxies,
 )
+from services.gateway.health import health
 from services.gateway.keys import KeyFileInvalid, KeyStore
+from services.gateway.mcp_server.http import mcp_door
+from services.gateway.mem0_api.door import open_mem0_door
+from services.gateway.proxy.door import add_proxy
 from services.gateway.tokens import token_verifier
+from services.gateway.wire import client_of
 from services.runtime.counters import PendingCounts
 from services.runtime.errors import InvalidSetting
 from services.runtime.heartbeat import send_heartbeats
 from services.runtime.process import serve
 from services.runtime.redis import connect_async
 from services.runtime.settings import Settings
+from services.runtime.tracing import open_spans
 
 NAME = "gateway"
 #: Less than the grace period of `ltm up`.
 STOP_WITHIN_S = 3
+#: Connections at once; over that, a request is answered 503.
+MAX_CONNECTIONS = 1_000
 
 log = structlog.get_logger()
 
 
 async def run(settings: Settings, _: asyncio.Event) -> None:
     """Serve until a signal."""
-    url = settings.redis_url.get_secret_value()
-    ltm = AsyncClient(
-        url,
-        requests_queue=settings.ltm_requests_queue,
-        manage_queue=settings.ltm_manage_queue,
-        responses_channel=settings.ltm_responses_channel,
-        updates_channel=settings.memory_updates_channel,
-        updates_stream=settings.ltm_stream_key,
-        stream_max_len=settings.ltm_stream_max_len,
-    )
+    url, counts = settings.redis_url.get_secret_value(), PendingCounts(COUNTERS)
     proxies, origins = trusted_proxies(settings), cors_origins(settings)
-    authentication = _authentication(settings, proxies, origins)
+    authentication = _authentication(settings, proxies, origins, counts)
     listener = listening_socket(settings.ltm_gateway_host, settings.ltm_gateway_port)
-    async with connect_async(url) as redis, ltm, authentication.watching(redis):
-        app = create_app(Gateway(settings, ltm, redis, authentication), DOORS)
+    spans = open_spans(settings, NAME)
+    async with connect_async(url) as redis, client_of(settings) as ltm, authentication.watching(redis):
+        app = create_app(Gateway(settings, ltm, redis, authentication, counts, spans), DOORS)
         config = uvicorn.Config(
             guarded(app, proxies, origins, authentication.count_refusal),
             log_config=None,
             access_log=False,
             proxy_headers=False,  # uvicorn would believe them of every program of this machine; see `guarded`
             server_header=False,
+            limit_concurrency=MAX_CONNECTIONS,
             ws="none",
             timeout_graceful_shutdown=STOP_WITHIN_S,
         )
         server = uvicorn.Server(config)
-        host, port, *_ = listener.getsockname()
-        log.info("started", host=host, port=port)
-        async with send_heartbeats(redis, NAME, [lambda: server.started, authentication.alive]):
+        port = listener.getsockname()[1]  # chosen by the system where the setting is 0
+        address = settings.model_copy(update={"ltm_gateway_port": port}).gateway_url
+        log.info("started", address=address)
+        alive = [lambda: server.started, authentication.alive]
+        async with send_heartbeats(redis, NAME, alive, address=address):
             await server.serve([listener])  # which handles SIGTERM and SIGINT itself
+        spans.close()
         log.info("stopped")
 
 
-def _authentication(settings: Settings, proxies: Sequence[Network], origins: Sequence[str]) -> Authentication:
+def _authentication(
+    settings: Settings, proxies: Sequence[Network], origins: Sequence[str], counts: PendingCounts
+) -> Authentication:
     """What tells who sends a request, by the settings.
 
     Raises:
         CannotStart: a setting is wrong, or others would reach the gateway and nothing says who may.
     """
     tokens = token_verifier(settings)
-    counts = PendingCounts(COUNTERS)
     keys = KeyStore(settings.ltm_gateway_keys, lambda: counts.count("gateway_keys_unusable"))
     try:
         keys.read()
@@ -100,7 +105,7 @@ def _authentication(settings: Settings, proxies: Sequence[Network], origins: Seq
 
 
 #: In the order in which a path is looked up.
-DOORS: tuple[Door, ...] = ()
+DOORS: tuple[Door, ...] = (health, api, mcp_door, add_proxy, open_mem0_door)
 
 if __name__ == "__main__":
     serve(NAME, run)

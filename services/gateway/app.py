@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Annotated, Protocol
 
 from fastapi import Depends, FastAPI, Request
 from keepsake_client import AsyncClient
-from keepsake_client.errors import KeepsakeError
+from keepsake_client.protocol import COUNTERS
 from redis.asyncio import Redis
 
 from services.gateway.access import OPEN, Caller
-from services.gateway.problems import answer_with_problem
+from services.gateway.openapi import openapi_of
+from services.gateway.problems import add_problem_handlers
+from services.gateway.request_scope import RequestMiddleware
+from services.gateway.trace_context import TraceContext
+from services.runtime.counters import PendingCounts
 from services.runtime.settings import Settings
+from services.runtime.tracing import NO_SPANS, Spans
 
 
 class Authenticator(Protocol):
@@ -45,21 +50,25 @@ class Gateway:
         ltm: the client of the wire; the only way into the memory.
         redis: for what the gateway keeps itself, and for traces and figures of the stack.
         authenticator: tells who sends a request.
+        counts: for `ltm:counters`.
+        spans: of this process; by default none are made.
     """
 
     settings: Settings
     ltm: AsyncClient
     redis: Redis
     authenticator: Authenticator
+    counts: PendingCounts = field(default_factory=lambda: PendingCounts(COUNTERS))
+    spans: Spans = NO_SPANS
 
 
-def gateway_of(request: Request) -> Gateway:
+# Both are coroutines: FastAPI runs other functions in a thread, which takes longer than they do.
+async def gateway_of_request(request: Request) -> Gateway:
     """The gateway that serves a request: a FastAPI dependency."""
-    gateway: Gateway = request.app.state.gateway
-    return gateway
+    return gateway_of(request)
 
 
-def caller_of(request: Request) -> Caller:
+async def caller_of(request: Request) -> Caller:
     """The caller of a request: a FastAPI dependency.
 
     Raises:
@@ -68,7 +77,13 @@ def caller_of(request: Request) -> Caller:
     return gateway_of(request).authenticator.caller(request)
 
 
-GatewayOf = Annotated[Gateway, Depends(gateway_of)]
+def gateway_of(request: Request) -> Gateway:
+    """The gateway that serves a request."""
+    gateway: Gateway = request.app.state.gateway
+    return gateway
+
+
+GatewayOf = Annotated[Gateway, Depends(gateway_of_request)]
 CallerOf = Annotated[Caller, Depends(caller_of)]
 #: Adds the routes of one door to the application.
 Door = Callable[[FastAPI, Gateway], None]
@@ -80,9 +95,22 @@ def create_app(gateway: Gateway, doors: Sequence[Door] = ()) -> FastAPI:
     Args:
         doors: each adds its routes.
     """
-    app = FastAPI(title="Keepsake", version=version("keepsake-ltm"), docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="Keepsake",
+        version=version("keepsake-ltm"),
+        # FastAPI's pages of documentation load their scripts from another host.
+        docs_url=None,
+        redoc_url=None,
+        separate_input_output_schemas=False,
+        redirect_slashes=False,
+        # FastAPI's own spans have the path and query of a request, which hold user ids and contents.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+    )
     app.state.gateway = gateway
-    app.add_exception_handler(KeepsakeError, answer_with_problem)
+    add_problem_handlers(app)
+    app.add_middleware(TraceContext, spans=gateway.spans)
     for door in doors:
         door(app, gateway)
+    app.openapi = openapi_of(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
+    app.add_middleware(RequestMiddleware, redis=gateway.redis, counts=gateway.counts)
     return app

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Any, Final
 
-from keepsake_client.errors import KeepsakeError
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from keepsake_client.errors import InvalidJSON, InvalidMessage, KeepsakeError, RequestTimeout, Unavailable
+from keepsake_client.fields import in_json_terms
 from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import Response
+from starlette.routing import Match
 
 MEDIA_TYPE: Final = "application/problem+json"
 #: HTTP status by error code of the wire; any other code is a failure of the server's, 500.
@@ -18,11 +25,14 @@ STATUS: Final = {
     "forbidden": 403,
     "not_found": 404,
     "method_not_allowed": 405,
+    "request_timeout": 408,
     "conflict": 409,
     "precondition_failed": 412,
     "too_large": 413,
+    "unsupported_media_type": 415,
     "unprocessable": 422,
     "rate_limited": 429,
+    "not_supported": 501,
     "unavailable": 503,
     "disabled": 503,
     "timeout": 504,
@@ -30,6 +40,19 @@ STATUS: Final = {
 }
 #: A client that stopped waiting sees the same error, wherever its deadline passed.
 _AS: Final = {"timeout": "expired"}
+#: The code of an error of HTTP's own, by its status.
+_CODES: Final = {400: "invalid_request", 404: "not_found", 503: "unavailable"} | {
+    status: code for code, status in STATUS.items() if status in (401, 403, 405, 408, 409, 412, 413, 415, 422, 429)
+}
+_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+#: Errors of validation that one problem names, and characters of a field's name, which its sender chose.
+MAX_NAMED, MAX_NAME_CHARS = 20, 100
+INTERNAL: Final = "a fault of Keepsake or of a provider, which the log explains"
+#: In place of the client's own words, which name the Redis and what it said.
+_WORDS: Final[dict[type[KeepsakeError], str]] = {
+    RequestTimeout: "no answer came within the deadline; whether a write is done is not known: repeat it",
+    Unavailable: "Redis does not answer just now; whether a write is done is not known: repeat it later",
+}
 
 
 class Problem(BaseModel):
@@ -39,7 +62,7 @@ class Problem(BaseModel):
         type: identifies the kind of problem; `urn:keepsake:error:` and the code.
         title: the code, in words.
         status: of HTTP.
-        detail: what happened, and the remedy; may quote what the caller sent.
+        detail: what happened, and the remedy.
         code: of the wire, see docs/contract.md.
         request_id: as in the header X-Request-ID.
     """
@@ -52,27 +75,129 @@ class Problem(BaseModel):
     request_id: str | None = Field(default=None)
 
 
+class JSONResponse(Response):
+    """JSON in ASCII, which represents every text of the wire, lone surrogates of an id included."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
+
+
+class ExtendedError(KeepsakeError):
+    """An error with more members in its problem.
+
+    Args:
+        cause: what happened.
+        extensions: the members.
+    """
+
+    def __init__(self, cause: KeepsakeError, extensions: Mapping[str, Any]) -> None:
+        super().__init__(str(cause))
+        self.code = cause.code
+        self.cause = cause
+        self.extensions = extensions
+
+
 def problem_of(error: KeepsakeError, request_id: str | None = None) -> Problem:
     """The problem that an error is."""
+    if isinstance(error, ExtendedError):
+        error = error.cause
     code = _AS.get(error.code, error.code)
-    return Problem(
-        type=f"urn:keepsake:error:{code}",
-        title=code.replace("_", " "),
-        status=STATUS.get(code, 500),
-        detail=str(error).removeprefix(f"{error.code}: "),
-        code=code,
-        request_id=request_id,
-    )
+    status = STATUS.get(code, 500)
+    detail = INTERNAL if status == 500 else str(error).removeprefix(f"{error.code}: ")
+    for kind, words in _WORDS.items():
+        if isinstance(error, kind):
+            detail = words
+    return _problem(code, status, detail, request_id)
 
 
-def problem_response(problem: Problem, headers: dict[str, str] | None = None) -> JSONResponse:
-    """The problem as a response."""
-    body: dict[str, Any] = problem.model_dump(exclude_none=True)
+def problem_response(
+    problem: Problem, headers: Mapping[str, str] | None = None, extensions: Mapping[str, Any] | None = None
+) -> JSONResponse:
+    """The problem as a response.
+
+    Args:
+        extensions: further members of the object.
+    """
+    body = {**problem.model_dump(exclude_none=True), **(extensions or {})}
     return JSONResponse(body, problem.status, headers, media_type=MEDIA_TYPE)
 
 
-async def answer_with_problem(request: Request, error: Exception) -> JSONResponse:
+async def answer_with_problem(request: Request, error: Exception) -> Response:
     """FastAPI's exception handler for `KeepsakeError`."""
     assert isinstance(error, KeepsakeError)  # noqa: S101  registered for no other
-    problem = problem_of(error, getattr(request.state, "request_id", None))
-    return problem_response(problem, getattr(error, "headers", None))
+    # RFC 9110, section 15.5.2: a 401 says which scheme is asked for.
+    headers = {"WWW-Authenticate": "Bearer"} if error.code == "unauthorized" else {}
+    headers |= getattr(error, "headers", {})
+    if (seconds := getattr(error, "retry_after_s", None)) is not None:
+        headers["Retry-After"] = str(max(1, round(seconds)))
+    extensions = error.extensions if isinstance(error, ExtendedError) else None
+    return problem_response(problem_of(error, request_id_of(request)), headers, extensions)
+
+
+def internal_problem(request_id: str | None) -> Problem:
+    """The problem of an error that nothing else answers; it says nothing of its cause."""
+    return _problem("internal", 500, INTERNAL, request_id)
+
+
+def add_problem_handlers(app: FastAPI) -> None:
+    """Have every error that an application raises on purpose answered as a problem."""
+    app.add_exception_handler(KeepsakeError, answer_with_problem)
+    app.add_exception_handler(RequestValidationError, _answer_invalid)
+    app.add_exception_handler(HTTPException, _answer_http_error)
+
+
+def request_id_of(request: Request) -> str | None:
+    """The id of a request, as X-Request-ID has it."""
+    return getattr(request.state, "request_id", None)
+
+
+async def _answer_invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101  registered for no other
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if isinstance(error.body, bytes) and not content_type.endswith(("/json", "+json")):
+        problem = _problem("unsupported_media_type", 415, "the body is to be JSON: send Content-Type: application/json")
+        return problem_response(problem.model_copy(update={"request_id": request_id_of(request)}))
+    return await answer_with_problem(request, invalid(error.errors()))
+
+
+def invalid(errors: Any) -> InvalidMessage:
+    """What pydantic found wrong with a request, in the words of the wire; names fields, never values."""
+    reasons: list[str] = []
+    for found in errors[:MAX_NAMED]:
+        place, *names = found["loc"] or ("",)
+        if found["type"] == "json_invalid":
+            return InvalidJSON(f"not JSON: {found['ctx']['error']} at character {names[0] if names else 0}")
+        name = ".".join(str(part) for part in names) or str(place)
+        reasons.append(f"{name[:MAX_NAME_CHARS]}: {in_json_terms(found)}")
+    return InvalidMessage("; ".join(dict.fromkeys(reasons)))
+
+
+async def _answer_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101  registered for no other
+    code = _CODES.get(error.status_code, "internal" if error.status_code >= 500 else "invalid_request")
+    problem = _problem(code, error.status_code, str(error.detail), request_id_of(request))
+    headers = {"Allow": ", ".join(_allowed(request))} if error.status_code == 405 else error.headers
+    return problem_response(problem, headers)
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods of a path. Starlette names those of the first of its routes alone."""
+    scopes = {method: {**request.scope, "method": method} for method in _METHODS}
+    return [
+        method
+        for method, scope in scopes.items()
+        if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+    ]
+
+
+def _problem(code: str, status: int, detail: str, request_id: str | None = None) -> Problem:
+    return Problem(
+        type=f"urn:keepsake:error:{code}",
+        title=code.replace("_", " "),
+        status=status,
+        detail=detail,
+        code=code,
+        request_id=request_id,
+    )

@@ -124,10 +124,17 @@ async def send_heartbeats(
     name: str,
     checks: Iterable[Callable[[], bool]],
     interval_s: float = HEARTBEAT_INTERVAL_S,
+    *,
+    address: str | None = None,
 ) -> AsyncIterator[None]:
-    """`HeartbeatThread` for asyncio: sends heartbeats within the block, and deletes the key at its end."""
+    """`HeartbeatThread` for asyncio: sends heartbeats within the block, and deletes the key at its end.
+
+    Args:
+        address: of the gateway, for `ltm status`.
+    """
     ended = asyncio.Event()
-    task = asyncio.create_task(_send(client, name, list(checks), interval_s, ended), name="heartbeat")
+    record = ProcessRecord(address=address)
+    task = asyncio.create_task(_send(client, name, list(checks), interval_s, ended, record), name="heartbeat")
     try:
         yield
     finally:
@@ -141,15 +148,16 @@ async def _send(
     checks: Sequence[Callable[[], bool]],
     interval_s: float,
     ended: asyncio.Event,
+    record: ProcessRecord,
 ) -> None:
-    key, value, record = alive_key(name), heartbeat_value(), ProcessRecord().model_dump_json()
+    key, value, stated = alive_key(name), heartbeat_value(), record.model_dump_json()
     while not ended.is_set():
         working = all(check() for check in checks)
         try:
             if working:
                 async with client.pipeline(transaction=False) as pipeline:
                     pipeline.set(key, value, ex=HEARTBEAT_TTL_S)
-                    pipeline.set(process_key(name), record, ex=EXPECTED_FOR_S)
+                    pipeline.set(process_key(name), stated, ex=EXPECTED_FOR_S)
                     await pipeline.execute()
         except (redis.RedisError, OSError):
             log.debug("heartbeat_missed", key=key, exc_info=True)

@@ -99,7 +99,7 @@ def configure_logging(settings: Settings, process: str) -> None:
     logging.captureWarnings(True)
     _log_crashes()
     logging.getLogger("mem0.utils.spacy_models").setLevel(logging.ERROR)  # it asks for spaCy, which is not used
-    for noisy in ("mem0", "openai", "httpx", "httpx2", "psycopg.pool"):
+    for noisy in ("mcp", "mem0", "openai", "httpx", "httpx2", "psycopg.pool"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 

@@ -28,11 +28,13 @@ class ProcessRecord(BaseModel):
         broker: of a process that uses the workers' queues, where these are: a URL without user and password, or ""
             for the pipeline's own Redis.
         engine: of a process that has the default embedder, its engine.
+        address: of the gateway, where it listens.
     """
 
     left_out: bool = False
     broker: str | None = None
     engine: str | None = None
+    address: str | None = None
 
 
 def broker_address(settings: Settings) -> str:

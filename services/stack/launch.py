@@ -23,6 +23,7 @@ from services.runtime.settings import Settings, load_settings, mask_url
 from services.stack.addresses import Addresses, LaunchOptions, choose_addresses
 from services.stack.data_directory import DataDirectory, StackRecord
 from services.stack.directories import persistent_dir, temporary_dir
+from services.stack.environment import child_environment
 from services.stack.locate import shared_settings
 from services.stack.probe import probe
 from services.stack.process_tree import ProcessId
@@ -106,14 +107,14 @@ class Launch:
             if found := directory.end_leftovers():
                 self._say(f"stopped what a killed `ltm up` had left running: {', '.join(found)}")
             addresses = choose_addresses(self._options, self._environment, directory, at_exit)
-            settings = load_settings(redis_url=addresses.redis_url, database_url=addresses.database_url)
+            settings = load_settings(**addresses.settings)
             left_out = self._options.without
             services = service_specs(extracts=settings.extracts)
             specs = [*addresses.embedded, *(spec for spec in services if spec.name not in left_out)]
             at_exit.callback(directory.forget)
             supervisor = Supervisor(
                 specs,
-                self._child_environment(addresses, directory),
+                child_environment(self._environment, addresses, directory),
                 ROOT,
                 directory.logs,
                 partial(self._record, directory, addresses, settings),
@@ -131,25 +132,6 @@ class Launch:
                 raise SystemExit(self._report(error)) from None
             finally:
                 supervisor.stop()
-
-    def _child_environment(self, addresses: Addresses, directory: DataDirectory) -> dict[str, str]:
-        return {
-            **self._environment,
-            "LTM_GATEWAY_KEYS": str(directory.keys),
-            **self._absolute("LTM_GATEWAY_KEYS", "LTM_GATEWAY_TOKEN_PUBLIC_KEY"),
-            "REDIS_URL": addresses.redis_url,
-            "DATABASE_URL": addresses.database_url,
-            # On a busy machine the embedder is 20 times slower with more than one thread per process.
-            "OMP_NUM_THREADS": "1",
-            "PYTHONUNBUFFERED": "1",
-            # glibc keeps freed blocks: after a few messages of 20 MB the adapters held 199 MB, with these settings 41.
-            "MALLOC_MMAP_THRESHOLD_": "1000000",
-            "MALLOC_TRIM_THRESHOLD_": "10000000",
-        }
-
-    def _absolute(self, *variables: str) -> dict[str, str]:
-        """The variables that are set to paths: the processes have a working directory of their own."""
-        return {name: str(Path(path).absolute()) for name in variables if (path := self._environment.get(name))}
 
     def _record(
         self, directory: DataDirectory, addresses: Addresses, settings: Settings, running: dict[str, ProcessId]
@@ -198,7 +180,7 @@ class Launch:
             if not ready and not pending and (not answers_searches or probe(settings, PROBE_TIMEOUT_S) is None):
                 ready = True
                 self._record_left_out(client, settings)
-                self._announce(addresses, directory, pids)
+                self._announce(addresses, settings, directory, pids)
                 self._on_ready(settings, directory.path)
             if not ready:
                 self._report_awaited(supervisor, pending, awaited)
@@ -285,13 +267,19 @@ class Launch:
             lines += [f"  {name}: {line}" for line in supervisor.last_lines(name)]
         return "\n".join(lines)
 
-    def _announce(self, addresses: Addresses, directory: DataDirectory, pids: dict[str, int]) -> None:
+    def _announce(
+        self, addresses: Addresses, settings: Settings, directory: DataDirectory, pids: dict[str, int]
+    ) -> None:
+        gateway_url = settings.gateway_url if addresses.gateway_port else None
         self._say(f"Keepsake is up after {self._clock() - self._started_at:.1f} s.")
         self._say(f"  Redis       {mask_url(addresses.redis_url)}")
         self._say(f"  PostgreSQL  {mask_url(addresses.database_url)}")
+        if gateway_url:
+            self._say(f"  gateway     {gateway_url}")
         self._say(f"  logs        {directory.logs}")
         if self._options.ready_file:
-            content = {"redis_url": addresses.redis_url, "database_url": addresses.database_url, "pids": pids}
+            urls = {"redis_url": addresses.redis_url, "database_url": addresses.database_url}
+            content = {**urls, "gateway_url": gateway_url, "pids": pids}
             try:
                 write_private(self._options.ready_file.absolute(), json.dumps(content) + "\n")
             except OSError as error:

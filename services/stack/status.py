@@ -43,7 +43,7 @@ class Part(BaseModel):
         state: `refuses writes` of a Redis that answers and takes none; `unknown` where this command cannot see it;
             `left out` by `ltm up --without`; `not running` where it is optional and has not run on this Redis for a
             day.
-        address: of a server, without its password.
+        address: of a server, without its password, or of the gateway.
         detail: why it is down, unknown or not checked; of a worker that answers, the engine of its embedder.
     """
 
@@ -204,6 +204,7 @@ class StatusReader:
         for part in parts:
             record = records.get(part.name, ProcessRecord())
             if part.state == "answers":
+                part.address = record.address
                 part.detail = record.engine and f"embedder engine {record.engine}"
             elif part.state != "down":
                 continue

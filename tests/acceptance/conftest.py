@@ -46,6 +46,10 @@ class Stack:
         return str(self.ready["database_url"])
 
     @property
+    def gateway_url(self) -> str:
+        return str(self.ready["gateway_url"])
+
+    @property
     def pids(self) -> dict[str, int]:
         return dict(self.ready["pids"])
 
@@ -84,13 +88,17 @@ def run_ltm(
 
 def start_ltm_up(directory: Path, *arguments: str, **variables: str) -> Stack:
     """Start `ltm up` on free ports and wait for its ready file."""
-    # The default port is that of the developer's own stack.
+    environment = clean_environment(**variables)
+    # Measuring the coverage of eight processes takes a third of their CPU; the other tests cover what they run.
+    environment.pop("COVERAGE_PROCESS_CONFIG", None)
+    # The default ports are those of the developer's own stack.
     ports = [] if "REDIS_URL" in variables or "--redis-port" in arguments else ["--redis-port", "0"]
+    ports += ["--gateway-port", "0"]
     ready, output = directory / "ready.json", directory / "output"
     with output.open("wb") as file:
         process = subprocess.Popen(
             [LTM, "up", "--ready-file", str(ready), *ports, *arguments],
-            env=clean_environment(**variables),
+            env=environment,
             cwd=directory,
             stdin=subprocess.DEVNULL,
             stdout=file,

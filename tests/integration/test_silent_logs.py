@@ -13,10 +13,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import redis
 from keepsake_client.protocol import alive_key
 
-from services.stack.processes import SERVICES, service_specs
+from services.runtime.process_record import read_records
+from services.stack.processes import GATEWAY, SERVICES, service_specs
 from tests.support import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +44,7 @@ def environment(valkey_url: str, database_url: str, name: str, **settings: str) 
         "CHAT_BASE_URL": f"http://user:{PASSWORDS[1]}@127.0.0.1:1/v1",
         "OPENAI_API_KEY": PASSWORDS[2],
         "LTM_LLM_API_KEY": PASSWORDS[3],
+        "LTM_GATEWAY_PORT": "0",
         "LTM_PROCESS_NAME": name,
         "OMP_NUM_THREADS": "1",
         **settings,
@@ -101,6 +104,33 @@ def converse(client: redis.Redis) -> None:
         wait_until(lambda: client.zcard("dramatiq:index.XQ"), WITHIN_S, "the dead letter")
         wait_until(lambda: client.llen("user_input_queue") == 0, WITHIN_S, "the inputs to be taken")
         ask("search", query=MARKS["query"])
+    converse_by_http(client)
+
+
+def converse_by_http(client: redis.Redis) -> None:
+    """Send the gateway's doors what is valid and what is not, with the marks in it, and a key that it does not know."""
+    address = read_records(client, [GATEWAY])[GATEWAY].address or ""
+    headers = {"Authorization": f"Bearer {MARKS['meta']}", "X-Keepsake-User": USER}
+    chat = {"model": "m", "messages": [{"role": "user", "content": MARKS["content"]}]}
+    bodies: list[Any] = [
+        {"user_id": USER, "content": MARKS["content"], "query": MARKS["query"], "source": "user"},
+        {"user_id": USER, "content": MARKS["content"], "source": "user", "meta": {MARKS["metakey"]: MARKS["meta"]}},
+        {"user_id": USER, "query": MARKS["query"], "deadline_ms": 30_000},
+        {"user_id": USER, "query": [MARKS["query"]], MARKS["metakey"]: 1},
+        {"messages": chat["messages"], "user_id": USER, "metadata": {MARKS["metakey"]: MARKS["meta"]}},
+        {"jsonrpc": "2.0", "id": 1, "method": MARKS["type"], "params": {MARKS["metakey"]: MARKS["content"]}},
+        chat,
+    ]
+    paths = ["/v1/events", "/v1/memories", "/v1/memories/search", "/v1/context", f"/v1/{MARKS['query']}"]
+    paths += ["/openai/v1/chat/completions", "/mcp", "/mem0/v1/memories/", f"/v1/memories/{MARKS['query']}"]
+    with httpx.Client(base_url=address, headers=headers, timeout=WITHIN_S) as http:
+        answers = [http.post(path, json=body) for path in paths for body in bodies]
+        answers += [http.post(path, content=MARKS["broken"].encode()) for path in paths]
+        answers.append(
+            http.patch("/v1/profile", params={"user_id": USER}, json={MARKS["profilekey"]: MARKS["profile"]})
+        )
+    assert {200, 202, 400, 404} <= {answer.status_code for answer in answers}
+    assert all(answer.status_code != 500 for answer in answers)
 
 
 def poison(client: redis.Redis) -> None:

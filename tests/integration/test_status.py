@@ -19,7 +19,7 @@ from keepsake_client.protocol import alive_key, process_key
 from services.runtime.process_record import ProcessRecord, broker_address, other_broker
 from services.runtime.settings import load_settings
 from services.stack.locate import FoundStack
-from services.stack.processes import ADAPTERS, CHAT, EXTRACTOR, INDEXER, MEMORY, SERVICES, WORKER, WRITER
+from services.stack.processes import ADAPTERS, CHAT, EXTRACTOR, GATEWAY, INDEXER, MEMORY, SERVICES, WORKER, WRITER
 from services.stack.status import StatusReader, StatusReport
 from tests.integration.responder import responding
 
@@ -64,7 +64,7 @@ def run_ltm(*arguments: str, stdin: str = "", **variables: str) -> subprocess.Co
 
 
 def test_services_of_ones_own_are_not_missed(client: Any, valkey_url: str) -> None:
-    """Given a stack in which memory and chat-ai never ran, I expect them not running, and everything in order."""
+    """Given a stack in which no optional process ever ran, I expect them not running, and everything in order."""
     start(client, WORKER, WRITER, INDEXER, ADAPTERS)
 
     with responding(valkey_url):
@@ -74,7 +74,7 @@ def test_services_of_ones_own_are_not_missed(client: Any, valkey_url: str) -> No
         "redis": "",
         "postgres": "",
         **dict.fromkeys((WORKER, WRITER, INDEXER, ADAPTERS), "answers"),
-        **dict.fromkeys((MEMORY, CHAT), "not running"),
+        **dict.fromkeys((MEMORY, CHAT, GATEWAY), "not running"),
     }
     assert report.search is not None
     assert (report.search.state, report.ok, report.unseen) == ("answers", True, [])
@@ -95,15 +95,30 @@ def test_a_process_that_ran_or_is_always_needed_is_down(client: Any, valkey_url:
 def test_what_ltm_up_left_out_is_not_missed(client: Any, valkey_url: str) -> None:
     """Given processes that `ltm up` noted as left out, I expect exit code 0 where the Redis alone is known."""
     start(client, WORKER, ADAPTERS)
-    for name in (WRITER, INDEXER, MEMORY, CHAT):
+    left_out = [WRITER, INDEXER, MEMORY, CHAT, GATEWAY]
+    for name in left_out:
         client.set(process_key(name), ProcessRecord(left_out=True).model_dump_json())
 
     with responding(valkey_url):
         done = run_ltm("status", "--json", REDIS_URL=valkey_url)
 
     report = StatusReport.model_validate_json(done.stdout)
-    assert [name for name, state in states(report).items() if state == "left out"] == [WRITER, INDEXER, MEMORY, CHAT]
+    assert [name for name, state in states(report).items() if state == "left out"] == left_out
     assert (done.returncode, report.ok) == (0, True)
+
+
+def test_the_address_of_the_gateway_is_shown(client: Any, valkey_url: str) -> None:
+    """Given a gateway whose record says where it listens, I expect that beside its state, while it answers."""
+    start(client, *SERVICES)
+    client.set(process_key(GATEWAY), ProcessRecord(address="http://127.0.0.1:18380").model_dump_json())
+
+    with responding(valkey_url):
+        shown = run_ltm("status", REDIS_URL=valkey_url)
+        client.delete(alive_key(GATEWAY))
+        down = run_ltm("status", REDIS_URL=valkey_url)
+
+    assert f"{GATEWAY:<26} answers  http://127.0.0.1:18380\n" in shown.stdout
+    assert f"{GATEWAY:<26} DOWN: no heartbeat\n" in down.stdout
 
 
 def test_queues_on_a_broker_that_is_not_known_here_are_no_zeros(client: Any, valkey_url: str) -> None:

@@ -268,7 +268,8 @@ def test_the_load_generator_knows_nothing_of_keepsake() -> None:
 
 
 def test_a_stack_of_a_benchmark_takes_no_port_of_another(tmp_path: Path) -> None:
-    """Given an ephemeral stack, a durable one, and one with a Redis of its own, I expect no option but a free port."""
+    """Given an ephemeral stack, a durable one, and one with a Redis of its own, I expect no option but free ports."""
     assert up_options(None, ["chat-ai"], {}) == ["--ephemeral", "--without", "chat-ai"]
-    assert up_options(tmp_path, [], {}) == ["--data-dir", str(tmp_path), "--redis-port", "0"]
-    assert up_options(tmp_path, [], {"REDIS_URL": "redis://proxy:1"}) == ["--data-dir", str(tmp_path)]
+    assert up_options(tmp_path, [], {}) == ["--data-dir", str(tmp_path), "--gateway-port", "0", "--redis-port", "0"]
+    free = ["--gateway-port", "0"]
+    assert up_options(tmp_path, [], {"REDIS_URL": "redis://proxy:1"}) == ["--data-dir", str(tmp_path), *free]

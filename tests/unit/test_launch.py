@@ -12,12 +12,14 @@ import pytest
 from keepsake_client.protocol import alive_key, process_key
 
 from services.runtime.errors import PortTaken, StackError
-from services.runtime.settings import load_settings
+from services.runtime.settings import GATEWAY_PORT, load_settings
 from services.stack import addresses, launch
 from services.stack.addresses import Addresses, LaunchOptions, choose_addresses
 from services.stack.data_directory import DataDirectory
+from services.stack.environment import child_environment
 from services.stack.launch import Launch
-from services.stack.processes import EXTRACTOR, POSTGRES, REDIS, WORKER
+from services.stack.processes import EXTRACTOR, GATEWAY, POSTGRES, REDIS, WORKER
+from services.stack.sockets import FREE_PORTS
 from services.stack.stop_request import StopRequest
 from services.stack.supervisor import Supervisor
 
@@ -26,18 +28,76 @@ ADDRESSES = Addresses("redis://nowhere", "postgresql://nowhere", [], None)
 
 def redis_url(directory: Path, **options: Any) -> str:
     """The address of the Redis that `ltm up` would start with these options."""
-    launch_options = LaunchOptions(directory, without=(POSTGRES,), **options)
+    return chosen(directory, without=(POSTGRES, GATEWAY), **options).redis_url
+
+
+def gateway_port(directory: Path, **options: Any) -> int | None:
+    """The port of the gateway that `ltm up` would start with these options."""
+    return chosen(directory, **{"without": (POSTGRES, REDIS), **options}).gateway_port
+
+
+def chosen(directory: Path, **options: Any) -> Addresses:
     with ExitStack() as at_exit:
-        return choose_addresses(launch_options, {}, DataDirectory(directory), at_exit).redis_url
+        return choose_addresses(LaunchOptions(directory, **options), {}, DataDirectory(directory), at_exit)
 
 
 def test_the_embedded_redis_has_a_port_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given no option, I expect the documented port; given one, that one."""
-    monkeypatch.setattr(addresses, "check_port", lambda port, _: port)
+    monkeypatch.setattr(addresses, "check_port", lambda port, *_: port)
 
     assert redis_url(tmp_path) == "redis://127.0.0.1:18379/0"
     assert redis_url(tmp_path, redis_port=7000) == "redis://127.0.0.1:7000/0"
     assert redis_url(tmp_path, redis_port=7000, ephemeral=True) == "redis://127.0.0.1:7000/0"
+
+
+def test_the_gateway_has_a_port_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given no option, I expect the documented port; given an option, or else a setting, that one."""
+    monkeypatch.setattr(addresses, "check_port", lambda port, *_: port)
+
+    assert gateway_port(tmp_path) == GATEWAY_PORT == 18_380
+    assert gateway_port(tmp_path, gateway_port=7000, ephemeral=True) == 7000
+    monkeypatch.setenv("LTM_GATEWAY_PORT", "7001")
+    assert gateway_port(tmp_path) == gateway_port(tmp_path, ephemeral=True) == 7001
+    assert gateway_port(tmp_path, gateway_port=7000) == 7000
+    assert gateway_port(tmp_path, without=(POSTGRES, REDIS, GATEWAY)) is None
+
+
+@pytest.mark.parametrize("options", [{"gateway_port": 0}, {"ephemeral": True}])
+def test_temporary_stacks_have_gateways_side_by_side(tmp_path: Path, options: dict[str, Any]) -> None:
+    """Given port 0 or a temporary stack, I expect another port each time, which no outgoing connection is given."""
+    ports = {gateway_port(tmp_path, **options) for _ in range(3)}
+
+    assert len(ports) > 1
+    assert all(port in FREE_PORTS for port in ports)
+
+
+def test_a_taken_port_of_the_gateway_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given the port of another program, on the address of the setting, I expect one line with the remedies."""
+    monkeypatch.setenv("LTM_GATEWAY_HOST", "127.0.0.2")
+    with socket.create_server(("127.0.0.2", 0)) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(
+            PortTaken,
+            match=f"^port {port} on 127.0.0.2 .* --gateway-port, or 0 .*LTM_GATEWAY_HOST.*--without gateway$",
+        ):
+            gateway_port(tmp_path, gateway_port=port)
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "a..b"])
+def test_an_address_that_this_host_does_not_have_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    """Given an address of another host, or no host name, as LTM_GATEWAY_HOST, I expect one line that quotes it."""
+    monkeypatch.setenv("LTM_GATEWAY_HOST", host)
+
+    with pytest.raises(PortTaken, match=rf"^port 7000 on {host} cannot be used \(.+\); give another with"):
+        gateway_port(tmp_path, gateway_port=7000)
+
+
+@pytest.mark.parametrize(("host", "url"), [("0.0.0.0", "http://0.0.0.0:1"), ("::1", "http://[::1]:1")])
+def test_the_address_of_the_gateway_is_a_url(host: str, url: str) -> None:
+    """Given a host of the gateway, I expect a URL, with brackets around an IPv6 address."""
+    assert load_settings(ltm_gateway_host=host, ltm_gateway_port=1).gateway_url == url
 
 
 @pytest.mark.parametrize("options", [{"redis_port": 0}, {"ephemeral": True}])
@@ -181,7 +241,7 @@ def test_a_ready_file_that_cannot_be_written_is_one_line(printed: list[str], tmp
     launch = Launch(options, {}, printed.append, lambda _: 1, StopRequest(), lambda *_: None)
 
     with pytest.raises(StackError, match=r"^--ready-file .*ready\.json cannot be written \(No such file"):
-        launch._announce(ADDRESSES, DataDirectory(tmp_path), {})
+        launch._announce(ADDRESSES, load_settings(), DataDirectory(tmp_path), {})
 
 
 @pytest.mark.parametrize(("provider", "alive", "kept"), [(None, False, 0), (None, True, 1), ("openai", False, 1)])
@@ -214,7 +274,7 @@ def test_the_gateway_gets_the_key_file_of_the_data_directory(
     """Given no LTM_GATEWAY_KEYS, I expect that of the data directory, where `ltm key` writes; a path that is set is of
     the directory in which `ltm up` was called, not of the one in which the processes run."""
     monkeypatch.chdir(tmp_path)
-    launched = Launch(LaunchOptions(tmp_path), variables, print, lambda _: 1, StopRequest(), lambda *_: None)
 
-    environment = launched._child_environment(ADDRESSES, DataDirectory(tmp_path / "data"))
+    environment = child_environment(variables, ADDRESSES, DataDirectory(tmp_path / "data"))
+
     assert environment["LTM_GATEWAY_KEYS"] == str(tmp_path / keys)

@@ -93,9 +93,9 @@ def render(parts: ContextParts, max_chars: int, max_tokens: int | None = None) -
     """
     whole = _Room(max_chars, QUARTERS * (max_chars if max_tokens is None else max_tokens))
     lines = {
-        "profile": [_line({name: value}) for name, value in parts.profile.items()],
-        "memories": [_line(quote) for quote in parts.memories],
-        "recap": [_line(quote) for quote in parts.recap],
+        "profile": [json_line({name: value}) for name, value in parts.profile.items()],
+        "memories": [json_line(quote) for quote in parts.memories],
+        "recap": [json_line(quote) for quote in parts.recap],
     }
     left = whole - _room_of([BEGIN])
     kept = {"profile": _fitting("profile", lines["profile"], left.at_most(whole // PROFILE_SHARE))}
@@ -160,7 +160,7 @@ def shorten(text: str, max_chars: int) -> str:
     return text if len(text) <= max_chars else text[: max_chars - len(CUT)] + CUT
 
 
-def _line(value: dict[str, Any]) -> str:
+def json_line(value: dict[str, Any]) -> str:
     """One line of JSON that nothing in it can end, nor can it look like a tag or be invisible."""
     line = json.dumps(value, ensure_ascii=False)  # other scripts stay readable, at one character each
     if not line.isprintable() or "<" in line or ">" in line:

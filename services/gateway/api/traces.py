@@ -1,0 +1,127 @@
+"""`/v1/traces`: what happened to a message, request or task, as `ltm trace` shows it, and the latest records."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Query
+from keepsake_client.errors import Unavailable
+from keepsake_client.protocol import TRACE_FIELD, TRACES_STREAM, TraceRecord
+from pydantic import Field, ValidationError
+from redis.exceptions import RedisError
+from starlette.concurrency import run_in_threadpool
+
+from services.gateway.access import Caller, Right
+from services.gateway.api.models import TraceAnswer
+from services.gateway.api.wire import Given, problems
+from services.gateway.app import CallerOf, Gateway
+from services.gateway.problems import JSONResponse
+from services.runtime.id_matcher import decoded
+from services.runtime.logging import user_id_hasher
+from services.runtime.redis import connect
+from services.runtime.settings import Settings
+from services.runtime.trace_reader import Trace, TraceReader
+
+#: Of the latest records that are looked at for those of a key's users.
+MAX_LOOKED_AT: Final = 1_000
+MAX_LISTED: Final = 100
+_RECORD: Final = {
+    "kind": "request",
+    "process": "worker",
+    "host": "h1",
+    "user": "u1",
+    "request_id": "req-1",
+    "type": "search",
+    "outcome": "ok",
+    "times": {"pushed": 1712345678.1, "answered": 1712345678.125},
+    "ms": {"embed_ms": 14.2},
+    "partial": False,
+    "memories": 3,
+}
+
+
+class TraceQuery(Given):
+    """Which records: those of an id, or the latest ones."""
+
+    id: Annotated[
+        str | None, Field(min_length=1, max_length=2_600, description="A message_id, request_id or task_id.")
+    ] = None
+    limit: Annotated[int, Field(ge=1, le=MAX_LISTED, description="Of the latest records; without an id.")] = 20
+
+
+def routes(gateway: Gateway) -> APIRouter:
+    """The route; of all lookups of an id, which read whole streams, one runs at a time."""
+    router = APIRouter(tags=["traces"])
+    one_at_a_time = asyncio.Semaphore(1)
+    example = {"id": "req-1", "records": [_RECORD], "waiting": [], "unseen": []}
+
+    @router.get(
+        "/traces",
+        response_model=TraceAnswer,
+        responses={
+            **problems(),
+            200: {"description": "The records.", "content": {"application/json": {"example": example}}},
+        },
+    )
+    async def traces(caller: CallerOf, query: Annotated[TraceQuery, Query()]) -> JSONResponse:
+        """What happened to an id, or the latest records; none of users that the key is not for."""
+        caller.check(Right.TRACE)
+        caller.agent_of(None, all_agents=True)
+        visible = _Visible(caller, gateway.settings)
+        try:
+            if query.id is None:
+                records = await _latest(gateway.redis, visible, query.limit)
+                return JSONResponse({"records": [record.model_dump(exclude_none=True) for record in records]})
+            async with one_at_a_time:
+                found = await run_in_threadpool(_follow, gateway.settings, query.id)
+        except (RedisError, OSError) as error:
+            raise Unavailable("Redis does not answer") from error
+        return JSONResponse(visible.part_of(found).model_dump(exclude_none=True))
+
+    return router
+
+
+class _Visible:
+    """Which records a caller may see: those of its users. Where users are hashed, a prefix of ids matches none."""
+
+    def __init__(self, caller: Caller, settings: Settings) -> None:
+        self._all = caller.user is None and not caller.users
+        self._user = None if caller.user is None else user_id_hasher(settings)(caller.user)
+        self._prefix = caller.users if settings.ltm_log_user_ids else None
+
+    def sees(self, record: TraceRecord) -> bool:
+        if self._all or self._user is not None:
+            return self._all or record.user == self._user
+        return bool(self._prefix) and record.user.startswith(str(self._prefix))
+
+    def part_of(self, trace: Trace) -> Trace:
+        """What the caller sees of it; what waits does not say whose it is."""
+        if self._all:
+            return trace
+        return Trace(id=trace.id, records=[record for record in trace.records if self.sees(record)])
+
+
+def _follow(settings: Settings, identifier: str) -> Trace:
+    url, broker_url = settings.redis_url.get_secret_value(), settings.broker.get_secret_value()
+    on_redis = broker_url.startswith(("redis", "unix"))
+    with connect(url) as client, connect(broker_url if on_redis else url) as broker:
+        found = TraceReader(client, broker if on_redis else None, settings).follow(identifier)
+    if not on_redis:
+        found.unseen.append("the workers' queues, which are on another broker")
+    return found
+
+
+async def _latest(client: Any, visible: _Visible, limit: int) -> list[TraceRecord]:
+    """The latest records that a caller sees, oldest first."""
+    found: list[TraceRecord] = []
+    for _, fields in await client.xrevrange(TRACES_STREAM, count=MAX_LOOKED_AT):
+        try:
+            record = TraceRecord.model_validate(decoded(fields.get(TRACE_FIELD.encode(), b"")))
+        except ValidationError:
+            continue  # of a later version
+        if visible.sees(record):
+            found.append(record)
+        if len(found) == limit:
+            break
+    return found[::-1]

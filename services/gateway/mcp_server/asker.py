@@ -1,0 +1,74 @@
+"""The asker of a tool call: a caller bound to one user, which neither the model nor its arguments can change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final, Self
+
+from keepsake_client.errors import InvalidMessage
+from starlette.requests import Request
+
+from services.gateway.access import Caller, NotPermitted
+
+USER_HEADER: Final = "X-Keepsake-User"
+AGENT_HEADER: Final = "X-Keepsake-Agent"
+SESSION_HEADER: Final = "X-Keepsake-Session"
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Whose memory the tools are about.
+
+    Args:
+        caller: bound to the user and, where there is one, the character.
+        user: the user.
+        session: the conversation that goes on, if it is known.
+    """
+
+    caller: Caller
+    user: str
+    session: str | None = None
+
+    @classmethod
+    def of(cls, caller: Caller, user: str, agent: str | None, session: str | None = None) -> Self:
+        """The asker that a caller is for one user and character.
+
+        Raises:
+            NotPermitted: the caller may not ask about them.
+        """
+        bound = replace(caller, user=caller.user_of(user), agent=caller.agent_of(agent))
+        return cls(bound, user, session)
+
+    @classmethod
+    def of_request(cls, caller: Caller, request: Request) -> Self:
+        """The asker of an HTTP request: the user that its caller is bound to, or the one that a header names.
+
+        Raises:
+            NotPermitted: neither names one, or the caller may not ask about it.
+            InvalidMessage: a header is not UTF-8, or there are several of one.
+        """
+        user = _header(request, USER_HEADER) or caller.user
+        if user is None:
+            raise NotPermitted(f"this key is bound to no user: name one by the header {USER_HEADER}")
+        return cls.of(caller, user, _header(request, AGENT_HEADER), _header(request, SESSION_HEADER))
+
+    @property
+    def agent(self) -> str | None:
+        """The character whose memories are seen besides the shared ones."""
+        return self.caller.agent
+
+
+def _header(request: Request, name: str) -> str | None:
+    """The value of a header, in UTF-8; None where it is missing or blank.
+
+    Raises:
+        InvalidMessage: it is not UTF-8, or there are several.
+    """
+    values = request.headers.getlist(name)
+    if len(values) > 1:
+        raise InvalidMessage(f"there are several headers {name}")
+    value = "".join(values)
+    try:
+        return value.encode("latin-1").decode() if value.strip() else None
+    except UnicodeDecodeError:
+        raise InvalidMessage(f"the header {name} is not UTF-8") from None

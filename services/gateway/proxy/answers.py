@@ -1,0 +1,141 @@
+"""Answers: the assistant's text, gathered from a copy of the response while that is passed on."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Protocol
+
+from pydantic import BaseModel, ValidationError
+
+from services.gateway.proxy.chat_request import text_of
+
+#: Of a response that is not streamed; of one event of a stream, and of its text in characters. What is larger is passed
+#: on, and not remembered.
+MAX_ANSWER_BYTES: Final = 4_194_304
+_DONE: Final = b"[DONE]"
+
+
+class _Message(BaseModel):
+    content: Any = None
+
+
+class _Choice(BaseModel):
+    index: int = 0
+    message: _Message | None = None
+    delta: _Message | None = None
+    finish_reason: Any = None
+
+
+class _Completion(BaseModel):
+    """A chat completion, or a chunk of one, as far as it matters here."""
+
+    choices: list[_Choice] | None = None
+    error: Any = None
+
+    @property
+    def first(self) -> _Choice | None:
+        """The first choice: the one that most programs show where they asked for several."""
+        return next((choice for choice in self.choices or () if choice.index == 0), None)
+
+
+class Answer(Protocol):
+    """The answer of a response that is being passed on."""
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes of the response."""
+
+    def end(self) -> None:
+        """Note that the response ended as it should."""
+
+    @property
+    def text(self) -> str | None:
+        """What the assistant said, empty where it only calls tools; None of an answer that is not complete."""
+
+
+class WholeAnswer:
+    """The answer of a response that is one JSON document."""
+
+    def __init__(self) -> None:
+        self._body = bytearray()
+        self._too_large = False
+        self.text: str | None = None
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes of the response."""
+        self._too_large = self._too_large or len(self._body) + len(chunk) > MAX_ANSWER_BYTES
+        if not self._too_large:
+            self._body += chunk
+
+    def end(self) -> None:
+        """Read what was gathered."""
+        completion = None if self._too_large else _parsed(self._body)
+        if completion is not None and (choice := completion.first) is not None and choice.message is not None:
+            self.text = text_of(choice.message.content)
+
+
+class StreamedAnswer:
+    """The answer of a response that is a stream of events (SSE), each a chunk of the completion.
+
+    It is complete with `[DONE]` or the first choice's `finish_reason`, even if the client hangs up then.
+    """
+
+    def __init__(self) -> None:
+        self._line = bytearray()
+        self._data = bytearray()
+        self._texts: list[str] = []
+        self._chars = 0
+        self._complete = False
+        self._failed = False
+
+    @property
+    def text(self) -> str | None:
+        """What was gathered, if the answer is complete."""
+        return "".join(self._texts) if self._complete and not self._failed else None
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes of the response."""
+        if self._failed:
+            return
+        self._line += chunk
+        if b"\n" in chunk:
+            *lines, self._line = self._line.split(b"\n")
+            for line in lines:
+                if not self._failed:
+                    self._read_line(line.removesuffix(b"\r"))
+        self._failed = self._failed or len(self._line) + len(self._data) > MAX_ANSWER_BYTES
+
+    def end(self) -> None:
+        """Read a last event that no empty line ends."""
+        self._read_line(self._line)
+        self._read_line(b"")
+
+    def _read_line(self, line: bytes | bytearray) -> None:
+        if line.startswith(b"data:"):
+            self._data += line[5:].strip() + b"\n"
+        elif not line and self._data:
+            data, self._data = self._data.strip(), bytearray()
+            self._read_event(data)
+
+    def _read_event(self, data: bytes | bytearray) -> None:
+        if data == _DONE:
+            self._complete = True
+            return
+        chunk = _parsed(data)
+        if chunk is None:
+            self._failed = True
+            return
+        if (choice := chunk.first) is None:
+            return  # the usage, say
+        if choice.delta is not None and (text := text_of(choice.delta.content)):
+            self._texts.append(text)
+            self._chars += len(text)
+            self._failed = self._chars > MAX_ANSWER_BYTES
+        self._complete = self._complete or choice.finish_reason is not None
+
+
+def _parsed(data: bytes | bytearray) -> _Completion | None:
+    """The completion; None where it is an error, or none."""
+    try:
+        completion = _Completion.model_validate_json(data)
+    except ValidationError:
+        return None
+    return None if completion.error else completion

@@ -1,0 +1,232 @@
+"""ChatMemory: what is remembered for a chat completion, and the turns that it adds to what is remembered."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any, Final
+from uuid import uuid4
+
+import structlog
+from keepsake_client import AsyncClient
+from keepsake_client.context import MAX_QUOTE_CHARS, render, shorten
+from keepsake_client.errors import KeepsakeError, RequestTimeout, Unavailable
+from keepsake_client.protocol import CONTEXT_CHARS, COUNTERS, ContextParts, LTMResponse, Source, clean
+from redis.asyncio import Redis
+
+from services.gateway.proxy.chat_request import Said
+from services.runtime.backoff import wait_s
+from services.runtime.counters import PendingCounts
+from services.runtime.reasoning import without_reasoning
+
+#: How long it is tried to publish a turn while Redis does not answer.
+PUBLISH_FOR_S: Final = 60.0
+#: Answers whose turns are being published; what is over is not remembered.
+MAX_PENDING: Final = 1_000
+#: Less than the grace period of `ltm up` leaves after the last request.
+DRAIN_S: Final = 1.5
+_DAY_S: Final = 86_400
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a user said, with the conversation before.
+
+    Args:
+        user_id: who said it.
+        said: the conversation, of which it is the last message.
+        session: that it belongs to; None for that of the day.
+        agent_id: the character that it was said to; None for all.
+        said_at: when, in seconds since 1970.
+        request_id: of the request for its context.
+    """
+
+    user_id: str
+    said: Sequence[Said]
+    session: str | None
+    agent_id: str | None
+    said_at: float
+    request_id: str = field(default_factory=lambda: f"req-{uuid4().hex}")
+
+    @property
+    def text(self) -> str:
+        """What was said."""
+        return self.said[-1].text
+
+    @property
+    def message_id(self) -> str:
+        """A hash of the turn, its conversation and its day (UTC): that of a request which is sent again is the same.
+
+        The day, because a conversation of another day may begin with the same words, and is another one.
+        """
+        day = int(self.said_at // _DAY_S)
+        return _hash([self.user_id, self.agent_id, self.session, day, *self.said])
+
+
+class ChatMemory:
+    """The memory of the proxy: asked before each chat completion, and told its turns afterwards.
+
+    Args:
+        redis: counts, in `ltm:counters`.
+        deadline_ms: how long a request may wait for its context.
+        limit: the most memories in a context.
+        max_chars: of a content or query.
+    """
+
+    def __init__(self, ltm: AsyncClient, redis: Redis, deadline_ms: int, limit: int, max_chars: int) -> None:
+        self._ltm = ltm
+        self._redis = redis
+        self._deadline_ms = deadline_ms
+        self._limit = limit
+        self._max_chars = max_chars
+        self._counts = PendingCounts(COUNTERS)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._publishing = 0
+        self._says_without_user = True
+
+    async def context(self, turn: Turn) -> str:
+        """What is remembered of the user, for the prompt; empty where that is nothing, or did not come in time."""
+        task = self._start(self._asked(turn))
+        # Not longer, whatever the client has to tidy up after its deadline.
+        await asyncio.wait({task}, timeout=self._deadline_ms / 1000)
+        response = task.result() if task.done() else None
+        if response is None:
+            self.without_context()
+            return ""
+        return _unsaid(response.context_parts or ContextParts(), turn.said)
+
+    def remember(self, turn: Turn, answer: str) -> None:
+        """Publish both turns, in the background; that of the user alone where the answer is blank."""
+        texts: list[tuple[Source, str, float, str]] = [("user", turn.text, turn.said_at, turn.message_id)]
+        if spoken := without_reasoning(answer).strip():
+            # With its text: a second answer to the same message is another turn.
+            texts.append(("ai", spoken, time.time(), _hash([turn.message_id, spoken])))
+        if self._publishing >= MAX_PENDING:
+            self._not_remembered(turn, "too_many", len(texts))
+            return
+        self._publishing += 1
+        self._start(self._publish_all(turn, texts))
+
+    def unanswered(self, reason: str) -> None:
+        """Count a request that upstream answered with an error, or not; nothing is remembered of it."""
+        self._counts.count("proxy_upstream_failed")
+        log.warning("upstream_failed", reason=reason)
+        self._flush()
+
+    def incomplete(self, turn: Turn, reason: str) -> None:
+        """Count the turns of an answer that did not come to its end, or could not be read."""
+        self._not_remembered(turn, reason, 2)
+
+    def without_context(self) -> None:
+        """Count a request that is passed on as it came."""
+        self._counts.count("proxy_without_context")
+        self._flush()
+
+    def without_user(self) -> None:
+        """Count a request that is passed on without memory, because it names no user."""
+        self._counts.count("proxy_without_user")
+        if self._says_without_user:
+            self._says_without_user = False
+            log.warning(
+                "proxy_without_user", remedy="a key with --user, the field `user` or the header X-Keepsake-User"
+            )
+        self._flush()
+
+    async def drain(self) -> None:
+        """Wait for what is being published, for a short time; what is not published by then is counted."""
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=DRAIN_S)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        await self._counts.flush_async(self._redis)
+
+    async def _asked(self, turn: Turn) -> LTMResponse | None:
+        options = {"session_id": turn.session, "agent_id": turn.agent_id}
+        data = {"query": turn.text[: self._max_chars], "limit": self._limit, **options}
+        try:
+            return await self._ltm.request(
+                "context", turn.user_id, data, deadline_ms=self._deadline_ms, request_id=turn.request_id
+            )
+        except KeepsakeError as error:
+            # Not its message: the reason in a response may quote contents.
+            log.warning("context_failed", user_id=turn.user_id, reason=error.code)
+            return None
+
+    async def _publish_all(self, turn: Turn, texts: list[tuple[Source, str, float, str]]) -> None:
+        """Publish the turns in their order."""
+        reason = "stopped"
+        try:
+            while texts:
+                await self._publish(turn, *texts[0])
+                texts.pop(0)
+        except KeepsakeError as error:
+            reason = error.code
+        finally:
+            self._publishing -= 1
+            if texts:
+                self._not_remembered(turn, reason, len(texts))
+
+    async def _publish(self, turn: Turn, source: Source, text: str, at: float, message_id: str) -> None:
+        """Publish one turn, or count it where it is too long.
+
+        Raises:
+            KeepsakeError: it is not published.
+        """
+        if len(text) > self._max_chars:
+            self._not_remembered(turn, "too_large", 1)
+            return
+        clock = asyncio.get_running_loop().time
+        give_up_at = clock() + PUBLISH_FOR_S
+        failures = 0
+        while True:
+            try:
+                await self._ltm.remember(
+                    turn.user_id,
+                    text,
+                    source=source,
+                    session=turn.session,
+                    timestamp=at,
+                    message_id=message_id,
+                    agent_id=turn.agent_id,
+                    require_ai_response=False,
+                )
+                return
+            except (Unavailable, RequestTimeout):  # may be repeated: the same message_id is the same memory
+                failures += 1
+                if clock() + wait_s(failures) > give_up_at:
+                    raise
+            await asyncio.sleep(wait_s(failures))
+
+    def _not_remembered(self, turn: Turn, reason: str, number: int) -> None:
+        self._counts.count("proxy_not_remembered", number)
+        log.warning("proxy_not_remembered", user_id=turn.user_id, reason=reason, turns=number)
+        self._flush()
+
+    def _flush(self) -> None:
+        self._start(self._counts.flush_async(self._redis))
+
+    def _start(self, work: Any) -> asyncio.Task[Any]:
+        task: asyncio.Task[Any] = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _unsaid(parts: ContextParts, conversation: Iterable[Said]) -> str:
+    """The block for the prompt, without quotes of what the conversation in the request says itself."""
+    said = {shorten(clean(one.text), MAX_QUOTE_CHARS) for one in conversation}
+    left = {
+        name: [line for line in getattr(parts, name) if line.get("quote") not in said] for name in ("memories", "recap")
+    }
+    return render(parts.model_copy(update=left), CONTEXT_CHARS).text
+
+
+def _hash(parts: Sequence[Any]) -> str:
+    return blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()

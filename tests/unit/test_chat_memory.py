@@ -1,0 +1,153 @@
+"""The memory of the proxy: turns that wait for Redis, what a stop leaves, and the ids that turns get."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import fakeredis
+import pytest
+from keepsake_client import AsyncClient
+from keepsake_client.errors import InvalidMessage, KeepsakeError, Unavailable
+from keepsake_client.protocol import COUNTERS
+from redis.asyncio import Redis
+
+from services.gateway.proxy.chat_memory import PUBLISH_FOR_S, ChatMemory, Turn
+from services.gateway.proxy.chat_request import Said
+from tests.support import SkippingLoop
+
+SAID_AT = 1_712_345_678.0
+HELLO = (Said("user", "Hello"),)
+
+
+def turn(*said: Said, user: str = "u", session: str | None = None, agent: str | None = None, at: float = 0) -> Turn:
+    return Turn(user, said or HELLO, session, agent, SAID_AT + at)
+
+
+class Publisher:
+    """A client that publishes as it is told: at once, after failures, or never."""
+
+    def __init__(self, *failures: KeepsakeError, hangs: bool = False) -> None:
+        self._failures = [*failures]
+        self._hangs = hangs
+        self.published: list[tuple[str, str, str]] = []
+        self.tries = 0
+
+    async def remember(self, user_id: str, content: str, *, source: str, message_id: str, **_: Any) -> str:
+        self.tries += 1
+        if self._hangs:
+            await asyncio.Event().wait()
+        if self._failures:
+            raise self._failures.pop(0)
+        await asyncio.sleep(0.1)
+        self.published.append((source, content, message_id))
+        return message_id
+
+
+async def count(redis: Redis, name: str) -> int:
+    found: Any = await redis.hget(COUNTERS, name)
+    return int(found or 0)
+
+
+def run(publisher: Publisher, work: Callable[[ChatMemory, Redis], Awaitable[None]]) -> None:
+    """Work with a memory, on a loop that skips every wait."""
+
+    async def inside() -> None:
+        async with fakeredis.FakeAsyncRedis() as redis:
+            ltm: AsyncClient = publisher  # type: ignore[assignment]  # as far as it is used
+            await work(ChatMemory(ltm, redis, 600, 5, 1_000), redis)
+
+    with asyncio.Runner(loop_factory=SkippingLoop) as runner:
+        runner.run(inside())
+
+
+def test_a_stop_waits_for_what_is_being_published() -> None:
+    """Given turns that are being published, I expect a stop to wait for them."""
+    publisher = Publisher()
+
+    async def work(memory: ChatMemory, redis: Redis) -> None:
+        memory.remember(turn(), "Good morning")
+        assert publisher.published == []
+        await memory.drain()
+        assert await count(redis, "proxy_not_remembered") == 0
+
+    run(publisher, work)
+
+    assert [published[:2] for published in publisher.published] == [("user", "Hello"), ("ai", "Good morning")]
+
+
+def test_a_stop_does_not_wait_for_long() -> None:
+    """Given a Redis that takes nothing, I expect the stop to come about, and the turns to be counted."""
+
+    async def work(memory: ChatMemory, redis: Redis) -> None:
+        memory.remember(turn(), "Good morning")
+        await memory.drain()
+        assert await count(redis, "proxy_not_remembered") == 2
+
+    run(Publisher(hangs=True), work)
+
+
+def test_a_turn_waits_for_redis() -> None:
+    """Given a Redis that is back after some tries, I expect each turn to be published once, in order."""
+    publisher = Publisher(Unavailable("down"), Unavailable("down"))
+
+    async def work(memory: ChatMemory, redis: Redis) -> None:
+        memory.remember(turn(), "Good morning")
+        while len(publisher.published) < 2:
+            await asyncio.sleep(1)
+        assert await count(redis, "proxy_not_remembered") == 0
+
+    run(publisher, work)
+
+    assert [published[0] for published in publisher.published] == ["user", "ai"]
+
+
+@pytest.mark.parametrize("failures", [[Unavailable("down")] * 1_000, [InvalidMessage("user_id: too long")]])
+def test_a_turn_that_cannot_be_published_is_counted(failures: list[KeepsakeError]) -> None:
+    """Given a Redis that stays away, or a turn that the contract does not allow, I expect both turns to be counted."""
+    publisher = Publisher(*failures)
+
+    async def work(memory: ChatMemory, redis: Redis) -> None:
+        memory.remember(turn(), "Good morning")
+        await asyncio.sleep(2 * PUBLISH_FOR_S)
+        tries = publisher.tries
+        await asyncio.sleep(PUBLISH_FOR_S)
+        assert (publisher.tries, await count(redis, "proxy_not_remembered")) == (tries, 2)
+
+    run(publisher, work)
+
+    assert publisher.published == []
+
+
+def test_what_is_no_answer_is_not_remembered() -> None:
+    """Given an answer of reasoning alone, and one that is too long, I expect the user's turns alone."""
+    publisher = Publisher()
+
+    async def work(memory: ChatMemory, redis: Redis) -> None:
+        memory.remember(turn(), "<think>hm</think>\n")
+        memory.remember(turn(), "word " * 1_000)
+        await memory.drain()
+        assert await count(redis, "proxy_not_remembered") == 1
+
+    run(publisher, work)
+
+    assert [published[:2] for published in publisher.published] == [("user", "Hello")] * 2
+
+
+def test_the_id_of_a_turn() -> None:
+    """Given a request that is sent again, I expect the same id; given any other turn, I expect another one."""
+    asked = (Said("user", "Hi"), Said("assistant", "Hello"), Said("user", "Hello"))
+    others = [
+        turn(),
+        turn(user="v"),
+        turn(session="s"),
+        turn(agent="s"),
+        turn(at=86_400),
+        turn(*asked),
+        turn(asked[0], Said("assistant", "Hm"), asked[2]),
+    ]
+
+    assert turn(at=60).message_id == turn().message_id
+    assert turn(*asked).message_id == turn(*asked).message_id
+    assert len({other.message_id for other in others}) == len(others)

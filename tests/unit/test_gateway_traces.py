@@ -1,0 +1,69 @@
+"""`/v1/traces`: which records a key sees."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import fakeredis
+import pytest
+import redis
+from keepsake_client.protocol import REQUESTS_QUEUE, TRACE_FIELD, TRACES_STREAM
+
+from services.gateway.access import ALL_RIGHTS, Caller
+from services.gateway.api import api, traces
+from services.runtime.logging import user_id_hasher
+from tests.unit.gateway_app import GatewayApp, gateway_app
+
+
+@pytest.fixture(params=[True, False], ids=["ids", "hashes"])
+def http(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[GatewayApp]:
+    """The gateway, with records of two users that share a message id, and a request that waits."""
+    with gateway_app(api, ltm_log_user_ids=request.param, ltm_log_key="secret") as app:
+        hashed = user_id_hasher(app.gateway.settings)
+        client: Any = fakeredis.FakeRedis(server=app.server)
+        for at, user in enumerate(("game:1", "other")):
+            record = {"kind": "request", "user": hashed(user), "message_id": "m1", "times": {"answered": at}}
+            client.xadd(TRACES_STREAM, {TRACE_FIELD: json.dumps(record)})
+        client.lpush(REQUESTS_QUEUE, json.dumps({"message_id": "m1", "user_id": "other"}))
+
+        def connect(_: str) -> redis.Redis:
+            return fakeredis.FakeRedis(server=app.server)
+
+        monkeypatch.setattr(traces, "connect", connect)
+        yield app
+
+
+def seen(http: GatewayApp, path: str) -> tuple[list[str], int]:
+    """The users of the records, by their ids, and the number of what waits."""
+    found = http.send("GET", path).json()
+    names = {user_id_hasher(http.gateway.settings)(user): user for user in ("game:1", "other")}
+    return [names[record["user"]] for record in found["records"]], len(found.get("waiting", []))
+
+
+@pytest.mark.parametrize("path", ["/v1/traces?id=m1", "/v1/traces"])
+def test_a_key_of_all_users_sees_all(http: GatewayApp, path: str) -> None:
+    """Given an id, or none, I expect the records of all users, and of an id what waits."""
+    assert seen(http, path) == (["game:1", "other"], 1 if "id=" in path else 0)
+
+
+@pytest.mark.parametrize("path", ["/v1/traces?id=m1", "/v1/traces"])
+def test_a_key_of_one_user_sees_its_own(http: GatewayApp, path: str) -> None:
+    """Given a key of one user, I expect that user's records, hashed or not, and nothing that waits."""
+    http.keys.of = Caller("k", ALL_RIGHTS, user="game:1")
+
+    assert seen(http, path) == (["game:1"], 0)
+
+
+@pytest.mark.parametrize("path", ["/v1/traces?id=m1", "/v1/traces"])
+def test_a_key_of_a_prefix_sees_its_own_where_ids_are_written(http: GatewayApp, path: str) -> None:
+    """Given a key of the users of a prefix, I expect their records; of hashes, which have no prefix, none."""
+    http.keys.of = Caller("k", ALL_RIGHTS, users="game:")
+
+    assert seen(http, path) == (["game:1"] if http.gateway.settings.ltm_log_user_ids else [], 0)
+
+
+def test_the_latest_are_as_many_as_asked_for(http: GatewayApp) -> None:
+    """Given a limit, I expect the last records."""
+    assert seen(http, "/v1/traces?limit=1") == (["other"], 0)
