@@ -16,7 +16,7 @@ from services.gateway.exposure import (
     Network,
     check_exposed,
     cors_origins,
-    exposed,
+    guarded,
     is_loopback,
     listening_socket,
     trusted_proxies,
@@ -55,10 +55,10 @@ async def run(settings: Settings, _: asyncio.Event) -> None:
     async with connect_async(url) as redis, client_of(settings) as ltm, authentication.watching(redis):
         app = create_app(Gateway(settings, ltm, redis, authentication, counts, spans), DOORS)
         config = uvicorn.Config(
-            exposed(app, proxies, origins, authentication.count_refusal),
+            guarded(app, proxies, origins, authentication.count_refusal),
             log_config=None,
             access_log=False,
-            proxy_headers=False,  # uvicorn would believe them of every program of this machine; see `exposed`
+            proxy_headers=False,  # uvicorn would believe them of every program of this machine; see `guarded`
             server_header=False,
             limit_concurrency=MAX_CONNECTIONS,
             ws="none",

@@ -131,7 +131,8 @@ def listening_socket(host: str, port: int) -> socket.socket:
         family, *_, address = min(found, key=lambda one: one[0] != socket.AF_INET)  # localhost: what clients try
         return socket.create_server(address[:2], family=family, backlog=2_048)
     except (OSError, UnicodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no host name"
+        # Python adds the address, which the line has already.
+        reason = str(error.strerror).partition(" (while")[0] if isinstance(error, OSError) else "it is no host name"
         raise CannotStart(
             f"the gateway cannot listen on {host} port {port}: {reason}; set LTM_GATEWAY_HOST and LTM_GATEWAY_PORT"
         ) from None
@@ -205,7 +206,7 @@ class PeersOnly:
         return any(address in network for network in self._proxies)
 
 
-def exposed(
+def guarded(
     app: ASGIApp, proxies: Sequence[Network], origins: Sequence[str], on_refusal: Callable[[], None]
 ) -> ASGIApp:
     """The application as peers reach it: CORS for the named origins, and trusted proxies where there are some.

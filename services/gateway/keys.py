@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import re
 import secrets
+import stat
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -129,7 +130,8 @@ def parse_keys(raw: bytes) -> StoredKeys:
 def first_problem(error: ValidationError) -> str:
     """The first thing that pydantic found wrong, in one line without the value."""
     problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    where = ".".join(map(str, problem["loc"]))[:100]
+    # The name of an unknown field may be anything.
+    where = "".join(char if char.isprintable() else "?" for char in ".".join(map(str, problem["loc"])))[:100]
     reason = problem["msg"].removeprefix("Value error, ")
     return f"{where}: {reason}" if where else reason
 
@@ -179,6 +181,8 @@ class KeyStore:
         version = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
         if version == self._version:
             return
+        if not stat.S_ISREG(found.st_mode):  # reading a pipe would wait for ever
+            raise KeyFileInvalid("it is no regular file")
         stored = parse_keys(self.path.read_bytes())
         self._keys = {secret.id: (key, secret) for key in stored.keys for secret in key.secrets}
         self._version = version

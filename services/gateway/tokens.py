@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
-from jwt.algorithms import AllowedPublicKeys
+from jwt.algorithms import AllowedPublicKeys, HMACAlgorithm
 from keepsake_client.fields import Id
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -108,7 +108,7 @@ class TokenVerifier:
                 raise Unauthorized(f"the token is for another audience: aud must be {AUDIENCE}") from None
             except jwt.ImmatureSignatureError:
                 raise Unauthorized("the token is not valid yet: check the clock of its issuer") from None
-            except (jwt.InvalidTokenError, ValueError):
+            except (jwt.PyJWTError, ValueError, RecursionError):  # what a forger may write is without bounds
                 break
         raise Unauthorized("the token is not valid: its signature, algorithm or form is wrong")
 
@@ -138,6 +138,13 @@ def token_secret(settings: Settings) -> bytes:
     secret = settings.ltm_gateway_token_secret.get_secret_value().encode()
     if len(secret) < MIN_SECRET_BYTES:
         raise InvalidSetting(f"{_SECRET_SETTING} has {len(secret)} bytes; allowed: at least {MIN_SECRET_BYTES}")
+    try:
+        HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret)
+    except jwt.InvalidKeyError:
+        raise InvalidSetting(
+            f"{_SECRET_SETTING} holds a public or private key; allowed: a random text, and the file of a public key in"
+            f" {_PUBLIC_KEY_SETTING}"
+        ) from None
     return secret
 
 

@@ -23,7 +23,7 @@ from structlog.testing import capture_logs
 from services.gateway.__main__ import _authentication
 from services.gateway.exposure import (
     cors_origins,
-    exposed,
+    guarded,
     is_loopback,
     listening_socket,
     trusted_proxies,
@@ -55,7 +55,7 @@ def app_for(proxies: str | None = None, origins: str | None = None, refused: lis
     settings = load_settings(ltm_gateway_trusted_proxies=proxies, ltm_gateway_cors_origins=origins)
     noted = [] if refused is None else refused
     routes = [Route(path, _seen, methods=["GET", "POST"]) for path in ("/v1", "/healthz", "/readyz")]
-    return exposed(
+    return guarded(
         Starlette(routes=routes), trusted_proxies(settings), cors_origins(settings), lambda: noted.append("refused")
     )
 
@@ -173,7 +173,7 @@ def test_a_key_file_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
         InvalidSetting, match=r"^LTM_GATEWAY_KEYS is '/.*/keys.json', which cannot be used: Invalid JSON"
     ):
         starting(keys=tmp_path / "keys.json")
-    with pytest.raises(InvalidSetting, match="which cannot be used: Is a directory"):
+    with pytest.raises(InvalidSetting, match="which cannot be used: it is no regular file"):
         starting(keys=tmp_path)
 
 

@@ -306,6 +306,14 @@ def test_a_broken_file_leaves_the_keys_of_before(
     assert refusal(store, key) == "this key is not known"
 
 
+def test_a_pipe_in_the_place_of_the_file_is_not_waited_for(store: KeyStore, path: Path, failures: list[str]) -> None:
+    """Given a pipe that no one writes to, I expect it refused at once: the gateway has requests to answer."""
+    os.mkfifo(path)
+    store.refresh()
+
+    assert failures == ["unusable"]
+
+
 def test_a_file_that_disappears_leaves_no_key(file: KeyFile, store: KeyStore, path: Path) -> None:
     """Given a file that is deleted, I expect no key valid, and the store to remember that there was one."""
     key = file.create("bot", MAY)

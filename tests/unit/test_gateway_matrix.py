@@ -107,6 +107,7 @@ class Seen:
 
     status: int
     text: str
+    headers: httpx.Headers
     asked: Sequence[tuple[str, str, Mapping[str, Any]]]
     named: bool
 
@@ -139,6 +140,7 @@ class Matrix:
             "ben, also anna": file.create("ben-also", every, user="ben"),
             "luna": file.create("lunas", every, user="anna", agent="luna"),
             "luna, all agents": file.create("luna-all", every, user="anna", agent="luna"),
+            "slow": file.create("slow", every, user="anna", rate=1e-6),
             "metrics": file.create("metrics", (Right.METRICS,), user="anna"),
             "trace": file.create("trace", (Right.TRACE,), user="anna"),
         }
@@ -177,7 +179,7 @@ class Matrix:
                     named = sample != (route.sample(user) if scope else route.sample("ben"))
                     self._ltm.asked = []
                     response = await self._ask(client, sample, key)
-                    seen = Seen(response.status_code, response.text, self._ltm.asked, named)
+                    seen = Seen(response.status_code, response.text, response.headers, self._ltm.asked, named)
                     self.seen[f"{route.method} {route.path}", name] = seen
 
     async def _ask(self, client: httpx.AsyncClient, sample: Sample, key: str | None) -> httpx.Response:
@@ -193,8 +195,17 @@ class Matrix:
 
 
 def without_valid_key(matrix: Matrix) -> list[str]:
-    """The routes that answer without a valid key anything but 401, or ask the memory."""
-    return matrix.routes(lambda seen: seen.status != 401 or bool(seen.asked), NONE, "wrong", "expired", "revoked")
+    """The routes that answer without a valid key anything but 401, without what is asked for, or ask the memory."""
+
+    def taken(seen: Seen) -> bool:
+        return seen.status != 401 or seen.headers.get("www-authenticate") != "Bearer" or bool(seen.asked)
+
+    return matrix.routes(taken, NONE, "wrong", "expired", "revoked")
+
+
+def over_the_rate(matrix: Matrix) -> list[str]:
+    """The routes that answer a key without another request left anything but 429, without when to come again."""
+    return matrix.routes(lambda seen: seen.status != 429 or not seen.headers.get("retry-after"), "slow")
 
 
 def with_the_key(matrix: Matrix) -> list[str]:
@@ -281,6 +292,12 @@ def test_every_route_wants_a_valid_key(matrix: Matrix) -> None:
     """Given no key, a wrong, an expired or a revoked one, I expect 401 of every route, and nothing asked of the
     memory."""
     assert without_valid_key(matrix) == []
+
+
+def test_every_route_counts_against_the_rate(matrix: Matrix) -> None:
+    """Given a key for one request in days, I expect 429 of every route but the first that was asked, with the time to
+    wait."""
+    assert len(over_the_rate(matrix)) == 1
 
 
 def test_every_route_takes_its_sample_with_a_key(matrix: Matrix) -> None:

@@ -98,6 +98,8 @@ def test_a_token_that_names_no_rights_may_chat(by_secret: TokenVerifier) -> None
         ({"may": {"search": True}}, "the token's claims are not valid: may"),
         ({"agent": []}, "the token's claims are not valid: agent"),
         ({"agnet": "luna"}, "the token's claims are not valid: agnet: Extra inputs are not permitted"),
+        ({"exp": 10**400}, "the token"),
+        ({"a\nb": 1}, "the token's claims are not valid: a?b: Extra inputs are not permitted"),
         ({"users": ""}, "the token's claims are not valid: users: Extra inputs are not permitted"),
     ],
 )
@@ -141,17 +143,27 @@ def unsigned(header: dict[str, Any], signature: bytes = b"") -> str:
         unsigned({"alg": None}),
         unsigned({}),
         unsigned({"alg": "HS256", "crit": ["exp"]}, b"x" * 32),
+        base64.urlsafe_b64encode(b"[" * 5_000).decode().rstrip("=") + ".e30.",
+        f"eyJhbGciOiJIUzI1NiJ9.{base64.urlsafe_b64encode(b'[' * 5_000).decode().rstrip('=')}.",
         "..",
         "a.b.c",
         "\x00.\x00.\x00",
         "é.é.é",
         f"{'A' * 4_000}.{'B' * 4_000}.",
     ],
-    ids=map(str, range(13)),  # the tokens themselves hold the time
+    ids=map(str, range(15)),  # the tokens themselves hold the time
 )
 def test_a_forged_token_is_refused(by_secret: TokenVerifier, token: str) -> None:
     """Given no signature, a wrong one, no algorithm, or no token at all, I expect a refusal, and no other error."""
     assert refusal(by_secret, token).startswith("the token is not valid")
+
+
+def test_a_secret_that_is_a_public_key_is_refused(rsa_key: rsa.RSAPrivateKey) -> None:
+    """Given a public key in the place of the secret, which everyone may know, I expect a start refused in words."""
+    with pytest.raises(
+        InvalidSetting, match=r"^LTM_GATEWAY_TOKEN_SECRET holds a public or private key; allowed: a random"
+    ):
+        token_verifier(load_settings(ltm_gateway_token_secret=spki(rsa_key).decode()))
 
 
 def spki(private: Any) -> bytes:
