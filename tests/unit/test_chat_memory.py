@@ -13,7 +13,7 @@ from keepsake_client.errors import InvalidMessage, KeepsakeError, Unavailable
 from keepsake_client.protocol import COUNTERS
 from redis.asyncio import Redis
 
-from services.gateway.proxy.chat_memory import PUBLISH_FOR_S, ChatMemory, Turn
+from services.gateway.proxy.chat_memory import MAX_PENDING, PUBLISH_FOR_S, ChatMemory, Turn
 from services.gateway.proxy.chat_request import Said
 from tests.support import SkippingLoop
 
@@ -118,6 +118,18 @@ def test_a_turn_that_cannot_be_published_is_counted(failures: list[KeepsakeError
     run(publisher, work)
 
     assert publisher.published == []
+
+
+def test_turns_that_wait_are_bounded() -> None:
+    """Given more turns than may wait for Redis, I expect those that are over to be counted at once."""
+
+    async def work(memory: ChatMemory, redis: Redis) -> None:
+        for _ in range(MAX_PENDING + 3):
+            memory.remember(turn(), "Good morning")
+        await asyncio.sleep(1)
+        assert await count(redis, "proxy_not_remembered") == 2 * 3
+
+    run(Publisher(hangs=True), work)
 
 
 def test_what_is_no_answer_is_not_remembered() -> None:

@@ -11,10 +11,12 @@ from keepsake_client.errors import KeepsakeError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from services.gateway.problems import problem_of
+from services.gateway.problems import STATUS
 
-#: HTTP status by error code, where `problem_of` has none.
-_STATUS: Final = {"upstream_unavailable": 502, "upstream_timeout": 504, "loop_detected": 508}
+#: HTTP status by error code; any other code is a failure of the server's, 500.
+_STATUS: Final = {**STATUS, "upstream_unavailable": 502, "upstream_timeout": 504, "loop_detected": 508}
+#: Error code by HTTP status, of what Starlette raises.
+_CODES: Final = {408: "timeout", 413: "too_large"}
 _TYPES: Final = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -55,16 +57,14 @@ class OpenAIRoute(APIRoute):
             except KeepsakeError as error:
                 return error_response(error)
             except HTTPException as error:  # of a body that is too large, or does not come
-                return _response(error.status_code, error.detail, None, error.headers)
+                return _response(error.status_code, error.detail, _CODES.get(error.status_code), error.headers)
 
         return answer
 
 
 def error_response(error: KeepsakeError) -> JSONResponse:
     """The error as OpenAI's API writes its own."""
-    problem = problem_of(error)
-    status = _STATUS.get(error.code, problem.status)
-    return _response(status, problem.detail or problem.title, problem.code, getattr(error, "headers", None))
+    return _response(_STATUS.get(error.code, 500), str(error), error.code, getattr(error, "headers", None))
 
 
 def _response(status: int, message: str, code: str | None, headers: Mapping[str, str] | None) -> JSONResponse:
