@@ -275,6 +275,7 @@ def test_a_process_may_have_a_name_of_the_operators(
         {"pushed": 1e300},
         {"pushed": float("nan")},
         {"pushed": float("inf")},
+        {"pushed": 10**400},
         {"pushed": "yesterday"},
         {"pushed": NOW + 3_600},
         {"pushed": None, "taken": NOW + 3_600},
@@ -308,6 +309,7 @@ def test_a_clock_that_is_ahead_shortens_its_stage(collector: Collector, redis: A
     [
         {"request_id": "\ud800 a lone surrogate"},
         {"request_id": "\0"},
+        {"deadline_ms": 10**30, "tries": -(10**400)},
         {"request_id": {"not": "a text"}, "type": ["search"]},
         {"times": None, "ms": None},
         {"times": {}, "outcome": "\udfff"},
