@@ -47,6 +47,13 @@ class TraceContext:
                 await self._app(scope, receive, note_status)
             finally:
                 method = scope["method"] if scope["method"] in _METHODS else "HTTP"
-                path = getattr(scope.get("route"), "path_format", None)
-                span.facts["name"] = method if path is None else f"{method} {scope.get('root_path', '')}{path}"
+                span.facts["name"] = f"{method} {_template(scope)}".rstrip()
                 span.facts["http.request.method"] = method
+
+
+def _template(scope: Scope) -> str:
+    """The template of the path, such as `/v1/users/{user_id}`; "" where there is no such route."""
+    # FastAPI knows the whole template of an included router's route here, and without the router's prefix in `route`.
+    included = scope.get("fastapi", {}).get("effective_route_context")
+    path = getattr(included or scope.get("route"), "path_format", None)
+    return "" if path is None else f"{scope.get('root_path', '')}{path}"

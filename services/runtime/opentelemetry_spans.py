@@ -7,7 +7,6 @@ themselves, with the paths and queries of requests and the messages of errors, w
 from __future__ import annotations
 
 import logging
-import math
 import os
 import re
 import socket
@@ -46,6 +45,8 @@ CLOSE_WITHIN_S = 0.5
 MAX_WAITING = 2_048
 #: A stage that began earlier, by a time that came over the wire, is left out; so is one whose clock is more ahead.
 MAX_STAGE_S, MAX_AHEAD_S = 7 * 24 * 3_600.0, 60.0
+#: What a protocol buffer holds: times in nanoseconds, and integers.
+MAX_TIME_S, MAX_INTEGER = 2**63 / 1e9, 2**63
 
 #: Names of spans and their kinds, by the kind of what they are about. That of a request says its type.
 KINDS: Final = {
@@ -272,7 +273,8 @@ def _name(kind: str, facts: Mapping[str, Any]) -> str:
 def _attributes(facts: Mapping[str, Any]) -> Iterator[tuple[str, str | int | float]]:
     """Attributes of what is known; names with a dot are OpenTelemetry's own."""
     for name, value in facts.items():
-        if name not in _NO_ATTRIBUTE and isinstance(value, str | int | float):
+        fits = isinstance(value, str | float) or (isinstance(value, int) and abs(value) < MAX_INTEGER)
+        if name not in _NO_ATTRIBUTE and fits:
             # A lone surrogate, which an id may hold, would cost the whole batch.
             yield name if "." in name else f"keepsake.{name}", clean(value)
 
@@ -285,7 +287,7 @@ def _stages(facts: Mapping[str, Any]) -> list[tuple[str, float, float]]:
     """
     kept: list[tuple[str, float]] = []
     for name, at in reversed((facts.get("times") or {}).items()):
-        if name in _NO_STAGE or not isinstance(at, int | float) or not math.isfinite(at):
+        if name in _NO_STAGE or not isinstance(at, int | float) or not 0 < at < MAX_TIME_S:
             continue
         after = kept[0][1] if kept else at
         if after - MAX_STAGE_S < at < after + MAX_AHEAD_S:

@@ -8,7 +8,7 @@ from typing import Any, cast
 import fakeredis
 import httpx
 import pytest
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from keepsake_client import AsyncClient
 
 from services.gateway.app import Gateway, OpenDoor, create_app
@@ -25,7 +25,9 @@ OTHER = "00-1af7651916cd43dd8448eb211c80319c-c7ad6b7169203331-01"
 def door(app: FastAPI, _: Gateway) -> None:
     """Routes that say which traceparent they see."""
 
-    @app.get("/v1/users/{user_id}/seen")
+    router, included, mounted = APIRouter(prefix="/v1"), APIRouter(), FastAPI()
+
+    @included.get("/users/{user_id}/seen")
     async def seen(user_id: str, query: str = "") -> str | None:
         await asyncio.sleep(0)
         return current_traceparent()
@@ -37,6 +39,14 @@ def door(app: FastAPI, _: Gateway) -> None:
     @app.get("/v1/broken")
     async def broken() -> None:
         raise ZeroDivisionError("the user's own words")
+
+    @mounted.get("/things/{thing}")
+    async def thing() -> None:
+        pass
+
+    router.include_router(included)
+    app.include_router(router)
+    app.mount("/mem0", mounted)
 
 
 def get(path: str, headers: list[tuple[str, Any]] | None = None, spans: Spans = NO_SPANS) -> Any:
@@ -82,13 +92,15 @@ def test_an_http_request_is_a_span_without_its_path_and_query(monkeypatch: pytes
         inside = get("/v1/users/anna-4711/seen?query=mochi", [("traceparent", PARENT)], spans)
         assert get("/v1/broken", spans=spans) == 500
         assert get("/nowhere", spans=spans) == 404
-        wait_until(lambda: len(collector.spans) == 3, description="three spans")
+        assert get("/mem0/things/anna-4711", spans=spans) is None
+        wait_until(lambda: len(collector.spans) == 4, description="four spans")
         spans.close()
 
-    first, broken, nowhere = collector.spans
+    first, broken, nowhere, mounted = collector.spans
     assert inside == f"00-{first.trace_id}-{first.span_id}-01"
     assert (first.name, first.parent_id) == ("GET /v1/users/{user_id}/seen", PARENT.split("-")[2])
     assert first.attributes == {"http.request.method": "GET", "http.response.status_code": 200}
     assert (broken.name, broken.error, nowhere.name, nowhere.error) == ("GET /v1/broken", True, "GET", False)
+    assert mounted.name == "GET /mem0/things/{thing}"
     sent = b"".join(collector.bodies)
     assert [word for word in (b"anna", b"mochi", b"own words", b"nowhere") if word in sent] == []
