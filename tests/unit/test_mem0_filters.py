@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from datetime import UTC
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from keepsake_client.errors import InvalidMessage
 from keepsake_client.protocol import Memory
 
 from services.gateway.access import ALL_RIGHTS, Caller, NotPermitted
+from services.gateway.app import Gateway
 from services.gateway.mem0_api.filters import parse_filters
 from services.gateway.mem0_api.selection import Selection
 
@@ -192,6 +196,27 @@ def test_several_users_are_those_of_a_search_alone() -> None:
         _ = selection.user
     with pytest.raises(InvalidMessage, match="at most 9 users"):
         Selection.of(parse_filters({"user_id": {"in": [f"u{n}" for n in range(10)]}}, UTC), ANYONE)
+
+
+class Pages:
+    """Stands in for the client of the wire: three pages of a hundred memories."""
+
+    async def memory_pages(self, user_id: str, **_: Any) -> AsyncIterator[list[Memory]]:
+        for _page in range(3):
+            yield [memory(user_id=user_id)] * 100
+
+
+def test_a_walk_through_a_list_has_an_end() -> None:
+    """Given a list, I expect as many memories to be looked through as there may be, and then an error, no cut."""
+    gateway = cast(Gateway, SimpleNamespace(ltm=Pages()))
+    selection = Selection.of(parse_filters({"user_id": "u1"}, UTC), ANYONE)
+
+    async def walked(most: int | None) -> int:
+        return len([each async for each in selection.walk(gateway, most)])
+
+    assert asyncio.run(walked(300)) == asyncio.run(walked(None)) == 300
+    with pytest.raises(InvalidMessage, match="more than 200 memories"):
+        asyncio.run(walked(200))
 
 
 def test_a_key_of_one_agent_sees_no_other_agent_s() -> None:
