@@ -38,6 +38,8 @@ from services.runtime.settings import Settings
 NAME = "gateway"
 #: Less than the grace period of `ltm up`.
 STOP_WITHIN_S = 3
+#: Connections at once; over that, a request is answered 503.
+MAX_CONNECTIONS = 1_000
 
 log = structlog.get_logger()
 
@@ -57,6 +59,7 @@ async def run(settings: Settings, _: asyncio.Event) -> None:
             proxy_headers=False,  # uvicorn would believe them of every program of this machine; see `exposed`
             server_header=False,
             ws="none",
+            limit_concurrency=MAX_CONNECTIONS,
             timeout_graceful_shutdown=STOP_WITHIN_S,
         )
         server = uvicorn.Server(config)

@@ -64,6 +64,7 @@ TOOLS = {
     "types-pyyaml",
     "mutmut",
     "coverage",
+    "python-multipart",  # Starlette reads forms with it
 }
 
 

@@ -116,7 +116,8 @@ def counted_names() -> Iterator[str]:
         counts = any(isinstance(node, ast.Name) and node.id == "COUNTERS" for node in ast.walk(tree))
         for call in calls:
             name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-            if ast.unparse(call.func) == "resources.count" or (counts and (name == "hincrby" or "count" in name)):
+            pending = ast.unparse(call.func).endswith(("resources.count", "counts.count"))
+            if pending or (counts and (name == "hincrby" or "count" in name)):
                 for argument in call.args:
                     if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
                         yield argument.value
