@@ -31,6 +31,7 @@ from services.runtime.redis import connect
 from services.runtime.rejected import RejectSink
 from services.runtime.settings import Settings
 from services.runtime.traces import NO_TRACES, Traces
+from services.runtime.tracing import NO_SPANS, Spans, open_spans
 from tasks.broker import build_broker
 
 log = structlog.get_logger()
@@ -53,7 +54,9 @@ class Timing:
 class Adapters:
     """The loops of one process, not yet started."""
 
-    def __init__(self, settings: Settings, timing: Timing = Timing(), traces: Traces = NO_TRACES) -> None:
+    def __init__(
+        self, settings: Settings, timing: Timing = Timing(), traces: Traces = NO_TRACES, spans: Spans = NO_SPANS
+    ) -> None:
         self._settings = settings
         self._timing = timing
         self._client = _client(settings)
@@ -65,7 +68,7 @@ class Adapters:
         self._writes = Availability("redis", at="writes")
         self._counts = PendingCounts(COUNTERS)
         self._responses = ResponsePublisher(
-            self._client, settings.ltm_responses_channel, traces, settings.response_repeats_s
+            self._client, settings.ltm_responses_channel, traces, settings.response_repeats_s, spans
         )
         self.requests, self.updates, dispatcher = self._request_adapters(), self._update_adapter(), self._dispatcher()
         # The broker may be another Redis, and refuse alone.
@@ -183,7 +186,7 @@ def run(settings: Settings, process: str) -> None:
     stopped = threading.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: stopped.set())
-    adapters = Adapters(settings, traces=Traces.of(settings, process))
+    adapters = Adapters(settings, traces=Traces.of(settings, process), spans=open_spans(settings, process))
     heartbeat = HeartbeatThread(_client(settings), process, adapters.checks, broker=broker_address(settings))
     for thread in (*adapters.loops, heartbeat):
         thread.start()

@@ -129,14 +129,22 @@ class RequestAdapter:
             request = parse_request(raw, self._max_content_chars, self._zone)
             if self._managed_at is not None and request.type in MANAGING:
                 reason = f"{request.type} is taken from {self._managed_at} alone (LTM_MANAGE_QUEUE)"
-                raise Forbidden(reason, request_id=request.request_id, user_id=request.user_id)
+                ids = {"request_id": request.request_id, "user_id": request.user_id}
+                raise Forbidden(reason, **ids, traceparent=request.traceparent)
         except InvalidMessage as error:
             if error.request_id is None:
                 self._rejects.add(raw, error)
             else:
                 repeat = b'"deadline_ms"' not in raw  # it may be no JSON
                 user_id = error.user_id or ""
-                self._responses.refuse(error.request_id, user_id, error, self._received_at, repeat=repeat)
+                self._responses.refuse(
+                    error.request_id,
+                    user_id,
+                    error,
+                    self._received_at,
+                    repeat=repeat,
+                    traceparent=error.traceparent,
+                )
             return
         try:
             self._broker.enqueue(request_message(request, self._received_at))
@@ -146,4 +154,11 @@ class RequestAdapter:
             # A request that can never be enqueued must not be tried for ever, in front of all others.
             log.exception("request_not_enqueued", request_id=request.request_id)
             repeat = request.data.get("deadline_ms") is None
-            self._responses.refuse(request.request_id, request.user_id, error, self._received_at, repeat=repeat)
+            self._responses.refuse(
+                request.request_id,
+                request.user_id,
+                error,
+                self._received_at,
+                repeat=repeat,
+                traceparent=request.traceparent,
+            )

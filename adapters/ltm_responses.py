@@ -20,6 +20,7 @@ from services.runtime.errors import Expired
 from services.runtime.logging import redact
 from services.runtime.queues import INTERACTIVE_QUEUE
 from services.runtime.traces import NO_TRACES, Traces
+from services.runtime.tracing import NO_SPANS, Spans
 from tasks.middleware.retries import error_text
 
 #: A worker that froze for less than this does not publish a second response to a message that another worker has
@@ -56,15 +57,22 @@ class ResponsePublisher(Middleware):
         client: connects to the pipeline's Redis.
         channel: where askers listen.
         traces: of this process; by default none are written.
+        spans: of this process; by default none are made.
         repeats_s: when it is published again, in seconds after the first time.
     """
 
     def __init__(
-        self, client: redis.Redis, channel: str, traces: Traces = NO_TRACES, repeats_s: Sequence[float] = ()
+        self,
+        client: redis.Redis,
+        channel: str,
+        traces: Traces = NO_TRACES,
+        repeats_s: Sequence[float] = (),
+        spans: Spans = NO_SPANS,
     ) -> None:
         self._client = client
         self._channel = channel
         self._traces = traces
+        self._spans = spans
         self._repeats = ResponseRepeats(client, channel, repeats_s)
         self._publish_once = client.register_script(_PUBLISH_ONCE)
         self._started = threading.local()
@@ -84,11 +92,13 @@ class ResponsePublisher(Middleware):
         request = message.kwargs.get("request")
         if request is None or (exception is not None and not message.failed):
             return
-        request_id, user_id = request["request_id"], request["user_id"]
+        request_id, user_id, traceparent = request["request_id"], request["user_id"], request.get("traceparent")
         if exception is None:
-            response = LTMResponse(request_id=request_id, user_id=user_id, success=True, **result)
+            response = LTMResponse(
+                request_id=request_id, user_id=user_id, success=True, traceparent=traceparent, **result
+            )
         else:
-            response = failure(request_id, user_id, exception)
+            response = failure(request_id, user_id, exception, traceparent)
             if isinstance(exception, KeepsakeError) or message.queue_name == INTERACTIVE_QUEUE:
                 message.failed = False
         if response.partial:
@@ -100,7 +110,7 @@ class ResponsePublisher(Middleware):
         self.publish(
             response,
             message.message_id,
-            trace=self._record(response, request, {**times, "started": started_at}, (result or {}).get("stages")),
+            facts=self._facts(response, request, {**times, "started": started_at}, (result or {}).get("stages")),
             repeat=_deadline_ms(request) is None,
             type=request.get("type"),
             queued_ms=_ms(started_at - message.kwargs.get("received_at", started_at)),
@@ -111,19 +121,28 @@ class ResponsePublisher(Middleware):
         self.close()
 
     def close(self) -> None:
-        """Publish the repeats that still wait."""
+        """Publish the repeats that still wait, and send the spans."""
         self._repeats.close()
+        self._spans.close()
 
-    def refuse(self, request_id: str, user_id: str, error: BaseException, received_at: float, *, repeat: bool) -> None:
+    def refuse(
+        self,
+        request_id: str,
+        user_id: str,
+        error: BaseException,
+        received_at: float,
+        *,
+        repeat: bool,
+        traceparent: str | None = None,
+    ) -> None:
         """Publish why a request was not enqueued for its actor."""
-        response = failure(request_id, user_id, error)
-        self.publish(response, trace=self._record(response, {}, {"received": received_at}, None), repeat=repeat)
+        response = failure(request_id, user_id, error, traceparent)
+        self.publish(response, facts=self._facts(response, {}, {"received": received_at}, None), repeat=repeat)
 
-    def _record(
+    def _facts(
         self, response: LTMResponse, request: dict[str, Any], moments: dict[str, Any], stages: dict[str, float] | None
-    ) -> str:
-        if not self._traces.max_len:
-            return ""
+    ) -> dict[str, Any]:
+        """What is known of a request that was answered, for its record and its spans."""
         times = {
             "pushed": request.get("pushed_at"),
             "taken": moments.get("received"),
@@ -131,27 +150,29 @@ class ResponsePublisher(Middleware):
             "started": moments.get("started"),
             "answered": time.time(),
         }
+        return {
+            "request_id": response.request_id,
+            "type": request.get("type"),
+            "outcome": (response.error or "ok").partition(":")[0],
+            "times": times,
+            "ms": stages,
+            "deadline_ms": _deadline_ms(request),
+            "partial": response.partial,
+            "memories": len(response.memories) if response.success and request.get("type") in _COUNTING else None,
+        }
+
+    def _record(self, user_id: str, facts: dict[str, Any] | None) -> str:
+        if facts is None or not self._traces.max_len:
+            return ""
         # A user who is forgotten is not named by the record of it.
-        user_id = "" if request.get("type") == "user_forget" else response.user_id
-        return self._traces.record(
-            "request",
-            user_id,
-            request_id=response.request_id,
-            type=request.get("type"),
-            outcome=(response.error or "ok").partition(":")[0],
-            times=times,
-            ms=stages,
-            deadline_ms=_deadline_ms(request),
-            partial=response.partial,
-            memories=len(response.memories) if response.success and request.get("type") in _COUNTING else None,
-        )
+        return self._traces.record("request", "" if facts["type"] == "user_forget" else user_id, **facts)
 
     def publish(
         self,
         response: LTMResponse,
         answers: str | None = None,
         *,
-        trace: str = "",
+        facts: dict[str, Any] | None = None,
         repeat: bool = False,
         **times: object,
     ) -> None:
@@ -159,11 +180,11 @@ class ResponsePublisher(Middleware):
 
         Args:
             answers: the id of the actor message; of all responses to one, the first is published.
-            trace: the request's record, or "" for none.
+            facts: what is known of the request, for its record and its spans; None for neither.
             repeat: whether its asker may subscribe late.
             times: logged with it.
         """
-        wire = response.to_wire()
+        wire, trace = response.to_wire(), self._record(response.user_id, facts)
         try:
             if answers is None:
                 self._publish_refusal(wire, trace)
@@ -191,6 +212,8 @@ class ResponsePublisher(Middleware):
         log.info(
             "responded", request_id=response.request_id, user_id=response.user_id, success=response.success, **times
         )
+        if facts is not None:
+            self._spans.record("request", response.traceparent, facts)
 
     def _publish_refusal(self, wire: str, trace: str) -> None:
         with self._client.pipeline(transaction=False) as pipeline:
@@ -211,6 +234,8 @@ def _ms(seconds: float) -> float:
     return round(max(0.0, seconds) * 1000, 1)
 
 
-def failure(request_id: str, user_id: str, error: BaseException) -> LTMResponse:
+def failure(request_id: str, user_id: str, error: BaseException, traceparent: str | None = None) -> LTMResponse:
     """The response that says why a request failed; an error that is no `KeepsakeError` is `internal`."""
-    return LTMResponse(request_id=request_id, user_id=user_id, success=False, error=error_text(error))
+    return LTMResponse(
+        request_id=request_id, user_id=user_id, success=False, error=error_text(error), traceparent=traceparent
+    )

@@ -19,6 +19,7 @@ from services.runtime.process import bootstrap
 from services.runtime.redis import connect, connect_persistent
 from services.runtime.settings import DEFAULT_EMBEDDER, Settings
 from services.runtime.traces import Traces
+from services.runtime.tracing import open_spans
 from tasks import actors
 from tasks.broker import build_broker
 from tasks.log_filter import install_log_filter
@@ -38,16 +39,17 @@ def compose(settings: Settings, process: str) -> dramatiq.Broker:
     """The broker of a worker process, with its middleware and actors."""
     redis_url = settings.redis_url.get_secret_value()
     resources, traces = Resources(settings, process), Traces.of(settings, process)
+    spans = open_spans(settings, process)  # here, after the fork: a thread sends them
     # A response outlives a half-open connection, and a short outage.
     responses = ResponsePublisher(
-        connect_persistent(redis_url), settings.ltm_responses_channel, traces, settings.response_repeats_s
+        connect_persistent(redis_url), settings.ltm_responses_channel, traces, settings.response_repeats_s, spans
     )
     # Dramatiq calls the `before_` hooks in this order, and the `after_` hooks in the reverse order.
     middleware = [
         resources,  # first: the services are open before any other hook runs, and closed after all of them
         responses,  # publishes what all that follow have decided
         # Before TimeLimit: a message that waits here to run alone uses up no time limit.
-        DeliveryLimit(connect(redis_url, 2.0), traces),
+        DeliveryLimit(connect(redis_url, 2.0), traces, spans),
         TimeLimit(time_limit=INDEX_TIME_LIMIT_MS),  # around the actor alone; the actors have limits of their own
         Retries(),  # last: decides whether a message has failed, before any other `after_` hook sees it
     ]

@@ -82,7 +82,7 @@ def request_message(request: LTMRequest, received_at: float) -> Message[Any]:
     Args:
         received_at: in seconds since 1970.
     """
-    validated = {**request.model_dump(), _VALIDATED: True}
+    validated = {**request.to_fields(), _VALIDATED: True}
     return _message(
         BY_TYPE[request.type], {"request": validated, "received_at": received_at, "enqueued_at": time.time()}
     )

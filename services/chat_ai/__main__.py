@@ -17,6 +17,7 @@ from services.runtime.process import LoopConnection, serve
 from services.runtime.redis import connect_async
 from services.runtime.settings import Settings
 from services.runtime.traces import Traces
+from services.runtime.tracing import current_traceparent, open_spans
 
 NAME = "chat-ai"
 
@@ -25,7 +26,9 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Reply until `stop`."""
     log = structlog.get_logger()
     url = settings.redis_url.get_secret_value()
+    spans = open_spans(settings, NAME)
     async with AsyncExitStack() as opened:
+        opened.callback(spans.close)
         client = await opened.enter_async_context(connect_async(url))
         ltm = await opened.enter_async_context(
             AsyncClient(
@@ -34,6 +37,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                 responses_channel=settings.ltm_responses_channel,
                 search_timeout_ms=settings.ltm_search_timeout_ms,
                 enabled=settings.enable_ltm,
+                traceparent=current_traceparent,
             )
         )
         service = ChatService(
@@ -50,6 +54,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             defaults=settings.message_defaults,
             zone=settings.timezone,
             traces=Traces.of(settings, NAME),
+            spans=spans,
             updates_stream=settings.ltm_stream_key,
         )
         link = LoopConnection(settings.memory_updates_channel, stop)

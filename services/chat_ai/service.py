@@ -39,6 +39,7 @@ from services.runtime.counters import PendingCounts
 from services.runtime.logging import redact
 from services.runtime.process import LoopConnection, listen
 from services.runtime.traces import NO_TRACES, Traces
+from services.runtime.tracing import NO_SPANS, Span, Spans, within
 
 FINISH_TIMEOUT_S = 5.0
 #: The maximum length of a reply, and of the memories published with it: far below the contract's limit in total.
@@ -71,6 +72,7 @@ class ChatService:
         zone: the time zone of the prompt's dates.
         clock: seconds since 1970.
         traces: of this process; by default none are written.
+        spans: of this process; by default none are made.
         updates_stream: what a broken subscription missed is counted in it.
         monitor: of the subscription to the messages.
     """
@@ -92,6 +94,7 @@ class ChatService:
         defaults: MessageDefaults = DEFAULTS,
         clock: Callable[[], float] = time.time,
         traces: Traces = NO_TRACES,
+        spans: Spans = NO_SPANS,
         updates_stream: str = UPDATES_STREAM,
         monitor: SubscriptionMonitor | None = None,
     ) -> None:
@@ -108,6 +111,7 @@ class ChatService:
         self._zone = zone
         self._clock = clock
         self._traces = traces
+        self._spans = spans
         self._updates_stream = updates_stream
         self._monitor = monitor
         self._executor = PerUserExecutor(self._answer)
@@ -192,6 +196,10 @@ class ChatService:
         Raises:
             RedisError: the reply could not be published, or not be pushed for speech output.
         """
+        with within(self._spans, "reply", message.traceparent) as span:
+            await self._answer_within(span, message)
+
+    async def _answer_within(self, span: Span, message: MemoryUpdateMessage) -> None:
         request_id = f"req-{uuid4().hex}"
         times = {"asked": time.time()}
         began = time.monotonic()
@@ -214,9 +222,12 @@ class ChatService:
             reply["task_id"] = message.task_id
         if message.agent_id is not None:
             reply["agent_id"] = message.agent_id
+        if span.traceparent is not None:
+            reply["traceparent"] = span.traceparent
         ids = {"message_id": message.message_id, "request_id": request_id, "task_id": message.task_id}
         trace = {**ids, "outcome": outcome, "times": times, "memories": len(prompt.memories)}
         await self._publish(message.user_id, json.dumps(reply), trace)
+        span.facts.update(trace)
         await self._request_speech(message, text)
         self.counts["replied"] += 1
         log.info(
@@ -233,8 +244,8 @@ class ChatService:
     async def _publish(self, user_id: str, reply: str, trace: dict[str, Any]) -> None:
         async with self._client.pipeline(transaction=False) as pipeline:
             pipeline.publish(self._ai_channel, reply)
+            trace["times"]["replied"] = time.time()
             if self._traces.max_len:
-                trace["times"]["replied"] = time.time()
                 self._traces.add(pipeline, self._traces.record("reply", user_id, **trace))
             published, *_ = await pipeline.execute(raise_on_error=False)
         if isinstance(published, Exception):

@@ -34,6 +34,7 @@ from services.runtime.heartbeat import send_heartbeats
 from services.runtime.process import serve
 from services.runtime.redis import connect_async
 from services.runtime.settings import Settings
+from services.runtime.tracing import open_spans
 
 NAME = "gateway"
 #: Less than the grace period of `ltm up`.
@@ -46,20 +47,21 @@ log = structlog.get_logger()
 
 async def run(settings: Settings, _: asyncio.Event) -> None:
     """Serve until a signal."""
-    url = settings.redis_url.get_secret_value()
+    url, counts = settings.redis_url.get_secret_value(), PendingCounts(COUNTERS)
     proxies, origins = trusted_proxies(settings), cors_origins(settings)
-    authentication = _authentication(settings, proxies, origins)
+    authentication = _authentication(settings, proxies, origins, counts)
     listener = listening_socket(settings.ltm_gateway_host, settings.ltm_gateway_port)
+    spans = open_spans(settings, NAME)
     async with connect_async(url) as redis, client_of(settings) as ltm, authentication.watching(redis):
-        app = create_app(Gateway(settings, ltm, redis, authentication), DOORS)
+        app = create_app(Gateway(settings, ltm, redis, authentication, counts, spans), DOORS)
         config = uvicorn.Config(
             exposed(app, proxies, origins, authentication.count_refusal),
             log_config=None,
             access_log=False,
             proxy_headers=False,  # uvicorn would believe them of every program of this machine; see `exposed`
             server_header=False,
-            ws="none",
             limit_concurrency=MAX_CONNECTIONS,
+            ws="none",
             timeout_graceful_shutdown=STOP_WITHIN_S,
         )
         server = uvicorn.Server(config)
@@ -69,17 +71,19 @@ async def run(settings: Settings, _: asyncio.Event) -> None:
         alive = [lambda: server.started, authentication.alive]
         async with send_heartbeats(redis, NAME, alive, address=address):
             await server.serve([listener])  # which handles SIGTERM and SIGINT itself
+        spans.close()
         log.info("stopped")
 
 
-def _authentication(settings: Settings, proxies: Sequence[Network], origins: Sequence[str]) -> Authentication:
+def _authentication(
+    settings: Settings, proxies: Sequence[Network], origins: Sequence[str], counts: PendingCounts
+) -> Authentication:
     """What tells who sends a request, by the settings.
 
     Raises:
         CannotStart: a setting is wrong, or others would reach the gateway and nothing says who may.
     """
     tokens = token_verifier(settings)
-    counts = PendingCounts(COUNTERS)
     keys = KeyStore(settings.ltm_gateway_keys, lambda: counts.count("gateway_keys_unusable"))
     try:
         keys.read()

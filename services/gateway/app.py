@@ -16,8 +16,10 @@ from services.gateway.access import OPEN, Caller
 from services.gateway.openapi import openapi_of
 from services.gateway.problems import add_problem_handlers
 from services.gateway.request_scope import RequestMiddleware
+from services.gateway.trace_context import TraceContext
 from services.runtime.counters import PendingCounts
 from services.runtime.settings import Settings
+from services.runtime.tracing import NO_SPANS, Spans
 
 
 class Authenticator(Protocol):
@@ -49,6 +51,7 @@ class Gateway:
         redis: for what the gateway keeps itself, and for traces and figures of the stack.
         authenticator: tells who sends a request.
         counts: for `ltm:counters`.
+        spans: of this process; by default none are made.
     """
 
     settings: Settings
@@ -56,6 +59,7 @@ class Gateway:
     redis: Redis
     authenticator: Authenticator
     counts: PendingCounts = field(default_factory=lambda: PendingCounts(COUNTERS))
+    spans: Spans = NO_SPANS
 
 
 # Both are coroutines: FastAPI runs other functions in a thread, which takes longer than they do.
@@ -99,9 +103,12 @@ def create_app(gateway: Gateway, doors: Sequence[Door] = ()) -> FastAPI:
         redoc_url=None,
         separate_input_output_schemas=False,
         redirect_slashes=False,
+        # FastAPI's own spans have the path and query of a request, which hold user ids and contents.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.gateway = gateway
     add_problem_handlers(app)
+    app.add_middleware(TraceContext, spans=gateway.spans)
     for door in doors:
         door(app, gateway)
     app.openapi = openapi_of(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it

@@ -5,6 +5,7 @@ from __future__ import annotations
 from keepsake_client import AsyncClient
 
 from services.runtime.settings import Settings
+from services.runtime.tracing import current_traceparent
 
 
 def client_of(settings: Settings) -> AsyncClient:
@@ -17,4 +18,5 @@ def client_of(settings: Settings) -> AsyncClient:
         updates_channel=settings.memory_updates_channel,
         updates_stream=settings.ltm_stream_key,
         stream_max_len=settings.ltm_stream_max_len,
+        traceparent=current_traceparent,
     )

@@ -13,6 +13,7 @@ from services.runtime.heartbeat import send_heartbeats
 from services.runtime.process import LoopConnection, serve
 from services.runtime.redis import connect_async
 from services.runtime.settings import Settings
+from services.runtime.tracing import open_spans
 
 NAME = "memory"
 
@@ -21,6 +22,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Serve both loops until `stop`."""
     log = structlog.get_logger()
     destination = Destination(settings.memory_updates_channel, settings.ltm_stream_key, settings.ltm_stream_max_len)
+    spans = open_spans(settings, NAME)
     async with connect_async(settings.redis_url.get_secret_value()) as client:
         service = MemoryService(
             client,
@@ -34,6 +36,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             ai_channel=settings.ai_responses_channel,
             max_content_chars=settings.ltm_max_content_chars,
             defaults=settings.message_defaults,
+            spans=spans,
         )
         inputs = LoopConnection(settings.user_input_queue, stop)
         replies = LoopConnection(settings.ai_responses_channel, stop)
@@ -46,6 +49,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                 loops.create_task(_stop_after(service.serve_user_inputs(inputs, stop), stop))
                 loops.create_task(_stop_after(service.serve_ai_responses(replies, stop), stop))
         finally:
+            spans.close()
             log.info("stopped", **service.counts)
 
 

@@ -14,6 +14,7 @@ from keepsake_client.protocol import (
     STREAM_EVENT_FIELD,
     MemoryUpdateMessage,
     conversation_key,
+    read_traceparent,
 )
 from keepsake_client.refusals import refuses_writes
 from keepsake_client.tolerance import DEFAULTS, read_common
@@ -172,7 +173,12 @@ class Conversations:
         if fields is None:
             return Answered()
         read_common(fields, time.time(), DEFAULTS)  # another program may have written it
-        return Answered((fields.get("meta") or {}).get("session_id"), fields.get("agent_id"), fields.get("ttl_days"))
+        return Answered(
+            (fields.get("meta") or {}).get("session_id"),
+            fields.get("agent_id"),
+            fields.get("ttl_days"),
+            read_traceparent(fields.get("traceparent")),
+        )
 
     async def _find(self, user_id: str, message_id: str) -> dict[str, Any] | None:
         key, end = conversation_key(user_id), -1

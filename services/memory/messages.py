@@ -19,6 +19,7 @@ from keepsake_client.protocol import (
     Speaker,
     Text,
     Timestamp,
+    TraceParent,
     WireModel,
     check_length,
     clean,
@@ -42,6 +43,7 @@ class UserInput(WireModel):
     agent_id: KeptId | None = None
     speaker: Speaker | None = None
     ttl_days: Days | None = None
+    traceparent: TraceParent = None
 
 
 class AIResponse(WireModel):
@@ -54,6 +56,7 @@ class AIResponse(WireModel):
     meta: JSONObject = Field(default_factory=dict)
     agent_id: KeptId | None = None
     ttl_days: Days | None = None
+    traceparent: TraceParent = None
 
 
 @dataclass(frozen=True)
@@ -64,11 +67,13 @@ class Answered:
         session_id: its session.
         agent_id: the character that it is for.
         ttl_days: it expires so many days after it was said; a reply often repeats it.
+        traceparent: the span that it belongs to.
     """
 
     session_id: Any = None
     agent_id: str | None = None
     ttl_days: float | None = None
+    traceparent: str | None = None
 
 
 def parse_user_input(raw: bytes, max_content_chars: int, defaults: MessageDefaults = DEFAULTS) -> MemoryUpdateMessage:
@@ -99,6 +104,7 @@ def parse_user_input(raw: bytes, max_content_chars: int, defaults: MessageDefaul
             agent_id=incoming.agent_id,
             speaker=incoming.speaker,
             ttl_days=incoming.ttl_days,
+            traceparent=incoming.traceparent,
         )
     )
 
@@ -138,8 +144,17 @@ def ai_message(response: AIResponse, message_id: str, answered: Answered = Answe
             require_ai_response=False,
             agent_id=response.agent_id or answered.agent_id,
             ttl_days=response.ttl_days or answered.ttl_days,
+            traceparent=response.traceparent or answered.traceparent,
         )
     )
+
+
+def traced(message: MemoryUpdateMessage, traceparent: str | None) -> MemoryUpdateMessage:
+    """The message as one of another span; as it is where no room for that is left."""
+    if traceparent == message.traceparent:
+        return message
+    other = message.model_copy(update={"traceparent": traceparent})
+    return other if len(other.to_wire(logged=True)) <= MAX_MESSAGE_BYTES else message
 
 
 def _publishable(message: MemoryUpdateMessage) -> MemoryUpdateMessage:

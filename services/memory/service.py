@@ -22,13 +22,14 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from services.memory.conversations import Conversations
-from services.memory.messages import Answered, ai_message, parse_ai_response, parse_user_input
+from services.memory.messages import Answered, ai_message, parse_ai_response, parse_user_input, traced
 from services.runtime.availability import Availability
 from services.runtime.backoff import pause, wait_s
 from services.runtime.bounded_queue import MAX_ITEMS, BoundedQueue
 from services.runtime.counters import PendingCounts
 from services.runtime.logging import redact
 from services.runtime.process import POLL_TIMEOUT_S, LoopConnection, listen
+from services.runtime.tracing import NO_SPANS, Spans, within
 
 log = structlog.get_logger()
 
@@ -60,6 +61,7 @@ class MemoryService:
         defaults: what messages that leave something out are read by.
         max_waiting: replies of the AI that are kept at most while Redis takes none.
         monitor: of the subscription to those replies.
+        spans: of this process; by default none are made.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class MemoryService:
         defaults: MessageDefaults = DEFAULTS,
         max_waiting: int = MAX_ITEMS,
         monitor: SubscriptionMonitor | None = None,
+        spans: Spans = NO_SPANS,
     ) -> None:
         self._client = client
         self._conversations = conversations
@@ -82,6 +85,7 @@ class MemoryService:
         self._max_content_chars = max_content_chars
         self._defaults = defaults
         self._monitor = monitor
+        self._spans = spans
         # Both loops write: what Redis refuses is logged once.
         self._writes = Availability("redis", at="writes")
         self._waiting: BoundedQueue[_Heard] = BoundedQueue(lambda heard: len(heard.raw), max_waiting)
@@ -172,7 +176,10 @@ class MemoryService:
 
         async def store() -> bool:
             message = parse_user_input(raw, self._max_content_chars, self._defaults)
-            return await self._conversations.append(message, raw, taken_from=self._processing)
+            with within(self._spans, "input", message.traceparent) as span:
+                span.facts.update(message_id=message.message_id, task_id=message.task_id)
+                message = traced(message, span.traceparent)
+                return await self._conversations.append(message, raw, taken_from=self._processing)
 
         await self._process(store, self._input_queue, raw, taken_from=self._processing)
 

@@ -10,9 +10,11 @@ import dramatiq
 import redis
 import structlog
 from dramatiq.middleware import Middleware, MiddlewareError
+from keepsake_client.protocol import read_traceparent
 
 from services.runtime.queues import INDEX_QUEUE, WRITES_QUEUE
 from services.runtime.traces import NO_TRACES, Traces
+from services.runtime.tracing import NO_SPANS, Spans
 from tasks.middleware.retries import error_text
 from tasks.queues import ARRIVED_AT
 
@@ -39,11 +41,13 @@ class DeliveryLimit(Middleware):
     Args:
         client: connects to the pipeline's Redis.
         traces: of this process; by default none are written.
+        spans: of this process; by default none are made.
     """
 
-    def __init__(self, client: redis.Redis, traces: Traces = NO_TRACES) -> None:
+    def __init__(self, client: redis.Redis, traces: Traces = NO_TRACES, spans: Spans = NO_SPANS) -> None:
         self._client = client
         self._traces = traces
+        self._spans = spans
         self._started = threading.local()
         self._one_suspect = threading.Lock()
         self._suspects: set[str] = set()
@@ -80,21 +84,27 @@ class DeliveryLimit(Middleware):
         if key in self._suspects:
             self._suspects.remove(key)
             self._one_suspect.release()
+        ended = message.queue_name == INDEX_QUEUE and (exception is None or message.failed)
+        update = _update_of(message)
+        facts = self._facts(message, update, exception) if ended else {}
         try:
             with self._client.pipeline(transaction=False) as pipeline:
                 pipeline.delete(key)
-                if self._traces.max_len and message.queue_name == INDEX_QUEUE and (exception is None or message.failed):
-                    self._traces.add(pipeline, self._record(message, exception))
+                if self._traces.max_len and ended:
+                    self._traces.add(pipeline, self._traces.record("message", str(update.get("user_id", "")), **facts))
                 deleted, *_ = pipeline.execute(raise_on_error=False)
             if isinstance(deleted, Exception):
                 raise deleted
         except redis.RedisError as error:
             # The count expires.
             log.info("delivery_count_not_deleted", message_id=message.message_id, reason=type(error).__name__)
+        if ended and update:
+            self._spans.record("message", read_traceparent(update.get("traceparent")), facts)
 
-    def _record(self, message: dramatiq.MessageProxy, exception: BaseException | None) -> str:
-        given = message.kwargs.get("update")
-        update = given if isinstance(given, dict) else {}
+    def _facts(
+        self, message: dramatiq.MessageProxy, update: dict[str, Any], exception: BaseException | None
+    ) -> dict[str, Any]:
+        """What is known of a message that was indexed, or failed for good, for its record and its spans."""
         times = {
             "said": update.get("timestamp"),
             "logged": update.get(ARRIVED_AT),
@@ -102,15 +112,13 @@ class DeliveryLimit(Middleware):
             "started": getattr(self._started, "at", None),
             "indexed" if exception is None else "failed": time.time(),
         }
-        return self._traces.record(
-            "message",
-            str(update.get("user_id", "")),
-            message_id=update.get("message_id"),
-            task_id=update.get("task_id"),
-            outcome="ok" if exception is None else error_text(exception).partition(":")[0],
-            times=times,
-            tries=message.options.get("retries"),
-        )
+        return {
+            "message_id": update.get("message_id"),
+            "task_id": update.get("task_id"),
+            "outcome": "ok" if exception is None else error_text(exception).partition(":")[0],
+            "times": times,
+            "tries": message.options.get("retries"),
+        }
 
     def _count_first(self, key: str) -> bool:
         """Count a delivery if it is the message's first; whether it is."""
@@ -129,6 +137,12 @@ class DeliveryLimit(Middleware):
             pipeline.incr(key)
             pipeline.expire(key, COUNT_TTL_S)
             return int(pipeline.execute()[0])
+
+
+def _update_of(message: dramatiq.MessageProxy) -> dict[str, Any]:
+    """The event to index; empty for a user_import, whose spans are those of a request."""
+    update = message.kwargs.get("update")
+    return update if isinstance(update, dict) else {}
 
 
 def _key(message: dramatiq.MessageProxy) -> str:

@@ -136,6 +136,10 @@ class Servers:
         """Start the adapters."""
         return self._start("adapters", ["adapters"])
 
+    def service(self, name: str, module: str) -> WorkerProcess:
+        """Start another process of the pipeline."""
+        return self._start(name, [module])
+
     def _start(self, name: str, arguments: Sequence[str]) -> WorkerProcess:
         self.workers.append(WorkerProcess(self, name, arguments))
         return self.workers[-1]

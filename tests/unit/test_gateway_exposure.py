@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+from keepsake_client.protocol import COUNTERS
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -28,6 +29,7 @@ from services.gateway.exposure import (
     trusted_proxies,
 )
 from services.gateway.key_file import KeyFile
+from services.runtime.counters import PendingCounts
 from services.runtime.errors import EXIT_CANNOT_START, CannotStart, InvalidSetting
 from services.runtime.settings import Settings, load_settings
 
@@ -126,7 +128,7 @@ def test_an_origin_is_taken_as_it_is(text: str) -> None:
 def starting(**settings: Any) -> None:
     """Prepare a start with these settings, without the prefix of their names."""
     found = load_settings(**{f"ltm_gateway_{name}": value for name, value in settings.items()})
-    _authentication(found, trusted_proxies(found), cors_origins(found))
+    _authentication(found, trusted_proxies(found), cors_origins(found), PendingCounts(COUNTERS))
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.7", "memory.example"])

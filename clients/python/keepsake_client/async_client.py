@@ -7,7 +7,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Self, TypedDict
 from uuid import uuid4
@@ -88,6 +88,7 @@ class ClientOptions(TypedDict, total=False):
     enabled: bool
     ping_interval_s: float
     max_silence_s: float
+    traceparent: Callable[[], str | None] | None
 
 
 class AsyncClient(Verbs):
@@ -111,6 +112,8 @@ class AsyncClient(Verbs):
         max_silence_s: one that received nothing for this long, not even the answer to a ping, is replaced, and with it
             every other connection of a client made from a URL. No connection of such a client waits longer for an
             answer.
+        traceparent: called for each request and event in the caller's context; what it returns, the current span as W3C
+            Trace Context writes it, is sent along. None, and what is no traceparent, is not sent. It must not raise.
     """
 
     def __init__(
@@ -128,6 +131,7 @@ class AsyncClient(Verbs):
         enabled: bool = True,
         ping_interval_s: float = PING_INTERVAL_S,
         max_silence_s: float = MAX_SILENCE_S,
+        traceparent: Callable[[], str | None] | None = None,
     ) -> None:
         self._url = redis if isinstance(redis, str) else None
         self._requests_queue = requests_queue
@@ -141,6 +145,7 @@ class AsyncClient(Verbs):
         self._enabled = enabled
         self._ping_interval_s = ping_interval_s
         self._max_silence_s = max_silence_s
+        self._traceparent = traceparent
         self._redis = self._connect(redis) if isinstance(redis, str) else redis
         self._loop: asyncio.AbstractEventLoop | None = None
         self._subscriber: asyncio.Task[None] | None = None
@@ -231,9 +236,10 @@ class AsyncClient(Verbs):
                         "user_id": user_id,
                         "data": {**objects, "deadline_ms": deadline_ms},
                         "pushed_at": time.time(),
+                        "traceparent": self._traceparent and self._traceparent(),
                     },
                 )
-                wire = json.dumps(request.model_dump())
+                wire = json.dumps(request.to_fields())
             response = await self._respond(request, wire, deadline_ms)
             if not response.success:
                 raise RequestFailed(response.error or "internal: the response has no error")
@@ -297,6 +303,7 @@ class AsyncClient(Verbs):
                         "agent_id": agent_id,
                         "speaker": speaker,
                         "ttl_days": ttl_days,
+                        "traceparent": self._traceparent and self._traceparent(),
                     },
                 )
                 # A text may name no zone; the pipeline knows which one it is.

@@ -25,14 +25,23 @@ class InvalidMessage(KeepsakeError):
     Args:
         reason: what is wrong; names fields, never values.
         request_id, user_id: where the error response goes, as far as they could be read.
+        traceparent: the span that the message belongs to, where it could be read.
     """
 
     code = "invalid_request"
 
-    def __init__(self, reason: str, *, request_id: str | None = None, user_id: str | None = None) -> None:
+    def __init__(
+        self,
+        reason: str,
+        *,
+        request_id: str | None = None,
+        user_id: str | None = None,
+        traceparent: str | None = None,
+    ) -> None:
         super().__init__(reason)
         self.request_id = request_id
         self.user_id = user_id
+        self.traceparent = traceparent
 
 
 class InvalidJSON(InvalidMessage):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from datetime import UTC, tzinfo
 from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self, TypeVar
@@ -32,6 +33,9 @@ MAX_ID_BYTES = 2_600  # of the encoded form; a key of PostgreSQL's btree has at 
 MAX_DEADLINE_MS = 600_000
 
 Source = Literal["user", "ai"]
+
+#: W3C Trace Context, version 00, the only one there is: trace-id, parent-id and flags; neither id is all zeros.
+_TRACEPARENT = re.compile("00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 def encode_user_id(user_id: str) -> str:
@@ -101,6 +105,11 @@ def _noted_time(value: Any) -> float | None:
         return parse_timestamp(value)
     except ValueError:
         return None
+
+
+def read_traceparent(value: Any) -> str | None:
+    """A traceparent of W3C Trace Context; None for anything else, which must cost no message."""
+    return value if isinstance(value, str) and _TRACEPARENT.fullmatch(value) else None
 
 
 def whole(value: Any) -> Any:
@@ -186,6 +195,8 @@ Flag = Annotated[bool | None, BeforeValidator(_flag)]
 Switch = Annotated[bool, BeforeValidator(_switch)]
 #: A time that is for information alone: one that cannot be read makes no request invalid.
 NotedTime = Annotated[float | None, BeforeValidator(_noted_time)]
+#: The span that a message belongs to, of OpenTelemetry or another tracer; one that is malformed counts as absent.
+TraceParent = Annotated[str | None, BeforeValidator(read_traceparent)]
 #: Days after which a memory expires.
 Days = Annotated[float, BeforeValidator(_days), Field(gt=0, le=MAX_TTL_DAYS)]
 

@@ -31,6 +31,7 @@ from keepsake_client.fields import (
     Speaker,
     Text,
     Timestamp,
+    TraceParent,
     WireModel,
     check_length,
     clean,
@@ -38,6 +39,7 @@ from keepsake_client.fields import (
     encode_user_id,
     json_number,
     load_object,
+    read_traceparent,
     validate,
 )
 from keepsake_client.requests import (
@@ -124,6 +126,7 @@ __all__ = [
     "Speaker",
     "Text",
     "Timestamp",
+    "TraceParent",
     "TraceRecord",
     "UserExportData",
     "UserForgetData",
@@ -140,6 +143,7 @@ __all__ = [
     "parse_request",
     "parse_update",
     "process_key",
+    "read_traceparent",
     "validate",
 ]
 
@@ -191,7 +195,7 @@ def process_key(name: str) -> str:
     return f"ltm:process:{name}"
 
 
-_OPTIONAL_EVENT_FIELDS = ("task_id", "require_ai_response", "agent_id", "speaker", "ttl_days")
+_OPTIONAL_EVENT_FIELDS = ("task_id", "require_ai_response", "agent_id", "speaker", "ttl_days", "traceparent")
 
 
 class MemoryUpdateMessage(WireModel):
@@ -202,6 +206,7 @@ class MemoryUpdateMessage(WireModel):
         agent_id: the character of the AI that it belongs to; None where it is shared.
         speaker: who of several people said it.
         ttl_days: its memory expires so many days after `timestamp`.
+        traceparent: the span that published it, for tracing alone; no part of its identity, and of no memory.
     """
 
     user_id: Id
@@ -215,6 +220,7 @@ class MemoryUpdateMessage(WireModel):
     agent_id: KeptId | None = None
     speaker: Speaker | None = None
     ttl_days: Days | None = None
+    traceparent: TraceParent = None
 
     @property
     def session_id(self) -> str | None:
@@ -343,6 +349,7 @@ _OPTIONAL_FIELDS = (
     "records",
     "context",
     "context_parts",
+    "traceparent",
 )
 
 
@@ -360,6 +367,7 @@ class LTMResponse(WireModel):
         history: of a memory_get, every change of the memory, oldest first.
         records: of a user_export.
         context, context_parts: of a context, the text and what it contains.
+        traceparent: the request's.
     """
 
     request_id: str
@@ -380,6 +388,7 @@ class LTMResponse(WireModel):
     records: list[dict[str, Any]] | None = None
     context: str | None = None
     context_parts: ContextParts | None = None
+    traceparent: TraceParent = None
 
     def to_wire(self) -> str:
         """The response as JSON."""

@@ -26,9 +26,11 @@ from keepsake_client.fields import (
     Switch,
     Text,
     Timestamp,
+    TraceParent,
     WireModel,
     check_length,
     load_object,
+    read_traceparent,
     readable_id,
     validate,
     whole,
@@ -322,6 +324,11 @@ class LTMRequest(WireModel):
     user_id: Id
     data: JSONObject = Field(default_factory=dict)
     pushed_at: NotedTime = None
+    traceparent: TraceParent = None
+
+    def to_fields(self) -> dict[str, Any]:
+        """The fields as JSON has them; `traceparent` only where there is one."""
+        return self.model_dump(exclude={"traceparent"} if self.traceparent is None else None)
 
 
 def parse_request(raw: bytes, max_content_chars: int, zone: tzinfo = UTC) -> LTMRequest:
@@ -331,12 +338,14 @@ def parse_request(raw: bytes, max_content_chars: int, zone: tzinfo = UTC) -> LTM
         zone: that of times which name none.
 
     Raises:
-        InvalidMessage: and its subclasses, with the request_id and user_id to respond to where they can be read.
+        InvalidMessage: and its subclasses, with the request_id, user_id and traceparent to respond to where they can
+            be read.
     """
-    request_id = user_id = None
+    request_id = user_id = traceparent = None
     try:
         payload = load_object(raw)
         request_id, user_id = (_peeked_id(payload.get(name)) for name in ("request_id", "user_id"))
+        traceparent = read_traceparent(payload.get("traceparent"))
         if (kind := payload.get("type")) not in REQUEST_TYPES:
             shown = json.dumps(kind)[:80] if isinstance(kind, str) else "missing or not a string"
             raise UnknownRequestType(f"type is {shown}; it must be one of {', '.join(REQUEST_TYPES)}")
@@ -347,6 +356,7 @@ def parse_request(raw: bytes, max_content_chars: int, zone: tzinfo = UTC) -> LTM
     except InvalidMessage as error:
         error.request_id = request_id or peek_id(raw, b"request_id")
         error.user_id = user_id or peek_id(raw, b"user_id")
+        error.traceparent = traceparent
         raise
     return request.model_copy(update={"data": data.model_dump(exclude_unset=True)})
 
