@@ -215,7 +215,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--backlog", type=int, default=2_000, help="messages that wait to be indexed")
     parser.add_argument("--memories", type=int, default=100, help="of each user, before the first load")
     parser.add_argument("--writes", type=float, default=15.0, help="a second, while the gateway is killed")
-    parser.add_argument("--kills", type=int, default=4)
+    parser.add_argument("--kills", type=int, default=4, help="fewer than five, which within a minute end `ltm up`")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write the figures here")
     return parser.parse_args()
