@@ -184,6 +184,14 @@ def test_an_address_that_is_not_here_is_one_line(host: str) -> None:
         listening_socket(host, 0)
 
 
+def test_answers_on_a_connection_that_is_kept_do_not_wait_for_acknowledgements() -> None:
+    """Given a connection to the gateway, I expect it to send without delay (TCP_NODELAY)."""
+    with listening_socket("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_localhost_is_where_clients_look_first() -> None:
     """Given localhost, I expect 127.0.0.1, and a port chosen where it is 0."""
     with listening_socket("localhost", 0) as listener:
