@@ -359,7 +359,7 @@ def test_an_error_of_upstream_is_passed_on(
 
     assert (response.status_code, response.content, response.headers["retry-after"]) == (status, error, "7")
     wait_until(lambda: counted("proxy_upstream_failed") == 1, description="the error to be counted")
-    assert remembered(user, 0) == []
+    assert (remembered(user, 0), counted("proxy_not_remembered")) == ([], 0)
 
 
 def test_an_upstream_that_is_not_there(valkey_url: str, memory: StandInMemory, user: str) -> None:
@@ -556,6 +556,7 @@ def test_what_upstream_is_told_of_the_client(
         "X-Forwarded-For": "10.0.0.1",
         "Connection": "close, X-Hop",
         "X-Hop": "1",
+        "Via": "1.1 front",
         "OpenAI-Organization": "org",
         "User-Agent": "program/1",
         "Content-Type": "application/json; charset=utf-8",
@@ -565,6 +566,7 @@ def test_what_upstream_is_told_of_the_client(
     httpx.post(f"{keyed_gateway}/openai/v1/chat/completions", content=body, headers=headers)
 
     sent = {name.lower(): value for name, value in last().headers}
+    assert len(sent) == len(last().headers)
     assert sent == {
         "host": sent["host"],
         "authorization": "Bearer sk-of-the-operator",
@@ -574,7 +576,7 @@ def test_what_upstream_is_told_of_the_client(
         "user-agent": "program/1",
         "content-type": "application/json; charset=utf-8",
         "content-length": str(len(body)),
-        "via": "1.1 keepsake",
+        "via": "1.1 front, 1.1 keepsake",
     }
 
     httpx.post(f"{gateway}/openai/v1/chat/completions", content=body, headers={"Authorization": "Bearer sk-own"})
