@@ -66,7 +66,8 @@ class HTTPConnections:
 
     async def close(self) -> None:
         """Close all that are idle."""
-        for _, writer in self._idle:
+        while self._idle:
+            _, writer = self._idle.pop()
             writer.close()
             await writer.wait_closed()
 

@@ -41,6 +41,8 @@ NAME = "gateway"
 STOP_WITHIN_S = 3
 #: Connections at once; over that, a request is answered 503.
 MAX_CONNECTIONS = 1_000
+#: Longer than clients and proxies keep an idle connection (httpx 5 s, nginx 60 s), so that none sends on a closed one.
+KEEP_ALIVE_S = 75
 
 log = structlog.get_logger()
 
@@ -62,6 +64,7 @@ async def run(settings: Settings, _: asyncio.Event) -> None:
             server_header=False,
             limit_concurrency=MAX_CONNECTIONS,
             ws="none",
+            timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=STOP_WITHIN_S,
         )
         server = uvicorn.Server(config)
