@@ -55,7 +55,7 @@ class ResponsePublisher(Middleware):
     Args:
         client: connects to the pipeline's Redis.
         channel: where askers listen.
-        traces: of this process; by default none are written.
+        traces: of this process, with its metrics; by default none are written.
         repeats_s: when it is published again, in seconds after the first time.
     """
 
@@ -65,7 +65,7 @@ class ResponsePublisher(Middleware):
         self._client = client
         self._channel = channel
         self._traces = traces
-        self._repeats = ResponseRepeats(client, channel, repeats_s)
+        self._repeats = ResponseRepeats(client, channel, repeats_s, metrics=traces.metrics)
         self._publish_once = client.register_script(_PUBLISH_ONCE)
         self._started = threading.local()
         self._counts = PendingCounts(COUNTERS)
@@ -122,7 +122,7 @@ class ResponsePublisher(Middleware):
     def _record(
         self, response: LTMResponse, request: dict[str, Any], moments: dict[str, Any], stages: dict[str, float] | None
     ) -> str:
-        if not self._traces.max_len:
+        if not self._traces.wanted:
             return ""
         times = {
             "pushed": request.get("pushed_at"),
@@ -195,8 +195,7 @@ class ResponsePublisher(Middleware):
     def _publish_refusal(self, wire: str, trace: str) -> None:
         with self._client.pipeline(transaction=False) as pipeline:
             pipeline.publish(self._channel, wire)
-            if trace:
-                self._traces.add(pipeline, trace)
+            self._traces.add(pipeline, trace)
             published, *_ = pipeline.execute(raise_on_error=False)
         if isinstance(published, Exception):
             raise published

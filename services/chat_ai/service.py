@@ -233,7 +233,7 @@ class ChatService:
     async def _publish(self, user_id: str, reply: str, trace: dict[str, Any]) -> None:
         async with self._client.pipeline(transaction=False) as pipeline:
             pipeline.publish(self._ai_channel, reply)
-            if self._traces.max_len:
+            if self._traces.wanted:
                 trace["times"]["replied"] = time.time()
                 self._traces.add(pipeline, self._traces.record("reply", user_id, **trace))
             published, *_ = await pipeline.execute(raise_on_error=False)

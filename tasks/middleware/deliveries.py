@@ -83,7 +83,7 @@ class DeliveryLimit(Middleware):
         try:
             with self._client.pipeline(transaction=False) as pipeline:
                 pipeline.delete(key)
-                if self._traces.max_len and message.queue_name == INDEX_QUEUE and (exception is None or message.failed):
+                if self._traces.wanted and message.queue_name == INDEX_QUEUE and (exception is None or message.failed):
                     self._traces.add(pipeline, self._record(message, exception))
                 deleted, *_ = pipeline.execute(raise_on_error=False)
             if isinstance(deleted, Exception):
