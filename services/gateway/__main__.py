@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 
 import structlog
 import uvicorn
 from keepsake_client import AsyncClient
 
 from services.gateway.app import Door, Gateway, OpenDoor, create_app
+from services.gateway.metrics import ObserveRequests, add_metrics
+from services.runtime.exposition import exposed
 from services.runtime.heartbeat import send_heartbeats
 from services.runtime.process import serve
 from services.runtime.redis import connect_async
@@ -33,8 +36,13 @@ async def run(settings: Settings, _: asyncio.Event) -> None:
         updates_stream=settings.ltm_stream_key,
         stream_max_len=settings.ltm_stream_max_len,
     )
-    async with connect_async(url) as redis, ltm:
+    async with AsyncExitStack() as opened:
+        metrics = opened.enter_context(exposed(settings, NAME))
+        redis = await opened.enter_async_context(connect_async(url))
+        await opened.enter_async_context(ltm)
         app = create_app(Gateway(settings, ltm, redis, OpenDoor()), DOORS)
+        if metrics.enabled:
+            app.add_middleware(ObserveRequests, metrics=metrics)
         config = uvicorn.Config(
             app,
             settings.ltm_gateway_host,
@@ -52,7 +60,7 @@ async def run(settings: Settings, _: asyncio.Event) -> None:
 
 
 #: In the order in which a path is looked up.
-DOORS: tuple[Door, ...] = ()
+DOORS: tuple[Door, ...] = (add_metrics,)
 
 if __name__ == "__main__":
     serve(NAME, run)
