@@ -24,6 +24,7 @@ from adapters.memory_updates import UpdateAdapter
 from adapters.stream import UpdateStream
 from services.runtime.availability import Availability
 from services.runtime.counters import PendingCounts
+from services.runtime.exposition import exposed
 from services.runtime.heartbeat import HeartbeatThread
 from services.runtime.process import bootstrap
 from services.runtime.process_record import broker_address
@@ -75,11 +76,11 @@ class Adapters:
         enqueueing = self._writes if settings.broker == settings.redis_url else None
         self.working = [
             *(
-                Loop(name, adapter.run_once, adapter.connect, enqueueing)
+                Loop(name, adapter.run_once, adapter.connect, enqueueing, traces.metrics)
                 for name, adapter in zip(("ltm_requests", "manage_requests"), self.requests, strict=False)
             ),
-            Loop("memory_updates", self.updates.run_once, self.updates.connect, self._writes),
-            Loop("dispatcher", dispatcher.run_once, dispatcher.connect, enqueueing),
+            Loop("memory_updates", self.updates.run_once, self.updates.connect, self._writes, traces.metrics),
+            Loop("dispatcher", dispatcher.run_once, dispatcher.connect, enqueueing, traces.metrics),
         ]
         self._maintenance = self._maintenance_of(dispatcher)
         self.maintenance_loop = Loop("maintenance", self._maintenance.run_once, writes=self._writes)
@@ -186,14 +187,15 @@ def run(settings: Settings, process: str) -> None:
     stopped = threading.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: stopped.set())
-    adapters = Adapters(settings, traces=Traces.of(settings, process), spans=open_spans(settings, process))
-    heartbeat = HeartbeatThread(_client(settings), process, adapters.checks, broker=broker_address(settings))
-    for thread in (*adapters.loops, heartbeat):
-        thread.start()
-    log.info("adapters_ready")
-    stopped.wait()
-    adapters.stop()
-    heartbeat.stop()
+    with exposed(settings, process) as metrics:
+        adapters = Adapters(settings, traces=Traces.of(settings, process, metrics), spans=open_spans(settings, process))
+        heartbeat = HeartbeatThread(_client(settings), process, adapters.checks, broker=broker_address(settings))
+        for thread in (*adapters.loops, heartbeat):
+            thread.start()
+        log.info("adapters_ready")
+        stopped.wait()
+        adapters.stop()
+        heartbeat.stop()
     log.info("adapters_stopped")
 
 

@@ -14,6 +14,7 @@ from services.runtime.availability import Availability
 from services.runtime.backoff import wait_s
 from services.runtime.heartbeat import Liveness
 from services.runtime.logging import redact
+from services.runtime.metrics import NO_METRICS, Metrics
 
 #: The longest wait of one iteration for a message. Its end shows that a loop is idle and not stuck.
 POLL_TIMEOUT_S = 1.0
@@ -33,6 +34,7 @@ class Loop(threading.Thread):
         run_once: one iteration: serves what has arrived, waiting up to a second for it.
         connect: called before the first iteration, and again after an outage.
         writes: logs that Redis refuses writes; the loop's own where it is None.
+        metrics: of this process.
     """
 
     def __init__(
@@ -41,10 +43,12 @@ class Loop(threading.Thread):
         run_once: Callable[[], None],
         connect: Callable[[], None] = lambda: None,
         writes: Availability | None = None,
+        metrics: Metrics = NO_METRICS,
     ) -> None:
         super().__init__(name=name, daemon=True)
         self._run_once = run_once
         self._connect = connect
+        self._metrics = metrics
         self._writes = writes or Availability("redis", at="writes", loop=name)
         self._refused = False
         self._stopped = threading.Event()
@@ -92,6 +96,7 @@ class Loop(threading.Thread):
     def _report_down(self, error: Exception) -> float:
         if not self._down:
             self._down = "broker" if isinstance(error, dramatiq.BrokerConnectionError) else "redis"
+            self._metrics.outage(self._down)
             log.warning("dependency_down", dependency=self._down, loop=self.name, reason=redact(error))
         self._connected = False
         return wait_s(self._failed_in_a_row)

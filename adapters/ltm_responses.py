@@ -73,7 +73,7 @@ class ResponsePublisher(Middleware):
         self._channel = channel
         self._traces = traces
         self._spans = spans
-        self._repeats = ResponseRepeats(client, channel, repeats_s)
+        self._repeats = ResponseRepeats(client, channel, repeats_s, metrics=traces.metrics)
         self._publish_once = client.register_script(_PUBLISH_ONCE)
         self._started = threading.local()
         self._counts = PendingCounts(COUNTERS)
@@ -162,7 +162,7 @@ class ResponsePublisher(Middleware):
         }
 
     def _record(self, user_id: str, facts: dict[str, Any] | None) -> str:
-        if facts is None or not self._traces.max_len:
+        if facts is None or not self._traces.wanted:
             return ""
         # A user who is forgotten is not named by the record of it.
         return self._traces.record("request", "" if facts["type"] == "user_forget" else user_id, **facts)
@@ -218,8 +218,7 @@ class ResponsePublisher(Middleware):
     def _publish_refusal(self, wire: str, trace: str) -> None:
         with self._client.pipeline(transaction=False) as pipeline:
             pipeline.publish(self._channel, wire)
-            if trace:
-                self._traces.add(pipeline, trace)
+            self._traces.add(pipeline, trace)
             published, *_ = pipeline.execute(raise_on_error=False)
         if isinstance(published, Exception):
             raise published

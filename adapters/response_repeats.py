@@ -14,6 +14,7 @@ from keepsake_client.protocol import COUNTERS
 
 from services.runtime.counters import PendingCounts
 from services.runtime.logging import redact
+from services.runtime.metrics import NO_METRICS, Metrics
 
 #: What waits to be published again; more is not repeated.
 MAX_WAITING = 10_000
@@ -31,15 +32,22 @@ class ResponseRepeats:
         channel: where askers listen.
         delays_s: after the response was published first; without any, nothing is repeated.
         max_waiting: how many repeats wait at most.
+        metrics: of this process.
     """
 
     def __init__(
-        self, client: redis.Redis, channel: str, delays_s: Sequence[float] = (), max_waiting: int = MAX_WAITING
+        self,
+        client: redis.Redis,
+        channel: str,
+        delays_s: Sequence[float] = (),
+        max_waiting: int = MAX_WAITING,
+        metrics: Metrics = NO_METRICS,
     ) -> None:
         self._client = client
         self._channel = channel
         self._delays_s = delays_s
         self._max_waiting = max_waiting
+        self._metrics = metrics
         self._changed = threading.Condition()
         self._waiting: list[tuple[float, int, str]] = []
         self._waiting_bytes = 0
@@ -81,6 +89,7 @@ class ResponseRepeats:
                 log.debug("response_not_repeated", reason=redact(error))
                 self._counts.count("responses_not_repeated")
             else:
+                self._metrics.repeated()
                 self._counts.flush(self._client)
 
     def _next(self) -> str | None:

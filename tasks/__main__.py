@@ -12,11 +12,13 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
 import dramatiq
 import structlog
 
+from services.runtime.exposition import Exposition
 from services.runtime.queues import ALL_QUEUES, EXTRACT_QUEUE, INDEX_QUEUE, INTERACTIVE_QUEUE, WRITES_QUEUE
 from services.runtime.settings import Settings
 from tasks.composition import preload, process_name, set_up, settings_of
@@ -36,10 +38,12 @@ class Processes:
 
     Args:
         number: how many there are to be; the rest of the program runs in each.
+        on_ended: called in the first with the pid of one that has ended.
     """
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, on_ended: Callable[[int], None] = lambda _: None) -> None:
         self._first = os.getpid()
+        self._on_ended = on_ended
         self._others: list[int] = []
         started, self._start = os.pipe()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a parent that ignored it has left that, and children no status
@@ -54,6 +58,11 @@ class Processes:
                 os._exit(0)
             break
 
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the first process."""
+        return os.getpid() == self._first
+
     def begin(self) -> None:
         """Let the others begin, in the first."""
         if self._others:
@@ -61,12 +70,13 @@ class Processes:
 
     def exit_code(self) -> int | None:
         """The exit code for this one where another has ended; None while all run."""
-        if os.getpid() != self._first:
+        if not self.is_first:
             return None if os.getppid() == self._first else 1
         for pid in self._others:
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
                 self._others.remove(pid)
+                self._on_ended(pid)
                 code = os.waitstatus_to_exitcode(status)
                 log.critical("worker_process_ended", pid=pid, exit_code=code)
                 return code if code > 0 else 1
@@ -96,8 +106,11 @@ def main() -> None:
     settings = settings_of(process_name())
     number, threads = size(settings, given)
     preload(settings, given.queues)
-    processes = Processes(number)
-    broker = set_up()
+    exposition = Exposition(settings, process_name(), number)
+    processes = Processes(number, exposition.forget)
+    if processes.is_first:
+        exposition.serve()
+    broker = set_up(exposition.metrics)
     broker.emit_after("process_boot")
     worker = dramatiq.Worker(broker, queues=set(given.queues), worker_threads=threads)
     worker.start()
@@ -118,6 +131,8 @@ def main() -> None:
     worker.stop(timeout=given.worker_shutdown_timeout)
     broker.close()
     processes.join(given.worker_shutdown_timeout / 1000)
+    if processes.is_first:
+        exposition.close()
     logging.shutdown()
     # Not by way of the interpreter's end, which would free what an actor that has not ended in time still uses.
     os._exit(code or 0)

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import dramatiq
 from dramatiq.middleware import Middleware
 
+from services.runtime.metrics import NO_METRICS, Metrics
 from tasks.redis_broker import build_redis_broker
 
 
-def build_broker(url: str, middleware: Sequence[Middleware]) -> dramatiq.Broker:
+def build_broker(url: str, middleware: Sequence[Middleware], metrics: Metrics = NO_METRICS) -> dramatiq.Broker:
     """The broker at `url`, RabbitMQ's or Redis's, with exactly these middleware, in this order."""
     if url.startswith("amqp"):
         from tasks.rabbitmq_broker import ReportingRabbitmqBroker  # noqa: PLC0415 - its client is seldom needed
 
-        return ReportingRabbitmqBroker(url=url, middleware=list(middleware), confirm_delivery=True)
-    return build_redis_broker(url, middleware)
+        return ReportingRabbitmqBroker(url=url, middleware=list(middleware), metrics=metrics, confirm_delivery=True)
+    return build_redis_broker(url, middleware, metrics)

@@ -15,6 +15,7 @@ from dramatiq.middleware import TimeLimit
 
 from adapters.ltm_responses import ResponsePublisher
 from services.long_term_memory.embeddings.providers import build_embedder
+from services.runtime.metrics import NO_METRICS, Metrics
 from services.runtime.process import bootstrap
 from services.runtime.redis import connect, connect_persistent
 from services.runtime.settings import DEFAULT_EMBEDDER, Settings
@@ -35,11 +36,11 @@ SWITCH_INTERVAL_S = 0.0005
 RECONNECT_S = 0.5
 
 
-def compose(settings: Settings, process: str) -> dramatiq.Broker:
+def compose(settings: Settings, process: str, metrics: Metrics = NO_METRICS) -> dramatiq.Broker:
     """The broker of a worker process, with its middleware and actors."""
     redis_url = settings.redis_url.get_secret_value()
-    resources, traces = Resources(settings, process), Traces.of(settings, process)
     spans = open_spans(settings, process)  # here, after the fork: a thread sends them
+    resources, traces = Resources(settings, process, metrics), Traces.of(settings, process, metrics)
     # A response outlives a half-open connection, and a short outage.
     responses = ResponsePublisher(
         connect_persistent(redis_url), settings.ltm_responses_channel, traces, settings.response_repeats_s, spans
@@ -53,12 +54,12 @@ def compose(settings: Settings, process: str) -> dramatiq.Broker:
         TimeLimit(time_limit=INDEX_TIME_LIMIT_MS),  # around the actor alone; the actors have limits of their own
         Retries(),  # last: decides whether a message has failed, before any other `after_` hook sees it
     ]
-    broker = build_broker(settings.broker.get_secret_value(), middleware)
+    broker = build_broker(settings.broker.get_secret_value(), middleware, metrics)
     actors.declare(broker, resources)
     return broker
 
 
-def set_up() -> dramatiq.Broker:
+def set_up(metrics: Metrics = NO_METRICS) -> dramatiq.Broker:
     """Compose the broker of this process, and set it as Dramatiq's."""
     process = process_name()
     settings = settings_of(process)
@@ -67,7 +68,7 @@ def set_up() -> dramatiq.Broker:
     # Dramatiq reads the first of them from the environment before this module is there to set it.
     dramatiq.worker.CONSUMER_RESTART_DELAY_SECS = RECONNECT_S
     dramatiq.worker.POST_PROCESS_MESSAGE_RETRY_DELAY_SECS = RECONNECT_S  # type: ignore[assignment]
-    broker = compose(settings, process)
+    broker = compose(settings, process, metrics)
     dramatiq.set_broker(broker)
     return broker
 

@@ -35,6 +35,9 @@ def declare(broker: dramatiq.Broker, resources: Resources) -> None:
             raise
         if extracted.calls and not (extracted.failed or extracted.discarded):
             resources.extract_next()
+        if extracted.calls:
+            outcome = "failed" if extracted.failed else "discarded" if extracted.discarded else "stored"
+            resources.metrics.extracted(outcome, extracted.tokens)
         resources.count("extraction_calls", extracted.calls)
         resources.count("extraction_tokens", extracted.tokens)
         resources.count("extraction_failed", extracted.failed)

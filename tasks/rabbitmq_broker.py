@@ -10,6 +10,7 @@ from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from dramatiq.errors import BrokerConnectionError
 
 from services.runtime.availability import Availability
+from services.runtime.metrics import NO_METRICS, Metrics
 
 #: For a host that disappears without closing, noticed within 12 s; RabbitMQ's heartbeats take two minutes. Shorter ones
 #: would have RabbitMQ close the adapters' connections, which send none while they wait.
@@ -19,13 +20,13 @@ TCP_OPTIONS = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3, "TCP_USE
 class ReportingRabbitmqBroker(RabbitmqBroker):
     """Dramatiq's broker for RabbitMQ, which pushes messages, so consumers need not poll; an outage is logged once."""
 
-    def __init__(self, **parameters: Any) -> None:
+    def __init__(self, *, metrics: Metrics = NO_METRICS, **parameters: Any) -> None:
         super().__init__(**parameters)
         servers: Any = self.parameters  # one, or a list of several
         for server in servers if isinstance(servers, list) else [servers]:
             if server.tcp_options is None:
                 server.tcp_options = TCP_OPTIONS
-        self._availability = Availability("broker")
+        self._availability = Availability("broker", metrics=metrics)
         # It logs a lost connection in a dozen lines; Dramatiq silences it in workers, and the adapters have it too.
         logging.getLogger("pika").setLevel(logging.CRITICAL)
 

@@ -28,6 +28,7 @@ from dramatiq.middleware import Middleware
 from services.runtime import dead_letters
 from services.runtime.availability import Availability
 from services.runtime.logging import redact
+from services.runtime.metrics import NO_METRICS, Metrics
 from services.runtime.queues import QueueKeys
 from services.runtime.redis import connect
 from tasks.middleware.retries import error_text
@@ -47,9 +48,10 @@ MAX_TRACEBACK_FRAMES = 30
 log = structlog.get_logger()
 
 
-def build_redis_broker(url: str, middleware: Sequence[Middleware]) -> WakingRedisBroker:
+def build_redis_broker(url: str, middleware: Sequence[Middleware], metrics: Metrics = NO_METRICS) -> WakingRedisBroker:
     """The broker on the Redis at `url`."""
     return WakingRedisBroker(
+        metrics=metrics,
         client=connect(url, SOCKET_TIMEOUT_S),
         middleware=list(middleware),
         heartbeat_timeout=HEARTBEAT_TIMEOUT_MS,
@@ -62,16 +64,23 @@ class WakingRedisBroker(RedisBroker):
 
     Args:
         reconcile_interval_s: how often an idle consumer compares the messages that it holds with Redis.
+        metrics: of this process.
         parameters: those of Dramatiq's broker.
     """
 
-    def __init__(self, *, reconcile_interval_s: float = RECONCILE_INTERVAL_S, **parameters: Any) -> None:
+    def __init__(
+        self,
+        *,
+        reconcile_interval_s: float = RECONCILE_INTERVAL_S,
+        metrics: Metrics = NO_METRICS,
+        **parameters: Any,
+    ) -> None:
         super().__init__(**parameters)  # type: ignore[no-untyped-call]
         self.reconcile_interval_s = reconcile_interval_s
         # Ids of the held messages by queue: Dramatiq makes a new consumer after a connection error while workers still
         # run what the old one delivered, so they outlive the consumer.
         self.held: defaultdict[str, set[str]] = defaultdict(set)
-        self.availability = Availability("broker")
+        self.availability = Availability("broker", metrics=metrics)
         self._when_full = RedisBroker(**{**parameters, "middleware": []})
         self._when_full.broker_id = self.broker_id
         self._when_full.scripts["dispatch"] = self.client.register_script(

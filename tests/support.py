@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import random
 import selectors
 import socket
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
 from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
@@ -90,3 +92,16 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
     return port
+
+
+def free_ports(number: int) -> int:
+    """The first of so many ports in a row that are free just now, none of which an outgoing connection may have."""
+    while True:
+        first = random.randrange(20_000, 32_000)
+        try:
+            with ExitStack() as opened:
+                for port in range(first, first + number):
+                    opened.enter_context(socket.create_server(("127.0.0.1", port)))
+        except OSError:
+            continue
+        return first

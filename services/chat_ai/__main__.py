@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 from services.chat_ai.replies import REPLY_TIMEOUT_S, OpenAIReplier, QuotingReplier, Replier
 from services.chat_ai.service import ChatService
+from services.runtime.exposition import exposed
 from services.runtime.heartbeat import send_heartbeats
 from services.runtime.process import LoopConnection, serve
 from services.runtime.redis import connect_async
@@ -29,6 +30,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     spans = open_spans(settings, NAME)
     async with AsyncExitStack() as opened:
         opened.callback(spans.close)
+        metrics = opened.enter_context(exposed(settings, NAME))
         client = await opened.enter_async_context(connect_async(url))
         ltm = await opened.enter_async_context(
             AsyncClient(
@@ -53,11 +55,12 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             max_content_chars=settings.ltm_max_content_chars,
             defaults=settings.message_defaults,
             zone=settings.timezone,
-            traces=Traces.of(settings, NAME),
             spans=spans,
+            traces=Traces.of(settings, NAME, metrics),
             updates_stream=settings.ltm_stream_key,
         )
-        link = LoopConnection(settings.memory_updates_channel, stop)
+        metrics.follow(service.counts)
+        link = LoopConnection(settings.memory_updates_channel, stop, metrics=metrics)
         log.info("started", ltm_enabled=settings.enable_ltm)
         try:
             async with send_heartbeats(client, NAME, [link.working]):

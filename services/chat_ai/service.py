@@ -245,7 +245,7 @@ class ChatService:
         async with self._client.pipeline(transaction=False) as pipeline:
             pipeline.publish(self._ai_channel, reply)
             trace["times"]["replied"] = time.time()
-            if self._traces.max_len:
+            if self._traces.wanted:
                 self._traces.add(pipeline, self._traces.record("reply", user_id, **trace))
             published, *_ = await pipeline.execute(raise_on_error=False)
         if isinstance(published, Exception):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 
 import structlog
 import uvicorn
 from keepsake_client.protocol import COUNTERS
+from starlette.types import ASGIApp
 
 from services.gateway.api import api
 from services.gateway.app import Door, Gateway, create_app
@@ -25,11 +27,13 @@ from services.gateway.health import health
 from services.gateway.keys import KeyFileInvalid, KeyStore
 from services.gateway.mcp_server.http import mcp_door
 from services.gateway.mem0_api.door import open_mem0_door
+from services.gateway.metrics import ObserveRequests, add_metrics
 from services.gateway.proxy.door import add_proxy
 from services.gateway.tokens import token_verifier
 from services.gateway.wire import client_of
 from services.runtime.counters import PendingCounts
 from services.runtime.errors import InvalidSetting
+from services.runtime.exposition import exposed
 from services.runtime.heartbeat import send_heartbeats
 from services.runtime.process import serve
 from services.runtime.redis import connect_async
@@ -54,28 +58,37 @@ async def run(settings: Settings, _: asyncio.Event) -> None:
     authentication = _authentication(settings, proxies, origins, counts)
     listener = listening_socket(settings.ltm_gateway_host, settings.ltm_gateway_port)
     spans = open_spans(settings, NAME)
-    async with connect_async(url) as redis, client_of(settings) as ltm, authentication.watching(redis):
+    async with AsyncExitStack() as opened:
+        opened.callback(spans.close)
+        metrics = opened.enter_context(exposed(settings, NAME))
+        redis = await opened.enter_async_context(connect_async(url))
+        ltm = await opened.enter_async_context(client_of(settings))
+        await opened.enter_async_context(authentication.watching(redis))
         app = create_app(Gateway(settings, ltm, redis, authentication, counts, spans), DOORS)
-        config = uvicorn.Config(
-            guarded(app, proxies, origins, authentication.count_refusal),
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,  # uvicorn would believe them of every program of this machine; see `guarded`
-            server_header=False,
-            limit_concurrency=MAX_CONNECTIONS,
-            ws="none",
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=STOP_WITHIN_S,
-        )
-        server = uvicorn.Server(config)
+        doors = guarded(app, proxies, origins, authentication.count_refusal)
+        server = _server(ObserveRequests(doors, metrics) if metrics.enabled else doors)
         port = listener.getsockname()[1]  # chosen by the system where the setting is 0
         address = settings.model_copy(update={"ltm_gateway_port": port}).gateway_url
         log.info("started", address=address)
         alive = [lambda: server.started, authentication.alive]
         async with send_heartbeats(redis, NAME, alive, address=address):
             await server.serve([listener])  # which handles SIGTERM and SIGINT itself
-        spans.close()
         log.info("stopped")
+
+
+def _server(app: ASGIApp) -> uvicorn.Server:
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,  # uvicorn would believe them of every program of this machine; see `guarded`
+        server_header=False,
+        limit_concurrency=MAX_CONNECTIONS,
+        ws="none",
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=STOP_WITHIN_S,
+    )
+    return uvicorn.Server(config)
 
 
 def _authentication(
@@ -108,7 +121,7 @@ def _authentication(
 
 
 #: In the order in which a path is looked up.
-DOORS: tuple[Door, ...] = (health, api, mcp_door, add_proxy, open_mem0_door)
+DOORS: tuple[Door, ...] = (health, add_metrics, api, mcp_door, add_proxy, open_mem0_door)
 
 if __name__ == "__main__":
     serve(NAME, run)

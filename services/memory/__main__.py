@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from contextlib import AsyncExitStack
 
 import structlog
 
 from services.memory.conversations import Conversations, Destination
 from services.memory.service import MemoryService
+from services.runtime.exposition import exposed
 from services.runtime.heartbeat import send_heartbeats
 from services.runtime.process import LoopConnection, serve
 from services.runtime.redis import connect_async
@@ -23,7 +25,9 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     log = structlog.get_logger()
     destination = Destination(settings.memory_updates_channel, settings.ltm_stream_key, settings.ltm_stream_max_len)
     spans = open_spans(settings, NAME)
-    async with connect_async(settings.redis_url.get_secret_value()) as client:
+    async with AsyncExitStack() as opened:
+        metrics = opened.enter_context(exposed(settings, NAME))
+        client = await opened.enter_async_context(connect_async(settings.redis_url.get_secret_value()))
         service = MemoryService(
             client,
             Conversations(
@@ -38,8 +42,9 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             defaults=settings.message_defaults,
             spans=spans,
         )
-        inputs = LoopConnection(settings.user_input_queue, stop)
-        replies = LoopConnection(settings.ai_responses_channel, stop)
+        metrics.follow(service.counts)
+        inputs = LoopConnection(settings.user_input_queue, stop, metrics=metrics)
+        replies = LoopConnection(settings.ai_responses_channel, stop, metrics=metrics)
         log.info("started", publishes=settings.enable_ltm_publish)
         try:
             async with (

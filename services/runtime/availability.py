@@ -6,6 +6,8 @@ import threading
 
 import structlog
 
+from services.runtime.metrics import NO_METRICS, Metrics
+
 log = structlog.get_logger()
 
 
@@ -16,10 +18,13 @@ class Availability:
         dependency: its name, for the log.
         up: True assumes it to be up until a call fails. False logs no outage before the first success: something else
             waits for the dependency at the start, and reports it.
+        metrics: of this process.
         context: further fields of the log lines.
     """
 
-    def __init__(self, dependency: str, *, up: bool = True, **context: str) -> None:
+    def __init__(self, dependency: str, *, up: bool = True, metrics: Metrics = NO_METRICS, **context: str) -> None:
+        self._dependency = dependency
+        self._metrics = metrics
         self._context = {"dependency": dependency, **context}
         self._up: bool | None = True if up else None
         self._lock = threading.Lock()
@@ -34,6 +39,7 @@ class Availability:
         with self._lock:
             was_up, self._up = self._up, False if self._up is not None else None
         if was_up:
+            self._metrics.outage(self._dependency)
             log.warning("dependency_down", **self._context, reason=str(reason))
 
     def up(self) -> None:

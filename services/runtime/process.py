@@ -24,6 +24,7 @@ from services.runtime.counters import PendingCounts
 from services.runtime.errors import EXIT_CANNOT_START, CannotStart, InvalidSetting
 from services.runtime.heartbeat import Liveness
 from services.runtime.logging import START_REFUSED, configure_logging, redact
+from services.runtime.metrics import NO_METRICS, Metrics
 from services.runtime.settings import Settings, load_settings, renamed_settings, unknown_settings
 
 #: Every wait for a message ends after this, so that a stop is noticed and the loop marks its liveness.
@@ -88,11 +89,18 @@ class LoopConnection:
         at: the queue or channel that the loop reads, for the log.
         stop: ends every wait.
         clock: seconds, monotonic.
+        metrics: of this process.
     """
 
-    def __init__(self, at: str, stop: asyncio.Event, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        at: str,
+        stop: asyncio.Event,
+        clock: Callable[[], float] = time.monotonic,
+        metrics: Metrics = NO_METRICS,
+    ) -> None:
         self._stop = stop
-        self._availability = Availability("redis", at=at)
+        self._availability = Availability("redis", metrics=metrics, at=at)
         self._liveness = Liveness(clock=clock)
         self._connected = False
         self._failures = 0

@@ -5,7 +5,9 @@ The layout is private to Dramatiq: tests/integration/test_broker.py fails when a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import redis
 
@@ -81,15 +83,26 @@ def queue_depths(client: redis.Redis) -> dict[str, dict[str, int]]:
     Raises:
         redis.RedisError: the broker's Redis does not answer.
     """
-    depths = {}
+    with client.pipeline(transaction=False) as pipeline:
+        depth_commands(pipeline)
+        return depths_of(pipeline.execute())
+
+
+def depth_commands(pipeline: Any) -> None:
+    """Queue the commands of `queue_depths` on a pipeline of redis-py, synchronous or asyncio."""
     for queue in ALL_QUEUES:
         keys = QueueKeys(queue)
-        with client.pipeline(transaction=False) as pipeline:
-            pipeline.llen(keys.ids)
-            pipeline.hlen(keys.messages)
-            pipeline.hlen(keys.delayed_messages)
-            pipeline.zcard(keys.dead_ids)
-            waiting, unacknowledged, delayed, dead = pipeline.execute()
+        pipeline.llen(keys.ids)
+        pipeline.hlen(keys.messages)
+        pipeline.hlen(keys.delayed_messages)
+        pipeline.zcard(keys.dead_ids)
+
+
+def depths_of(replies: Sequence[int]) -> dict[str, dict[str, int]]:
+    """The depths that these replies of `depth_commands` say."""
+    depths = {}
+    for queue, at in zip(ALL_QUEUES, range(0, len(replies), 4), strict=True):
+        waiting, unacknowledged, delayed, dead = replies[at : at + 4]
         working = max(0, unacknowledged - waiting)
         depths[queue] = {"waiting": waiting, "working": working, "delayed": delayed, "dead": dead}
     return depths

@@ -25,6 +25,7 @@ from services.stack.data_directory import DataDirectory, StackRecord
 from services.stack.directories import persistent_dir, temporary_dir
 from services.stack.environment import child_environment
 from services.stack.locate import shared_settings
+from services.stack.metrics_ports import metrics_address
 from services.stack.probe import probe
 from services.stack.process_tree import ProcessId
 from services.stack.processes import (
@@ -90,6 +91,7 @@ class Launch:
         self._start_timeout_s = start_timeout_s
         self._clock = clock
         self._gone = False
+        self._metrics: str | None = None
         self._started_at = self._clock()
         self._deadline = self._started_at + start_timeout_s
 
@@ -109,8 +111,9 @@ class Launch:
             addresses = choose_addresses(self._options, self._environment, directory, at_exit)
             settings = load_settings(**addresses.settings)
             left_out = self._options.without
-            services = service_specs(extracts=settings.extracts)
+            services = service_specs(extracts=settings.extracts, metrics_port=settings.ltm_metrics_port)
             specs = [*addresses.embedded, *(spec for spec in services if spec.name not in left_out)]
+            self._metrics = metrics_address(specs, settings.ltm_metrics_host)
             at_exit.callback(directory.forget)
             supervisor = Supervisor(
                 specs,
@@ -277,6 +280,8 @@ class Launch:
         if gateway_url:
             self._say(f"  gateway     {gateway_url}")
         self._say(f"  logs        {directory.logs}")
+        if self._metrics:
+            self._say(f"  metrics     {self._metrics}")
         if self._options.ready_file:
             urls = {"redis_url": addresses.redis_url, "database_url": addresses.database_url}
             content = {**urls, "gateway_url": gateway_url, "pids": pids}

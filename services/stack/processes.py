@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import services
@@ -43,10 +43,12 @@ class ProcessSpec:
     Args:
         name: its name in compose, the logs and `ltm status`.
         argv: its command; PATH is not searched.
+        metrics_port: where it serves its metrics; None where it serves none.
     """
 
     name: str
     argv: tuple[str, ...]
+    metrics_port: int | None = None
 
     @property
     def is_server(self) -> bool:
@@ -54,15 +56,16 @@ class ProcessSpec:
         return self.name in SERVERS
 
 
-def service_specs(*, extracts: bool = False) -> list[ProcessSpec]:
+def service_specs(*, extracts: bool = False, metrics_port: int | None = None) -> list[ProcessSpec]:
     """Keepsake's own processes: separate ones by urgency, so that searches wait neither for writes nor for indexing.
 
     Args:
         extracts: whether facts are found in what was said, which one more process does.
+        metrics_port: that of the first of them; each other one's is one higher, also where some are left out.
     """
     # Running tasks get four seconds, which is less than the supervisor's grace period.
     worker = ("tasks", "--worker-shutdown-timeout", "4000", "--queues")
-    return [
+    specs = [
         _module(WORKER, *worker, INTERACTIVE_QUEUE),
         _module(WRITER, *worker, WRITES_QUEUE),
         _module(INDEXER, *worker, INDEX_QUEUE),
@@ -72,6 +75,9 @@ def service_specs(*, extracts: bool = False) -> list[ProcessSpec]:
         _module(GATEWAY, "services.gateway"),
         *([_module(EXTRACTOR, *worker, EXTRACT_QUEUE)] if extracts else []),
     ]
+    if metrics_port is None:
+        return specs
+    return [replace(spec, metrics_port=metrics_port + number) for number, spec in enumerate(specs)]
 
 
 def stop_signal(name: str) -> signal.Signals:

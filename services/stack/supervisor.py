@@ -38,7 +38,7 @@ class Child:
 
     Args:
         spec: its name and command.
-        environment: its environment, to which its name is added.
+        environment: its environment, to which its name and the port of its metrics are added.
         directory: its working directory.
         logs: the directory of its log.
         clock: seconds, monotonic.
@@ -56,6 +56,8 @@ class Child:
         self.log = BoundedLog(logs / f"{spec.name}.log")
         self.identity: ProcessId | None = None
         self._environment = {**environment, NAME_VARIABLE: spec.name}
+        if spec.metrics_port is not None:
+            self._environment["LTM_METRICS_PORT"] = str(spec.metrics_port)
         self._directory = directory
         self._clock = clock
         self._process: subprocess.Popen[bytes] | None = None

@@ -90,7 +90,7 @@ class DeliveryLimit(Middleware):
         try:
             with self._client.pipeline(transaction=False) as pipeline:
                 pipeline.delete(key)
-                if self._traces.max_len and ended:
+                if self._traces.wanted and ended:
                     self._traces.add(pipeline, self._traces.record("message", str(update.get("user_id", "")), **facts))
                 deleted, *_ = pipeline.execute(raise_on_error=False)
             if isinstance(deleted, Exception):

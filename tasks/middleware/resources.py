@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from functools import partial
@@ -33,6 +34,8 @@ from services.runtime.counters import PendingCounts
 from services.runtime.errors import EXIT_CANNOT_START, CannotStart, EmbedderChanged, InvalidSetting
 from services.runtime.heartbeat import HeartbeatThread
 from services.runtime.logging import START_REFUSED
+from services.runtime.metrics import NO_METRICS, Metrics
+from services.runtime.periodic import PeriodicThread
 from services.runtime.process_record import broker_address
 from services.runtime.queues import EXTRACT_QUEUE, INDEX_QUEUE, WRITES_QUEUE
 from services.runtime.redis import connect
@@ -42,6 +45,8 @@ from tasks.queues import extract_message
 
 #: The niceness of this process's session, on kernels with autogroup scheduling.
 AUTOGROUP = Path("/proc/self/autogroup")
+#: More often than Prometheus asks.
+SAMPLE_INTERVAL_S = 5.0
 
 log = structlog.get_logger()
 
@@ -55,27 +60,34 @@ class Resources(Middleware):
 
     Args:
         process: the name of this process in `ltm status` and compose.
+        metrics: of this process.
         expiry_interval_s: how often an indexer deletes what has expired.
         extraction_interval_s: how often an extractor looks who is due.
+        sample_interval_s: how often what is no event is observed for the metrics.
     """
 
     def __init__(
         self,
         settings: Settings,
         process: str,
+        metrics: Metrics = NO_METRICS,
         expiry_interval_s: float = expiry.INTERVAL_S,
         extraction_interval_s: float = ticker.INTERVAL_S,
+        sample_interval_s: float = SAMPLE_INTERVAL_S,
     ) -> None:
         self.settings = settings
+        self.metrics = metrics
         self._process = process
         self._expiry_interval_s = expiry_interval_s
         self._extraction_interval_s = extraction_interval_s
+        self._sample_interval_s = sample_interval_s
         self._open: LongTermMemory | None = None
         self._client = connect(settings.redis_url.get_secret_value(), 2.0)
         self._counts = PendingCounts(COUNTERS)
         self._heartbeat: HeartbeatThread | None = None
         self._expiry: ExpiryThread | None = None
         self._ticker: ExtractionTicker | None = None
+        self._sampler: PeriodicThread | None = None
 
     @property
     def memories(self) -> MemoryService:
@@ -134,6 +146,22 @@ class Resources(Middleware):
     def _count_failed_tick(self) -> None:
         self.count("extraction_failed")
 
+    def _count_failed_sample(self) -> None:
+        self.count("metrics_failed")
+
+    def _sample(self) -> None:
+        """Observe what is no event: the pool of connections, and what waits for extraction."""
+        self.metrics.pool(self._opened.pool.get_stats())
+        if self._opened.extraction:
+            report = self._opened.extraction.report()
+            self.metrics.extraction(
+                report.state,
+                messages=report.messages,
+                owners=report.users,
+                oldest_s=time.time() - report.oldest.timestamp() if report.oldest else 0.0,
+                set_aside=report.set_aside,
+            )
+
     @property
     def _opened(self) -> LongTermMemory:
         if self._open is None:
@@ -188,13 +216,19 @@ class Resources(Middleware):
                 self._extraction_interval_s,
             )
             self._ticker.start()
+        if self.metrics.enabled:
+            self._sampler = PeriodicThread(
+                "metrics", self._sample, "metrics_failed", self._count_failed_sample, self._sample_interval_s
+            )
+            self._sampler.start()
         log.info("worker_ready", queues=sorted(worker.consumer_whitelist or ()))
 
     def after_worker_shutdown(self, _: dramatiq.Broker, __: dramatiq.Worker) -> None:
         if self._expiry:
             self._expiry.stop()
-        if self._ticker:
-            self._ticker.stop()
+        for thread in (self._ticker, self._sampler):
+            if thread:
+                thread.stop()
         if self._heartbeat:
             self._heartbeat.stop()
         if self._open:

@@ -9,11 +9,12 @@ from typing import Any
 import dramatiq
 
 import tasks.__main__ as entry
+from services.runtime.metrics import NO_METRICS, Metrics
 from tasks.composition import set_up
 
 
-def set_up_to_die() -> dramatiq.Broker:
-    broker = set_up()
+def set_up_to_die(metrics: Metrics = NO_METRICS) -> dramatiq.Broker:
+    broker = set_up(metrics)
     index = broker.get_actor("memory.index")
     run = index.fn
 

@@ -27,6 +27,8 @@ from services.long_term_memory.extraction.service import Outcome
 from services.long_term_memory.memory_management import Page
 from services.long_term_memory.memory_service import IndexedIds, SearchResult
 from services.long_term_memory.profile_service import Profile
+from services.runtime.metrics import NO_METRICS, Metrics
+from services.runtime.prometheus import PrometheusMetrics
 from services.runtime.settings import Settings
 from tasks import actors, management
 from tasks.middleware.resources import Resources
@@ -49,6 +51,7 @@ class Services:
         self.extract_next = self._note("extract_next")
 
         self.extraction = SimpleNamespace()
+        self.metrics: Metrics = NO_METRICS
         self.contexts = self.management = self.forgetting = SimpleNamespace()
         self.profiles = SimpleNamespace(get=self._profile("get"), update=self._profile("update"))
 
@@ -321,6 +324,23 @@ def extractor(**counts: int) -> Worker:
 
     worker.services.extraction = SimpleNamespace(extract=extract)
     return worker
+
+
+@pytest.mark.parametrize(
+    ("counts", "outcome"),
+    [({}, "stored"), ({"failed": 1}, "failed"), ({"discarded": 1}, "discarded")],
+)
+def test_a_call_of_the_llm_is_observed_by_its_outcome(counts: dict[str, int], outcome: str) -> None:
+    """Given a call that was stored, failed or discarded, I expect it observed as that, with its tokens."""
+    worker = extractor(calls=1, tokens=1_500, **counts)
+    metrics = PrometheusMetrics()
+    worker.services.metrics = metrics
+
+    worker.broker.get_actor("memory.extract").fn(user_number=7, lease="token")
+
+    assert metrics.registry.get_sample_value("keepsake_extraction_calls_total", {"outcome": outcome}) == 1
+    assert metrics.registry.get_sample_value("keepsake_extraction_tokens_total") == 1_500
+    worker.broker.close()
 
 
 def test_a_lease_is_extracted_and_what_came_of_it_is_counted() -> None:

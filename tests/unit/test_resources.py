@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +21,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from structlog.testing import capture_logs
 
 from services.long_term_memory.extraction.outbox import Lease
+from services.long_term_memory.extraction.report import ExtractionReport
 from services.runtime.errors import (
     EXIT_CANNOT_START,
     CannotStart,
@@ -29,6 +31,7 @@ from services.runtime.errors import (
     SchemaTooNew,
 )
 from services.runtime.heartbeat import HeartbeatThread
+from services.runtime.prometheus import PrometheusMetrics
 from services.runtime.settings import Settings
 from services.stack.readiness import Readiness
 from tasks.middleware.resources import Resources, WorkerCannotStart, _send, end_process
@@ -109,6 +112,10 @@ class Extraction:
         due, self.due = self.due, []
         return due
 
+    def report(self) -> ExtractionReport:
+        since = datetime.now(UTC) - timedelta(hours=2)
+        return ExtractionReport("stopped", since, "no key", 7, 2, since, 1, 3, 900)
+
 
 class Opened:
     """Services that are open, in place of a database's."""
@@ -118,6 +125,7 @@ class Opened:
         self.engine: str | None = None
         self.expiry = Expiry()
         self.extraction: Any = None
+        self.pool: Any = SimpleNamespace(get_stats=lambda: {"pool_size": 4, "pool_available": 1})
         self.available = True
         self.closed = 0
 
@@ -213,6 +221,48 @@ def test_an_indexer_deletes_what_has_expired(booted: Booted) -> None:
     booted.worker.consumer_whitelist = {"writes"}
     booted.resources.after_worker_boot(booted.worker.broker, booted.worker)
     assert booted.resources._expiry is None
+
+
+def measuring(booted: Booted) -> PrometheusMetrics:
+    """The metrics of that worker, from now on."""
+    metrics = PrometheusMetrics()
+    booted.resources.metrics, booted.resources._sample_interval_s = metrics, 0.02
+    return metrics
+
+
+def test_a_worker_observes_its_pool_and_what_waits_for_extraction(booted: Booted) -> None:
+    """Given an extractor with metrics, I expect its connections and what waits, until it stops."""
+    booted.opened.extraction = Extraction()
+    read = measuring(booted).registry.get_sample_value
+    booted.worker.start()
+
+    wait_until(lambda: read("keepsake_extraction_pending_messages"), description="a look at what waits")
+
+    assert read("keepsake_postgres_connections", {"state": "in_use"}) == 3
+    assert read("keepsake_extraction_state", {"state": "stopped"}) == 1
+    assert read("keepsake_extraction_oldest_seconds") == pytest.approx(7_200, abs=600)
+    booted.worker.stop()
+    assert booted.resources._sampler is not None
+    booted.resources._sampler.join(60)
+    assert not booted.resources._sampler.is_alive()
+
+
+def test_a_look_that_fails_is_counted_and_followed_by_others(booted: Booted) -> None:
+    """Given a pool that cannot be looked at, I expect each look counted, and the worker to go on."""
+    booted.opened.pool = SimpleNamespace()
+    measuring(booted)
+    booted.worker.start()
+
+    wait_until(lambda: int(booted.client.hget(COUNTERS, "metrics_failed") or 0) >= 2, description="two looks")
+
+    booted.wait_for_beats()
+
+
+def test_a_worker_without_metrics_observes_nothing(booted: Booted) -> None:
+    """Given no LTM_METRICS_PORT, I expect no thread for it."""
+    booted.worker.start()
+
+    assert booted.resources._sampler is None
 
 
 @pytest.mark.parametrize(

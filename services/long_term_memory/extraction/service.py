@@ -19,6 +19,7 @@ from services.long_term_memory.extraction.budget import Budget, Over, Reservatio
 from services.long_term_memory.extraction.commit import commit
 from services.long_term_memory.extraction.outbox import Lease
 from services.long_term_memory.extraction.reading import read_batch
+from services.long_term_memory.extraction.report import ExtractionReport, read_report
 from services.long_term_memory.postgres.pending import BATCH_TOKENS
 from services.long_term_memory.postgres.pool import database_errors
 from services.long_term_memory.postgres.rows import Vector
@@ -108,6 +109,15 @@ class ExtractionService:
                 self._started = True
             allowed = state.leases_allowed(connection, self._capacity)
             return outbox.lease_due(connection, allowed, self._lease_s) if allowed else []
+
+    def report(self) -> ExtractionReport:
+        """What waits, and whether it works.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        with database_errors(), self._pool.connection() as connection:
+            return read_report(connection)
 
     def extract(self, user_number: int, token: str) -> Outcome:
         """Have one batch of an owner read, and store what is found. No transaction is open during the call.

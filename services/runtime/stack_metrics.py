@@ -1,0 +1,211 @@
+"""The metrics of the whole stack, read from Redis at each scrape: what waits, what was counted, which processes run."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import redis
+import redis.asyncio
+import structlog
+from keepsake_client.protocol import COUNTERS, REJECTED_STREAM, STREAM_GROUP, alive_key, process_key
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from pydantic import ValidationError
+
+from services.runtime.logging import redact
+from services.runtime.process_record import ProcessRecord
+from services.runtime.queues import depth_commands, depths_of
+from services.runtime.redis import connect_async
+from services.runtime.settings import Settings
+
+#: A scrape ends after so long, whatever Redis does; Prometheus waits 10 s.
+SCRAPE_TIMEOUT_S: Final = 2.0
+#: The processes of a stack; tests/unit/test_stack_metrics.py compares them with those of `ltm up`.
+PROCESSES: Final = (
+    *("long-term-memory-worker", "long-term-memory-writer", "long-term-memory-indexer", "long-term-memory-extractor"),
+    *("long-term-memory-adapters", "memory", "chat-ai", "gateway"),
+)
+#: Counters that are shown as 0 before they are first counted: an alert on their increase would miss the first.
+ALARMING: Final = (
+    *("rejected", "log_trimmed_unread", "backlog_over", "updates_lost", "ai_responses_lost", "chat_messages_missed"),
+    *("responses_not_published", "subscriptions_replaced", "extraction_failed", "messages_set_aside"),
+)
+#: Of names in the hash of counters, which other programs may write, too.
+_COUNTER: Final = re.compile(r"[a-z][a-z_]{0,39}")
+MAX_COUNTERS: Final = 100
+
+log = structlog.get_logger()
+
+
+@dataclass(eq=False)  # a registry holds it by identity
+class StackFigures:
+    """What was read of a stack; what could not be read is left out, and named in `unseen`.
+
+    Args:
+        backlog: events of the stream that wait to be dispatched, the oldest of them for `oldest_s` seconds.
+        lists: items by list.
+        queues: messages by queue and state.
+        processes: of those that are expected to run, whether they do.
+    """
+
+    up: bool = False
+    backlog: int | None = None
+    oldest_s: float | None = None
+    lists: dict[str, int] = field(default_factory=dict)
+    queues: dict[str, dict[str, int]] = field(default_factory=dict)
+    rejected: int | None = None
+    counters: dict[str, int] = field(default_factory=dict)
+    processes: dict[str, bool] = field(default_factory=dict)
+    unseen: list[str] = field(default_factory=list)
+
+    def sees(self, part: str, *replies: Any) -> bool:
+        """Whether none of these replies is an error, such as of a missing permission; notes the part otherwise."""
+        errors = [reply for reply in replies if isinstance(reply, Exception)]
+        if errors:
+            log.info("scrape_incomplete", part=part, reason=redact(errors[0]))
+            self.unseen.append(part)
+        return not errors
+
+    def collect(self) -> Iterator[Metric]:
+        """The figures as metrics, as a collector of prometheus_client gives them."""
+        yield GaugeMetricFamily("keepsake_up", "Whether the pipeline's Redis answers.", value=self.up)
+        yield _gauge("keepsake_backlog_messages", "Messages that wait to be dispatched.", self.backlog)
+        yield _gauge("keepsake_backlog_oldest_seconds", "For how long the oldest of them waits.", self.oldest_s)
+        yield _gauge("keepsake_rejected_entries", "Entries of ltm:rejected.", self.rejected)
+        yield _by_label("keepsake_list_length", "Items that wait in a list of the wire.", "list", self.lists)
+        yield _by_label("keepsake_process_up", "Whether a process has a heartbeat.", "process", self.processes)
+        yield _by_label("keepsake_unseen", "1 for what could not be read.", "part", dict.fromkeys(self.unseen, 1))
+        queues = GaugeMetricFamily(
+            "keepsake_queue_messages", "Messages of the workers' queues.", labels=["queue", "state"]
+        )
+        for queue, states in self.queues.items():
+            for state, number in states.items():
+                queues.add_metric([queue, state], number)
+        yield queues
+        counters = CounterMetricFamily("keepsake_counter", "Counts of ltm:counters.", labels=["counter"])
+        for name, number in self.counters.items():
+            counters.add_metric([name], number)
+        yield counters
+
+
+class StackReader:
+    """Reads the figures of a stack, within a time limit and in few round trips.
+
+    Args:
+        client: connects to the pipeline's Redis.
+    """
+
+    def __init__(self, settings: Settings, client: redis.asyncio.Redis) -> None:
+        self._client: Any = client  # redis-py's types of replies are those of every protocol at once
+        self._stream = settings.ltm_stream_key
+        names = ("requests", "manage_requests")
+        self._lists = {
+            "user_input": settings.user_input_queue,
+            **dict(zip(names, settings.request_queues, strict=False)),
+        }
+        url = settings.broker.get_secret_value()
+        self._broker: Any = client if url == settings.redis_url.get_secret_value() else None
+        if self._broker is None and url.startswith(("redis", "unix")):
+            self._broker = connect_async(url, SCRAPE_TIMEOUT_S)
+
+    async def read(self, timeout_s: float = SCRAPE_TIMEOUT_S) -> StackFigures:
+        """The figures; of a Redis that does not answer in time, that it does not."""
+        figures = StackFigures()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._client.ping()
+                figures.up = True
+                await self._read_pipeline(figures)
+                await self._read_broker(figures)
+        except (redis.RedisError, OSError) as error:  # TimeoutError is an OSError
+            figures.sees("redis", error)
+        return figures
+
+    async def _read_pipeline(self, figures: StackFigures) -> None:
+        async with self._client.pipeline(transaction=False) as pipeline:
+            pipeline.xinfo_groups(self._stream)
+            pipeline.xlen(REJECTED_STREAM)
+            pipeline.hgetall(COUNTERS)
+            for name in self._lists.values():
+                pipeline.llen(name)
+            for process in PROCESSES:
+                pipeline.exists(alive_key(process))
+                pipeline.get(process_key(process))
+            groups, rejected, counters, *rest = await pipeline.execute(raise_on_error=False)
+        lengths, alive, records = rest[: len(self._lists)], rest[len(self._lists) :: 2], rest[len(self._lists) + 1 :: 2]
+        if figures.sees("counters", counters):
+            figures.counters = _counters(counters)
+        if figures.sees("rejected", rejected):
+            figures.rejected = rejected
+        if figures.sees("lists", *lengths):
+            figures.lists = dict(zip(self._lists, lengths, strict=True))
+        if figures.sees("processes", *alive, *records):
+            states = zip(PROCESSES, alive, records, strict=True)
+            figures.processes = {process: bool(beats) for process, beats, record in states if _expected(record)}
+        await self._read_stream(figures, groups)
+
+    async def _read_stream(self, figures: StackFigures, groups: Any) -> None:
+        if isinstance(groups, redis.ResponseError) and "no such key" in str(groups):
+            figures.backlog, figures.oldest_s = 0, 0.0  # there is no stream yet
+            return
+        if not figures.sees("backlog", groups):
+            return
+        # Before the first adapter there is no group: all of the stream waits.
+        before: dict[str, Any] = {"name": STREAM_GROUP.encode(), "last-delivered-id": b"0-0", "pending": 0, "lag": None}
+        [group] = [group for group in groups if group["name"] == before["name"]] or [before]
+        async with self._client.pipeline(transaction=False) as pipeline:
+            pipeline.xlen(self._stream)
+            pipeline.xrange(self._stream, min=b"(" + group["last-delivered-id"], max="+", count=1)
+            pipeline.time()
+            if group["pending"]:
+                pipeline.xpending(self._stream, STREAM_GROUP)
+            length, unread, now, *pending = await pipeline.execute(raise_on_error=False)
+        if not figures.sees("backlog", length, unread, now, *pending):
+            return
+        figures.backlog = length if group is before else int(group["pending"]) + int(group.get("lag") or 0)
+        ids = [entry_id for entry_id, _ in unread] + [found["min"] for found in pending if found["min"]]
+        seconds = now[0] + now[1] / 1e6
+        oldest = min((int(entry_id.partition(b"-")[0]) / 1000 for entry_id in ids), default=seconds)
+        figures.oldest_s = max(0.0, seconds - oldest)
+
+    async def _read_broker(self, figures: StackFigures) -> None:
+        if self._broker is None:
+            return  # RabbitMQ has metrics of its own
+        try:
+            async with self._broker.pipeline(transaction=False) as pipeline:
+                depth_commands(pipeline)
+                replies = await pipeline.execute(raise_on_error=False)
+        except (redis.RedisError, OSError) as error:
+            replies = [error]
+        if figures.sees("queues", *replies):
+            figures.queues = depths_of(replies)
+
+
+def _counters(found: dict[bytes, bytes]) -> dict[str, int]:
+    names = sorted(name.decode("ascii", "replace") for name, number in found.items() if number.isdigit())
+    others = [name for name in names if _COUNTER.fullmatch(name) and name not in ALARMING]
+    return {name: int(found.get(name.encode(), 0)) for name in (*ALARMING, *others[:MAX_COUNTERS])}
+
+
+def _expected(record: bytes | None) -> bool:
+    """Whether a process has run within a day, and was not left out since."""
+    if record is None:
+        return False
+    try:
+        return not ProcessRecord.model_validate_json(record).left_out
+    except ValidationError:
+        return True  # of a later version
+
+
+def _gauge(name: str, documentation: str, value: float | None) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, documentation, value=value)
+
+
+def _by_label(name: str, documentation: str, label: str, values: dict[str, Any]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, documentation, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family
