@@ -455,6 +455,7 @@ def by_http(stack: Stack) -> None:
         http.get("/traces", params={"id": "m-http"}).raise_for_status()
         assert http.get("/traces").raise_for_status().json()["records"]
         assert http.get(f"{address}/readyz").status_code == 204
+        assert "keepsake_unseen{" not in http.get(f"{address}/metrics").raise_for_status().text
 
 
 def names_of(users: Users) -> ClientOptions:
