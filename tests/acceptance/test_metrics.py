@@ -10,7 +10,7 @@ import redis
 
 from services.stack.processes import SERVICES
 from tests.acceptance.conftest import Up
-from tests.support import free_port, free_ports, wait_until
+from tests.support import free_ports, wait_until
 
 
 def sample(text: str, name: str) -> float:
@@ -21,10 +21,8 @@ def sample(text: str, name: str) -> float:
 
 def test_every_process_serves_its_metrics_and_the_gateway_those_of_the_stack(up: Up) -> None:
     """Given `ltm up` with LTM_METRICS_PORT, I expect each process on a port of its own, and what happens in each."""
-    first, gateway_port = free_ports(len(SERVICES)), free_port()
-    stack = up(
-        "--ephemeral", LTM_METRICS_PORT=str(first), LTM_GATEWAY_PORT=str(gateway_port), LTM_INTERACTIVE_PROCESSES="2"
-    )
+    first = free_ports(len(SERVICES))
+    stack = up("--ephemeral", LTM_METRICS_PORT=str(first), LTM_INTERACTIVE_PROCESSES="2")
     ports = {name: first + number for number, name in enumerate(SERVICES)}
 
     def page(name: str) -> str:
@@ -46,7 +44,7 @@ def test_every_process_serves_its_metrics_and_the_gateway_those_of_the_stack(up:
     ):
         wait_until(lambda n=name, m=metric, k=number: sample(page(n), m) >= k, description=f"{metric} of {name}")  # type: ignore[misc]
 
-    of_stack = httpx.get(f"http://127.0.0.1:{gateway_port}/metrics").text
+    of_stack = httpx.get(f"{stack.ready['gateway_url']}/metrics").text
     assert sample(of_stack, "keepsake_up") == 1
     assert sample(of_stack, "keepsake_process_up") == len(SERVICES)
     assert sample(page("gateway"), 'keepsake_http_requests_total{door="metrics",status="200"}') == 1
