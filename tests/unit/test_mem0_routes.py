@@ -21,6 +21,7 @@ from starlette.routing import Mount
 
 from services.gateway.access import ALL_RIGHTS, Caller, Right
 from services.gateway.app import Gateway, create_app
+from services.gateway.mem0_api import operations
 from services.gateway.mem0_api.bodies import AddBody
 from services.gateway.mem0_api.door import PREFIX, open_mem0_door
 from services.gateway.mem0_api.ids import EventId, MemoryId
@@ -279,6 +280,21 @@ def test_a_body_that_is_no_json_is_refused(door: TestClient, body: str) -> None:
 
     assert response.status_code == 400
     assert response.json()["detail"]
+
+
+def test_a_fault_is_answered_in_mem0_s_shape(door: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a fault of the gateway's own, I expect 500 in the shape that the clients read, and nothing of its cause."""
+
+    async def fail(*_: Any) -> None:
+        raise ZeroDivisionError("hunter2")
+
+    monkeypatch.setattr(operations, "get", fail)
+
+    response = door.get(f"/v1/memories/{OF_U1}/")
+
+    assert (response.status_code, response.json()["code"]) == (500, "internal")
+    assert response.json()["detail"]
+    assert "hunter2" not in response.text
 
 
 def test_what_is_no_route_is_answered_in_mem0_s_shape(door: TestClient) -> None:
