@@ -7,9 +7,12 @@ import signal
 from typing import Annotated
 
 import typer
+from keepsake_client.fields import Id
+from pydantic import TypeAdapter, ValidationError
 
 from services.cli.options import DEFAULT_DATA_DIRECTORY, Agent, DataDir, found_stack
 from services.gateway.access import Caller, Right
+from services.gateway.keys import first_problem
 from services.runtime.logging import configure_logging
 
 #: The rights that the tools need.
@@ -29,12 +32,21 @@ def mcp(
     from services.gateway.mcp_server.asker import Asker  # noqa: PLC0415
     from services.gateway.mcp_server.stdio import serve_stdio  # noqa: PLC0415
 
-    asker = Asker.of(Caller("stdio", _parse_rights(may)), user, agent)
+    character = None if agent is None else _checked("--agent", agent)
+    asker = Asker.of(Caller("stdio", _parse_rights(may)), _checked("--user", user), character)
     settings = found_stack(data_dir).settings
     configure_logging(settings, "mcp")
     # asyncio's own handler would wait for the thread that reads stdin, which no cancellation ends.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     asyncio.run(serve_stdio(settings, asker))
+
+
+def _checked(option: str, identifier: str) -> str:
+    """An id that the wire takes: otherwise each call would fail, and not the start."""
+    try:
+        return TypeAdapter[str](Id).validate_python(identifier)
+    except ValidationError as error:
+        raise typer.BadParameter(first_problem(error), param_hint=option) from None
 
 
 def _parse_rights(text: str) -> frozenset[Right]:

@@ -82,8 +82,8 @@ class RequestMiddleware:
             else:
                 problem = problem_of(InvalidMessage("the query of the URL is not UTF-8"), request_id)
                 await problem_response(problem)(scope, receive, send_with_ids)
-        except (ResponseAborted, ClientDisconnect):
-            pass  # the server closes the connection of a response that is not complete
+        except (ResponseAborted, ClientDisconnect, asyncio.CancelledError):
+            pass  # the server, which cancels when it stops, closes the connection of a response that is not complete
         except Exception:
             log.exception("request_failed", request_id=request_id, path=_path(scope))
             self._counts.count("gateway_failed")

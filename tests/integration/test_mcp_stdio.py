@@ -86,6 +86,8 @@ def test_ctrl_c_ends_it_while_it_waits_for_stdin(tmp_path: Path) -> None:
     [
         (["--user", "anna"], "no stack runs in"),
         ([], "--user"),
+        (["--user", " "], "must not be blank"),
+        (["--user", "anna", "--agent", ""], "must not be blank"),
         (["--user", "anna", "--may", "search,forget"], "may be search, read, write, delete"),
     ],
 )

@@ -531,6 +531,18 @@ def test_who_speaks(
     ]
 
 
+@pytest.mark.parametrize("name", ["X-Keepsake-User", "X-Keepsake-Agent", "X-Keepsake-Session", "X-Keepsake-Remember"])
+def test_a_header_that_is_there_twice_is_refused(gateway: str, memory: StandInMemory, name: str) -> None:
+    """Given two headers of a name, of which one may be forged, I expect 400 and no memory of either."""
+    memory.requests.clear()
+    body = {"user": "anna", "messages": [{"role": "user", "content": "Hi"}]}
+
+    response = httpx.post(f"{gateway}/openai/v1/chat/completions", json=body, headers=[(name, "true"), (name, "false")])
+
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_request")
+    assert memory.requests == []
+
+
 def test_a_request_of_no_user_goes_through(
     client: OpenAI, last: Callable[[], Received], counted: Counted, memory: StandInMemory
 ) -> None:
@@ -581,8 +593,9 @@ def test_what_upstream_is_told_of_the_client(
 
     httpx.post(f"{gateway}/openai/v1/chat/completions", content=body, headers={"Authorization": "Bearer sk-own"})
     assert last().header("authorization") == "Bearer sk-own"
-    httpx.post(f"{gateway}/openai/v1/chat/completions", content=body, headers={"Authorization": "Bearer ltm_1_x"})
-    assert last().header("authorization") is None
+    for key in ("Bearer ltm_1_x", "bearer \t LTM_1_x", "ltm_1_x"):
+        httpx.post(f"{gateway}/openai/v1/chat/completions", content=body, headers={"Authorization": key})
+        assert last().header("authorization") is None
 
 
 def test_a_key_of_keepsake_is_never_sent(

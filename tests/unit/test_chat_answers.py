@@ -11,7 +11,7 @@ from services.gateway.proxy import answers
 from services.gateway.proxy.answers import StreamedAnswer, WholeAnswer
 
 
-def chunk(content: Any = None, finish: str | None = None, index: int = 0) -> bytes:
+def chunk(content: Any = None, finish: str | None = None, index: int | None = 0) -> bytes:
     choice = {"index": index, "delta": {"content": content}, "finish_reason": finish}
     return b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
 
@@ -59,10 +59,15 @@ def test_a_stream_in_pieces(size: int, line_end: bytes) -> None:
         (chunk([{"type": "thinking"}, {"type": "text", "text": "a"}], "stop"), "a"),
         (b'data: {"choices":\ndata: [{"delta": {"content": "a"}, "finish_reason": "stop"}]}\n\n', "a"),
         (chunk(None, "tool_calls"), ""),
+        (chunk("a", "stop", index=None), "a"),  # some servers have null there
+        (b'data: {"choices": [{"delta": {"content": "\\ud83d"}}]}\n\n' + chunk("\ude00", "stop"), "😀"),
+        (b"\xef\xbb\xbf" + chunk("a") + chunk("b", "stop"), "ab"),
         (chunk("a"), None),
         (chunk("a", "stop", index=1), None),
         (b"", None),
         (chunk("a", "stop") + b'data: {"error": {"message": "overloaded"}}\n\ndata: [DONE]\n\n', None),
+        (chunk("a") + b'event: error\ndata: {"message": "overloaded"}\n\ndata: [DONE]\n\n', None),
+        (chunk("a", "stop") + b'error: {"message": "overloaded"}\n\n', None),
         (chunk("a") + b"data: {nonsense\n\ndata: [DONE]\n\n", None),
         (b'data: {"choices": "none"}\n\ndata: [DONE]\n\n', None),
         (b"data: " + b"[" * 10_000 + b"\n\ndata: [DONE]\n\n", None),

@@ -145,6 +145,12 @@ def test_what_is_read() -> None:
     assert chat.conversation[-1] == Said("assistant", "Let me see")
 
 
+@pytest.mark.parametrize("user", [None, 5, "", " ", "u" * 2_601])
+def test_what_is_no_id_of_a_user_names_none(user: Any) -> None:
+    """Given a field `user` that is no id, such as one of megabytes, I expect no user: nothing else is to hold it."""
+    assert ChatRequest.parse(json.dumps({"user": user, "messages": []}).encode()).user is None
+
+
 @pytest.mark.parametrize(
     "body",
     [

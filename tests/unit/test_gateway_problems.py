@@ -18,6 +18,7 @@ from services.gateway.access import Caller, Unauthorized
 from services.gateway.api import api
 from services.gateway.app import Gateway
 from services.gateway.health import health
+from services.gateway.request_scope import RequestMiddleware
 from tests.unit.gateway_app import GatewayApp, gateway_app
 
 SEARCH = "/v1/memories/search"
@@ -202,6 +203,26 @@ def test_a_request_without_a_valid_key_is_401(http: GatewayApp, monkeypatch: pyt
 
     assert (response.status_code, response.headers["WWW-Authenticate"]) == (401, "Bearer")
     assert http.send("GET", "/healthz").status_code == 204
+
+
+def test_a_request_that_is_cancelled_is_no_error() -> None:
+    """Given a server that stops and cancels a request, such as a stream, I expect its end and no exception to log."""
+
+    async def story() -> None:
+        begun = asyncio.Event()
+
+        async def endless(scope: Any, receive: Any, send: Any) -> None:
+            begun.set()
+            await asyncio.get_running_loop().create_future()
+
+        unused: Any = None
+        scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": []}
+        request = asyncio.ensure_future(RequestMiddleware(endless, unused, unused)(scope, unused, unused))
+        await begun.wait()
+        request.cancel()
+        await request
+
+    asyncio.run(story())
 
 
 def test_a_body_that_stalls_is_given_up(http: GatewayApp) -> None:

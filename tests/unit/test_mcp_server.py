@@ -255,6 +255,16 @@ def test_long_contents_are_cut() -> None:
     assert len(text_of(result)) < 60_000
 
 
+def test_contents_that_cannot_be_seen_are_cut_as_they_are_shown() -> None:
+    """Given contents of invisible characters, of twelve each as they are shown, I expect them to be cut further."""
+    memories = [{**CAT, "content": "\U000e0041" * 32_768}] * 50
+
+    result = call(Keepsake(memories=memories), "list_memories", {"limit": 50})
+
+    assert all(memory["cut"] for memory in result.structured_content["memories"])
+    assert len(text_of(result)) < 160_000
+
+
 def test_a_page_says_how_to_go_on() -> None:
     """Given a page that is not the last one, I expect its cursor in both forms."""
     result = call(Keepsake(next_cursor="c1"), "list_memories")

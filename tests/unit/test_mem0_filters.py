@@ -99,7 +99,16 @@ def test_a_field_of_one_s_own_is_of_the_metadata_where_the_server_has_it_so() ->
         ({"keywords": {"icontains": "cat"}}, {"contains": "cat"}),
         ({"keywords": {"icontains": "x" * 501}}, {}),  # longer than the wire takes
         ({"keywords": {"icontains": " "}}, {}),
+        ({"keywords": "*"}, {}),
+        (
+            {"created_at": {"lte": "9999-12-31"}},
+            {"until": 1e11 - 1},
+        ),  # as it is, the wire would take it for milliseconds
+        ({"created_at": {"gte": "9999-12-31"}}, {"since": 1e11 - 1}),
         ({"categories": {"in": ["fact"]}}, {"kind": "fact"}),
+        ({"categories": {"contains": "preference"}}, {"kind": "fact"}),
+        ({"categories": {"ne": "message"}}, {"kind": "fact"}),
+        ({"categories": {"ne": "fact"}}, {}),
         ({"OR": [{"run_id": "s1"}, {"created_at": {"gt": 5}}]}, {}),
         ({"NOT": [{"run_id": "s1"}]}, {}),
         ({"run_id": {"ne": "s1"}, "metadata": {"topic": "pets"}}, {}),
@@ -146,6 +155,8 @@ def nested(levels: int) -> dict[str, Any]:
         ({"AND": []}, "AND takes a list"),
         ({"OR": {"user_id": "u1"}}, "OR takes a list"),
         ({"metadata": "pets"}, "metadata takes an object"),
+        ({"run_id": {}}, "'run_id' takes a value"),
+        ({"metadata": {"topic": {}}}, "'metadata.topic' takes a value"),
         ({"metadata": {"topic": {"eq": [1]}}}, "'metadata.topic': must be a text, a number"),
         ({"AND": [{"run_id": "s1"}] * 101}, "more than 100 conditions"),
         (nested(1_000), "nested deeper than 16 levels"),
@@ -155,6 +166,30 @@ def test_what_cannot_be_tested_is_refused_and_named(filters: Any, words: str) ->
     """Given a filter that is none, I expect an error that names the part."""
     with pytest.raises(InvalidMessage, match=words):
         parse_filters(filters, UTC)
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        {"categories": {"in": ["message", "fact"]}},
+        {"categories": {"ne": "preference"}},
+        {"categories": "*"},
+        {"NOT": {"categories": "message"}},
+        {"OR": [{"categories": "fact"}, {"run_id": "s1"}]},
+    ],
+)
+def test_a_list_that_would_leave_out_facts_is_refused(filters: dict[str, Any]) -> None:
+    """Given a filter that messages and facts meet, I expect it to be refused: a list of the wire is of either."""
+    with pytest.raises(InvalidMessage, match="a list is of messages or of facts"):
+        parse_filters(filters, UTC).check_one_kind()
+
+
+@pytest.mark.parametrize(
+    "filters", [{}, {"categories": "message"}, {"categories": {"nin": ["fact"]}}, {"categories": "name"}]
+)
+def test_a_list_of_one_kind_is_not_refused(filters: dict[str, Any]) -> None:
+    """Given a filter that messages alone or facts alone meet, or that does not say, I expect it to be taken."""
+    parse_filters(filters, UTC).check_one_kind()
 
 
 @pytest.mark.parametrize(

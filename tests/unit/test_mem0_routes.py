@@ -21,6 +21,7 @@ from starlette.routing import Mount
 
 from services.gateway.access import ALL_RIGHTS, Caller, Right
 from services.gateway.app import Gateway, create_app
+from services.gateway.mem0_api import operations
 from services.gateway.mem0_api.bodies import AddBody
 from services.gateway.mem0_api.door import PREFIX, open_mem0_door
 from services.gateway.mem0_api.ids import EventId, MemoryId
@@ -209,8 +210,8 @@ def test_a_route_wants_its_right_and_the_user_s_key(door: TestClient, keys: Keys
         Right.SEARCH: {"query": "tea", "filters": {"user_id": "u1"}},
         Right.READ: {"filters": {"user_id": "u1"}},
     }
-    body = BODIES["/v1/batch/"] if "batch" in path else bodies.get(right, {"text": "tea"})
     params = {"user_id": "u1"} if method in ("GET", "DELETE") and path.rstrip("/").endswith("memories") else {}
+    body = BODIES["/v1/batch/"] if "batch" in path else None if params else bodies.get(right, {"text": "tea"})
 
     def answered(key: str) -> tuple[int, str]:
         headers = {"Authorization": f"Token {key}"}
@@ -241,11 +242,19 @@ def test_the_rights_of_every_route_are_tested(door: TestClient) -> None:
         ("POST", "/search", {"query": "x", "user_id": "u1", "filters": []} | {"filters": 5}),
         ("POST", "/v3/memories/?page=0", {"filters": {"user_id": "u1"}}),
         ("POST", "/v3/memories/?page_size=x", {"filters": {"user_id": "u1"}}),
+        ("POST", "/v3/memories/?run_id=s1", {"filters": {"user_id": "u1"}}),
+        ("POST", "/search?run_id=s1", {"query": "x", "user_id": "u1"}),
+        ("POST", "/v3/memories/add/?run_id=s1", {"messages": "x", "user_id": "u1"}),
         ("GET", "/memories?user_id=u1&sieve=2", None),
+        ("GET", "/memories?user_id=u1", {"filters": {"run_id": "s1"}}),
+        ("GET", "/memories?user_id=u1&user_id=u2", None),
         ("DELETE", "/v1/memories/", None),
         ("DELETE", "/v1/memories/?user_id=*", None),
         ("DELETE", "/v1/memories/?user_id=u1&filters=x", None),
         ("DELETE", "/memories?agent_id=luna", None),
+        ("DELETE", "/v1/memories/?user_id=u1", {"filters": {"run_id": "s1"}}),
+        ("DELETE", "/memories?user_id=u1", {"run_id": "s1"}),
+        ("DELETE", "/memories?user_id=u1&run_id=s1&run_id=s2", None),
         ("GET", f"/v1/memories/{UUID}/", None),
         ("PUT", f"/v1/memories/{OF_U1}/", {"text": "x", "timestamp": 5}),
         ("PUT", "/v1/batch/", {"memories": []}),
@@ -271,6 +280,21 @@ def test_a_body_that_is_no_json_is_refused(door: TestClient, body: str) -> None:
 
     assert response.status_code == 400
     assert response.json()["detail"]
+
+
+def test_a_fault_is_answered_in_mem0_s_shape(door: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a fault of the gateway's own, I expect 500 in the shape that the clients read, and nothing of its cause."""
+
+    async def fail(*_: Any) -> None:
+        raise ZeroDivisionError("hunter2")
+
+    monkeypatch.setattr(operations, "get", fail)
+
+    response = door.get(f"/v1/memories/{OF_U1}/")
+
+    assert (response.status_code, response.json()["code"]) == (500, "internal")
+    assert response.json()["detail"]
+    assert "hunter2" not in response.text
 
 
 def test_what_is_no_route_is_answered_in_mem0_s_shape(door: TestClient) -> None:

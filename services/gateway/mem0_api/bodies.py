@@ -33,7 +33,7 @@ _WITHOUT_EFFECT: Final = frozenset(
     {"enable_graph", "explain", "keyword_search", "reference_date", "rerank", "show_expired"}
 )
 #: Fields that say how Mem0's platform works or answers, which is nothing to lose here.
-_OF_THE_PLATFORM: Final = frozenset({"api_version", "async_mode", "org_id", "project_id", "version"})
+OF_THE_PLATFORM: Final = frozenset({"api_version", "async_mode", "org_id", "project_id", "version"})
 
 EntityId = Annotated[str, BeforeValidator(readable_id)]
 
@@ -63,7 +63,7 @@ class Mem0Body(BaseModel):
         return sorted(
             name
             for name, value in extra.items()
-            if value is not None and name not in _OF_THE_PLATFORM and re.fullmatch("[a-z_]{1,40}", name)
+            if value is not None and name not in OF_THE_PLATFORM and re.fullmatch("[a-z_]{1,40}", name)
         )
 
     def entities(self) -> list[dict[str, Any]]:
@@ -214,7 +214,7 @@ class ListBody(Mem0Body):
         Raises:
             InvalidMessage: it is none that can be tested, or a field is not known.
         """
-        if unknown := [name for name in self.model_extra or {} if name not in _WITHOUT_EFFECT | _OF_THE_PLATFORM]:
+        if unknown := [name for name in self.model_extra or {} if name not in _WITHOUT_EFFECT | OF_THE_PLATFORM]:
             raise InvalidMessage(f"{unknown[0][:64]!r} is no field of this request that Keepsake knows")
         beside = [
             {"metadata": self.metadata} if self.metadata else {},

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from services.gateway.app import Gateway
 from services.gateway.mem0_api import platform, refused, server
 from services.gateway.mem0_api.adding import Adder
-from services.gateway.mem0_api.errors import answer_http_error, answer_invalid, answer_with_error
+from services.gateway.mem0_api.errors import answer_fault, answer_http_error, answer_invalid, answer_with_error
 
 PREFIX: Final = "/mem0"
 
@@ -31,6 +31,7 @@ def open_mem0_door(app: FastAPI, gateway: Gateway) -> None:
     mem0.add_exception_handler(KeepsakeError, answer_with_error)
     mem0.add_exception_handler(RequestValidationError, answer_invalid)
     mem0.add_exception_handler(HTTPException, answer_http_error)
+    mem0.add_exception_handler(Exception, answer_fault)
     for routes in (platform.router, server.router, refused.router):
         mem0.include_router(routes)
     app.mount(PREFIX, mem0)

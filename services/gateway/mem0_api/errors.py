@@ -27,6 +27,11 @@ async def answer_with_error(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse(body, problem.status, headers)
 
 
+async def answer_fault(request: Request, error: Exception) -> JSONResponse:
+    """The exception handler for what nothing handled, which is raised again behind it, for the log."""
+    return await answer_with_error(request, KeepsakeError("the gateway failed at this, and its log says why"))
+
+
 async def answer_invalid(request: Request, error: Exception) -> JSONResponse:
     """The exception handler for what the models of bodies and parameters refuse."""
     assert isinstance(error, RequestValidationError)  # noqa: S101  registered for no other

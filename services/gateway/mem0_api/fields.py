@@ -102,7 +102,10 @@ class Condition:
 
     def meets(self, memory: Memory) -> bool:
         """Whether a memory meets it. One without a value meets what denies, and nothing else, as Mem0 has it."""
-        found = self.field.read(memory)
+        return self.allows(self.field.read(memory))
+
+    def allows(self, found: Any) -> bool:
+        """Whether a memory whose field has this value meets it."""
         if self.operator in ("ne", "nin"):
             return not _compare("eq" if self.operator == "ne" else "in", found, self.value)
         return _compare(self.operator, found, self.value)

@@ -16,7 +16,7 @@ from keepsake_client.protocol import Memory
 from keepsake_client.requests import MAX_CONTAINS_CHARS
 
 from services.gateway.mem0_api.fields import ANY, FIELDS, OPERATORS, Condition, condition, metadata_field
-from services.gateway.mem0_api.shapes import FACT
+from services.gateway.mem0_api.shapes import FACT, MESSAGE
 
 #: How deep a filter may be nested, and how many conditions it may have.
 MAX_DEPTH: Final = 16
@@ -26,6 +26,8 @@ Logic = Literal["AND", "OR", "NOT"]
 _LOGIC: Final[Mapping[str, Logic]] = {"AND": "AND", "OR": "OR", "NOT": "NOT"}
 #: Fields of the time at which a memory was said, which `since` and `until` of the wire are about.
 _SAID: Final = ("created_at", "timestamp")
+#: Numbers above it are milliseconds to the wire. No memory is of the year 5138.
+_LATEST_S: Final = 1e11 - 1
 
 
 @dataclass(frozen=True)
@@ -60,14 +62,28 @@ class Group:
             if each.name == "run_id" and each.operator == "eq" and each.value is not None:
                 filters["session_id"] = each.value
             elif each.name in _SAID and each.operator in ("gt", "gte"):
-                filters["since"] = max(each.value, filters.get("since", each.value))
+                filters["since"] = min(max(each.value, filters.get("since", each.value)), _LATEST_S)
             elif each.name in _SAID and each.operator in ("lt", "lte"):
-                filters["until"] = min(each.value, filters.get("until", each.value))
-            elif each.name == "keywords" and 0 < len(each.value.strip()) <= len(each.value) <= MAX_CONTAINS_CHARS:
+                filters["until"] = min(each.value, filters.get("until", _LATEST_S))
+            elif each.name == "keywords" and (each.value or "").strip() and len(each.value) <= MAX_CONTAINS_CHARS:
                 filters["contains"] = each.value
-            elif each.name == "categories" and each.value in (FACT, (FACT,)) and each.operator in ("eq", "in"):
+            elif each.name == "categories" and not each.allows((MESSAGE,)):
                 filters["kind"] = "fact"
         return filters
+
+    def check_one_kind(self) -> None:
+        """Check that it is met by messages alone or by facts alone, if it says which: a list of the wire is of either.
+
+        Raises:
+            InvalidMessage: it is not, and a list would leave some out.
+        """
+        required = list(self.required())
+        for each in (each for each in self.conditions() if each.name == "categories"):
+            if each not in required or (each.allows((MESSAGE,)) and _allows_facts(each)):
+                raise InvalidMessage(
+                    "filters: a list is of messages or of facts: name `message`, or `fact` or its kinds, in categories"
+                    " that stand alone or below AND"
+                )
 
     def is_wire_alone(self) -> bool:
         """Whether a search of the wire, of one user or of several, tests all of it."""
@@ -78,6 +94,14 @@ class Group:
             or (each.name in _SAID and each.operator in ("gte", "lte"))
             for each in required
         )
+
+
+def _allows_facts(categories: Condition) -> bool:
+    """Whether a fact of some kind may meet a condition on the categories."""
+    values = categories.value if isinstance(categories.value, tuple) else (categories.value,)
+    if categories.operator in ("ne", "nin"):
+        return FACT not in values
+    return categories.operator not in ("eq", "in") or any(value != MESSAGE for value in values)
 
 
 def parse_filters(filters: Any, zone: tzinfo, *, any_field: bool = False) -> Group:
@@ -142,6 +166,8 @@ class _Parser:
             value = {"in": value}
         if not isinstance(value, dict):
             value = {"eq": value}
+        if not value:
+            raise InvalidMessage(f"filters: {name[:64]!r} takes a value, a list of values, or values by operator")
         for operator, each in value.items():
             self._conditions += 1
             if self._conditions > MAX_CONDITIONS:

@@ -80,6 +80,7 @@ async def page_of(
     """
     caller.check(Right.READ)
     selection = Selection.of(filters, caller)
+    filters.check_one_kind()
     size = min(_positive("page_size", page_size, DEFAULT_PAGE), MAX_PAGE)
     start = (_positive("page", page, 1) - 1) * size
     results: list[dict[str, Any]] = []

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, Request
-from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
+from fastapi import APIRouter, Request
 
 from services.gateway.access import Right
 from services.gateway.app import CallerOf, GatewayOf
@@ -15,6 +13,7 @@ from services.gateway.mem0_api.adding import AdderOf
 from services.gateway.mem0_api.bodies import AddBody, BatchBody, ListBody, SearchBody, UpdateBody, ignored_header
 from services.gateway.mem0_api.errors import NotSupported
 from services.gateway.mem0_api.ids import EventId
+from services.gateway.mem0_api.queries import BODY_ALONE, QueryAlone, QueryBody
 from services.gateway.mem0_api.selection import DEADLINE_MS
 from services.gateway.mem0_api.shapes import history_of, result_of
 from services.gateway.problems import JSONResponse
@@ -24,30 +23,14 @@ router = APIRouter(default_response_class=JSONResponse)
 OBJECT_FORMAT = "v1.1"
 
 
-#: Parameters of lists that are no fields of a body, or have no effect.
-_OTHER_PARAMETERS = frozenset({"page", "page_size", "limit", "top_k"})
-
-
-def query_body(request: Request) -> ListBody:
-    """The parameters of a query string as a body: the first version's `get_all` has them there."""
-    params: dict[str, Any] = {k: value for k, value in request.query_params.items() if k not in _OTHER_PARAMETERS}
-    try:
-        return ListBody(**params)
-    except ValidationError as error:
-        raise RequestValidationError(error.errors()) from None
-
-
-QueryBody = Annotated[ListBody, Depends(query_body)]
-
-
 @router.get("/v1/ping/")
 async def ping(caller: CallerOf) -> JSONResponse:
     """What the client asks when it is constructed; without an organization and a project it refuses to be."""
     return JSONResponse({"status": "ok", "user_email": None, "org_id": "keepsake", "project_id": "keepsake"})
 
 
-@router.post("/v3/memories/add/")
-@router.post("/v1/memories/")
+@router.post("/v3/memories/add/", dependencies=BODY_ALONE)
+@router.post("/v1/memories/", dependencies=BODY_ALONE)
 async def add(request: Request, adder: AdderOf, caller: CallerOf, body: AddBody) -> JSONResponse:
     """Add what was said."""
     answer: Any = await adder.add(caller, body)
@@ -57,9 +40,9 @@ async def add(request: Request, adder: AdderOf, caller: CallerOf, body: AddBody)
     return JSONResponse(answer, headers=ignored_header(body.ignored))
 
 
-@router.post("/v3/memories/search/")
-@router.post("/v2/memories/search/")
-@router.post("/v1/memories/search/")
+@router.post("/v3/memories/search/", dependencies=BODY_ALONE)
+@router.post("/v2/memories/search/", dependencies=BODY_ALONE)
+@router.post("/v1/memories/search/", dependencies=BODY_ALONE)
 async def search(request: Request, gateway: GatewayOf, caller: CallerOf, body: SearchBody) -> JSONResponse:
     """Search the memories of a user."""
     found = await operations.search(gateway, caller, body, body.parsed(gateway.settings.timezone))
@@ -67,8 +50,8 @@ async def search(request: Request, gateway: GatewayOf, caller: CallerOf, body: S
     return JSONResponse(answer, headers=ignored_header(body.ignored))
 
 
-@router.post("/v3/memories/")
-@router.post("/v2/memories/")
+@router.post("/v3/memories/", dependencies=BODY_ALONE)
+@router.post("/v2/memories/", dependencies=BODY_ALONE)
 async def get_all(request: Request, gateway: GatewayOf, caller: CallerOf, body: ListBody) -> JSONResponse:
     """List the memories of a user, newest first, in pages."""
     return await _listed(request, gateway, caller, body)
@@ -100,9 +83,9 @@ async def delete(gateway: GatewayOf, caller: CallerOf, memory_id: str) -> JSONRe
 
 
 @router.delete("/v1/memories/")
-async def delete_all(request: Request, gateway: GatewayOf, caller: CallerOf) -> JSONResponse:
+async def delete_all(gateway: GatewayOf, caller: CallerOf, params: QueryAlone) -> JSONResponse:
     """Delete the memories of a user, or of one of its agents, apps or runs."""
-    count = await operations.delete_all(gateway, caller, request.query_params)
+    count = await operations.delete_all(gateway, caller, params)
     return JSONResponse({"message": "Memories deleted successfully!", "count": count})
 
 

@@ -8,20 +8,20 @@ from services.gateway.app import CallerOf, GatewayOf
 from services.gateway.mem0_api import operations
 from services.gateway.mem0_api.adding import AdderOf
 from services.gateway.mem0_api.bodies import AddBody, SearchBody, UpdateBody, ignored_header
-from services.gateway.mem0_api.platform import QueryBody
+from services.gateway.mem0_api.queries import BODY_ALONE, QueryAlone, QueryBody
 from services.gateway.mem0_api.shapes import history_of, result_of
 from services.gateway.problems import JSONResponse
 
 router = APIRouter(default_response_class=JSONResponse)
 
 
-@router.post("/memories")
+@router.post("/memories", dependencies=BODY_ALONE)
 async def add(adder: AdderOf, caller: CallerOf, body: AddBody) -> JSONResponse:
     """Add what was said."""
     return JSONResponse(await adder.add(caller, body), headers=ignored_header(body.ignored))
 
 
-@router.post("/search")
+@router.post("/search", dependencies=BODY_ALONE)
 async def search(gateway: GatewayOf, caller: CallerOf, body: SearchBody) -> JSONResponse:
     """Search the memories of a user."""
     filters = body.parsed(gateway.settings.timezone, any_field=True)
@@ -65,7 +65,7 @@ async def delete(gateway: GatewayOf, caller: CallerOf, memory_id: str) -> JSONRe
 
 
 @router.delete("/memories")
-async def delete_all(request: Request, gateway: GatewayOf, caller: CallerOf) -> JSONResponse:
+async def delete_all(gateway: GatewayOf, caller: CallerOf, params: QueryAlone) -> JSONResponse:
     """Delete the memories of a user, or of one of its agents or runs."""
-    count = await operations.delete_all(gateway, caller, request.query_params)
+    count = await operations.delete_all(gateway, caller, params)
     return JSONResponse({"message": "All relevant memories deleted", "count": count})

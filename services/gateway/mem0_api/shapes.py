@@ -10,6 +10,7 @@ from keepsake_client.protocol import Memory, MemoryChange
 from services.gateway.mem0_api.ids import MemoryId
 
 #: The categories that memories have: what they are.
+MESSAGE: Final = "message"
 FACT: Final = "fact"
 _ROLES: Final = {"user": "user", "ai": "assistant"}
 

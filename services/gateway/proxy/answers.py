@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Final, Protocol
 
-from pydantic import BaseModel, ValidationError
+from keepsake_client.protocol import clean
 
 from services.gateway.proxy.chat_request import text_of
 
@@ -12,29 +13,7 @@ from services.gateway.proxy.chat_request import text_of
 #: on, and not remembered.
 MAX_ANSWER_BYTES: Final = 4_194_304
 _DONE: Final = b"[DONE]"
-
-
-class _Message(BaseModel):
-    content: Any = None
-
-
-class _Choice(BaseModel):
-    index: int = 0
-    message: _Message | None = None
-    delta: _Message | None = None
-    finish_reason: Any = None
-
-
-class _Completion(BaseModel):
-    """A chat completion, or a chunk of one, as far as it matters here."""
-
-    choices: list[_Choice] | None = None
-    error: Any = None
-
-    @property
-    def first(self) -> _Choice | None:
-        """The first choice: the one that most programs show where they asked for several."""
-        return next((choice for choice in self.choices or () if choice.index == 0), None)
+_BOM: Final = b"\xef\xbb\xbf"
 
 
 class Answer(Protocol):
@@ -68,8 +47,9 @@ class WholeAnswer:
     def end(self) -> None:
         """Read what was gathered."""
         completion = None if self._too_large else _parsed(self._body)
-        if completion is not None and (choice := completion.first) is not None and choice.message is not None:
-            self.text = text_of(choice.message.content)
+        message = _first_choice(completion or {}).get("message")
+        if isinstance(message, dict):
+            self.text = text_of(message.get("content"))
 
 
 class StreamedAnswer:
@@ -89,7 +69,11 @@ class StreamedAnswer:
     @property
     def text(self) -> str | None:
         """What was gathered, if the answer is complete."""
-        return "".join(self._texts) if self._complete and not self._failed else None
+        if self._failed or not self._complete:
+            return None
+        # Servers that count in UTF-16 may send the two halves of a character in two chunks.
+        text: str = clean("".join(self._texts))
+        return text
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes of the response."""
@@ -109,8 +93,11 @@ class StreamedAnswer:
         self._read_line(b"")
 
     def _read_line(self, line: bytes | bytearray) -> None:
+        line = line.removeprefix(_BOM)
         if line.startswith(b"data:"):
             self._data += line[5:].strip() + b"\n"
+        elif line.startswith(b"error:") or (line.startswith(b"event:") and line[6:].strip() == b"error"):
+            self._failed = True
         elif not line and self._data:
             data, self._data = self._data.strip(), bytearray()
             self._read_event(data)
@@ -123,19 +110,30 @@ class StreamedAnswer:
         if chunk is None:
             self._failed = True
             return
-        if (choice := chunk.first) is None:
-            return  # the usage, say
-        if choice.delta is not None and (text := text_of(choice.delta.content)):
+        choice = _first_choice(chunk)  # none of the usage, say
+        delta = choice.get("delta")
+        if isinstance(delta, dict) and (text := text_of(delta.get("content"))):
             self._texts.append(text)
             self._chars += len(text)
             self._failed = self._chars > MAX_ANSWER_BYTES
-        self._complete = self._complete or choice.finish_reason is not None
+        self._complete = self._complete or choice.get("finish_reason") is not None
 
 
-def _parsed(data: bytes | bytearray) -> _Completion | None:
-    """The completion; None where it is an error, or none."""
+def _parsed(data: bytes | bytearray) -> dict[str, Any] | None:
+    """The completion, or a chunk of one; None where it is an error, or none."""
     try:
-        completion = _Completion.model_validate_json(data)
-    except ValidationError:
+        completion = json.loads(data)
+    except (ValueError, RecursionError):
         return None
-    return None if completion.error else completion
+    if not isinstance(completion, dict) or completion.get("error"):
+        return None
+    return completion if isinstance(completion.get("choices"), list | None) else None
+
+
+def _first_choice(completion: dict[str, Any]) -> dict[str, Any]:
+    """The first choice, the one that most programs show where they asked for several; empty where there is none.
+
+    Servers differ in all that does not matter here, such as an `index` that is missing or null.
+    """
+    choices = completion.get("choices") or []
+    return next((each for each in choices if isinstance(each, dict) and each.get("index") in (None, 0)), {})

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, Self
 
 from keepsake_client.errors import InvalidJSON
+from keepsake_client.fields import MAX_ID_BYTES
 
 from services.gateway.proxy.json_cursor import JSONCursor, Span
 
@@ -48,7 +49,7 @@ class ChatRequest:
 
     Args:
         conversation: the messages of user and assistant that have a text, oldest first.
-        user: OpenAI's field of that name.
+        user: OpenAI's field of that name, where it can be the id of a user.
     """
 
     conversation: Sequence[Said]
@@ -79,7 +80,8 @@ class ChatRequest:
         if cursor.char or messages is None or not isinstance(messages.value, list):
             raise ValueError("something stands behind the object, or it has no list of messages")
         named = user.value if user is not None and isinstance(user.value, str) else ""
-        return cls(_conversation(messages.value), named if named.strip() else None, text, _place(text, messages))
+        is_id = named.strip() and len(named) <= MAX_ID_BYTES  # a longer one would only fill the log
+        return cls(_conversation(messages.value), named if is_id else None, text, _place(text, messages))
 
     @property
     def asked(self) -> Sequence[Said]:

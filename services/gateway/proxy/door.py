@@ -18,6 +18,7 @@ from services.gateway.proxy.chat_request import ChatRequest
 from services.gateway.proxy.errors import OpenAIRoute, UnknownPath, UpstreamTimeout, UpstreamUnavailable
 from services.gateway.proxy.passed_on import PassedOn
 from services.gateway.proxy.upstream import OPENAI_URL, Upstream, open_http
+from services.gateway.who import AGENT_HEADER, SESSION_HEADER, USER_HEADER, header
 
 PREFIX: Final = "/openai/v1"
 MAX_BODY_BYTES: Final = 33_554_432
@@ -115,13 +116,13 @@ class Proxy:
             NotPermitted: the caller may not ask about this user or agent.
         """
         user_id = _user_of(request, caller, None if chat is None else chat.user)
-        agent_id = caller.agent_of(_header(request, "x-keepsake-agent"))
+        agent_id = caller.agent_of(header(request, AGENT_HEADER))
         if user_id is None:
             self._memory.without_user()
             return None
         if chat is None or not chat.asked:
             return None
-        return Turn(user_id, chat.asked, _header(request, "x-keepsake-session"), agent_id, time.time())
+        return Turn(user_id, chat.asked, header(request, SESSION_HEADER), agent_id, time.time())
 
     async def _pass_on(
         self, request: Request, caller: Caller, path: str, body: bytes | None, turn: Turn | None
@@ -160,26 +161,13 @@ async def _body(request: Request) -> bytes:
     return bytes(body)
 
 
-def _header(request: Request, name: str) -> str | None:
-    """A header's value, in UTF-8; None where it is missing or blank.
-
-    Raises:
-        InvalidMessage: it is not UTF-8.
-    """
-    value = request.headers.get(name, "")
-    try:
-        return value.encode("latin-1").decode() if value.strip() else None
-    except UnicodeDecodeError:
-        raise InvalidMessage(f"the header {name} is not UTF-8") from None
-
-
 def _user_of(request: Request, caller: Caller, field: str | None) -> str | None:
     """Who speaks: the header's user, the one that the key is bound to, or the one of the field `user`.
 
     Raises:
         NotPermitted: the key is not for this user.
     """
-    if (named := _header(request, "x-keepsake-user")) is not None:
+    if (named := header(request, USER_HEADER)) is not None:
         return caller.user_of(named)
     if caller.user is not None:  # the field may be a program's own name for its user
         return caller.user
@@ -190,9 +178,9 @@ def _is_remembered(request: Request) -> bool:
     """Whether both turns are to be remembered.
 
     Raises:
-        InvalidMessage: the header is neither true nor false.
+        InvalidMessage: the header is neither true nor false, or there are several.
     """
-    value = request.headers.get("x-keepsake-remember", "true").strip().lower()
+    value = ",".join(request.headers.getlist("x-keepsake-remember") or ["true"]).strip().lower()
     if value not in _SWITCH:
         raise InvalidMessage("the header X-Keepsake-Remember must be true or false")
     return _SWITCH[value]

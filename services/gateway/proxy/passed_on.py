@@ -33,7 +33,7 @@ class PassedOn(StreamingResponse):
         self._upstream = upstream
         self._memory = memory
         self._turn = turn
-        streams = upstream.headers.get("content-type", "").startswith(_EVENTS)
+        streams = upstream.headers.get("content-type", "").lower().startswith(_EVENTS)
         self._answer: Answer = StreamedAnswer() if streams else WholeAnswer()
         self._chunks = self._passed()
         super().__init__(self._chunks, upstream.status_code)

@@ -38,8 +38,8 @@ _OWN_PREFIXES: Final = (b"x-keepsake-", b"x-forwarded-")
 _OWN_RESPONSE: Final = frozenset(b"date server set-cookie alt-svc strict-transport-security".split())
 _CORS_PREFIX: Final = b"access-control-"
 _VIA: Final = b"keepsake"
-#: An `Authorization` with a key that `ltm key create` has made.
-_OF_KEEPSAKE: Final = re.compile(r"\w+ +ltm_", re.IGNORECASE)
+#: An `Authorization` with a key that `ltm key create` has made, with a scheme before it or none.
+_OF_KEEPSAKE: Final = re.compile(r"(?:\w+\s+)?ltm_", re.IGNORECASE)
 
 
 class Upstream:
