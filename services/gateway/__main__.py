@@ -63,7 +63,7 @@ async def run(settings: Settings, _: asyncio.Event) -> None:
         metrics = opened.enter_context(exposed(settings, NAME))
         redis = await opened.enter_async_context(connect_async(url))
         ltm = await opened.enter_async_context(client_of(settings))
-        await opened.enter_async_context(authentication.watching(redis))
+        await opened.enter_async_context(authentication.watching())
         app = create_app(Gateway(settings, ltm, redis, authentication, counts, spans), DOORS)
         doors = guarded(app, proxies, origins, authentication.count_refusal)
         server = _server(ObserveRequests(doors, metrics) if metrics.enabled else doors)

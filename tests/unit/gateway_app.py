@@ -12,13 +12,12 @@ import httpx
 from fastapi import FastAPI, Request
 from keepsake_client import AsyncClient
 from keepsake_client.errors import KeepsakeError, RequestFailed
-from keepsake_client.protocol import LTMResponse, RequestType
+from keepsake_client.protocol import COUNTERS, LTMResponse, RequestType
 from redis.asyncio import Redis
 
 from services.gateway.access import OPEN, Caller
 from services.gateway.app import Gateway, create_app
 from services.gateway.request_scope import RequestMiddleware
-from services.runtime.counters import PendingCounts
 from services.runtime.settings import load_settings
 
 MEMORY: dict[str, Any] = {
@@ -102,6 +101,7 @@ class GatewayApp:
         """Begin as at first: for the next test."""
         self.memory.reset()
         self.keys.of = OPEN
+        self.counted()
         self.run(self.redis.flushall())
 
     def send(self, method: str, path: str, **given: Any) -> httpx.Response:
@@ -119,9 +119,15 @@ class GatewayApp:
         """The result of a coroutine on the application's loop."""
         return self.runner.run(coroutine)
 
+    def counted(self) -> dict[bytes, bytes]:
+        """The counts, once they are written."""
+        self.run(self.gateway.counts.flush_async(self.redis))
+        counts: dict[bytes, bytes] = self.run(self.redis.hgetall(COUNTERS))
+        return counts
+
     def impatient(self, max_stall_s: float) -> RequestMiddleware:
         """The application with another bound on a body that stalls."""
-        return RequestMiddleware(self.app, self.redis, PendingCounts("ltm:counters"), max_stall_s)
+        return RequestMiddleware(self.app, self.gateway.counts, max_stall_s)
 
 
 @contextmanager

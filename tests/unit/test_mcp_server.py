@@ -71,9 +71,8 @@ class Keepsake(Verbs):
         return LTMResponse.model_validate(fields)
 
 
-def gateway_of(keepsake: Keepsake, redis: fakeredis.FakeAsyncRedis | None = None) -> Gateway:
-    redis = redis or fakeredis.FakeAsyncRedis()
-    return Gateway(Settings(), cast(AsyncClient, keepsake), redis, OpenDoor())
+def gateway_of(keepsake: Keepsake) -> Gateway:
+    return Gateway(Settings(), cast(AsyncClient, keepsake), fakeredis.FakeAsyncRedis(), OpenDoor())
 
 
 def call(
@@ -319,15 +318,16 @@ def test_a_fault_says_nothing_of_itself(mode: str) -> None:
 
 
 def test_failures_are_counted() -> None:
-    """Given two calls that fail and one that does not, I expect two in the counters when the server ends."""
-    redis = fakeredis.FakeAsyncRedis()
+    """Given two calls that fail and one that does not, I expect two counted."""
+    gateway = gateway_of(Keepsake())
 
     async def story() -> None:
-        async with Client(build_server(gateway_of(Keepsake(), redis), lambda _: ANNA)) as client:
+        async with Client(build_server(gateway, lambda _: ANNA)) as client:
             await client.call_tool("search_memories", {})
             await client.call_tool("search_memories", {"query": "", "limit": 1_000})
             await client.call_tool("search_memories", {"query": "my cat?"})
-        assert await redis.hgetall(COUNTERS) == {b"mcp_calls_failed": b"2"}
+        await gateway.counts.flush_async(gateway.redis)
+        assert await gateway.redis.hgetall(COUNTERS) == {b"mcp_calls_failed": b"2"}
 
     run(story())
 

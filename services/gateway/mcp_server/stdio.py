@@ -15,6 +15,7 @@ from services.runtime.settings import Settings
 async def serve_stdio(settings: Settings, asker: Asker) -> None:
     """Serve until the end of stdin."""
     async with connect_async(settings.redis_url.get_secret_value()) as redis, client_of(settings) as ltm:
-        server = build_server(Gateway(settings, ltm, redis, OpenDoor()), lambda _: asker)
-        async with stdio_server() as (read, write):
+        gateway = Gateway(settings, ltm, redis, OpenDoor())
+        server = build_server(gateway, lambda _: asker)
+        async with gateway.counts.written(redis), stdio_server() as (read, write):
             await server.run(read, write, server.create_initialization_options())

@@ -43,7 +43,7 @@ def add_proxy(app: FastAPI, gateway: Gateway) -> None:
     base_url = settings.chat_base_url.get_secret_value() if settings.chat_base_url else OPENAI_URL
     memory = ChatMemory(
         gateway.ltm,
-        gateway.redis,
+        gateway.counts,
         settings.ltm_search_timeout_ms,
         settings.chat_memory_limit,
         settings.ltm_max_content_chars,
