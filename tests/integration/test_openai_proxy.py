@@ -20,8 +20,8 @@ from openai import OpenAI
 from pydantic import SecretStr
 
 from services.gateway.access import ALL_RIGHTS, Caller, Right, Unauthorized
-from services.gateway.proxy import door
 from services.gateway.proxy.door import add_proxy
+from services.gateway.request_scope import BODY_LIMITS
 from tests.integration.scripted_upstream import (
     Handler,
     Received,
@@ -677,9 +677,18 @@ def test_what_cannot_be_read_goes_through(
 
 def test_a_body_that_is_too_large(gateway: str) -> None:
     """Given a body over the limit, I expect status 413 in OpenAI's shape, and an end to reading it."""
-    response = httpx.post(f"{gateway}/openai/v1/chat/completions", content=b" " * (door.MAX_BODY_BYTES + 1))
+    response = httpx.post(f"{gateway}/openai/v1/chat/completions", content=b" " * (BODY_LIMITS["/openai/"] + 1))
 
     assert (response.status_code, response.json()["error"]["code"]) == (413, "too_large")
+
+
+def test_several_users_are_an_error(gateway: str, upstream: ScriptedUpstream, says: Callable[[Script], None]) -> None:
+    """Given two headers that say who speaks, I expect 400, and nothing upstream: a proxy may have checked either."""
+    headers = [("X-Keepsake-User", "anna"), ("X-Keepsake-User", "berta")]
+    response = httpx.post(f"{gateway}/openai/v1/chat/completions", json={"messages": []}, headers=headers)
+
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_request")
+    assert upstream.received == []
 
 
 def test_a_long_turn_is_counted(client: OpenAI, counted: Counted, remembered: Remembered, user: str) -> None:

@@ -18,6 +18,7 @@ from services.gateway.access import OPEN, NotPermitted, Right, Unauthorized
 from services.gateway.authentication import LOGGED_RATE, Authentication
 from services.gateway.key_file import KeyFile
 from services.gateway.keys import KeyStore
+from services.gateway.problems import headers_of
 from services.gateway.rates import RateLimited
 from services.gateway.tokens import TokenVerifier, mint
 from services.runtime.counters import PendingCounts
@@ -122,7 +123,7 @@ def test_a_request_without_one_valid_key_is_refused(
     with capture_logs() as lines, pytest.raises(Unauthorized) as refused:
         authentication.caller(request([(name, value.format(key, key)) for name, value in headers]))
 
-    assert refused.value.headers == {"WWW-Authenticate": "Bearer"}
+    assert headers_of(refused.value) == {"WWW-Authenticate": "Bearer"}
     assert counted(counts) == {"gateway_unauthorized": 1}
     assert [(line["event"], line["code"], line["peer"]) for line in lines] == [
         ("request_refused", "unauthorized", "127.0.0.1")

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Final, Self
+from typing import Self
 
-from keepsake_client.errors import InvalidMessage
 from starlette.requests import Request
 
 from services.gateway.access import Caller, NotPermitted
-
-USER_HEADER: Final = "X-Keepsake-User"
-AGENT_HEADER: Final = "X-Keepsake-Agent"
-SESSION_HEADER: Final = "X-Keepsake-Session"
+from services.gateway.headers import AGENT, SESSION, USER, header
 
 
 @dataclass(frozen=True)
@@ -47,28 +43,12 @@ class Asker:
             NotPermitted: neither names one, or the caller may not ask about it.
             InvalidMessage: a header is not UTF-8, or there are several of one.
         """
-        user = _header(request, USER_HEADER) or caller.user
+        user = header(request, USER) or caller.user
         if user is None:
-            raise NotPermitted(f"this key is bound to no user: name one by the header {USER_HEADER}")
-        return cls.of(caller, user, _header(request, AGENT_HEADER), _header(request, SESSION_HEADER))
+            raise NotPermitted(f"this key is bound to no user: name one by the header {USER}")
+        return cls.of(caller, user, header(request, AGENT), header(request, SESSION))
 
     @property
     def agent(self) -> str | None:
         """The character whose memories are seen besides the shared ones."""
         return self.caller.agent
-
-
-def _header(request: Request, name: str) -> str | None:
-    """The value of a header, in UTF-8; None where it is missing or blank.
-
-    Raises:
-        InvalidMessage: it is not UTF-8, or there are several.
-    """
-    values = request.headers.getlist(name)
-    if len(values) > 1:
-        raise InvalidMessage(f"there are several headers {name}")
-    value = "".join(values)
-    try:
-        return value.encode("latin-1").decode() if value.strip() else None
-    except UnicodeDecodeError:
-        raise InvalidMessage(f"the header {name} is not UTF-8") from None

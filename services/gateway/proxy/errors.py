@@ -11,7 +11,7 @@ from keepsake_client.errors import KeepsakeError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from services.gateway.problems import STATUS
+from services.gateway.problems import STATUS, headers_of
 
 #: HTTP status by error code; any other code is a failure of the server's, 500.
 _STATUS: Final = {**STATUS, "upstream_unavailable": 502, "upstream_timeout": 504, "loop_detected": 508}
@@ -64,7 +64,7 @@ class OpenAIRoute(APIRoute):
 
 def error_response(error: KeepsakeError) -> JSONResponse:
     """The error as OpenAI's API writes its own."""
-    return _response(_STATUS.get(error.code, 500), str(error), error.code, getattr(error, "headers", None))
+    return _response(_STATUS.get(error.code, 500), str(error), error.code, headers_of(error))
 
 
 def _response(status: int, message: str, code: str | None, headers: Mapping[str, str] | None) -> JSONResponse:
