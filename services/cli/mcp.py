@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from services.cli.options import DEFAULT_DATA_DIRECTORY, Agent, DataDir, found_stack
+from services.cli.options import DEFAULT_DATA_DIRECTORY, Agent, DataDir, found_stack, rights_of
 from services.gateway.access import Caller, Right
 from services.runtime.logging import configure_logging
 
@@ -29,16 +29,9 @@ def mcp(
     from services.gateway.mcp_server.asker import Asker  # noqa: PLC0415
     from services.gateway.mcp_server.stdio import serve_stdio  # noqa: PLC0415
 
-    asker = Asker.of(Caller("stdio", _parse_rights(may)), user, agent)
+    asker = Asker.of(Caller("stdio", frozenset(rights_of(may, RIGHTS))), user, agent)
     settings = found_stack(data_dir).settings
     configure_logging(settings, "mcp")
     # asyncio's own handler would wait for the thread that reads stdin, which no cancellation ends.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     asyncio.run(serve_stdio(settings, asker))
-
-
-def _parse_rights(text: str) -> frozenset[Right]:
-    names = [name.strip() for name in text.split(",")]
-    if not set(names) <= set(RIGHTS):
-        raise typer.BadParameter(f"may be {', '.join(RIGHTS)}", param_hint="--may")
-    return frozenset(map(Right, names))
