@@ -14,12 +14,11 @@ import httpx
 import openai
 import pytest
 import redis
-from fastapi import Request
 from keepsake_client.protocol import COUNTERS, UPDATES_STREAM
 from openai import OpenAI
 from pydantic import SecretStr
 
-from services.gateway.access import ALL_RIGHTS, Caller, Right, Unauthorized
+from services.gateway.access import ALL_RIGHTS, Caller, Right
 from services.gateway.proxy.door import add_proxy
 from services.gateway.request_scope import BODY_LIMITS
 from tests.integration.scripted_upstream import (
@@ -34,7 +33,8 @@ from tests.integration.scripted_upstream import (
     silent,
     stream,
 )
-from tests.integration.served_gateway import StandInMemory, served, settings_of
+from tests.integration.stand_in_memory import StandInMemory
+from tests.served_gateway import Keys, served, settings_of
 from tests.support import free_port, wait_until
 
 #: By their keys.
@@ -43,16 +43,6 @@ CALLERS = {
     "key-of-team": Caller("t", ALL_RIGHTS, users="team-"),
     "key-to-read": Caller("r", frozenset({Right.READ})),
 }
-
-
-class Keys:
-    """Tells callers by those keys."""
-
-    def caller(self, request: Request) -> Caller:
-        key = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if key not in CALLERS:
-            raise Unauthorized("the key is unknown: see `ltm key list`")
-        return CALLERS[key]
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +72,7 @@ def keyed_gateway(valkey_url: str, upstream: ScriptedUpstream, memory: StandInMe
     settings = settings_of(
         valkey_url, chat_base_url=SecretStr(upstream.url), openai_api_key=SecretStr("sk-of-the-operator")
     )
-    with served(settings, [add_proxy], Keys()) as url:
+    with served(settings, [add_proxy], Keys(CALLERS)) as url:
         yield url
 
 
@@ -589,7 +579,7 @@ def test_a_key_of_keepsake_is_never_sent(
     valkey_url: str, upstream: ScriptedUpstream, memory: StandInMemory, last: Callable[[], Received]
 ) -> None:
     """Given a gateway with keys and no API key for upstream, I expect no Authorization there."""
-    with served(settings_of(valkey_url, chat_base_url=SecretStr(upstream.url)), [add_proxy], Keys()) as url:
+    with served(settings_of(valkey_url, chat_base_url=SecretStr(upstream.url)), [add_proxy], Keys(CALLERS)) as url:
         httpx.get(f"{url}/openai/v1/models", headers={"Authorization": "Bearer key-of-anna"})
 
     assert last().path == "/v1/models"

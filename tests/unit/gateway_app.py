@@ -9,16 +9,17 @@ from typing import Any
 
 import fakeredis
 import httpx
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from keepsake_client import AsyncClient
 from keepsake_client.errors import KeepsakeError, RequestFailed
 from keepsake_client.protocol import COUNTERS, LTMResponse, RequestType
 from redis.asyncio import Redis
 
-from services.gateway.access import OPEN, Caller
+from services.gateway.access import OPEN
 from services.gateway.app import Gateway, create_app
 from services.gateway.request_scope import RequestMiddleware
 from services.runtime.settings import load_settings
+from tests.served_gateway import OneCaller
 
 MEMORY: dict[str, Any] = {
     "id": "5d1c2f0e-8c1b-5a55-9a6e-0f8f7f0c3a11",
@@ -75,16 +76,6 @@ class Memory(AsyncClient):
         self.answer = answer
 
 
-class Keys:
-    """An authenticator whose caller the test sets."""
-
-    def __init__(self) -> None:
-        self.of: Caller = OPEN
-
-    def caller(self, _: Request) -> Caller:
-        return self.of
-
-
 class GatewayApp:
     """The application, and a client of it."""
 
@@ -93,7 +84,7 @@ class GatewayApp:
         self.server = fakeredis.FakeServer()
         self.redis: Any = fakeredis.FakeAsyncRedis(server=self.server)
         self.memory = Memory(self.redis)
-        self.keys = Keys()
+        self.keys = OneCaller()
         self.gateway = Gateway(load_settings(**settings), self.memory, self.redis, self.keys)
         self.app: FastAPI = create_app(self.gateway, doors)
 

@@ -26,7 +26,7 @@ from services.gateway.mem0_api.door import PREFIX, open_mem0_door
 from services.gateway.mem0_api.ids import EventId, MemoryId
 from services.gateway.mem0_api.refused import REFUSED
 from services.runtime.settings import Settings
-from tests.mem0_gateway import MASTER, Keys
+from tests.served_gateway import Keys
 
 UUID = "5d1c0000-0000-8000-8000-000000000001"
 OF_U1 = str(MemoryId(UUID, "u1"))
@@ -70,11 +70,14 @@ REFUSED_IN_WORDS = {
     ("DELETE", "/api/v1/webhooks/{}/"),
 }
 
+#: What may do everything.
+MASTER = Caller("master", ALL_RIGHTS)
+
 
 @pytest.fixture(scope="module")
 def keys() -> Keys:
     """The callers by key, to which a test adds its own."""
-    return Keys()
+    return Keys({"master": MASTER})
 
 
 @pytest.fixture(scope="module")
