@@ -11,7 +11,7 @@ import fakeredis
 import httpx
 from fastapi import FastAPI
 from keepsake_client import AsyncClient
-from keepsake_client.errors import KeepsakeError, RequestFailed
+from keepsake_client.errors import RequestFailed
 from keepsake_client.protocol import COUNTERS, LTMResponse, RequestType
 from redis.asyncio import Redis
 
@@ -67,7 +67,7 @@ class Memory(AsyncClient):
         fields = {"request_id": "r", "user_id": user_id, "success": True, **self.answer(request_type, data)}
         return LTMResponse.model_validate(fields)
 
-    def fails(self, error: KeepsakeError | str) -> None:
+    def fails(self, error: Exception | str) -> None:
         """Have every request fail, with this error or with this `error` of a response."""
 
         def answer(*_: Any) -> Mapping[str, Any]:
