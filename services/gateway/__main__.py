@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 from services.gateway.api import api
 from services.gateway.app import Door, Gateway, create_app
 from services.gateway.authentication import Authentication
+from services.gateway.client import client_of
 from services.gateway.exposure import (
     Network,
     check_exposed,
@@ -30,7 +31,6 @@ from services.gateway.mem0_api.door import open_mem0_door
 from services.gateway.metrics import ObserveRequests, add_metrics
 from services.gateway.proxy.door import add_proxy
 from services.gateway.tokens import token_verifier
-from services.gateway.wire import client_of
 from services.runtime.counters import PendingCounts
 from services.runtime.errors import InvalidSetting
 from services.runtime.exposition import exposed

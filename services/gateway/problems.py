@@ -141,6 +141,11 @@ def headers_of(error: KeepsakeError) -> dict[str, str]:
     return headers
 
 
+def code_of(status: int) -> str:
+    """The error code of an error of HTTP's own, in the shape of whichever API."""
+    return _CODES.get(status, "internal" if status >= 500 else "invalid_request")
+
+
 def internal_problem(request_id: str | None) -> Problem:
     """The problem of an error that nothing else answers; it says nothing of its cause."""
     return _problem("internal", 500, INTERNAL, request_id)
@@ -181,8 +186,7 @@ def invalid(errors: Any) -> InvalidMessage:
 
 async def _answer_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101  registered for no other
-    code = _CODES.get(error.status_code, "internal" if error.status_code >= 500 else "invalid_request")
-    problem = _problem(code, error.status_code, str(error.detail), request_id_of(request))
+    problem = _problem(code_of(error.status_code), error.status_code, str(error.detail), request_id_of(request))
     headers = {"Allow": ", ".join(_allowed(request))} if error.status_code == 405 else error.headers
     return problem_response(problem, headers)
 

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from structlog.testing import capture_logs
 
 from services.gateway.access import OPEN, NotPermitted, Right, Unauthorized
-from services.gateway.authentication import LOGGED_RATE, Authentication
+from services.gateway.authentication import LOGGED_RATE, MAX_CREDENTIAL_CHARS, Authentication
 from services.gateway.key_file import KeyFile
 from services.gateway.keys import KeyStore
 from services.gateway.problems import headers_of
@@ -287,6 +287,13 @@ def test_a_flood_of_wrong_keys_does_not_fill_the_log(file: KeyFile, counts: Pend
 
     assert counted(counts) == {"gateway_unauthorized": 1_000}
     assert len(lines) < 100 * LOGGED_RATE
+
+
+def test_what_is_too_long_for_a_credential_is_not_read(file: KeyFile) -> None:
+    """Given a token longer than any, I expect it refused as none, before its parts are decoded."""
+    authentication = made(file, tokens=TokenVerifier([(SECRET, "HS256")], 0))
+    with pytest.raises(Unauthorized, match="the request has no key"):
+        authentication.caller(bearing(f"a.b.{'c' * MAX_CREDENTIAL_CHARS}"))
 
 
 def test_the_file_is_watched(file: KeyFile) -> None:

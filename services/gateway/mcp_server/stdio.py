@@ -5,9 +5,9 @@ from __future__ import annotations
 from mcp.server.stdio import stdio_server
 
 from services.gateway.app import Gateway, OpenDoor
+from services.gateway.client import client_of
 from services.gateway.mcp_server.asker import Asker
 from services.gateway.mcp_server.server import build_server
-from services.gateway.wire import client_of
 from services.runtime.redis import connect_async
 from services.runtime.settings import Settings
 

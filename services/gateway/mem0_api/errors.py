@@ -7,7 +7,7 @@ from keepsake_client.errors import KeepsakeError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from services.gateway.problems import JSONResponse, headers_of, invalid, problem_of
+from services.gateway.problems import JSONResponse, code_of, headers_of, invalid, problem_of
 
 
 class NotSupported(KeepsakeError):
@@ -36,4 +36,5 @@ async def answer_http_error(request: Request, error: Exception) -> JSONResponse:
     detail = error.detail
     if error.status_code == 404:
         detail = "this is no route of Mem0's that Keepsake knows; docs/gateway.md has those that it knows"
-    return JSONResponse({"detail": detail, "error": detail}, error.status_code, error.headers)
+    body = {"detail": detail, "error": detail, "code": code_of(error.status_code)}
+    return JSONResponse(body, error.status_code, error.headers)
