@@ -181,6 +181,12 @@ def test_a_fault_is_counted_and_told_to_the_log_alone(http: GatewayApp) -> None:
     assert http.counted() == {b"gateway_failed": b"1"}
 
 
+@pytest.mark.parametrize("path", [SEARCH, "/healthz", "/v1/nothing"])
+def test_no_cache_keeps_an_answer(http: GatewayApp, path: str) -> None:
+    """Given any answer, I expect it kept by no cache on the way: the next caller may be another one."""
+    assert http.send("GET", path).headers["Cache-Control"] == "no-store"
+
+
 @pytest.mark.parametrize("given", ["", "a b", "x" * 129, 'a"b', "<script>"])
 def test_an_id_that_is_none_is_replaced(http: GatewayApp, given: str) -> None:
     """Given an X-Request-ID that is no plain token, I expect another one."""

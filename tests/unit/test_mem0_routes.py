@@ -289,6 +289,8 @@ def test_fields_without_effect_are_named_in_a_header() -> None:
 
     assert body.ignored == ["custom_instructions", "infer"]
     assert AddBody.model_validate({"messages": "tea", "infer": True}).ignored == []
+    made_up = {"made_up_" + "_" * number: 1 for number in range(1, 30)}
+    assert len(AddBody.model_validate({"messages": "tea", **made_up}).ignored) == 20
 
 
 def test_messages_are_said_by_their_roles() -> None:
