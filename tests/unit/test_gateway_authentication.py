@@ -210,11 +210,13 @@ def test_without_keys_a_page_of_another_site_may_do_nothing(
 
 
 def test_a_named_origin_may_use_an_open_gateway(file: KeyFile) -> None:
-    """Given an origin of LTM_GATEWAY_CORS_ORIGINS, I expect its page's requests taken."""
+    """Given an origin of LTM_GATEWAY_CORS_ORIGINS, I expect its page's requests taken, and no other's."""
     authentication = made(file, origins=("https://chat.example",))
 
     page = [*LOCAL, ("origin", "https://chat.example"), ("sec-fetch-site", "cross-site")]
     assert authentication.caller(request(page)) is OPEN
+    with pytest.raises(NotPermitted, match="page of another site"):
+        authentication.caller(request([*LOCAL, ("origin", "https://evil.example")]))
 
 
 def test_a_key_file_closes_the_gateway_for_good(file: KeyFile) -> None:
