@@ -2,63 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import httpx2
-import uvicorn
-from fastapi import FastAPI, Request
-from keepsake_client import AsyncClient
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
-from redis.asyncio import Redis
 
-from services.gateway.access import Caller, Unauthorized
-from services.gateway.app import Authenticator, Gateway, create_app
+from services.gateway.app import Authenticator
 from services.gateway.mcp_server.http import mcp_door
-from services.runtime.settings import Settings
-from tests.support import eventually, free_port
-
-
-class Keys:
-    """An authenticator with given keys.
-
-    Args:
-        callers: by their keys.
-    """
-
-    def __init__(self, callers: Mapping[str, Caller]) -> None:
-        self._callers = callers
-
-    def caller(self, request: Request) -> Caller:
-        key = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        if key not in self._callers:
-            raise Unauthorized("no such key")
-        return self._callers[key]
+from tests.served_gateway import served, settings_of
 
 
 @asynccontextmanager
-async def served(redis_url: str, authenticator: Authenticator, port: int = 0) -> AsyncIterator[str]:
+async def served_mcp(redis_url: str, authenticator: Authenticator, port: int = 0) -> AsyncIterator[str]:
     """The URL of a running `/mcp`."""
-    port = port or free_port()
-    async with AsyncClient(redis_url) as ltm, Redis.from_url(redis_url) as redis:
-        app = create_app(Gateway(Settings(), ltm, redis, authenticator), [mcp_door])
-        async with listening(app, port):
-            yield f"http://127.0.0.1:{port}/mcp"
-
-
-@asynccontextmanager
-async def listening(app: FastAPI, port: int) -> AsyncIterator[None]:
-    """The application on a port; what is still being answered at the end has a second."""
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, timeout_graceful_shutdown=1))
-    serving = asyncio.create_task(server.serve())
-    try:
-        await eventually(lambda: server.started or serving.done(), description="the server to listen")
-        yield
-    finally:
-        server.should_exit = True
-        await serving
+    with served(settings_of(redis_url), [mcp_door], authenticator, port) as url:
+        yield f"{url}/mcp"
 
 
 @asynccontextmanager

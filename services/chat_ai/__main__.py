@@ -19,6 +19,7 @@ from services.runtime.redis import connect_async
 from services.runtime.settings import Settings
 from services.runtime.traces import Traces
 from services.runtime.tracing import current_traceparent, open_spans
+from services.runtime.wire_names import wire_names
 
 NAME = "chat-ai"
 
@@ -35,8 +36,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         ltm = await opened.enter_async_context(
             AsyncClient(
                 url,
-                requests_queue=settings.ltm_requests_queue,
-                responses_channel=settings.ltm_responses_channel,
+                **wire_names(settings),
                 search_timeout_ms=settings.ltm_search_timeout_ms,
                 enabled=settings.enable_ltm,
                 traceparent=current_traceparent,

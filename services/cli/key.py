@@ -12,7 +12,7 @@ import typer
 from keepsake_client.fields import Id
 from pydantic import TypeAdapter, ValidationError
 
-from services.cli.options import DEFAULT_DATA_DIRECTORY
+from services.cli.options import DEFAULT_DATA_DIRECTORY, EVERY_RIGHT, rights_of
 from services.cli.output import Output, print_error, printable
 from services.gateway.access import Right
 from services.gateway.key_file import KeyFile
@@ -20,8 +20,6 @@ from services.gateway.keys import MAX_RATE, StoredKey, first_problem, utc_now
 from services.runtime.settings import load_settings
 from services.stack.data_directory import DataDirectory
 
-#: In `--may`, for every right that there is at that time.
-EVERY_RIGHT = "all"
 MAX_DAYS = 36_500
 
 _DURATION = re.compile(r"([0-9]{1,6})(m|h|d)")
@@ -64,7 +62,7 @@ def create(
     """Make a key, and print it, this once: the file has its hash alone."""
     if user is not None and users:
         raise typer.BadParameter("give one of --user and --users")
-    rights, until = _rights(may), _expiry(expires) if expires else None
+    rights, until = rights_of(may), _expiry(expires) if expires else None
     keys = _key_file(file, data_dir)
     key = keys.create(name, rights, user=user, users=users, agent=agent, rate=rate, expires=until)
     _show_once(key, keys, name)
@@ -127,7 +125,7 @@ def token(
         identity = TypeAdapter[str](Id).validate_python(user)
     except ValidationError as error:
         raise typer.BadParameter(first_problem(error), param_hint="USER") from None
-    Output().line(mint(token_secret(load_settings()), identity, _rights(may), minutes * 60, agent))
+    Output().line(mint(token_secret(load_settings()), identity, rights_of(may), minutes * 60, agent))
 
 
 def _key_file(file: Path | None, data_dir: Path) -> KeyFile:
@@ -138,17 +136,6 @@ def _show_once(key: str, keys: KeyFile, name: str) -> None:
     """Print a key on stdout, for a pipe or a variable, and what is to be known of it on stderr."""
     Output().line(key)
     print_error(f"this is the key {name}, shown this once; {keys.path} has its hash alone")
-
-
-def _rights(text: str) -> tuple[Right, ...]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if names == [EVERY_RIGHT]:
-        return tuple(Right)
-    if unknown := [name for name in names if name not in set(Right)]:
-        raise typer.BadParameter(f"there is no right {unknown[0]!r}; there are {', '.join(Right)}, and all for these")
-    if not names:
-        raise typer.BadParameter("name a right, or all")
-    return tuple(dict.fromkeys(map(Right, names)))
 
 
 def _expiry(text: str) -> datetime:

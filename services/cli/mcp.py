@@ -10,7 +10,7 @@ import typer
 from keepsake_client.fields import Id
 from pydantic import TypeAdapter, ValidationError
 
-from services.cli.options import DEFAULT_DATA_DIRECTORY, Agent, DataDir, found_stack
+from services.cli.options import DEFAULT_DATA_DIRECTORY, Agent, DataDir, found_stack, rights_of
 from services.gateway.access import Caller, Right
 from services.gateway.keys import first_problem
 from services.runtime.logging import configure_logging
@@ -33,7 +33,7 @@ def mcp(
     from services.gateway.mcp_server.stdio import serve_stdio  # noqa: PLC0415
 
     character = None if agent is None else _checked("--agent", agent)
-    asker = Asker.of(Caller("stdio", _parse_rights(may)), _checked("--user", user), character)
+    asker = Asker.of(Caller("stdio", frozenset(rights_of(may, RIGHTS))), _checked("--user", user), character)
     settings = found_stack(data_dir).settings
     configure_logging(settings, "mcp")
     # asyncio's own handler would wait for the thread that reads stdin, which no cancellation ends.
@@ -47,10 +47,3 @@ def _checked(option: str, identifier: str) -> str:
         return TypeAdapter[str](Id).validate_python(identifier)
     except ValidationError as error:
         raise typer.BadParameter(first_problem(error), param_hint=option) from None
-
-
-def _parse_rights(text: str) -> frozenset[Right]:
-    names = [name.strip() for name in text.split(",")]
-    if not set(names) <= set(RIGHTS):
-        raise typer.BadParameter(f"may be {', '.join(RIGHTS)}", param_hint="--may")
-    return frozenset(map(Right, names))

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 from services.gateway.api import api
 from services.gateway.app import Door, Gateway, create_app
 from services.gateway.authentication import Authentication
+from services.gateway.client import client_of
 from services.gateway.exposure import (
     Network,
     check_exposed,
@@ -30,7 +31,6 @@ from services.gateway.mem0_api.door import open_mem0_door
 from services.gateway.metrics import ObserveRequests, add_metrics
 from services.gateway.proxy.door import add_proxy
 from services.gateway.tokens import token_verifier
-from services.gateway.wire import client_of
 from services.runtime.counters import PendingCounts
 from services.runtime.errors import InvalidSetting
 from services.runtime.exposition import exposed
@@ -63,7 +63,7 @@ async def run(settings: Settings, _: asyncio.Event) -> None:
         metrics = opened.enter_context(exposed(settings, NAME))
         redis = await opened.enter_async_context(connect_async(url))
         ltm = await opened.enter_async_context(client_of(settings))
-        await opened.enter_async_context(authentication.watching(redis))
+        await opened.enter_async_context(authentication.watching())
         app = create_app(Gateway(settings, ltm, redis, authentication, counts, spans), DOORS)
         doors = guarded(app, proxies, origins, authentication.count_refusal)
         server = _server(ObserveRequests(doors, metrics) if metrics.enabled else doors)

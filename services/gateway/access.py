@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import ClassVar, Final
+from typing import Final
 
 from keepsake_client.errors import KeepsakeError
 
@@ -33,8 +33,6 @@ class Unauthorized(KeepsakeError):
     """The request has no key or token, or one that is unknown, revoked or expired."""
 
     code = "unauthorized"
-    #: Of the response.
-    headers: ClassVar = {"WWW-Authenticate": "Bearer"}
 
 
 class NotPermitted(KeepsakeError):

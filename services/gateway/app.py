@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Annotated, Protocol
@@ -63,27 +64,24 @@ class Gateway:
 
 
 # Both are coroutines: FastAPI runs other functions in a thread, which takes longer than they do.
-async def gateway_of_request(request: Request) -> Gateway:
+async def gateway_of(request: Request) -> Gateway:
     """The gateway that serves a request: a FastAPI dependency."""
-    return gateway_of(request)
+    gateway: Gateway = request.app.state.gateway
+    return gateway
 
 
-async def caller_of(request: Request) -> Caller:
+GatewayOf = Annotated[Gateway, Depends(gateway_of)]
+
+
+async def caller_of(request: Request, gateway: GatewayOf) -> Caller:
     """The caller of a request: a FastAPI dependency.
 
     Raises:
         Unauthorized
     """
-    return gateway_of(request).authenticator.caller(request)
+    return gateway.authenticator.caller(request)
 
 
-def gateway_of(request: Request) -> Gateway:
-    """The gateway that serves a request."""
-    gateway: Gateway = request.app.state.gateway
-    return gateway
-
-
-GatewayOf = Annotated[Gateway, Depends(gateway_of_request)]
 CallerOf = Annotated[Caller, Depends(caller_of)]
 #: Adds the routes of one door to the application.
 Door = Callable[[FastAPI, Gateway], None]
@@ -95,6 +93,12 @@ def create_app(gateway: Gateway, doors: Sequence[Door] = ()) -> FastAPI:
     Args:
         doors: each adds its routes.
     """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with gateway.counts.written(gateway.redis):  # those of the doors' ends, too
+            yield
+
     app = FastAPI(
         title="Keepsake",
         version=version("keepsake-ltm"),
@@ -103,6 +107,7 @@ def create_app(gateway: Gateway, doors: Sequence[Door] = ()) -> FastAPI:
         redoc_url=None,
         separate_input_output_schemas=False,
         redirect_slashes=False,
+        lifespan=lifespan,
         # FastAPI's own spans have the path and query of a request, which hold user ids and contents.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
@@ -112,5 +117,5 @@ def create_app(gateway: Gateway, doors: Sequence[Door] = ()) -> FastAPI:
     for door in doors:
         door(app, gateway)
     app.openapi = openapi_of(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
-    app.add_middleware(RequestMiddleware, redis=gateway.redis, counts=gateway.counts)
+    app.add_middleware(RequestMiddleware, counts=gateway.counts)
     return app

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-import redis.asyncio
 import structlog
 from keepsake_client.protocol import COUNTERS
 from starlette.requests import Request
@@ -108,21 +107,19 @@ class Authentication:
         return self._liveness.alive()
 
     @asynccontextmanager
-    async def watching(self, redis_client: redis.asyncio.Redis) -> AsyncIterator[None]:
-        """Watch the key file within the block, and write the counts."""
-        task = asyncio.create_task(self._watch(redis_client), name="keys")
+    async def watching(self) -> AsyncIterator[None]:
+        """Watch the key file within the block."""
+        task = asyncio.create_task(self._watch(), name="keys")
         try:
             yield
         finally:
             await cancel_all([task])
-            await self._counts.flush_async(redis_client)
 
-    async def _watch(self, redis_client: redis.asyncio.Redis) -> None:
+    async def _watch(self) -> None:
         while True:
             try:
                 self._keys.refresh()
                 self._liveness.mark()
-                await self._counts.flush_async(redis_client)
             except Exception:
                 # A revoked key must not stay valid because one look at the file failed.
                 log.exception("keys_watch_failed")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Response
 from keepsake_client.protocol import ADAPTER_FAILED_AFTER_S, MEMBERSHIP_KEY
 from redis.exceptions import RedisError
 
-from services.gateway.app import Gateway, gateway_of
+from services.gateway.app import Gateway, GatewayOf
 
 _METHODS: Final = ["GET", "HEAD"]
 
@@ -24,9 +24,8 @@ async def healthz() -> Response:
     return Response(status_code=204)
 
 
-async def readyz(request: Request) -> Response:
+async def readyz(gateway: GatewayOf) -> Response:
     """204 where a search could be answered: responses are subscribed to and an adapter is alive; otherwise 503."""
-    gateway = gateway_of(request)
     ready = gateway.ltm.subscribed and await _any_adapter(gateway.redis)
     return Response(status_code=204 if ready else 503)
 

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.gateway.access import Right
 from services.gateway.app import CallerOf, Gateway
+from services.gateway.request_scope import CLIENT_GONE
 from services.runtime.metrics import Metrics
 from services.runtime.stack_metrics import StackReader
 
@@ -57,5 +58,5 @@ class ObserveRequests:
         try:
             await self._app(scope, receive, observe)
         finally:
-            if status is None:  # it failed, or the client went away
-                self._metrics.http(door, 500, time.monotonic() - began)
+            if status is None:  # any fault is answered
+                self._metrics.http(door, CLIENT_GONE, time.monotonic() - began)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -127,13 +128,22 @@ def problem_response(
 async def answer_with_problem(request: Request, error: Exception) -> Response:
     """FastAPI's exception handler for `KeepsakeError`."""
     assert isinstance(error, KeepsakeError)  # noqa: S101  registered for no other
+    extensions = error.extensions if isinstance(error, ExtendedError) else None
+    return problem_response(problem_of(error, request_id_of(request)), headers_of(error), extensions)
+
+
+def headers_of(error: KeepsakeError) -> dict[str, str]:
+    """The headers of the response that an error is, in the shape of whichever API."""
     # RFC 9110, section 15.5.2: a 401 says which scheme is asked for.
     headers = {"WWW-Authenticate": "Bearer"} if error.code == "unauthorized" else {}
-    headers |= getattr(error, "headers", {})
     if (seconds := getattr(error, "retry_after_s", None)) is not None:
-        headers["Retry-After"] = str(max(1, round(seconds)))
-    extensions = error.extensions if isinstance(error, ExtendedError) else None
-    return problem_response(problem_of(error, request_id_of(request)), headers, extensions)
+        headers["Retry-After"] = str(math.ceil(seconds))
+    return headers
+
+
+def code_of(status: int) -> str:
+    """The error code of an error of HTTP's own, in the shape of whichever API."""
+    return _CODES.get(status, "internal" if status >= 500 else "invalid_request")
 
 
 def internal_problem(request_id: str | None) -> Problem:
@@ -176,8 +186,7 @@ def invalid(errors: Any) -> InvalidMessage:
 
 async def _answer_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101  registered for no other
-    code = _CODES.get(error.status_code, "internal" if error.status_code >= 500 else "invalid_request")
-    problem = _problem(code, error.status_code, str(error.detail), request_id_of(request))
+    problem = _problem(code_of(error.status_code), error.status_code, str(error.detail), request_id_of(request))
     headers = {"Allow": ", ".join(_allowed(request))} if error.status_code == 405 else error.headers
     return problem_response(problem, headers)
 

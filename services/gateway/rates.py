@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 
@@ -25,8 +24,6 @@ class RateLimited(KeepsakeError):
     def __init__(self, rate: float, retry_after_s: float) -> None:
         super().__init__(f"this key may make {rate:g} requests a second: try again in {retry_after_s:.2g} s")
         self.retry_after_s = retry_after_s
-        #: Of the response.
-        self.headers = {"Retry-After": str(math.ceil(retry_after_s))}
 
 
 class TokenBuckets:

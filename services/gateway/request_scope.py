@@ -12,7 +12,6 @@ from uuid import uuid4
 import structlog
 from keepsake_client.errors import InvalidMessage
 from keepsake_client.protocol import MAX_MESSAGE_BYTES
-from redis.asyncio import Redis
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -29,6 +28,8 @@ MAX_STALL_S: Final = 30.0
 #: Of a request's body: as much as a message on the wire has, and what is sent as a stream, or holds images.
 MAX_BODY_BYTES: Final = MAX_MESSAGE_BYTES
 BODY_LIMITS: Final = {"/v1/users/import": 1 << 30, "/openai/": 32 << 20}
+#: The status, in metrics, of a request whose client has hung up before its response.
+CLIENT_GONE: Final = 499
 _SANE_ID: Final = re.compile(r"[A-Za-z0-9._~+/=:@-]{1,128}")
 
 log = structlog.get_logger()
@@ -45,13 +46,12 @@ class RequestMiddleware:
     nothing handled is logged, counted as `gateway_failed` and answered as a problem that says nothing of it.
 
     Args:
-        redis, counts: where faults are counted.
+        counts: where faults are counted.
         max_stall_s: how long the next part of a body is waited for.
     """
 
-    def __init__(self, app: ASGIApp, redis: Redis, counts: PendingCounts, max_stall_s: float = MAX_STALL_S) -> None:
+    def __init__(self, app: ASGIApp, counts: PendingCounts, max_stall_s: float = MAX_STALL_S) -> None:
         self._app = app
-        self._redis = redis
         self._counts = counts
         self._max_stall_s = max_stall_s
 
@@ -87,7 +87,6 @@ class RequestMiddleware:
         except Exception:
             log.exception("request_failed", request_id=request_id, path=_path(scope))
             self._counts.count("gateway_failed")
-            await self._counts.flush_async(self._redis)
             if not status:
                 await problem_response(internal_problem(request_id))(scope, receive, send_with_ids)
         finally:

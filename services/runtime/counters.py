@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
 import redis
 import redis.asyncio
+
+#: How often `written` writes.
+WRITE_INTERVAL_S = 1.0
 
 
 class PendingCounts:
@@ -43,6 +49,25 @@ class PendingCounts:
             except (redis.RedisError, OSError):
                 self.count(*taken)
                 break
+
+    @asynccontextmanager
+    async def written(self, client: redis.asyncio.Redis) -> AsyncIterator[None]:
+        """Write the counts each second within the block, and at its end."""
+        ended = asyncio.Event()
+
+        async def write() -> None:
+            while not ended.is_set():  # not cancelled: what is being written then would be lost
+                await self.flush_async(client)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(ended.wait(), WRITE_INTERVAL_S)
+
+        task = asyncio.create_task(write(), name="counts")
+        try:
+            yield
+        finally:
+            ended.set()
+            await task
+            await self.flush_async(client)
 
     def _take(self) -> tuple[str, int] | None:
         with self._lock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from keepsake_client import Client, KeepsakeError
 
 from services.runtime.settings import Settings
+from services.runtime.wire_names import wire_names
 
 #: The user that the check searches for. It has no memories.
 PROBE_USER = "ltm-probe"
@@ -12,15 +13,7 @@ PROBE_USER = "ltm-probe"
 
 def client_of(settings: Settings) -> Client:
     """A client that uses the stack's address and names; not started."""
-    return Client(
-        settings.redis_url.get_secret_value(),
-        requests_queue=settings.ltm_requests_queue,
-        manage_queue=settings.ltm_manage_queue,
-        responses_channel=settings.ltm_responses_channel,
-        updates_channel=settings.memory_updates_channel,
-        updates_stream=settings.ltm_stream_key,
-        stream_max_len=settings.ltm_stream_max_len,
-    )
+    return Client(settings.redis_url.get_secret_value(), **wire_names(settings))
 
 
 def probe(settings: Settings, timeout_s: float) -> str | None:

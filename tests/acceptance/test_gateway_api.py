@@ -10,9 +10,10 @@ import httpx
 import pytest
 import redis
 
+from services.gateway.__main__ import DOORS
 from services.gateway.idempotency import KEY_PREFIX
 from tests.acceptance.conftest import Stack
-from tests.acceptance.served_gateway import served_gateway
+from tests.served_gateway import served, settings_of
 from tests.support import wait_until
 
 DEADLINE = {"deadline_ms": 60_000}
@@ -22,7 +23,7 @@ SAID = {"source": "user", "require_ai_response": False}
 
 @pytest.fixture(scope="module")
 def http(stack: Stack) -> Iterator[httpx.Client]:
-    with served_gateway(stack.redis_url) as gateway, httpx.Client(base_url=gateway.url, timeout=60) as client:
+    with served(settings_of(stack.redis_url), DOORS) as url, httpx.Client(base_url=url, timeout=60) as client:
         yield client
 
 

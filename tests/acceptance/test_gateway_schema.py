@@ -20,9 +20,10 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from services.gateway.__main__ import DOORS
 from services.gateway.access import ALL_RIGHTS, OPEN, Caller
 from tests.acceptance.conftest import Stack
-from tests.acceptance.served_gateway import ServedGateway, served_gateway
+from tests.served_gateway import OneCaller, served, settings_of
 
 CHECKS = [
     status_code_conformance,
@@ -43,20 +44,24 @@ VICTIM, SECRET = "victim", "Xylophone-4711"
 
 
 @pytest.fixture(scope="module")
-def gateway(stack: Stack) -> Iterator[ServedGateway]:
-    """A gateway on the stack, which has a memory and a profile of another user."""
-    with served_gateway(stack.redis_url) as gateway:
-        added = httpx.post(
-            f"{gateway.url}/v1/memories", json={"user_id": VICTIM, "content": SECRET, "deadline_ms": 60_000}
-        )
-        profile = httpx.patch(f"{gateway.url}/v1/profile?user_id={VICTIM}", json={"word": SECRET})
+def caller() -> OneCaller:
+    """Who every request is of."""
+    return OneCaller()
+
+
+@pytest.fixture(scope="module")
+def gateway(stack: Stack, caller: OneCaller) -> Iterator[str]:
+    """The URL of a gateway on the stack, which has a memory and a profile of another user."""
+    with served(settings_of(stack.redis_url), DOORS, caller) as gateway:
+        added = httpx.post(f"{gateway}/v1/memories", json={"user_id": VICTIM, "content": SECRET, "deadline_ms": 60_000})
+        profile = httpx.patch(f"{gateway}/v1/profile?user_id={VICTIM}", json={"word": SECRET})
         assert (added.status_code, profile.status_code) == (201, 200)
         yield gateway
 
 
-def for_each_operation(gateway: ServedGateway, check: Callable[[Case[Any]], None]) -> None:
+def for_each_operation(gateway: str, check: Callable[[Case[Any]], None]) -> None:
     """Check requests made from the description: some that keep to it, and some that do not."""
-    described = schemathesis.openapi.from_dict(gateway.schema)
+    described = schemathesis.openapi.from_url(f"{gateway}/openapi.json")
     for found in described.get_all_operations():
         assert isinstance(found, Ok)
         operation = found.ok()
@@ -77,31 +82,31 @@ def name_user(case: Case[Any], user_id: str) -> None:
         case.query = {**(case.query or {}), "user_id": user_id}
 
 
-def test_every_answer_is_as_described(gateway: ServedGateway) -> None:
+def test_every_answer_is_as_described(gateway: str, caller: OneCaller) -> None:
     """Given requests made from the description, hostile ones among them, I expect answers as described, and no 500."""
 
     def check(case: Case[Any]) -> None:
         if case.meta is not None and case.meta.generation.mode is GenerationMode.POSITIVE:
             name_user(case, "u1")
-        response = case.call_and_validate(base_url=gateway.url, checks=CHECKS)
+        response = case.call_and_validate(base_url=gateway, checks=CHECKS)
         assert response.status_code != 500
 
-    gateway.caller_set = OPEN
+    caller.of = OPEN
     for_each_operation(gateway, check)
 
 
-def test_a_key_of_one_user_hears_nothing_of_another(gateway: ServedGateway) -> None:
+def test_a_key_of_one_user_hears_nothing_of_another(gateway: str, caller: OneCaller) -> None:
     """Given a key of one user, and requests that name another one, I expect nothing of the other's data."""
 
     def check(case: Case[Any]) -> None:
         name_user(case, VICTIM)
-        response = case.call(base_url=gateway.url)
+        response = case.call(base_url=gateway)
         assert response.status_code != 500
         assert SECRET not in response.text
 
-    gateway.caller_set = Caller("bound", ALL_RIGHTS, user="bound")
+    caller.of = Caller("bound", ALL_RIGHTS, user="bound")
     for_each_operation(gateway, check)
 
-    gateway.caller_set = OPEN
-    left = httpx.get(f"{gateway.url}/v1/memories?user_id={VICTIM}").json()["memories"]
+    caller.of = OPEN
+    left = httpx.get(f"{gateway}/v1/memories?user_id={VICTIM}").json()["memories"]
     assert [memory["content"] for memory in left] == [SECRET]

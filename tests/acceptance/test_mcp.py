@@ -20,7 +20,8 @@ from services.gateway.access import ALL_RIGHTS, Caller
 from services.gateway.app import OpenDoor
 from tests.acceptance.conftest import LTM, Stack, clean_environment
 from tests.acceptance.test_commands import ltm
-from tests.mcp_clients import Keys, connected, served
+from tests.mcp_clients import connected, served_mcp
+from tests.served_gateway import Keys
 from tests.support import eventually
 
 READS = ("search_", "get_", "list_")
@@ -50,7 +51,7 @@ async def client_of(transport: str, stack: Stack, user: str, log: Path) -> Async
             yield client
     else:
         async with (
-            served(stack.redis_url, OpenDoor()) as url,
+            served_mcp(stack.redis_url, OpenDoor()) as url,
             connected(url, mode="legacy", X_Keepsake_User=user) as client,
         ):
             yield client
@@ -147,7 +148,7 @@ def test_the_commands_of_the_examples_start_servers(stack: Stack, user: str, tmp
         async with started(tmp_path / "log", command["command"], *arguments, **environment) as client:
             await call(client, "add_memory", content="My cat is called Tofu.")
         async with (
-            served(stack.redis_url, Keys({key: Caller("key", ALL_RIGHTS)})) as url,
+            served_mcp(stack.redis_url, Keys({key: Caller("key", ALL_RIGHTS)})) as url,
             connected(url, key, **{named.replace("-", "_"): user}) as client,
         ):
             (found,) = (await call(client, "list_memories"))["memories"]

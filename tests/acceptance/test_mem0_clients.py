@@ -14,22 +14,24 @@ import pytest
 from keepsake_client import Client
 
 from services.gateway.access import ALL_RIGHTS, Caller
+from services.gateway.mem0_api.door import PREFIX, open_mem0_door
 from tests.acceptance.conftest import Stack
-from tests.mem0_gateway import Keys, mem0_client, mem0_gateway
+from tests.mem0_module import mem0_client
+from tests.served_gateway import Keys, served, settings_of
 from tests.support import wait_until
 
 
 @pytest.fixture(scope="module")
 def keys() -> Keys:
     """The callers by key, to which a test adds its own."""
-    return Keys()
+    return Keys({"master": Caller("master", ALL_RIGHTS)})
 
 
 @pytest.fixture(scope="module")
 def host(stack: Stack, keys: Keys) -> Iterator[str]:
     """Where Mem0's clients find the gateway."""
-    with mem0_gateway(stack.redis_url, keys) as host:
-        yield host
+    with served(settings_of(stack.redis_url), [open_mem0_door], keys) as url:
+        yield f"{url}{PREFIX}"
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from services.gateway.proxy.door import add_proxy
 from tests.acceptance.conftest import Stack
 from tests.acceptance.test_examples import wait_until_found
 from tests.integration.scripted_upstream import ScriptedUpstream, stream
-from tests.integration.served_gateway import served, settings_of
+from tests.served_gateway import served, settings_of
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "openai_proxy.py"
 

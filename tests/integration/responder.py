@@ -27,12 +27,17 @@ class Responder(threading.Thread):
                 popped: Any = client.brpop(["ltm_requests"], timeout=0.1)
                 if popped is None:
                     continue
-                parse_request(popped[1], 1_000)
+                parse_request(popped[1], 100_000)
                 request = json.loads(popped[1])
                 self.requests.append(request)
-                memory = {"id": "m", "content": f"{request['user_id']} has a cat", "score": 0.5, "timestamp": 86_400}
-                response = {"request_id": request["request_id"], "user_id": request["user_id"], "success": True}
-                client.publish("ltm_responses", json.dumps({**response, "memories": [memory]}))
+                if (fields := self.answer(request)) is not None:
+                    response = {"request_id": request["request_id"], "user_id": request["user_id"], "success": True}
+                    client.publish("ltm_responses", json.dumps({**response, **fields}))
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any] | None:
+        """Fields of the response; None for none."""
+        memory = {"id": "m", "content": f"{request['user_id']} has a cat", "score": 0.5, "timestamp": 86_400}
+        return {"memories": [memory]}
 
     def end(self) -> None:
         self._ended.set()

@@ -17,7 +17,8 @@ from mcp_types import CallToolResult
 from services.gateway.access import ALL_RIGHTS, OPEN, Caller
 from services.gateway.app import OpenDoor
 from tests.integration.responder import responding
-from tests.mcp_clients import Keys, connected, served
+from tests.mcp_clients import connected, served_mcp
+from tests.served_gateway import Keys
 from tests.support import eventually, free_port
 
 MODES = pytest.mark.parametrize("mode", ["auto", "legacy"])
@@ -67,7 +68,7 @@ def test_callers_at_once_get_their_own_memories(url: str, mode: str) -> None:
 
     async def story() -> None:
         async with (
-            served(url, KEYS) as door,
+            served_mcp(url, KEYS) as door,
             connected(door, "anna-key", mode) as anna,
             connected(door, "berta-key", mode) as berta,
         ):
@@ -84,7 +85,7 @@ def test_the_header_names_the_user_as_far_as_the_key_permits(url: str, mode: str
     a refusal in words when the client connects."""
 
     async def story() -> None:
-        async with served(url, KEYS) as door:
+        async with served_mcp(url, KEYS) as door:
             async with connected(door, "shop-key", mode, X_Keepsake_User="shop-7") as client:
                 assert await found(client) == "shop-7 has a cat"
             for headers, words in (({"X_Keepsake_User": "anna"}, "not for this user"), ({}, "X-Keepsake-User")):
@@ -102,7 +103,7 @@ def test_an_open_gateway_asks_for_the_user(url: str) -> None:
     """Given a gateway without keys, I expect the user of the header."""
 
     async def story() -> None:
-        async with served(url, OpenDoor()) as door, connected(door, X_Keepsake_User="用户一") as client:
+        async with served_mcp(url, OpenDoor()) as door, connected(door, X_Keepsake_User="用户一") as client:
             assert await found(client) == "用户一 has a cat"
 
     assert OPEN.user is None
@@ -116,7 +117,7 @@ def test_requests_that_are_no_calls_are_refused(url: str) -> None:
 
     async def story() -> None:
         headers = {**ACCEPTED, "Authorization": "Bearer anna-key"}
-        async with served(url, KEYS) as door, httpx2.AsyncClient(headers=headers) as http:
+        async with served_mcp(url, KEYS) as door, httpx2.AsyncClient(headers=headers) as http:
             assert (await http.post(door, json=HANDSHAKE, headers={"Authorization": "Bearer x"})).status_code == 401
             assert (await http.get(door)).status_code == 405
             assert (await http.delete(door)).status_code == 405
@@ -137,11 +138,11 @@ def test_a_restart_of_the_gateway_loses_no_client(url: str, mode: str) -> None:
 
     async def story() -> None:
         port = free_port()
-        async with served(url, KEYS, port) as door:
+        async with served_mcp(url, KEYS, port) as door:
             client_of_anna = connected(door, "anna-key", mode)
             client = await client_of_anna.__aenter__()
             assert await found(client) == "anna has a cat"
-        async with served(url, KEYS, port):
+        async with served_mcp(url, KEYS, port):
             assert await found(client) == "anna has a cat"
             await client_of_anna.__aexit__(None, None, None)
 
@@ -154,7 +155,7 @@ def test_a_call_that_is_cancelled_leaves_the_next_one_alone(url: str, mode: str)
     """Given a call that is cancelled while the memory does not answer, I expect the next one to get its own answer."""
 
     async def story() -> None:
-        async with served(url, KEYS) as door, connected(door, "anna-key", mode) as client:
+        async with served_mcp(url, KEYS) as door, connected(door, "anna-key", mode) as client:
             waiting = asyncio.create_task(client.call_tool("add_memory", {"content": "x"}))
             async with redis.asyncio.Redis.from_url(url) as queue:
                 await eventually(lambda: queue.llen("ltm_requests"), description="the request")
@@ -172,7 +173,7 @@ def test_a_memory_that_is_away_is_an_error_in_words(url: str, mode: str) -> None
 
     async def story() -> None:
         nowhere = f"redis://127.0.0.1:{free_port()}/0"
-        async with served(nowhere, KEYS) as door, connected(door, "anna-key", mode) as client:
+        async with served_mcp(nowhere, KEYS) as door, connected(door, "anna-key", mode) as client:
             assert len((await client.list_tools()).tools) == 8
             result = await client.call_tool("search_memories", {"query": "pet?"})
         assert result.is_error

@@ -88,7 +88,7 @@ def test_ctrl_c_ends_it_while_it_waits_for_stdin(tmp_path: Path) -> None:
         ([], "--user"),
         (["--user", " "], "must not be blank"),
         (["--user", "anna", "--agent", ""], "must not be blank"),
-        (["--user", "anna", "--may", "search,forget"], "may be search, read, write, delete"),
+        (["--user", "anna", "--may", "search,forget"], "there is no right 'forget'"),
     ],
 )
 def test_what_cannot_start_says_why_on_stderr(arguments: list[str], words: str, tmp_path: Path) -> None:

@@ -14,14 +14,13 @@ import httpx
 import openai
 import pytest
 import redis
-from fastapi import Request
 from keepsake_client.protocol import COUNTERS, UPDATES_STREAM
 from openai import OpenAI
 from pydantic import SecretStr
 
-from services.gateway.access import ALL_RIGHTS, Caller, Right, Unauthorized
-from services.gateway.proxy import door
+from services.gateway.access import ALL_RIGHTS, Caller, Right
 from services.gateway.proxy.door import add_proxy
+from services.gateway.request_scope import BODY_LIMITS
 from tests.integration.scripted_upstream import (
     Handler,
     Received,
@@ -34,7 +33,8 @@ from tests.integration.scripted_upstream import (
     silent,
     stream,
 )
-from tests.integration.served_gateway import StandInMemory, served, settings_of
+from tests.integration.stand_in_memory import StandInMemory
+from tests.served_gateway import Keys, served, settings_of
 from tests.support import free_port, wait_until
 
 #: By their keys.
@@ -43,16 +43,6 @@ CALLERS = {
     "key-of-team": Caller("t", ALL_RIGHTS, users="team-"),
     "key-to-read": Caller("r", frozenset({Right.READ})),
 }
-
-
-class Keys:
-    """Tells callers by those keys."""
-
-    def caller(self, request: Request) -> Caller:
-        key = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if key not in CALLERS:
-            raise Unauthorized("the key is unknown: see `ltm key list`")
-        return CALLERS[key]
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +72,7 @@ def keyed_gateway(valkey_url: str, upstream: ScriptedUpstream, memory: StandInMe
     settings = settings_of(
         valkey_url, chat_base_url=SecretStr(upstream.url), openai_api_key=SecretStr("sk-of-the-operator")
     )
-    with served(settings, [add_proxy], Keys()) as url:
+    with served(settings, [add_proxy], Keys(CALLERS)) as url:
         yield url
 
 
@@ -602,7 +592,7 @@ def test_a_key_of_keepsake_is_never_sent(
     valkey_url: str, upstream: ScriptedUpstream, memory: StandInMemory, last: Callable[[], Received]
 ) -> None:
     """Given a gateway with keys and no API key for upstream, I expect no Authorization there."""
-    with served(settings_of(valkey_url, chat_base_url=SecretStr(upstream.url)), [add_proxy], Keys()) as url:
+    with served(settings_of(valkey_url, chat_base_url=SecretStr(upstream.url)), [add_proxy], Keys(CALLERS)) as url:
         httpx.get(f"{url}/openai/v1/models", headers={"Authorization": "Bearer key-of-anna"})
 
     assert last().path == "/v1/models"
@@ -690,9 +680,18 @@ def test_what_cannot_be_read_goes_through(
 
 def test_a_body_that_is_too_large(gateway: str) -> None:
     """Given a body over the limit, I expect status 413 in OpenAI's shape, and an end to reading it."""
-    response = httpx.post(f"{gateway}/openai/v1/chat/completions", content=b" " * (door.MAX_BODY_BYTES + 1))
+    response = httpx.post(f"{gateway}/openai/v1/chat/completions", content=b" " * (BODY_LIMITS["/openai/"] + 1))
 
     assert (response.status_code, response.json()["error"]["code"]) == (413, "too_large")
+
+
+def test_several_users_are_an_error(gateway: str, upstream: ScriptedUpstream, says: Callable[[Script], None]) -> None:
+    """Given two headers that say who speaks, I expect 400, and nothing upstream: a proxy may have checked either."""
+    headers = [("X-Keepsake-User", "anna"), ("X-Keepsake-User", "berta")]
+    response = httpx.post(f"{gateway}/openai/v1/chat/completions", json={"messages": []}, headers=headers)
+
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_request")
+    assert upstream.received == []
 
 
 def test_a_long_turn_is_counted(client: OpenAI, counted: Counted, remembered: Remembered, user: str) -> None:

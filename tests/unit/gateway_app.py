@@ -9,17 +9,17 @@ from typing import Any
 
 import fakeredis
 import httpx
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from keepsake_client import AsyncClient
-from keepsake_client.errors import KeepsakeError, RequestFailed
-from keepsake_client.protocol import LTMResponse, RequestType
+from keepsake_client.errors import RequestFailed
+from keepsake_client.protocol import COUNTERS, LTMResponse, RequestType
 from redis.asyncio import Redis
 
-from services.gateway.access import OPEN, Caller
+from services.gateway.access import OPEN
 from services.gateway.app import Gateway, create_app
 from services.gateway.request_scope import RequestMiddleware
-from services.runtime.counters import PendingCounts
 from services.runtime.settings import load_settings
+from tests.served_gateway import OneCaller
 
 MEMORY: dict[str, Any] = {
     "id": "5d1c2f0e-8c1b-5a55-9a6e-0f8f7f0c3a11",
@@ -67,23 +67,13 @@ class Memory(AsyncClient):
         fields = {"request_id": "r", "user_id": user_id, "success": True, **self.answer(request_type, data)}
         return LTMResponse.model_validate(fields)
 
-    def fails(self, error: KeepsakeError | str) -> None:
+    def fails(self, error: Exception | str) -> None:
         """Have every request fail, with this error or with this `error` of a response."""
 
         def answer(*_: Any) -> Mapping[str, Any]:
             raise RequestFailed(error) if isinstance(error, str) else error
 
         self.answer = answer
-
-
-class Keys:
-    """An authenticator whose caller the test sets."""
-
-    def __init__(self) -> None:
-        self.of: Caller = OPEN
-
-    def caller(self, _: Request) -> Caller:
-        return self.of
 
 
 class GatewayApp:
@@ -94,7 +84,7 @@ class GatewayApp:
         self.server = fakeredis.FakeServer()
         self.redis: Any = fakeredis.FakeAsyncRedis(server=self.server)
         self.memory = Memory(self.redis)
-        self.keys = Keys()
+        self.keys = OneCaller()
         self.gateway = Gateway(load_settings(**settings), self.memory, self.redis, self.keys)
         self.app: FastAPI = create_app(self.gateway, doors)
 
@@ -102,6 +92,7 @@ class GatewayApp:
         """Begin as at first: for the next test."""
         self.memory.reset()
         self.keys.of = OPEN
+        self.counted()
         self.run(self.redis.flushall())
 
     def send(self, method: str, path: str, **given: Any) -> httpx.Response:
@@ -119,9 +110,15 @@ class GatewayApp:
         """The result of a coroutine on the application's loop."""
         return self.runner.run(coroutine)
 
+    def counted(self) -> dict[bytes, bytes]:
+        """The counts, once they are written."""
+        self.run(self.gateway.counts.flush_async(self.redis))
+        counts: dict[bytes, bytes] = self.run(self.redis.hgetall(COUNTERS))
+        return counts
+
     def impatient(self, max_stall_s: float) -> RequestMiddleware:
         """The application with another bound on a body that stalls."""
-        return RequestMiddleware(self.app, self.redis, PendingCounts("ltm:counters"), max_stall_s)
+        return RequestMiddleware(self.app, self.gateway.counts, max_stall_s)
 
 
 @contextmanager

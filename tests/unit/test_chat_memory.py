@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import fakeredis
 import pytest
 from keepsake_client import AsyncClient
 from keepsake_client.errors import InvalidMessage, KeepsakeError, Unavailable
 from keepsake_client.protocol import COUNTERS
-from redis.asyncio import Redis
 
 from services.gateway.proxy.chat_memory import MAX_PENDING, PUBLISH_FOR_S, ChatMemory, Turn
 from services.gateway.proxy.chat_request import Said
+from services.runtime.counters import PendingCounts
 from tests.support import SkippingLoop
 
 SAID_AT = 1_712_345_678.0
@@ -45,18 +45,28 @@ class Publisher:
         return message_id
 
 
-async def count(redis: Redis, name: str) -> int:
-    found: Any = await redis.hget(COUNTERS, name)
-    return int(found or 0)
+class Counts(PendingCounts):
+    """The counts, of which none is written."""
+
+    def __init__(self) -> None:
+        super().__init__(COUNTERS)
+        self.counted: Counter[str] = Counter()
+
+    def count(self, name: str, number: int = 1) -> None:
+        self.counted[name] += number
+
+    @property
+    def not_remembered(self) -> int:
+        return self.counted["proxy_not_remembered"]
 
 
-def run(publisher: Publisher, work: Callable[[ChatMemory, Redis], Awaitable[None]]) -> None:
+def run(publisher: Publisher, work: Callable[[ChatMemory, Counts], Awaitable[None]]) -> None:
     """Work with a memory, on a loop that skips every wait."""
+    ltm: AsyncClient = publisher  # type: ignore[assignment]  # as far as it is used
+    counts = Counts()
 
     async def inside() -> None:
-        async with fakeredis.FakeAsyncRedis() as redis:
-            ltm: AsyncClient = publisher  # type: ignore[assignment]  # as far as it is used
-            await work(ChatMemory(ltm, redis, 600, 5, 1_000), redis)
+        await work(ChatMemory(ltm, counts, 600, 5, 1_000), counts)
 
     with asyncio.Runner(loop_factory=SkippingLoop) as runner:
         runner.run(inside())
@@ -66,11 +76,11 @@ def test_a_stop_waits_for_what_is_being_published() -> None:
     """Given turns that are being published, I expect a stop to wait for them."""
     publisher = Publisher()
 
-    async def work(memory: ChatMemory, redis: Redis) -> None:
+    async def work(memory: ChatMemory, counts: Counts) -> None:
         memory.remember(turn(), "Good morning")
         assert publisher.published == []
         await memory.drain()
-        assert await count(redis, "proxy_not_remembered") == 0
+        assert counts.not_remembered == 0
 
     run(publisher, work)
 
@@ -80,10 +90,10 @@ def test_a_stop_waits_for_what_is_being_published() -> None:
 def test_a_stop_does_not_wait_for_long() -> None:
     """Given a Redis that takes nothing, I expect the stop to come about, and the turns to be counted."""
 
-    async def work(memory: ChatMemory, redis: Redis) -> None:
+    async def work(memory: ChatMemory, counts: Counts) -> None:
         memory.remember(turn(), "Good morning")
         await memory.drain()
-        assert await count(redis, "proxy_not_remembered") == 2
+        assert counts.not_remembered == 2
 
     run(Publisher(hangs=True), work)
 
@@ -92,11 +102,11 @@ def test_a_turn_waits_for_redis() -> None:
     """Given a Redis that is back after some tries, I expect each turn to be published once, in order."""
     publisher = Publisher(Unavailable("down"), Unavailable("down"))
 
-    async def work(memory: ChatMemory, redis: Redis) -> None:
+    async def work(memory: ChatMemory, counts: Counts) -> None:
         memory.remember(turn(), "Good morning")
         while len(publisher.published) < 2:
             await asyncio.sleep(1)
-        assert await count(redis, "proxy_not_remembered") == 0
+        assert counts.not_remembered == 0
 
     run(publisher, work)
 
@@ -108,12 +118,12 @@ def test_a_turn_that_cannot_be_published_is_counted(failures: list[KeepsakeError
     """Given a Redis that stays away, or a turn that the contract does not allow, I expect both turns to be counted."""
     publisher = Publisher(*failures)
 
-    async def work(memory: ChatMemory, redis: Redis) -> None:
+    async def work(memory: ChatMemory, counts: Counts) -> None:
         memory.remember(turn(), "Good morning")
         await asyncio.sleep(2 * PUBLISH_FOR_S)
         tries = publisher.tries
         await asyncio.sleep(PUBLISH_FOR_S)
-        assert (publisher.tries, await count(redis, "proxy_not_remembered")) == (tries, 2)
+        assert (publisher.tries, counts.not_remembered) == (tries, 2)
 
     run(publisher, work)
 
@@ -123,11 +133,11 @@ def test_a_turn_that_cannot_be_published_is_counted(failures: list[KeepsakeError
 def test_turns_that_wait_are_bounded() -> None:
     """Given more turns than may wait for Redis, I expect those that are over to be counted at once."""
 
-    async def work(memory: ChatMemory, redis: Redis) -> None:
+    async def work(memory: ChatMemory, counts: Counts) -> None:
         for _ in range(MAX_PENDING + 3):
             memory.remember(turn(), "Good morning")
         await asyncio.sleep(1)
-        assert await count(redis, "proxy_not_remembered") == 2 * 3
+        assert counts.not_remembered == 2 * 3
 
     run(Publisher(hangs=True), work)
 
@@ -136,11 +146,11 @@ def test_what_is_no_answer_is_not_remembered() -> None:
     """Given an answer of reasoning alone, and one that is too long, I expect the user's turns alone."""
     publisher = Publisher()
 
-    async def work(memory: ChatMemory, redis: Redis) -> None:
+    async def work(memory: ChatMemory, counts: Counts) -> None:
         memory.remember(turn(), "<think>hm</think>\n")
         memory.remember(turn(), "word " * 1_000)
         await memory.drain()
-        assert await count(redis, "proxy_not_remembered") == 1
+        assert counts.not_remembered == 1
 
     run(publisher, work)
 

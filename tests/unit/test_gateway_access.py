@@ -18,9 +18,10 @@ def test_a_prefix_permits_the_users_that_begin_with_it(prefix: str, user: str) -
     caller = Caller("bot", ALL_RIGHTS, users=prefix)
 
     assert caller.user_of(prefix + user) == prefix + user
-    if not user.startswith(prefix):
-        with pytest.raises(NotPermitted):
-            caller.user_of(user)
+    for other in (user, user + prefix):
+        if not other.startswith(prefix):
+            with pytest.raises(NotPermitted):
+                caller.user_of(other)
 
 
 @given(bound=IDS, user=IDS)

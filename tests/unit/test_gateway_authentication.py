@@ -15,9 +15,10 @@ from starlette.requests import Request
 from structlog.testing import capture_logs
 
 from services.gateway.access import OPEN, NotPermitted, Right, Unauthorized
-from services.gateway.authentication import LOGGED_RATE, Authentication
+from services.gateway.authentication import LOGGED_RATE, MAX_CREDENTIAL_CHARS, Authentication
 from services.gateway.key_file import KeyFile
 from services.gateway.keys import KeyStore
+from services.gateway.problems import headers_of
 from services.gateway.rates import RateLimited
 from services.gateway.tokens import TokenVerifier, mint
 from services.runtime.counters import PendingCounts
@@ -122,7 +123,7 @@ def test_a_request_without_one_valid_key_is_refused(
     with capture_logs() as lines, pytest.raises(Unauthorized) as refused:
         authentication.caller(request([(name, value.format(key, key)) for name, value in headers]))
 
-    assert refused.value.headers == {"WWW-Authenticate": "Bearer"}
+    assert headers_of(refused.value) == {"WWW-Authenticate": "Bearer"}
     assert counted(counts) == {"gateway_unauthorized": 1}
     assert [(line["event"], line["code"], line["peer"]) for line in lines] == [
         ("request_refused", "unauthorized", "127.0.0.1")
@@ -209,11 +210,13 @@ def test_without_keys_a_page_of_another_site_may_do_nothing(
 
 
 def test_a_named_origin_may_use_an_open_gateway(file: KeyFile) -> None:
-    """Given an origin of LTM_GATEWAY_CORS_ORIGINS, I expect its page's requests taken."""
+    """Given an origin of LTM_GATEWAY_CORS_ORIGINS, I expect its page's requests taken, and no other's."""
     authentication = made(file, origins=("https://chat.example",))
 
     page = [*LOCAL, ("origin", "https://chat.example"), ("sec-fetch-site", "cross-site")]
     assert authentication.caller(request(page)) is OPEN
+    with pytest.raises(NotPermitted, match="page of another site"):
+        authentication.caller(request([*LOCAL, ("origin", "https://evil.example")]))
 
 
 def test_a_key_file_closes_the_gateway_for_good(file: KeyFile) -> None:
@@ -288,21 +291,25 @@ def test_a_flood_of_wrong_keys_does_not_fill_the_log(file: KeyFile, counts: Pend
     assert len(lines) < 100 * LOGGED_RATE
 
 
-def test_the_file_is_watched_and_counts_are_written(file: KeyFile, counts: PendingCounts) -> None:
-    """Given a gateway that watches, I expect a key made meanwhile to be taken, and refusals in Redis."""
+def test_what_is_too_long_for_a_credential_is_not_read(file: KeyFile) -> None:
+    """Given a token longer than any, I expect it refused as none, before its parts are decoded."""
+    authentication = made(file, tokens=TokenVerifier([(SECRET, "HS256")], 0))
+    with pytest.raises(Unauthorized, match="the request has no key"):
+        authentication.caller(bearing(f"a.b.{'c' * MAX_CREDENTIAL_CHARS}"))
+
+
+def test_the_file_is_watched(file: KeyFile) -> None:
+    """Given a gateway that watches, I expect a key made meanwhile to be taken, and to be needed."""
     store = KeyStore(file.path, lambda: None)
-    authentication = Authentication(store, None, 0, proxied=False, local=True, counts=counts)
+    authentication = Authentication(store, None, 0, proxied=False, local=True)
 
     async def story() -> None:
-        client = fakeredis.FakeAsyncRedis(decode_responses=True)
-        async with authentication.watching(client):
+        async with authentication.watching():
             key = file.create("bot", MAY)
             await eventually(lambda: store.seen, description="the key file")
             with pytest.raises(Unauthorized):
                 authentication.caller(request(LOCAL))
             assert authentication.caller(bearing(key)).name == "bot"
             assert authentication.alive()
-        assert await client.hgetall(COUNTERS) == {"gateway_unauthorized": "1"}
-        await client.aclose()
 
     asyncio.run(story())

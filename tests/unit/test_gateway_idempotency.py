@@ -140,7 +140,17 @@ def test_a_key_is_of_one_user_and_one_caller(http: GatewayApp, other: dict[str, 
     assert http.send(
         "POST", "/v1/memories", json={**ADD, "user_id": other.get("user_id", "u1")}, headers=KEY
     ).is_success
+    assert kinds(http) == ["add", "add"]
     assert http.memory.ids[0] != http.memory.ids[1]
+
+
+def test_what_is_kept_of_a_request_can_be_compared_by_its_bearer_alone(http: GatewayApp) -> None:
+    """Given the same contents of two users, I expect hashes in Redis that do not show it."""
+    for user in ("u1", "u2"):
+        http.send("POST", "/v1/memories", json={**ADD, "user_id": user}, headers=KEY)
+
+    kept = [http.run(http.redis.hget(place, "request")) for place in http.run(http.redis.keys())]
+    assert len(set(kept)) == 2
 
 
 def test_a_request_that_is_under_way_is_409(http: GatewayApp) -> None:

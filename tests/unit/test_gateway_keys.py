@@ -383,3 +383,12 @@ def test_garbage_is_an_error_in_one_line(raw: bytes) -> None:
 
     assert "\n" not in problem
     assert len(problem) < 1_000
+
+
+def test_a_path_that_leads_nowhere_closes_the_gateway(path: Path, store: KeyStore) -> None:
+    """Given a path that turns out to lead round in a circle, I expect keys to be needed: nothing says that none are."""
+    path.symlink_to(path)
+
+    store.refresh()
+
+    assert store.seen

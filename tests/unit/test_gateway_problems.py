@@ -11,7 +11,7 @@ import pytest
 import structlog
 from fastapi import FastAPI
 from keepsake_client.errors import RequestTimeout, Unavailable
-from keepsake_client.protocol import COUNTERS, MEMBERSHIP_KEY
+from keepsake_client.protocol import MEMBERSHIP_KEY
 from starlette.types import Message
 
 from services.gateway.access import Caller, Unauthorized
@@ -179,7 +179,13 @@ def test_a_fault_is_counted_and_told_to_the_log_alone(http: GatewayApp) -> None:
     assert SECRET not in response.text
     fault = next(line for line in logged if line["event"] == "request_failed")
     assert (fault["exc_info"], fault["request_id"]) == (True, "mine-1")
-    assert http.run(http.redis.hget(COUNTERS, "gateway_failed")) == b"1"
+    assert http.counted() == {b"gateway_failed": b"1"}
+
+
+@pytest.mark.parametrize("path", [SEARCH, "/healthz", "/v1/nothing"])
+def test_no_cache_keeps_an_answer(http: GatewayApp, path: str) -> None:
+    """Given any answer, I expect it kept by no cache on the way: the next caller may be another one."""
+    assert http.send("GET", path).headers["Cache-Control"] == "no-store"
 
 
 @pytest.mark.parametrize("given", ["", "a b", "x" * 129, 'a"b', "<script>"])

@@ -67,3 +67,10 @@ def test_a_key_of_a_prefix_sees_its_own_where_ids_are_written(http: GatewayApp, 
 def test_the_latest_are_as_many_as_asked_for(http: GatewayApp) -> None:
     """Given a limit, I expect the last records."""
     assert seen(http, "/v1/traces?limit=1") == (["other"], 0)
+
+
+def test_a_key_of_one_character_sees_none(http: GatewayApp) -> None:
+    """Given a key that is bound to a character, I expect 403: a record does not say which one it is about."""
+    http.keys.of = Caller("luna", ALL_RIGHTS, user="game:1", agent="luna")
+
+    assert http.send("GET", "/v1/traces?id=m1").status_code == 403

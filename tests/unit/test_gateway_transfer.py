@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from keepsake_client.errors import RequestTimeout
-from keepsake_client.protocol import COUNTERS
 from starlette.types import Message
 
 from services.gateway.api import api
@@ -110,7 +109,7 @@ def test_an_export_that_breaks_off_does_not_look_complete(http: GatewayApp, spec
 
     assert sent[0]["status"] == 200
     assert all(message["more_body"] for message in sent[1:])
-    assert http.run(http.redis.hget(COUNTERS, "exports_aborted")) == b"1"
+    assert http.counted() == {b"exports_aborted": b"1"}
 
 
 def test_an_export_that_fails_at_once_is_a_problem(http: GatewayApp) -> None:
@@ -234,4 +233,4 @@ def test_a_client_that_hangs_up_in_an_upload_is_no_fault(http: GatewayApp) -> No
     http.run(http.app({**scope, "query_string": query.encode()}, receive, send))
 
     assert [len(page) for page in imported(http)] == [64]
-    assert http.run(http.redis.hgetall(COUNTERS)) == {}
+    assert http.counted() == {}

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Coroutine, Mapping
-from typing import Any, cast
+from collections.abc import Coroutine
+from typing import Any
 
 import fakeredis
 import pytest
-from keepsake_client import AsyncClient
 from keepsake_client.context import MAX_QUOTE_CHARS
 from keepsake_client.errors import InvalidMessage, KeepsakeError, RequestFailed, RequestTimeout, Unavailable
-from keepsake_client.protocol import COUNTERS, LTMResponse, RequestType
-from keepsake_client.verbs import Verbs
+from keepsake_client.protocol import COUNTERS, RequestType
 from mcp import Client
 from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, CallToolResult
@@ -26,6 +24,7 @@ from services.gateway.mcp_server.asker import Asker
 from services.gateway.mcp_server.server import build_server
 from services.gateway.mcp_server.tools import TOOLS
 from services.runtime.settings import Settings
+from tests.unit.gateway_app import Memory
 
 CAT = {"id": "m1", "content": "My cat is Miso", "score": 0.9, "timestamp": 1_712_345_678, "source": "user"}
 ANNA = Asker.of(Caller("key", ALL_RIGHTS), "anna", None)
@@ -43,37 +42,22 @@ CALLS: dict[str, dict[str, Any]] = {
 CHANGING: tuple[RequestType, ...] = ("add", "memory_update", "memory_delete", "profile_update")
 
 
-class Keepsake(Verbs):
-    """A long-term memory that gives the same response to every request, and keeps the requests.
+class Keepsake(Memory):
+    """A long-term memory that gives the same response to every request.
 
     Args:
         failure: raised in place of a response.
     """
 
     def __init__(self, failure: Exception | None = None, **response: Any) -> None:
-        self._failure = failure
-        self._response = {"memories": [CAT], "count": 1, "profile_version": 1, **response}
-        self.requests: list[tuple[str, str, dict[str, Any]]] = []
-
-    async def request(
-        self,
-        request_type: RequestType,
-        user_id: str,
-        data: Mapping[str, Any],
-        *,
-        deadline_ms: int | None = None,
-        request_id: str | None = None,
-    ) -> LTMResponse:
-        self.requests.append((request_type, user_id, dict(data)))
-        if self._failure is not None:
-            raise self._failure
-        fields = {"request_id": "r", "user_id": user_id, "success": True, **self._response}
-        return LTMResponse.model_validate(fields)
+        super().__init__(fakeredis.FakeAsyncRedis())
+        self.answer = lambda *_: {"memories": [CAT], "count": 1, "profile_version": 1, **response}
+        if failure is not None:
+            self.fails(failure)
 
 
-def gateway_of(keepsake: Keepsake, redis: fakeredis.FakeAsyncRedis | None = None) -> Gateway:
-    redis = redis or fakeredis.FakeAsyncRedis()
-    return Gateway(Settings(), cast(AsyncClient, keepsake), redis, OpenDoor())
+def gateway_of(keepsake: Keepsake) -> Gateway:
+    return Gateway(Settings(), keepsake, fakeredis.FakeAsyncRedis(), OpenDoor())
 
 
 def call(
@@ -329,15 +313,16 @@ def test_a_fault_says_nothing_of_itself(mode: str) -> None:
 
 
 def test_failures_are_counted() -> None:
-    """Given two calls that fail and one that does not, I expect two in the counters when the server ends."""
-    redis = fakeredis.FakeAsyncRedis()
+    """Given two calls that fail and one that does not, I expect two counted."""
+    gateway = gateway_of(Keepsake())
 
     async def story() -> None:
-        async with Client(build_server(gateway_of(Keepsake(), redis), lambda _: ANNA)) as client:
+        async with Client(build_server(gateway, lambda _: ANNA)) as client:
             await client.call_tool("search_memories", {})
             await client.call_tool("search_memories", {"query": "", "limit": 1_000})
             await client.call_tool("search_memories", {"query": "my cat?"})
-        assert await redis.hgetall(COUNTERS) == {b"mcp_calls_failed": b"2"}
+        await gateway.counts.flush_async(gateway.redis)
+        assert await gateway.redis.hgetall(COUNTERS) == {b"mcp_calls_failed": b"2"}
 
     run(story())
 

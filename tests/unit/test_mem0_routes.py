@@ -27,7 +27,7 @@ from services.gateway.mem0_api.door import PREFIX, open_mem0_door
 from services.gateway.mem0_api.ids import EventId, MemoryId
 from services.gateway.mem0_api.refused import REFUSED
 from services.runtime.settings import Settings
-from tests.mem0_gateway import MASTER, Keys
+from tests.served_gateway import Keys
 
 UUID = "5d1c0000-0000-8000-8000-000000000001"
 OF_U1 = str(MemoryId(UUID, "u1"))
@@ -71,11 +71,14 @@ REFUSED_IN_WORDS = {
     ("DELETE", "/api/v1/webhooks/{}/"),
 }
 
+#: What may do everything.
+MASTER = Caller("master", ALL_RIGHTS)
+
 
 @pytest.fixture(scope="module")
 def keys() -> Keys:
     """The callers by key, to which a test adds its own."""
-    return Keys()
+    return Keys({"master": MASTER})
 
 
 @pytest.fixture(scope="module")
@@ -310,6 +313,8 @@ def test_fields_without_effect_are_named_in_a_header() -> None:
 
     assert body.ignored == ["custom_instructions", "infer"]
     assert AddBody.model_validate({"messages": "tea", "infer": True}).ignored == []
+    made_up = {"made_up_" + "_" * number: 1 for number in range(1, 30)}
+    assert len(AddBody.model_validate({"messages": "tea", **made_up}).ignored) == 20
 
 
 def test_messages_are_said_by_their_roles() -> None:

@@ -97,7 +97,6 @@ async def _lines(gateway: Gateway, user_id: str, page: LTMResponse, deadline_ms:
         except KeepsakeError as error:
             log.warning("export_aborted", user_id=user_id, code=error.code)
             gateway.counts.count("exports_aborted")
-            await gateway.counts.flush_async(gateway.redis)
             raise ResponseAborted from error
 
 

@@ -8,7 +8,7 @@ from typing import Self
 from starlette.requests import Request
 
 from services.gateway.access import Caller, NotPermitted
-from services.gateway.who import AGENT_HEADER, SESSION_HEADER, USER_HEADER, header
+from services.gateway.headers import AGENT, SESSION, USER, header
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class Asker:
             NotPermitted: neither names one, or the caller may not ask about it.
             InvalidMessage: a header is not UTF-8, or there are several of one.
         """
-        user = header(request, USER_HEADER) or caller.user
+        user = header(request, USER) or caller.user
         if user is None:
-            raise NotPermitted(f"this key is bound to no user: name one by the header {USER_HEADER}")
-        return cls.of(caller, user, header(request, AGENT_HEADER), header(request, SESSION_HEADER))
+            raise NotPermitted(f"this key is bound to no user: name one by the header {USER}")
+        return cls.of(caller, user, header(request, AGENT), header(request, SESSION))
 
     @property
     def agent(self) -> str | None:

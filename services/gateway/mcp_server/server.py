@@ -66,7 +66,6 @@ def build_server(gateway: Gateway, asker_of: Callable[[Context], Asker]) -> Serv
             reason = in_words(KeepsakeError(), tool)
             log.exception("tool_crashed", tool=tool.name, user_id=asker.user)
         gateway.counts.count("mcp_calls_failed")
-        await gateway.counts.flush_async(gateway.redis)
         return CallToolResult(content=[TextContent(text=reason)], is_error=True)
 
     return Server(

@@ -22,6 +22,8 @@ from services.gateway.mem0_api.filters import Group, parse_filters
 MAX_MESSAGES: Final = 100
 #: Memories in one batch of updates or deletions, as on Mem0's platform.
 MAX_BATCH: Final = 1_000
+#: Names of fields without effect that an answer lists; a request may hold any number of its own.
+MAX_IGNORED: Final = 20
 _DAY_S: Final = 86_400
 #: Who speaks by role; messages of other roles, such as `system` and `tool`, are said by neither.
 _SOURCES: Final[dict[str, Source]] = {"user": "user", "human": "user", "assistant": "ai", "ai": "ai", "model": "ai"}
@@ -58,13 +60,13 @@ class Mem0Body(BaseModel):
 
     @property
     def ignored(self) -> list[str]:
-        """Names of fields that have a value and no effect."""
+        """Names of fields that have a value and no effect, as many as a header may be long."""
         extra = self.model_extra or {}
         return sorted(
             name
             for name, value in extra.items()
             if value is not None and name not in OF_THE_PLATFORM and re.fullmatch("[a-z_]{1,40}", name)
-        )
+        )[:MAX_IGNORED]
 
     def entities(self) -> list[dict[str, Any]]:
         """Conditions on what stands at the top of the body."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from fastapi.exceptions import RequestValidationError
 from keepsake_client.errors import KeepsakeError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from services.gateway.problems import JSONResponse, invalid, problem_of
+from services.gateway.problems import JSONResponse, code_of, headers_of, invalid, problem_of
 
 
 class NotSupported(KeepsakeError):
@@ -23,8 +21,7 @@ async def answer_with_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, KeepsakeError)  # noqa: S101  registered for no other
     problem = problem_of(error)
     body = {"detail": problem.detail, "error": problem.title, "code": problem.code}
-    headers: Mapping[str, str] | None = getattr(error, "headers", None)  # as `Retry-After`, which the clients read
-    return JSONResponse(body, problem.status, headers)
+    return JSONResponse(body, problem.status, headers_of(error))
 
 
 async def answer_fault(request: Request, error: Exception) -> JSONResponse:
@@ -44,4 +41,5 @@ async def answer_http_error(request: Request, error: Exception) -> JSONResponse:
     detail = error.detail
     if error.status_code == 404:
         detail = "this is no route of Mem0's that Keepsake knows; docs/gateway.md has those that it knows"
-    return JSONResponse({"detail": detail, "error": detail}, error.status_code, error.headers)
+    body = {"detail": detail, "error": detail, "code": code_of(error.status_code)}
+    return JSONResponse(body, error.status_code, error.headers)

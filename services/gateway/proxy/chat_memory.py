@@ -15,8 +15,7 @@ import structlog
 from keepsake_client import AsyncClient
 from keepsake_client.context import MAX_QUOTE_CHARS, render, shorten
 from keepsake_client.errors import KeepsakeError, RequestTimeout, Unavailable
-from keepsake_client.protocol import CONTEXT_CHARS, COUNTERS, ContextParts, LTMResponse, Source, clean
-from redis.asyncio import Redis
+from keepsake_client.protocol import CONTEXT_CHARS, ContextParts, LTMResponse, Source, clean
 
 from services.gateway.proxy.chat_request import Said
 from services.runtime.backoff import wait_s
@@ -73,19 +72,18 @@ class ChatMemory:
     """The memory of the proxy: asked before each chat completion, and told its turns afterwards.
 
     Args:
-        redis: counts, in `ltm:counters`.
+        counts: for `ltm:counters`.
         deadline_ms: how long a request may wait for its context.
         limit: the most memories in a context.
         max_chars: of a content or query.
     """
 
-    def __init__(self, ltm: AsyncClient, redis: Redis, deadline_ms: int, limit: int, max_chars: int) -> None:
+    def __init__(self, ltm: AsyncClient, counts: PendingCounts, deadline_ms: int, limit: int, max_chars: int) -> None:
         self._ltm = ltm
-        self._redis = redis
+        self._counts = counts
         self._deadline_ms = deadline_ms
         self._limit = limit
         self._max_chars = max_chars
-        self._counts = PendingCounts(COUNTERS)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._publishing = 0
         self._says_without_user = True
@@ -117,7 +115,6 @@ class ChatMemory:
         """Count a request that upstream answered with an error, or not; nothing is remembered of it."""
         self._counts.count("proxy_upstream_failed")
         log.warning("upstream_failed", reason=reason)
-        self._flush()
 
     def incomplete(self, turn: Turn, reason: str) -> None:
         """Count the turns of an answer that did not come to its end, or could not be read."""
@@ -126,7 +123,6 @@ class ChatMemory:
     def without_context(self) -> None:
         """Count a request that is passed on as it came."""
         self._counts.count("proxy_without_context")
-        self._flush()
 
     def without_user(self) -> None:
         """Count a request that is passed on without memory, because it names no user."""
@@ -136,7 +132,6 @@ class ChatMemory:
             log.warning(
                 "proxy_without_user", remedy="a key with --user, the field `user` or the header X-Keepsake-User"
             )
-        self._flush()
 
     async def drain(self) -> None:
         """Wait for what is being published, for a short time; what is not published by then is counted."""
@@ -145,7 +140,6 @@ class ChatMemory:
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
-        await self._counts.flush_async(self._redis)
 
     async def _asked(self, turn: Turn) -> LTMResponse | None:
         options = {"session_id": turn.session, "agent_id": turn.agent_id}
@@ -207,10 +201,6 @@ class ChatMemory:
     def _not_remembered(self, turn: Turn, reason: str, number: int) -> None:
         self._counts.count("proxy_not_remembered", number)
         log.warning("proxy_not_remembered", user_id=turn.user_id, reason=reason, turns=number)
-        self._flush()
-
-    def _flush(self) -> None:
-        self._start(self._counts.flush_async(self._redis))
 
     def _start(self, work: Any) -> asyncio.Task[Any]:
         task: asyncio.Task[Any] = asyncio.create_task(work)

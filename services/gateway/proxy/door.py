@@ -8,33 +8,24 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI, Request, Response
-from keepsake_client.errors import InvalidJSON, InvalidMessage, MessageTooLarge
-from starlette.requests import ClientDisconnect
+from keepsake_client.errors import InvalidJSON, InvalidMessage
 
 from services.gateway.access import OPEN, Caller, Right
 from services.gateway.app import CallerOf, Gateway
+from services.gateway.headers import AGENT, REMEMBER, SESSION, USER, header
 from services.gateway.proxy.chat_memory import ChatMemory, Turn
 from services.gateway.proxy.chat_request import ChatRequest
 from services.gateway.proxy.errors import OpenAIRoute, UnknownPath, UpstreamTimeout, UpstreamUnavailable
 from services.gateway.proxy.passed_on import PassedOn
 from services.gateway.proxy.upstream import OPENAI_URL, Upstream, open_http
-from services.gateway.who import AGENT_HEADER, SESSION_HEADER, USER_HEADER, header
+from services.gateway.request_scope import CLIENT_GONE
 
 PREFIX: Final = "/openai/v1"
-MAX_BODY_BYTES: Final = 33_554_432
 _METHODS: Final = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 _SWITCH: Final = {
-    "true": True,
-    "1": True,
-    "yes": True,
-    "on": True,
-    "false": False,
-    "0": False,
-    "no": False,
-    "off": False,
+    **dict.fromkeys(("true", "1", "yes", "on"), True),
+    **dict.fromkeys(("false", "0", "no", "off"), False),
 }
-#: Sent to a client that has hung up, which nothing reads.
-_CLIENT_GONE: Final = 499
 
 
 def add_proxy(app: FastAPI, gateway: Gateway) -> None:
@@ -44,7 +35,7 @@ def add_proxy(app: FastAPI, gateway: Gateway) -> None:
     base_url = settings.chat_base_url.get_secret_value() if settings.chat_base_url else OPENAI_URL
     memory = ChatMemory(
         gateway.ltm,
-        gateway.redis,
+        gateway.counts,
         settings.ltm_search_timeout_ms,
         settings.chat_memory_limit,
         settings.ltm_max_content_chars,
@@ -79,10 +70,7 @@ class Proxy:
     async def chat(self, request: Request, caller: CallerOf) -> Response:
         """A chat completion: upstream's, to the request with the context in its system prompt."""
         caller.check(Right.CHAT)
-        try:
-            body = await _body(request)
-        except ClientDisconnect:
-            return Response(status_code=_CLIENT_GONE)
+        body = await request.body()
         is_remembered = _is_remembered(request)
         try:
             chat = ChatRequest.parse(body)
@@ -90,12 +78,11 @@ class Proxy:
             chat = None  # upstream says what is wrong with it
             self._memory.without_context()
         turn = self._turn(request, caller, chat)
-        if chat is not None and turn is not None and (context := await self._memory.context(turn)):
-            body = chat.with_context(context)
-        response = await self._pass_on(request, caller, "/chat/completions", body, turn if is_remembered else None)
-        if turn is not None:
-            response.headers["x-keepsake-request-id"] = turn.request_id
-        return response
+        if chat is not None and turn is not None:
+            request.state.wire_request_id = turn.request_id
+            if context := await self._memory.context(turn):
+                body = chat.with_context(context)
+        return await self._pass_on(request, caller, "/chat/completions", body, turn if is_remembered else None)
 
     async def models(self, request: Request, caller: CallerOf) -> Response:
         """The models of upstream."""
@@ -116,13 +103,13 @@ class Proxy:
             NotPermitted: the caller may not ask about this user or agent.
         """
         user_id = _user_of(request, caller, None if chat is None else chat.user)
-        agent_id = caller.agent_of(header(request, AGENT_HEADER))
+        agent_id = caller.agent_of(header(request, AGENT))
         if user_id is None:
             self._memory.without_user()
             return None
         if chat is None or not chat.asked:
             return None
-        return Turn(user_id, chat.asked, header(request, SESSION_HEADER), agent_id, time.time())
+        return Turn(user_id, chat.asked, header(request, SESSION), agent_id, time.time())
 
     async def _pass_on(
         self, request: Request, caller: Caller, path: str, body: bytes | None, turn: Turn | None
@@ -140,25 +127,11 @@ class Proxy:
         if response is None:
             if turn is not None:
                 self._memory.incomplete(turn, "client_gone")
-            return Response(status_code=_CLIENT_GONE)
+            return Response(status_code=CLIENT_GONE)
         if not response.is_success:
             self._memory.unanswered(f"status {response.status_code}")
             turn = None
         return PassedOn(response, self._memory, turn)
-
-
-async def _body(request: Request) -> bytes:
-    """The body of a request.
-
-    Raises:
-        MessageTooLarge: it is larger than `MAX_BODY_BYTES`.
-    """
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise MessageTooLarge(f"the body is larger than {MAX_BODY_BYTES} bytes: send fewer or smaller images")
-    return bytes(body)
 
 
 def _user_of(request: Request, caller: Caller, field: str | None) -> str | None:
@@ -167,7 +140,7 @@ def _user_of(request: Request, caller: Caller, field: str | None) -> str | None:
     Raises:
         NotPermitted: the key is not for this user.
     """
-    if (named := header(request, USER_HEADER)) is not None:
+    if (named := header(request, USER)) is not None:
         return caller.user_of(named)
     if caller.user is not None:  # the field may be a program's own name for its user
         return caller.user
@@ -180,7 +153,7 @@ def _is_remembered(request: Request) -> bool:
     Raises:
         InvalidMessage: the header is neither true nor false, or there are several.
     """
-    value = ",".join(request.headers.getlist("x-keepsake-remember") or ["true"]).strip().lower()
+    value = (header(request, REMEMBER) or "true").strip().lower()
     if value not in _SWITCH:
-        raise InvalidMessage("the header X-Keepsake-Remember must be true or false")
+        raise InvalidMessage(f"the header {REMEMBER} must be true or false")
     return _SWITCH[value]

@@ -11,12 +11,10 @@ from keepsake_client.errors import KeepsakeError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from services.gateway.problems import STATUS
+from services.gateway.problems import STATUS, code_of, headers_of
 
 #: HTTP status by error code; any other code is a failure of the server's, 500.
 _STATUS: Final = {**STATUS, "upstream_unavailable": 502, "upstream_timeout": 504, "loop_detected": 508}
-#: Error code by HTTP status, of what Starlette raises.
-_CODES: Final = {408: "timeout", 413: "too_large"}
 _TYPES: Final = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -57,16 +55,16 @@ class OpenAIRoute(APIRoute):
             except KeepsakeError as error:
                 return error_response(error)
             except HTTPException as error:  # of a body that is too large, or does not come
-                return _response(error.status_code, error.detail, _CODES.get(error.status_code), error.headers)
+                return _response(error.status_code, error.detail, code_of(error.status_code), error.headers)
 
         return answer
 
 
 def error_response(error: KeepsakeError) -> JSONResponse:
     """The error as OpenAI's API writes its own."""
-    return _response(_STATUS.get(error.code, 500), str(error), error.code, getattr(error, "headers", None))
+    return _response(_STATUS.get(error.code, 500), str(error), error.code, headers_of(error))
 
 
-def _response(status: int, message: str, code: str | None, headers: Mapping[str, str] | None) -> JSONResponse:
+def _response(status: int, message: str, code: str, headers: Mapping[str, str] | None) -> JSONResponse:
     kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
     return JSONResponse({"error": {"message": message, "type": kind, "param": None, "code": code}}, status, headers)

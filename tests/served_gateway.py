@@ -1,24 +1,50 @@
-"""The gateway on a real port, in a thread, and a stand-in for the long-term memory behind it."""
+"""The gateway on a real port, in a thread, with the callers that a test gives."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import redis
 import uvicorn
 from keepsake_client import AsyncClient
-from keepsake_client.protocol import parse_request
 from pydantic import SecretStr
+from starlette.requests import Request
 
+from services.gateway.access import OPEN, Caller, Unauthorized
 from services.gateway.app import Authenticator, Door, Gateway, OpenDoor, create_app
 from services.runtime.redis import connect_async
 from services.runtime.settings import Settings
 from tests.support import PATIENCE_S, wait_until
+
+
+class Keys:
+    """An authenticator that knows callers by the key that a request brings, under whichever scheme.
+
+    Args:
+        callers: by their keys; a test may add its own.
+    """
+
+    def __init__(self, callers: Mapping[str, Caller]) -> None:
+        self.callers = dict(callers)
+
+    def caller(self, request: Request) -> Caller:
+        key = request.headers.get("authorization", "").partition(" ")[2]
+        if key not in self.callers:
+            raise Unauthorized("the request has no valid key: `ltm key create` makes one")
+        return self.callers[key]
+
+
+class OneCaller:
+    """An authenticator whose caller the test sets."""
+
+    def __init__(self) -> None:
+        self.of: Caller = OPEN
+
+    def caller(self, _: Request) -> Caller:
+        return self.of
 
 
 @contextmanager
@@ -36,7 +62,9 @@ def served(
     )
     thread.start()
     try:
-        wait_until(lambda: servers and servers[0].started, description="the gateway to listen")
+        wait_until(
+            lambda: not thread.is_alive() or (servers and servers[0].started), description="the gateway to listen"
+        )
         yield f"http://127.0.0.1:{servers[0].servers[0].sockets[0].getsockname()[1]}"
     finally:
         for server in servers:
@@ -59,33 +87,3 @@ async def _serve(
 def settings_of(url: str, **values: Any) -> Settings:
     """Settings of a gateway on that Redis, without the developer's own key."""
     return Settings(redis_url=SecretStr(url), **{"openai_api_key": None, "ltm_search_timeout_ms": 20_000, **values})
-
-
-class StandInMemory(threading.Thread):
-    """Answers each `context` with what it knows of the user, and not at all where that is None."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(daemon=True)
-        self._url = url
-        self._ended = threading.Event()
-        #: Parts of a context, by user.
-        self.knows: dict[str, dict[str, Any] | None] = {}
-        self.requests: list[dict[str, Any]] = []
-
-    def run(self) -> None:
-        with redis.Redis.from_url(self._url) as client:
-            while not self._ended.is_set():
-                popped: Any = client.brpop(["ltm_requests"], timeout=0.1)
-                if popped is None:
-                    continue
-                parse_request(popped[1], 100_000)
-                request = json.loads(popped[1])
-                self.requests.append(request)
-                parts = self.knows.get(request["user_id"], {})
-                if parts is not None:
-                    response = {"request_id": request["request_id"], "user_id": request["user_id"], "success": True}
-                    client.publish("ltm_responses", json.dumps({**response, "context_parts": parts}))
-
-    def end(self) -> None:
-        self._ended.set()
-        self.join()

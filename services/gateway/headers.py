@@ -1,22 +1,23 @@
-"""Headers that say whose memory a request is about, where its protocol has no field for that."""
+"""Headers that say whose memory a request is about, at the doors whose bodies are of another API."""
 
 from __future__ import annotations
 
 from typing import Final
 
+from fastapi import Request
 from keepsake_client.errors import InvalidMessage
-from starlette.requests import Request
 
-USER_HEADER: Final = "X-Keepsake-User"
-AGENT_HEADER: Final = "X-Keepsake-Agent"
-SESSION_HEADER: Final = "X-Keepsake-Session"
+USER: Final = "X-Keepsake-User"
+AGENT: Final = "X-Keepsake-Agent"
+SESSION: Final = "X-Keepsake-Session"
+REMEMBER: Final = "X-Keepsake-Remember"
 
 
 def header(request: Request, name: str) -> str | None:
     """The value of a header, in UTF-8; None where it is missing or blank.
 
     Raises:
-        InvalidMessage: it is not UTF-8, or there are several: one of them may be of a proxy, and the other forged.
+        InvalidMessage: it is not UTF-8, or there are several: a proxy may have checked another one than is read here.
     """
     values = request.headers.getlist(name)
     if len(values) > 1:
