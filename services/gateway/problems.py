@@ -48,6 +48,13 @@ _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 #: Errors of validation that one problem names, and characters of a field's name, which its sender chose.
 MAX_NAMED, MAX_NAME_CHARS = 20, 100
 INTERNAL: Final = "a fault of Keepsake or of a provider, which the log explains"
+#: In place of the words of FastAPI and Starlette, which name no remedy.
+_REMEDIES: Final = {
+    "There was an error parsing the body": "the body cannot be read: send plain JSON in UTF-8, neither compressed nor"
+    " nested deeper than 64 levels",
+    "Not Found": "there is no such path: /openapi.json lists them, none of which ends with a slash",
+    "Method Not Allowed": "this path has other methods: the header Allow lists them",
+}
 #: In place of the client's own words, which name the Redis and what it said.
 _WORDS: Final[dict[type[KeepsakeError], str]] = {
     RequestTimeout: "no answer came within the deadline; whether a write is done is not known: repeat it",
@@ -177,7 +184,8 @@ def invalid(errors: Any) -> InvalidMessage:
 async def _answer_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101  registered for no other
     code = _CODES.get(error.status_code, "internal" if error.status_code >= 500 else "invalid_request")
-    problem = _problem(code, error.status_code, str(error.detail), request_id_of(request))
+    detail = _REMEDIES.get(error.detail, error.detail)
+    problem = _problem(code, error.status_code, detail, request_id_of(request))
     headers = {"Allow": ", ".join(_allowed(request))} if error.status_code == 405 else error.headers
     return problem_response(problem, headers)
 

@@ -113,7 +113,7 @@ def test_a_name_of_a_field_is_cut(http: GatewayApp) -> None:
         ("/v1/memories?user_id=u1&limit=many", 400),
         ("/v1/memories?user_id=u1&deadline_ms=soon", 400),
         ("/v1/traces?limit=1000", 400),
-        ("/v1/memories", 403),
+        ("/v1/memories", 400),
         ("/v1/nothing", 404),
         ("/v1/memories/", 404),
     ],
@@ -238,3 +238,22 @@ def test_it_is_ready_while_an_adapter_lives_and_it_hears_the_responses(http: Gat
 
     assert http.run(ready()) == (204, 503)
     assert http.send("HEAD", "/healthz").status_code == 204
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "remedy"),
+    [
+        ("POST", SEARCH, b"\x1f\x8b\x08\x00", "send plain JSON in UTF-8"),
+        ("POST", SEARCH, b"[" * 100_000, "nested"),
+        ("GET", "/", b"", "/openapi.json"),
+        ("GET", "/v1/memories/", b"", "slash"),
+        ("PUT", "/v1/memories", b"", "Allow"),
+    ],
+)
+def test_an_error_of_http_itself_names_its_remedy(
+    http: GatewayApp, method: str, path: str, body: bytes, remedy: str
+) -> None:
+    """Given a body that cannot be read, or a path or method that there is not, I expect to be told what there is."""
+    response = http.send(method, path, content=body, headers={"Content-Type": "application/json"})
+
+    assert remedy in response.json()["detail"]
