@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -45,6 +46,7 @@ _CODES: Final = {400: "invalid_request", 404: "not_found", 503: "unavailable"} |
     status: code for code, status in STATUS.items() if status in (401, 403, 405, 408, 409, 412, 413, 415, 422, 429)
 }
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+_DATA: Final = re.compile(r"(?:(?<=^)|(?<=; ))data\.")
 #: Errors of validation that one problem names, and characters of a field's name, which its sender chose.
 MAX_NAMED, MAX_NAME_CHARS = 20, 100
 INTERNAL: Final = "a fault of Keepsake or of a provider, which the log explains"
@@ -112,7 +114,8 @@ def problem_of(error: KeepsakeError, request_id: str | None = None) -> Problem:
         error = error.cause
     code = _AS.get(error.code, error.code)
     status = STATUS.get(code, 500)
-    detail = INTERNAL if status == 500 else str(error).removeprefix(f"{error.code}: ")
+    # The wire's own name of the object that has the fields here.
+    detail = INTERNAL if status == 500 else _DATA.sub("", str(error).removeprefix(f"{error.code}: "))
     for kind, words in _WORDS.items():
         if isinstance(error, kind):
             detail = words

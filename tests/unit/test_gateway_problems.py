@@ -257,3 +257,11 @@ def test_an_error_of_http_itself_names_its_remedy(
     response = http.send(method, path, content=body, headers={"Content-Type": "application/json"})
 
     assert remedy in response.json()["detail"]
+
+
+def test_a_field_has_the_name_that_it_has_here(http: GatewayApp) -> None:
+    """Given an error that the pipeline found in fields, I expect their names without that of the wire's object."""
+    http.memory.fails("invalid_request: data.cursor: is no cursor; data.ids: x")
+    response = http.send("GET", "/v1/memories?user_id=u1")
+
+    assert response.json()["detail"] == "cursor: is no cursor; ids: x"
