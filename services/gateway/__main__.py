@@ -108,6 +108,10 @@ def _authentication(
         raise InvalidSetting(
             f"LTM_GATEWAY_KEYS is '{settings.ltm_gateway_keys}', which cannot be used: {reason}"
         ) from None
+    if keys.path is not None and not keys.seen and not settings.ltm_gateway_keys_optional:
+        raise InvalidSetting(  # a slip of the path must not open the gateway
+            f"LTM_GATEWAY_KEYS is '{keys.path}', which is not there: make it with `ltm key create`, or unset it"
+        )
     check_exposed(settings, proxies, keys_found=keys.seen, tokens=tokens is not None)
     return Authentication(
         keys,

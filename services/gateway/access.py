@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from keepsake_client.errors import KeepsakeError
+from keepsake_client.errors import InvalidMessage, KeepsakeError
 
 
 class Right(StrEnum):
@@ -76,11 +76,12 @@ class Caller:
         """The user that a request is about: the one that it names, or the one that the key is bound to.
 
         Raises:
-            NotPermitted: the key is not for this user, or neither names one.
+            NotPermitted: the key is not for this user.
+            InvalidMessage: neither names one.
         """
         if user_id is None:
             if self.user is None:
-                raise self._refusal("the request names no user, and this key is bound to none: say which user")
+                raise InvalidMessage("user_id: is needed, as no key or token says whose memory it is")
             return self.user
         if user_id != self.user if self.user is not None else not user_id.startswith(self.users):
             raise self._refusal("this key is not for this user")

@@ -93,7 +93,8 @@ class Authentication:
             raise
         except RateLimited as error:
             self._counts.count("gateway_rate_limited")
-            self._log(request, error.code, str(error), key=caller.name)
+            # The name of a token has its user, which the log may have to hash.
+            self._log(request, error.code, str(error), key=caller.name.partition(":")[0], user_id=caller.user)
             raise
         request.state.caller = caller
         return caller
@@ -142,11 +143,11 @@ class Authentication:
             caller = Caller(key.name, frozenset(key.may), key.user, key.users, key.agent, rate)
         return replace(caller, on_refusal=self.count_refusal)
 
-    def _log(self, request: Request, code: str, reason: str, key: str | None = None) -> None:
+    def _log(self, request: Request, code: str, reason: str, **whose: str | None) -> None:
         """Log a refusal, without the key and, against a flood, not each of them."""
         if not self._logged.take("refused", LOGGED_RATE):
             peer = request.client.host[:64] if request.client else None
-            log.warning("request_refused", code=code, reason=reason, peer=peer, **({"key": key} if key else {}))
+            log.warning("request_refused", code=code, reason=reason, peer=peer, **{k: v for k, v in whose.items() if v})
 
 
 def _credential(request: Request) -> str:

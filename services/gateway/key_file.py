@@ -19,7 +19,7 @@ from services.gateway.keys import (
     StoredKeys,
     first_problem,
     new_key,
-    parse_keys,
+    read_keys,
     utc_now,
 )
 from services.runtime.private_file import write_private
@@ -50,7 +50,7 @@ class KeyFile:
             KeyRefused: the file cannot be read.
         """
         try:
-            return parse_keys(self.path.read_bytes()).keys
+            return read_keys(self.path).keys
         except FileNotFoundError:
             return ()
         except OSError as error:
@@ -138,7 +138,9 @@ class KeyFile:
 
     def _write(self, keys: Sequence[StoredKey]) -> None:
         content = StoredKeys(keys=tuple(keys)).model_dump_json(indent=2, exclude_none=True)
-        write_private(self.path.resolve(), content + "\n")  # a symbolic link stays one
+        place = self.path.resolve()  # a symbolic link stays one
+        # As it was given to the gateway's user, who would otherwise not learn of a revocation.
+        write_private(place, content + "\n", like=place.stat() if place.exists() else None)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

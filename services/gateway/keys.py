@@ -115,11 +115,23 @@ def _digest(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-def parse_keys(raw: bytes) -> StoredKeys:
+def read_keys(path: Path) -> StoredKeys:
     """The content of a key file.
 
     Raises:
+        OSError: it cannot be read.
         KeyFileInvalid: one line that names the field, and no value.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe or a device may have no end
+        raise KeyFileInvalid("it is no regular file")
+    return parse_keys(path.read_bytes())
+
+
+def parse_keys(raw: bytes) -> StoredKeys:
+    """The content of a key file, as `read_keys` has it.
+
+    Raises:
+        KeyFileInvalid
     """
     try:
         return StoredKeys.model_validate_json(raw)
@@ -181,9 +193,7 @@ class KeyStore:
         version = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
         if version == self._version:
             return
-        if not stat.S_ISREG(found.st_mode):  # reading a pipe would wait for ever
-            raise KeyFileInvalid("it is no regular file")
-        stored = parse_keys(self.path.read_bytes())
+        stored = read_keys(self.path)
         self._keys = {secret.id: (key, secret) for key in stored.keys for secret in key.secrets}
         self._version = version
         log.info("keys_read", file=str(self.path), keys=len(stored.keys), valid=len(self.valid()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -46,9 +47,17 @@ _CODES: Final = {400: "invalid_request", 404: "not_found", 503: "unavailable"} |
     status: code for code, status in STATUS.items() if status in (401, 403, 405, 408, 409, 412, 413, 415, 422, 429)
 }
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+_DATA: Final = re.compile(r"(?:(?<=^)|(?<=; ))data\.")
 #: Errors of validation that one problem names, and characters of a field's name, which its sender chose.
 MAX_NAMED, MAX_NAME_CHARS = 20, 100
 INTERNAL: Final = "a fault of Keepsake or of a provider, which the log explains"
+#: In place of the words of FastAPI and Starlette, which name no remedy.
+_REMEDIES: Final = {
+    "There was an error parsing the body": "the body cannot be read: send plain JSON in UTF-8, neither compressed nor"
+    " nested deeper than 64 levels",
+    "Not Found": "there is no such path: /openapi.json lists them, none of which ends with a slash",
+    "Method Not Allowed": "this path has other methods: the header Allow lists them",
+}
 #: In place of the client's own words, which name the Redis and what it said.
 _WORDS: Final[dict[type[KeepsakeError], str]] = {
     RequestTimeout: "no answer came within the deadline; whether a write is done is not known: repeat it",
@@ -106,7 +115,8 @@ def problem_of(error: KeepsakeError, request_id: str | None = None) -> Problem:
         error = error.cause
     code = _AS.get(error.code, error.code)
     status = STATUS.get(code, 500)
-    detail = INTERNAL if status == 500 else str(error).removeprefix(f"{error.code}: ")
+    # The wire's own name of the object that has the fields here.
+    detail = INTERNAL if status == 500 else _DATA.sub("", str(error).removeprefix(f"{error.code}: "))
     for kind, words in _WORDS.items():
         if isinstance(error, kind):
             detail = words
@@ -186,7 +196,8 @@ def invalid(errors: Any) -> InvalidMessage:
 
 async def _answer_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101  registered for no other
-    problem = _problem(code_of(error.status_code), error.status_code, str(error.detail), request_id_of(request))
+    detail = _REMEDIES.get(error.detail, str(error.detail))
+    problem = _problem(code_of(error.status_code), error.status_code, detail, request_id_of(request))
     headers = {"Allow": ", ".join(_allowed(request))} if error.status_code == 405 else error.headers
     return problem_response(problem, headers)
 

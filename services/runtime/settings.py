@@ -397,7 +397,12 @@ class Settings(BaseSettings):
     ltm_gateway_keys: Path | None = Field(
         default=None,
         description="Gateway: the file of keys that `ltm key` writes; unset: there are none. It is read again when it"
-        " changes.",
+        " changes, and has to be there at the start.",
+    )
+    ltm_gateway_keys_optional: bool = Field(
+        default=False,
+        description="Gateway: without the file of `LTM_GATEWAY_KEYS`, start as without keys, until it is there. `ltm"
+        " up` sets it where you set no `LTM_GATEWAY_KEYS`.",
     )
     ltm_gateway_token_secret: SecretStr | None = Field(
         default=None,

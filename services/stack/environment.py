@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from services.stack.addresses import Addresses
 from services.stack.data_directory import DataDirectory
+
+_KEYS: Final = "LTM_GATEWAY_KEYS"
 
 
 def child_environment(environment: Mapping[str, str], addresses: Addresses, directory: DataDirectory) -> dict[str, str]:
@@ -17,8 +20,8 @@ def child_environment(environment: Mapping[str, str], addresses: Addresses, dire
     """
     return {
         **environment,
-        "LTM_GATEWAY_KEYS": str(directory.keys),
-        **_absolute(environment, "LTM_GATEWAY_KEYS", "LTM_GATEWAY_TOKEN_PUBLIC_KEY"),
+        **({} if environment.get(_KEYS) else {_KEYS: str(directory.keys), f"{_KEYS}_OPTIONAL": "true"}),
+        **_absolute(environment, _KEYS, "LTM_GATEWAY_TOKEN_PUBLIC_KEY"),
         **{name.upper(): str(value) for name, value in addresses.settings.items()},
         # On a busy machine the embedder is 20 times slower with more than one thread per process.
         "OMP_NUM_THREADS": "1",

@@ -501,7 +501,7 @@ def test_the_gateway_without_keys_does_not_start(host: Host) -> None:
     host.start(GATEWAY)
 
     assert host.processes[GATEWAY].wait(timeout=60) == EXIT_CANNOT_START
-    assert "nothing says who may" in (host.home / "logs" / "gateway.log").read_text()
+    assert "make it with `ltm key create`" in (host.home / "logs" / "gateway.log").read_text()
 
 
 def test_a_service_that_runs_and_no_longer_works_is_unhealthy(host: Host) -> None:

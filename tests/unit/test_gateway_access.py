@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from keepsake_client.errors import InvalidMessage
 
 from services.gateway.access import ALL_RIGHTS, OPEN, Caller, NotPermitted, Right
 
@@ -51,8 +52,8 @@ def test_a_key_for_a_character_permits_no_other(bound: str, agent: str) -> None:
 
 
 def test_a_request_without_a_user_needs_a_bound_key() -> None:
-    """Given no user, and a key for many, I expect a refusal that says so."""
-    with pytest.raises(NotPermitted, match="names no user"):
+    """Given no user, and no key that is bound to one, I expect the missing field named, and no talk of rights."""
+    with pytest.raises(InvalidMessage, match="user_id: is needed"):
         OPEN.user_of(None)
 
 

@@ -91,6 +91,26 @@ def send(http: GatewayApp, method: str, path: str, body: Any, user_id: str | Non
     return http.send(method, path, **given)
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "given"),
+    [
+        ("DELETE", "/v1/users?user_id=u1", {"json": {"dry_run": True}}),
+        ("DELETE", "/v1/users?user_id=u1", {"headers": {"Transfer-Encoding": "chunked"}}),
+        ("DELETE", "/v1/users?user_id=u1&dry_run=true&dry_run=false", {}),
+        ("DELETE", f"/v1/memories/{ID}?user_id=u1", {"json": {"agent_id": "a1"}}),
+        ("POST", "/v1/memories/delete?dry_run=true", {"json": {"user_id": "u1", "ids": [ID]}}),
+        ("POST", "/v1/events?user_id=u1", {"json": {"user_id": "u2", "content": "x", "source": "user"}}),
+    ],
+)
+def test_what_is_in_the_wrong_place_is_an_error(
+    http: GatewayApp, method: str, path: str, given: dict[str, Any]
+) -> None:
+    """Given a field where a route does not look, or twice, I expect 400 and nothing asked: it may be `dry_run`."""
+    response = http.send(method, path, **given)
+
+    assert (response.status_code, response.json()["code"], http.memory.requests) == (400, "invalid_request", [])
+
+
 @pytest.mark.parametrize(("method", "path", "body", "right", "asked", "data", "field"), ROUTES, ids=NAMES)
 def test_a_route_asks_once_and_answers_with_the_fields_of_the_response(
     http: GatewayApp, method: str, path: str, body: Any, right: Right, asked: str, data: dict[str, Any], field: str

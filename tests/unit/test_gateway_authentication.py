@@ -268,6 +268,19 @@ def test_a_request_counts_once_against_its_rate(file: KeyFile, counts: PendingCo
     assert counted(counts) == {"gateway_rate_limited": 1}
 
 
+def test_a_token_over_its_rate_is_logged_with_its_user_apart(file: KeyFile) -> None:
+    """Given the token of a user with too many requests, I expect the user in the field that the log can hash alone."""
+    secret = b"x" * 32
+    authentication = made(file, tokens=TokenVerifier([(secret, "HS256")], rate=0.5))
+    token = mint(secret, "anna", (Right.SEARCH,), 60)
+    authentication.caller(bearing(token))
+    with capture_logs() as lines, pytest.raises(RateLimited):
+        authentication.caller(bearing(token))
+
+    assert [(line.pop("user_id"), line.pop("key")) for line in lines] == [("anna", "token")]
+    assert "anna" not in str(lines)
+
+
 def test_what_a_key_does_not_permit_is_counted(file: KeyFile, counts: PendingCounts) -> None:
     """Given a key for one user, I expect another user refused, and counted."""
     key = file.create("bot", MAY, user="anna")

@@ -140,7 +140,17 @@ def test_where_others_reach_it_the_gateway_does_not_start_without_keys(tmp_path:
     ):
         starting(host=host)
     with pytest.raises(CannotStart, match=r"make the key file /.*/keys.json with `ltm key create`"):
-        starting(host=host, keys=tmp_path / "keys.json")
+        starting(host=host, keys=tmp_path / "keys.json", keys_optional=True)
+
+
+@pytest.mark.parametrize("settings", [{}, {"trusted_proxies": "127.0.0.1"}, {"token_secret": "x" * 32}])
+def test_a_key_file_that_is_set_has_to_be_there(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """Given a path of keys at which there is no file, I expect no start that is open for it, but the remedy; unless
+    the file is optional, as that of the data directory is."""
+    settings = {**settings, "keys": tmp_path / "kyes.json"}
+    with pytest.raises(InvalidSetting, match=r"kyes.json', which is not there: make it with `ltm key create`"):
+        starting(**settings)
+    starting(**settings, keys_optional=True)
 
 
 @pytest.mark.parametrize(

@@ -392,3 +392,20 @@ def test_a_path_that_leads_nowhere_closes_the_gateway(path: Path, store: KeyStor
     store.refresh()
 
     assert store.seen
+
+
+def test_a_file_without_an_end_is_not_read(tmp_path: Path) -> None:
+    """Given a device or a pipe as the key file, I expect `ltm key` to say so, and not to read it."""
+    os.mkfifo(tmp_path / "pipe")
+    for place in (Path("/dev/zero"), tmp_path / "pipe"):
+        with pytest.raises(KeyRefused, match="it is no regular file"):
+            KeyFile(place).read()
+
+
+def test_a_key_file_stays_readable_for_the_gateway(file: KeyFile, path: Path) -> None:
+    """Given a key file that others were let read, as the gateway's own user, I expect them to read the changed one."""
+    file.create("bot", MAY)
+    path.chmod(0o640)
+    file.revoke("bot")
+
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640

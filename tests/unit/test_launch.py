@@ -261,20 +261,21 @@ def test_an_extractor_of_an_earlier_start_is_not_expected(
 
 
 @pytest.mark.parametrize(
-    ("variables", "keys"),
+    ("variables", "keys", "optional"),
     [
-        ({}, "data/keys.json"),
-        ({"LTM_GATEWAY_KEYS": ""}, "data/keys.json"),
-        ({"LTM_GATEWAY_KEYS": "my.json"}, "my.json"),
+        ({}, "data/keys.json", "true"),
+        ({"LTM_GATEWAY_KEYS": ""}, "data/keys.json", "true"),
+        ({"LTM_GATEWAY_KEYS": "my.json"}, "my.json", None),
     ],
 )
 def test_the_gateway_gets_the_key_file_of_the_data_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], keys: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], keys: str, optional: str | None
 ) -> None:
-    """Given no LTM_GATEWAY_KEYS, I expect that of the data directory, where `ltm key` writes; a path that is set is of
-    the directory in which `ltm up` was called, not of the one in which the processes run."""
+    """Given no LTM_GATEWAY_KEYS, I expect that of the data directory, where `ltm key` writes and there may be none yet;
+    a path that is set is of the directory in which `ltm up` was called, not of the one in which the processes run."""
     monkeypatch.chdir(tmp_path)
 
     environment = child_environment(variables, ADDRESSES, DataDirectory(tmp_path / "data"))
 
     assert environment["LTM_GATEWAY_KEYS"] == str(tmp_path / keys)
+    assert environment.get("LTM_GATEWAY_KEYS_OPTIONAL") == optional

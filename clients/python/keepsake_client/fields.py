@@ -201,6 +201,12 @@ TraceParent = Annotated[str | None, BeforeValidator(read_traceparent)]
 Days = Annotated[float, BeforeValidator(_days), Field(gt=0, le=MAX_TTL_DAYS)]
 
 
+def looking_at(length: int) -> BeforeValidator:
+    """A validator of a list that looks at one item more than it may have, however many there are: a message has room
+    for half a million, and each that is wrong takes time."""
+    return BeforeValidator(lambda items: items[: length + 1] if isinstance(items, list | tuple) else items)
+
+
 def json_number(seconds: float) -> int | float:
     """`seconds`, as an integer where it is whole: the form that the contract's examples have."""
     return int(seconds) if seconds.is_integer() else seconds

@@ -30,6 +30,7 @@ from keepsake_client.fields import (
     WireModel,
     check_length,
     load_object,
+    looking_at,
     read_traceparent,
     readable_id,
     validate,
@@ -70,6 +71,8 @@ MAX_RECORDS = 64
 ReadableId = Annotated[str, BeforeValidator(readable_id)]
 #: An opaque text of a response's `next_cursor`.
 Cursor = Annotated[str, Field(max_length=200)]
+#: Memories that one request deletes by their ids.
+MAX_IDS = 1_000
 PageLimit = Annotated[
     int, BeforeValidator(whole), AfterValidator(lambda limit: min(limit, MAX_LIMIT) if limit > 0 else PAGE)
 ]
@@ -149,7 +152,7 @@ class SearchData(ScopedData):
     filters: SearchFilters = SearchFilters()
     exclude_session: ReadableId | None = None
     recency_half_life_days: Annotated[float, Field(gt=0, le=36_500)] | None = None
-    also: Annotated[tuple[Id, ...], Field(max_length=MAX_ALSO)] = ()
+    also: Annotated[tuple[Id, ...], Field(max_length=MAX_ALSO), looking_at(MAX_ALSO)] = ()
     speaker: Speaker | None = None
     include_superseded: Switch = False
     explain: bool = False
@@ -258,7 +261,7 @@ class MemoryDeleteData(ScopedData):
         dry_run: counts what would be deleted, and deletes nothing.
     """
 
-    ids: Annotated[tuple[Id, ...], Field(min_length=1, max_length=1_000)] | None = None
+    ids: Annotated[tuple[Id, ...], Field(min_length=1, max_length=MAX_IDS), looking_at(MAX_IDS)] | None = None
     filters: MemoryFilters | None = None
     dry_run: Switch = False
 

@@ -162,8 +162,8 @@ def _one_or_many(schema: dict[str, Any]) -> None:
 
 Events = Annotated[
     list[EventBody],
+    Field(min_length=1, max_length=MAX_EVENTS, json_schema_extra=_one_or_many),  # first: no more are looked at
     BeforeValidator(lambda events: [events] if isinstance(events, dict) else events),
-    Field(min_length=1, max_length=MAX_EVENTS, json_schema_extra=_one_or_many),
 ]
 
 

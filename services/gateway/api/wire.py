@@ -8,12 +8,13 @@ from typing import Annotated, Any, Final
 from uuid import uuid4
 
 from fastapi import Query, Request
+from keepsake_client.errors import InvalidMessage
 from keepsake_client.fields import Deadline
 from keepsake_client.protocol import Id, LTMResponse, RequestType, SearchData
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.gateway.access import Caller
-from services.gateway.app import Gateway
+from services.gateway.app import CallerOf, Gateway
 from services.gateway.problems import JSONResponse
 from services.gateway.request_scope import WIRE_REQUEST_ID
 
@@ -62,6 +63,23 @@ def with_example(status: int, example: Any, description: str = "Done.") -> dict[
     header = {"description": "The id of the request on the wire, for `ltm trace`.", "schema": {"type": "string"}}
     content = {"application/json": {"example": example}}
     return {status: {"description": description, "content": content, "headers": {WIRE_REQUEST_ID: header}}}
+
+
+async def check_all_is_read(request: Request, _: CallerOf) -> None:
+    """Check that nothing is where its route does not look: a `dry_run` in the wrong place must not delete.
+
+    Raises:
+        InvalidMessage: the query repeats a parameter, or the route takes no query, or no body.
+    """
+    route, headers = request.scope["route"], request.headers
+    names = [name for name, _ in request.query_params.multi_items()]
+    if len(set(names)) < len(names):
+        raise InvalidMessage("the query has a parameter twice: send it once")
+    if names and not route.dependant.query_params:
+        raise InvalidMessage("this request takes no query: send its fields in the body")
+    takes_body = route.body_field is not None or route.openapi_extra is not None
+    if not takes_body and ("transfer-encoding" in headers or headers.get("content-length", "0") != "0"):
+        raise InvalidMessage("this request takes no body: send its fields in the query of the URL")
 
 
 async def sent(request: Request, *without: str) -> dict[str, Any]:
