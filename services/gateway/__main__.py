@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 from services.gateway.api import api
 from services.gateway.app import Door, Gateway, create_app
 from services.gateway.authentication import Authentication
+from services.gateway.connection import Connection
 from services.gateway.exposure import (
     Network,
     check_exposed,
@@ -79,6 +80,7 @@ async def run(settings: Settings, _: asyncio.Event) -> None:
 def _server(app: ASGIApp) -> uvicorn.Server:
     config = uvicorn.Config(
         app,
+        http=Connection,
         log_config=None,
         access_log=False,
         proxy_headers=False,  # uvicorn would believe them of every program of this machine; see `guarded`
