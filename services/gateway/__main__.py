@@ -10,11 +10,12 @@ import structlog
 import uvicorn
 from keepsake_client.protocol import COUNTERS
 from starlette.types import ASGIApp
+from uvicorn.server import ServerState
 
 from services.gateway.api import api
 from services.gateway.app import Door, Gateway, create_app
 from services.gateway.authentication import Authentication
-from services.gateway.connection import Connection
+from services.gateway.connection import AtMost, Connection
 from services.gateway.exposure import (
     Network,
     check_exposed,
@@ -36,6 +37,7 @@ from services.runtime.counters import PendingCounts
 from services.runtime.errors import InvalidSetting
 from services.runtime.exposition import exposed
 from services.runtime.heartbeat import send_heartbeats
+from services.runtime.metrics import Metrics
 from services.runtime.process import serve
 from services.runtime.redis import connect_async
 from services.runtime.settings import Settings
@@ -67,7 +69,7 @@ async def run(settings: Settings, _: asyncio.Event) -> None:
         await opened.enter_async_context(authentication.watching(redis))
         app = create_app(Gateway(settings, ltm, redis, authentication, counts, spans), DOORS)
         doors = guarded(app, proxies, origins, authentication.count_refusal)
-        server = _server(ObserveRequests(doors, metrics) if metrics.enabled else doors)
+        server = _server(doors, counts, metrics)
         port = listener.getsockname()[1]  # chosen by the system where the setting is 0
         address = settings.model_copy(update={"ltm_gateway_port": port}).gateway_url
         log.info("started", address=address)
@@ -77,20 +79,23 @@ async def run(settings: Settings, _: asyncio.Event) -> None:
         log.info("stopped")
 
 
-def _server(app: ASGIApp) -> uvicorn.Server:
+def _server(app: ASGIApp, counts: PendingCounts, metrics: Metrics) -> uvicorn.Server:
+    state = ServerState()
+    app = AtMost(app, MAX_CONNECTIONS, lambda: len(state.connections), lambda: counts.count("gateway_busy"))
     config = uvicorn.Config(
-        app,
+        ObserveRequests(app, metrics) if metrics.enabled else app,
         http=Connection,
         log_config=None,
         access_log=False,
         proxy_headers=False,  # uvicorn would believe them of every program of this machine; see `guarded`
         server_header=False,
-        limit_concurrency=MAX_CONNECTIONS,
         ws="none",
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=STOP_WITHIN_S,
     )
-    return uvicorn.Server(config)
+    server = uvicorn.Server(config)
+    server.server_state = state
+    return server
 
 
 def _authentication(

@@ -1,4 +1,4 @@
-"""Connection: what is closed where no request comes, and what is not."""
+"""The gateway's connections: what is closed where no request comes, what is not, and what is refused."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import asyncio
 
 import pytest
 import uvicorn
+from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from services.gateway.connection import Connection
+from services.gateway.connection import AtMost, Connection
 from tests.support import PATIENCE_S
 
 HEAD = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
@@ -52,3 +53,20 @@ def test_a_connection_on_which_no_request_comes_is_closed(sent: bytes) -> None:
 def test_a_request_may_take_its_time_and_half_of_the_next_may_not() -> None:
     """Given an answer that takes longer than a head may, and then half a head, I expect the answer, then the end."""
     assert asyncio.run(answers(HEAD + b"\r\n", HEAD)).startswith(b"HTTP/1.1 204")
+
+
+def test_over_the_limit_a_request_is_refused_and_counted() -> None:
+    """Given one connection and then two, where one is allowed, I expect the second request refused with 503."""
+    connections, refused = [1], [0]
+
+    def count() -> None:
+        refused[0] += 1
+
+    client = TestClient(AtMost(slow_app, 1, lambda: connections[0], count))
+
+    assert client.get("/").status_code == 204
+    connections[0] = 2
+    answer = client.get("/")
+
+    assert (answer.status_code, answer.json()["code"], answer.headers["Connection"]) == (503, "unavailable", "close")
+    assert refused == [1]
