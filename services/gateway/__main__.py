@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 
 import structlog
 import uvicorn
@@ -15,7 +16,7 @@ from uvicorn.server import ServerState
 from services.gateway.api import api
 from services.gateway.app import Door, Gateway, create_app
 from services.gateway.authentication import Authentication
-from services.gateway.connection import AtMost, Connection
+from services.gateway.connection import BACKLOG, MAX_CONNECTIONS, AtMost, Connection, allow_open_files
 from services.gateway.exposure import (
     Network,
     check_exposed,
@@ -46,8 +47,6 @@ from services.runtime.tracing import open_spans
 NAME = "gateway"
 #: Less than the grace period of `ltm up`.
 STOP_WITHIN_S = 3
-#: Connections at once; over that, a request is answered 503.
-MAX_CONNECTIONS = 1_000
 #: Longer than clients and proxies keep an idle connection (httpx 5 s, nginx 60 s), so that none sends on a closed one.
 KEEP_ALIVE_S = 75
 
@@ -59,6 +58,7 @@ async def run(settings: Settings, _: asyncio.Event) -> None:
     url, counts = settings.redis_url.get_secret_value(), PendingCounts(COUNTERS)
     proxies, origins = trusted_proxies(settings), cors_origins(settings)
     authentication = _authentication(settings, proxies, origins, counts)
+    allow_open_files()
     listener = listening_socket(settings.ltm_gateway_host, settings.ltm_gateway_port)
     spans = open_spans(settings, NAME)
     async with AsyncExitStack() as opened:
@@ -80,11 +80,15 @@ async def run(settings: Settings, _: asyncio.Event) -> None:
 
 
 def _server(app: ASGIApp, counts: PendingCounts, metrics: Metrics) -> uvicorn.Server:
+    def on_refusal() -> None:
+        counts.count("gateway_busy")
+
     state = ServerState()
-    app = AtMost(app, MAX_CONNECTIONS, lambda: len(state.connections), lambda: counts.count("gateway_busy"))
+    app = AtMost(app, MAX_CONNECTIONS, lambda: len(state.connections), on_refusal)
     config = uvicorn.Config(
         ObserveRequests(app, metrics) if metrics.enabled else app,
-        http=Connection,
+        http=partial(Connection, on_refusal=on_refusal),  # type: ignore[arg-type]  # it only calls it
+        backlog=BACKLOG,
         log_config=None,
         access_log=False,
         proxy_headers=False,  # uvicorn would believe them of every program of this machine; see `guarded`
