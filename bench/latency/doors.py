@@ -53,7 +53,7 @@ class HTTPConnections:
     async def search(self, user: str, query: str) -> Any:
         """The answer to a search."""
         body = json.dumps({"user_id": user, "query": query, "deadline_ms": DEADLINE_MS}).encode()
-        head = "POST /v1/memories/search HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        head = "POST /v1/memories/search HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
         reader, writer = self._idle.pop() if self._idle else await asyncio.open_connection("127.0.0.1", self._port)
         writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         headers = (await reader.readuntil(b"\r\n\r\n")).lower()

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 
 import structlog
 import uvicorn
 from keepsake_client.protocol import COUNTERS
 from starlette.types import ASGIApp
+from uvicorn.server import ServerState
 
 from services.gateway.api import api
 from services.gateway.app import Door, Gateway, create_app
 from services.gateway.authentication import Authentication
 from services.gateway.client import client_of
+from services.gateway.connection import BACKLOG, MAX_CONNECTIONS, AtMost, Connection, allow_open_files
 from services.gateway.exposure import (
     Network,
     check_exposed,
@@ -35,6 +38,7 @@ from services.runtime.counters import PendingCounts
 from services.runtime.errors import InvalidSetting
 from services.runtime.exposition import exposed
 from services.runtime.heartbeat import send_heartbeats
+from services.runtime.metrics import Metrics
 from services.runtime.process import serve
 from services.runtime.redis import connect_async
 from services.runtime.settings import Settings
@@ -43,8 +47,6 @@ from services.runtime.tracing import open_spans
 NAME = "gateway"
 #: Less than the grace period of `ltm up`.
 STOP_WITHIN_S = 3
-#: Connections at once; over that, a request is answered 503.
-MAX_CONNECTIONS = 1_000
 #: Longer than clients and proxies keep an idle connection (httpx 5 s, nginx 60 s), so that none sends on a closed one.
 KEEP_ALIVE_S = 75
 
@@ -56,6 +58,7 @@ async def run(settings: Settings, _: asyncio.Event) -> None:
     url, counts = settings.redis_url.get_secret_value(), PendingCounts(COUNTERS)
     proxies, origins = trusted_proxies(settings), cors_origins(settings)
     authentication = _authentication(settings, proxies, origins, counts)
+    allow_open_files()
     listener = listening_socket(settings.ltm_gateway_host, settings.ltm_gateway_port)
     spans = open_spans(settings, NAME)
     async with AsyncExitStack() as opened:
@@ -66,7 +69,7 @@ async def run(settings: Settings, _: asyncio.Event) -> None:
         await opened.enter_async_context(authentication.watching())
         app = create_app(Gateway(settings, ltm, redis, authentication, counts, spans), DOORS)
         doors = guarded(app, proxies, origins, authentication.count_refusal)
-        server = _server(ObserveRequests(doors, metrics) if metrics.enabled else doors)
+        server = _server(doors, counts, metrics)
         port = listener.getsockname()[1]  # chosen by the system where the setting is 0
         address = settings.model_copy(update={"ltm_gateway_port": port}).gateway_url
         log.info("started", address=address)
@@ -76,19 +79,27 @@ async def run(settings: Settings, _: asyncio.Event) -> None:
         log.info("stopped")
 
 
-def _server(app: ASGIApp) -> uvicorn.Server:
+def _server(app: ASGIApp, counts: PendingCounts, metrics: Metrics) -> uvicorn.Server:
+    def on_refusal() -> None:
+        counts.count("gateway_busy")
+
+    state = ServerState()
+    app = AtMost(app, MAX_CONNECTIONS, lambda: len(state.connections), on_refusal)
     config = uvicorn.Config(
-        app,
+        ObserveRequests(app, metrics) if metrics.enabled else app,
+        http=partial(Connection, on_refusal=on_refusal),  # type: ignore[arg-type]  # it only calls it
+        backlog=BACKLOG,
         log_config=None,
         access_log=False,
         proxy_headers=False,  # uvicorn would believe them of every program of this machine; see `guarded`
         server_header=False,
-        limit_concurrency=MAX_CONNECTIONS,
         ws="none",
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=STOP_WITHIN_S,
     )
-    return uvicorn.Server(config)
+    server = uvicorn.Server(config)
+    server.server_state = state
+    return server
 
 
 def _authentication(

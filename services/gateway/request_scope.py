@@ -23,8 +23,9 @@ from services.runtime.counters import PendingCounts
 REQUEST_ID: Final = "X-Request-ID"
 #: The id on the wire of the one request that answered, as `ltm trace` finds it.
 WIRE_REQUEST_ID: Final = "X-Keepsake-Request-ID"
-#: A body that is not sent on for so long is given up: each holds a connection.
+#: A body that is waited for longer, in all but for what came at the least rate, is given up: each holds a connection.
 MAX_STALL_S: Final = 30.0
+MIN_BYTES_S: Final = 500
 #: Of a request's body: as much as a message on the wire has, and what is sent as a stream, or holds images.
 MAX_BODY_BYTES: Final = MAX_MESSAGE_BYTES
 BODY_LIMITS: Final = {"/v1/users/import": 1 << 30, "/openai/": 32 << 20}
@@ -100,18 +101,20 @@ class RequestMiddleware:
         limit = _limit(scope["path"])
         length = Headers(scope=scope).get("content-length", "")
         size, is_body = int(length) if length.isdecimal() else 0, True
-        received = 0
+        received, waited_s = 0, 0.0
 
         async def receive_bounded() -> Message:
-            nonlocal received, is_body
+            nonlocal received, waited_s, is_body
             if not is_body:
                 return await receive()
             if size <= limit:
+                begun = time.monotonic()
                 try:
-                    async with asyncio.timeout(self._max_stall_s):
+                    async with asyncio.timeout(max(0.0, self._max_stall_s + received / MIN_BYTES_S - waited_s)):
                         message = await receive()
                 except TimeoutError:
-                    raise HTTPException(408, f"nothing of the body came for {self._max_stall_s:g} s") from None
+                    raise HTTPException(408, "the body comes too slowly") from None
+                waited_s += time.monotonic() - begun
                 received += len(message.get("body", b""))
             if max(size, received) > limit:
                 raise HTTPException(413, f"the body is larger than {limit} bytes")

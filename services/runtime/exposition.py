@@ -78,9 +78,10 @@ class Exposition:
         registry = prometheus.served_registry(self._process, self.metrics, self._directory)
         try:
             self._server = _Server(self._host, self._port, prometheus.make_wsgi_app(registry))
-        except OSError as error:
-            reason = f"LTM_METRICS_PORT is {self._port}, which cannot be listened on at {self._host}"
-            refused = CannotStart(f"{reason} ({error.strerror}); give another port")
+        except (OSError, UnicodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is no host name"
+            where = f"{self._host} port {self._port}: {reason}"
+            refused = CannotStart(f"metrics cannot be served on {where}; set LTM_METRICS_HOST and LTM_METRICS_PORT")
             log.critical(START_REFUSED, code=refused.code, reason=str(refused))
             self.close()
             sys.exit(EXIT_CANNOT_START)

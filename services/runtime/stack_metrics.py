@@ -42,7 +42,7 @@ log = structlog.get_logger()
 
 @dataclass(eq=False)  # a registry holds it by identity
 class StackFigures:
-    """What was read of a stack; what could not be read is left out, and named in `unseen`.
+    """What was read of a stack; what could not be read is left out, and named in `unseen`, with the reason.
 
     Args:
         backlog: events of the stream that wait to be dispatched, the oldest of them for `oldest_s` seconds.
@@ -59,14 +59,13 @@ class StackFigures:
     rejected: int | None = None
     counters: dict[str, int] = field(default_factory=dict)
     processes: dict[str, bool] = field(default_factory=dict)
-    unseen: list[str] = field(default_factory=list)
+    unseen: dict[str, str] = field(default_factory=dict)
 
     def sees(self, part: str, *replies: Any) -> bool:
         """Whether none of these replies is an error, such as of a missing permission; notes the part otherwise."""
         errors = [reply for reply in replies if isinstance(reply, Exception)]
         if errors:
-            log.info("scrape_incomplete", part=part, reason=redact(errors[0]))
-            self.unseen.append(part)
+            self.unseen[part] = redact(errors[0])
         return not errors
 
     def collect(self) -> Iterator[Metric]:
@@ -101,6 +100,7 @@ class StackReader:
     def __init__(self, settings: Settings, client: redis.asyncio.Redis) -> None:
         self._client: Any = client  # redis-py's types of replies are those of every protocol at once
         self._stream = settings.ltm_stream_key
+        self._unseen: set[str] = set()
         names = ("requests", "manage_requests")
         self._lists = {
             "user_input": settings.user_input_queue,
@@ -122,6 +122,11 @@ class StackReader:
                 await self._read_broker(figures)
         except (redis.RedisError, OSError) as error:  # TimeoutError is an OSError
             figures.sees("redis", error)
+        for part in figures.unseen.keys() - self._unseen:  # once, however often it is scraped
+            log.warning("scrape_incomplete", part=part, reason=figures.unseen[part])
+        for part in self._unseen - figures.unseen.keys():
+            log.info("scrape_complete", part=part)
+        self._unseen = set(figures.unseen)
         return figures
 
     async def _read_pipeline(self, figures: StackFigures) -> None:

@@ -139,19 +139,22 @@ class Child:
         """Whether the process has exited, or was never started."""
         return self._process is None or self._process.poll() is not None
 
-    def kill(self) -> None:
-        """Kill the process, if it still runs, and everything that it started."""
+    def left(self) -> list[psutil.Process]:
+        """The process, if it still runs, and everything that it started and that still runs."""
         if self._process is None:
-            return
+            return []
         leader = self._process.pid
-        left = process_tree.session_members(leader)
-        if self._process.poll() is None:
-            left += process_tree.descendants(psutil.Process(leader))
-            self._process.kill()
-            self._process.wait(timeout=2)
-        process_tree.kill(left)
-        self._process = None
-        self.identity = None
+        started = process_tree.session_members(leader)
+        if self._process.poll() is not None:
+            return started
+        process = psutil.Process(leader)  # first, so that it starts no more of them
+        return [process, *process_tree.descendants(process), *started]
+
+    def forget(self) -> None:
+        """Take it for ended, unless it still runs."""
+        if self.ended():
+            self._process = None
+            self.identity = None
 
 
 class Supervisor:
@@ -256,8 +259,10 @@ class Supervisor:
             deadline = time.monotonic() + grace_s
             while time.monotonic() < deadline and not all(child.ended() for child in layer):
                 time.sleep(0.02)
+            # One that the kernel is slow to end, as on a busy machine, must not keep the next layer from its signal.
+            process_tree.kill(process for child in layer for process in child.left())
             for child in layer:
-                child.kill()
+                child.forget()
 
 
 def _cannot_start(child: Child) -> CannotStart:

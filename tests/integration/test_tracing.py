@@ -1,4 +1,4 @@
-"""Traces end to end: a turn is one trace, over the services, the adapters, a worker of two processes, and the chat."""
+"""Traces end to end: one trace over gateway, services, adapters, a worker of two processes, and the chat."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 from keepsake_client import Client
 from keepsake_client.protocol import COUNTERS
 
 from tests.integration.worker_process import Servers, servers
 from tests.otlp import Collector, collecting
-from tests.support import wait_until
+from tests.support import free_port, wait_until
 
 LONG_MS = 60_000
 INTERACTIVE, INDEX = "interactive", "index"
-TURN, ASKED, AGAIN = ("0" * 31 + digit for digit in "123")
+TURN, ASKED, AGAIN, BY_HTTP = ("0" * 31 + digit for digit in "1234")
+STAGES = ("/list", "/adapter", "/queue", "/work")
 USER, SECRET = "anna-4711", "My cat is called Mochi"
 
 
@@ -32,18 +34,20 @@ def collector() -> Iterator[Collector]:
 
 @pytest.fixture(scope="module")
 def site(collector: Collector) -> Iterator[Servers]:
-    """The adapters, a worker of two processes, the memory service and the chat service, all of which trace."""
+    """The adapters, a worker of two processes, the services of memory and chat, and the gateway, all of which trace."""
     with servers() as running:
         running.environment |= {
             "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
             "OTEL_BSP_SCHEDULE_DELAY": "50",
             "LTM_SEARCH_TIMEOUT_MS": str(LONG_MS),
+            "LTM_GATEWAY_PORT": str(free_port()),
         }
         started = [
             running.adapters(),
             running.worker("long-term-memory-worker", INTERACTIVE, INDEX, processes=2),
             running.service("memory", "services.memory"),
             running.service("chat-ai", "services.chat_ai"),
+            running.service("gateway", "services.gateway"),
         ]
         for process in started:
             process.ready()
@@ -65,7 +69,7 @@ def test_a_turn_is_one_trace(site: Servers, collector: Collector) -> None:
         "…/memory.input",
         *(f"…/memory.input/ltm.index{stage}" for stage in ("", "/stream", "/queue", "/work")),
         *(f"{reply}{stage}" for stage in ("", "/ask", "/reply")),
-        *(f"{context}{stage}" for stage in ("", "/list", "/adapter", "/queue", "/work")),
+        *(f"{context}{stage}" for stage in ("", *STAGES)),
         *(f"{context}/work/{part}" for part in ("embed", "database", "rank", "context")),
         *(f"{reply}/ltm.index{stage}" for stage in ("", "/stream", "/queue", "/work")),
     }
@@ -73,6 +77,29 @@ def test_a_turn_is_one_trace(site: Servers, collector: Collector) -> None:
     assert collector.tree(TURN) == expected
     services = {span.service for span in collector.spans if span.trace_id == TURN}
     assert services == {"keepsake-memory", "keepsake-chat-ai", "keepsake-long-term-memory-worker"}
+    assert [word for word in (USER, SECRET) if word.encode() in b"".join(collector.bodies)] == []
+
+
+def test_a_search_by_http_is_one_trace(site: Servers, collector: Collector) -> None:
+    """Given a request with the header traceparent, I expect the gateway's span under it, and the search under that."""
+    answer = httpx.post(
+        f"http://127.0.0.1:{site.environment['LTM_GATEWAY_PORT']}/v1/memories/search",
+        json={"user_id": USER, "query": SECRET, "deadline_ms": LONG_MS},
+        headers={"traceparent": parent(BY_HTTP)},
+        timeout=LONG_MS / 1000,
+    )
+
+    root = "…/POST /v1/memories/search"
+    expected = {
+        root,
+        *(f"{root}/ltm.search{stage}" for stage in ("", *STAGES)),
+        *(f"{root}/ltm.search/work/{part}" for part in ("embed", "database", "rank")),
+    }
+    assert answer.status_code == 200, answer.text
+    wait_until(lambda: collector.tree(BY_HTTP) >= expected, description="the spans of the search")
+    assert collector.tree(BY_HTTP) == expected
+    [span] = collector.named("POST /v1/memories/search")
+    assert (span.service, span.attributes["http.response.status_code"]) == ("keepsake-gateway", 200)
     assert [word for word in (USER, SECRET) if word.encode() in b"".join(collector.bodies)] == []
 
 

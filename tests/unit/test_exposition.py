@@ -76,8 +76,19 @@ def test_a_port_that_is_taken_refuses_the_start() -> None:
     assert exit_.value.code == EXIT_CANNOT_START
     [line] = lines
     assert line["event"] == "start_refused"
-    assert f"LTM_METRICS_PORT is {port}" in line["reason"]
-    assert line["reason"].endswith("give another port")
+    assert f"127.0.0.1 port {port}: Address already in use" in line["reason"]
+    assert line["reason"].endswith("set LTM_METRICS_HOST and LTM_METRICS_PORT")
+
+
+@pytest.mark.parametrize("host", ["999.1.1.1", "[::1]", "a..b"])
+def test_a_host_that_is_none_refuses_the_start(host: str) -> None:
+    settings = settings_with(free_port()).model_copy(update={"ltm_metrics_host": host})
+
+    with capture_logs() as lines, pytest.raises(SystemExit) as exit_:
+        Exposition(settings, "chat-ai").serve()
+
+    assert exit_.value.code == EXIT_CANNOT_START
+    assert f"metrics cannot be served on {host}" in lines[0]["reason"]
 
 
 #: A worker's three processes, each of which observes an outage and has three connections; one of them ends.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -234,13 +234,30 @@ def test_a_request_that_is_cancelled_is_no_error() -> None:
     asyncio.run(story())
 
 
-def test_a_body_that_stalls_is_given_up(http: GatewayApp) -> None:
-    """Given a client that sends half of its body and then nothing, I expect 408."""
+async def stalls() -> Message:
+    """The next part of a body, which never comes."""
+    never: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+    return await never
+
+
+async def trickles() -> Message:
+    """The next part of a body: a byte, in less time than the body may stall."""
+    await asyncio.sleep(0.006)
+    return {"type": "http.request", "body": b" ", "more_body": True}
+
+
+@pytest.mark.parametrize("goes_on", [stalls, trickles])
+def test_a_body_that_comes_too_slowly_is_given_up(http: GatewayApp, goes_on: Callable[[], Awaitable[Message]]) -> None:
+    """Given a client that sends half of its body, and then nothing or a byte now and then, I expect 408."""
     sent: list[Message] = []
     bodies: list[Message] = [{"type": "http.request", "body": b'{"user_id"', "more_body": True}]
+    ended: Message = {"type": "http.request", "body": b"", "more_body": False}
+    parts = [goes_on] * 20
 
     async def receive() -> Message:
-        return bodies.pop() if bodies else await asyncio.get_running_loop().create_future()
+        if bodies:
+            return bodies.pop()
+        return await parts.pop()() if parts else ended
 
     async def send(message: Message) -> None:
         sent.append(message)

@@ -10,6 +10,7 @@ from typing import Any, cast
 import fakeredis
 import httpx
 import pytest
+import structlog
 from fastapi import FastAPI
 from keepsake_client.protocol import (
     COUNTERS,
@@ -72,7 +73,7 @@ def test_an_empty_redis_has_nothing_that_waits(server: fakeredis.FakeServer) -> 
     """Given a Redis that no process has used, I expect it up, no backlog, and no process expected."""
     figures = read(server)
 
-    assert (figures.up, figures.backlog, figures.oldest_s, figures.processes, figures.unseen) == (True, 0, 0.0, {}, [])
+    assert (figures.up, figures.backlog, figures.oldest_s, figures.processes, figures.unseen) == (True, 0, 0.0, {}, {})
 
 
 def test_what_waits_is_shown(server: fakeredis.FakeServer, client: fakeredis.FakeRedis) -> None:
@@ -177,7 +178,7 @@ def test_a_redis_that_hangs_is_not_waited_for() -> None:
         figures = runner.run(reader.read(timeout_s=2.0))
         took: float = runner.get_loop().time()
 
-    assert (figures.up, figures.unseen) == (False, ["redis"])
+    assert (figures.up, list(figures.unseen)) == (False, ["redis"])
     assert took == pytest.approx(2.0)
 
 
@@ -187,21 +188,42 @@ def test_what_cannot_be_read_is_named(server: fakeredis.FakeServer, client: fake
 
     figures = read(server)
 
-    assert (figures.up, figures.unseen, figures.backlog, figures.counters) == (True, ["counters"], 0, {})
+    assert (figures.up, list(figures.unseen), figures.backlog, figures.counters) == (True, ["counters"], 0, {})
+
+
+def test_what_cannot_be_read_is_logged_once(server: fakeredis.FakeServer) -> None:
+    """Given counters that cannot be read in two scrapes, and then can, I expect a line as it begins and as it ends."""
+
+    async def scrape() -> None:
+        async with fakeredis.FakeAsyncRedis(server=server) as client:
+            reader = StackReader(load_settings(), client)
+            await client.set(COUNTERS, "no hash")
+            for _ in range(2):
+                await reader.read()
+            await client.delete(COUNTERS)
+            await reader.read()
+
+    with structlog.testing.capture_logs() as lines:
+        asyncio.run(scrape())
+
+    assert [(line["event"], line["part"]) for line in lines] == [
+        ("scrape_incomplete", "counters"),
+        ("scrape_complete", "counters"),
+    ]
 
 
 def test_the_queues_of_another_broker_may_be_away(server: fakeredis.FakeServer) -> None:
     """Given a broker of its own that does not answer, I expect its queues named as unseen, and the rest shown."""
     figures = read(server, broker_url=f"redis://127.0.0.1:{free_port()}/0")
 
-    assert (figures.up, figures.unseen, figures.queues, figures.backlog) == (True, ["queues"], {}, 0)
+    assert (figures.up, list(figures.unseen), figures.queues, figures.backlog) == (True, ["queues"], {}, 0)
 
 
 def test_the_queues_of_rabbitmq_are_left_to_its_own_metrics(server: fakeredis.FakeServer) -> None:
     """Given RabbitMQ as the broker, I expect no queues, and nothing unseen."""
     figures = read(server, broker_url="amqp://127.0.0.1/")
 
-    assert (figures.queues, figures.unseen) == ({}, [])
+    assert (figures.queues, figures.unseen) == ({}, {})
 
 
 def gateway_app(server: fakeredis.FakeServer, caller: Callable[[], Caller]) -> FastAPI:

@@ -338,6 +338,31 @@ time.sleep(600)
     wait_until(lambda: not runs(grandchild), description="the end of the grandchild")
 
 
+def test_a_process_that_is_slow_to_die_does_not_keep_the_servers_from_their_signal(
+    started: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a service that SIGKILL has not ended in time, I expect the server stopped in order, and no error."""
+    stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready'); time.sleep(600)"
+    supervisor = started(
+        spec("redis", records_its_stop(tmp_path / "notes")),
+        ProcessSpec("memory", (sys.executable, "-u", "-c", stubborn)),
+        service_grace_s=0.1,
+    )
+    for name in supervisor.names:
+        wait_for_line(supervisor, name, "ready")
+    pid = supervisor.running["memory"].pid
+    send = os.kill
+
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            os, "kill", lambda to, number: None if (to, number) == (pid, signal.SIGKILL) else send(to, number)
+        )
+        supervisor.stop()
+
+    assert (tmp_path / "notes").read_text() == "redis\n"
+    assert list(supervisor.running) == ["memory"]
+
+
 def test_stop_is_idempotent(started: Start) -> None:
     supervisor = started(spec("a", SLEEPS))
 

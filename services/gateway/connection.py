@@ -1,0 +1,105 @@
+"""The gateway's HTTP connections: closed where no request comes in time, and refused where there are too many."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from collections.abc import Callable
+from typing import Any, Final
+
+import h11
+from keepsake_client.errors import Unavailable
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from services.gateway.problems import problem_of, problem_response
+
+#: Connections at once; over that, a request is answered 503. Of those beyond, so many are kept until they send one.
+MAX_CONNECTIONS: Final = 1_000
+MAX_REFUSED: Final = 64
+#: Enough for all of them, for what one pass of accepting adds (see `BACKLOG`), and for connections of its own. Linux
+#: gives 1,024 to a process that does not ask for more.
+OPEN_FILES: Final = 4_096
+#: Connections that the kernel holds for us; asyncio takes as many at a time.
+BACKLOG: Final = 1_024
+#: How long the head of a request may take, the first one counted from the connection on.
+HEAD_WITHIN_S: Final = 20.0
+
+
+class Connection(H11Protocol):
+    """uvicorn's waits for ever for a first request and the rest of a head: a thousand such would keep others out.
+
+    Args:
+        on_refusal: called for each that is closed because there are too many.
+        uvicorns: arguments of uvicorn's own.
+    """
+
+    head_within_s = HEAD_WITHIN_S
+    max_connections = MAX_CONNECTIONS + MAX_REFUSED
+
+    def __init__(self, *, on_refusal: Callable[[], None], **uvicorns: Any) -> None:
+        super().__init__(**uvicorns)
+        self._on_refusal = on_refusal
+        self._awaited: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self.max_connections:
+            self._on_refusal()
+            transport.abort()
+        else:
+            self._await_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            self._await_no_more()
+        elif self._awaited is None:  # a further request has begun
+            self._await_head()
+
+    def _await_head(self) -> None:
+        self._awaited = self.loop.call_later(self.head_within_s, self.transport.close)
+
+    def _await_no_more(self) -> None:
+        if self._awaited is not None:
+            self._awaited.cancel()
+            self._awaited = None
+
+
+def allow_open_files(wanted: int = OPEN_FILES) -> None:
+    """Have the system allow this process so many open files, or as many as it may.
+
+    Without one for a further connection, asyncio tries again and again to take it, and logs a traceback for each try.
+    """
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+    if allowed != resource.RLIM_INFINITY and allowed < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+
+
+class AtMost:
+    """ASGI middleware that answers 503, and has the connection closed, where there are more than so many.
+
+    uvicorn's own limit leaves no count, and logs each request.
+
+    Args:
+        limit: how many there may be.
+        connections: how many there are.
+        on_refusal: called for each request that is refused.
+    """
+
+    def __init__(
+        self, app: ASGIApp, limit: int, connections: Callable[[], int], on_refusal: Callable[[], None]
+    ) -> None:
+        self._app = app
+        self._limit = limit
+        self._connections = connections
+        self._on_refusal = on_refusal
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan" or self._connections() <= self._limit:
+            await self._app(scope, receive, send)
+            return
+        self._on_refusal()
+        problem = problem_of(Unavailable(f"there are more than {self._limit} connections: ask again later"))
+        await problem_response(problem, {"Connection": "close"})(scope, receive, send)
