@@ -87,7 +87,8 @@ def test_a_write_whose_gateway_was_killed_takes_effect_once(
 
 def test_events_whose_gateway_was_killed_are_one_memory_each(http: httpx.Client, stack: Stack) -> None:
     """Given events that were published twice because their gateway was killed, I expect each remembered once."""
-    events = [{"user_id": "k3", "content": f"line {n}", **SAID} for n in range(3)]
+    # With times: one without is dated by whichever of its two publications is indexed.
+    events = [{"user_id": "k3", "content": f"line {n}", "timestamp": 1_700_000_000 + n, **SAID} for n in range(3)]
     last = {"user_id": "k3", "content": "the last one", **SAID}
 
     for _ in range(2):
