@@ -12,6 +12,7 @@ from keepsake_client.errors import Unavailable
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from services.gateway.exposure import HEALTH_PATHS
 from services.gateway.problems import problem_of, problem_response
 
 #: Connections at once; over that, a request is answered 503. Of those beyond, so many are kept until they send one.
@@ -97,7 +98,9 @@ class AtMost:
         self._on_refusal = on_refusal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or self._connections() <= self._limit:
+        # A refused probe would have a busy gateway restarted.
+        served = scope["type"] == "lifespan" or scope["path"] in HEALTH_PATHS
+        if served or self._connections() <= self._limit:
             await self._app(scope, receive, send)
             return
         self._on_refusal()

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final
 from uuid import UUID, uuid4, uuid5
 
 from fastapi import Header, Request
-from keepsake_client.errors import KeepsakeError, Unavailable
+from keepsake_client.errors import InvalidMessage, KeepsakeError, Unavailable
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -105,8 +105,11 @@ async def attempt(
 
     Raises:
         AnotherRequest, UnderWay
+        InvalidMessage: there are several keys.
         Unavailable: Redis does not answer.
     """
+    if len(request.headers.getlist("Idempotency-Key")) > 1:
+        raise InvalidMessage("there are several headers Idempotency-Key: send one")
     if key is None:
         yield Attempt(f"req-{uuid4().hex}", False, None, _nothing, _nothing)
         return

@@ -118,3 +118,4 @@ def test_over_the_limit_a_request_is_refused_and_counted() -> None:
 
     assert (answer.status_code, answer.json()["code"], answer.headers["Connection"]) == (503, "unavailable", "close")
     assert refused == [1]
+    assert client.get("/healthz").status_code == 204  # or a busy gateway would be restarted

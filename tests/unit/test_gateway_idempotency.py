@@ -209,6 +209,14 @@ def test_a_key_that_is_none_is_refused(http: GatewayApp, key: str) -> None:
     assert http.send("POST", "/v1/memories", json=ADD, headers=headers).status_code == 400
 
 
+def test_of_two_keys_none_is_taken(http: GatewayApp) -> None:
+    """Given a request with two keys, of which a proxy may have added one, I expect 400 and nothing done."""
+    headers = [(b"idempotency-key", key) for key in (b"one", b"two")]
+
+    assert http.send("POST", "/v1/memories", json=ADD, headers=headers).status_code == 400
+    assert http.memory.requests == []
+
+
 @pytest.mark.parametrize("events", [EVENTS[0], EVENTS], ids=["one", "many"])
 def test_events_are_published_in_order(http: GatewayApp, events: Any) -> None:
     """Given one event or several, I expect each published with the id that the answer names."""
