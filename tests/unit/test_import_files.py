@@ -340,7 +340,7 @@ def test_memory_does_not_grow_with_the_file(name: str, tmp_path: Path) -> None:
         elements_of *= 1_500_000 // len(text)
         text = json.dumps(many)
     else:
-        text *= 4_000_000 // len(text.encode())
+        text *= 1_500_000 // len(text.encode())
     file, how = ExportFile(written(tmp_path / name, text)), options(room=True)
     form = reading.recognised_form(file, how)
     tracemalloc.start()

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import pytest
 import redis.asyncio
+import structlog
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from keepsake_client import AsyncClient
@@ -293,9 +294,11 @@ def test_a_fault_is_answered_in_mem0_s_shape(door: TestClient, monkeypatch: pyte
 
     monkeypatch.setattr(operations, "get", fail)
 
-    response = door.get(f"/v1/memories/{OF_U1}/")
+    with structlog.testing.capture_logs() as logged:
+        response = door.get(f"/v1/memories/{OF_U1}/")
 
     assert (response.status_code, response.json()["code"]) == (500, "internal")
+    assert [line["event"] for line in logged if line["log_level"] == "error"]
     assert response.json()["detail"]
     assert "hunter2" not in response.text
 
