@@ -141,8 +141,10 @@ class ResponsePublisher(Middleware):
 
     def _facts(
         self, response: LTMResponse, request: dict[str, Any], moments: dict[str, Any], stages: dict[str, float] | None
-    ) -> dict[str, Any]:
-        """What is known of a request that was answered, for its record and its spans."""
+    ) -> dict[str, Any] | None:
+        """What is known of a request that was answered, for its record and its spans; None where neither is wanted."""
+        if not (self._traces.wanted or self._spans.enabled):
+            return None
         times = {
             "pushed": request.get("pushed_at"),
             "taken": moments.get("received"),

@@ -55,7 +55,7 @@ UPSTREAM = Raw(
 
 
 class Doors:
-    """The runs on one stack.
+    """The loads on one stack, and their figures.
 
     Args:
         given: the command's options.
@@ -75,12 +75,12 @@ class Doors:
         self._stack.wait_until_indexed()
         self._measure_memory("idle")
 
-    def side_by_side(self, name: str) -> None:
-        """One load, by the wire alone and through all doors, each on a backlog of its own."""
+    def side_by_side(self, number: int) -> None:
+        """One round: the same load by the wire alone and through all doors, each on a backlog of its own."""
+        name = f"round {number}"
         moments = [poisson(rate, self._given.seconds, self._random) for rate in self._given.rates]
-        # Which comes first has the caches colder.
         ways = [self._by_wire, self._by_doors]
-        for way in ways if len(self.figures) % 8 < 4 else reversed(ways):
+        for way in ways if number % 2 else reversed(ways):  # the first one finds the caches colder
             self._stack.wait_until_indexed()
             way(name, moments)
         self._measure_memory(name)
@@ -237,7 +237,7 @@ def main() -> None:
         doors = Doors(stack, given)
         doors.fill()
         for number in range(1, given.rounds + 1):
-            doors.side_by_side(f"round {number}")
+            doors.side_by_side(number)
         verified = doors.killed()
         counters = doors.counters()
     show("latencies in ms, and what should be 0", doors.figures, 0)

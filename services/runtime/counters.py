@@ -6,10 +6,12 @@ import asyncio
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import redis
 import redis.asyncio
+
+from services.runtime.backoff import pause
 
 #: How often `written` writes.
 WRITE_INTERVAL_S = 1.0
@@ -58,8 +60,7 @@ class PendingCounts:
         async def write() -> None:
             while not ended.is_set():  # not cancelled: what is being written then would be lost
                 await self.flush_async(client)
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(ended.wait(), WRITE_INTERVAL_S)
+                await pause(WRITE_INTERVAL_S, ended)
 
         task = asyncio.create_task(write(), name="counts")
         try:

@@ -64,7 +64,7 @@ class Exposition:
         if self._metrics is None:
             self._metrics = NO_METRICS
             if self._port is not None:
-                from services.runtime import prometheus  # noqa: PLC0415 - it says why
+                from services.runtime import prometheus  # noqa: PLC0415 - its docstring says why
 
                 self._metrics = prometheus.PrometheusMetrics()
         return self._metrics
@@ -73,7 +73,7 @@ class Exposition:
         """Serve the metrics, in threads of the first process alone; end it with one line where the port is taken."""
         if self._port is None:
             return
-        from services.runtime import prometheus  # noqa: PLC0415 - it says why
+        from services.runtime import prometheus  # noqa: PLC0415 - its docstring says why
 
         registry = prometheus.served_registry(self._process, self.metrics, self._directory)
         try:
@@ -90,7 +90,7 @@ class Exposition:
     def forget(self, pid: int) -> None:
         """Show no more of the gauges of a process that has ended."""
         if self._directory is not None:
-            from services.runtime import prometheus  # noqa: PLC0415 - it says why
+            from services.runtime import prometheus  # noqa: PLC0415 - its docstring says why
 
             prometheus.mark_process_dead(pid, str(self._directory))  # type: ignore[no-untyped-call]
 

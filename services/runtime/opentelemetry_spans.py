@@ -87,6 +87,8 @@ class OpenTelemetrySpans:
         InvalidSetting: the environment asks for what is not supported.
     """
 
+    enabled = True
+
     def __init__(self, process: str, exporters: Sequence[str], client: redis.Redis) -> None:
         protocol = os.environ.get(OTEL_EXPORTER_OTLP_TRACES_PROTOCOL) or os.environ.get(OTEL_EXPORTER_OTLP_PROTOCOL)
         if protocol not in (None, "", PROTOCOL):

@@ -47,6 +47,11 @@ MAX_PORT = 65_535
 GATEWAY_PORT = 18_380
 
 
+def http_url(host: str, port: int) -> str:
+    """The URL of an HTTP server; an IPv6 address gets brackets."""
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
 def mask_url(url: str) -> str:
     """The URL with its password, if any, replaced by three stars: fit for a log or a screen."""
     if re.match(r"(?!redis|unix|amqp|postgres)[^/?#@]*://", url):  # an endpoint's user or query may be its key
@@ -465,8 +470,7 @@ class Settings(BaseSettings):
     @property
     def gateway_url(self) -> str:
         """The address of the gateway, as it listens."""
-        host = self.ltm_gateway_host
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.ltm_gateway_port}"
+        return http_url(self.ltm_gateway_host, self.ltm_gateway_port)
 
     @property
     def request_queues(self) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ log = structlog.get_logger()
 
 @dataclass
 class Span:
-    """What is going on, from its start to `end`.
+    """A unit of work, from its start to `end`.
 
     Args:
         traceparent: what is asked or published within it carries this; as it came where no spans are made.
@@ -45,11 +45,15 @@ class Span:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def end(self) -> None:
-        """Note that it is over."""
+        """End the span."""
 
 
 class Spans(Protocol):
     """The spans of one process."""
+
+    @property
+    def enabled(self) -> bool:
+        """Whether any are made."""
 
     def start(self, kind: str, traceparent: str | None) -> Span:
         """A span of what begins now, a child of that of `traceparent`."""
@@ -66,6 +70,8 @@ class Spans(Protocol):
 
 
 class _NoSpans:
+    enabled = False
+
     def start(self, kind: str, traceparent: str | None) -> Span:
         return Span(traceparent)
 

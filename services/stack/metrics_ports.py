@@ -5,23 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from services.runtime.errors import PortTaken
-from services.runtime.settings import MAX_PORT
+from services.runtime.settings import MAX_PORT, http_url
 from services.stack.processes import ProcessSpec
-from services.stack.sockets import check_port
+from services.stack.sockets import LOOPBACK, check_port
 
 
 def metrics_address(specs: Sequence[ProcessSpec], host: str) -> str | None:
     """Where the metrics will be, in one line; None where none are served.
 
     Raises:
-        PortTaken: one of the ports is in use, or would be above the highest.
+        PortTaken: one of the ports is in use, or would be above the highest, or the host is none of this machine's.
     """
+    elsewhere = "" if host == LOOPBACK else ", or correct LTM_METRICS_HOST"
     ports = {spec.name: spec.metrics_port for spec in specs if spec.metrics_port is not None}
     for name, port in ports.items():
         if port > MAX_PORT:
             raise PortTaken(f"{name} would serve its metrics on port {port}; lower LTM_METRICS_PORT")
-        check_port(port, f"LTM_METRICS_PORT, from which {name} has its own")
+        check_port(port, f"LTM_METRICS_PORT, from which {name} has its own{elsewhere}", host)
     if not ports:
         return None
-    first, *_, last = [*ports, *ports]
-    return f"http://{host}:{ports[first]}/metrics ({first}) to {ports[last]} ({last})"
+    names = list(ports)
+    first, last = names[0], names[-1]
+    return f"{http_url(host, ports[first])}/metrics ({first}) to {ports[last]} ({last})"

@@ -151,7 +151,7 @@ class Child:
         return [process, *process_tree.descendants(process), *started]
 
     def forget(self) -> None:
-        """Take it for ended, unless it still runs."""
+        """Note that the process has ended, unless it still runs."""
         if self.ended():
             self._process = None
             self.identity = None

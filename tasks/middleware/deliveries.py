@@ -85,12 +85,13 @@ class DeliveryLimit(Middleware):
             self._suspects.remove(key)
             self._one_suspect.release()
         ended = message.queue_name == INDEX_QUEUE and (exception is None or message.failed)
-        update = _update_of(message)
-        facts = self._facts(message, update, exception) if ended else {}
+        recorded = ended and (self._traces.wanted or self._spans.enabled)
+        update = _update_of(message) if recorded else {}
+        facts = self._facts(message, update, exception) if recorded else {}
         try:
             with self._client.pipeline(transaction=False) as pipeline:
                 pipeline.delete(key)
-                if self._traces.wanted and ended:
+                if recorded and self._traces.wanted:
                     self._traces.add(pipeline, self._traces.record("message", str(update.get("user_id", "")), **facts))
                 deleted, *_ = pipeline.execute(raise_on_error=False)
             if isinstance(deleted, Exception):
@@ -98,7 +99,7 @@ class DeliveryLimit(Middleware):
         except redis.RedisError as error:
             # The count expires.
             log.info("delivery_count_not_deleted", message_id=message.message_id, reason=type(error).__name__)
-        if ended and update:
+        if update:
             self._spans.record("message", read_traceparent(update.get("traceparent")), facts)
 
     def _facts(

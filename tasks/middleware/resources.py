@@ -224,9 +224,7 @@ class Resources(Middleware):
         log.info("worker_ready", queues=sorted(worker.consumer_whitelist or ()))
 
     def after_worker_shutdown(self, _: dramatiq.Broker, __: dramatiq.Worker) -> None:
-        if self._expiry:
-            self._expiry.stop()
-        for thread in (self._ticker, self._sampler):
+        for thread in (self._expiry, self._ticker, self._sampler):
             if thread:
                 thread.stop()
         if self._heartbeat:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -25,7 +26,7 @@ from services.runtime.exposition import (
 )
 from services.runtime.metrics import NO_METRICS
 from services.runtime.settings import Settings, load_settings
-from tests.support import free_port
+from tests.support import PATIENCE_S, free_port
 
 #: Modules of all of Keepsake's processes but the gateway, which has a page of its own.
 ROOTS = ("adapters.__main__", "tasks.__main__", "services.memory.__main__", "services.chat_ai.__main__")
@@ -55,6 +56,21 @@ def test_a_process_serves_its_metrics() -> None:
     assert "process_resident_memory_bytes" in page
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"http://127.0.0.1:{port}/metrics")
+
+
+def has_ipv6() -> bool:
+    with suppress(OSError), socket.create_server(("::1", 0), family=socket.AF_INET6):
+        return True
+    return False
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="there is no IPv6 here")
+def test_metrics_may_be_served_by_ipv6() -> None:
+    """Given an IPv6 address as LTM_METRICS_HOST, I expect the page there."""
+    port = free_port()
+
+    with exposed(load_settings(ltm_metrics_port=port, ltm_metrics_host="::1"), "chat-ai"):
+        assert "keepsake_process_info" in httpx.get(f"http://[::1]:{port}/metrics").text
 
 
 def test_a_process_without_a_port_serves_nothing() -> None:
@@ -179,7 +195,7 @@ def test_one_process_shares_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_client_that_says_nothing_is_not_waited_for() -> None:
-    """Given connections that stay silent, I expect the page served beside them, the end not held up, and no output."""
+    """Given connections that stay silent, I expect the page served beside them, and the end not held up."""
     port = free_port()
 
     with exposed(settings_with(port), "chat-ai"):
@@ -188,7 +204,19 @@ def test_a_client_that_says_nothing_is_not_waited_for() -> None:
     for connection in silent:
         connection.close()
 
+
+def test_a_client_that_says_nothing_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a connection that stays silent for longer than the limit, I expect it closed."""
     assert _Handler.timeout == IDLE_TIMEOUT_S
+    monkeypatch.setattr(_Handler, "timeout", 0.01)
+    port = free_port()
+
+    with (
+        capture_logs(),
+        exposed(settings_with(port), "chat-ai"),
+        socket.create_connection(("127.0.0.1", port), PATIENCE_S) as silent,
+    ):
+        assert silent.recv(1) == b""
 
 
 @pytest.mark.parametrize("sent", [b"\xff\xfe no HTTP\r\n\r\n", b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n", b""])

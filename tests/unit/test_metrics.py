@@ -6,6 +6,7 @@ import itertools
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import dramatiq
@@ -276,6 +277,15 @@ def request_proxy(client: Any, publisher: ResponsePublisher, **outcome: Any) -> 
     publisher.after_process_message(broker, message, **outcome)
 
 
+def index(limit: DeliveryLimit) -> None:
+    """Settle the message of an event that was indexed."""
+    update = MemoryUpdateMessage(user_id="anna", content="tea", source="user", timestamp=5)
+    message = dramatiq.MessageProxy(index_message(update, 9.0))
+    broker: Any = None
+    limit.before_process_message(broker, message)
+    limit.after_process_message(broker, message)
+
+
 @pytest.mark.parametrize(("max_len", "written"), [(0, 0), (100, 1)])
 def test_a_response_is_observed_whether_traces_are_written_or_not(
     client: fakeredis.FakeRedis, max_len: int, written: int
@@ -297,13 +307,8 @@ def test_a_message_is_observed_whether_traces_are_written_or_not(
 ) -> None:
     """Given LTM_TRACE_MAX_LEN of 0, or not, I expect an indexed message observed, and a trace where one is wanted."""
     spy = Spy()
-    limit = DeliveryLimit(client, Traces(max_len, metrics=spy))
-    update = MemoryUpdateMessage(user_id="anna", content="tea", source="user", timestamp=5)
-    message = dramatiq.MessageProxy(index_message(update, 9.0))
-    broker: Any = None
 
-    limit.before_process_message(broker, message)
-    limit.after_process_message(broker, message)
+    index(DeliveryLimit(client, Traces(max_len, metrics=spy)))
 
     [(kind, facts)] = spy.seen
     assert (kind, facts["outcome"], facts["times"]["logged"]) == ("message", "ok", 9.0)
@@ -324,7 +329,7 @@ def test_a_response_that_is_published_again_is_observed(client: fakeredis.FakeRe
 def test_nothing_is_recorded_without_traces_and_metrics(
     client: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Given neither traces nor metrics, I expect no record made at all."""
+    """Given neither traces nor metrics nor spans, I expect nothing gathered of a request or a message."""
     made: list[str] = []
 
     def record(*_: Any, **__: Any) -> str:
@@ -332,7 +337,9 @@ def test_nothing_is_recorded_without_traces_and_metrics(
         return ""
 
     monkeypatch.setattr(Traces, "record", record)
+    spans: Any = SimpleNamespace(enabled=False, record=record)
 
-    request_proxy(client, ResponsePublisher(client, "ltm_responses"), result={"memories": []})
+    request_proxy(client, ResponsePublisher(client, "ltm_responses", spans=spans), result={"memories": []})
+    index(DeliveryLimit(client, spans=spans))
 
     assert (made, NO_TRACES.wanted, NO_METRICS.enabled) == ([], False, False)

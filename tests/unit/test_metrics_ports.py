@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from services.runtime.errors import PortTaken
+from services.stack import metrics_ports
 from services.stack.metrics_ports import metrics_address
 from services.stack.processes import EXTRACTOR, GATEWAY, SERVICES, WORKER, ProcessSpec, service_specs
 from services.stack.supervisor import Supervisor
@@ -50,6 +51,22 @@ def test_a_port_in_use_is_reported_with_the_process() -> None:
 
     assert f"port {first + 2} " in str(raised.value)
     assert SERVICES[2] in str(raised.value)
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "a..b"])
+def test_an_address_that_this_host_does_not_have_is_reported(host: str) -> None:
+    """Given an address of another host, or no host name, as LTM_METRICS_HOST, I expect an error that names both."""
+    with pytest.raises(PortTaken, match=rf"^port \d+ on {host} .*or correct LTM_METRICS_HOST$"):
+        metrics_address(service_specs(metrics_port=free_ports(len(SERVICES))), host)
+
+
+def test_an_address_of_ipv6_has_brackets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given the loopback of IPv6, I expect a URL."""
+    monkeypatch.setattr(metrics_ports, "check_port", lambda port, *_: port)
+
+    line = metrics_address([ProcessSpec("a-process", ("true",), 19_400)], "::1")
+
+    assert line == "http://[::1]:19400/metrics (a-process) to 19400 (a-process)"
 
 
 def test_a_port_above_the_highest_is_refused() -> None:

@@ -96,22 +96,23 @@ def test_what_waits_is_shown(server: fakeredis.FakeServer, client: fakeredis.Fak
         assert line in text
 
 
-@pytest.mark.parametrize(("read_entries", "expected"), [(0, 100.0), (1, 100.0), (3, 80.0)])
-def test_the_backlog_is_as_old_as_its_oldest_message(
-    server: fakeredis.FakeServer, client: fakeredis.FakeRedis, read_entries: int, expected: float
+@pytest.mark.parametrize(("read_entries", "oldest_s", "backlog"), [(0, 100.0, 3), (1, 100.0, 3), (3, 80.0, 1)])
+def test_the_backlog_is_what_is_not_dispatched(
+    server: fakeredis.FakeServer, client: fakeredis.FakeRedis, read_entries: int, oldest_s: float, backlog: int
 ) -> None:
-    """Given messages that wait unread, prefetched or both, I expect the age of the oldest that is not dispatched."""
+    """Given messages that wait unread, prefetched or both, I expect the number of them, and the age of the oldest."""
     now = client.time()[0]
     client.xgroup_create(UPDATES_STREAM, STREAM_GROUP, id="0", mkstream=True)
     for seconds in (100, 90, 80):
         client.xadd(UPDATES_STREAM, {"event": "{}"}, id=f"{(now - seconds) * 1000}-0")
-    taken: Any = client.xreadgroup(STREAM_GROUP, "a", {UPDATES_STREAM: ">"}, count=read_entries or None)
-    if read_entries == 0:
-        client.xgroup_setid(UPDATES_STREAM, STREAM_GROUP, "0")
+    if read_entries:
+        taken: Any = client.xreadgroup(STREAM_GROUP, "a", {UPDATES_STREAM: ">"}, count=read_entries)
     if read_entries == 3:
         client.xack(UPDATES_STREAM, STREAM_GROUP, *[entry_id for entry_id, _ in taken[0][1][:2]])
 
-    assert read(server).oldest_s == pytest.approx(expected, abs=5)
+    figures = read(server)
+    assert figures.backlog == backlog
+    assert figures.oldest_s == pytest.approx(oldest_s, abs=5)
 
 
 def test_the_whole_stream_waits_before_the_first_adapter(
@@ -127,13 +128,15 @@ def test_the_whole_stream_waits_before_the_first_adapter(
 def test_a_process_without_a_heartbeat_is_down_where_one_is_expected(
     server: fakeredis.FakeServer, client: fakeredis.FakeRedis
 ) -> None:
-    """Given a process that runs, one that ended and one that was left out, I expect the first up, the second down."""
+    """Given a process that runs, two that ended, one of them with a record of a later version, and one that was left
+    out, I expect the first up, the ended ones down."""
     for name in ("memory", "chat-ai"):
         client.set(process_key(name), ProcessRecord().model_dump_json())
+    client.set(process_key(EXTRACTOR), '{"left_out": {"since": 1}}')
     client.set(process_key("gateway"), ProcessRecord(left_out=True).model_dump_json())
     client.set(alive_key("memory"), "host:1:1")
 
-    assert read(server).processes == {"memory": True, "chat-ai": False}
+    assert read(server).processes == {"memory": True, "chat-ai": False, EXTRACTOR: False}
 
 
 def test_counters_are_bounded_and_alarming_ones_begin_at_zero(

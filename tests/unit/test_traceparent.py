@@ -15,6 +15,7 @@ from keepsake_client import AsyncClient, Client
 from keepsake_client.errors import InvalidMessage
 from keepsake_client.fields import WireModel
 from keepsake_client.protocol import (
+    MAX_MESSAGE_BYTES,
     LTMRequest,
     LTMResponse,
     Memory,
@@ -25,7 +26,7 @@ from keepsake_client.protocol import (
 )
 
 from adapters.stream import _derived_id
-from services.memory.messages import Answered, ai_message, parse_ai_response, parse_user_input
+from services.memory.messages import Answered, ai_message, parse_ai_response, parse_user_input, traced
 from tasks.queues import index_message, read_data, read_update, request_message
 from tests.support import eventually
 
@@ -92,6 +93,16 @@ def test_the_memory_service_passes_it_on() -> None:
 
     assert said.traceparent == TRACEPARENT
     assert ai_message(reply, "m2", Answered(traceparent=TRACEPARENT)).traceparent == OTHER
+
+
+@pytest.mark.parametrize(("room", "expected"), [(0, TRACEPARENT), (-1, None)])
+def test_a_message_of_the_largest_size_keeps_its_own(room: int, expected: str | None) -> None:
+    """Given a message with room for the traceparent of a span, or with one byte too few, I expect it, or none."""
+    said = parse_user_input(wire({"user_id": "u1", "content": "hi"}), 1_000)
+    size = len(traced(said, TRACEPARENT).to_wire(logged=True))
+    filled = said.model_copy(update={"content": "h" * (MAX_MESSAGE_BYTES - size + len("hi") - room)})
+
+    assert traced(filled, TRACEPARENT).traceparent == expected
 
 
 def test_a_reply_without_one_belongs_to_the_trace_of_its_message() -> None:

@@ -168,7 +168,7 @@ def handle(spans: Spans, redis: Any, message: dramatiq.Message[Any], error: Exce
     proxy = dramatiq.MessageProxy(message.copy(options={"redis_message_id": "x"}))
     proxy.failed = error is not None
     stages = {"embed_ms": 12.0, "database_ms": 3.0, "rank_ms": 1.0}
-    result = {"memories": [], "stages": stages} if message.queue_name == "interactive" else None
+    result = {"memories": [], "stages": stages} if "request" in message.kwargs else None
     for middleware in (DeliveryLimit(redis, spans=spans), ResponsePublisher(redis, "ltm_responses", spans=spans)):
         middleware.before_process_message(None, proxy)  # type: ignore[arg-type]  # it needs no broker
         middleware.after_process_message(None, proxy, result=result, exception=error)  # type: ignore[arg-type]
@@ -209,6 +209,18 @@ def test_a_message_becomes_spans_by_stage(collector: Collector, redis: Any) -> N
     first, failed = collector.named("ltm.index")
     assert (first.attributes, first.error) == ({"keepsake.message_id": "m1"}, False)
     assert (failed.attributes["error.type"], failed.error) == ("unavailable", True)
+
+
+def test_an_import_is_a_request_and_no_message(collector: Collector, redis: Any) -> None:
+    """Given a user_import, which the indexers' queue has, too, I expect the spans of a request alone."""
+    fields = {"request_id": "r1", "type": "user_import", "user_id": "anna", "data": {"records": []}}
+    with opened(redis) as spans:
+        handle(spans, redis, request_message(parse_request(json.dumps(fields).encode(), 1_000), time.time()))
+        handle(spans, redis, search())
+        wait_until(lambda: collector.named("ltm.search"), description="the search")
+
+    assert len(collector.named("ltm.user_import")) == 1
+    assert collector.named("ltm.index") == []
 
 
 def test_no_span_holds_a_user_or_contents(collector: Collector, redis: Any) -> None:

@@ -409,18 +409,12 @@ class AsyncClient(Verbs):
             async with asyncio.timeout(CLEANUP_TIMEOUT_S):
                 with suppress(ResponseError):
                     await self._redis.lrem(queue, 1, wire)
-                return not self._may_look or await self._any_adapter()
+                return not self._may_look or await any_adapter(self._redis)
         except NoPermissionError:
             self._may_look = False  # each refusal would be an entry in Redis's ACL LOG
         except (RedisError, OSError):
             pass
         return True
-
-    async def _any_adapter(self) -> bool:
-        redis: Any = self._redis  # redis-py's types of replies are those of every protocol at once
-        seconds, _ = await redis.time()
-        latest = await redis.zrevrange(MEMBERSHIP_KEY, 0, 0, withscores=True)
-        return any(seconds - heartbeat < ADAPTER_FAILED_AFTER_S for _, heartbeat in latest)
 
     def _asked(self, queue: str, served: bool) -> str:
         """Where the request was pushed; where nothing serves it, logged once until a request is answered again."""
@@ -566,3 +560,14 @@ def _describe(error: RedisError | OSError) -> str:
     if isinstance(error, AuthenticationError):
         return f"Redis refuses the connection: {CREDENTIALS_REFUSED}"
     return f"Redis does not answer: {str(error) or type(error).__name__}"
+
+
+async def any_adapter(redis: Any) -> bool:
+    """Whether an adapter has sent a heartbeat lately, by Redis's clock.
+
+    Args:
+        redis: an asyncio client; redis-py's types of replies are those of every protocol at once.
+    """
+    seconds, _ = await redis.time()
+    latest = await redis.zrevrange(MEMBERSHIP_KEY, 0, 0, withscores=True)
+    return any(seconds - heartbeat < ADAPTER_FAILED_AFTER_S for _, heartbeat in latest)

@@ -201,9 +201,11 @@ TraceParent = Annotated[str | None, BeforeValidator(read_traceparent)]
 Days = Annotated[float, BeforeValidator(_days), Field(gt=0, le=MAX_TTL_DAYS)]
 
 
-def looking_at(length: int) -> BeforeValidator:
-    """A validator of a list that looks at one item more than it may have, however many there are: a message has room
-    for half a million, and each that is wrong takes time."""
+def checked_up_to(length: int) -> BeforeValidator:
+    """A validator that cuts a list of more than `length` items to one more, before each is validated.
+
+    A message has room for half a million, and each that is wrong takes time; one too many is refused all the same.
+    """
     return BeforeValidator(lambda items: items[: length + 1] if isinstance(items, list | tuple) else items)
 
 

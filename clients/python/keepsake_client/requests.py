@@ -29,8 +29,8 @@ from keepsake_client.fields import (
     TraceParent,
     WireModel,
     check_length,
+    checked_up_to,
     load_object,
-    looking_at,
     read_traceparent,
     readable_id,
     validate,
@@ -152,7 +152,7 @@ class SearchData(ScopedData):
     filters: SearchFilters = SearchFilters()
     exclude_session: ReadableId | None = None
     recency_half_life_days: Annotated[float, Field(gt=0, le=36_500)] | None = None
-    also: Annotated[tuple[Id, ...], Field(max_length=MAX_ALSO), looking_at(MAX_ALSO)] = ()
+    also: Annotated[tuple[Id, ...], Field(max_length=MAX_ALSO), checked_up_to(MAX_ALSO)] = ()
     speaker: Speaker | None = None
     include_superseded: Switch = False
     explain: bool = False
@@ -261,7 +261,7 @@ class MemoryDeleteData(ScopedData):
         dry_run: counts what would be deleted, and deletes nothing.
     """
 
-    ids: Annotated[tuple[Id, ...], Field(min_length=1, max_length=MAX_IDS), looking_at(MAX_IDS)] | None = None
+    ids: Annotated[tuple[Id, ...], Field(min_length=1, max_length=MAX_IDS), checked_up_to(MAX_IDS)] | None = None
     filters: MemoryFilters | None = None
     dry_run: Switch = False
 
