@@ -18,7 +18,7 @@ from services.gateway.mem0_api.door import PREFIX, open_mem0_door
 from tests.acceptance.conftest import Stack
 from tests.mem0_module import mem0_client
 from tests.served_gateway import Keys, served, settings_of
-from tests.support import wait_until
+from tests.support import eventually, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -246,11 +246,13 @@ def test_the_async_client_works_as_well(host: str, user: str) -> None:
             client = module.AsyncMemoryClient(api_key="master", host=host)
         async with client:
             await client.add("My cat is called Mochi", user_id=user)
-            found: dict[str, Any] = {"results": []}
-            while not found["results"]:
-                found = await client.search("What is my cat called?", filters={"AND": [{"user_id": user}]})
+
+            async def search() -> list[str]:
+                return texts(await client.search("What is my cat called?", filters={"AND": [{"user_id": user}]}))
+
+            found = await eventually(search, description="the memory to be found")
             await client.delete_users(user_id=user)
-            return texts(found) + texts(await client.get_all(filters={"user_id": user}))
+            return found + texts(await client.get_all(filters={"user_id": user}))
 
     assert asyncio.run(play()) == ["My cat is called Mochi"]
 

@@ -8,20 +8,23 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+import structlog
 from keepsake_client import AsyncClient
 from keepsake_client.errors import InvalidMessage, KeepsakeError, Unavailable
 from keepsake_client.protocol import COUNTERS
 
 from services.gateway.proxy.chat_memory import MAX_PENDING, PUBLISH_FOR_S, ChatMemory, Turn
-from services.gateway.proxy.chat_request import Said
+from services.gateway.proxy.chat_request import ChatMessage
 from services.runtime.counters import PendingCounts
-from tests.support import SkippingLoop
+from tests.support import SkippingLoop, eventually
 
 SAID_AT = 1_712_345_678.0
-HELLO = (Said("user", "Hello"),)
+HELLO = (ChatMessage("user", "Hello"),)
 
 
-def turn(*said: Said, user: str = "u", session: str | None = None, agent: str | None = None, at: float = 0) -> Turn:
+def turn(
+    *said: ChatMessage, user: str = "u", session: str | None = None, agent: str | None = None, at: float = 0
+) -> Turn:
     return Turn(user, said or HELLO, session, agent, SAID_AT + at)
 
 
@@ -104,8 +107,7 @@ def test_a_turn_waits_for_redis() -> None:
 
     async def work(memory: ChatMemory, counts: Counts) -> None:
         memory.remember(turn(), "Good morning")
-        while len(publisher.published) < 2:
-            await asyncio.sleep(1)
+        await eventually(lambda: len(publisher.published) == 2)
         assert counts.not_remembered == 0
 
     run(publisher, work)
@@ -120,10 +122,10 @@ def test_a_turn_that_cannot_be_published_is_counted(failures: list[KeepsakeError
 
     async def work(memory: ChatMemory, counts: Counts) -> None:
         memory.remember(turn(), "Good morning")
-        await asyncio.sleep(2 * PUBLISH_FOR_S)
-        tries = publisher.tries
-        await asyncio.sleep(PUBLISH_FOR_S)
-        assert (publisher.tries, counts.not_remembered) == (tries, 2)
+        await eventually(lambda: counts.not_remembered)
+        assert counts.not_remembered == 2
+        assert asyncio.get_running_loop().time() <= PUBLISH_FOR_S
+        assert asyncio.all_tasks() == {asyncio.current_task()}  # nothing is tried again
 
     run(publisher, work)
 
@@ -136,10 +138,39 @@ def test_turns_that_wait_are_bounded() -> None:
     async def work(memory: ChatMemory, counts: Counts) -> None:
         for _ in range(MAX_PENDING + 3):
             memory.remember(turn(), "Good morning")
-        await asyncio.sleep(1)
         assert counts.not_remembered == 2 * 3
 
     run(Publisher(hangs=True), work)
+
+
+def test_turns_that_are_published_make_room() -> None:
+    """Given as many turns as may wait, and as many again once those are published, I expect all to be remembered."""
+    publisher = Publisher()
+
+    async def work(memory: ChatMemory, counts: Counts) -> None:
+        for _ in range(2):
+            for _ in range(MAX_PENDING):
+                memory.remember(turn(), "")
+            await memory.drain()
+        assert counts.not_remembered == 0
+
+    run(publisher, work)
+
+    assert len(publisher.published) == 2 * MAX_PENDING
+
+
+def test_the_remedy_for_requests_of_no_user_is_logged_once() -> None:
+    """Given requests that name no user, I expect each to be counted, and one line in the log for all."""
+
+    async def work(memory: ChatMemory, counts: Counts) -> None:
+        memory.without_user()
+        memory.without_user()
+        assert counts.counted["proxy_without_user"] == 2
+
+    with structlog.testing.capture_logs() as logged:
+        run(Publisher(), work)
+
+    assert [line["event"] for line in logged] == ["proxy_without_user"]
 
 
 def test_what_is_no_answer_is_not_remembered() -> None:
@@ -159,7 +190,7 @@ def test_what_is_no_answer_is_not_remembered() -> None:
 
 def test_the_id_of_a_turn() -> None:
     """Given a request that is sent again, I expect the same id; given any other turn, I expect another one."""
-    asked = (Said("user", "Hi"), Said("assistant", "Hello"), Said("user", "Hello"))
+    asked = (ChatMessage("user", "Hi"), ChatMessage("assistant", "Hello"), ChatMessage("user", "Hello"))
     others = [
         turn(),
         turn(user="v"),
@@ -167,7 +198,7 @@ def test_the_id_of_a_turn() -> None:
         turn(agent="s"),
         turn(at=86_400),
         turn(*asked),
-        turn(asked[0], Said("assistant", "Hm"), asked[2]),
+        turn(asked[0], ChatMessage("assistant", "Hm"), asked[2]),
     ]
 
     assert turn(at=60).message_id == turn().message_id

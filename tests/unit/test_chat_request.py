@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from keepsake_client.errors import InvalidJSON
 
-from services.gateway.proxy.chat_request import ChatRequest, Said
+from services.gateway.proxy.chat_request import ChatMessage, ChatRequest
 
 CONTEXT = 'What follows is remembered.\n{"quote": "喜欢 \\"tea\\" 🍵"}\n'
 
@@ -138,11 +138,11 @@ def test_what_is_read() -> None:
 
     assert chat.user == "u1"
     assert [*chat.asked] == [
-        Said("user", "Hello"),
-        Said("assistant", "It is cold."),
-        Said("user", "What is\nthis?"),
+        ChatMessage("user", "Hello"),
+        ChatMessage("assistant", "It is cold."),
+        ChatMessage("user", "What is\nthis?"),
     ]
-    assert chat.conversation[-1] == Said("assistant", "Let me see")
+    assert chat.conversation[-1] == ChatMessage("assistant", "Let me see")
 
 
 @pytest.mark.parametrize("user", [None, 5, "", " ", "u" * 2_601])

@@ -10,15 +10,14 @@ from typing import Any
 import fakeredis
 import pytest
 from keepsake_client.context import MAX_QUOTE_CHARS
-from keepsake_client.errors import InvalidMessage, KeepsakeError, RequestFailed, RequestTimeout, Unavailable
+from keepsake_client.errors import KeepsakeError, RequestFailed, RequestTimeout, Unavailable
 from keepsake_client.protocol import COUNTERS, RequestType
 from mcp import Client
 from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, CallToolResult
-from starlette.requests import Request
 
 from services.cli.mcp import RIGHTS
-from services.gateway.access import ALL_RIGHTS, OPEN, Caller, NotPermitted, Right
+from services.gateway.access import ALL_RIGHTS, OPEN, Caller, Right
 from services.gateway.app import Gateway, OpenDoor
 from services.gateway.mcp_server.asker import Asker
 from services.gateway.mcp_server.server import build_server
@@ -82,11 +81,6 @@ def run(story: Coroutine[Any, Any, None]) -> None:
     asyncio.run(story)
 
 
-def request_with(**headers: str) -> Request:
-    raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-    return Request({"type": "http", "headers": raw})
-
-
 @pytest.mark.parametrize(
     ("right", "names"),
     [
@@ -134,6 +128,35 @@ def test_a_call_is_about_the_user_of_its_asker(name: str) -> None:
 
     assert not call(keepsake, name).is_error
     assert {user for _, user, _ in keepsake.requests} == {"anna"}
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_a_call_waits_as_long_as_its_words_say(name: str) -> None:
+    """Given a call of a tool, I expect each of its requests to have the deadline that a failure would name."""
+    keepsake = Keepsake()
+
+    call(keepsake, name)
+
+    assert set(keepsake.deadlines) == {TOOLS[name].deadline_ms}
+
+
+def test_what_is_added_says_where_it_came_from() -> None:
+    """Given a memory that the model adds in a conversation, I expect its origin and the session in its metadata."""
+    keepsake = Keepsake()
+
+    call(keepsake, "add_memory", asker=Asker.of(OPEN, "anna", None, "s1"))
+
+    ((_, _, data),) = keepsake.requests
+    assert data["metadata"] == {"origin": "mcp", "session_id": "s1"}
+
+
+@pytest.mark.parametrize("name", ["search_memories", "get_context"])
+def test_a_partial_response_says_so(name: str) -> None:
+    """Given a memory that had no time for all, I expect that in both forms."""
+    result = call(Keepsake(partial=True), name)
+
+    assert result.structured_content["partial"] is True
+    assert text_of(result).endswith("Time was short: this may be incomplete.")
 
 
 @pytest.mark.parametrize("name", TOOLS)
@@ -339,42 +362,3 @@ def test_an_unknown_tool_is_an_error_of_the_protocol(mode: str) -> None:
             assert not (await client.call_tool("get_profile", {})).is_error
 
     run(story())
-
-
-def test_the_header_names_the_user_of_a_key_that_is_bound_to_none() -> None:
-    """Given a key for all users or a prefix, I expect the user of the header, in any script; without one a refusal."""
-    named = request_with(x_keepsake_user="用户一", x_keepsake_agent="luna", x_keepsake_session="s1")
-
-    asker = Asker.of_request(OPEN, named)
-
-    assert (asker.user, asker.agent, asker.session) == ("用户一", "luna", "s1")
-    with pytest.raises(NotPermitted, match="X-Keepsake-User"):
-        Asker.of_request(OPEN, request_with())
-    with pytest.raises(NotPermitted):
-        Asker.of_request(Caller("key", ALL_RIGHTS, users="shop-"), named)
-
-
-@pytest.mark.parametrize(
-    ("headers", "words"),
-    [
-        ([(b"x-keepsake-user", b"Zo\xeb")], "not UTF-8"),
-        ([(b"x-keepsake-user", b"anna"), (b"x-keepsake-user", b"berta")], "several headers"),
-    ],
-)
-def test_a_header_that_can_be_read_in_two_ways_is_refused(headers: list[tuple[bytes, bytes]], words: str) -> None:
-    """Given a user in another encoding, or two users, I expect a refusal and no guess."""
-    with pytest.raises(InvalidMessage, match=words):
-        Asker.of_request(OPEN, Request({"type": "http", "headers": headers}))
-
-
-def test_a_header_does_not_change_the_user_or_character_of_a_key() -> None:
-    """Given a key for one user and character, I expect them without headers, and a refusal of others."""
-    key = Caller("key", ALL_RIGHTS, user="anna", agent="luna")
-
-    asker = Asker.of_request(key, request_with())
-
-    assert (asker.user, asker.agent) == ("anna", "luna")
-    with pytest.raises(NotPermitted):
-        Asker.of_request(key, request_with(x_keepsake_user="berta"))
-    with pytest.raises(NotPermitted):
-        Asker.of_request(key, request_with(x_keepsake_agent="vega"))

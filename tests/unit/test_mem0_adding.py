@@ -129,6 +129,18 @@ def test_what_is_not_seen_in_time_is_pending(options: dict[str, Any]) -> None:
     assert event.message_ids == tuple(each["message_id"] for each in events)
 
 
+def test_adds_that_have_their_answers_wait_no_more() -> None:
+    """Given one add after the other where one at a time may wait, I expect each to wait until it is indexed."""
+
+    async def add() -> list[str]:
+        async with FakeAsyncRedis() as redis:
+            adder = Adder(Gateway(Settings(), Stack(redis), redis, OpenDoor()), max_waiting=1)
+            body = AddBody(messages="I like tea", user_id="u1")
+            return [(await adder.add(ANYONE, body))["status"] for _ in range(2)]
+
+    assert asyncio.run(add()) == ["SUCCEEDED", "SUCCEEDED"]
+
+
 @pytest.mark.parametrize(
     ("messages", "error"),
     [

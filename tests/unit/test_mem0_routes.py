@@ -5,9 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
-import time
 from collections.abc import Iterator
-from datetime import UTC
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,13 +15,11 @@ import structlog
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from keepsake_client import AsyncClient
-from keepsake_client.errors import InvalidMessage
 from starlette.routing import Mount
 
 from services.gateway.access import ALL_RIGHTS, Caller, Right
 from services.gateway.app import Gateway, create_app
 from services.gateway.mem0_api import operations
-from services.gateway.mem0_api.bodies import AddBody
 from services.gateway.mem0_api.door import PREFIX, open_mem0_door
 from services.gateway.mem0_api.ids import EventId, MemoryId
 from services.gateway.mem0_api.refused import REFUSED
@@ -243,7 +239,7 @@ def test_the_rights_of_every_route_are_tested(door: TestClient) -> None:
         ("POST", "/v3/memories/search/", {"query": "x", "filters": {"user_id": "u1"}, "top_k": 0}),
         ("POST", "/v3/memories/search/", {"query": "x", "filters": {"user_id": "u1"}, "threshold": 2}),
         ("POST", "/v3/memories/search/", {"query": "x", "filters": {"user_id": "u1"}, "sieve": 2}),
-        ("POST", "/search", {"query": "x", "user_id": "u1", "filters": []} | {"filters": 5}),
+        ("POST", "/search", {"query": "x", "user_id": "u1", "filters": 5}),
         ("POST", "/v3/memories/?page=0", {"filters": {"user_id": "u1"}}),
         ("POST", "/v3/memories/?page_size=x", {"filters": {"user_id": "u1"}}),
         ("POST", "/v3/memories/?run_id=s1", {"filters": {"user_id": "u1"}}),
@@ -262,6 +258,7 @@ def test_the_rights_of_every_route_are_tested(door: TestClient) -> None:
         ("GET", f"/v1/memories/{UUID}/", None),
         ("PUT", f"/v1/memories/{OF_U1}/", {"text": "x", "timestamp": 5}),
         ("PUT", "/v1/batch/", {"memories": []}),
+        ("PUT", "/v1/batch/", {"memories": [{"memory_id": OF_U1, "text": "x"}, {"memory_id": "x", "text": "x"}]}),
         ("DELETE", "/v1/batch/", {"memories": [{"memory_id": "x"}]}),
         ("POST", "/memories", {"messages": "x", "agent_id": "luna"}),
         ("POST", "/memories", [1]),
@@ -273,6 +270,13 @@ def test_a_request_that_is_none_is_refused_before_the_wire(door: TestClient, met
 
     assert response.status_code == 400
     assert response.json()["detail"]
+
+
+def test_parameters_of_the_platform_select_nothing(door: TestClient) -> None:
+    """Given the organization and project that earlier clients send in the URL, I expect the wire to be asked."""
+    response = door.post("/v2/memories/?org_id=o&project_id=p", json={"filters": {"user_id": "u1"}})
+
+    assert (response.status_code, response.json()["code"]) == (503, "unavailable")
 
 
 @pytest.mark.parametrize(
@@ -306,79 +310,6 @@ def test_a_fault_is_answered_in_mem0_s_shape(door: TestClient, monkeypatch: pyte
 def test_what_is_no_route_is_answered_in_mem0_s_shape(door: TestClient) -> None:
     assert "no route of Mem0's" in door.get("/v9/memories/").json()["detail"]
     assert door.patch("/memories").status_code == 405
-
-
-def test_fields_without_effect_are_named_in_a_header() -> None:
-    """Given what decides nothing here, I expect to be told, and nothing of what the caller made up."""
-    body = AddBody.model_validate(
-        {"messages": "tea", "user_id": "u1", "infer": False, "custom_instructions": "x", "version": "v2", "a\r\nb": 1}
-    )
-
-    assert body.ignored == ["custom_instructions", "infer"]
-    assert AddBody.model_validate({"messages": "tea", "infer": True}).ignored == []
-    made_up = {"made_up_" + "_" * number: 1 for number in range(1, 30)}
-    assert len(AddBody.model_validate({"messages": "tea", **made_up}).ignored) == 20
-
-
-def test_messages_are_said_by_their_roles() -> None:
-    """Given messages of all roles and forms, I expect those of the user and the assistant that have a text."""
-    body = AddBody.model_validate(
-        {
-            "messages": [
-                {"role": "system", "content": "You are kind."},
-                {"role": "user", "content": "I like tea", "name": "Anna"},
-                {"role": "assistant", "content": None, "tool_calls": []},
-                {"role": "tool", "content": "7"},
-                {"role": "user", "content": [{"type": "text", "text": "See:"}, {"type": "image_url", "image_url": {}}]},
-                {"role": "assistant", "content": {"type": "text", "text": "Lovely!"}},
-            ]
-        }
-    )
-
-    said = [(each.source, each.content, each.speaker) for each in body.said()]
-    assert said == [("user", "I like tea", "Anna"), ("user", "See:", None), ("ai", "Lovely!", None)]
-    assert [each.content for each in AddBody.model_validate({"messages": "tea"}).said()] == ["tea"]
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"messages": [{"role": "user", "content": "x"}] * 101},
-        {"messages": []},
-        {"messages": 5},
-        {"messages": ["x"]},
-        {"messages": [{"role": ["user"], "content": "x"}]},
-        {"messages": [{"role": "system", "content": "x"}]},
-        {"timestamp": "soon"},
-        {"timestamp": 5},
-        {"timestamp": time.time() + 1e6},
-        {"expiration_date": "soon"},
-        {"expiration_date": "2020-01-01"},
-        {"metadata": {"remember": False}},
-        {"filters": {"user_id": "u2"}},
-        {"filters": {"OR": [{"run_id": "s1"}]}},
-        {"filters": {"created_at": 5}},
-        {"user_id": "*"},
-    ],
-)
-def test_an_add_of_nothing_that_can_be_remembered_is_refused(fields: dict[str, Any]) -> None:
-    """Given an add that would lose something, or say it otherwise, I expect an error in its place."""
-    body = AddBody.model_validate({"messages": "tea", "user_id": "u1", **fields})
-
-    with pytest.raises(InvalidMessage):
-        body.meta(body.owner(UTC)), body.said(), body.ttl_days(body.said_at(UTC))
-
-
-def test_an_expiration_date_is_the_last_day() -> None:
-    """Given a last day, I expect the memories to be kept through it, in UTC, and one far away to be none."""
-    noon = 1_712_318_400  # of the 5th of April 2024
-    year = time.gmtime().tm_year + 1
-
-    days = AddBody.model_validate({"messages": "x", "expiration_date": f"{year}-04-05"}).ttl_days(noon)
-
-    assert days is not None
-    assert time.gmtime(noon + days * 86_400)[:6] == (year, 4, 6, 0, 0, 0)
-    assert AddBody.model_validate({"messages": "x", "expiration_date": "9999-12-31"}).ttl_days(noon) is None
 
 
 def test_a_user_s_id_of_any_form_is_answered(door: TestClient, keys: Keys) -> None:

@@ -27,7 +27,7 @@ class Asker:
 
     @classmethod
     def of(cls, caller: Caller, user: str, agent: str | None, session: str | None = None) -> Self:
-        """The asker that a caller is for one user and character.
+        """The asker for one user and character, bound to what the caller may ask about.
 
         Raises:
             NotPermitted: the caller may not ask about them.

@@ -1,7 +1,8 @@
-"""Adding by way of events: what is added was said, so it goes where everything that is said goes.
+"""Adding memories: the messages of an `add` are published as events.
 
-An LLM, where one is set, reads events alone, and they have a speaker and a time of their own; an `add` of the wire has
-neither. What Mem0's users have next in hand are ids: so it is waited, for a moment, until the events are indexed.
+Events have a speaker and a time, and the extraction of facts reads them; an `add` of the wire has neither, and is not
+read. Programs written for Mem0 expect the ids of the memories in the answer, so an `add` waits for a few seconds until
+its events are indexed.
 """
 
 from __future__ import annotations
@@ -25,18 +26,19 @@ from services.gateway.mem0_api.shapes import added_of
 
 #: How long an `add` waits for its memories.
 WAIT_S: Final = 5.0
-#: Adds that wait at a time; those beyond are pending at once. Each look is a `memory_list`, ahead of later searches.
+#: Adds that wait at a time; those beyond are pending at once. Each waiting one polls `memory_list`, ahead of later
+#: searches.
 MAX_WAITING: Final = 8
-#: Between two looks: the first pause, doubled up to the last.
+#: Between two polls: the first pause, doubled up to the last.
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.03, 0.5
-#: How long one look may take.
-_LOOK_MS: Final = 2_000
+#: How long one poll may take.
+_POLL_MS: Final = 2_000
 
 log = structlog.get_logger()
 
 
 class Adder:
-    """Adds what Mem0's clients send.
+    """Publishes what Mem0's clients add, and waits until it is indexed.
 
     Args:
         wait_s: how long an `add` waits for its memories.
@@ -126,7 +128,7 @@ class Adder:
             while len(found) < event.count and time.monotonic() < deadline:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LAST_PAUSE_S)
-                found = await self._stored(caller, event, _LOOK_MS)
+                found = await self._stored(caller, event, _POLL_MS)
         except KeepsakeError as error:  # the messages are published: what is not seen yet is pending
             log.warning("mem0_add_not_seen", error=error.code)
         finally:
@@ -135,7 +137,7 @@ class Adder:
 
 
 def adder_of(request: Request) -> Adder:
-    """What adds: a FastAPI dependency."""
+    """The adder of the gateway: a FastAPI dependency."""
     adder: Adder = request.app.state.mem0_adder
     return adder
 

@@ -25,8 +25,8 @@ async def answer_with_error(request: Request, error: Exception) -> JSONResponse:
 
 
 async def answer_fault(request: Request, error: Exception) -> JSONResponse:
-    """The exception handler for what nothing handled, which is raised again behind it, for the log."""
-    return await answer_with_error(request, KeepsakeError("the gateway failed at this, and its log says why"))
+    """The exception handler for all other exceptions, which Starlette raises again behind it, for the log."""
+    return await answer_with_error(request, KeepsakeError())
 
 
 async def answer_invalid(request: Request, error: Exception) -> JSONResponse:

@@ -45,7 +45,7 @@ class Group:
         return found if self.logic == "OR" else not found
 
     def required(self) -> Iterator[Condition]:
-        """The conditions that every memory which meets it meets: those that no `OR` or `NOT` is above."""
+        """The conditions that every matching memory meets: those that stand below no `OR` and no `NOT`."""
         if self.logic == "AND":
             for part in self.parts:
                 yield from (part,) if isinstance(part, Condition) else part.required()
@@ -56,7 +56,7 @@ class Group:
             yield from (part,) if isinstance(part, Condition) else part.conditions()
 
     def wire(self) -> dict[str, Any]:
-        """Filters of a `memory_list` that every memory which meets it meets."""
+        """The wire's filters that every matching memory passes: they narrow a `memory_list`."""
         filters: dict[str, Any] = {}
         for each in self.required():
             if each.name == "run_id" and each.operator == "eq" and each.value is not None:
@@ -72,10 +72,10 @@ class Group:
         return filters
 
     def check_one_kind(self) -> None:
-        """Check that it is met by messages alone or by facts alone, if it says which: a list of the wire is of either.
+        """Check that its categories, if any, select either messages or facts: a list of the wire has one kind.
 
         Raises:
-            InvalidMessage: it is not, and a list would leave some out.
+            InvalidMessage: they select both, and a list would leave some out.
         """
         required = list(self.required())
         for each in (each for each in self.conditions() if each.name == "categories"):
@@ -86,7 +86,7 @@ class Group:
                 )
 
     def is_wire_alone(self) -> bool:
-        """Whether a search of the wire, of one user or of several, tests all of it."""
+        """Whether the wire's filters test all of it in a search, of one user or of several."""
         required = list(self.required())
         return required == list(self.conditions()) and all(
             (each.name == "user_id" and each.operator in ("eq", "in", ANY))

@@ -10,6 +10,7 @@ from typing import Any, Final
 from keepsake_client.errors import InvalidMessage, RequestFailed
 from keepsake_client.fields import whole
 from keepsake_client.protocol import LTMResponse
+from keepsake_client.requests import MAX_IDS
 from keepsake_client.verbs import FORGET_TIMEOUT_MS
 
 from services.gateway.access import Caller, Right
@@ -19,15 +20,13 @@ from services.gateway.mem0_api.errors import NotSupported
 from services.gateway.mem0_api.filters import Group, parse_filters
 from services.gateway.mem0_api.ids import MemoryId
 from services.gateway.mem0_api.selection import DEADLINE_MS, Selection
-from services.gateway.mem0_api.shapes import result_of
+from services.gateway.mem0_api.shapes import history_of, result_of
 from services.gateway.memories import memory_of
 
 #: Results of a search, by default as on Mem0's platform, and at most.
 DEFAULT_RESULTS, MAX_RESULTS = 10, 100
 #: Memories on a page, by default as on Mem0's platform, and at most.
 DEFAULT_PAGE, MAX_PAGE = 100, 1_000
-#: Ids of one `memory_delete`.
-_MAX_IDS: Final = 1_000
 #: Before any time that a memory has: with filters, a deletion needs one.
 _EVER: Final = "0001-01-01T00:00:00Z"
 #: Parameters of a deletion that select nothing.
@@ -62,10 +61,12 @@ class Page:
     """A page of a list.
 
     Args:
+        number: from 1 on.
         count: of all memories that meet the filter; None where this is not the last page, as they are not counted.
         more: whether another follows.
     """
 
+    number: int
     results: list[dict[str, Any]]
     count: int | None
     more: bool
@@ -82,24 +83,29 @@ async def page_of(
     selection = Selection.of(filters, caller)
     filters.check_one_kind()
     size = min(_positive("page_size", page_size, DEFAULT_PAGE), MAX_PAGE)
-    start = (_positive("page", page, 1) - 1) * size
+    number = _positive("page", page, 1)
+    start = (number - 1) * size
     results: list[dict[str, Any]] = []
     seen = 0
     async with aclosing(selection.walk(gateway)) as walk:
         async for memory in walk:
             if seen == start + size:
-                return Page(results, None, more=True)
+                return Page(number, results, None, more=True)
             if seen >= start:
                 results.append(result_of(memory, fields))
             seen += 1
-    return Page(results, seen, more=False)
+    return Page(number, results, seen, more=False)
 
 
-async def get(gateway: Gateway, caller: Caller, memory_id: str) -> LTMResponse:
-    """The memory of an id, and its history."""
-    caller.check(Right.READ)
-    named = MemoryId.read(memory_id, caller)
-    return await memory_of(gateway, caller, named.user, named.uuid, DEADLINE_MS)
+async def get(gateway: Gateway, caller: Caller, memory_id: str) -> dict[str, Any]:
+    """The memory of an id."""
+    return result_of((await _read(gateway, caller, memory_id)).memories[0])
+
+
+async def history(gateway: Gateway, caller: Caller, memory_id: str) -> list[dict[str, Any]]:
+    """The changes of a memory, oldest first."""
+    response = await _read(gateway, caller, memory_id)
+    return history_of(response.memories[0], response.history or [])
 
 
 async def update(gateway: Gateway, caller: Caller, memory_id: str, body: UpdateBody) -> dict[str, Any]:
@@ -151,8 +157,8 @@ async def _delete_by_ids(gateway: Gateway, selection: Selection, agent: str | No
     walk = selection.walk(gateway, most=None)
     ids = [memory.id async for memory in walk if agent is None or memory.agent_id == agent]
     count = 0
-    for start in range(0, len(ids), _MAX_IDS):
-        part = ids[start : start + _MAX_IDS]
+    for start in range(0, len(ids), MAX_IDS):
+        part = ids[start : start + MAX_IDS]
         response = await gateway.ltm.memory_delete(selection.user, ids=part, deadline_ms=FORGET_TIMEOUT_MS)
         count += response.count or 0
     return count
@@ -191,6 +197,13 @@ async def forget(gateway: Gateway, caller: Caller, kind: str, name: str) -> int:
     caller.agent_of(None, all_agents=True)
     response = await gateway.ltm.user_forget(user, deadline_ms=FORGET_TIMEOUT_MS)
     return response.count or 0
+
+
+async def _read(gateway: Gateway, caller: Caller, memory_id: str) -> LTMResponse:
+    """The response that has a memory and its history."""
+    caller.check(Right.READ)
+    named = MemoryId.read(memory_id, caller)
+    return await memory_of(gateway, caller, named.user, named.uuid, DEADLINE_MS)
 
 
 async def _check_agent(gateway: Gateway, caller: Caller, named: MemoryId) -> None:

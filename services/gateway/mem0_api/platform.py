@@ -15,7 +15,6 @@ from services.gateway.mem0_api.errors import NotSupported
 from services.gateway.mem0_api.ids import EventId
 from services.gateway.mem0_api.queries import BODY_ALONE, QueryAlone, QueryBody
 from services.gateway.mem0_api.selection import DEADLINE_MS
-from services.gateway.mem0_api.shapes import history_of, result_of
 from services.gateway.problems import JSONResponse
 
 router = APIRouter(default_response_class=JSONResponse)
@@ -66,7 +65,7 @@ async def get_all_by_query(request: Request, gateway: GatewayOf, caller: CallerO
 @router.get("/v1/memories/{memory_id}/")
 async def get(gateway: GatewayOf, caller: CallerOf, memory_id: str) -> JSONResponse:
     """Get one memory."""
-    return JSONResponse(result_of((await operations.get(gateway, caller, memory_id)).memories[0]))
+    return JSONResponse(await operations.get(gateway, caller, memory_id))
 
 
 @router.put("/v1/memories/{memory_id}/")
@@ -92,8 +91,7 @@ async def delete_all(gateway: GatewayOf, caller: CallerOf, params: QueryAlone) -
 @router.get("/v1/memories/{memory_id}/history/")
 async def history(gateway: GatewayOf, caller: CallerOf, memory_id: str) -> JSONResponse:
     """What one memory was before, oldest first."""
-    response = await operations.get(gateway, caller, memory_id)
-    return JSONResponse(history_of(response.memories[0], response.history or []))
+    return JSONResponse(await operations.history(gateway, caller, memory_id))
 
 
 @router.put("/v1/batch/")
@@ -166,12 +164,11 @@ async def _listed(request: Request, gateway: GatewayOf, caller: CallerOf, body: 
     headers = ignored_header(body.ignored)
     if not paged and _as_list(request, body.output_format):
         return JSONResponse(page.results, headers=headers)
-    number = int(params.get("page") or 1)
     url = request.url
     answer = {
         "count": page.count,
-        "next": str(url.include_query_params(page=number + 1)) if page.more else None,
-        "previous": str(url.include_query_params(page=number - 1)) if number > 1 else None,
+        "next": str(url.include_query_params(page=page.number + 1)) if page.more else None,
+        "previous": str(url.include_query_params(page=page.number - 1)) if page.number > 1 else None,
         "results": page.results,
     }
     return JSONResponse(answer, headers=headers)

@@ -1,4 +1,4 @@
-"""Where a request says what it selects: a GET or DELETE in its query, a POST in its body, and never in the other."""
+"""Parameters of a request: a GET or DELETE has them in its query, a POST in its body, and none in the other."""
 
 from __future__ import annotations
 

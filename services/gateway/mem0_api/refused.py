@@ -1,4 +1,4 @@
-"""Routes of Mem0's that Keepsake has nothing for: each is answered in words, with what there is in its place."""
+"""Routes of Mem0's that Keepsake does not support: each is answered 501, with what to use instead."""
 
 from __future__ import annotations
 

@@ -9,7 +9,6 @@ from services.gateway.mem0_api import operations
 from services.gateway.mem0_api.adding import AdderOf
 from services.gateway.mem0_api.bodies import AddBody, SearchBody, UpdateBody, ignored_header
 from services.gateway.mem0_api.queries import BODY_ALONE, QueryAlone, QueryBody
-from services.gateway.mem0_api.shapes import history_of, result_of
 from services.gateway.problems import JSONResponse
 
 router = APIRouter(default_response_class=JSONResponse)
@@ -40,7 +39,7 @@ async def get_all(request: Request, gateway: GatewayOf, caller: CallerOf, body: 
 @router.get("/memories/{memory_id}")
 async def get(gateway: GatewayOf, caller: CallerOf, memory_id: str) -> JSONResponse:
     """Get one memory."""
-    return JSONResponse(result_of((await operations.get(gateway, caller, memory_id)).memories[0]))
+    return JSONResponse(await operations.get(gateway, caller, memory_id))
 
 
 @router.put("/memories/{memory_id}")
@@ -53,8 +52,7 @@ async def update(gateway: GatewayOf, caller: CallerOf, memory_id: str, body: Upd
 @router.get("/memories/{memory_id}/history")
 async def history(gateway: GatewayOf, caller: CallerOf, memory_id: str) -> JSONResponse:
     """What one memory was before, oldest first."""
-    response = await operations.get(gateway, caller, memory_id)
-    return JSONResponse(history_of(response.memories[0], response.history or []))
+    return JSONResponse(await operations.history(gateway, caller, memory_id))
 
 
 @router.delete("/memories/{memory_id}")

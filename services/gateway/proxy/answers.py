@@ -9,8 +9,8 @@ from keepsake_client.protocol import clean
 
 from services.gateway.proxy.chat_request import text_of
 
-#: Of a response that is not streamed; of one event of a stream, and of its text in characters. What is larger is passed
-#: on, and not remembered.
+#: The most bytes of a response that is not streamed, or of one event of a stream, and the most characters of a stream's
+#: text. A larger answer is passed on, and not remembered.
 MAX_ANSWER_BYTES: Final = 4_194_304
 _DONE: Final = b"[DONE]"
 _BOM: Final = b"\xef\xbb\xbf"
@@ -110,7 +110,7 @@ class StreamedAnswer:
         if chunk is None:
             self._failed = True
             return
-        choice = _first_choice(chunk)  # none of the usage, say
+        choice = _first_choice(chunk)  # empty where the chunk has none, such as that of the usage
         delta = choice.get("delta")
         if isinstance(delta, dict) and (text := text_of(delta.get("content"))):
             self._texts.append(text)

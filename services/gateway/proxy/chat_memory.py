@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from uuid import uuid4
 
 import structlog
@@ -17,7 +17,7 @@ from keepsake_client.context import MAX_QUOTE_CHARS, render, shorten
 from keepsake_client.errors import KeepsakeError, RequestTimeout, Unavailable
 from keepsake_client.protocol import CONTEXT_CHARS, ContextParts, LTMResponse, Source, clean
 
-from services.gateway.proxy.chat_request import Said
+from services.gateway.proxy.chat_request import ChatMessage
 from services.runtime.backoff import wait_s
 from services.runtime.counters import PendingCounts
 from services.runtime.reasoning import without_reasoning
@@ -32,6 +32,8 @@ _DAY_S: Final = 86_400
 
 log = structlog.get_logger()
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Turn:
@@ -39,7 +41,7 @@ class Turn:
 
     Args:
         user_id: who said it.
-        said: the conversation, of which it is the last message.
+        conversation: up to what the user said, which is its last message.
         session: that it belongs to; None for that of the day.
         agent_id: the character that it was said to; None for all.
         said_at: when, in seconds since 1970.
@@ -47,7 +49,7 @@ class Turn:
     """
 
     user_id: str
-    said: Sequence[Said]
+    conversation: Sequence[ChatMessage]
     session: str | None
     agent_id: str | None
     said_at: float
@@ -56,7 +58,7 @@ class Turn:
     @property
     def text(self) -> str:
         """What was said."""
-        return self.said[-1].text
+        return self.conversation[-1].text
 
     @property
     def message_id(self) -> str:
@@ -65,7 +67,7 @@ class Turn:
         The day, because a conversation of another day may begin with the same words, and is another one.
         """
         day = int(self.said_at // _DAY_S)
-        return _hash([self.user_id, self.agent_id, self.session, day, *self.said])
+        return _hash([self.user_id, self.agent_id, self.session, day, *self.conversation])
 
 
 class ChatMemory:
@@ -90,14 +92,14 @@ class ChatMemory:
 
     async def context(self, turn: Turn) -> str:
         """What is remembered of the user, for the prompt; empty where that is nothing, or did not come in time."""
-        task = self._start(self._asked(turn))
+        task = self._start(self._request_context(turn))
         # Not longer, whatever the client has to tidy up after its deadline.
         await asyncio.wait({task}, timeout=self._deadline_ms / 1000)
         response = task.result() if task.done() else None
         if response is None:
             self.without_context()
             return ""
-        return _unsaid(response.context_parts or ContextParts(), turn.said)
+        return _rendered(response.context_parts or ContextParts(), turn.conversation)
 
     def remember(self, turn: Turn, answer: str) -> None:
         """Publish both turns, in the background; that of the user alone where the answer is blank."""
@@ -141,9 +143,13 @@ class ChatMemory:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
-    async def _asked(self, turn: Turn) -> LTMResponse | None:
-        options = {"session_id": turn.session, "agent_id": turn.agent_id}
-        data = {"query": turn.text[: self._max_chars], "limit": self._limit, **options}
+    async def _request_context(self, turn: Turn) -> LTMResponse | None:
+        data = {
+            "query": turn.text[: self._max_chars],
+            "limit": self._limit,
+            "session_id": turn.session,
+            "agent_id": turn.agent_id,
+        }
         try:
             return await self._ltm.request(
                 "context", turn.user_id, data, deadline_ms=self._deadline_ms, request_id=turn.request_id
@@ -202,16 +208,16 @@ class ChatMemory:
         self._counts.count("proxy_not_remembered", number)
         log.warning("proxy_not_remembered", user_id=turn.user_id, reason=reason, turns=number)
 
-    def _start(self, work: Any) -> asyncio.Task[Any]:
-        task: asyncio.Task[Any] = asyncio.create_task(work)
+    def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
 
-def _unsaid(parts: ContextParts, conversation: Iterable[Said]) -> str:
+def _rendered(parts: ContextParts, conversation: Iterable[ChatMessage]) -> str:
     """The block for the prompt, without quotes of what the conversation in the request says itself."""
-    said = {shorten(clean(one.text), MAX_QUOTE_CHARS) for one in conversation}
+    said = {shorten(clean(message.text), MAX_QUOTE_CHARS) for message in conversation}
     left = {
         name: [line for line in getattr(parts, name) if line.get("quote") not in said] for name in ("memories", "recap")
     }

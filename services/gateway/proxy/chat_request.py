@@ -22,7 +22,7 @@ BEFORE_CONTEXT: Final = "\n\n"
 MAX_COMMAS: Final = 100_000
 
 
-class Said(NamedTuple):
+class ChatMessage(NamedTuple):
     """A message of the conversation: by the role of OpenAI's API, `user` or `assistant`, and its text."""
 
     role: str
@@ -52,7 +52,7 @@ class ChatRequest:
         user: OpenAI's field of that name, where it can be the id of a user.
     """
 
-    conversation: Sequence[Said]
+    conversation: Sequence[ChatMessage]
     user: str | None
     _text: str
     _place: _Place
@@ -84,9 +84,9 @@ class ChatRequest:
         return cls(_conversation(messages.value), named if is_id else None, text, _place(text, messages))
 
     @property
-    def asked(self) -> Sequence[Said]:
+    def asked(self) -> Sequence[ChatMessage]:
         """The conversation up to the last message of the user, which is its last element; empty without one."""
-        last = max((at for at, said in enumerate(self.conversation) if said.role == "user"), default=-1)
+        last = max((at for at, message in enumerate(self.conversation) if message.role == "user"), default=-1)
         return self.conversation[: last + 1]
 
     def with_context(self, context: str) -> bytes:
@@ -111,10 +111,12 @@ def text_of(content: Any) -> str:
     return "\n".join(part["text"] for part in parts if isinstance(part.get("text"), str))
 
 
-def _conversation(messages: Sequence[Any]) -> list[Said]:
+def _conversation(messages: Sequence[Any]) -> list[ChatMessage]:
     found = [message for message in messages if isinstance(message, dict)]
-    said = [Said(each["role"], text_of(each.get("content"))) for each in found if each.get("role") in _SPEAKERS]
-    return [one for one in said if one.text.strip()]
+    spoken = [
+        ChatMessage(each["role"], text_of(each.get("content"))) for each in found if each.get("role") in _SPEAKERS
+    ]
+    return [message for message in spoken if message.text.strip()]
 
 
 def _place(text: str, messages: Span) -> _Place:

@@ -16,7 +16,7 @@ from services.gateway.headers import AGENT, REMEMBER, SESSION, USER, header
 from services.gateway.proxy.chat_memory import ChatMemory, Turn
 from services.gateway.proxy.chat_request import ChatRequest
 from services.gateway.proxy.errors import OpenAIRoute, UnknownPath, UpstreamTimeout, UpstreamUnavailable
-from services.gateway.proxy.passed_on import PassedOn
+from services.gateway.proxy.relayed_response import RelayedResponse
 from services.gateway.proxy.upstream import OPENAI_URL, Upstream, open_http
 from services.gateway.request_scope import CLIENT_GONE
 
@@ -131,7 +131,7 @@ class Proxy:
         if not response.is_success:
             self._memory.unanswered(f"status {response.status_code}")
             turn = None
-        return PassedOn(response, self._memory, turn)
+        return RelayedResponse(response, self._memory, turn)
 
 
 def _user_of(request: Request, caller: Caller, field: str | None) -> str | None:

@@ -86,10 +86,12 @@ class Upstream:
         except httpx.PoolTimeout:
             raise Unavailable(f"{MAX_CONNECTIONS} requests are in progress: ask again later") from None
         except httpx.TimeoutException as error:
-            raise UpstreamTimeout(f"the server of CHAT_BASE_URL did not answer in time: {_name(error)}") from None
+            raise UpstreamTimeout(
+                f"the server of CHAT_BASE_URL did not answer in time: {type(error).__name__}"
+            ) from None
         except (httpx.TransportError, httpx.InvalidURL) as error:
             raise UpstreamUnavailable(
-                f"the server of CHAT_BASE_URL does not answer ({_name(error)}): is it running at that address?"
+                f"the server of CHAT_BASE_URL does not answer ({type(error).__name__}): is it running at that address?"
             ) from None
 
 
@@ -152,7 +154,3 @@ async def _unless_gone(receive: Receive, sending: asyncio.Future[httpx.Response]
 async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def _name(error: Exception) -> str:
-    return type(error).__name__

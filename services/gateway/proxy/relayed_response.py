@@ -1,4 +1,4 @@
-"""PassedOn: upstream's response as it comes, whose turns are remembered when it is complete."""
+"""RelayedResponse: upstream's response, relayed as it comes; its turns are remembered when it is complete."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _EVENTS: Final = "text/event-stream"
 log = structlog.get_logger()
 
 
-class PassedOn(StreamingResponse):
-    """A response of upstream, passed back byte for byte.
+class RelayedResponse(StreamingResponse):
+    """A response of upstream, relayed byte for byte.
 
     Args:
         upstream: its head has arrived, its body is still to come.
@@ -35,36 +35,33 @@ class PassedOn(StreamingResponse):
         self._turn = turn
         streams = upstream.headers.get("content-type", "").lower().startswith(_EVENTS)
         self._answer: Answer = StreamedAnswer() if streams else WholeAnswer()
-        self._chunks = self._passed()
+        self._chunks = self._relayed()
         super().__init__(self._chunks, upstream.status_code)
         self.raw_headers = response_headers(upstream)
 
     async def stream_response(self, send: Send) -> None:
         """Send the response. One that breaks off is not completed, so that the client notices."""
-        async with aclosing(self._chunks):  # at once when the client hangs up: upstream must not go on
-            try:
-                await super().stream_response(send)
-            except httpx.TransportError as error:
-                log.warning("upstream_broke_off", error=type(error).__name__)
-
-    async def _passed(self) -> AsyncGenerator[bytes, None]:
         reason = "client_gone"
         try:
-            async for chunk in self._upstream.aiter_raw():
-                if self._turn is not None:
-                    self._answer.feed(chunk)
-                yield chunk
-            self._answer.end()
+            async with aclosing(self._chunks):
+                await super().stream_response(send)
             reason = "unreadable"
-        except httpx.TransportError:
+        except httpx.TransportError as error:
             reason = "upstream_broke_off"
-            raise
-        finally:
-            await self._upstream.aclose()
+            log.warning("upstream_broke_off", error=type(error).__name__)
+        finally:  # not in the generator, which never begins where the client is gone before the first byte
             if self._turn is not None:
-                self._tell(self._turn, reason)
+                self._remember(self._turn, reason)
+            await self._upstream.aclose()  # at once when the client hangs up: upstream must not go on
 
-    def _tell(self, turn: Turn, reason: str) -> None:
+    async def _relayed(self) -> AsyncGenerator[bytes, None]:
+        async for chunk in self._upstream.aiter_raw():
+            if self._turn is not None:
+                self._answer.feed(chunk)
+            yield chunk
+        self._answer.end()
+
+    def _remember(self, turn: Turn, reason: str) -> None:
         if (text := self._answer.text) is None:
             self._memory.incomplete(turn, reason)
         else:
