@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from services.cli.options import DEFAULT_DATA_DIRECTORY, EVERY_RIGHT, rights_of
 from services.cli.output import Output, print_error, printable
-from services.gateway.access import Right
+from services.gateway.access import TOKEN_RIGHTS, Right
 from services.gateway.key_file import KeyFile
 from services.gateway.keys import MAX_RATE, StoredKey, first_problem, utc_now
 from services.runtime.settings import load_settings
@@ -113,7 +113,7 @@ def rotate(
 @app.command()
 def token(
     user: Annotated[str, typer.Argument(metavar="USER", help="The user that it is for.")],
-    may: Annotated[str, typer.Option(metavar="RIGHTS", help="Rights, with commas between.")] = "search,read,tell,chat",
+    may: Annotated[str, typer.Option(metavar="RIGHTS", help="Rights, with commas between.")] = ",".join(TOKEN_RIGHTS),
     agent: ForAgent = None,
     minutes: Annotated[float, typer.Option(min=1, max=1_440, help="For how long it is valid.")] = 15,
 ) -> None:

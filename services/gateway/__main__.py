@@ -17,7 +17,7 @@ from services.gateway.api import api
 from services.gateway.app import Door, Gateway, create_app
 from services.gateway.authentication import Authentication
 from services.gateway.client import client_of
-from services.gateway.connection import BACKLOG, MAX_CONNECTIONS, AtMost, Connection, allow_open_files
+from services.gateway.connection import BACKLOG, MAX_CONNECTIONS, Connection, ConnectionLimit, raise_open_files_limit
 from services.gateway.exposure import (
     Network,
     check_exposed,
@@ -58,7 +58,7 @@ async def run(settings: Settings, _: asyncio.Event) -> None:
     url, counts = settings.redis_url.get_secret_value(), PendingCounts(COUNTERS)
     proxies, origins = trusted_proxies(settings), cors_origins(settings)
     authentication = _authentication(settings, proxies, origins, counts)
-    allow_open_files()
+    raise_open_files_limit()
     listener = listening_socket(settings.ltm_gateway_host, settings.ltm_gateway_port)
     spans = open_spans(settings, NAME)
     async with AsyncExitStack() as opened:
@@ -68,7 +68,7 @@ async def run(settings: Settings, _: asyncio.Event) -> None:
         ltm = await opened.enter_async_context(client_of(settings))
         await opened.enter_async_context(authentication.watching())
         app = create_app(Gateway(settings, ltm, redis, authentication, counts, spans), DOORS)
-        doors = guarded(app, proxies, origins, authentication.count_refusal)
+        doors = guarded(app, proxies, origins, authentication.refused)
         server = _server(doors, counts, metrics)
         port = listener.getsockname()[1]  # chosen by the system where the setting is 0
         address = settings.model_copy(update={"ltm_gateway_port": port}).gateway_url
@@ -84,7 +84,7 @@ def _server(app: ASGIApp, counts: PendingCounts, metrics: Metrics) -> uvicorn.Se
         counts.count("gateway_busy")
 
     state = ServerState()
-    app = AtMost(app, MAX_CONNECTIONS, lambda: len(state.connections), on_refusal)
+    app = ConnectionLimit(app, MAX_CONNECTIONS, lambda: len(state.connections), on_refusal)
     config = uvicorn.Config(
         ObserveRequests(app, metrics) if metrics.enabled else app,
         http=partial(Connection, on_refusal=on_refusal),  # type: ignore[arg-type]  # it only calls it

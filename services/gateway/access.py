@@ -27,6 +27,8 @@ class Right(StrEnum):
 
 
 ALL_RIGHTS: Final = frozenset(Right)
+#: Those of a token that names none: what a chat program needs.
+TOKEN_RIGHTS: Final = (Right.SEARCH, Right.READ, Right.TELL, Right.CHAT)
 
 
 class Unauthorized(KeepsakeError):
@@ -52,7 +54,7 @@ class Caller:
         users: the prefix of the ids of users that it may ask about; "" for all.
         agent: the only character that it may ask about; None for all.
         rate: requests a second; 0 for any number.
-        on_refusal: called for each request that is not permitted.
+        on_refusal: called with the error of each request that is not permitted.
     """
 
     name: str
@@ -61,7 +63,7 @@ class Caller:
     users: str = ""
     agent: str | None = None
     rate: float = 0
-    on_refusal: Callable[[], None] = field(default=lambda: None, compare=False, repr=False)
+    on_refusal: Callable[[NotPermitted], None] = field(default=lambda _: None, compare=False, repr=False)
 
     def check(self, right: Right) -> None:
         """Check a right.
@@ -100,8 +102,9 @@ class Caller:
         return self.agent
 
     def _refusal(self, reason: str) -> NotPermitted:
-        self.on_refusal()
-        return NotPermitted(reason)
+        error = NotPermitted(reason)
+        self.on_refusal(error)
+        return error
 
 
 #: Where no key is needed: the gateway listens on the loopback interface and there are none.

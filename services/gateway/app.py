@@ -24,7 +24,7 @@ from services.runtime.tracing import NO_SPANS, Spans
 
 
 class Authenticator(Protocol):
-    """What tells who sends a request."""
+    """Finds the caller of a request."""
 
     def caller(self, request: Request) -> Caller:
         """The caller of a request.
@@ -50,7 +50,7 @@ class Gateway:
         settings: of the process.
         ltm: the client of the wire; the only way into the memory.
         redis: for what the gateway keeps itself, and for traces and figures of the stack.
-        authenticator: tells who sends a request.
+        authenticator: finds the caller of a request.
         counts: for `ltm:counters`.
         spans: of this process; by default none are made.
     """

@@ -1,4 +1,4 @@
-"""Authentication: who sends a request, by the key or token that it brings, and how many requests they may make."""
+"""Authentication: finds the caller of a request by its key or token, and limits the rate of each caller."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 
 import structlog
+from keepsake_client.errors import KeepsakeError
 from keepsake_client.protocol import COUNTERS
 from starlette.requests import Request
 
 from services.gateway.access import OPEN, Caller, NotPermitted, Unauthorized
-from services.gateway.exposure import check_local
+from services.gateway.exposure import Peer, check_local
 from services.gateway.keys import KeyStore
 from services.gateway.rates import RateLimited, RateLimiter, TokenBuckets
 from services.gateway.tokens import TokenVerifier
@@ -32,11 +34,11 @@ log = structlog.get_logger()
 
 
 class Authentication:
-    """Tells who sends a request.
+    """Finds the caller of each request, and limits the caller's rate.
 
-    Where there are neither keys nor tokens, each request may do everything that comes by a trusted proxy or, without
-    proxies, from a program of this machine; a key that it brings all the same is ignored, because clients of Mem0 and
-    OpenAI always send one. This ends as soon as there is a key file.
+    Where there are neither keys nor tokens, a request may do everything if it comes by a trusted proxy or, without
+    proxies, from a program of this machine; a key in it is ignored, because clients of Mem0 and OpenAI always send one.
+    This ends as soon as there is a key file.
 
     Args:
         keys: those of the key file.
@@ -85,23 +87,22 @@ class Authentication:
             self._limiter.take(caller)
         except Unauthorized as error:
             self._counts.count("gateway_unauthorized")
-            self._log(request, error.code, str(error))
+            self._log(request.client, error)
             raise
         except NotPermitted as error:
-            self.count_refusal()
-            self._log(request, error.code, str(error))
+            self.refused(request.client, error)
             raise
         except RateLimited as error:
             self._counts.count("gateway_rate_limited")
-            # The name of a token has its user, which the log may have to hash.
-            self._log(request, error.code, str(error), key=caller.name.partition(":")[0], user_id=caller.user)
+            self._log(request.client, error, caller)
             raise
         request.state.caller = caller
         return caller
 
-    def count_refusal(self) -> None:
-        """Count a request that is not permitted."""
+    def refused(self, peer: Peer, error: NotPermitted, caller: Caller | None = None) -> None:
+        """Count and log a request that is not permitted."""
         self._counts.count("gateway_forbidden")
+        self._log(peer, error, caller)
 
     def alive(self) -> bool:
         """Whether the key file is watched."""
@@ -141,13 +142,16 @@ class Authentication:
             key = self._keys.find(credential)
             rate = self._rate if key.rate is None else key.rate
             caller = Caller(key.name, frozenset(key.may), key.user, key.users, key.agent, rate)
-        return replace(caller, on_refusal=self.count_refusal)
+        return replace(caller, on_refusal=partial(self.refused, request.client, caller=caller))
 
-    def _log(self, request: Request, code: str, reason: str, **whose: str | None) -> None:
+    def _log(self, peer: Peer, error: KeepsakeError, caller: Caller | None = None) -> None:
         """Log a refusal, without the key and, against a flood, not each of them."""
-        if not self._logged.take("refused", LOGGED_RATE):
-            peer = request.client.host[:64] if request.client else None
-            log.warning("request_refused", code=code, reason=reason, peer=peer, **{k: v for k, v in whose.items() if v})
+        if self._logged.take("refused", LOGGED_RATE):
+            return
+        # The name of a token has its user, which the log may have to hash.
+        whose = {"key": caller.name.partition(":")[0], "user_id": caller.user} if caller else {}
+        known = {name: value for name, value in whose.items() if value}
+        log.warning("request_refused", code=error.code, reason=str(error), peer=peer[0][:64] if peer else None, **known)
 
 
 def _credential(request: Request) -> str:

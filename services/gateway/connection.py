@@ -28,20 +28,22 @@ HEAD_WITHIN_S: Final = 20.0
 
 
 class Connection(H11Protocol):
-    """uvicorn's waits for ever for a first request and the rest of a head: a thousand such would keep others out.
+    """An HTTP connection that is closed where the head of a request does not come in time.
+
+    uvicorn's own waits for ever for a first request and for the rest of a head: a thousand such would keep others out.
 
     Args:
         on_refusal: called for each that is closed because there are too many.
-        uvicorns: arguments of uvicorn's own.
+        options: of uvicorn's own.
     """
 
     head_within_s = HEAD_WITHIN_S
     max_connections = MAX_CONNECTIONS + MAX_REFUSED
 
-    def __init__(self, *, on_refusal: Callable[[], None], **uvicorns: Any) -> None:
-        super().__init__(**uvicorns)
+    def __init__(self, *, on_refusal: Callable[[], None], **options: Any) -> None:
+        super().__init__(**options)
         self._on_refusal = on_refusal
-        self._awaited: asyncio.TimerHandle | None = None
+        self._head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -49,26 +51,26 @@ class Connection(H11Protocol):
             self._on_refusal()
             transport.abort()
         else:
-            self._await_head()
+            self._start_head_timer()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if self.conn.their_state is not h11.IDLE:
-            self._await_no_more()
-        elif self._awaited is None:  # a further request has begun
-            self._await_head()
+            self._stop_head_timer()
+        elif self._head_timer is None:  # a further request has begun
+            self._start_head_timer()
 
-    def _await_head(self) -> None:
-        self._awaited = self.loop.call_later(self.head_within_s, self.transport.close)
+    def _start_head_timer(self) -> None:
+        self._head_timer = self.loop.call_later(self.head_within_s, self.transport.close)
 
-    def _await_no_more(self) -> None:
-        if self._awaited is not None:
-            self._awaited.cancel()
-            self._awaited = None
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
 
-def allow_open_files(wanted: int = OPEN_FILES) -> None:
-    """Have the system allow this process so many open files, or as many as it may.
+def raise_open_files_limit(wanted: int = OPEN_FILES) -> None:
+    """Raise the limit of open files of this process to so many, or to as many as it may have.
 
     Without one for a further connection, asyncio tries again and again to take it, and logs a traceback for each try.
     """
@@ -78,7 +80,7 @@ def allow_open_files(wanted: int = OPEN_FILES) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
-class AtMost:
+class ConnectionLimit:
     """ASGI middleware that answers 503, and has the connection closed, where there are more than so many.
 
     uvicorn's own limit leaves no count, and logs each request.

@@ -21,6 +21,8 @@ from services.runtime.errors import CannotStart, InvalidSetting
 from services.runtime.settings import Settings
 
 Network = IPv4Network | IPv6Network
+#: The address and port of the other side of a connection, where it has one.
+Peer = tuple[str, int] | None
 
 #: Answered to any peer: they reveal nothing, and what watches the process asks past the proxy.
 HEALTH_PATHS: Final = frozenset({"/healthz", "/readyz"})
@@ -54,7 +56,7 @@ def trusted_proxies(settings: Settings) -> tuple[Network, ...]:
     """The networks of LTM_GATEWAY_TRUSTED_PROXIES.
 
     Raises:
-        InvalidSetting: one of them is none, or holds every address.
+        InvalidSetting: one of them is no address or network, or holds every address.
     """
     networks = []
     for text in _listed(settings.ltm_gateway_trusted_proxies):
@@ -75,7 +77,7 @@ def cors_origins(settings: Settings) -> tuple[str, ...]:
     """The origins of LTM_GATEWAY_CORS_ORIGINS.
 
     Raises:
-        InvalidSetting: one of them is none.
+        InvalidSetting: one of them is no origin.
     """
     origins = _listed(settings.ltm_gateway_cors_origins)
     for origin in origins:
@@ -129,7 +131,7 @@ def listening_socket(host: str, port: int) -> socket.socket:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, *_, address = min(found, key=lambda one: one[0] != socket.AF_INET)  # localhost: what clients try
-        listener = socket.create_server(address[:2], family=family, backlog=2_048)
+        listener = socket.create_server(address[:2], family=family)  # uvicorn sets the backlog
         # Connections inherit it. asyncio sets it for sockets that name TCP as their protocol, which this one does not;
         # without it, each answer on a connection that is kept waits 40 ms for the acknowledgement of the one before.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -181,15 +183,17 @@ def _host_of(url: str) -> str:
         return ""
 
 
-class PeersOnly:
+class TrustedPeersOnly:
     """ASGI middleware that takes requests from trusted proxies alone.
 
     Args:
         proxies: their networks.
-        on_refusal: called for each request that is refused.
+        on_refusal: called with the address and the error of each request that is refused.
     """
 
-    def __init__(self, app: ASGIApp, proxies: Sequence[Network], on_refusal: Callable[[], None]) -> None:
+    def __init__(
+        self, app: ASGIApp, proxies: Sequence[Network], on_refusal: Callable[[Peer, NotPermitted], None]
+    ) -> None:
         self._app = app
         self._proxies = proxies
         self._on_refusal = on_refusal
@@ -198,8 +202,8 @@ class PeersOnly:
         if scope["type"] == "lifespan" or scope["path"] in HEALTH_PATHS or self._trusts(scope):
             await self._app(scope, receive, send)
             return
-        self._on_refusal()
         refusal = NotPermitted("requests are taken from the proxies of LTM_GATEWAY_TRUSTED_PROXIES alone")
+        self._on_refusal(scope.get("client"), refusal)
         await problem_response(problem_of(refusal))(scope, receive, send)
 
     def _trusts(self, scope: Scope) -> bool:
@@ -211,14 +215,17 @@ class PeersOnly:
 
 
 def guarded(
-    app: ASGIApp, proxies: Sequence[Network], origins: Sequence[str], on_refusal: Callable[[], None]
+    app: ASGIApp,
+    proxies: Sequence[Network],
+    origins: Sequence[str],
+    on_refusal: Callable[[Peer, NotPermitted], None],
 ) -> ASGIApp:
     """The application as peers reach it: CORS for the named origins, and trusted proxies where there are some.
 
     Without credentials: a key is in a header, which no browser adds by itself.
 
     Args:
-        on_refusal: called for each request from a peer that is no trusted proxy.
+        on_refusal: called with the address and the error of each request from a peer that is no trusted proxy.
     """
     if origins:
         app = CORSMiddleware(
@@ -226,5 +233,5 @@ def guarded(
         )
     if proxies:
         trusted = ProxyHeadersMiddleware(app, [str(network) for network in proxies])  # type: ignore[arg-type]
-        app = PeersOnly(trusted, proxies, on_refusal)  # type: ignore[arg-type]  # uvicorn's types of ASGI are its own
+        app = TrustedPeersOnly(trusted, proxies, on_refusal)  # type: ignore[arg-type]  # uvicorn's types of ASGI are its own
     return app

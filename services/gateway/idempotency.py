@@ -1,8 +1,8 @@
 """Idempotency keys: a write that is sent again with the same `Idempotency-Key` takes effect once.
 
 The id of the request on the wire is derived from the key, so that the pipeline itself recognises a repeat, also after
-the gateway was killed in between. Redis has, for a day, a keyed hash of the request and, once it has succeeded, the
-numbers of its answer; no contents and no ids.
+the gateway was killed in between. For a day, Redis has a keyed hash of the request and, once it has succeeded, the
+counts of its answer or the id of the memory that was added; no contents and no user ids.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class AnotherRequest(KeepsakeError):
 
 
 class UnderWay(KeepsakeError):
-    """A request with this Idempotency-Key is under way."""
+    """A request with this Idempotency-Key is in progress."""
 
     code = "conflict"
     retry_after_s = 1
@@ -77,7 +77,7 @@ class Attempt:
         repeated: an earlier attempt has begun, and may have been done.
         done: what an earlier attempt has passed to `complete`; None where none has.
         complete: notes that the write is done, with what a repeat is answered.
-        extend: has a long request count as under way for longer.
+        extend: has a long request count as in progress for longer.
     """
 
     request_id: str
@@ -138,7 +138,7 @@ class _Held:
         self._lease_ms = lease_ms
 
     async def claim(self) -> tuple[bool, dict[str, Any] | None]:
-        """Begin; whether the write was begun before, and what it was answered, where it is done."""
+        """Claim the key; returns whether the write was begun before and, if it is done, what it was answered."""
         arguments = (self._fingerprint, self._lease_ms, REMEMBERED_S)
         with _available():
             state, *done = await self._redis.eval(_CLAIM, 2, self._place, self._running, *arguments)

@@ -26,13 +26,13 @@ from services.runtime.private_file import write_private
 
 
 class KeyRefused(KeepsakeError):
-    """`ltm key` does not do this: the key, its name or the file does not permit it."""
+    """`ltm key` refuses: the key, its name or the file does not permit what was asked."""
 
     code = "key_refused"
 
 
 class KeyFile:
-    """A key file; what several commands change at once is changed by one after the other.
+    """A key file, locked while a command changes it.
 
     Args:
         path: of the file, which may not be there yet.

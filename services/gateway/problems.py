@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from keepsake_client.errors import InvalidJSON, InvalidMessage, KeepsakeError, RequestTimeout, Unavailable
 from keepsake_client.fields import in_json_terms
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -82,7 +82,7 @@ class Problem(BaseModel):
     status: int
     detail: str = ""
     code: str
-    request_id: str | None = Field(default=None)
+    request_id: str | None = None
 
 
 class JSONResponse(Response):

@@ -1,4 +1,4 @@
-"""What holds for every request: its id, a bound on a stalled body, an access log, and an answer to any fault."""
+"""Middleware for every request: its id, bounds on its body, an access log, and an answer to any fault."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from services.runtime.counters import PendingCounts
 REQUEST_ID: Final = "X-Request-ID"
 #: The id on the wire of the one request that answered, as `ltm trace` finds it.
 WIRE_REQUEST_ID: Final = "X-Keepsake-Request-ID"
-#: A body that is waited for longer, in all but for what came at the least rate, is given up: each holds a connection.
+#: How long a body is waited for in all, beyond what it takes at the least rate; then it is given up, for it holds a
+#: connection.
 MAX_STALL_S: Final = 30.0
 MIN_BYTES_S: Final = 500
 #: Of a request's body: as much as a message on the wire has, and what is sent as a stream, or holds images.
@@ -48,7 +49,7 @@ class RequestMiddleware:
 
     Args:
         counts: where faults are counted.
-        max_stall_s: how long the next part of a body is waited for.
+        max_stall_s: how long a body is waited for in all, beyond what it takes at `MIN_BYTES_S`.
     """
 
     def __init__(self, app: ASGIApp, counts: PendingCounts, max_stall_s: float = MAX_STALL_S) -> None:

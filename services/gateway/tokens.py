@@ -16,7 +16,7 @@ from jwt.algorithms import AllowedPublicKeys, HMACAlgorithm
 from keepsake_client.fields import Id
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from services.gateway.access import Caller, Right, Unauthorized
+from services.gateway.access import TOKEN_RIGHTS, Caller, Right, Unauthorized
 from services.gateway.keys import first_problem
 from services.runtime.errors import InvalidSetting
 from services.runtime.settings import Settings
@@ -28,8 +28,6 @@ MAX_LIFETIME_S = 24 * 3_600
 LEEWAY_S = 30
 MIN_SECRET_BYTES = 32
 MIN_RSA_BITS = 2_048
-#: What a chat program needs.
-DEFAULT_RIGHTS: Final = (Right.SEARCH, Right.READ, Right.TELL, Right.CHAT)
 
 _CURVES: Final = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
 _SECRET_SETTING: Final = "LTM_GATEWAY_TOKEN_SECRET"  # noqa: S105  its name
@@ -51,7 +49,7 @@ class Claims(BaseModel):
 
     sub: Id
     exp: float
-    may: tuple[Right, ...] = Field(default=DEFAULT_RIGHTS, min_length=1)
+    may: tuple[Right, ...] = Field(default=TOKEN_RIGHTS, min_length=1)
     agent: Id | None = None
     aud: Any
     iss: Any = None

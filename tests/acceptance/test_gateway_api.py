@@ -34,7 +34,7 @@ def contents(http: httpx.Client, user_id: str) -> list[str]:
 
 
 def killed(stack: Stack) -> None:
-    """Have Redis as a gateway leaves it that is killed after a request was done, and before it noted that."""
+    """Leave Redis in the state after a gateway was killed: a request was done, and not yet noted as done."""
     with redis.Redis.from_url(stack.redis_url) as client:
         for place in client.scan_iter(f"{KEY_PREFIX}*", _type="hash"):
             client.hdel(place, "done")

@@ -45,7 +45,7 @@ VICTIM, SECRET = "victim", "Xylophone-4711"
 
 @pytest.fixture(scope="module")
 def caller() -> OneCaller:
-    """Who every request is of."""
+    """The caller of every request."""
     return OneCaller()
 
 
@@ -95,7 +95,7 @@ def test_every_answer_is_as_described(gateway: str, caller: OneCaller) -> None:
     for_each_operation(gateway, check)
 
 
-def test_a_key_of_one_user_hears_nothing_of_another(gateway: str, caller: OneCaller) -> None:
+def test_a_key_of_one_user_reads_nothing_of_another(gateway: str, caller: OneCaller) -> None:
     """Given a key of one user, and requests that name another one, I expect nothing of the other's data."""
 
     def check(case: Case[Any]) -> None:

@@ -28,9 +28,10 @@ MEMORY: dict[str, Any] = {
 }
 #: What the memory answers by default.
 ANSWERS: dict[str, dict[str, Any]] = {
-    **{key: {"memories": [MEMORY]} for key in ("search", "add", "memory_list", "memory_get", "memory_update")},
+    **{key: {"memories": [MEMORY]} for key in ("search", "add", "memory_list", "memory_update")},
     **{key: {"count": 1, "known": 2, "deleted": 3} for key in ("memory_delete", "user_forget", "user_import")},
     **{key: {"user_profile": {"name": "Anna"}, "profile_version": 3} for key in ("profile_get", "profile_update")},
+    "memory_get": {"memories": [MEMORY], "history": []},
     "context": {"context": "What follows", "context_parts": {}, "memories": [MEMORY]},
     "user_export": {"records": [{"kind": "memory", "content": "My cat is Mochi"}]},
 }

@@ -60,8 +60,8 @@ def test_a_request_without_a_user_needs_a_bound_key() -> None:
 @pytest.mark.parametrize("right", Right)
 def test_a_right_permits_itself_alone(right: Right) -> None:
     """Given a key with one right, I expect no other permitted, and each refusal noted."""
-    refused: list[Right] = []
-    caller = Caller("bot", frozenset({right}), on_refusal=lambda: refused.append(right))
+    refused: list[str] = []
+    caller = Caller("bot", frozenset({right}), on_refusal=lambda error: refused.append(error.code))
     caller.check(right)
     for other in ALL_RIGHTS - {right}:
         with pytest.raises(NotPermitted, match=f"does not permit {other}: it needs `ltm key create --may {other}`"):

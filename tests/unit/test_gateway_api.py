@@ -227,6 +227,13 @@ def test_an_id_with_a_lone_surrogate_comes_back(http: GatewayApp) -> None:
     assert json.loads(response.content)["memories"][0]["user_id"] == "\ud800"
 
 
+def test_ids_are_of_any_agent_where_all_agents_is_false(http: GatewayApp) -> None:
+    """Given the ids of memories, and `all_agents` as false, I expect it left out: on the wire it is a scope."""
+    http.send("POST", "/v1/memories/delete", json={"user_id": "u1", "ids": [ID], "all_agents": False})
+
+    assert http.memory.requests == [("memory_delete", "u1", {"ids": [ID]})]
+
+
 def test_a_deadline_is_passed_on(http: GatewayApp) -> None:
     """Given `deadline_ms` in a body or in a query, I expect the wait to have it; without one, the client's own."""
     http.send("POST", "/v1/memories/search", json={"user_id": "u1", "query": "x", "deadline_ms": 250})

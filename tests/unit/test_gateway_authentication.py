@@ -14,6 +14,7 @@ from keepsake_client.protocol import COUNTERS
 from starlette.requests import Request
 from structlog.testing import capture_logs
 
+from services.gateway import authentication as authentication_module
 from services.gateway.access import OPEN, NotPermitted, Right, Unauthorized
 from services.gateway.authentication import LOGGED_RATE, MAX_CREDENTIAL_CHARS, Authentication
 from services.gateway.key_file import KeyFile
@@ -281,14 +282,18 @@ def test_a_token_over_its_rate_is_logged_with_its_user_apart(file: KeyFile) -> N
     assert "anna" not in str(lines)
 
 
-def test_what_a_key_does_not_permit_is_counted(file: KeyFile, counts: PendingCounts) -> None:
-    """Given a key for one user, I expect another user refused, and counted."""
+def test_what_a_key_does_not_permit_is_counted_and_logged(file: KeyFile, counts: PendingCounts) -> None:
+    """Given a key of one user that leaked, I expect another user refused, counted and logged by the key."""
     key = file.create("bot", MAY, user="anna")
     caller = made(file, counts).caller(bearing(key))
-    with pytest.raises(NotPermitted):
+    with capture_logs() as lines, pytest.raises(NotPermitted):
         caller.user_of("ben")
 
     assert counted(counts) == {"gateway_forbidden": 1}
+    assert [(line["event"], line["code"], line["key"], line["peer"]) for line in lines] == [
+        ("request_refused", "forbidden", "bot", "127.0.0.1")
+    ]
+    assert key not in str(lines)
 
 
 def test_a_flood_of_wrong_keys_does_not_fill_the_log(file: KeyFile, counts: PendingCounts) -> None:
@@ -326,3 +331,32 @@ def test_the_file_is_watched(file: KeyFile) -> None:
             assert authentication.alive()
 
     asyncio.run(story())
+
+
+def test_a_look_at_the_file_that_fails_is_counted_and_not_the_last(
+    file: KeyFile, counts: PendingCounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a fault in the first look at the key file, I expect it logged and counted, and the file read later."""
+    monkeypatch.setattr(authentication_module, "WATCH_INTERVAL_S", 0.01)
+    file.create("bot", MAY)
+    store = KeyStore(file.path, lambda: None)
+    looks = iter([ZeroDivisionError])
+    refresh = store.refresh
+
+    def look() -> None:
+        if error := next(looks, None):
+            raise error
+        refresh()
+
+    monkeypatch.setattr(store, "refresh", look)
+    authentication = Authentication(store, None, 0, proxied=False, local=True, counts=counts)
+
+    async def story() -> None:
+        async with authentication.watching():
+            await eventually(lambda: store.seen, description="the key file")
+
+    with capture_logs() as lines:
+        asyncio.run(story())
+
+    assert [line["event"] for line in lines] == ["keys_watch_failed", "keys_read"]
+    assert counted(counts) == {"gateway_keys_unusable": 1}

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from services.gateway.connection import AtMost, Connection
+from services.gateway.connection import Connection, ConnectionLimit
 from tests.support import PATIENCE_S
 
 HEAD = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
@@ -96,7 +96,7 @@ def test_a_process_is_allowed_the_files_that_it_needs() -> None:
     """Given a process with a soft limit of 64 open files, I expect 4,096 of them, or as many as the hard limit has."""
     script = (
         "import resource as r; most = r.getrlimit(r.RLIMIT_NOFILE)[1]; r.setrlimit(r.RLIMIT_NOFILE, (64, most));"
-        "from services.gateway.connection import allow_open_files; allow_open_files();"
+        "from services.gateway.connection import raise_open_files_limit; raise_open_files_limit();"
         "print(r.getrlimit(r.RLIMIT_NOFILE)[0] == (4096 if most == r.RLIM_INFINITY else min(4096, most)))"
     )
 
@@ -110,7 +110,7 @@ def test_over_the_limit_a_request_is_refused_and_counted() -> None:
     def count() -> None:
         refused[0] += 1
 
-    client = TestClient(AtMost(slow_app, 1, lambda: connections[0], count))
+    client = TestClient(ConnectionLimit(slow_app, 1, lambda: connections[0], count))
 
     assert client.get("/").status_code == 204
     connections[0] = 2

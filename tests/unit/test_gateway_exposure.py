@@ -20,8 +20,10 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from structlog.testing import capture_logs
 
-from services.gateway.__main__ import _authentication
+from services.gateway.__main__ import _authentication, _server
+from services.gateway.access import NotPermitted
 from services.gateway.exposure import (
+    Peer,
     cors_origins,
     guarded,
     is_loopback,
@@ -31,6 +33,7 @@ from services.gateway.exposure import (
 from services.gateway.key_file import KeyFile
 from services.runtime.counters import PendingCounts
 from services.runtime.errors import EXIT_CANNOT_START, CannotStart, InvalidSetting
+from services.runtime.metrics import NO_METRICS
 from services.runtime.settings import Settings, load_settings
 
 ROOT = Path(__file__).parents[2]
@@ -55,9 +58,11 @@ def app_for(proxies: str | None = None, origins: str | None = None, refused: lis
     settings = load_settings(ltm_gateway_trusted_proxies=proxies, ltm_gateway_cors_origins=origins)
     noted = [] if refused is None else refused
     routes = [Route(path, _seen, methods=["GET", "POST"]) for path in ("/v1", "/healthz", "/readyz")]
-    return guarded(
-        Starlette(routes=routes), trusted_proxies(settings), cors_origins(settings), lambda: noted.append("refused")
-    )
+
+    def note(peer: Peer, error: NotPermitted) -> None:
+        noted.append("refused" if peer and error.code == "forbidden" else "?")
+
+    return guarded(Starlette(routes=routes), trusted_proxies(settings), cors_origins(settings), note)
 
 
 def answer(
@@ -247,8 +252,11 @@ def test_requests_of_the_proxy_alone_are_taken() -> None:
 
 
 def test_without_proxies_nothing_is_believed_of_their_headers() -> None:
-    """Given no trusted proxies, I expect the peer itself, whatever a request claims."""
-    seen = answer(app_for(), peer="127.0.0.1", x_forwarded_for="203.0.113.7", x_forwarded_proto="https").json()
+    """Given no trusted proxies, I expect the peer itself, whatever a request claims, a program of this machine too."""
+    config = _server(app_for(), PendingCounts(COUNTERS), NO_METRICS).config
+    config.load()
+    app = config.loaded_app
+    seen = answer(app, peer="127.0.0.1", x_forwarded_for="203.0.113.7", x_forwarded_proto="https").json()
 
     assert seen == {"client": "127.0.0.1", "scheme": "http"}
 

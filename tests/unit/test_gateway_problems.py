@@ -14,6 +14,7 @@ from keepsake_client.errors import RequestTimeout, Unavailable
 from keepsake_client.protocol import MEMBERSHIP_KEY
 from keepsake_client.requests import MAX_ALSO, MAX_IDS
 from pydantic import TypeAdapter, ValidationError
+from redis.exceptions import ConnectionError as RedisConnectionError
 from starlette.types import Message
 
 from services.gateway.access import Caller, Unauthorized
@@ -271,19 +272,29 @@ def test_a_body_that_comes_too_slowly_is_given_up(http: GatewayApp, goes_on: Cal
     assert json.loads(sent[1]["body"])["code"] == "request_timeout"
 
 
-def test_it_is_ready_while_an_adapter_lives_and_it_hears_the_responses(http: GatewayApp) -> None:
-    """Given no adapter, then one, then a client that is not subscribed, I expect it ready in between alone."""
+def test_it_is_ready_while_an_adapter_lives_and_it_is_subscribed(
+    http: GatewayApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given no adapter, then one, then a Redis that does not answer, then a client that is not subscribed, I expect it
+    ready with the adapter alone."""
     assert http.send("GET", "/readyz").status_code == 503
 
-    async def ready() -> tuple[int, int]:
+    async def fail() -> None:
+        raise RedisConnectionError("no answer")
+
+    async def ready() -> tuple[int, int, int]:
         seconds, _ = await http.redis.time()
         await http.redis.zadd(MEMBERSHIP_KEY, {"adapter": seconds})
         async with http.memory:
             await http.memory._attempted.wait()
             begun = await http.fetch("GET", "/readyz")
-        return begun.status_code, (await http.fetch("HEAD", "/readyz")).status_code
+            with monkeypatch.context() as patched:
+                patched.setattr(http.redis, "time", fail)
+                unanswered = await http.fetch("GET", "/readyz")
+        ended = await http.fetch("HEAD", "/readyz")
+        return begun.status_code, unanswered.status_code, ended.status_code
 
-    assert http.run(ready()) == (204, 503)
+    assert http.run(ready()) == (204, 503, 503)
     assert http.send("HEAD", "/healthz").status_code == 204
 
 

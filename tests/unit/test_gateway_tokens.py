@@ -14,8 +14,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from services.gateway.access import Caller, Right, Unauthorized
-from services.gateway.tokens import DEFAULT_RIGHTS, TokenVerifier, mint, token_verifier
+from services.gateway.access import TOKEN_RIGHTS, Caller, Right, Unauthorized
+from services.gateway.tokens import TokenVerifier, mint, token_verifier
 from services.runtime.errors import InvalidSetting
 from services.runtime.settings import load_settings
 
@@ -68,8 +68,8 @@ def test_a_minted_token_is_for_its_user_alone(by_secret: TokenVerifier) -> None:
 
 def test_a_token_that_names_no_rights_may_chat(by_secret: TokenVerifier) -> None:
     """Given no claim `may`, I expect what a chat program needs, and no right to delete or export."""
-    assert by_secret.caller(signed(claims())).rights == frozenset(DEFAULT_RIGHTS)
-    assert not {Right.DELETE, Right.FORGET, Right.EXPORT, Right.TRACE} & set(DEFAULT_RIGHTS)
+    assert by_secret.caller(signed(claims())).rights == frozenset(TOKEN_RIGHTS)
+    assert not {Right.DELETE, Right.FORGET, Right.EXPORT, Right.TRACE} & set(TOKEN_RIGHTS)
 
 
 @pytest.mark.parametrize(

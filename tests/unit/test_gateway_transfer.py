@@ -7,8 +7,9 @@ import json
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
+import fakeredis
 import pytest
-from keepsake_client.errors import RequestTimeout
+from keepsake_client.errors import RequestFailed, RequestTimeout
 from starlette.types import Message
 
 from services.gateway.api import api
@@ -185,6 +186,46 @@ def test_a_page_that_fails_ends_it(http: GatewayApp) -> None:
     problem = http.send("POST", IMPORT, content=lines(records(100))).json()
 
     assert (problem["code"], problem["records"]) == ("expired", 64)
+
+
+def test_a_record_that_is_refused_is_told_by_its_place_in_the_upload(http: GatewayApp) -> None:
+    """Given a second page that is refused, I expect the number of records before it, which the pipeline leaves out."""
+
+    def refuse(kind: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        if data["records"][0] != records(1)[0]:
+            raise RequestFailed("invalid_request: data.records.3: x")
+        return answer(kind, data)
+
+    http.memory.answer = refuse
+    problem = http.send("POST", IMPORT, content=lines(records(100))).json()
+
+    assert problem["detail"] == "records.3: x (counted from record 64)"
+
+
+@pytest.mark.parametrize("restore", [True, False])
+def test_what_was_deleted_is_restored_where_it_is_asked_for(http: GatewayApp, restore: bool) -> None:
+    """Given `restore_deleted`, I expect it in the request of each page."""
+    http.send("POST", f"{IMPORT}&restore_deleted={restore}", content=lines(records(65)))
+
+    assert [bool(data.get("restore_deleted")) for _, _, data in http.memory.requests] == [restore, restore]
+
+
+def test_a_long_import_counts_as_under_way(http: GatewayApp) -> None:
+    """Given pages that each take nearly the whole lease of the Idempotency-Key, I expect it extended after each."""
+    client: Any = fakeredis.FakeRedis(server=http.server)
+    leases_ms: list[int] = []
+
+    def take_long(kind: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        (lease,) = client.keys("*:running")
+        leases_ms.append(client.pttl(lease))
+        client.pexpire(lease, 10_000)
+        return answer(kind, data)
+
+    http.memory.answer = take_long
+    http.send("POST", IMPORT, content=lines(records(100)), headers={"Idempotency-Key": "k1"})
+
+    assert len(leases_ms) == 2
+    assert min(leases_ms) > 10_000
 
 
 @pytest.mark.parametrize(

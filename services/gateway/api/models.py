@@ -20,13 +20,11 @@ from keepsake_client.protocol import (
     WireModel,
 )
 from keepsake_client.requests import PAGE, PageLimit
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
-from services.gateway.api.wire import DeadlineMs, OfUser, UserId
+from services.gateway.api.wire import STRICT, DeadlineMs, OfUser, UserId
 from services.runtime.trace_reader import Waiting
 
-#: A field that is not known is an error, as a misspelt `dry_run` has to be.
-STRICT: Final = ConfigDict(frozen=True, extra="forbid")
 EXAMPLE: Final[dict[str, Any]] = {
     "id": "5d1c2f0e-8c1b-5a55-9a6e-0f8f7f0c3a11",
     "content": "My cat is called Mochi.",

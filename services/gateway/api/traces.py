@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 
 from services.gateway.access import Caller, Right
 from services.gateway.api.models import TraceAnswer
-from services.gateway.api.wire import Given, problems
+from services.gateway.api.wire import QueryParameters, problems
 from services.gateway.app import CallerOf, Gateway
 from services.gateway.problems import JSONResponse
 from services.runtime.id_matcher import decoded
@@ -41,7 +41,7 @@ _RECORD: Final = {
 }
 
 
-class TraceQuery(Given):
+class TraceQuery(QueryParameters):
     """Which records: those of an id, or the latest ones."""
 
     id: Annotated[
@@ -88,12 +88,12 @@ class _Visible:
     def __init__(self, caller: Caller, settings: Settings) -> None:
         self._all = caller.user is None and not caller.users
         self._user = None if caller.user is None else user_id_hasher(settings)(caller.user)
-        self._prefix = caller.users if settings.ltm_log_user_ids else None
+        self._prefix = caller.users if settings.ltm_log_user_ids else ""
 
     def sees(self, record: TraceRecord) -> bool:
-        if self._all or self._user is not None:
-            return self._all or record.user == self._user
-        return bool(self._prefix) and record.user.startswith(str(self._prefix))
+        if self._user is not None:
+            return record.user == self._user
+        return self._all or (self._prefix != "" and record.user.startswith(self._prefix))
 
     def part_of(self, trace: Trace) -> Trace:
         """What the caller sees of it; what waits does not say whose it is."""

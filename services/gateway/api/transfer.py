@@ -52,7 +52,7 @@ log = structlog.get_logger()
 
 
 class ImportQuery(OfUser):
-    """Whose the records become."""
+    """Parameters of an import: the user whose the records become, and whether deleted ones are restored."""
 
     restore_deleted: Annotated[Switch, Field(description="Also what was deleted since.")] = False
 

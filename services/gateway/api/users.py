@@ -1,4 +1,4 @@
-"""`/v1/users`: everything that is kept of a user is forgotten."""
+"""`/v1/users`: forgets everything that is kept of a user."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ router = APIRouter(tags=["users"])
 
 
 class ForgetQuery(OfUser):
-    """Who is to be forgotten."""
+    """Parameters of a forget."""
 
     dry_run: Annotated[Switch, Field(description="Count the memories, and delete nothing.")] = False
 

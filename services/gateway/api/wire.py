@@ -25,13 +25,17 @@ DeadlineMs = Annotated[
 ]
 
 
-class Given(BaseModel):
-    """Base of the parameters in a query; one that is not known is an error, as a misspelt `dry_run` has to be."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+#: A field that is not known is an error, as a misspelt `dry_run` has to be.
+STRICT: Final = ConfigDict(frozen=True, extra="forbid")
 
 
-class OfUser(Given):
+class QueryParameters(BaseModel):
+    """Base of the parameters in a query."""
+
+    model_config = STRICT
+
+
+class OfUser(QueryParameters):
     """Whose, and how long to wait."""
 
     user_id: UserId = None
