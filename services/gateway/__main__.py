@@ -49,6 +49,8 @@ NAME = "gateway"
 STOP_WITHIN_S = 3
 #: Longer than clients and proxies keep an idle connection (httpx 5 s, nginx 60 s), so that none sends on a closed one.
 KEEP_ALIVE_S = 75
+#: Of a WebSocket's message: what a person types into a page of the console.
+MAX_FRAME_BYTES = 1 << 20
 
 log = structlog.get_logger()
 
@@ -67,7 +69,7 @@ async def run(settings: Settings, _: asyncio.Event) -> None:
         redis = await opened.enter_async_context(connect_async(url))
         ltm = await opened.enter_async_context(client_of(settings))
         await opened.enter_async_context(authentication.watching())
-        app = create_app(Gateway(settings, ltm, redis, authentication, counts, spans), DOORS)
+        app = create_app(Gateway(settings, ltm, redis, authentication, counts, spans), _doors(settings))
         doors = guarded(app, proxies, origins, authentication.refused)
         server = _server(doors, counts, metrics)
         port = listener.getsockname()[1]  # chosen by the system where the setting is 0
@@ -77,6 +79,15 @@ async def run(settings: Settings, _: asyncio.Event) -> None:
         async with send_heartbeats(redis, NAME, alive, address=address):
             await server.serve([listener])  # which handles SIGTERM and SIGINT itself
         log.info("stopped")
+
+
+def _doors(settings: Settings) -> tuple[Door, ...]:
+    if not settings.ltm_console:
+        return DOORS
+    # Here: without the console, the gateway does without NiceGUI, which takes 21 MB and half a second.
+    from services.gateway.console.door import add_console  # noqa: PLC0415
+
+    return (*DOORS, add_console)
 
 
 def _server(app: ASGIApp, counts: PendingCounts, metrics: Metrics) -> uvicorn.Server:
@@ -93,7 +104,8 @@ def _server(app: ASGIApp, counts: PendingCounts, metrics: Metrics) -> uvicorn.Se
         access_log=False,
         proxy_headers=False,  # uvicorn would believe them of every program of this machine; see `guarded`
         server_header=False,
-        ws="none",
+        ws="websockets-sansio",  # of the console
+        ws_max_size=MAX_FRAME_BYTES,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=STOP_WITHIN_S,
     )

@@ -432,6 +432,9 @@ class Settings(BaseSettings):
         le=1_000_000,
         description="Gateway: requests a second for each key that sets no rate of its own; 0 for any number.",
     )
+    ltm_console: bool = Field(
+        default=True, description="Gateway: false serves no console, and saves the 21 MB that it takes."
+    )
     ltm_metrics_port: int | None = Field(
         default=None,
         ge=1,
