@@ -12,7 +12,8 @@ import redis
 from keepsake_client.protocol import REQUESTS_QUEUE, TRACE_FIELD, TRACES_STREAM
 
 from services.gateway.access import ALL_RIGHTS, Caller
-from services.gateway.api import api, traces
+from services.gateway.api import api
+from services.runtime import turn_reader
 from services.runtime.logging import user_id_hasher
 from tests.unit.gateway_app import GatewayApp, gateway_app
 
@@ -31,7 +32,7 @@ def http(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
         def connect(_: str) -> redis.Redis:
             return fakeredis.FakeRedis(server=app.server)
 
-        monkeypatch.setattr(traces, "connect", connect)
+        monkeypatch.setattr(turn_reader, "connect", connect)
         yield app
 
 

@@ -19,9 +19,9 @@ from services.gateway.app import CallerOf, Gateway
 from services.gateway.problems import JSONResponse
 from services.runtime.id_matcher import decoded
 from services.runtime.logging import user_id_hasher
-from services.runtime.redis import connect
 from services.runtime.settings import Settings
-from services.runtime.trace_reader import Trace, TraceReader
+from services.runtime.trace_reader import Trace
+from services.runtime.turn_reader import Turn, turn_reader
 
 #: Of the latest records that are looked at for those of a key's users.
 MAX_LOOKED_AT: Final = 1_000
@@ -65,7 +65,7 @@ def routes(gateway: Gateway) -> APIRouter:
         },
     )
     async def traces(caller: CallerOf, query: Annotated[TraceQuery, Query()]) -> JSONResponse:
-        """What happened to an id, or the latest records; none of users that the key is not for."""
+        """What happened to an id, with the turn that it belongs to, or the latest records; none of other users."""
         caller.check(Right.TRACE)
         caller.agent_of(None, all_agents=True)
         visible = _Visible(caller, gateway.settings)
@@ -74,10 +74,13 @@ def routes(gateway: Gateway) -> APIRouter:
                 records = await _latest(gateway.redis, visible, query.limit)
                 return JSONResponse({"records": [record.model_dump(exclude_none=True) for record in records]})
             async with one_at_a_time:
-                found = await run_in_threadpool(_follow, gateway.settings, query.id)
+                turn = await run_in_threadpool(_follow, gateway.settings, query.id)
         except (RedisError, OSError) as error:
             raise Unavailable("Redis does not answer") from error
-        return JSONResponse(visible.part_of(found).model_dump(exclude_none=True))
+        found = visible.part_of(turn.trace).model_dump(exclude_none=True)
+        if Right.READ in caller.rights and turn.is_known and all(map(visible.sees, turn.users)):
+            found["turn"] = turn.model_dump(exclude={"id", "trace"}, exclude_none=True)
+        return JSONResponse(found)
 
     return router
 
@@ -90,26 +93,22 @@ class _Visible:
         self._user = None if caller.user is None else user_id_hasher(settings)(caller.user)
         self._prefix = caller.users if settings.ltm_log_user_ids else ""
 
-    def sees(self, record: TraceRecord) -> bool:
+    def sees(self, user: str) -> bool:
+        """Whether the caller may see the records of a user, given as they have it."""
         if self._user is not None:
-            return record.user == self._user
-        return self._all or (self._prefix != "" and record.user.startswith(self._prefix))
+            return user == self._user
+        return self._all or (self._prefix != "" and user.startswith(self._prefix))
 
     def part_of(self, trace: Trace) -> Trace:
         """What the caller sees of it; what waits does not say whose it is."""
         if self._all:
             return trace
-        return Trace(id=trace.id, records=[record for record in trace.records if self.sees(record)])
+        return Trace(id=trace.id, records=[record for record in trace.records if self.sees(record.user)])
 
 
-def _follow(settings: Settings, identifier: str) -> Trace:
-    url, broker_url = settings.redis_url.get_secret_value(), settings.broker.get_secret_value()
-    on_redis = broker_url.startswith(("redis", "unix"))
-    with connect(url) as client, connect(broker_url if on_redis else url) as broker:
-        found = TraceReader(client, broker if on_redis else None, settings).follow(identifier)
-    if not on_redis:
-        found.unseen.append("the workers' queues, which are on another broker")
-    return found
+def _follow(settings: Settings, identifier: str) -> Turn:
+    with turn_reader(settings) as reader:
+        return reader.follow(identifier)
 
 
 async def _latest(client: Any, visible: _Visible, limit: int) -> list[TraceRecord]:
@@ -120,7 +119,7 @@ async def _latest(client: Any, visible: _Visible, limit: int) -> list[TraceRecor
             record = TraceRecord.model_validate(decoded(fields.get(TRACE_FIELD.encode(), b"")))
         except ValidationError:
             continue  # of a later version
-        if visible.sees(record):
+        if visible.sees(record.user):
             found.append(record)
         if len(found) == limit:
             break
