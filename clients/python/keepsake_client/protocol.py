@@ -65,6 +65,7 @@ from keepsake_client.requests import (
     UserExportData,
     UserForgetData,
     UserImportData,
+    UserListData,
     parse_request,
 )
 from keepsake_client.tolerance import DEFAULTS, MessageDefaults, read_event
@@ -118,6 +119,7 @@ __all__ = [
     "MemoryListFilters",
     "MemoryUpdateData",
     "MemoryUpdateMessage",
+    "ProfileChange",
     "ProfileGetData",
     "ProfileUpdateData",
     "RequestType",
@@ -132,6 +134,8 @@ __all__ = [
     "UserExportData",
     "UserForgetData",
     "UserImportData",
+    "UserListData",
+    "UserSummary",
     "WireModel",
     "alive_key",
     "check_length",
@@ -337,9 +341,47 @@ class MemoryChange(WireModel):
     changed_at: str | None = None
 
 
+class ProfileChange(WireModel):
+    """One change of a profile.
+
+    Attributes:
+        version: that it made.
+        changed_at: in seconds since 1970.
+        source: who made it.
+        patch: a JSON Merge Patch (RFC 7386).
+        evidence: of an extraction, the ids of the memories by whose words it was made.
+    """
+
+    version: int
+    changed_at: float
+    source: Literal["service", "extraction"]
+    patch: dict[str, Any]
+    evidence: list[str] = Field(default_factory=list)
+
+
+class UserSummary(WireModel):
+    """A user in a list of users.
+
+    Attributes:
+        memories, facts, superseded: how many there are, of all characters.
+        at_least: there are more than one of these numbers says.
+        last_at: when the last message was said, in seconds since 1970; None where there is none.
+        agents: the characters that something is kept of, the first twenty.
+    """
+
+    user_id: str
+    memories: int = 0
+    facts: int = 0
+    superseded: int = 0
+    at_least: bool = False
+    last_at: float | None = None
+    agents: list[str] = Field(default_factory=list)
+
+
 _OPTIONAL_FIELDS = (
     "profile_version",
     "profile_updated_at",
+    "profile_history",
     "partial",
     "timings",
     "next_cursor",
@@ -348,6 +390,7 @@ _OPTIONAL_FIELDS = (
     "deleted",
     "history",
     "records",
+    "users",
     "context",
     "context_parts",
     "candidates",
@@ -361,6 +404,7 @@ class LTMResponse(WireModel):
 
     Attributes:
         profile_version, profile_updated_at: of responses with a profile; the time in seconds since 1970.
+        profile_history: of a profile_get that asked for it, the changes of the profile, newest first.
         partial: true where a search had no time to embed its query and ranked by words alone; of a context, also where
             profile and recap are missing for want of time.
         timings: where the search asked for it; `*_at` in seconds since 1970, `*_ms` in milliseconds.
@@ -369,6 +413,7 @@ class LTMResponse(WireModel):
         known, deleted: of a user_import, how many were there, and how many stay deleted.
         history: of a memory_get, every change of the memory, oldest first.
         records: of a user_export.
+        users: of a user_list, in the order of their ids.
         context, context_parts: of a context, the text and what it contains.
         candidates, cut: of a search or context that asks for an explanation, the best memories that were ranked,
             returned or not, and where the results end.
@@ -383,6 +428,7 @@ class LTMResponse(WireModel):
     error: str | None = None
     profile_version: int | None = None
     profile_updated_at: float | None = None
+    profile_history: list[ProfileChange] | None = None
     partial: bool | None = None
     timings: dict[str, float] | None = None
     next_cursor: str | None = None
@@ -391,6 +437,7 @@ class LTMResponse(WireModel):
     deleted: int | None = None
     history: list[MemoryChange] | None = None
     records: list[dict[str, Any]] | None = None
+    users: list[UserSummary] | None = None
     context: str | None = None
     context_parts: ContextParts | None = None
     candidates: list[Candidate] | None = None
