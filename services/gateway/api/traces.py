@@ -12,13 +12,18 @@ from pydantic import Field, ValidationError
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
-from services.gateway.access import Caller, Right
+from services.gateway.access import Right
 from services.gateway.api.models import TraceAnswer
 from services.gateway.api.wire import QueryParameters, problems
 from services.gateway.app import CallerOf, Gateway
 from services.gateway.problems import JSONResponse
+from services.gateway.visibility import Visibility
 from services.runtime.id_matcher import decoded
+<<<<<<< HEAD
 from services.runtime.logging import user_id_hasher
+=======
+from services.runtime.redis import connect
+>>>>>>> room/d
 from services.runtime.settings import Settings
 from services.runtime.trace_reader import Trace
 from services.runtime.turn_reader import Turn, turn_reader
@@ -67,8 +72,7 @@ def routes(gateway: Gateway) -> APIRouter:
     async def traces(caller: CallerOf, query: Annotated[TraceQuery, Query()]) -> JSONResponse:
         """What happened to an id, with the turn that it belongs to, or the latest records; none of other users."""
         caller.check(Right.TRACE)
-        caller.agent_of(None, all_agents=True)
-        visible = _Visible(caller, gateway.settings)
+        visible = Visibility.of(caller, gateway.settings)
         try:
             if query.id is None:
                 records = await _latest(gateway.redis, visible, query.limit)
@@ -85,6 +89,7 @@ def routes(gateway: Gateway) -> APIRouter:
     return router
 
 
+<<<<<<< HEAD
 class _Visible:
     """Which records a caller may see: those of its users. Where users are hashed, a prefix of ids matches none."""
 
@@ -109,9 +114,19 @@ class _Visible:
 def _follow(settings: Settings, identifier: str) -> Turn:
     with turn_reader(settings) as reader:
         return reader.follow(identifier)
+=======
+def _follow(settings: Settings, identifier: str) -> Trace:
+    url, broker_url = settings.redis_url.get_secret_value(), settings.broker.get_secret_value()
+    on_redis = broker_url.startswith(("redis", "unix"))
+    with connect(url) as client, connect(broker_url if on_redis else url) as broker:
+        found = TraceReader(client, broker if on_redis else None, settings).follow(identifier)
+    if not on_redis:
+        found.unseen.append("the workers' queues, which are on another broker")
+    return found
+>>>>>>> room/d
 
 
-async def _latest(client: Any, visible: _Visible, limit: int) -> list[TraceRecord]:
+async def _latest(client: Any, visible: Visibility, limit: int) -> list[TraceRecord]:
     """The latest records that a caller sees, oldest first."""
     found: list[TraceRecord] = []
     for _, fields in await client.xrevrange(TRACES_STREAM, count=MAX_LOOKED_AT):
