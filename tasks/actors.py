@@ -112,8 +112,12 @@ def declare(broker: dramatiq.Broker, resources: Resources) -> None:
         time_limit=INTERACTIVE_TIME_LIMIT_MS,
     )
     def profile_get(request: dict[str, Any], received_at: float, enqueued_at: float) -> dict[str, Any]:
-        agent_id = read_data(request, ProfileGetData).agent_id
-        return _profile_fields(resources.profiles.get(request["user_id"], agent_id))
+        data, user_id = read_data(request, ProfileGetData), request["user_id"]
+        fields = _profile_fields(resources.profiles.get(user_id, data.agent_id))
+        if data.history:
+            page = resources.profiles.history(user_id, data.agent_id, data.cursor)
+            fields |= {"profile_history": page.changes, "next_cursor": page.next_cursor}
+        return fields
 
     @dramatiq.actor(
         broker=broker,

@@ -40,6 +40,7 @@ from services.runtime.exposition import exposed
 from services.runtime.heartbeat import send_heartbeats
 from services.runtime.metrics import Metrics
 from services.runtime.process import serve
+from services.runtime.process_record import ProcessRecord
 from services.runtime.redis import connect_async
 from services.runtime.settings import Settings
 from services.runtime.tracing import open_spans
@@ -76,7 +77,7 @@ async def run(settings: Settings, _: asyncio.Event) -> None:
         address = settings.model_copy(update={"ltm_gateway_port": port}).gateway_url
         log.info("started", address=address)
         alive = [lambda: server.started, authentication.alive]
-        async with send_heartbeats(redis, NAME, alive, address=address):
+        async with send_heartbeats(redis, NAME, alive, record=ProcessRecord(address=address)):
             await server.serve([listener])  # which handles SIGTERM and SIGINT itself
         log.info("stopped")
 

@@ -496,6 +496,11 @@ class Settings(BaseSettings):
         return self.ltm_llm_provider is not None
 
     @property
+    def has_chat_model(self) -> bool:
+        """Whether a language model replies; without one, the chat service quotes what it found."""
+        return self.chat_base_url is not None or self.openai_api_key is not None
+
+    @property
     def message_defaults(self) -> MessageDefaults:
         """What messages that leave something out are read by."""
         return MessageDefaults(self.timezone, self.ltm_anonymous_user)

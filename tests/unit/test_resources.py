@@ -21,7 +21,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from structlog.testing import capture_logs
 
 from services.long_term_memory.extraction.outbox import Lease
-from services.long_term_memory.extraction.report import ExtractionReport
+from services.long_term_memory.extraction.report import ExtractionReport, SetAside
 from services.runtime.errors import (
     EXIT_CANNOT_START,
     CannotStart,
@@ -31,6 +31,7 @@ from services.runtime.errors import (
     SchemaTooNew,
 )
 from services.runtime.heartbeat import HeartbeatThread
+from services.runtime.process_record import Dependency
 from services.runtime.prometheus import PrometheusMetrics
 from services.runtime.settings import Settings
 from services.stack.readiness import Readiness
@@ -116,6 +117,9 @@ class Extraction:
         since = datetime.now(UTC) - timedelta(hours=2)
         return ExtractionReport("stopped", since, "no key", 7, 2, since, 1, 3, 900)
 
+    def newest_set_aside(self, limit: int) -> list[SetAside]:
+        return [SetAside("u1", None, "5d1c2f0e", 1.0, "no JSON")][:limit]
+
 
 class Opened:
     """Services that are open, in place of a database's."""
@@ -123,6 +127,7 @@ class Opened:
     def __init__(self) -> None:
         self.memories, self.profiles = object(), object()
         self.engine: str | None = None
+        self.uses = [Dependency(name="PostgreSQL", version="18.1")]
         self.expiry = Expiry()
         self.extraction: Any = None
         self.pool: Any = SimpleNamespace(get_stats=lambda: {"pool_size": 4, "pool_available": 1})

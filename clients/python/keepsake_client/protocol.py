@@ -117,6 +117,7 @@ __all__ = [
     "MemoryListFilters",
     "MemoryUpdateData",
     "MemoryUpdateMessage",
+    "ProfileChange",
     "ProfileGetData",
     "ProfileUpdateData",
     "RequestType",
@@ -336,9 +337,28 @@ class MemoryChange(WireModel):
     changed_at: str | None = None
 
 
+class ProfileChange(WireModel):
+    """One change of a profile.
+
+    Attributes:
+        version: that it made.
+        changed_at: in seconds since 1970.
+        source: who made it.
+        patch: a JSON Merge Patch (RFC 7386).
+        evidence: of an extraction, the ids of the memories by whose words it was made.
+    """
+
+    version: int
+    changed_at: float
+    source: Literal["service", "extraction"]
+    patch: dict[str, Any]
+    evidence: list[str] = Field(default_factory=list)
+
+
 _OPTIONAL_FIELDS = (
     "profile_version",
     "profile_updated_at",
+    "profile_history",
     "partial",
     "timings",
     "next_cursor",
@@ -358,6 +378,7 @@ class LTMResponse(WireModel):
 
     Attributes:
         profile_version, profile_updated_at: of responses with a profile; the time in seconds since 1970.
+        profile_history: of a profile_get that asked for it, the changes of the profile, newest first.
         partial: true where a search had no time to embed its query and ranked by words alone; of a context, also where
             profile and recap are missing for want of time.
         timings: where the search asked for it; `*_at` in seconds since 1970, `*_ms` in milliseconds.
@@ -378,6 +399,7 @@ class LTMResponse(WireModel):
     error: str | None = None
     profile_version: int | None = None
     profile_updated_at: float | None = None
+    profile_history: list[ProfileChange] | None = None
     partial: bool | None = None
     timings: dict[str, float] | None = None
     next_cursor: str | None = None

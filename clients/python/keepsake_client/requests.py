@@ -194,9 +194,13 @@ class ProfileGetData(WireModel):
 
     Attributes:
         agent_id: the character whose profile of the user it is; the user's own where it is missing.
+        history: adds a page of the changes that made it.
+        cursor: the `next_cursor` of the page before.
     """
 
     agent_id: KeptId | None = None
+    history: Switch = False
+    cursor: Cursor | None = None
     deadline_ms: Deadline | None = None
 
 

@@ -168,17 +168,26 @@ class Verbs(ABC):
         return await self.request("add", user_id, data, deadline_ms=deadline_ms)
 
     async def profile_get(
-        self, user_id: str, *, agent_id: str | None = None, deadline_ms: int | None = None
+        self,
+        user_id: str,
+        *,
+        agent_id: str | None = None,
+        history: bool = False,
+        cursor: str | None = None,
+        deadline_ms: int | None = None,
     ) -> LTMResponse:
         """The user's profile, as `user_profile` and `profile_version` of the response.
 
         Args:
             agent_id: the character that keeps it; the user's own where it is missing.
+            history: adds its changes, newest first, as `profile_history` and, where more follow, `next_cursor`.
+            cursor: the `next_cursor` of the page before.
 
         Raises:
             RequestTimeout, RequestFailed, Unavailable, InvalidMessage, Disabled
         """
-        return await self.request("profile_get", user_id, _given(agent_id=agent_id), deadline_ms=deadline_ms)
+        data = _given(agent_id=agent_id, history=history or None, cursor=cursor)
+        return await self.request("profile_get", user_id, data, deadline_ms=deadline_ms)
 
     async def profile_update(
         self,
