@@ -194,6 +194,18 @@ def loaded(text: Texts, load: Callable[[], Awaitable[T]], show: Callable[[T], An
     return place
 
 
+def head(text: Texts, columns: Sequence[str], numbers: Sequence[str] = ()) -> None:
+    """The head of a table.
+
+    Args:
+        columns, numbers: the names of their texts; figures are aligned to the right.
+    """
+    with ui.element("thead"), ui.element("tr"):
+        for name in (*columns, *numbers):
+            with ui.element("th").props('scope="col"').classes("number" if name in numbers else ""):
+                span(text(name))
+
+
 async def confirmed(text: Texts, question: str, lines: Sequence[str], action: str) -> bool:
     """Whether the viewer confirms what cannot be undone.
 
