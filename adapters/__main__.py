@@ -172,6 +172,7 @@ class Adapters:
             dispatcher,
             [*(loop.liveness.alive for loop in self.working), self.updates.monitor.hears],
             stream_hours=self._settings.ltm_stream_hours,
+            turns_hours=self._settings.ltm_turns_hours,
             max_backlog=self._settings.ltm_max_backlog,
             interval_s=self._timing.maintenance_interval_s,
             measure_interval_s=self._timing.measure_interval_s,

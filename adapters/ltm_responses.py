@@ -13,6 +13,7 @@ import structlog
 from dramatiq.middleware import Middleware
 from keepsake_client.errors import KeepsakeError
 from keepsake_client.protocol import COUNTERS, TRACE_FIELD, TRACES_STREAM, LTMResponse
+from keepsake_client.turns import TURN_FIELD, TURNS_STREAM
 
 from adapters.response_repeats import ResponseRepeats
 from services.runtime.counters import PendingCounts
@@ -21,18 +22,21 @@ from services.runtime.logging import redact
 from services.runtime.queues import INTERACTIVE_QUEUE
 from services.runtime.traces import NO_TRACES, Traces
 from services.runtime.tracing import NO_SPANS, Spans
+from services.runtime.turns import NO_TURNS, Turns
 from tasks.middleware.retries import error_text
 
 #: A worker that froze for less than this does not publish a second response to a message that another worker has
 #: answered meanwhile; 130 bytes a response.
 ANSWERED_TTL_S = 600
-#: Publishes once for a key, and writes the trace: the messages of a frozen worker are run by others, and by itself when
-#: it resumes. A Redis that is full refuses SET and XADD alone, and a response that is not remembered is better than
-#: none. The trace's stream is no key of the script: a user of Redis without the right to it could not run the script.
+#: Publishes once for a key, and writes the records: the messages of a frozen worker are run by others, and by itself
+#: when it resumes. A Redis that is full refuses SET and XADD alone, and a response that is not remembered is better
+#: than none. The streams of records are no keys of the script: a user of Redis without the right to them could not run
+#: it.
 _PUBLISH_ONCE = """
 if redis.pcall('SET', KEYS[1], '', 'NX', 'EX', ARGV[1]) == false then return 0 end
 redis.call('PUBLISH', ARGV[2], ARGV[3])
 if ARGV[4] ~= '' then redis.pcall('XADD', ARGV[5], 'MAXLEN', '~', ARGV[6], '*', ARGV[7], ARGV[4]) end
+if ARGV[8] ~= '' then redis.pcall('XADD', ARGV[9], 'MAXLEN', '~', ARGV[10], '*', ARGV[11], ARGV[8]) end
 return 1
 """
 
@@ -45,8 +49,8 @@ log = structlog.get_logger()
 class ResponsePublisher(Middleware):
     """Publishes what the actor of a request returned, or why it failed.
 
-    An actor of a request takes the argument `request` and returns the fields of its response, and as `stages` the
-    milliseconds of its stages, for the trace alone. A failure is answered
+    An actor of a request takes the argument `request` and returns the fields of its response; and for the records alone
+    as `stages` the milliseconds of its stages, and as `explained` the explanation of a search. A failure is answered
     when it is final. A failure that the response explains is no dead letter; nor is one on the interactive queue,
     because its asker would not want it answered later.
 
@@ -58,6 +62,7 @@ class ResponsePublisher(Middleware):
         channel: where askers listen.
         traces: of this process; by default none are written.
         spans: of this process; by default none are made.
+        turns: of this process; by default none are written.
         repeats_s: when it is published again, in seconds after the first time.
     """
 
@@ -68,11 +73,13 @@ class ResponsePublisher(Middleware):
         traces: Traces = NO_TRACES,
         repeats_s: Sequence[float] = (),
         spans: Spans = NO_SPANS,
+        turns: Turns = NO_TURNS,
     ) -> None:
         self._client = client
         self._channel = channel
         self._traces = traces
         self._spans = spans
+        self._turns = turns
         self._repeats = ResponseRepeats(client, channel, repeats_s, metrics=traces.metrics)
         self._publish_once = client.register_script(_PUBLISH_ONCE)
         self._started = threading.local()
@@ -111,6 +118,7 @@ class ResponsePublisher(Middleware):
             response,
             message.message_id,
             facts=self._facts(response, request, {**times, "started": started_at}, (result or {}).get("stages")),
+            turn=self._turn(request, (result or {}).get("explained")),
             repeat=_deadline_ms(request) is None,
             type=request.get("type"),
             queued_ms=_ms(started_at - message.kwargs.get("received_at", started_at)),
@@ -169,12 +177,18 @@ class ResponsePublisher(Middleware):
         # A user who is forgotten is not named by the record of it.
         return self._traces.record("request", "" if facts["type"] == "user_forget" else user_id, **facts)
 
+    def _turn(self, request: dict[str, Any], explained: Any) -> bytes:
+        if explained is None or not self._turns.wanted:
+            return b""
+        return self._turns.search(request, explained.candidates, explained.cut)
+
     def publish(
         self,
         response: LTMResponse,
         answers: str | None = None,
         *,
         facts: dict[str, Any] | None = None,
+        turn: bytes = b"",
         repeat: bool = False,
         **times: object,
     ) -> None:
@@ -183,6 +197,7 @@ class ResponsePublisher(Middleware):
         Args:
             answers: the id of the actor message; of all responses to one, the first is published.
             facts: what is known of the request, for its record and its spans; None for neither.
+            turn: its turn record.
             repeat: whether its asker may subscribe late.
             times: logged with it.
         """
@@ -200,6 +215,10 @@ class ResponsePublisher(Middleware):
                     TRACES_STREAM,
                     self._traces.max_len,
                     TRACE_FIELD,
+                    turn,
+                    TURNS_STREAM,
+                    self._turns.max_len,
+                    TURN_FIELD,
                 ],
             ):
                 log.info("response_deduplicated", request_id=response.request_id)

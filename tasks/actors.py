@@ -22,6 +22,7 @@ from tasks.queues import (
 )
 
 if TYPE_CHECKING:
+    from services.long_term_memory.explaining import Explained
     from services.long_term_memory.profile_service import Profile
     from services.runtime.settings import Settings
     from tasks.middleware.resources import Resources
@@ -40,6 +41,7 @@ def declare(broker: dramatiq.Broker, resources: Resources) -> None:
         extraction.declare(broker, resources)
     search, context, add = BY_TYPE["search"], BY_TYPE["context"], BY_TYPE["add"]
     get, update = BY_TYPE["profile_get"], BY_TYPE["profile_update"]
+    explains = resources.settings.ltm_turns != "off"
 
     @dramatiq.actor(
         broker=broker,
@@ -66,9 +68,15 @@ def declare(broker: dramatiq.Broker, resources: Resources) -> None:
         started_at = time.time()
         data = read_data(request, SearchData)
         deadline = _deadline(data, received_at, resources.settings)
-        found = resources.memories.search(request["user_id"], data, now=received_at, deadline=deadline)
+        found = resources.memories.search(
+            request["user_id"], data, now=received_at, deadline=deadline, explains=explains
+        )
         response = {"memories": found, "partial": found.partial or None, "stages": found.timings}
-        return {**response, **_timings(data, found.timings, received_at, enqueued_at, started_at)}
+        return {
+            **response,
+            **_explained(data, found.explained),
+            **_timings(data, found.timings, received_at, enqueued_at, started_at),
+        }
 
     @dramatiq.actor(
         broker=broker,
@@ -81,7 +89,9 @@ def declare(broker: dramatiq.Broker, resources: Resources) -> None:
         started_at = time.time()
         data = read_data(request, ContextData)
         deadline = _deadline(data, received_at, resources.settings)
-        found = resources.contexts.context(request["user_id"], data, now=received_at, deadline=deadline)
+        found = resources.contexts.context(
+            request["user_id"], data, now=received_at, deadline=deadline, explains=explains
+        )
         response = {
             "memories": found.memories,
             "context": found.text,
@@ -89,7 +99,11 @@ def declare(broker: dramatiq.Broker, resources: Resources) -> None:
             "partial": found.partial or None,
             "stages": found.timings,
         }
-        return {**response, **_timings(data, found.timings, received_at, enqueued_at, started_at)}
+        return {
+            **response,
+            **_explained(data, found.explained),
+            **_timings(data, found.timings, received_at, enqueued_at, started_at),
+        }
 
     @dramatiq.actor(
         broker=broker,
@@ -143,6 +157,14 @@ def _deadline(data: SearchData, received_at: float, settings: Settings) -> float
     """When the response becomes useless, in seconds since 1970."""
     budget_ms = data.deadline_ms or settings.ltm_search_budget_ms
     return received_at + (1 - ON_THE_WIRE) * budget_ms / 1000
+
+
+def _explained(data: SearchData, explained: Explained | None) -> dict[str, Any]:
+    """The explanation of a search, for its turn record, and the fields of its response where it was asked for."""
+    if explained is None:
+        return {}
+    asked = {"candidates": explained.candidates, "cut": explained.cut} if data.explain else {}
+    return {"explained": explained, **asked}
 
 
 def _timings(

@@ -20,6 +20,7 @@ from services.runtime.redis import connect_async
 from services.runtime.settings import Settings, mask_url
 from services.runtime.traces import Traces
 from services.runtime.tracing import current_traceparent, open_spans
+from services.runtime.turns import Turns
 from services.runtime.wire_names import wire_names
 
 NAME = "chat-ai"
@@ -58,6 +59,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             zone=settings.timezone,
             spans=spans,
             traces=Traces.of(settings, NAME, metrics),
+            turns=Turns.of(settings),
             updates_stream=settings.ltm_stream_key,
         )
         metrics.follow(service.counts)

@@ -12,6 +12,7 @@ from keepsake_client.context import MAX_QUOTE_CHARS, quoted, render, shorten
 from keepsake_client.protocol import ContextData, ContextParts, Memory, Speaker
 
 from services.long_term_memory.deadlines import SAFETY_FACTOR, Deadline, LatencyEstimate
+from services.long_term_memory.explaining import Explained
 from services.long_term_memory.known_slots import KNOWN, values_of
 from services.long_term_memory.memory_service import MemoryService
 from services.long_term_memory.postgres.background import LINES_AT_EACH_END, RECAPPED, BackgroundReader, RecapMemory
@@ -35,6 +36,7 @@ class ContextResult:
         memories: what the search found, best first.
         partial: whether something is missing for want of time.
         timings: milliseconds by stage: those of the search, and context_ms.
+        explained: as that of the search.
     """
 
     text: str
@@ -42,6 +44,7 @@ class ContextResult:
     memories: list[Memory]
     partial: bool
     timings: dict[str, float]
+    explained: Explained | None = None
 
 
 class ContextService:
@@ -66,7 +69,13 @@ class ContextService:
         self._latency = LatencyEstimate()
 
     def context(
-        self, user_id: str, asked: ContextData, *, now: float | None = None, deadline: float | None = None
+        self,
+        user_id: str,
+        asked: ContextData,
+        *,
+        now: float | None = None,
+        deadline: float | None = None,
+        explains: bool = False,
     ) -> ContextResult:
         """The context of a reply to a query.
 
@@ -75,13 +84,14 @@ class ContextService:
         Args:
             now: when it was asked, in seconds since 1970; None for the present.
             deadline: when its answer becomes useless, in seconds since 1970; None for never.
+            explains: as of the search.
 
         Raises:
             Expired: the deadline has passed, before or during the search.
             Unavailable: the database or the embedder does not answer.
         """
         now = self._clock() if now is None else now
-        found = self._memories.search(user_id, asked, now=now, deadline=deadline)
+        found = self._memories.search(user_id, asked, now=now, deadline=deadline, explains=explains)
         has_time = Deadline(deadline, self._clock).left_s("was done") > SAFETY_FACTOR * self._latency.seconds
         begun = time.perf_counter()
         profile: dict[str, Any] = {}
@@ -103,7 +113,8 @@ class ContextService:
         if has_time:
             self._latency.record(took)
         timings = {**found.timings, "context_ms": took * 1000}
-        return ContextResult(rendered.text, rendered.parts, found, found.partial or not has_time, timings)
+        partial = found.partial or not has_time
+        return ContextResult(rendered.text, rendered.parts, found, partial, timings, found.explained)
 
     def _recap(self, memories: Iterable[RecapMemory]) -> list[dict[str, Any]]:
         """Quotes of sessions, the last one first, each session in the order of time."""

@@ -25,7 +25,7 @@ from psycopg_pool import ConnectionPool
 
 from services.long_term_memory.deleting import count_ids, count_matching, delete_ids, delete_matching
 from services.long_term_memory.extraction.outbox import add_again
-from services.long_term_memory.memory_service import memory_of
+from services.long_term_memory.memory_fields import memory_of
 from services.long_term_memory.postgres.conditions import Conditions
 from services.long_term_memory.postgres.facts import ABOUT_FACTS
 from services.long_term_memory.postgres.history import insert_history

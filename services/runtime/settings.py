@@ -223,6 +223,25 @@ class Settings(BaseSettings):
         le=10_000_000,
         description="Records that `ltm:trace` keeps for `ltm trace`, approximately, of 0.4 kB each; 0 writes none.",
     )
+    ltm_turns: Literal["contents", "ids", "off"] = Field(
+        default="contents",
+        description="Workers, chat service and the gateway's proxy: what `ltm:turns` keeps of a search, of its"
+        " candidates, and of the prompt and reply made with them: their `contents`, `ids` and figures alone, or nothing"
+        " (`off`).",
+    )
+    ltm_turns_max: int = Field(
+        default=2_000,
+        ge=1,
+        le=10_000_000,
+        description="Records that `ltm:turns` keeps, approximately, two for each turn, of some 6 kB each and never more"
+        " than 64 kB.",
+    )
+    ltm_turns_hours: float = Field(
+        default=24,
+        gt=0,
+        le=87_600,
+        description="Adapters: hours after which a record is removed from `ltm:turns`, approximately.",
+    )
     user_input_queue: Name = Field(
         default=protocol.USER_INPUT_QUEUE, description="Memory service: the list that user messages arrive on."
     )

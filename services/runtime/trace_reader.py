@@ -23,7 +23,7 @@ from keepsake_client.protocol import (
 from pydantic import BaseModel, Field, ValidationError
 from redis.exceptions import NoPermissionError
 
-from services.runtime.id_matcher import ID_FIELDS, IdMatcher, decoded, ids_of
+from services.runtime.id_matcher import ID_FIELDS, IdMatcher, decoded, ids_of, replied_to
 from services.runtime.logging import redact
 from services.runtime.queues import QUEUES, QueueKeys, taken_list
 from services.runtime.settings import Settings
@@ -42,6 +42,7 @@ class Waiting(BaseModel):
         state: what it waits for there, or what became of it.
         since: when it came there, in seconds since 1970, where that is known.
         message_id, request_id, task_id: the ids it has, where it can be parsed.
+        reply_to: the message_id of the message that it answers, where it is a reply.
     """
 
     place: str
@@ -50,6 +51,7 @@ class Waiting(BaseModel):
     message_id: str | None = None
     request_id: str | None = None
     task_id: str | None = None
+    reply_to: str | None = None
 
 
 class Trace(BaseModel):
@@ -85,18 +87,21 @@ class TraceReader:
         self._stream = settings.ltm_stream_key
         self._unseen: list[str] = []
 
-    def follow(self, identifier: str) -> Trace:
+    def follow(self, identifier: str, linked: Iterable[str] = ()) -> Trace:
         """What is known of an id, and of the requests and replies that belong to its message.
+
+        Args:
+            linked: ids that are known to belong to it.
 
         Raises:
             redis.ConnectionError, redis.TimeoutError: Redis does not answer.
         """
         self._unseen = []
-        ids = {identifier}
+        ids = {identifier, *linked}
         self._linked(ids)
         waiting = self._waiting(ids)
         # Read again: what ended meanwhile has left the places that were looked into, and has a record now.
-        ids |= {value for item in waiting for value in (item.message_id, item.request_id) if value}
+        ids |= {id_ for item in waiting for id_ in (item.message_id, item.request_id, item.reply_to) if id_}
         records = self._linked(ids)
         known = {(record.message_id, record.task_id) for record in records if record.kind == "message"}
         known |= {(item.message_id, item.task_id) for item in waiting if item.state != _DISPATCHED}
@@ -111,9 +116,9 @@ class TraceReader:
         found: list[TraceRecord] = []
         wanted = set(ids)
         while True:
-            found = [record for record in everything if wanted & {getattr(record, name) for name in ID_FIELDS}]
+            found = [record for record in everything if wanted & {getattr(record, name) for name in _ID_FIELDS}]
             # A task may have many messages, so it links none.
-            linked = {value for record in found for value in (record.message_id, record.request_id) if value}
+            linked = {id_ for record in found for id_ in (record.message_id, record.request_id, record.reply_to) if id_}
             if linked <= wanted:
                 ids |= wanted
                 return sorted(found, key=lambda record: min(record.times.values(), default=0.0))
@@ -159,7 +164,7 @@ class TraceReader:
             page = self._client.lrange(name, -(begin + PAGE), -(begin + 1))
             for raw in reversed(page):
                 if (item := match(raw)) is not None:
-                    yield Waiting(place=name, state=state, since=_time(item.get("pushed_at")), **ids_of(item))
+                    yield Waiting(place=name, state=state, since=_time(item.get("pushed_at")), **_ids_of(item))
             if len(page) < PAGE:
                 return
         self._unseen.append(f"{name}: the next {MAX_LOOKED_AT} entries alone were looked at")
@@ -179,7 +184,7 @@ class TraceReader:
             if last_delivered is None:
                 last_delivered = self._last_delivered()
             state = "waits to be read" if _order(entry_id) > last_delivered else self._read_entry(entry_id)
-            yield Waiting(place=self._stream, state=state, since=_order(entry_id)[0] / 1000, **ids_of(event))
+            yield Waiting(place=self._stream, state=state, since=_order(entry_id)[0] / 1000, **_ids_of(event))
 
     def _read_entry(self, entry_id: bytes) -> str:
         pending = self._client.xpending_range(self._stream, STREAM_GROUP, min=entry_id, max=entry_id, count=1)
@@ -238,7 +243,12 @@ class TraceReader:
             end = f"({page[-1][0].decode()}"
 
 
+_ID_FIELDS = (*ID_FIELDS, "reply_to")
 _DISPATCHED = "was dispatched; it is being indexed, or its record is gone"
+
+
+def _ids_of(item: dict[str, Any]) -> dict[str, str | None]:
+    return {**ids_of(item), "reply_to": replied_to(item)}
 
 
 def _subject(body: dict[str, Any]) -> dict[str, Any]:
@@ -251,7 +261,7 @@ def _subject(body: dict[str, Any]) -> dict[str, Any]:
 def _queued(queue: str, state: str, body: dict[str, Any]) -> Waiting:
     sent_ms = body.get("message_timestamp")
     since = sent_ms / 1000 if isinstance(sent_ms, int | float) else None
-    return Waiting(place=f"queue {queue}", state=state, since=since, **ids_of(_subject(body)))
+    return Waiting(place=f"queue {queue}", state=state, since=since, **_ids_of(_subject(body)))
 
 
 def _time(value: Any) -> float | None:

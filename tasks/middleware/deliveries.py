@@ -12,6 +12,7 @@ import structlog
 from dramatiq.middleware import Middleware, MiddlewareError
 from keepsake_client.protocol import read_traceparent
 
+from services.runtime.id_matcher import replied_to
 from services.runtime.queues import INDEX_QUEUE, WRITES_QUEUE
 from services.runtime.traces import NO_TRACES, Traces
 from services.runtime.tracing import NO_SPANS, Spans
@@ -116,6 +117,7 @@ class DeliveryLimit(Middleware):
         return {
             "message_id": update.get("message_id"),
             "task_id": update.get("task_id"),
+            "reply_to": replied_to(update),
             "outcome": "ok" if exception is None else error_text(exception).partition(":")[0],
             "times": times,
             "tries": message.options.get("retries"),

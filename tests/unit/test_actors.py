@@ -21,8 +21,10 @@ from keepsake_client.protocol import (
     SearchData,
     WireModel,
 )
+from keepsake_client.turns import Candidate, Cut
 
 from services.long_term_memory.context_service import ContextResult
+from services.long_term_memory.explaining import Explained
 from services.long_term_memory.extraction.service import Outcome
 from services.long_term_memory.memory_management import Page
 from services.long_term_memory.memory_service import IndexedIds, SearchResult
@@ -44,6 +46,7 @@ class Services:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.partial = False
+        self.explained: Explained | None = None
         self.reused_id = self.deleted = False
         self.settings = Settings()
         self.memories = SimpleNamespace(search=self._search, add=self._add, index=self._index)
@@ -55,9 +58,10 @@ class Services:
         self.contexts = self.management = self.forgetting = SimpleNamespace()
         self.profiles = SimpleNamespace(get=self._profile("get"), update=self._profile("update"))
 
-    def _search(self, user_id: str, data: SearchData, *, now: float, deadline: float) -> SearchResult:
+    def _search(self, user_id: str, data: SearchData, *, now: float, deadline: float, explains: bool) -> SearchResult:
         self.calls.append(("search", user_id, data.query, now))
-        return SearchResult([MEMORY], partial=self.partial, timings={"embed_ms": 2.0})
+        explained = self.explained if explains or data.explain else None
+        return SearchResult([MEMORY], partial=self.partial, timings={"embed_ms": 2.0}, explained=explained)
 
     def _add(self, *arguments: Any) -> list[Memory]:
         self.calls.append(("add", *arguments))
@@ -115,6 +119,23 @@ def test_a_search_returns_what_is_found(worker: Worker, partial: bool, field: bo
     assert worker.services.calls == [("search", "u1", "tea?", 100.0)]
     assert response.pop("stages")["embed_ms"] == 2.0
     assert response == {"memories": [MEMORY], "partial": field}
+
+
+@pytest.mark.parametrize(("turns", "explain"), [("off", False), ("off", True), ("ids", False), ("contents", True)])
+def test_a_search_is_explained_in_its_response_or_for_its_record(turns: str, explain: bool) -> None:
+    """Given `explain` or not, and LTM_TURNS off or not, I expect the fields where they are asked for, for the record
+    where one is written or they are, and else nothing."""
+    worker = Worker(ltm_turns=turns)
+    candidate = Candidate(id="m1", score=0.5, verdict="returned", timestamp=1)
+    explained = worker.services.explained = Explained([candidate], Cut(min_score=0.09, limit=5, ranked=1))
+
+    response = worker.run("memory.search", query="tea?", explain=explain)
+
+    assert (response.get("candidates"), response.get("cut")) == (
+        ([candidate], explained.cut) if explain else (None, None)
+    )
+    assert response.get("explained") is (explained if explain or turns != "off" else None)
+    worker.broker.close()
 
 
 def test_a_search_with_timings_returns_its_moments(worker: Worker) -> None:

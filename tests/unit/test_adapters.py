@@ -902,7 +902,14 @@ class Site:
             self.stream,
             dispatcher,
             options.pop("checks", []),
-            **{"stream_hours": 1, "max_backlog": 1_000, "interval_s": 0, "measure_interval_s": 0, **options},
+            **{
+                "stream_hours": 1,
+                "turns_hours": 1,
+                "max_backlog": 1_000,
+                "interval_s": 0,
+                "measure_interval_s": 0,
+                **options,
+            },
         )
 
     def _count_reset(self) -> None:

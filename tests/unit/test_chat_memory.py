@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import structlog
+from fakeredis import FakeAsyncRedis
 from keepsake_client import AsyncClient
 from keepsake_client.errors import InvalidMessage, KeepsakeError, Unavailable
 from keepsake_client.protocol import COUNTERS
@@ -69,7 +70,7 @@ def run(publisher: Publisher, work: Callable[[ChatMemory, Counts], Awaitable[Non
     counts = Counts()
 
     async def inside() -> None:
-        await work(ChatMemory(ltm, counts, 600, 5, 1_000), counts)
+        await work(ChatMemory(ltm, counts, 600, 5, 1_000, FakeAsyncRedis()), counts)
 
     with asyncio.Runner(loop_factory=SkippingLoop) as runner:
         runner.run(inside())

@@ -25,8 +25,9 @@ from redis.asyncio.client import PubSub
 
 from services.chat_ai.asking import SEARCHES_FOR_S
 from services.chat_ai.prompt import Prompt
-from services.chat_ai.replies import QuotingReplier, Replier
+from services.chat_ai.replies import QuotingReplier, Replier, Reply
 from services.chat_ai.service import ChatService
+from services.runtime.turns import NO_TURNS, Turns
 
 
 class NotingReplier:
@@ -35,12 +36,14 @@ class NotingReplier:
     def __init__(self) -> None:
         self.prompts: list[Prompt] = []
 
-    async def reply(self, message: MemoryUpdateMessage, prompt: Prompt) -> str:
+    async def reply(self, message: MemoryUpdateMessage, prompt: Prompt) -> Reply:
         self.prompts.append(prompt)
-        return "yes"
+        return Reply("yes", "a-model")
 
 
-def chat_service(redis: Redis, replier: Replier, ltm: AsyncClient | None = None) -> ChatService:
+def chat_service(
+    redis: Redis, replier: Replier, ltm: AsyncClient | None = None, turns: Turns = NO_TURNS
+) -> ChatService:
     """The chat service, by default without a long-term memory."""
     return ChatService(
         redis,
@@ -54,6 +57,7 @@ def chat_service(redis: Redis, replier: Replier, ltm: AsyncClient | None = None)
         prompt_max_chars=5_000,
         max_content_chars=1_000,
         zone=UTC,
+        turns=turns,
     )
 
 

@@ -68,6 +68,7 @@ from keepsake_client.requests import (
     parse_request,
 )
 from keepsake_client.tolerance import DEFAULTS, MessageDefaults, read_event
+from keepsake_client.turns import Candidate, Cut
 
 __all__ = [
     "ADAPTER_FAILED_AFTER_S",
@@ -369,6 +370,8 @@ _OPTIONAL_FIELDS = (
     "records",
     "context",
     "context_parts",
+    "candidates",
+    "cut",
     "traceparent",
 )
 
@@ -388,6 +391,8 @@ class LTMResponse(WireModel):
         history: of a memory_get, every change of the memory, oldest first.
         records: of a user_export.
         context, context_parts: of a context, the text and what it contains.
+        candidates, cut: of a search or context that asks for an explanation, the best memories that were ranked,
+            returned or not, and where the results end.
         traceparent: the request's.
     """
 
@@ -410,6 +415,8 @@ class LTMResponse(WireModel):
     records: list[dict[str, Any]] | None = None
     context: str | None = None
     context_parts: ContextParts | None = None
+    candidates: list[Candidate] | None = None
+    cut: Cut | None = None
     traceparent: TraceParent = None
 
     def to_wire(self) -> str:
@@ -425,6 +432,7 @@ class TraceRecord(WireModel):
         kind: a message that was indexed, a request that was answered, or a reply that was published.
         process, host: what wrote the record.
         user: the user id or, with LTM_LOG_USER_IDS=false, its hash.
+        reply_to: of a message of the AI, the message_id of the message that it answers, as its `meta` says.
         type: of a request.
         outcome: `ok`, or the code of the error; of a reply, that of its search, such as `timeout`.
         times: seconds since 1970 by stage. Of a message: said, logged, dispatched, started, indexed; of a request:
@@ -433,7 +441,7 @@ class TraceRecord(WireModel):
         ms: milliseconds by stage of a search or context: embed_ms, database_ms, rank_ms, context_ms.
         deadline_ms: how long the asker said that it would wait.
         partial: the search had no time to embed its query.
-        memories: how many were found, or used for the reply.
+        memories: how many were found, or used for the reply; of a message, 0 where it is not to be remembered.
         tries: how often a message was run, where that is more than once.
     """
 
@@ -444,6 +452,7 @@ class TraceRecord(WireModel):
     message_id: str | None = None
     request_id: str | None = None
     task_id: str | None = None
+    reply_to: str | None = None
     type: str | None = None
     outcome: str = "ok"
     times: dict[str, float] = Field(default_factory=dict)
