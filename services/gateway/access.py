@@ -24,6 +24,7 @@ class Right(StrEnum):
     CHAT = "chat"  # the OpenAI-compatible proxy, with the search and the events that it makes
     TRACE = "trace"
     METRICS = "metrics"
+    OPERATE = "operate"  # replay and drop dead letters
 
 
 ALL_RIGHTS: Final = frozenset(Right)

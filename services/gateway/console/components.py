@@ -33,7 +33,7 @@ def link(label: str, url: str) -> ui.element:
     return element
 
 
-def span(text: str, classes: str = "") -> ui.element:
+def span(text: str, classes: str = "") -> ui.label:
     """A piece of text, which is never read as HTML."""
     return ui.label(str(clean(text))).classes(f"inline {classes}")
 

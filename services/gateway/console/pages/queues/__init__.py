@@ -37,7 +37,7 @@ def add(pages: ConsolePages) -> None:
             rejects(viewer, text, failed)
         else:
             span(text("for_all_users"), "state quiet")
-        extraction(viewer, text, gateway.redis)
+        extraction(viewer, text, gateway)
         counters(text, sampler)
 
     pages.add("queues", "/queues", build, Right.TRACE, Right.METRICS)

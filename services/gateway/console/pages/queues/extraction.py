@@ -6,8 +6,8 @@ from datetime import datetime
 from urllib.parse import urlencode
 
 from nicegui import ui
-from redis.asyncio import Redis
 
+from services.gateway.app import Gateway
 from services.gateway.console.components import empty, head, heading, link, loaded, moment, panel, span
 from services.gateway.console.guard import ROOT
 from services.gateway.console.texts import Texts
@@ -17,8 +17,9 @@ from services.runtime.extraction_figures import ExtractionFigures, SetAsideMessa
 _COMMANDS = {"paused": "ltm extract resume", "stopped": "ltm extract resume"}
 
 
-def extraction(viewer: Viewer, text: Texts, redis: Redis) -> None:
+def extraction(viewer: Viewer, text: Texts, gateway: Gateway) -> None:
     """Show the figures that the extractor publishes."""
+    names_users = gateway.settings.ltm_log_user_ids
 
     def show(figures: ExtractionFigures | None) -> None:
         if figures is None:
@@ -36,10 +37,10 @@ def extraction(viewer: Viewer, text: Texts, redis: Redis) -> None:
             _fact(text("bound_user"), text("no_bound") if of_user is None else text("tokens", n=f"{of_user:,}"))
         if bound:
             _spent(text, figures.tokens, bound)
-        _set_aside(viewer, text, figures)
+        _set_aside(viewer, text, figures, names_users=names_users)
 
     with panel(text("extraction")):
-        loaded(text, lambda: read_figures(redis), show)
+        loaded(text, lambda: read_figures(gateway.redis), show)
 
 
 def _state(viewer: Viewer, text: Texts, figures: ExtractionFigures) -> None:
@@ -63,7 +64,7 @@ def _spent(text: Texts, tokens: int, bound: int) -> None:
         ui.element("div").classes("stage stage-0").style(f"width: {share:.2f}%")
 
 
-def _set_aside(viewer: Viewer, text: Texts, figures: ExtractionFigures) -> None:
+def _set_aside(viewer: Viewer, text: Texts, figures: ExtractionFigures, *, names_users: bool) -> None:
     heading(text("set_aside"), 3)
     if not figures.set_aside:
         empty(text("none_set_aside"))
@@ -76,10 +77,10 @@ def _set_aside(viewer: Viewer, text: Texts, figures: ExtractionFigures) -> None:
         head(text, ["said_at", "user", "memory", "reason"])
         with ui.element("tbody"):
             for message in figures.newest_set_aside:
-                _row(viewer, text, message)
+                _row(viewer, text, message, names_users=names_users)
 
 
-def _row(viewer: Viewer, text: Texts, message: SetAsideMessage) -> None:
+def _row(viewer: Viewer, text: Texts, message: SetAsideMessage, *, names_users: bool) -> None:
     with ui.element("tr"):
         with ui.element("td"):
             moment(viewer, text, message.said_at)
@@ -88,8 +89,11 @@ def _row(viewer: Viewer, text: Texts, message: SetAsideMessage) -> None:
             if message.agent_id is not None:
                 span(f" · {message.agent_id}", "quiet")
         with ui.element("td"):
-            url = f"{ROOT}/people?{urlencode({'user': message.user, 'memory': message.memory_id}, errors='replace')}"
-            link(message.memory_id, url)
+            if names_users:
+                of = urlencode({"user": message.user, "memory": message.memory_id}, errors="replace")
+                link(message.memory_id, f"{ROOT}/people?{of}")
+            else:
+                span(message.memory_id)
         with ui.element("td"):
             span(message.reason)
 

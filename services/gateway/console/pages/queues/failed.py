@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from nicegui import ui
@@ -108,7 +109,7 @@ def dead_letters(viewer: Viewer, text: Texts, failed: FailedMessages, sampler: D
                 with ui.element("div").classes("actions"):
                     for queue, number in numbers.items():
                         label = text("replay_all", n=f"{number:,}", queue=queue)
-                        button(label, lambda q=queue, n=number: actions.replay_all(q, n))
+                        button(label, partial(actions.replay_all, queue, number))
             for letter in letters:
                 _letter(viewer, text, letter, actions)
 
@@ -134,8 +135,8 @@ def _letter(viewer: Viewer, text: Texts, letter: DeadLetter, actions: _Actions) 
         if viewer.may(Right.OPERATE):
             with ui.element("div").classes("actions"):
                 if letter.message is not None:
-                    button(text("replay"), lambda: actions.replay(letter))
-                button(text("drop"), lambda: actions.drop(letter), danger=True)
+                    button(text("replay"), partial(actions.replay, letter))
+                button(text("drop"), partial(actions.drop, letter), danger=True)
 
 
 def rejects(viewer: Viewer, text: Texts, failed: FailedMessages) -> None:
