@@ -32,6 +32,10 @@ class FailedMessages:
         """Send a dead letter to its queue again; False if it is gone by now, or no message that a worker can run."""
         return await asyncio.to_thread(self._replay, letter_id)
 
+    async def replay_all(self, queue: str) -> int:
+        """Send every dead letter of a queue to it again; how many were sent."""
+        return await asyncio.to_thread(self._replay_all, queue)
+
     async def drop(self, letter_id: str) -> bool:
         """Delete a dead letter; False if it is gone by now."""
         return await asyncio.to_thread(self._drop, letter_id)
@@ -45,6 +49,10 @@ class FailedMessages:
         letters = open_dead_letters(self._settings, TIMEOUT_S)
         letter = letters.get(letter_id)
         return letter is not None and letters.replay(letter)
+
+    def _replay_all(self, queue: str) -> int:
+        letters = open_dead_letters(self._settings, TIMEOUT_S)
+        return sum(letters.replay(letter) for letter in letters.all(queue))
 
     def _drop(self, letter_id: str) -> bool:
         letters = open_dead_letters(self._settings, TIMEOUT_S)

@@ -34,7 +34,7 @@ def link(label: str, url: str) -> ui.element:
     return element
 
 
-def span(text: str, classes: str = "") -> ui.element:
+def span(text: str, classes: str = "") -> ui.label:
     """A piece of text, which is never read as HTML."""
     return ui.label(str(clean(text))).classes(f"inline {classes}")
 
@@ -206,6 +206,18 @@ def loaded(text: Texts, load: Callable[[], Awaitable[T]], show: Callable[[T], An
         span(text("loading"), "state quiet").props('role="status"')
         ui.timer(0, fill, once=True)
     return place
+
+
+def head(text: Texts, columns: Sequence[str], numbers: Sequence[str] = ()) -> None:
+    """The head of a table.
+
+    Args:
+        columns, numbers: the names of their texts; figures are aligned to the right.
+    """
+    with ui.element("thead"), ui.element("tr"):
+        for name in (*columns, *numbers):
+            with ui.element("th").props('scope="col"').classes("number" if name in numbers else ""):
+                span(text(name))
 
 
 async def confirmed(text: Texts, question: str, lines: Sequence[str], action: str) -> bool:

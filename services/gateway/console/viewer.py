@@ -90,6 +90,12 @@ class Viewer:
         """Whether the contents of people are shown: the key may read them, and they are not switched off."""
         return self.may(Right.READ) and not self.hides
 
+    @property
+    def sees_everyone(self) -> bool:
+        """Whether the key is bound to no user, no prefix of users and no character."""
+        caller: Caller = self._scope["state"]["caller"]
+        return caller.user is None and not caller.users and caller.agent is None
+
     def permit(self, right: Right, user_id: str | None = None, agent_id: str | None = None) -> Caller:
         """The caller, who may do this now, with the memory of this user and agent.
 
