@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from services.gateway.access import ALL_RIGHTS, Right
+from services.gateway.access import ROLES
 from services.gateway.key_file import KeyFile
 from services.runtime.settings import RENAMED_SETTINGS, Settings
 from tests.support import wait_until
@@ -24,12 +24,6 @@ from tests.support import wait_until
 LTM = str(Path(sys.executable).parent / "ltm")
 READY_WITHIN_S = 180.0
 ENDED_WITHIN_S = 30.0
-#: The keys of the stack that tests share, by name.
-ROLES = {
-    "viewer": (Right.SEARCH, Right.READ, Right.TRACE, Right.METRICS),
-    "operator": (Right.TRACE, Right.METRICS),
-    "full": tuple(ALL_RIGHTS),
-}
 
 
 @dataclass(frozen=True)
@@ -39,7 +33,7 @@ class Stack:
     Args:
         ready: the content of its ready file.
         output: the file of its output.
-        keys: of its gateway, by name; none of one that needs no key.
+        keys: of its gateway, by role; none of one that needs no key.
     """
 
     process: subprocess.Popen[bytes]
@@ -130,7 +124,7 @@ def stack() -> Iterator[Stack]:
     """One `ltm up --ephemeral` for all tests that do not change it, with keys for its gateway."""
     with tempfile.TemporaryDirectory(prefix="ltm-test-") as directory:
         file = KeyFile(Path(directory) / "keys.json")
-        keys = {role: file.create(role, rights, rate=0) for role, rights in ROLES.items()}
+        keys = {role: file.create(role, tuple(rights), rate=0) for role, rights in ROLES.items()}
         settings = {"LTM_SEARCH_TIMEOUT_MS": "30000", "LTM_GATEWAY_KEYS": str(file.path)}
         stack = start_ltm_up(Path(directory), "--ephemeral", **settings)
         stack.keys.update(keys)

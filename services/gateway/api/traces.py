@@ -19,13 +19,7 @@ from services.gateway.app import CallerOf, Gateway
 from services.gateway.problems import JSONResponse
 from services.gateway.visibility import Visibility
 from services.runtime.id_matcher import decoded
-<<<<<<< HEAD
-from services.runtime.logging import user_id_hasher
-=======
-from services.runtime.redis import connect
->>>>>>> room/d
 from services.runtime.settings import Settings
-from services.runtime.trace_reader import Trace
 from services.runtime.turn_reader import Turn, turn_reader
 
 #: Of the latest records that are looked at for those of a key's users.
@@ -89,41 +83,9 @@ def routes(gateway: Gateway) -> APIRouter:
     return router
 
 
-<<<<<<< HEAD
-class _Visible:
-    """Which records a caller may see: those of its users. Where users are hashed, a prefix of ids matches none."""
-
-    def __init__(self, caller: Caller, settings: Settings) -> None:
-        self._all = caller.user is None and not caller.users
-        self._user = None if caller.user is None else user_id_hasher(settings)(caller.user)
-        self._prefix = caller.users if settings.ltm_log_user_ids else ""
-
-    def sees(self, user: str) -> bool:
-        """Whether the caller may see the records of a user, given as they have it."""
-        if self._user is not None:
-            return user == self._user
-        return self._all or (self._prefix != "" and user.startswith(self._prefix))
-
-    def part_of(self, trace: Trace) -> Trace:
-        """What the caller sees of it; what waits does not say whose it is."""
-        if self._all:
-            return trace
-        return Trace(id=trace.id, records=[record for record in trace.records if self.sees(record.user)])
-
-
 def _follow(settings: Settings, identifier: str) -> Turn:
     with turn_reader(settings) as reader:
         return reader.follow(identifier)
-=======
-def _follow(settings: Settings, identifier: str) -> Trace:
-    url, broker_url = settings.redis_url.get_secret_value(), settings.broker.get_secret_value()
-    on_redis = broker_url.startswith(("redis", "unix"))
-    with connect(url) as client, connect(broker_url if on_redis else url) as broker:
-        found = TraceReader(client, broker if on_redis else None, settings).follow(identifier)
-    if not on_redis:
-        found.unseen.append("the workers' queues, which are on another broker")
-    return found
->>>>>>> room/d
 
 
 async def _latest(client: Any, visible: Visibility, limit: int) -> list[TraceRecord]:

@@ -29,10 +29,10 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="package")
 def people(browser: Browser, stack: Stack) -> Iterator[dict[str, Person]]:
-    """Those who look at the console, by the name of their key, each signed in, with a browser profile of their own."""
+    """Those who look at the console, by the role of their key, each signed in, with a browser profile of their own."""
     with ExitStack() as opened:
         yield {
-            name: opened.enter_context(signed_in(browser, stack.gateway_url, key)) for name, key in stack.keys.items()
+            role: opened.enter_context(signed_in(browser, stack.gateway_url, key)) for role, key in stack.keys.items()
         }
 
 
