@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from playwright.sync_api import Browser, ConsoleMessage, Dialog, Page, Request, ViewportSize
 
@@ -35,6 +35,19 @@ _OVERFLOW = """() => document.documentElement.scrollWidth <= window.innerWidth ?
         .filter(one => one.getBoundingClientRect().right > window.innerWidth + 1 && !one.closest('.scroll'))
         .map(one => one.outerHTML.slice(0, 200))"""
 
+#: Words that would run, or become elements, where they are taken for HTML or for a template, and turn the text around.
+HOSTILE = (
+    "<script>window.pwned = 'script'</script><img src=x onerror=\"window.pwned = 'image'\">"
+    "<svg onload=\"window.pwned = 'svg'\"></svg><a href=\"javascript:window.pwned = 'link'\">click</a>{{ 7 * 6 }}"
+    "\u202edesrever\u202c 👩‍👩‍👧‍👦 "
+)
+_INJECTED = """() => [
+    ...('pwned' in window ? [`it ran: ${window.pwned}`] : []),
+    ...[...document.querySelectorAll('img[src=x], svg[onload], a[href^="javascript:"], [onerror], [onload]')]
+        .map(one => one.outerHTML),
+    ...[...document.scripts].filter(one => one.text.startsWith('window.pwned')).map(one => one.outerHTML),
+]"""
+
 
 @dataclass
 class Person:
@@ -53,16 +66,25 @@ class Person:
         self.page.set_default_timeout(PATIENCE_S * 1000)
         self.page.on("console", self._on_console)
         self.page.on("pageerror", lambda error: self.faults.append(f"exception: {error}"))
-        self.page.on("requestfailed", lambda request: self.faults.append(f"failed: {request.url} {request.failure}"))
+        self.page.on("requestfailed", self._on_failure)
         self.page.on("request", self._on_request)
         self.page.on("dialog", self._on_dialog)
 
     def go(self, path: str) -> Page:
         """Open a page of the console, and wait until nothing in it is loading."""
         self.page.goto(f"{self.url}/console{path}")
-        self.page.locator("h1").wait_for()
+        self.page.locator("#main").wait_for()
         self.wait_until_loaded()
         return self.page
+
+    def of(self, user_id: str) -> Page:
+        """Open the page of a user."""
+        return self.go(self.path_of(user_id))
+
+    @staticmethod
+    def path_of(user_id: str) -> str:
+        """The path of the page of a user."""
+        return f"/people?{urlencode({'user': user_id})}"
 
     def wait_until_loaded(self) -> None:
         """Wait until nothing of the page says that it is loading."""
@@ -75,6 +97,11 @@ class Person:
         found: list[str] = self.page.evaluate(_VIOLATIONS, SERIOUS)
         return found
 
+    def injected(self) -> list[str]:
+        """What has run or become an element of what people said, see `HOSTILE`."""
+        found: list[str] = self.page.evaluate(_INJECTED)
+        return found
+
     def overflow(self) -> list[str]:
         """The elements that make the page wider than the window."""
         found: list[str] = self.page.evaluate(_OVERFLOW)
@@ -83,6 +110,10 @@ class Person:
     def _on_console(self, message: ConsoleMessage) -> None:
         if message.type == "error":
             self.faults.append(f"console: {message.text}")
+
+    def _on_failure(self, request: Request) -> None:
+        if request.failure != "net::ERR_ABORTED":  # the page was left
+            self.faults.append(f"failed: {request.url} {request.failure}")
 
     def _on_request(self, request: Request) -> None:
         parts = urlsplit(request.url)
