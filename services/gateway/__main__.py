@@ -102,6 +102,7 @@ def _server(app: ASGIApp, counts: PendingCounts, metrics: Metrics) -> uvicorn.Se
         http=partial(Connection, on_refusal=on_refusal),  # type: ignore[arg-type]  # it only calls it
         backlog=BACKLOG,
         log_config=None,
+        log_level="warning",  # each WebSocket is a line of its URL otherwise
         access_log=False,
         proxy_headers=False,  # uvicorn would believe them of every program of this machine; see `guarded`
         server_header=False,

@@ -12,17 +12,16 @@ from starlette.requests import Request
 from starlette.types import Scope
 
 from services.gateway.access import Caller, Right
-from services.gateway.app import Authenticator
-from services.gateway.console.guard import as_request
+from services.gateway.console.guard import ZONE
+from services.gateway.console.sessions import SessionCallers
 from services.gateway.console.texts import LANGUAGES, Language, Texts, preferred
 
 Theme = Literal["auto", "light", "dark"]
 THEMES: Final[tuple[Theme, ...]] = get_args(Theme)
-#: Cookies of a browser's preferences, which the page /console/preferences sets; `ZONE` is set by static/console.js.
+#: Cookies of a browser's preferences, which the page /console/preferences sets.
 LANGUAGE: Final = "keepsake_language"
 THEME: Final = "keepsake_theme"
 CONTENTS: Final = "keepsake_contents"
-ZONE: Final = "keepsake_zone"
 HIDDEN: Final = "hidden"
 
 log = structlog.get_logger()
@@ -34,22 +33,21 @@ class Viewer:
 
     Args:
         language: of the texts.
-        zone: in which times are shown.
         theme: light, dark, or as the system has it.
         hides: whether the viewer has switched contents off.
         url: of the page, path and query.
     """
 
     language: Language
-    zone: tzinfo
     theme: Theme
     hides: bool
     url: str
-    _authenticator: Authenticator
+    _zone: tzinfo
+    _callers: SessionCallers
     _scope: Scope
 
     @classmethod
-    def of(cls, request: Request, authenticator: Authenticator, zone: tzinfo) -> Viewer:
+    def of(cls, request: Request, callers: SessionCallers, zone: tzinfo) -> Viewer:
         """The viewer of a page.
 
         Args:
@@ -60,25 +58,30 @@ class Viewer:
         themes = [theme for theme in THEMES if theme == cookies.get(THEME)]
         return cls(
             language=chosen[0] if chosen else preferred(headers.get("accept-language", "")),
-            zone=_zone(cookies.get(ZONE, "")) or zone,
             theme=themes[0] if themes else "auto",
             hides=cookies.get(CONTENTS) == HIDDEN,
             url=request.url.path + (f"?{request.url.query}" if request.url.query else ""),
-            _authenticator=authenticator,
+            _zone=_zone_of(cookies.get(ZONE, "")) or zone,
+            _callers=callers,
             _scope=request.scope,
         )
+
+    @property
+    def zone(self) -> tzinfo:
+        """In which times are shown; at a first visit, the browser's own is known as soon as the page is connected."""
+        return _zone_of(self._scope["state"].get("zone", "")) or self._zone
 
     def texts(self, page: str) -> Texts:
         """The texts of a page in the viewer's language."""
         return Texts(page, self.language)
 
     def caller(self) -> Caller:
-        """Who it is by now: the key may have been revoked since the page was shown.
+        """Who it is by now: the key may have been revoked, or the session may have ended, since the page was shown.
 
         Raises:
             KeepsakeError: the key is not valid any more, or has made too many requests.
         """
-        return self._authenticator.caller(as_request(self._scope))
+        return self._callers.caller(self._scope)
 
     def may(self, right: Right) -> bool:
         """Whether the key had a right when the page was shown: whether to show what needs it."""
@@ -124,7 +127,7 @@ class Viewer:
         return caller.name.partition(":")[0]
 
 
-def _zone(name: str) -> tzinfo | None:
+def _zone_of(name: str) -> tzinfo | None:
     """The time zone that a browser names; None where it is none."""
     try:
         return ZoneInfo(name) if name else None

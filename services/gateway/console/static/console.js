@@ -1,17 +1,15 @@
-// The console's keys, and what a browser tells the server of itself: the time zone, in which times are shown.
+// The console's keys, what a browser tells the server of itself, and the end of a session.
 (() => {
+  // Times are shown in this zone; the page's WebSocket, which begins later, brings the cookie.
   const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
-  const known = document.cookie.split("; ").find((part) => part.startsWith("keepsake_zone="));
-  if (zone && (!known || known.slice(14) !== zone)) {
-    document.cookie = `keepsake_zone=${zone}; path=/console; max-age=31536000; samesite=lax`;
-    if (document.cookie.includes(`keepsake_zone=${zone}`)) location.reload();
-  }
-  new MutationObserver((_, observer) => {
-    const page = document.getElementById("console");
-    if (!page) return;
-    document.documentElement.lang = page.dataset.language;
-    observer.disconnect();
-  }).observe(document.documentElement, { childList: true, subtree: true });
+  if (zone) document.cookie = `keepsake_zone=${zone}; path=/console; max-age=31536000; samesite=lax`;
+  // Where the key was revoked, or another tab has signed out, the server closes the WebSocket: nothing stays on show.
+  document.addEventListener("DOMContentLoaded", () => {
+    window.socket?.on("disconnect", async () => {
+      const response = await fetch(location.href, { redirect: "manual", headers: { "NiceGUI-Check": "try_reconnect" } });
+      if (response.type === "opaqueredirect" || response.status === 403) location.reload();
+    });
+  });
   document.addEventListener("keydown", (event) => {
     const typing = event.target.closest("input, textarea, select, [contenteditable]");
     if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey && !event.altKey) {
