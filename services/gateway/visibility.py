@@ -8,7 +8,7 @@ from services.gateway.access import Caller
 from services.runtime.logging import user_id_hasher
 from services.runtime.settings import Settings
 from services.runtime.trace_reader import Trace
-from services.runtime.turn_reader import Search, Turn
+from services.runtime.turn import ReplyMemory, Search, Turn
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Visibility:
             searches=searches,
             reply_trace=reply_trace if reply_trace and self.sees(reply_trace.user) else None,
             reply_record=reply if sees_reply else None,
-            reply_memory=turn.reply_memory if sees_reply else type(turn.reply_memory)(),
+            reply_memory=turn.reply_memory if sees_reply else ReplyMemory(state="unknown", why="no_reply"),
             missing=turn.missing if is_own else [],
             trace=self.part_of(turn.trace),
         )

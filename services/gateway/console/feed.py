@@ -11,8 +11,8 @@ from typing import Any, Final
 import structlog
 from cachetools import LRUCache, TTLCache
 from keepsake_client.protocol import TRACE_FIELD, TRACES_STREAM, TraceRecord
-from keepsake_client.turns import TURN_FIELD, TURNS_STREAM, TurnRecord
-from pydantic import ValidationError
+from keepsake_client.turns import TURN_FIELD, TURNS_STREAM
+from pydantic import BaseModel, ValidationError
 from redis.exceptions import RedisError, ResponseError
 
 from services.gateway.app import Gateway
@@ -29,15 +29,19 @@ FIGURES_EVERY: Final = 5
 IDLE_S: Final = 30.0
 #: Rows that are kept, of 1 kB each.
 MAX_PASSED: Final = 20_000
-#: Records that one command reads.
+#: Records that one command reads; those of turns may have 64 kB each.
 PAGE: Final = 250
+PAGE_OF_TURNS: Final = 50
+#: Of the turn records that there are at first, the newest are read.
+MAX_TURNS_LOADED: Final = 2_000
 #: Characters of a text that a row has.
 MAX_WORDS: Final = 160
 
+_PAGES: Final = ((TRACES_STREAM, PAGE), (TURNS_STREAM, PAGE_OF_TURNS))
 #: What a turn record may name a row by: its kind, its user, and an id.
 Key = tuple[str, str, str]
-#: `words`, `reply` and `by_ai` of a row.
-Texts = tuple[str | None, str | None, bool]
+#: `words` and `reply` of a row.
+Texts = tuple[str | None, str | None]
 #: Is told the rows that are new or were completed, oldest first.
 Watcher = Callable[[list[Passed]], None]
 
@@ -151,34 +155,45 @@ class LiveFeed:
         changed: dict[str, Passed] = {}
         while True:
             async with self._redis.pipeline(transaction=False) as pipeline:
-                for stream, last in self._last.items():
-                    pipeline.xrange(stream, min=f"({last}" if last else "-", count=PAGE)
+                for stream, page in _PAGES:
+                    last = self._last[stream]
+                    pipeline.xrange(stream, min=f"({last}" if last else "-", count=page)
                 traces, turns = await pipeline.execute(raise_on_error=False)
             changed |= {row.entry_id: row for row in (*self._add_turns(turns), *self._add_traces(traces))}
-            if max(len(page) for page in (traces, turns) if isinstance(page, list)) < PAGE:
+            if len(traces) < PAGE and (isinstance(turns, Exception) or len(turns) < PAGE_OF_TURNS):
                 return sorted(changed.values(), key=_order)
 
     async def _load(self) -> list[Passed]:
-        """The rows of the last hour, as many as are kept; texts of the newest alone."""
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            pipeline.xrevrange(TURNS_STREAM, count=PAGE)
-            pipeline.xrevrange(TRACES_STREAM, count=1)
-            turns, newest = await pipeline.execute(raise_on_error=False)
-        self._add_turns(turns if isinstance(turns, Exception) else turns[::-1])
-        if isinstance(newest, Exception):
-            raise newest
-        horizon = f"{max(0, int((self._clock() - WINDOW_S) * 1000))}"
-        pages: list[Any] = []
-        end = newest[0][0].decode() if newest else ""
-        while end and len(pages) * PAGE < MAX_PASSED:
-            page = await self._redis.xrevrange(TRACES_STREAM, max=end, min=horizon, count=PAGE)
-            pages.append(page[::-1])
-            end = f"({page[-1][0].decode()}" if len(page) == PAGE else ""
-        for page in reversed(pages):
+        """The rows of the last hour, as many as are kept."""
+        since, self._since = self._since, self._clock() - WINDOW_S
+        try:
+            for page in await self._last_hour(TURNS_STREAM, PAGE_OF_TURNS, MAX_TURNS_LOADED):
+                self._add_turns(page)
+                await asyncio.sleep(0)  # others have their turn
+        except ResponseError as error:  # such as of a missing permission
+            self.texts_failure = error
+        try:
+            pages = await self._last_hour(TRACES_STREAM, PAGE, MAX_PASSED)
+        except (RedisError, OSError):
+            self._since = since
+            raise
+        for page in pages:
             self._add_traces(page)
-            await asyncio.sleep(0)  # others have their turn
-        self._since = self._passed[0].at if end and self._passed else self._clock() - WINDOW_S
+            await asyncio.sleep(0)
+        if sum(map(len, pages)) >= MAX_PASSED:
+            self._since = self._passed[0].at
         return list(self._passed)
+
+    async def _last_hour(self, stream: str, page: int, most: int) -> list[Any]:
+        """The pages of a stream of the last hour, oldest first, of `most` entries or a page more."""
+        horizon = max(0, int((self._clock() - WINDOW_S) * 1000))
+        found: list[Any] = []
+        end = "+"
+        while end and len(found) * page < most:
+            entries = await self._redis.xrevrange(stream, max=end, min=horizon, count=page)
+            found.append(entries[::-1])
+            end = f"({entries[-1][0].decode()}" if len(entries) == page else ""
+        return found[::-1]
 
     def _add_traces(self, entries: Any) -> Iterator[Passed]:
         """Add rows.
@@ -199,10 +214,12 @@ class LiveFeed:
             if row.type == "user_forget" and row.outcome == "ok":
                 self._forget_user(row.user)
             self._passed.append(row)
+            if row.kind == "reply" and row.request_id:
+                row.show_search(self._by_id.get(("search", row.user, row.request_id)))
             for key in _keys(row):
                 self._by_id[key] = row
                 if key in self._texts:
-                    row.words, row.reply, row.by_ai = self._texts[key]
+                    row.words, row.reply = self._texts[key]
             added.append(row)
         return iter(added)
 
@@ -215,13 +232,13 @@ class LiveFeed:
         for entry_id, fields in entries:
             self._last[TURNS_STREAM] = entry_id.decode()
             try:
-                record = TurnRecord.model_validate(decoded(fields.get(TURN_FIELD.encode(), b"")))
+                record = _Texts.model_validate(decoded(fields.get(TURN_FIELD.encode(), b"")))
             except ValidationError:
                 continue
             for key, texts in _texts_of(record):
                 self._texts[key] = texts
                 if (row := self._by_id.get(key)) is not None:
-                    row.words, row.reply, row.by_ai = texts
+                    row.words, row.reply = texts
                     completed.append(row)
         return iter(completed)
 
@@ -239,6 +256,19 @@ class LiveFeed:
             del self._texts[key]
 
 
+class _Texts(BaseModel):
+    """What a row has of a turn record; of candidates and prompt, which are most of it, no objects are made."""
+
+    kind: str
+    user: str = ""
+    message_id: str | None = None
+    request_id: str | None = None
+    query: str | None = None
+    text: str | None = None
+    reply: str | None = None
+    reply_message_id: str | None = None
+
+
 def _order(row: Passed) -> tuple[int, int]:
     milliseconds, _, number = row.entry_id.partition("-")
     return int(milliseconds), int(number)
@@ -250,15 +280,15 @@ def _keys(row: Passed) -> list[Key]:
     return [(row.kind, row.user, value) for value in ids.get(row.kind, ()) if value]
 
 
-def _texts_of(record: TurnRecord) -> Iterator[tuple[Key, Texts]]:
+def _texts_of(record: _Texts) -> Iterator[tuple[Key, Texts]]:
     """The texts of a record, with what it names the rows by that have them."""
     query, text, reply = _beginning(record.query), _beginning(record.text), _beginning(record.reply)
     if record.kind == "search":
-        found: list[tuple[str, str | None, Texts]] = [("search", record.request_id, (query, None, False))]
+        found: list[tuple[str, str | None, Texts]] = [("search", record.request_id, (query, None))]
     else:
-        found = [("reply", value, (text, reply, False)) for value in (record.message_id, record.request_id)]
-        found.append(("message", record.message_id, (text, None, False)))
-        found.append(("message", record.reply_message_id, (reply, None, True)))
+        found = [("reply", value, (text, reply)) for value in (record.message_id, record.request_id)]
+        found.append(("message", record.message_id, (text, None)))
+        found.append(("message", record.reply_message_id, (reply, None)))
     return (((kind, record.user, value), texts) for kind, value, texts in found if value)
 
 

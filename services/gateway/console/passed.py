@@ -74,7 +74,17 @@ class Passed:
             deadline_ms=record.deadline_ms,
             late_ms=record.late_ms,
             memories=record.memories,
+            by_ai=record.reply_to is not None,
         )
+
+    def show_search(self, search: Passed | None) -> None:
+        """Have the row of a reply show the times and the outcome of its search, where that is known: it has the budget."""
+        if search is None or not search.stages:
+            return
+        self.stages = (*search.stages, *(stage for stage in self.stages if stage[0] == "reply"))
+        self.total_ms, self.deadline_ms, self.late_ms = search.total_ms, search.deadline_ms, search.late_ms
+        if self.outcome == "ok":
+            self.outcome = search.outcome
 
     @property
     def turn_id(self) -> str:
