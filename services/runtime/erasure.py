@@ -32,6 +32,7 @@ from redis.exceptions import NoPermissionError
 
 from services.runtime.arrival import arrival
 from services.runtime.errors import ErasureRefused
+from services.runtime.extraction_figures import EXTRACTION_KEY
 from services.runtime.logging import user_id_hasher
 from services.runtime.queues import QUEUES, QueueKeys, taken_list
 from services.runtime.redis import connect
@@ -118,6 +119,8 @@ class Erasure:
                     self._erase_queue(task, QueueKeys(queue))
                     self._erase_queue(task, QueueKeys(f"{queue}.DQ"))
                     self._erase_dead_letters(task, QueueKeys(queue))
+        with _permitted(EXTRACTION_KEY):
+            self._client.delete(EXTRACTION_KEY)  # the extractor writes it again, without the user
         with _permitted(REJECTED_STREAM):
             self._erase_entries(REJECTED_STREAM, before, task.match.rejected)
         for stream, name in ((TRACES_STREAM, TRACE_FIELD), (TURNS_STREAM, TURN_FIELD)):

@@ -35,8 +35,10 @@ EMPTY_SWITCHES_OFF = {"ltm_response_repeats_ms"}
 
 #: Prefixes of settings that other programs' variables hardly have.
 PREFIXES = ("LTM_", "CHAT_", "MEMORY_", "ENABLE_LTM")
+#: The names, with commas between, of the variables that `ltm up` has set for its processes.
+SET_BY_UP = "LTM_SET_BY_UP"
 #: Variables with such a prefix that are no settings: the name of a process, and what systemd sets for a unit.
-OTHER_VARIABLES = {"LTM_PROCESS_NAME", "MEMORY_PRESSURE_WATCH", "MEMORY_PRESSURE_WRITE"}
+OTHER_VARIABLES = {"LTM_PROCESS_NAME", SET_BY_UP, "MEMORY_PRESSURE_WATCH", "MEMORY_PRESSURE_WRITE"}
 
 #: What Kubernetes puts into every container about a service that is called `memory` or `chat-ai`.
 SERVICE_VARIABLE = re.compile(r".*_(SERVICE_(HOST|PORT(_.+)?)|PORT(_\d+_(TCP|UDP)(_.+)?)?)")

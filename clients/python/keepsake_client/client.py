@@ -320,6 +320,12 @@ class Client:
         """See `AsyncClient.user_export`."""
         return self._wait(self._client.user_export(user_id, limit=limit, cursor=cursor, deadline_ms=deadline_ms))
 
+    def user_list(
+        self, prefix: str = "", *, limit: int = 50, cursor: str | None = None, deadline_ms: int | None = None
+    ) -> LTMResponse:
+        """See `AsyncClient.user_list`."""
+        return self._wait(self._client.user_list(prefix, limit=limit, cursor=cursor, deadline_ms=deadline_ms))
+
     def user_import(
         self,
         user_id: str,

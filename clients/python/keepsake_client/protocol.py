@@ -65,6 +65,7 @@ from keepsake_client.requests import (
     UserExportData,
     UserForgetData,
     UserImportData,
+    UserListData,
     parse_request,
 )
 from keepsake_client.tolerance import DEFAULTS, MessageDefaults, read_event
@@ -133,6 +134,8 @@ __all__ = [
     "UserExportData",
     "UserForgetData",
     "UserImportData",
+    "UserListData",
+    "UserSummary",
     "WireModel",
     "alive_key",
     "check_length",
@@ -356,6 +359,25 @@ class ProfileChange(WireModel):
     evidence: list[str] = Field(default_factory=list)
 
 
+class UserSummary(WireModel):
+    """A user in a list of users.
+
+    Attributes:
+        memories, facts, superseded: how many there are, of all characters.
+        at_least: there are more than one of these numbers says.
+        last_at: when the last message was said, in seconds since 1970; None where there is none.
+        agents: the characters that something is kept of, the first twenty.
+    """
+
+    user_id: str
+    memories: int = 0
+    facts: int = 0
+    superseded: int = 0
+    at_least: bool = False
+    last_at: float | None = None
+    agents: list[str] = Field(default_factory=list)
+
+
 _OPTIONAL_FIELDS = (
     "profile_version",
     "profile_updated_at",
@@ -368,6 +390,7 @@ _OPTIONAL_FIELDS = (
     "deleted",
     "history",
     "records",
+    "users",
     "context",
     "context_parts",
     "candidates",
@@ -390,6 +413,7 @@ class LTMResponse(WireModel):
         known, deleted: of a user_import, how many were there, and how many stay deleted.
         history: of a memory_get, every change of the memory, oldest first.
         records: of a user_export.
+        users: of a user_list, in the order of their ids.
         context, context_parts: of a context, the text and what it contains.
         candidates, cut: of a search or context that asks for an explanation, the best memories that were ranked,
             returned or not, and where the results end.
@@ -413,6 +437,7 @@ class LTMResponse(WireModel):
     deleted: int | None = None
     history: list[MemoryChange] | None = None
     records: list[dict[str, Any]] | None = None
+    users: list[UserSummary] | None = None
     context: str | None = None
     context_parts: ContextParts | None = None
     candidates: list[Candidate] | None = None

@@ -13,6 +13,8 @@ from keepsake_client.protocol import ContextParts, LTMResponse, Memory, RequestT
 
 #: How long a `user_forget` is waited for that has no deadline.
 FORGET_TIMEOUT_MS = 60_000
+#: Who asks for a list of users: every request names a user, and this one is about none.
+OPERATOR = "operator"
 
 log = logging.getLogger(__name__)
 
@@ -383,6 +385,21 @@ class Verbs(ABC):
         restoring = {"restore_deleted": True} if restore_deleted else {}
         data = {"records": [dict(record) for record in records], **restoring}
         return await self.request("user_import", user_id, data, deadline_ms=deadline_ms)
+
+    async def user_list(
+        self, prefix: str = "", *, limit: int = 50, cursor: str | None = None, deadline_ms: int | None = None
+    ) -> LTMResponse:
+        """A page of the users whose ids begin with `prefix`, by id: `users` and, where more follow, `next_cursor`.
+
+        Args:
+            limit: the most users on the page, 1 to 100.
+            cursor: the `next_cursor` of the page before.
+
+        Raises:
+            RequestTimeout, RequestFailed, Unavailable, InvalidMessage, Disabled
+        """
+        data = {"prefix": prefix, "limit": limit, **_given(cursor=cursor)}
+        return await self.request("user_list", OPERATOR, data, deadline_ms=deadline_ms)
 
 
 def _given(**options: Any) -> dict[str, Any]:

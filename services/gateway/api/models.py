@@ -17,6 +17,7 @@ from keepsake_client.protocol import (
     MemoryUpdateMessage,
     SearchData,
     TraceRecord,
+    UserSummary,
     WireModel,
 )
 from keepsake_client.requests import PAGE, PageLimit
@@ -94,6 +95,17 @@ class Counted(WireModel):
     """How many memories were deleted or, with `dry_run`, would be."""
 
     count: int
+
+
+class Users(WireModel):
+    """A page of users.
+
+    Attributes:
+        next_cursor: where more follow.
+    """
+
+    users: list[UserSummary]
+    next_cursor: str | None = None
 
 
 class Corrected(WireModel):
