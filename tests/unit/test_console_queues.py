@@ -183,9 +183,7 @@ def test_a_dead_letter_is_dropped_once_that_is_confirmed(failed: Failed) -> None
         app.user.find(kind=ui.button, content="Drop").click()
         await app.user.should_see("What it was to do will not be done")
         assert failed.done == []
-        with app.user:
-            [dialog] = app.user.find(ui.dialog).elements
-        with app.user.scope(dialog):
+        with app.user.scope(ui.dialog):
             app.user.find(kind=ui.button, content="Drop").click()
         await app.user.should_see("No message has failed")
         assert failed.done == ["drop letter-1"]
