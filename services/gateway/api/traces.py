@@ -12,13 +12,13 @@ from pydantic import Field, ValidationError
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
-from services.gateway.access import Caller, Right
+from services.gateway.access import Right
 from services.gateway.api.models import TraceAnswer
 from services.gateway.api.wire import QueryParameters, problems
 from services.gateway.app import CallerOf, Gateway
 from services.gateway.problems import JSONResponse
+from services.gateway.visibility import Visibility
 from services.runtime.id_matcher import decoded
-from services.runtime.logging import user_id_hasher
 from services.runtime.redis import connect
 from services.runtime.settings import Settings
 from services.runtime.trace_reader import Trace, TraceReader
@@ -67,8 +67,7 @@ def routes(gateway: Gateway) -> APIRouter:
     async def traces(caller: CallerOf, query: Annotated[TraceQuery, Query()]) -> JSONResponse:
         """What happened to an id, or the latest records; none of users that the key is not for."""
         caller.check(Right.TRACE)
-        caller.agent_of(None, all_agents=True)
-        visible = _Visible(caller, gateway.settings)
+        visible = Visibility.of(caller, gateway.settings)
         try:
             if query.id is None:
                 records = await _latest(gateway.redis, visible, query.limit)
@@ -82,26 +81,6 @@ def routes(gateway: Gateway) -> APIRouter:
     return router
 
 
-class _Visible:
-    """Which records a caller may see: those of its users. Where users are hashed, a prefix of ids matches none."""
-
-    def __init__(self, caller: Caller, settings: Settings) -> None:
-        self._all = caller.user is None and not caller.users
-        self._user = None if caller.user is None else user_id_hasher(settings)(caller.user)
-        self._prefix = caller.users if settings.ltm_log_user_ids else ""
-
-    def sees(self, record: TraceRecord) -> bool:
-        if self._user is not None:
-            return record.user == self._user
-        return self._all or (self._prefix != "" and record.user.startswith(self._prefix))
-
-    def part_of(self, trace: Trace) -> Trace:
-        """What the caller sees of it; what waits does not say whose it is."""
-        if self._all:
-            return trace
-        return Trace(id=trace.id, records=[record for record in trace.records if self.sees(record)])
-
-
 def _follow(settings: Settings, identifier: str) -> Trace:
     url, broker_url = settings.redis_url.get_secret_value(), settings.broker.get_secret_value()
     on_redis = broker_url.startswith(("redis", "unix"))
@@ -112,7 +91,7 @@ def _follow(settings: Settings, identifier: str) -> Trace:
     return found
 
 
-async def _latest(client: Any, visible: _Visible, limit: int) -> list[TraceRecord]:
+async def _latest(client: Any, visible: Visibility, limit: int) -> list[TraceRecord]:
     """The latest records that a caller sees, oldest first."""
     found: list[TraceRecord] = []
     for _, fields in await client.xrevrange(TRACES_STREAM, count=MAX_LOOKED_AT):
@@ -120,7 +99,7 @@ async def _latest(client: Any, visible: _Visible, limit: int) -> list[TraceRecor
             record = TraceRecord.model_validate(decoded(fields.get(TRACE_FIELD.encode(), b"")))
         except ValidationError:
             continue  # of a later version
-        if visible.sees(record):
+        if visible.sees(record.user):
             found.append(record)
         if len(found) == limit:
             break

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from keepsake_client.errors import KeepsakeError, RequestTimeout, Unavailable
 from keepsake_client.protocol import clean
@@ -94,22 +94,29 @@ def moment(viewer: Viewer, text: Texts, seconds: float | None, *, relative: bool
     """
     if seconds is None:
         return
-    try:
-        when = datetime.fromtimestamp(seconds, viewer.zone)
-    except (ValueError, OverflowError, OSError):  # a time beyond the calendar, of another program
+    if (shown := clock(viewer, seconds)) is None:
         span(str(seconds))
         return
     with ui.element("time") as element:
-        element.props["datetime"] = when.isoformat()
-        element.props["title"] = when.isoformat(" ", "milliseconds")
-        is_today = when.date() == datetime.now(viewer.zone).date()
-        span(
-            age(text, time.time() - seconds)
-            if relative
-            else f"{when:%H:%M:%S}"
-            if is_today
-            else f"{when:%Y-%m-%d %H:%M}"
-        )
+        element.props["datetime"] = element.props["title"] = shown.exact
+        span(age(text, time.time() - seconds) if relative else shown.short)
+
+
+class Clock(NamedTuple):
+    """A time in a viewer's zone: of today without the date, and the exact one."""
+
+    short: str
+    exact: str
+
+
+def clock(viewer: Viewer, seconds: float) -> Clock | None:
+    """A time in the viewer's zone; None where it is beyond the calendar, of another program."""
+    try:
+        when = datetime.fromtimestamp(seconds, viewer.zone)
+    except (ValueError, OverflowError, OSError):
+        return None
+    is_today = when.date() == datetime.now(viewer.zone).date()
+    return Clock(f"{when:%H:%M:%S}" if is_today else f"{when:%Y-%m-%d %H:%M}", when.isoformat(" ", "milliseconds"))
 
 
 def age(text: Texts, seconds: float) -> str:
@@ -120,6 +127,13 @@ def age(text: Texts, seconds: float) -> str:
         if seconds < below:
             return text(name, n=int(seconds / unit))
     return text("ago_d", n=int(seconds / 86_400))
+
+
+def duration(text: Texts, ms: float) -> str:
+    """A time span, exactly enough to compare."""
+    if ms < 10_000:
+        return text("ms", n=f"{ms:,.0f}" if ms >= 10 else f"{ms:.1f}")
+    return text("seconds", n=f"{ms / 1000:,.1f}")
 
 
 def empty(words: str, command: str | None = None) -> None:
