@@ -20,7 +20,7 @@ from services.runtime.stack_metrics import StackFigures
 WIDTH: Final = 240
 HEIGHT: Final = 24
 #: Of the messages of a queue that do not wait for a worker.
-_OTHER_STATES: Final = ("working", "delayed", "dead")
+_OTHER_STATES: Final = ("dead", "working", "delayed")
 
 
 class _Row:
@@ -43,7 +43,7 @@ class _Row:
                 self._chart.props["viewBox"] = f"-1 -1 {WIDTH + 2} {HEIGHT + 2}"
                 with self._chart:
                     self._line = ui.element("path")
-            self._now, self._most, *self._others = (_figure() for _ in range(2 + len(_OTHER_STATES)))
+            self._now, *self._others, self._most = (_figure() for _ in range(2 + len(_OTHER_STATES)))
 
     def show(self, samples: list[Sample], figures: StackFigures, now: float) -> None:
         """Show the figures of this moment; only what has changed is sent to the browser."""
@@ -56,7 +56,7 @@ class _Row:
         for shown, state in zip(self._others, _OTHER_STATES, strict=True):
             shown.set_text(f"{states[state]:,}" if state in states else "")
         is_bad = bool(states.get("dead"))
-        self._others[-1].classes(add="bad" if is_bad else "", remove="" if is_bad else "bad")
+        self._others[0].classes(add="bad" if is_bad else "", remove="" if is_bad else "bad")
         _set(self._line, "d", line_of(points, WIDTH, HEIGHT))
         words = self._text("course", name=self._text(self._name), now=self._now.text, most=self._most.text)
         _set(self._chart, "aria-label", words)
@@ -72,7 +72,7 @@ def waiting(viewer: Viewer, text: Texts, sampler: DepthSampler, settings: Settin
     with panel(text("waiting")):
         state = ui.element("div")
         with ui.element("div").classes("scroll"), ui.element("table").classes("depths"):
-            head(text, ["what", "last_hour"], ["waits_now", "most", *_OTHER_STATES])
+            head(text, ["what", "last_hour"], ["waits_now", *_OTHER_STATES, "most"])
             body = ui.element("tbody")
         rows: dict[str, _Row] = {}
         said: list[str] = []
