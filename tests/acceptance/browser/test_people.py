@@ -132,14 +132,14 @@ def test_who_may_only_read_sees_no_buttons_that_change(
 
 
 def test_an_operator_sees_no_contents(people: dict[str, Person], memory: Client, user: str) -> None:
-    """Given a key of an operator, I expect no page of a user, and no words on the live page."""
+    """Given an operator's key, I expect no page of a user, and a search on the live page without its words."""
     memory.add(user, "My password is swordfish.")
-    memory.search(user, "What is my swordfish password?")
     operator = people["operator"]
 
-    refused = operator.of(user)
-    expect(refused.get_by_role("alert")).to_contain_text("ltm key create --may read")
+    expect(operator.of(user).get_by_role("alert")).to_contain_text("ltm key create --may read")
     live = operator.go("/")
-    expect(live.get_by_text("hidden").first).to_be_visible(timeout=PATIENCE_S * 1000)
+    live.get_by_label("What", exact=True).select_option("searches")
+    memory.search(user, "What is my swordfish password?")
+    expect(live.get_by_role("row").filter(has_text=user)).to_have_count(1, timeout=PATIENCE_S * 1000)
 
     assert "swordfish" not in live.content()
