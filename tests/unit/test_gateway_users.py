@@ -49,7 +49,7 @@ def test_users_are_listed_in_pages(http: GatewayApp) -> None:
     ],
 )
 def test_a_key_sees_its_own_users_alone(http: GatewayApp, caller: Caller, prefix: str, asked: str | None) -> None:
-    """Given a key for some users, I expect no others asked for; where the prefix is of none of them, nobody."""
+    """Given a key for some users, I expect no others asked for; where the prefix is of none of them, nothing."""
     http.keys.of = caller
 
     response = http.send("GET", f"/v1/users?prefix={prefix}")
