@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from functools import partial
@@ -77,6 +78,8 @@ async def run(settings: Settings, _: asyncio.Event) -> None:
         address = settings.model_copy(update={"ltm_gateway_port": port}).gateway_url
         log.info("started", address=address)
         alive = [lambda: server.started, authentication.alive]
+        gc.collect()
+        gc.freeze()  # of what stays, nothing is looked through again, while requests wait
         async with send_heartbeats(redis, NAME, alive, record=ProcessRecord(address=address)):
             await server.serve([listener])  # which handles SIGTERM and SIGINT itself
         log.info("stopped")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
 from keepsake_client.errors import KeepsakeError, RequestTimeout, Unavailable
 from keepsake_client.protocol import clean
 from nicegui import ui
+from nicegui.elements.mixins.text_element import TextElement
 from redis.exceptions import RedisError
 
 from services.gateway.access import Unauthorized
@@ -36,6 +37,11 @@ def link(label: str, url: str) -> ui.element:
 def span(text: str, classes: str = "") -> ui.element:
     """A piece of text, which is never read as HTML."""
     return ui.label(str(clean(text))).classes(f"inline {classes}")
+
+
+def cell(text: str, classes: str = "") -> ui.element:
+    """A cell of a table, with a piece of text in it."""
+    return TextElement(tag="td", text=str(clean(text))).classes(classes)
 
 
 def heading(text: str, level: int = 2) -> ui.element:
@@ -160,8 +166,15 @@ async def attempted(text: Texts, work: Awaitable[T]) -> T | None:
     try:
         return await work
     except (KeepsakeError, RedisError, OSError) as error:
-        ui.notify(reason_of(text, error), type="negative", position="bottom", close_button=True, timeout=10_000)
+        _notify_of(text, error)
         return None
+    except Exception as error:
+        _notify_of(text, error)
+        raise  # a fault, which `door.add_console` has logged and counted
+
+
+def _notify_of(text: Texts, error: BaseException) -> None:
+    ui.notify(reason_of(text, error), type="negative", position="bottom", close_button=True, timeout=10_000)
 
 
 def loaded(text: Texts, load: Callable[[], Awaitable[T]], show: Callable[[T], Any]) -> ui.element:
@@ -176,11 +189,16 @@ def loaded(text: Texts, load: Callable[[], Awaitable[T]], show: Callable[[T], An
         try:
             found = await load()
         except Exception as error:
+            if place.is_deleted:
+                return
             with place:
                 place.clear()
                 failure(text, error)
+                button(text("retry"), fill)
             if not isinstance(error, KeepsakeError | RedisError | OSError):
                 raise  # a fault, which `door.add_console` has logged and counted
+            return
+        if place.is_deleted:  # the page was closed meanwhile
             return
         with place:
             place.clear()
@@ -192,6 +210,16 @@ def loaded(text: Texts, load: Callable[[], Awaitable[T]], show: Callable[[T], An
         span(text("loading"), "state quiet").props('role="status"')
         ui.timer(0, fill, once=True)
     return place
+
+
+async def paced(rows: Iterable[T]) -> AsyncIterator[T]:
+    """The rows of a long list one by one, between which the gateway serves others: a row takes it a millisecond or two.
+
+    For an asynchronous `show` of `loaded`.
+    """
+    for row in rows:
+        yield row
+        await asyncio.sleep(0)
 
 
 async def confirmed(text: Texts, question: str, lines: Sequence[str], action: str) -> bool:
