@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from functools import partial
@@ -74,10 +75,13 @@ async def run(settings: Settings, _: asyncio.Event) -> None:
         doors = guarded(app, proxies, origins, authentication.refused)
         server = _server(doors, counts, metrics)
         port = listener.getsockname()[1]  # chosen by the system where the setting is 0
-        address = settings.model_copy(update={"ltm_gateway_port": port}).gateway_url
-        log.info("started", address=address)
+        listening = settings.model_copy(update={"ltm_gateway_port": port})
+        record = ProcessRecord(address=listening.gateway_url, console=listening.console_url)
+        log.info("started", address=record.address)
         alive = [lambda: server.started, authentication.alive]
-        async with send_heartbeats(redis, NAME, alive, record=ProcessRecord(address=address)):
+        gc.collect()
+        gc.freeze()  # of what stays, nothing is looked through again, while requests wait
+        async with send_heartbeats(redis, NAME, alive, record=record):
             await server.serve([listener])  # which handles SIGTERM and SIGINT itself
         log.info("stopped")
 

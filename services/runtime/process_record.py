@@ -49,6 +49,7 @@ class ProcessRecord(BaseModel):
             for the pipeline's own Redis.
         engine: of a process that has the default embedder, its engine.
         address: of the gateway, where it listens.
+        console: of the gateway, the address of its console for a browser on its machine.
         version: of Keepsake.
         started_at: in seconds since 1970.
         uses: what it depends on.
@@ -58,6 +59,7 @@ class ProcessRecord(BaseModel):
     broker: str | None = None
     engine: str | None = None
     address: str | None = None
+    console: str | None = None
     version: str | None = None
     started_at: float | None = None
     uses: list[Dependency] = []

@@ -497,6 +497,12 @@ class Settings(BaseSettings):
         return http_url(self.ltm_gateway_host, self.ltm_gateway_port)
 
     @property
+    def console_url(self) -> str | None:
+        """The address of the console for a browser on this machine; None where there is no console."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.ltm_gateway_host, self.ltm_gateway_host)  # noqa: S104  replaced
+        return f"{http_url(host, self.ltm_gateway_port)}/" if self.ltm_console else None
+
+    @property
     def request_queues(self) -> tuple[str, ...]:
         """The lists that requests are taken from."""
         return (self.ltm_requests_queue, *([self.ltm_manage_queue] if self.ltm_manage_queue else []))

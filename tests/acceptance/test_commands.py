@@ -47,6 +47,16 @@ def test_up_reports_each_process_once_and_then_the_addresses(stack: Stack) -> No
     assert f"  Redis       {stack.redis_url}" in lines
 
 
+def test_the_last_line_of_up_is_the_address_of_the_console(stack: Stack) -> None:
+    """Given a stack with a gateway, I expect its console's address after all else, also in `ltm status`."""
+    wait_until(lambda: "Console: " in stack.printed(), description="the last line")
+    lines = stack.printed().splitlines()
+    console = f"{stack.ready['gateway_url']}/"
+
+    assert lines[lines.index(next(line for line in lines if "Ctrl-C stops" in line)) + 1] == f"Console: {console}"
+    assert f"(console {console})" in ltm(stack, "status").stdout
+
+
 def test_the_ready_file_holds_the_pid_of_each_process(stack: Stack) -> None:
     assert sorted(stack.pids) == sorted(STARTED)
     assert all(psutil.Process(pid).ppid() == stack.process.pid for pid in stack.pids.values())

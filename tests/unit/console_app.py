@@ -61,7 +61,7 @@ async def _console(**settings: Any) -> AsyncIterator[ConsoleApp]:
 
 
 @contextmanager
-def _simulated() -> Iterator[None]:
+def simulated() -> Iterator[None]:
     """NiceGUI's globals as new within the block, and its browser simulated."""
     modules = dict(sys.modules)
     os.environ["NICEGUI_USER_SIMULATION"] = "true"
@@ -81,5 +81,5 @@ def look(story: Callable[[ConsoleApp], Awaitable[None]], **settings: Any) -> Non
         async with _console(**settings) as app:
             await story(app)
 
-    with _simulated():
+    with simulated():
         asyncio.run(run())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -37,6 +37,11 @@ def link(label: str, url: str) -> ui.element:
 def span(text: str, classes: str = "") -> ui.label:
     """A piece of text, which is never read as HTML."""
     return ui.label(str(clean(text))).classes(f"inline {classes}")
+
+
+def cell(text: str, classes: str = "") -> ui.element:
+    """A cell of a table, with a piece of text in it."""
+    return TextElement(tag="td", text=str(clean(text))).classes(classes)
 
 
 def heading(text: str, level: int = 2) -> ui.element:
@@ -188,8 +193,15 @@ async def attempted(text: Texts, work: Awaitable[T]) -> T | None:
     try:
         return await work
     except (KeepsakeError, RedisError, OSError) as error:
-        ui.notify(reason_of(text, error), type="negative", position="bottom", close_button=True, timeout=10_000)
+        _notify_of(text, error)
         return None
+    except Exception as error:
+        _notify_of(text, error)
+        raise  # a fault, which `door.add_console` has logged and counted
+
+
+def _notify_of(text: Texts, error: BaseException) -> None:
+    ui.notify(reason_of(text, error), type="negative", position="bottom", close_button=True, timeout=10_000)
 
 
 def loaded(text: Texts, load: Callable[[], Awaitable[T]], show: Callable[[T], Any]) -> ui.element:
@@ -204,11 +216,16 @@ def loaded(text: Texts, load: Callable[[], Awaitable[T]], show: Callable[[T], An
         try:
             found = await load()
         except Exception as error:
+            if place.is_deleted:
+                return
             with place:
                 place.clear()
                 failure(text, error)
+                button(text("retry"), fill)
             if not isinstance(error, KeepsakeError | RedisError | OSError):
                 raise  # a fault, which `door.add_console` has logged and counted
+            return
+        if place.is_deleted:  # the page was closed meanwhile
             return
         with place:
             place.clear()
@@ -232,6 +249,16 @@ def head(text: Texts, columns: Sequence[str], numbers: Sequence[str] = ()) -> No
         for name in (*columns, *numbers):
             with ui.element("th").props('scope="col"').classes("number" if name in numbers else ""):
                 span(text(name))
+
+
+async def paced(rows: Iterable[T]) -> AsyncIterator[T]:
+    """The rows of a long list one by one, between which the gateway serves others: a row takes it a millisecond or two.
+
+    For an asynchronous `show` of `loaded`.
+    """
+    for row in rows:
+        yield row
+        await asyncio.sleep(0)
 
 
 async def confirmed(text: Texts, question: str, lines: Sequence[str], action: str) -> bool:
