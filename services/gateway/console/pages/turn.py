@@ -92,7 +92,7 @@ class TurnPage:
         TurnStory(self._viewer, text, turn, names_users=names_users)
         self._missing(turn)
         with ui.element("nav").classes("neighbours") as nav:
-            nav.props["aria-label"] = text("timeline")
+            nav.props["aria-label"] = text("neighbours")
             for name, identifier in (("earlier", neighbours.earlier), ("later", neighbours.later)):
                 if identifier:
                     link(text(name), turn_url(identifier))
