@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -172,7 +172,7 @@ class Person:
         self.viewer.changed("user_forget", user_id=self.user_id, count=response.count)
         return response.count or 0
 
-    async def store(self, parts: AsyncIterator[bytes], *, restore_deleted: bool) -> AsyncIterator[dict[str, int]]:
+    async def store(self, parts: AsyncIterator[bytes], *, restore_deleted: bool) -> AsyncGenerator[dict[str, int]]:
         """Import a file; yields the counts by then. An import that is not read to its end stops."""
         self.viewer.permit(Right.IMPORT, self.user_id)
         tally: dict[str, int] = {}

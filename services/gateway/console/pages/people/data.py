@@ -6,7 +6,9 @@ from contextlib import aclosing
 from typing import Any
 from urllib.parse import urlencode
 
+from keepsake_client.protocol import UserSummary
 from nicegui import events, ui
+from nicegui.elements.mixins.text_element import TextElement
 
 from services.gateway.access import Right
 from services.gateway.console.components import (
@@ -22,6 +24,7 @@ from services.gateway.console.components import (
     span,
 )
 from services.gateway.console.guard import ROOT
+from services.gateway.console.pages.people.finding import counts_of
 from services.gateway.console.people.asked import PEOPLE
 from services.gateway.console.people.person import Person, Preview
 from services.gateway.console.texts import Texts
@@ -36,6 +39,7 @@ def show(person: Person, text: Texts) -> None:
         with panel(text("export")):
             with ui.element("p"):
                 span(text("export_help"))
+            loaded(text, person.summary, lambda summary: _counted(text, summary))
             name, value = person.asked.named
             link(text("export_file"), f"{PEOPLE}/export?{urlencode({name: value})}")
     if viewer.may(Right.IMPORT):
@@ -44,6 +48,11 @@ def show(person: Person, text: Texts) -> None:
     if viewer.may(Right.FORGET):
         with panel(text("forget")):
             _Forgetting(person, text).show()
+
+
+def _counted(text: Texts, summary: UserSummary) -> None:
+    with ui.element("p").classes("quiet"):
+        span(text("export_count", **counts_of(summary)))
 
 
 class _Import:
@@ -60,19 +69,22 @@ class _Import:
             span(text("import_help"))
         self._restores = ui.checkbox(text("restore_deleted"))
         self._upload = ui.upload(
-            label=text("choose_file"),
             max_files=1,
             max_file_size=BODY_LIMITS[f"{ROOT}/"],
             auto_upload=True,
             on_upload=self._store,
             on_rejected=lambda: self._say(text("file_rejected")),
-        ).props('accept=".jsonl,.ndjson,.json" flat bordered')
+        ).props('accept=".jsonl,.ndjson,.json"')
+        self._upload.classes("uploader")  # its button is the one below
+        pick = TextElement(tag="button", text=text("choose_file")).props('type="button"').classes("submit")
+        pick.on("click", js_handler=f"() => getElement({self._upload.id}).$refs.qRef.pickFiles()")
         self._place = ui.element("div").props('role="status"')
 
     async def _store(self, event: events.UploadEventArguments) -> None:
         """Import the file page by page, until its end, an error, or until it is cancelled."""
         self._is_cancelled = False
-        total, read, tally = event.file.size(), 0, {}
+        read, tally = 0, {}
+        self._begin(event.file.size())
 
         async def parts() -> Any:
             nonlocal read
@@ -87,7 +99,7 @@ class _Import:
                     if self._is_cancelled or self._place.is_deleted:
                         self._end(self._text("import_cancelled"), tally)
                         return
-                    self._progress(tally, read, total)
+                    self._progress(tally, read)
             self._end(self._text("import_done"), tally)
         except ImportStopped as error:
             self._end(reason_of(self._text, error), dict(error.extensions), is_failure=True)
@@ -102,29 +114,32 @@ class _Import:
     def _cancel(self) -> None:
         self._is_cancelled = True
 
-    def _progress(self, tally: dict[str, int], read: int, total: int) -> None:
+    def _begin(self, total: int) -> None:
         self._place.clear()
         with self._place:
-            bar = ui.element("progress")
-            bar.props.update({"value": read, "max": max(total, 1), "aria-label": self._text("progress")})
-            self._counts(tally)
+            self._bar = ui.element("progress").props('value="0"')
+            self._bar.props.update({"max": max(total, 1), "aria-label": self._text("progress")})
+            self._counted = ui.label().classes("counted")
             action(self._text("cancel"), self._cancel)
+
+    def _progress(self, tally: dict[str, int], read: int) -> None:
+        self._bar.props["value"] = read
+        self._counted.set_text(self._counts(tally))
 
     def _end(self, words: str, tally: dict[str, int], *, is_failure: bool = False) -> None:
         self._say(words, is_failure=is_failure)
         with self._place:
-            self._counts(tally)
-            if is_failure:
-                span(self._text("import_again"), "quiet")
+            for line in [self._counts(tally), *([self._text("import_again")] if is_failure else [])]:
+                with ui.element("p"):
+                    span(line)
 
     def _say(self, words: str, *, is_failure: bool = True) -> None:
         self._place.clear()
         with self._place, ui.element("p").classes("state failure" if is_failure else "state"):
             span(words)
 
-    def _counts(self, tally: dict[str, int]) -> None:
-        with ui.element("p"):
-            span(self._text("import_counts", **{name: f"{count:,}" for name, count in tally.items()}))
+    def _counts(self, tally: dict[str, int]) -> str:
+        return self._text("import_counts", **{name: f"{count:,}" for name, count in tally.items()})
 
 
 class _Forgetting:

@@ -106,9 +106,9 @@ def _row(viewer: Viewer, text: Texts, user: UserSummary) -> None:
     with ui.element("tr"):
         with ui.element("th").props('scope="row"').classes("user"):
             link(user.user_id, person_url(user.user_id)).classes("name").props('dir="auto"')
-        for count in (user.memories, user.facts, user.superseded):
+        for count in counts_of(user).values():
             with ui.element("td").classes("number"):
-                span(counted(count, at_least=user.at_least))
+                span(count)
         with ui.element("td"):
             moment(viewer, text, user.last_at, relative=True)
         with ui.element("td"):
@@ -118,6 +118,8 @@ def _row(viewer: Viewer, text: Texts, user: UserSummary) -> None:
                 span("…")
 
 
-def counted(count: int, *, at_least: bool) -> str:
-    """A number of memories, which is counted up to a bound."""
-    return f"{count:,}+" if at_least and count >= 10_000 else f"{count:,}"
+def counts_of(user: UserSummary) -> dict[str, str]:
+    """The numbers of messages and facts, as they are shown: each is counted up to a bound."""
+    counts = {"memories": user.memories, "facts": user.facts, "superseded": user.superseded}
+    most = max(counts.values())
+    return {name: f"{n:,}+" if user.at_least and n == most else f"{n:,}" for name, n in counts.items()}

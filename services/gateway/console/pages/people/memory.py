@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
@@ -26,6 +27,7 @@ from services.gateway.console.guard import ROOT
 from services.gateway.console.people.person import Person
 from services.gateway.console.people.profile import as_json
 from services.gateway.console.texts import Texts
+from services.gateway.console.viewer import Viewer
 
 #: Characters of a content in a question.
 _QUOTED = 200
@@ -50,33 +52,35 @@ class MemoryView:
         self._element = ui.element("article").classes("memory")
         with self._element:
             self._show_content()
-            with ui.element("div").classes("row"):
-                action(self._text("details"), self._toggle)
-                if (told_by := _turn_id(self._memory)) and self._viewer.may(Right.TRACE):
-                    link(self._text("turn"), f"{ROOT}/turn?{urlencode({'id': told_by})}")
             self._details = ui.element("div").classes("details")
         return self._element
 
     def _show_content(self) -> None:
+        self._content = ui.element("div").classes("superseded" if self._is_superseded else "")
+        with self._content:
+            with ui.element("div").classes("said quiet"):
+                self._show_origin()
+                action(self._text("details"), self._toggle)
+                if (turn_id := _turn_id(self._memory)) and self._viewer.may(Right.TRACE):
+                    link(self._text("turn"), f"{ROOT}/turn?{urlencode({'id': turn_id})}")
+            content(self._viewer, self._text, self._memory.content)
+
+    def _show_origin(self) -> None:
+        """Show who said it and when, and how well it matches."""
         memory, text = self._memory, self._text
-        place = ui.element("div").classes("superseded" if self._is_superseded else "")
-        with place:
-            with ui.element("p").classes("said quiet"):
-                moment(self._viewer, text, memory.timestamp)
-                span(text(f"source_{memory.source}"))
-                if memory.speaker is not None:
-                    name(memory.speaker.name or memory.speaker.id or "")
-                for label, value in (("agent", memory.agent_id), ("about", memory.about), ("when", memory.when)):
-                    if value is not None:
-                        span(text(label))
-                        name(value)
-                if self._is_superseded:
-                    span(text("superseded_since"))
-                    moment(self._viewer, text, _seconds(memory.metadata.get("superseded_at")))
-                if memory.score is not None:
-                    _score(text, memory)
-            content(self._viewer, text, memory.content)
-        self._content = place
+        if memory.score is not None:
+            _score(text, memory)
+        moment(self._viewer, text, memory.timestamp)
+        span(text(f"source_{memory.source}"))
+        if memory.speaker is not None:
+            name(memory.speaker.name or memory.speaker.id or "")
+        for label, value in (("agent", memory.agent_id), ("about", memory.about), ("when", memory.when)):
+            if value is not None:
+                span(text(label))
+                name(value)
+        if self._is_superseded:
+            span(text("superseded_since"))
+            moment(self._viewer, text, _seconds(memory.metadata.get("superseded_at")))
 
     def _toggle(self) -> None:
         if self._details.default_slot.children:
@@ -88,14 +92,11 @@ class MemoryView:
     def _show_details(self, response: LTMResponse) -> None:
         memory, text = response.memories[0], self._text
         with ui.element("dl"):
-            for label, value in (("memory_id", memory.id), ("updated_at", memory.updated_at)):
-                with ui.element("dt"):
-                    span(text(label))
-                with ui.element("dd"):
-                    span(value)
-            with ui.element("dt"):
-                span(text("metadata"))
-            with ui.element("dd"):
+            with _entry(text("memory_id")):
+                span(memory.id)
+            with _entry(text("updated_at")):
+                _iso_moment(self._viewer, text, memory.updated_at)
+            with _entry(text("metadata")):
                 content(self._viewer, text, as_json(memory.metadata))
         if response.history:
             self._show_history(response)
@@ -110,7 +111,9 @@ class MemoryView:
         with ui.element("ul").classes("history"):
             for change in reversed(response.history or []):
                 with ui.element("li"):
-                    span(f"{change.changed_at or ''} {change.event}", "quiet")
+                    with ui.element("div").classes("said quiet"):
+                        _iso_moment(self._viewer, self._text, change.changed_at or "")
+                        span(change.event)
                     for words in (change.old_content, change.new_content):
                         if words:
                             content(self._viewer, self._text, words)
@@ -151,6 +154,20 @@ class MemoryView:
                 self._element.clear()
                 with ui.element("p").classes("state").props('role="status"'):
                     span(text("deleted_one"))
+
+
+def _entry(label: str) -> ui.element:
+    """The place of what a label names, in a list of such."""
+    with ui.element("dt"):
+        span(label)
+    return ui.element("dd")
+
+
+def _iso_moment(viewer: Viewer, text: Texts, written: str) -> None:
+    try:
+        moment(viewer, text, datetime.fromisoformat(written).timestamp())
+    except ValueError:
+        span(written)
 
 
 def _score(text: Texts, memory: Memory) -> None:

@@ -10,7 +10,7 @@ from nicegui import ui
 from services.gateway.access import Right
 from services.gateway.console.components import link, loaded, moment, name, span
 from services.gateway.console.pages.people import data, facts, memories, profile
-from services.gateway.console.pages.people.finding import counted
+from services.gateway.console.pages.people.finding import counts_of
 from services.gateway.console.people.asked import PEOPLE, VIEWS, Scope
 from services.gateway.console.people.person import Person
 from services.gateway.console.texts import Texts
@@ -46,10 +46,9 @@ def show(person: Person, text: Texts) -> None:
 def _summary(person: Person, text: Texts, summary: UserSummary) -> None:
     """Counts, and the characters to choose from."""
     with ui.element("p").classes("summary quiet"):
-        counts = {key: counted(getattr(summary, key), at_least=summary.at_least) for key in _COUNTS}
-        span(text("counts", **counts))
+        span(text("counts", **counts_of(summary)))
         if summary.last_at is not None:
-            span(text("last_said"))
+            span(f"· {text('last_said')}")
             moment(person.viewer, text, summary.last_at)
     present = person.asked.scope
     if not summary.agents and present == Scope():
@@ -65,6 +64,3 @@ def _summary(person: Person, text: Texts, summary: UserSummary) -> None:
             shown = link(label, person.asked.url(scope=scope)).classes("name").props('dir="auto"')
             if scope == present:
                 shown.props('aria-current="true"')
-
-
-_COUNTS: Final = ("memories", "facts", "superseded")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -191,7 +192,7 @@ class _ProfileView:
             with ui.element("td"):
                 span(self._text(f"by_{change.source}"))
             with ui.element("td"):
-                content(self._viewer, self._text, as_json(change.patch))
+                content(self._viewer, self._text, json.dumps(change.patch, ensure_ascii=False))
                 if change.evidence:
                     show_evidence(self._person, self._text, change.evidence)
 
