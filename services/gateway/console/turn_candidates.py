@@ -98,7 +98,7 @@ class SearchPanel:
                 span(f"{candidate.score:.3f}")
             for part in PARTS:
                 with ui.element("td").classes("number part"):
-                    _part(candidate.parts.get(part))
+                    balance(candidate.parts.get(part))
             with ui.element("td").classes("verdict"):
                 span(text(f"verdict_{candidate.verdict}"), "good" if is_returned else "quiet")
 
@@ -114,7 +114,7 @@ class SearchPanel:
             memory_link(self._viewer, text, self._user, candidate.id, names_users=self._names_users)
 
 
-def _part(value: float | None) -> None:
+def balance(value: float | None) -> None:
     """A part of a score as a figure with a bar: for it to the right, against it to the left."""
     if value is None:
         span("–", "quiet")
