@@ -98,7 +98,7 @@ class SearchPanel:
                 span(f"{candidate.score:.3f}")
             for part in PARTS:
                 with _cell(text(f"part_{part}")).classes("part"):
-                    _part(candidate.parts.get(part))
+                    balance(candidate.parts.get(part))
             with ui.element("td").classes("verdict"):
                 span(text(f"verdict_{candidate.verdict}"), "good" if is_returned else "quiet")
 
@@ -121,7 +121,7 @@ def _cell(label: str) -> ui.element:
     return cell
 
 
-def _part(value: float | None) -> None:
+def balance(value: float | None) -> None:
     """A part of a score as a figure with a bar: for it to the right, against it to the left."""
     if value is None:
         span("–", "quiet")
