@@ -31,7 +31,7 @@ def add_console(app: FastAPI, gateway: Gateway) -> None:
     sessions = Sessions()
     callers = SessionCallers(gateway.authenticator, sessions)
     app.include_router(signing(gateway, callers, sessions))
-    app.include_router(people_routes(gateway))
+    app.include_router(people_routes(gateway, callers))
     app.mount(f"{ROOT}/static", StaticFiles(directory=FILES), name="console-static")
     app.add_api_route("/", _to_console, include_in_schema=False)
     app.add_api_route(ROOT, _to_console, include_in_schema=False)

@@ -73,7 +73,6 @@ class Person:
     def go(self, path: str) -> Page:
         """Open a page of the console, and wait until nothing in it is loading."""
         self.page.goto(f"{self.url}/console{path}")
-        self.page.locator("#main").wait_for()
         self.wait_until_loaded()
         return self.page
 
@@ -87,8 +86,9 @@ class Person:
         return f"/people?{urlencode({'user': user_id})}"
 
     def wait_until_loaded(self) -> None:
-        """Wait until nothing of the page says that it is loading."""
-        self.page.wait_for_function("!document.querySelector('.loaded > .state[role=status]')")
+        """Wait until the page's scripts run, and nothing of it says that it is loading."""
+        # Before that, the page is there as plain HTML, whose buttons do nothing.
+        self.page.wait_for_function("window.did_handshake && !document.querySelector('.loaded > .state[role=status]')")
 
     def violations(self) -> list[str]:
         """The serious accessibility faults that axe-core finds in the page."""
@@ -136,5 +136,5 @@ def signed_in(browser: Browser, url: str, key: str, *, locale: str = "en-GB") ->
         page.goto(url)
         page.locator("input[type=password]").fill(key)
         page.get_by_role("button").click()
-        page.locator("h1", has_not_text="Keepsake").wait_for()
+        person.wait_until_loaded()
         yield person

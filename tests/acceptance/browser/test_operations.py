@@ -1,4 +1,4 @@
-"""What who runs the stack does in Chromium: follows a late search, replays a dead letter, switches language and theme."""
+"""What an operator does in Chromium: follows a late search, replays a dead letter, switches language and theme."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def user() -> str:
 
 
 def test_a_late_search_is_followed_from_the_live_page(person: Person, memory: Client, user: str) -> None:
-    """Given a search that had a millisecond, I expect the live page to list it as late, and its turn to say the rest."""
+    """Given a search that had a millisecond, I expect the live page to list it, and to lead to its turn."""
     memory.add(user, "My bicycle is red.")
     page = person.go("/")
-    page.get_by_label("What", exact=True).select_option("searches")
+    page.get_by_role("combobox", name="What").select_option("searches")
     with pytest.raises(KeepsakeError):
         memory.request("search", user, {"query": "Which colour has my bicycle?"}, deadline_ms=1)
 
@@ -87,11 +87,11 @@ def test_the_language_is_switched(person: Person) -> None:
     """Given a page in English, I expect it in Chinese after a click, other pages too, and in English after another."""
     page = person.go("/queues")
 
-    page.get_by_role("link", name="中文").click()
+    page.get_by_role("button", name="中文").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("队列")
     page.get_by_role("link", name="用户").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("用户")
-    page.get_by_role("link", name="English").click()
+    page.get_by_role("button", name="English").click()
 
     expect(page.get_by_role("heading", level=1)).to_have_text("People")
 
@@ -102,11 +102,11 @@ def test_the_theme_is_switched(person: Person) -> None:
     background = "getComputedStyle(document.body).backgroundColor"
     light = page.evaluate(background)
 
-    page.get_by_role("link", name="Theme: as the system").click()
-    page.get_by_role("link", name="Theme: light").click()
-    expect(page.get_by_role("link", name="Theme: dark")).to_be_visible()
+    page.get_by_role("button", name="Theme: as the system").click()
+    page.get_by_role("button", name="Theme: light").click()
+    expect(page.get_by_role("button", name="Theme: dark")).to_be_visible()
 
     dark = page.evaluate(background)
-    page.get_by_role("link", name="Theme: dark").click()
-    expect(page.get_by_role("link", name="Theme: as the system")).to_be_visible()
+    page.get_by_role("button", name="Theme: dark").click()
+    expect(page.get_by_role("button", name="Theme: as the system")).to_be_visible()
     assert dark != light

@@ -108,11 +108,12 @@ def test_hostile_words_are_shown_as_text(person: Person, memory: Client, client:
     said.get_by_role("button", name=re.compile("Show all")).click()
     said.get_by_role("button", name="Details").click()
     expect(said).to_contain_text("Metadata")
+    injected: list[str] = []
     for path in (f"{person.path_of(user)}&view=profile", "/people", "/", "/queues"):
-        assert person.injected() == [], page.url
+        injected += person.injected()
         person.go(path)
 
-    assert person.injected() == []
+    assert injected + person.injected() == []
     assert person.faults == []
 
 
@@ -136,9 +137,9 @@ def test_an_operator_sees_no_contents(people: dict[str, Person], memory: Client,
     memory.add(user, "My password is swordfish.")
     operator = people["operator"]
 
-    expect(operator.of(user).get_by_role("alert")).to_contain_text("ltm key create --may read")
+    expect(operator.of(user).get_by_text("ltm key create --may read")).to_be_visible()
     live = operator.go("/")
-    live.get_by_label("What", exact=True).select_option("searches")
+    live.get_by_role("combobox", name="What").select_option("searches")
     memory.search(user, "What is my swordfish password?")
     expect(live.get_by_role("row").filter(has_text=user)).to_have_count(1, timeout=PATIENCE_S * 1000)
 

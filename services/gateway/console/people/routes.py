@@ -14,20 +14,21 @@ from starlette.responses import StreamingResponse
 from services.gateway.access import Right
 from services.gateway.app import Gateway
 from services.gateway.console.people.asked import PEOPLE, Asked
+from services.gateway.console.sessions import SessionCallers
 from services.gateway.console.viewer import Viewer
 from services.gateway.transfer import exported
 
 _MAX_NAME_CHARS: Final = 80
 
 
-def people_routes(gateway: Gateway) -> APIRouter:
+def people_routes(gateway: Gateway, callers: SessionCallers) -> APIRouter:
     """The routes."""
     router = APIRouter(prefix=PEOPLE, include_in_schema=False)
 
     @router.get("/export")
     async def export(request: Request) -> StreamingResponse:
         """Everything that is kept of a user, as a file of JSON Lines."""
-        viewer = Viewer.of(request, gateway.authenticator, gateway.settings.timezone)
+        viewer = Viewer.of(request, callers, gateway.settings.timezone)
         asked = Asked.read(dict(request.query_params), viewer.permit(Right.EXPORT))
         if asked is None:
             raise InvalidMessage("user: is needed")
