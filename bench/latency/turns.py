@@ -1,8 +1,8 @@
 """Cost of the turn records: `python -m bench.latency.turns [--memories N ...] [--times N]`.
 
-What a record of `ltm:turns` adds to a search, both variants in turns, so that a disturbance affects both: the search
-itself, which finds and loads the twenty candidates, with its query embedded before; and the script that publishes its
-response, with the record. The difference is what LTM_TURNS=off saves.
+What a record of `ltm:turns` costs a worker after the response of a search is out, both variants in turns, so that a
+disturbance affects both: the search with and without its explanation, with its query embedded before; and the
+publication of its response with and without the record. The difference is what LTM_TURNS=off saves.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main() -> None:
                     ltm.memories.index_many(updates[begin : begin + 500])
                 queries = [texts.query(number) for _ in range(50)]
                 rows[f"a search of {memories:,} memories"] = _searches(ltm, user_id(number), queries, given.times)
-            found = ltm.memories.search(user_id(0), SearchData(query=queries[0]), explains=True)
+            found = ltm.memories.search(user_id(0), SearchData(query=queries[0]))
             rows["its response is published"] = _compared(
                 _publish(client, found, NO_TURNS), _publish(client, found, TURNS), given.times
             )
@@ -65,10 +65,12 @@ def _searches(ltm: LongTermMemory, user: str, queries: Sequence[str], times: int
         ltm.memories.search(user, SearchData(query=query))
     asked = iter(queries[place % len(queries)] for place in range(2 * times + 2))
 
-    def search(explains: bool) -> Callable[[], object]:
-        return lambda: ltm.memories.search(user, SearchData(query=next(asked)), explains=explains)
+    def explained() -> None:
+        found = ltm.memories.search(user, SearchData(query=next(asked)))
+        if found.explain is not None:
+            found.explain()
 
-    return _compared(search(False), search(True), times)
+    return _compared(lambda: ltm.memories.search(user, SearchData(query=next(asked))), explained, times)
 
 
 def _publish(client: redis.Redis, found: SearchResult, turns: Turns) -> Callable[[], object]:
@@ -79,7 +81,8 @@ def _publish(client: redis.Redis, found: SearchResult, turns: Turns) -> Callable
         "type": "search",
         "data": {"query": "What is my cat called?", "deadline_ms": 300},
     }
-    result = {"memories": found, "stages": found.timings, "explained": found.explained}
+    explained = found.explain() if found.explain else None
+    result = {"memories": found, "stages": found.timings, "explain": lambda: explained}
 
     def call() -> None:
         now = time.time()
