@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query
@@ -10,17 +9,15 @@ from keepsake_client.errors import Unavailable
 from keepsake_client.protocol import TRACE_FIELD, TRACES_STREAM, TraceRecord
 from pydantic import Field, ValidationError
 from redis.exceptions import RedisError
-from starlette.concurrency import run_in_threadpool
 
 from services.gateway.access import Right
 from services.gateway.api.models import TraceAnswer
 from services.gateway.api.wire import QueryParameters, problems
 from services.gateway.app import CallerOf, Gateway
 from services.gateway.problems import JSONResponse
+from services.gateway.turn_lookup import TurnLookup
 from services.gateway.visibility import Visibility
 from services.runtime.id_matcher import decoded
-from services.runtime.settings import Settings
-from services.runtime.turn_reader import Turn, turn_reader
 
 #: Of the latest records that are looked at for those of a key's users.
 MAX_LOOKED_AT: Final = 1_000
@@ -50,9 +47,9 @@ class TraceQuery(QueryParameters):
 
 
 def routes(gateway: Gateway) -> APIRouter:
-    """The route; of all lookups of an id, which read whole streams, one runs at a time."""
+    """The route."""
     router = APIRouter(tags=["traces"])
-    one_at_a_time = asyncio.Semaphore(1)
+    lookup = TurnLookup(gateway.settings)
     example = {"id": "req-1", "records": [_RECORD], "waiting": [], "unseen": []}
 
     @router.get(
@@ -71,21 +68,15 @@ def routes(gateway: Gateway) -> APIRouter:
             if query.id is None:
                 records = await _latest(gateway.redis, visible, query.limit)
                 return JSONResponse({"records": [record.model_dump(exclude_none=True) for record in records]})
-            async with one_at_a_time:
-                turn = await run_in_threadpool(_follow, gateway.settings, query.id)
+            turn = visible.part_of_turn(await lookup.follow(query.id))
         except (RedisError, OSError) as error:
             raise Unavailable("Redis does not answer") from error
-        found = visible.part_of(turn.trace).model_dump(exclude_none=True)
-        if Right.READ in caller.rights and turn.is_known and all(map(visible.sees, turn.users)):
+        found = turn.trace.model_dump(exclude_none=True)
+        if Right.READ in caller.rights and turn.is_known:
             found["turn"] = turn.model_dump(exclude={"id", "trace"}, exclude_none=True)
         return JSONResponse(found)
 
     return router
-
-
-def _follow(settings: Settings, identifier: str) -> Turn:
-    with turn_reader(settings) as reader:
-        return reader.follow(identifier)
 
 
 async def _latest(client: Any, visible: Visibility, limit: int) -> list[TraceRecord]:
