@@ -477,6 +477,7 @@ async def operate(settings: Settings, redis: Any) -> None:
         health = {one.name: one for one in await read_health(settings, client)}
         assert health["PostgreSQL"].state == health["Redis"].state == "ok"
         assert health["PostgreSQL"].version
+        assert {"pgvector", "Mem0", "embedder", "LLM"} <= health.keys()
         assert health["Redis"].version
         assert await read_figures(client)
     failed = FailedMessages(settings)

@@ -24,6 +24,7 @@ from keepsake_client.protocol import (
 from adapters.stream import UpdateStream
 from services.runtime.erasure import Erasure
 from services.runtime.errors import ErasureRefused
+from services.runtime.extraction_figures import EXTRACTION_KEY
 from services.runtime.logging import user_id_hasher
 from services.runtime.queues import QUEUES, QueueKeys, taken_list
 from services.runtime.rejected import add_reject
@@ -144,6 +145,15 @@ def test_nothing_of_the_user_is_in_any_key(client: Any, settings: Settings, eras
     ids = {update.message_id for update in erased}
     assert {"m-read", "m-pending", "m-unread", "m-other", "m-queued-0", "m-queued-1", "m-queued-2"} <= ids
     assert {update.user_id for update in erased} == {user_id}
+
+
+def test_the_figures_of_extraction_go(client: Any, erasure: Erasure) -> None:
+    """Given figures that name the messages that were set aside, I expect them gone until they are published again."""
+    client.set(EXTRACTION_KEY, '{"newest_set_aside": [{"user": "anna"}]}')
+
+    erasure.erase("anna", time.time())
+
+    assert not client.exists(EXTRACTION_KEY)
 
 
 def test_what_is_of_others_stays(client: Any, settings: Settings, erasure: Erasure) -> None:

@@ -18,7 +18,10 @@ from keepsake_client.protocol import (
     MemoryDeleteData,
     MemoryListData,
     MemoryUpdateData,
+    ProfileChange,
     SearchData,
+    UserListData,
+    UserSummary,
     WireModel,
 )
 from keepsake_client.turns import Candidate, Cut
@@ -28,7 +31,7 @@ from services.long_term_memory.explaining import Explained
 from services.long_term_memory.extraction.service import Outcome
 from services.long_term_memory.memory_management import Page
 from services.long_term_memory.memory_service import IndexedIds, SearchResult
-from services.long_term_memory.profile_service import Profile
+from services.long_term_memory.profile_service import HistoryPage, Profile
 from services.runtime.metrics import NO_METRICS, Metrics
 from services.runtime.prometheus import PrometheusMetrics
 from services.runtime.settings import Settings
@@ -197,6 +200,29 @@ def test_a_profile_is_returned_with_its_version_and_time(worker: Worker) -> None
         "profile_version": 3,
         "profile_updated_at": MOMENT.timestamp(),
     }
+
+
+def test_a_profile_is_returned_with_its_history_where_it_is_asked_for(worker: Worker) -> None:
+    """Given `history` and a cursor, I expect the page of changes beside the profile."""
+    change = ProfileChange(version=2, changed_at=1.0, source="service", patch={"name": "Lin"})
+    worker.services.profiles.history = worker.services.noting("history", HistoryPage([change], "2"))
+
+    response = worker.run("profile.get", agent_id="luna", history=True, cursor="3")
+
+    assert worker.services.calls == [("get", "u1", "luna"), ("history", "u1", "luna", "3")]
+    assert (response["profile_history"], response["next_cursor"]) == ([change], "2")
+    assert response["profile_version"] == 3
+
+
+def test_users_are_returned_with_the_cursor_of_the_next_page(worker: Worker) -> None:
+    """Given a user_list, I expect its data passed on, and the page in the response."""
+    user = UserSummary(user_id="anna", memories=3)
+    worker.services.management = SimpleNamespace(users=worker.services.noting("users", ([user], "anna")))
+
+    response = worker.run("user.list", prefix="an", limit=1)
+
+    assert worker.services.calls == [("users", UserListData(prefix="an", limit=1))]
+    assert response == {"users": [user], "next_cursor": "anna"}
 
 
 def test_a_profile_update_expects_the_version_that_was_sent(worker: Worker) -> None:

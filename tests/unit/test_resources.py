@@ -30,6 +30,7 @@ from services.runtime.errors import (
     InvalidSetting,
     SchemaTooNew,
 )
+from services.runtime.extraction_figures import EXTRACTION_KEY, ExtractionFigures
 from services.runtime.heartbeat import HeartbeatThread
 from services.runtime.process_record import Dependency
 from services.runtime.prometheus import PrometheusMetrics
@@ -250,6 +251,24 @@ def test_a_worker_observes_its_pool_and_what_waits_for_extraction(booted: Booted
     assert booted.resources._sampler is not None
     booted.resources._sampler.join(60)
     assert not booted.resources._sampler.is_alive()
+
+
+@pytest.mark.parametrize("shows_ids", [True, False])
+def test_an_extractor_publishes_its_figures(booted: Booted, shows_ids: bool) -> None:
+    """Given an extractor, I expect what waits, what was spent of which bound, and what was set aside in Redis; with
+    LTM_LOG_USER_IDS=false no id of a user."""
+    booted.opened.extraction = Extraction()
+    booted.resources.settings = booted.settings.model_copy(update={"ltm_log_user_ids": shows_ids})
+    booted.worker.start()
+
+    wait_until(lambda: booted.client.exists(EXTRACTION_KEY), description="the figures")
+
+    figures = ExtractionFigures.model_validate_json(booted.client.get(EXTRACTION_KEY))
+    assert (figures.state, figures.reason, figures.messages, figures.users) == ("stopped", "no key", 7, 2)
+    assert (figures.calls, figures.tokens, figures.tokens_per_day) == (3, 900, 2_000_000)
+    [aside] = figures.newest_set_aside
+    assert (aside.memory_id, aside.reason) == ("5d1c2f0e", "no JSON")
+    assert (aside.user == "u1") is shows_ids
 
 
 def test_a_look_that_fails_is_counted_and_followed_by_others(booted: Booted) -> None:
