@@ -482,6 +482,7 @@ async def operate(settings: Settings, redis: Any) -> None:
         assert await read_figures(client)
     failed = FailedMessages(settings)
     assert await failed.rejects()
+    assert await failed.replay_all("writes") == 0
     [letter] = await failed.dead_letters()
     assert await failed.replay(letter.id)
     await eventually(lambda: redis.zcard("dramatiq:index.XQ"), WITHIN_S, "the dead letter again")

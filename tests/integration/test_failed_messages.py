@@ -81,6 +81,25 @@ def test_one_dead_letter_is_replayed_and_one_dropped(client: Any, failed: Failed
     )
 
 
+def test_all_of_a_queue_are_replayed_oldest_first(client: Any, failed: FailedMessages) -> None:
+    """Given dead letters of two queues, one of them unreadable, I expect one queue's on it again in order."""
+    for number in (2, 1, 3):
+        dies(client, "index", f"m{number}", number, json.dumps(_numbered(number)))
+    dies(client, "index", "broken", 4, "no JSON")
+    dies(client, "writes", "other", 1)
+
+    assert asyncio.run(failed.replay_all("index")) == 3
+
+    keys = QueueKeys("index")
+    bodies = client.hmget(keys.messages, client.lrange(keys.ids, 0, -1))
+    assert [json.loads(body)["kwargs"]["number"] for body in bodies] == [1, 2, 3]
+    assert {letter.id for letter in asyncio.run(failed.dead_letters())} == {"broken", "other"}
+
+
+def _numbered(number: int) -> dict[str, Any]:
+    return {"actor_name": "memory.index", "args": [], "kwargs": {"number": number}, "options": {}}
+
+
 def test_what_is_no_message_can_be_dropped_alone(client: Any, failed: FailedMessages) -> None:
     """Given a dead letter that no worker can read, I expect no replay, and a drop."""
     dies(client, "writes", "broken", 1, "no JSON")
