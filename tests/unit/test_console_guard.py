@@ -292,7 +292,7 @@ def test_a_page_is_connected_to_the_caller_that_has_opened_it() -> None:
 def test_nobody_connects_to_a_page_of_another_caller(query: str) -> None:
     """Given a page of Ben's, or no page, I expect Anna's WebSocket to be refused before it is accepted."""
     sent = asyncio.run(_socket(Keys({"anna": ANNA}), BEN, query))
-    assert (sent[0]["type"], sent[0]["status"]) == ("websocket.http.response.start", 403)
+    assert sent == [{"type": "websocket.close", "code": 1008}]
 
 
 def test_a_websocket_ends_with_its_key() -> None:

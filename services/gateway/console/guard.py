@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.gateway.access import Caller, NotPermitted, Unauthorized
 from services.gateway.console.sessions import SessionCallers
-from services.gateway.problems import headers_of, problem_of, problem_response
+from services.gateway.problems import headers_of, problem_of, problem_response, refuse
 
 ROOT: Final = "/console"
 SIGN_IN: Final = f"{ROOT}/sign-in"
@@ -71,7 +71,7 @@ class ConsoleGuard:
         scope["headers"] = [header for header in scope["headers"] if header[0] != b"x-forwarded-prefix"]
         refusal = self._refusal(scope)
         if refusal is not None:
-            await refusal(scope, receive, send)
+            await refuse(refusal, scope, receive, send)
         elif scope["type"] == "websocket":
             await self._serve_socket(scope, receive, send)
         else:
