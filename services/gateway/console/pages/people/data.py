@@ -70,7 +70,7 @@ class _Import:
         self._restores = ui.checkbox(text("restore_deleted"))
         self._upload = ui.upload(
             max_files=1,
-            max_file_size=BODY_LIMITS[f"{ROOT}/"],
+            max_file_size=BODY_LIMITS[f"{ROOT}/_nicegui/client/"],
             auto_upload=True,
             on_upload=self._store,
             on_rejected=lambda: self._say(text("file_rejected")),
