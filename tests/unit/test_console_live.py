@@ -57,6 +57,43 @@ def test_what_comes_later_is_shown_without_a_reload(monkeypatch: pytest.MonkeyPa
     look(story)
 
 
+def test_a_pause_holds_the_rows_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a page that is paused, I expect what comes then to be counted, and shown when it goes on."""
+    monkeypatch.setattr(feed, "POLL_S", 0.05)
+
+    async def story(app: ConsoleApp) -> None:
+        await Pipeline(app.redis).message("m0")
+        await app.user.open("/console/")
+        await app.user.should_see("m0")
+        app.user.find("Pause").click()
+        await Pipeline(app.redis).message("m1")
+        await app.user.should_see("Go on (1 new)", retries=100)
+        await app.user.should_not_see("m1")
+        app.user.find("Go on").click()
+        await app.user.should_see("m1", retries=30)
+
+    look(story)
+
+
+def test_an_outage_of_redis_is_said_and_outlived(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given an open page while Redis goes away, I expect it to say so, and to go on when Redis is back."""
+    monkeypatch.setattr(feed, "POLL_S", 0.05)
+
+    async def story(app: ConsoleApp) -> None:
+        await Pipeline(app.redis).message("m0")
+        await app.user.open("/console/")
+        await app.user.should_see("m0")
+        app.server.connected = False
+        await app.user.should_see("does not answer", retries=100)
+        await app.user.should_see("m0")
+        app.server.connected = True
+        await Pipeline(app.redis).message("m1")
+        await app.user.should_see("m1", retries=100)
+        await app.user.should_not_see("does not answer")
+
+    look(story)
+
+
 def test_a_filter_of_outcomes_finds_the_late_one() -> None:
     """Given a search in time and a late one, I expect the late one alone; of none, that none matches."""
 

@@ -122,7 +122,8 @@ class TurnPage:
                 with ui.element("p").classes("warn"):
                     span(text("waits", place=item.place, state=item.state))
                     moment(self._viewer, text, item.since)
-            with ui.element("div").classes("scroll"), ui.element("table").classes("timeline"):
+            scroll = ui.element("div").classes("scroll").props('tabindex="0"')
+            with scroll, ui.element("table").classes("timeline"):
                 with ui.element("thead"), ui.element("tr"):
                     for name in ("column_after", "column_at", "column_of", "column_step"):
                         column = ui.element("th").props('scope="col"')
