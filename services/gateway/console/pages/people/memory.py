@@ -127,12 +127,12 @@ class MemoryView:
             with ui.element("div").classes("actions"):
                 button(text("cancel"), dialog.close)
                 button(text("save"), lambda: dialog.submit(True))
-        while await dialog:
+        corrected = None
+        while corrected is None and await dialog:
             corrected = await attempted(text, self._person.correct(memory.id, typed.value or ""))
-            if corrected is not None:
-                self._refresh(corrected)
-                break
         dialog.delete()
+        if corrected is not None:
+            self._refresh(corrected)
 
     def _refresh(self, memory: Memory) -> None:
         self._memory = memory
