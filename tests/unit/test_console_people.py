@@ -64,8 +64,11 @@ def people(story: Story) -> None:
         app.memory.answer = answer
         try:
             await story(app)
-        except BaseException as e:
-            import traceback; open("/tmp/b/e-dbg.txt","w").write(traceback.format_exc()); raise
+        except BaseException:
+            import traceback
+
+            open("/tmp/b/e-dbg.txt", "w").write(traceback.format_exc())
+            raise
 
     look(run)
 

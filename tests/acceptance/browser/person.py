@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlencode, urlsplit
 
 from playwright.sync_api import Browser, ConsoleMessage, Dialog, Page, Request, ViewportSize
@@ -23,6 +24,8 @@ CHROMIUM_OPTIONS = [
     "--no-first-run",
 ]
 WIDE, NARROW = ViewportSize(width=1280, height=900), ViewportSize(width=390, height=844)
+#: Of the browser's system, which the console follows.
+Theme = Literal["light", "dark"]
 AXE = Path(__file__).parent / "node_modules/axe-core/axe.min.js"
 SERIOUS = ("serious", "critical")
 #: The violations of axe-core with these impacts, each with the elements that have it.
@@ -92,8 +95,7 @@ class Person:
 
     def violations(self) -> list[str]:
         """The serious accessibility faults that axe-core finds in the page."""
-        if not self.page.evaluate("'axe' in window"):
-            self.page.evaluate(AXE.read_text())
+        self.page.evaluate(AXE.read_text())
         found: list[str] = self.page.evaluate(_VIOLATIONS, SERIOUS)
         return found
 
@@ -126,11 +128,9 @@ class Person:
 
 
 @contextmanager
-def signed_in(browser: Browser, url: str, key: str, *, locale: str = "en-GB") -> Iterator[Person]:
+def signed_in(browser: Browser, url: str, key: str, locale: str = "en-GB", theme: Theme = "light") -> Iterator[Person]:
     """Someone who has signed in with a key, in a browser profile of their own."""
-    with browser.new_context(
-        viewport=WIDE, locale=locale, timezone_id="Asia/Shanghai", color_scheme="light"
-    ) as context:
+    with browser.new_context(viewport=WIDE, locale=locale, timezone_id="Asia/Shanghai", color_scheme=theme) as context:
         page = context.new_page()
         person = Person(page, url)
         page.goto(url)
