@@ -64,11 +64,8 @@ def people(story: Story) -> None:
         app.memory.answer = answer
         try:
             await story(app)
-        except BaseException:
-            import traceback
-
-            open("/tmp/b/e-dbg.txt", "w").write(traceback.format_exc())
-            raise
+        except BaseException as e:
+            import traceback; open("/tmp/b/e-dbg.txt","w").write(traceback.format_exc()); raise
 
     look(run)
 
