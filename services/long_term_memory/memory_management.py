@@ -18,7 +18,6 @@ from keepsake_client.protocol import (
     MemoryUpdateData,
     UserListData,
     UserSummary,
-    decode_user_id,
     encode_user_id,
 )
 from mem0.vector_stores.pgvector import OutputData
@@ -37,7 +36,7 @@ from services.long_term_memory.postgres.pool import database_errors
 from services.long_term_memory.postgres.rows import Vector, memory_row
 from services.long_term_memory.postgres.scope import ALL_KINDS, Scope
 from services.long_term_memory.postgres.store import stored_memory
-from services.long_term_memory.postgres.user_listing import read_users
+from services.long_term_memory.postgres.user_listing import is_place, read_users
 from services.long_term_memory.profile_service import merge_patch
 from services.long_term_memory.removal import remove_derived
 from services.long_term_memory.storing import MemoryWriter
@@ -127,7 +126,7 @@ class MemoryManagement:
             Unavailable: the database does not answer.
         """
         after = query.cursor or ""
-        if after and not _is_place(after, query.prefix):
+        if after and not is_place(after, query.prefix):
             raise InvalidMessage("data.cursor: is no cursor of this prefix")
         with database_errors(), self._pool.connection() as connection:
             found = read_users(connection, query.prefix, after, query.limit + 1)
@@ -228,12 +227,6 @@ class MemoryManagement:
 
     def _memory(self, stored: OutputData) -> Memory:
         return memory_of(stored.id, stored.payload, self._zone)
-
-
-def _is_place(cursor: str, prefix: str) -> bool:
-    """Whether a cursor is an encoded id that begins with a prefix."""
-    user_id = decode_user_id(cursor)
-    return user_id.startswith(prefix) and encode_user_id(user_id) == cursor
 
 
 def _uuid(memory_id: str) -> str | None:

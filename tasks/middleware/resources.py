@@ -148,9 +148,6 @@ class Resources(Middleware):
     def _count_failed_tick(self) -> None:
         self.count("extraction_failed")
 
-    def _count_failed_figures(self) -> None:
-        self.count("extraction_figures_failed")
-
     def _count_failed_sample(self) -> None:
         self.count("metrics_failed")
 
@@ -226,7 +223,7 @@ class Resources(Middleware):
                 self._opened.extraction,
                 self._client,
                 self.settings,
-                self._count_failed_figures,
+                partial(self.count, "extraction_figures_failed"),
                 self._extraction_interval_s,
             )
             self._figures.start()

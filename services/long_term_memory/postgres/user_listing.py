@@ -44,6 +44,12 @@ _USERS = (
 )
 
 
+def is_place(cursor: str, prefix: str) -> bool:
+    """Whether a cursor is an encoded id that begins with a prefix."""
+    user_id = decode_user_id(cursor)
+    return user_id.startswith(prefix) and encode_user_id(user_id) == cursor
+
+
 def read_users(connection: Connection[TupleRow], prefix: str, after: str, limit: int) -> list[UserSummary]:
     """The first users whose ids begin with `prefix`, behind another one, in the order of their encoded ids.
 
@@ -58,7 +64,9 @@ def read_users(connection: Connection[TupleRow], prefix: str, after: str, limit:
     return [_summary(*row) for row in rows]
 
 
-def _summary(user: str, memories: int, facts: int, superseded: int, last_at: float | None, agents: list[str]) -> Any:
+def _summary(
+    user: str, memories: int, facts: int, superseded: int, last_at: float | None, agents: list[str]
+) -> UserSummary:
     counts = (memories, facts, superseded)
     memories, facts, superseded = (min(count, MAX_COUNTED) for count in counts)
     return UserSummary(
