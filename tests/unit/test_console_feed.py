@@ -27,7 +27,7 @@ ALL = Visibility(sees_all=True)
 def run(story: Callable[[LiveFeed, Pipeline, fakeredis.FakeServer], Awaitable[None]]) -> None:
     """Run what a test does with a feed over fakeredis."""
 
-    async def told() -> None:
+    async def played() -> None:
         server = fakeredis.FakeServer()
         redis: Any = fakeredis.FakeAsyncRedis(server=server)
         try:
@@ -35,7 +35,7 @@ def run(story: Callable[[LiveFeed, Pipeline, fakeredis.FakeServer], Awaitable[No
         finally:
             await redis.aclose()
 
-    asyncio.run(told())
+    asyncio.run(played())
 
 
 def kinds(rows: list[Passed]) -> list[str]:

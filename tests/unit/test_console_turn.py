@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import fakeredis
 import pytest
 import redis
 from keepsake_client.protocol import clean
-from keepsake_client.turns import Candidate, Cut
+from keepsake_client.turns import Candidate, Cut, Verdict
 
 from services.gateway.access import ALL_RIGHTS, Caller, Right
-from services.gateway.console.turn_facts import main_part, place_of_cut, reason_of_cut
+from services.gateway.console.texts import read_texts
+from services.gateway.console.turn_facts import CutReason, main_part, place_of_cut, reason_of_cut
 from services.runtime import turn_reader
+from services.runtime.turn import Missing, ReplyMemory
 from tests.unit.console_app import ConsoleApp, look
 from tests.unit.console_records import HOSTILE, Pipeline, candidate
 from tests.unit.gateway_app import MEMORY
@@ -163,3 +167,13 @@ def test_the_main_part_is_what_speaks_most_for_a_memory() -> None:
     """Given parts of a score, I expect the largest; of those that speak against it, none."""
     assert main_part(Candidate.model_validate(candidate("x"))) == "meaning"
     assert main_part(Candidate.model_validate(candidate("x", parts={"meaning": -1.0}))) is None
+
+
+def test_every_state_has_its_words_in_both_languages() -> None:
+    """Given what may become of candidates and replies, and what may be missing, I expect a text for each."""
+    fields = {"why": Missing.model_fields["why"], "missing": Missing.model_fields["what"]}
+    needed = {f"{prefix}_{name}" for prefix, field in fields.items() for name in get_args(field.annotation)}
+    needed |= {f"verdict_{name}" for name in get_args(Verdict)} | {f"cut_{name}" for name in get_args(CutReason)}
+    needed |= {f"reply_{name}" for name in get_args(ReplyMemory.model_fields["why"].annotation)}
+    texts = read_texts("turn")
+    assert {name: {"en", "zh"} for name in needed} == {name: set(texts.get(name, ())) for name in needed}

@@ -51,7 +51,7 @@ log = structlog.get_logger()
 class LiveFeed:
     """What passes now, and what has passed within the last hour.
 
-    It reads only while somebody watches, each record once. Where Redis does not answer, it says so and goes on.
+    It reads only while there are viewers, each record once. Where Redis does not answer, it says so and goes on.
 
     Args:
         gateway: whose Redis is read.

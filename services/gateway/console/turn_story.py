@@ -86,7 +86,7 @@ class TurnStory:
                 span(text("memories_told", n=trace.memories, ranked="?", how=self._how(trace)))
         if trace is not None and trace.late_ms is not None:
             span(text("late", ms=duration(text, trace.late_ms)), "warn")
-        if record is not None:
+        if record is not None and record.cut is not None:
             link(text("all_candidates"), "#candidates")
 
     def _how(self, trace: TraceRecord | None) -> str:
