@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from keepsake_client.protocol import JSONObject, ProfileChange
 
@@ -25,6 +25,7 @@ PROFILES = st.dictionaries(KEYS, VALUES, max_size=4)
 HOME = {"value": "Lisbon", "evidence": ["m1", "m2"], "said_at": 5}
 
 
+@settings(max_examples=40)
 @given(PROFILES, KEYS, KEYS, VALUES)
 def test_a_patch_sets_exactly_what_was_typed(profile: JSONObject, key: str, slot: str, value: object) -> None:
     """Given any profile and value, I expect the patch to set that value, also where an object becomes smaller."""
@@ -70,6 +71,7 @@ def test_a_slot_of_another_shape_is_shown_as_it_is() -> None:
     assert (value.value, value.evidence, value.said_at) == (None, [], None)
 
 
+@settings(max_examples=40)
 @given(VALUES)
 def test_what_is_shown_can_be_typed_again(value: object) -> None:
     """Given a value as it is shown to be edited, I expect it read as the same."""

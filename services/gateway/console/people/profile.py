@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from keepsake_client.errors import InvalidMessage
 from keepsake_client.protocol import ProfileChange, clean
 
 #: The key of a profile below which an LLM writes, a slot each.
@@ -15,16 +14,12 @@ KNOWN: Final = "known"
 _MISSING: Final = object()
 
 
-class NotJSON(InvalidMessage):
+class NotJSON(ValueError):
     """A value that was typed is not JSON."""
 
-    code = "not_json"
 
-
-class NullInside(InvalidMessage):
+class NullInside(ValueError):
     """A value that was typed has a null in an object: in a patch, it removes."""
-
-    code = "null_inside"
 
 
 @dataclass(frozen=True)

@@ -242,7 +242,7 @@ class _Editor:
         try:
             value = read_value(self._typed.value or "")
         except (NotJSON, NullInside) as error:
-            self._say(self._text(error.code))
+            self._say(self._text("not_json" if isinstance(error, NotJSON) else "null_inside"))
             return
         conflict = await attempted(self._text, self._stored(path, value))
         if isinstance(conflict, _Conflict):
