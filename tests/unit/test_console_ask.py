@@ -171,6 +171,14 @@ def test_a_fact_is_answered_by_the_messages_that_it_was_found_in() -> None:
     assert found["questions"][0]["answers"] == ["m1", "m2"]
 
 
+def test_messages_in_the_same_words_answer_as_well() -> None:
+    """Given an answer that was said twice, I expect both: a search returns only one of them."""
+    memory = Kept(3)
+    memory.messages[0]["content"] = "我说了 1 "
+
+    assert case(memory, candidate(1, 0.5))["questions"][0]["answers"] == ["m1", "m3"]
+
+
 def test_chats_are_grouped_by_language() -> None:
     """Given chats in Chinese, in English, and in both, I expect the groups of the benchmarks."""
     assert [language_of(said) for said in (["你好"], ["hi"], ["你好", "hi"], [])] == ["zh", "en", "mixed", "en"]
