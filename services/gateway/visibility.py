@@ -63,12 +63,13 @@ class Visibility:
         searches = [search for search in turn.searches if self._sees_search(search)]
         sees_reply = reply is not None and self.sees(reply.user) and len(searches) == len(turn.searches)
         is_own = turn.user != "" and self.sees(turn.user)
+        queries = [search.record.query for search in searches if search.record]
         return Turn(
             id=turn.id,
             user=turn.user if is_own else "",
             at=turn.at if is_own else None,
             message=message if message and self.sees(message.user) else None,
-            text=turn.text if is_own else None,
+            text=reply.text if reply and sees_reply else next(iter(queries), None),
             searches=searches,
             reply_trace=reply_trace if reply_trace and self.sees(reply_trace.user) else None,
             reply_record=reply if sees_reply else None,

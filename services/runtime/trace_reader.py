@@ -98,11 +98,13 @@ class TraceReader:
         """
         self._unseen = []
         ids = {identifier, *linked}
-        self._linked(ids)
+        traces = self._traces()
+        _linked(ids, traces)
         waiting = self._waiting(ids)
-        # Read again: what ended meanwhile has left the places that were looked into, and has a record now.
+        # What ended meanwhile has left the places that were looked into, and has a record now.
         ids |= {id_ for item in waiting for id_ in (item.message_id, item.request_id, item.reply_to) if id_}
-        records = self._linked(ids)
+        traces = [*self._traces(since=f"({traces[0][0].decode()}" if traces else "-"), *traces]
+        records = _linked(ids, traces)
         known = {(record.message_id, record.task_id) for record in records if record.kind == "message"}
         known |= {(item.message_id, item.task_id) for item in waiting if item.state != _DISPATCHED}
         waiting = [
@@ -110,27 +112,10 @@ class TraceReader:
         ]
         return Trace(id=identifier, records=records, waiting=waiting, unseen=list(dict.fromkeys(self._unseen)))
 
-    def _linked(self, ids: set[str]) -> list[TraceRecord]:
-        """The records with one of these ids, and those that share a message or request with them; adds their ids."""
-        everything = list(self._seen(TRACES_STREAM, self._records))
-        found: list[TraceRecord] = []
-        wanted = set(ids)
-        while True:
-            found = [record for record in everything if wanted & {getattr(record, name) for name in _ID_FIELDS}]
-            # A task may have many messages, so it links none.
-            linked = {id_ for record in found for id_ in (record.message_id, record.request_id, record.reply_to) if id_}
-            if linked <= wanted:
-                ids |= wanted
-                return sorted(found, key=lambda record: min(record.times.values(), default=0.0))
-            wanted |= linked
-
-    def _records(self) -> Iterator[TraceRecord]:
-        for _, fields in self._entries(TRACES_STREAM):
-            try:
-                # Not `model_validate_json`, which refuses the lone surrogates of an id.
-                yield TraceRecord.model_validate(decoded(fields.get(TRACE_FIELD.encode(), b"")))
-            except ValidationError:
-                continue  # of a later version
+    def _traces(self, since: str = "-") -> list[tuple[bytes, bytes]]:
+        """The trace records with their places in the stream, newest first, as JSON: few of them are parsed."""
+        entries = self._seen(TRACES_STREAM, partial(self._entries, TRACES_STREAM, since))
+        return [(entry_id, fields.get(TRACE_FIELD.encode(), b"")) for entry_id, fields in entries]
 
     def _waiting(self, ids: set[str]) -> list[Waiting]:
         match = IdMatcher(ids)
@@ -229,10 +214,10 @@ class TraceReader:
                 state = f"was rejected from {at}: {reason}"
                 yield Waiting(place=REJECTED_STREAM, state=state, since=_order(entry_id)[0] / 1000)
 
-    def _entries(self, stream: str) -> Iterator[tuple[bytes, dict[bytes, bytes]]]:
+    def _entries(self, stream: str, since: str = "-") -> Iterator[tuple[bytes, dict[bytes, bytes]]]:
         """The entries of a stream, newest first."""
         end, looked_at = "+", 0
-        while page := self._client.xrevrange(stream, max=end, min="-", count=PAGE):
+        while page := self._client.xrevrange(stream, max=end, min=since, count=PAGE):
             yield from page
             looked_at += len(page)
             if len(page) < PAGE:
@@ -244,6 +229,31 @@ class TraceReader:
 
 
 _ID_FIELDS = (*ID_FIELDS, "reply_to")
+
+
+def _linked(ids: set[str], traces: list[tuple[bytes, bytes]]) -> list[TraceRecord]:
+    """The records with one of these ids, and those that share a message or request with them; adds their ids."""
+    wanted = set(ids)
+    while True:
+        match = IdMatcher(wanted)
+        parsed = [record for _, raw in traces if match.may_be_in(raw) and (record := _record(raw)) is not None]
+        found = [record for record in parsed if wanted & {getattr(record, name) for name in _ID_FIELDS}]
+        # A task may have many messages, so it links none.
+        linked = {id_ for record in found for id_ in (record.message_id, record.request_id, record.reply_to) if id_}
+        if linked <= wanted:
+            ids |= wanted
+            return sorted(found, key=lambda record: min(record.times.values(), default=0.0))
+        wanted |= linked
+
+
+def _record(raw: bytes) -> TraceRecord | None:
+    try:
+        # Not `model_validate_json`, which refuses the lone surrogates of an id.
+        return TraceRecord.model_validate(decoded(raw))
+    except ValidationError:
+        return None  # of a later version
+
+
 _DISPATCHED = "was dispatched; it is being indexed, or its record is gone"
 
 

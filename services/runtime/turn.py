@@ -76,11 +76,10 @@ _REASONS: Final = {
 }
 
 
-class Turn(BaseModel):
-    """One turn: what the user said, the searches that it caused, and the reply.
+class TurnParts(BaseModel):
+    """The parts of one turn: what the user said, the searches that it caused, and the reply.
 
     Args:
-        id: what was asked for.
         user: the user id or its hash; empty where no record is left.
         at: when it began, in seconds since 1970.
         message: of the user, once it was indexed or has failed.
@@ -90,10 +89,8 @@ class Turn(BaseModel):
         reply_record: what it was made of.
         reply_memory: whether the reply was remembered.
         missing: what is not shown, each with the reason.
-        trace: every trace record, and what waits.
     """
 
-    id: str
     user: str = ""
     at: float | None = None
     message: TraceRecord | None = None
@@ -103,6 +100,16 @@ class Turn(BaseModel):
     reply_record: TurnRecord | None = None
     reply_memory: ReplyMemory
     missing: list[Missing] = Field(default_factory=list)
+
+
+class Turn(TurnParts):
+    """One turn, with every trace record of it and what waits.
+
+    Args:
+        id: what was asked for.
+    """
+
+    id: str
     trace: Trace
 
     @property

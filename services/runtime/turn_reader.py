@@ -21,9 +21,9 @@ from services.runtime.logging import redact
 from services.runtime.redis import connect
 from services.runtime.settings import Settings
 from services.runtime.trace_reader import TraceReader
-from services.runtime.turn import Missing, ReplyMemory, Search, Turn, turn_of
+from services.runtime.turn import Missing, ReplyMemory, Search, Turn, TurnParts, turn_of
 
-__all__ = ["LiveItem", "Missing", "ReplyMemory", "Search", "Turn", "TurnReader", "turn_reader"]
+__all__ = ["LiveItem", "Missing", "ReplyMemory", "Search", "Turn", "TurnParts", "TurnReader", "turn_reader"]
 
 #: Turn records read by one command: they may hold 64 kB each.
 PAGE = 100

@@ -20,6 +20,7 @@ from keepsake_client.protocol import (
     conversation_key,
     parse_request,
 )
+from keepsake_client.turns import TURN_FIELD, TURNS_STREAM
 
 from adapters.stream import UpdateStream
 from services.runtime.erasure import Erasure
@@ -128,6 +129,7 @@ def fill(client: Any, settings: Settings, user_id: str, at: float) -> None:
     hashed = user_id_hasher(settings.model_copy(update={"ltm_log_user_ids": False}))
     for name in (user_id, hashed(user_id)):
         client.xadd(TRACES_STREAM, {TRACE_FIELD: json.dumps({"kind": "message", "user": name, "message_id": MARKER})})
+        client.xadd(TURNS_STREAM, {TURN_FIELD: json.dumps({"kind": "reply", "at": at, "user": name, "text": MARKER})})
 
 
 @pytest.mark.parametrize("user_id", USERS)

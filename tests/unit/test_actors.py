@@ -159,7 +159,7 @@ def test_a_context_returns_its_text_and_parts(worker: Worker, partial: bool, fie
     response = worker.run("memory.context", query="tea?", deadline_ms=1_000, timings=True)
 
     asked = ContextData(query="tea?", deadline_ms=1_000, timings=True)
-    assert worker.services.calls == [("context", "u1", asked, ("now", 100.0), ("deadline", 100.9))]
+    assert worker.services.calls == [("context", "u1", asked, ("now", 100.0), ("deadline", 100.9), ("explains", True))]
     assert response.pop("timings")["context_ms"] == response.pop("stages")["context_ms"] == 2.0
     assert response == {
         "memories": [MEMORY],

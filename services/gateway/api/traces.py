@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query
@@ -10,18 +9,15 @@ from keepsake_client.errors import Unavailable
 from keepsake_client.protocol import TRACE_FIELD, TRACES_STREAM, TraceRecord
 from pydantic import Field, ValidationError
 from redis.exceptions import RedisError
-from starlette.concurrency import run_in_threadpool
 
 from services.gateway.access import Right
 from services.gateway.api.models import TraceAnswer
 from services.gateway.api.wire import QueryParameters, problems
 from services.gateway.app import CallerOf, Gateway
 from services.gateway.problems import JSONResponse
+from services.gateway.turn_lookup import TurnLookup
 from services.gateway.visibility import Visibility
 from services.runtime.id_matcher import decoded
-from services.runtime.redis import connect
-from services.runtime.settings import Settings
-from services.runtime.trace_reader import Trace, TraceReader
 
 #: Of the latest records that are looked at for those of a key's users.
 MAX_LOOKED_AT: Final = 1_000
@@ -51,9 +47,9 @@ class TraceQuery(QueryParameters):
 
 
 def routes(gateway: Gateway) -> APIRouter:
-    """The route; of all lookups of an id, which read whole streams, one runs at a time."""
+    """The route."""
     router = APIRouter(tags=["traces"])
-    one_at_a_time = asyncio.Semaphore(1)
+    lookup = TurnLookup(gateway.settings)
     example = {"id": "req-1", "records": [_RECORD], "waiting": [], "unseen": []}
 
     @router.get(
@@ -65,30 +61,22 @@ def routes(gateway: Gateway) -> APIRouter:
         },
     )
     async def traces(caller: CallerOf, query: Annotated[TraceQuery, Query()]) -> JSONResponse:
-        """What happened to an id, or the latest records; none of users that the key is not for."""
+        """What happened to an id, with the turn that it belongs to, or the latest records; none of other users."""
         caller.check(Right.TRACE)
         visible = Visibility.of(caller, gateway.settings)
         try:
             if query.id is None:
                 records = await _latest(gateway.redis, visible, query.limit)
                 return JSONResponse({"records": [record.model_dump(exclude_none=True) for record in records]})
-            async with one_at_a_time:
-                found = await run_in_threadpool(_follow, gateway.settings, query.id)
+            turn = visible.part_of_turn(await lookup.follow(query.id))
         except (RedisError, OSError) as error:
             raise Unavailable("Redis does not answer") from error
-        return JSONResponse(visible.part_of(found).model_dump(exclude_none=True))
+        found = turn.trace.model_dump(exclude_none=True)
+        if Right.READ in caller.rights and turn.is_known:
+            found["turn"] = turn.model_dump(exclude={"id", "trace"}, exclude_none=True)
+        return JSONResponse(found)
 
     return router
-
-
-def _follow(settings: Settings, identifier: str) -> Trace:
-    url, broker_url = settings.redis_url.get_secret_value(), settings.broker.get_secret_value()
-    on_redis = broker_url.startswith(("redis", "unix"))
-    with connect(url) as client, connect(broker_url if on_redis else url) as broker:
-        found = TraceReader(client, broker if on_redis else None, settings).follow(identifier)
-    if not on_redis:
-        found.unseen.append("the workers' queues, which are on another broker")
-    return found
 
 
 async def _latest(client: Any, visible: Visibility, limit: int) -> list[TraceRecord]:

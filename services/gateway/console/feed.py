@@ -51,7 +51,7 @@ log = structlog.get_logger()
 class LiveFeed:
     """What passes now, and what has passed within the last hour.
 
-    It reads only while somebody watches, each record once. Where Redis does not answer, it says so and goes on.
+    It reads only while there are viewers, each record once. Where Redis does not answer, it says so and goes on.
 
     Args:
         gateway: whose Redis is read.
@@ -165,24 +165,26 @@ class LiveFeed:
 
     async def _load(self) -> list[Passed]:
         """The rows of the last hour, as many as are kept."""
-        since, self._since = self._since, self._clock() - WINDOW_S
         try:
             for page in await self._last_hour(TURNS_STREAM, PAGE_OF_TURNS, MAX_TURNS_LOADED):
                 self._add_turns(page)
                 await asyncio.sleep(0)  # others have their turn
         except ResponseError as error:  # such as of a missing permission
             self.texts_failure = error
-        try:
-            pages = await self._last_hour(TRACES_STREAM, PAGE, MAX_PASSED)
-        except (RedisError, OSError):
-            self._since = since
-            raise
+        pages = await self._last_hour(TRACES_STREAM, PAGE, MAX_PASSED)
         for page in pages:
             self._add_traces(page)
             await asyncio.sleep(0)
-        if sum(map(len, pages)) >= MAX_PASSED:
-            self._since = self._passed[0].at
+        self._since = await self._known_since(sum(map(len, pages)) >= MAX_PASSED)
         return list(self._passed)
+
+    async def _known_since(self, is_cut: bool) -> float:
+        """Since when all that passed is known: for an hour, or since the oldest record that there is."""
+        horizon = self._clock() - WINDOW_S
+        if is_cut:
+            return self._passed[0].at
+        oldest = await self._redis.xrange(TRACES_STREAM, count=1)
+        return max(horizon, int(oldest[0][0].partition(b"-")[0]) / 1000) if oldest else horizon
 
     async def _last_hour(self, stream: str, page: int, most: int) -> list[Any]:
         """The pages of a stream of the last hour, oldest first, of `most` entries or a page more."""

@@ -49,12 +49,12 @@ class LivePanels:
         """Show what waits, and which processes run."""
         text, unknown = self._text, "–"
         backlog = unknown if stack.backlog is None else f"{stack.backlog:,}"
-        self._backlog.set_text(f"{backlog} {text('backlog')}")
+        self._backlog.set_text(text("backlog", n=backlog))
         self._oldest.set_text(
             "" if not stack.oldest_s or not stack.backlog else text("oldest", s=f"{stack.oldest_s:,.1f}")
         )
         queued = sum(number for states in stack.queues.values() for number in states.values())
-        self._queues.set_text(f"{queued if stack.queues else unknown} {text('in_queues')}")
+        self._queues.set_text(text("in_queues", n=f"{queued:,}" if stack.queues else unknown))
         if stack.processes != self._processes:
             self._processes = stack.processes
             self._list.clear()
@@ -94,6 +94,5 @@ class _Percentiles:
     def show(self, spread: Spread, span_s: float) -> None:
         for label, value in zip(self._values, (spread.p50, spread.p95, spread.p99), strict=True):
             label.set_text("–" if value is None else duration(self._text, value))
-        minutes = self._text("span", n=max(1, round(span_s / 60)))
-        rate = self._text("rate", n=f"{spread.per_minute:,.1f}", all=f"{spread.number:,}")
-        self._rate.set_text(f"{rate} {minutes}")
+        minutes, per_minute = max(1, round(span_s / 60)), f"{spread.per_minute:,.1f}"
+        self._rate.set_text(self._text("rate", all=f"{spread.number:,}", min=minutes, n=per_minute))

@@ -78,7 +78,7 @@ class Passed:
         )
 
     def show_search(self, search: Passed | None) -> None:
-        """Have the row of a reply show the times and the outcome of its search, where that is known: it has the budget."""
+        """Have the row of a reply show times and outcome of its search, which has the budget, where that is known."""
         if search is None or not search.stages:
             return
         self.stages = (*search.stages, *(stage for stage in self.stages if stage[0] == "reply"))

@@ -94,10 +94,10 @@ class SearchPanel:
             with ui.element("td").classes("memory"):
                 content(self._viewer, text, candidate.content)
                 self._origin(candidate)
-            with ui.element("td").classes("number"):
+            with _cell(text("column_score")):
                 span(f"{candidate.score:.3f}")
             for part in PARTS:
-                with ui.element("td").classes("number part"):
+                with _cell(text(f"part_{part}")).classes("part"):
                     balance(candidate.parts.get(part))
             with ui.element("td").classes("verdict"):
                 span(text(f"verdict_{candidate.verdict}"), "good" if is_returned else "quiet")
@@ -112,6 +112,13 @@ class SearchPanel:
                 span(text(source) if text.has(source) else candidate.source)
             moment(self._viewer, text, candidate.timestamp)
             memory_link(self._viewer, text, self._user, candidate.id, names_users=self._names_users)
+
+
+def _cell(label: str) -> ui.element:
+    """A cell with a figure, whose label is shown on a phone, where the table has no head."""
+    cell = ui.element("td").classes("number")
+    cell.props["data-label"] = label
+    return cell
 
 
 def balance(value: float | None) -> None:

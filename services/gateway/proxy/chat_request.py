@@ -113,16 +113,18 @@ class ChatRequest:
 
     def prompt(self, context: str) -> list[ChatMessage]:
         """The messages that upstream gets, with the context at its place: the role and the text of each."""
-        given = [message for message in self._messages if isinstance(message, dict)]
-        texts = [ChatMessage(str(message.get("role")), text_of(message.get("content"))) for message in given]
-        first = next((at for at, message in enumerate(given) if _is_prompt(message)), None)
-        if not context:
-            return texts
-        if first is None:
-            return [ChatMessage("system", context), *texts]
-        role, text = texts[first]
-        texts[first] = ChatMessage(role, text + BEFORE_CONTEXT + context if text else context)
-        return texts
+        messages = [message for message in self._messages if isinstance(message, dict)]
+        first = next((at for at, message in enumerate(messages) if _is_prompt(message)), None)
+        if context and first is None:
+            messages.insert(0, {"role": "system", "content": context})
+        elif context and first is not None:
+            content = messages[first]["content"]
+            if isinstance(content, list):
+                with_context: Any = [*content, {"type": "text", "text": context}]
+            else:
+                with_context = content + BEFORE_CONTEXT + context if content else context
+            messages[first] = {**messages[first], "content": with_context}
+        return [ChatMessage(str(message.get("role")), text_of(message.get("content"))) for message in messages]
 
 
 def text_of(content: Any) -> str:

@@ -51,7 +51,7 @@ class LivePage:
         self._feed, self._viewer, self._text, self._settings = feed, viewer, text, settings
         self._visible = Visibility.of(viewer.permit(Right.TRACE), settings)
         self._wanted = {name: query.get(name, "") for name in ("user", "kind", "outcome")}
-        self._has_chosen = "kind" in query
+        self._has_chosen = "kind" in query or "outcome" in query
         self._polls, self._missed, self._is_paused, self._is_shown = 0, 0, False, False
         heading(text("title"), 1)
         self._failure = span("", "failure line").props('role="alert"')

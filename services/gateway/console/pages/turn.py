@@ -92,7 +92,7 @@ class TurnPage:
         TurnStory(self._viewer, text, turn, names_users=names_users)
         self._missing(turn)
         with ui.element("nav").classes("neighbours") as nav:
-            nav.props["aria-label"] = text("timeline")
+            nav.props["aria-label"] = text("neighbours")
             for name, identifier in (("earlier", neighbours.earlier), ("later", neighbours.later)):
                 if identifier:
                     link(text(name), turn_url(identifier))
@@ -122,7 +122,8 @@ class TurnPage:
                 with ui.element("p").classes("warn"):
                     span(text("waits", place=item.place, state=item.state))
                     moment(self._viewer, text, item.since)
-            with ui.element("div").classes("scroll"), ui.element("table").classes("timeline"):
+            scroll = ui.element("div").classes("scroll").props('tabindex="0"')
+            with scroll, ui.element("table").classes("timeline"):
                 with ui.element("thead"), ui.element("tr"):
                     for name in ("column_after", "column_at", "column_of", "column_step"):
                         column = ui.element("th").props('scope="col"')
