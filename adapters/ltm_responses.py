@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import dramatiq
@@ -13,7 +13,6 @@ import structlog
 from dramatiq.middleware import Middleware
 from keepsake_client.errors import KeepsakeError
 from keepsake_client.protocol import COUNTERS, TRACE_FIELD, TRACES_STREAM, LTMResponse
-from keepsake_client.turns import TURN_FIELD, TURNS_STREAM
 
 from adapters.response_repeats import ResponseRepeats
 from services.runtime.counters import PendingCounts
@@ -28,18 +27,19 @@ from tasks.middleware.retries import error_text
 #: A worker that froze for less than this does not publish a second response to a message that another worker has
 #: answered meanwhile; 130 bytes a response.
 ANSWERED_TTL_S = 600
-#: Publishes once for a key, and writes the records: the messages of a frozen worker are run by others, and by itself
-#: when it resumes. A Redis that is full refuses SET and XADD alone, and a response that is not remembered is better
-#: than none. The streams of records are no keys of the script: a user of Redis without the right to them could not run
-#: it.
+#: Publishes once for a key, and writes the trace: the messages of a frozen worker are run by others, and by itself when
+#: it resumes. A Redis that is full refuses SET and XADD alone, and a response that is not remembered is better than
+#: none. The trace's stream is no key of the script: a user of Redis without the right to it could not run the script.
 _PUBLISH_ONCE = """
 if redis.pcall('SET', KEYS[1], '', 'NX', 'EX', ARGV[1]) == false then return 0 end
 redis.call('PUBLISH', ARGV[2], ARGV[3])
 if ARGV[4] ~= '' then redis.pcall('XADD', ARGV[5], 'MAXLEN', '~', ARGV[6], '*', ARGV[7], ARGV[4]) end
-if ARGV[8] ~= '' then redis.pcall('XADD', ARGV[9], 'MAXLEN', '~', ARGV[10], '*', ARGV[11], ARGV[8]) end
 return 1
 """
 
+#: A search that waited for a worker for longer than this is not explained in its record: others wait behind it.
+BUSY_S = 0.05
+_SEARCHES = ("search", "context")
 #: Types whose traces say how many memories were found or added.
 _COUNTING = ("search", "context", "add")
 
@@ -50,9 +50,9 @@ class ResponsePublisher(Middleware):
     """Publishes what the actor of a request returned, or why it failed.
 
     An actor of a request takes the argument `request` and returns the fields of its response; and for the records alone
-    as `stages` the milliseconds of its stages, and as `explained` the explanation of a search. A failure is answered
-    when it is final. A failure that the response explains is no dead letter; nor is one on the interactive queue,
-    because its asker would not want it answered later.
+    as `stages` the milliseconds of its stages, and as `explain` what explains a search, which is called after its
+    response was published. A failure is answered when it is final. A failure that the response explains is no dead
+    letter; nor is one on the interactive queue, because its asker would not want it answered later.
 
     The response to a request without a deadline is published again a little later: its asker may subscribe after it has
     pushed.
@@ -114,16 +114,18 @@ class ResponsePublisher(Middleware):
             self._counts.count("searches_expired")
         started_at = getattr(self._started, "at", time.time())
         times = {name: message.kwargs.get(f"{name}_at") for name in ("received", "enqueued")}
-        self.publish(
+        published = self.publish(
             response,
             message.message_id,
             facts=self._facts(response, request, {**times, "started": started_at}, (result or {}).get("stages")),
-            turn=self._turn(request, (result or {}).get("explained")),
             repeat=_deadline_ms(request) is None,
             type=request.get("type"),
             queued_ms=_ms(started_at - message.kwargs.get("received_at", started_at)),
             worked_ms=_ms(time.time() - started_at),
         )
+        if published and self._turns.wanted and request.get("type") in _SEARCHES and response.success:
+            waited_s = started_at - message.kwargs.get("received_at", started_at)
+            self._record_turn(request, None if waited_s > BUSY_S else (result or {}).get("explain"))
 
     def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         self.close()
@@ -177,10 +179,16 @@ class ResponsePublisher(Middleware):
         # A user who is forgotten is not named by the record of it.
         return self._traces.record("request", "" if facts["type"] == "user_forget" else user_id, **facts)
 
-    def _turn(self, request: dict[str, Any], explained: Any) -> bytes:
-        if explained is None or not self._turns.wanted:
-            return b""
-        return self._turns.search(request, explained.candidates, explained.cut)
+    def _record_turn(self, request: dict[str, Any], explain: Callable[[], Any] | None) -> None:
+        """Write the turn record of a search whose response is out; one that cannot be written is counted."""
+        try:
+            explained = explain() if explain is not None else None
+            with self._client.pipeline(transaction=False) as pipeline:
+                self._turns.add(pipeline, self._turns.search(request, explained))
+                pipeline.execute()
+        except (redis.RedisError, KeepsakeError) as error:
+            log.debug("turn_not_recorded", request_id=request["request_id"], reason=redact(error))
+            self._counts.count("turns_not_recorded")
 
     def publish(
         self,
@@ -188,18 +196,19 @@ class ResponsePublisher(Middleware):
         answers: str | None = None,
         *,
         facts: dict[str, Any] | None = None,
-        turn: bytes = b"",
         repeat: bool = False,
         **times: object,
-    ) -> None:
+    ) -> bool:
         """Publish one response. If Redis is down, it is counted and not retried: its asker has no connection either.
 
         Args:
             answers: the id of the actor message; of all responses to one, the first is published.
             facts: what is known of the request, for its record and its spans; None for neither.
-            turn: its turn record.
             repeat: whether its asker may subscribe late.
             times: logged with it.
+
+        Returns:
+            Whether it was published, by this call.
         """
         wire, trace = response.to_wire(), self._record(response.user_id, facts)
         try:
@@ -215,18 +224,14 @@ class ResponsePublisher(Middleware):
                     TRACES_STREAM,
                     self._traces.max_len,
                     TRACE_FIELD,
-                    turn,
-                    TURNS_STREAM,
-                    self._turns.max_len,
-                    TURN_FIELD,
                 ],
             ):
                 log.info("response_deduplicated", request_id=response.request_id)
-                return
+                return False
         except redis.RedisError as error:
             log.warning("response_not_published", request_id=response.request_id, reason=redact(error))
             self._counts.count("responses_not_published")
-            return
+            return False
         if repeat:
             self._repeats.add(wire)
         self._counts.flush(self._client)
@@ -235,6 +240,7 @@ class ResponsePublisher(Middleware):
         )
         if facts is not None:
             self._spans.record("request", response.traceparent, facts)
+        return True
 
     def _publish_refusal(self, wire: str, trace: str) -> None:
         with self._client.pipeline(transaction=False) as pipeline:

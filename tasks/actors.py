@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import dramatiq
@@ -41,7 +42,6 @@ def declare(broker: dramatiq.Broker, resources: Resources) -> None:
         extraction.declare(broker, resources)
     search, context, add = BY_TYPE["search"], BY_TYPE["context"], BY_TYPE["add"]
     get, update = BY_TYPE["profile_get"], BY_TYPE["profile_update"]
-    explains = resources.settings.ltm_turns != "off"
 
     @dramatiq.actor(
         broker=broker,
@@ -68,13 +68,11 @@ def declare(broker: dramatiq.Broker, resources: Resources) -> None:
         started_at = time.time()
         data = read_data(request, SearchData)
         deadline = _deadline(data, received_at, resources.settings)
-        found = resources.memories.search(
-            request["user_id"], data, now=received_at, deadline=deadline, explains=explains
-        )
+        found = resources.memories.search(request["user_id"], data, now=received_at, deadline=deadline)
         response = {"memories": found, "partial": found.partial or None, "stages": found.timings}
         return {
             **response,
-            **_explained(data, found.explained),
+            **_explained(data, found.explain),
             **_timings(data, found.timings, received_at, enqueued_at, started_at),
         }
 
@@ -89,9 +87,7 @@ def declare(broker: dramatiq.Broker, resources: Resources) -> None:
         started_at = time.time()
         data = read_data(request, ContextData)
         deadline = _deadline(data, received_at, resources.settings)
-        found = resources.contexts.context(
-            request["user_id"], data, now=received_at, deadline=deadline, explains=explains
-        )
+        found = resources.contexts.context(request["user_id"], data, now=received_at, deadline=deadline)
         response = {
             "memories": found.memories,
             "context": found.text,
@@ -101,7 +97,7 @@ def declare(broker: dramatiq.Broker, resources: Resources) -> None:
         }
         return {
             **response,
-            **_explained(data, found.explained),
+            **_explained(data, found.explain),
             **_timings(data, found.timings, received_at, enqueued_at, started_at),
         }
 
@@ -159,12 +155,12 @@ def _deadline(data: SearchData, received_at: float, settings: Settings) -> float
     return received_at + (1 - ON_THE_WIRE) * budget_ms / 1000
 
 
-def _explained(data: SearchData, explained: Explained | None) -> dict[str, Any]:
-    """The explanation of a search, for its turn record, and the fields of its response where it was asked for."""
-    if explained is None:
-        return {}
-    asked = {"candidates": explained.candidates, "cut": explained.cut} if data.explain else {}
-    return {"explained": explained, **asked}
+def _explained(data: SearchData, explain: Callable[[], Explained] | None) -> dict[str, Any]:
+    """What explains a search, for its turn record, and the fields of its response where it was asked for."""
+    if explain is None or not data.explain:
+        return {"explain": explain}
+    explained = explain()
+    return {"explain": lambda: explained, "candidates": explained.candidates, "cut": explained.cut}
 
 
 def _timings(

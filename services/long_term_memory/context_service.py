@@ -36,7 +36,7 @@ class ContextResult:
         memories: what the search found, best first.
         partial: whether something is missing for want of time.
         timings: milliseconds by stage: those of the search, and context_ms.
-        explained: as that of the search.
+        explain: as that of the search.
     """
 
     text: str
@@ -44,7 +44,7 @@ class ContextResult:
     memories: list[Memory]
     partial: bool
     timings: dict[str, float]
-    explained: Explained | None = None
+    explain: Callable[[], Explained] | None = None
 
 
 class ContextService:
@@ -69,13 +69,7 @@ class ContextService:
         self._latency = LatencyEstimate()
 
     def context(
-        self,
-        user_id: str,
-        asked: ContextData,
-        *,
-        now: float | None = None,
-        deadline: float | None = None,
-        explains: bool = False,
+        self, user_id: str, asked: ContextData, *, now: float | None = None, deadline: float | None = None
     ) -> ContextResult:
         """The context of a reply to a query.
 
@@ -84,14 +78,13 @@ class ContextService:
         Args:
             now: when it was asked, in seconds since 1970; None for the present.
             deadline: when its answer becomes useless, in seconds since 1970; None for never.
-            explains: as of the search.
 
         Raises:
             Expired: the deadline has passed, before or during the search.
             Unavailable: the database or the embedder does not answer.
         """
         now = self._clock() if now is None else now
-        found = self._memories.search(user_id, asked, now=now, deadline=deadline, explains=explains)
+        found = self._memories.search(user_id, asked, now=now, deadline=deadline)
         has_time = Deadline(deadline, self._clock).left_s("was done") > SAFETY_FACTOR * self._latency.seconds
         begun = time.perf_counter()
         profile: dict[str, Any] = {}
@@ -114,7 +107,7 @@ class ContextService:
             self._latency.record(took)
         timings = {**found.timings, "context_ms": took * 1000}
         partial = found.partial or not has_time
-        return ContextResult(rendered.text, rendered.parts, found, partial, timings, found.explained)
+        return ContextResult(rendered.text, rendered.parts, found, partial, timings, found.explain)
 
     def _recap(self, memories: Iterable[RecapMemory]) -> list[dict[str, Any]]:
         """Quotes of sessions, the last one first, each session in the order of time."""

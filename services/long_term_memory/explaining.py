@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from keepsake_client.context import shorten
 from keepsake_client.turns import CANDIDATES, Candidate, Cut, Verdict
 
 from services.long_term_memory.memory_fields import score_parts
+from services.long_term_memory.postgres.store import Brief
 from services.long_term_memory.retrieval.columns import MemoryColumns
 from services.long_term_memory.retrieval.facts import ColumnsWithFacts
 from services.long_term_memory.retrieval.features import Features
@@ -46,7 +47,7 @@ def explained(
     columns: MemoryColumns,
     features: Features,
     results: tuple[Ranking, Attached],
-    stored: Mapping[int, Any],
+    stored: Mapping[int, Brief],
     cut: Cut,
 ) -> Explained:
     """The explanation of a search, without candidates that were deleted meanwhile.
@@ -85,20 +86,20 @@ def cut_of(features: Features, *, min_score: float, limit: int, partial: bool) -
     )
 
 
-def _candidate(stored: Any, best: Ranking, place: int, verdict: Verdict, recency: float) -> Candidate:
-    payload, parts = stored.payload, score_parts(best, place)
+def _candidate(stored: Brief, best: Ranking, place: int, verdict: Verdict, recency: float) -> Candidate:
+    parts = score_parts(best, place)
     # Not validated: every search makes twenty.
     return Candidate.model_construct(
         id=stored.id,
-        content=shorten(payload["data"], CONTENT_CHARS),
+        content=shorten(stored.content, CONTENT_CHARS),
         score=round(float(best.score[place]), 4),
         parts={**parts, "utterance": round(parts["utterance"] - recency, 3), "recency": round(recency, 3)},
         verdict=verdict,
-        source=payload["source"],
-        timestamp=payload["timestamp"],
-        kind="message" if payload.get("fact") is None else "fact",
-        session_id=payload.get("session_id"),
-        message_id=payload.get("message_id"),
+        source=stored.source,
+        timestamp=stored.timestamp,
+        kind="fact" if stored.is_fact else "message",
+        session_id=stored.session_id,
+        message_id=stored.message_id,
     )
 
 

@@ -16,8 +16,7 @@ from keepsake_client.protocol import (
     MemoryUpdateMessage,
     SearchData,
 )
-from keepsake_client.turns import CANDIDATES
-from mem0.vector_stores.pgvector import OutputData
+from keepsake_client.turns import CANDIDATES, Cut
 
 from services.long_term_memory.batching import Batcher
 from services.long_term_memory.deadlines import SAFETY_FACTOR, Deadline, LatencyEstimate
@@ -35,7 +34,7 @@ from services.long_term_memory.retrieval.facts import ColumnsWithFacts, with_fac
 from services.long_term_memory.retrieval.features import ECHO_WINDOW_S, Features, match, possible_echoes
 from services.long_term_memory.retrieval.newer import prefer_newer
 from services.long_term_memory.retrieval.query import QueryFeatures, query_features
-from services.long_term_memory.retrieval.ranking import DEFAULT_MIN_SCORE, Ranking, rank_with_others
+from services.long_term_memory.retrieval.ranking import DEFAULT_MIN_SCORE, Others, Ranking, rank_with_others
 from services.long_term_memory.retrieval.results import Attached, depth_for, results
 from services.long_term_memory.retrieval.weights import Weights
 from services.long_term_memory.storing import MemoryWriter, embedded, of_request, of_update
@@ -59,7 +58,7 @@ class SearchResult(list[Memory]):
     Args:
         partial: whether the query was not embedded for want of time: ranked by words alone.
         timings: milliseconds by stage: embed_ms, database_ms, rank_ms.
-        explained: the best memories, these among them, and why the others are not; None where it was not asked for.
+        explain: finds out why these memories were returned, and what just was not; reads the database once more.
     """
 
     def __init__(
@@ -68,12 +67,12 @@ class SearchResult(list[Memory]):
         *,
         partial: bool,
         timings: dict[str, float],
-        explained: Explained | None = None,
+        explain: Callable[[], Explained] | None = None,
     ) -> None:
         super().__init__(memories)
         self.partial = partial
         self.timings = timings
-        self.explained = explained
+        self.explain = explain
 
 
 class _Stopwatch:
@@ -195,13 +194,7 @@ class MemoryService:
         return [memory_of(utterance.id, {**utterance.payload, "data": add.content}, self._zone)]
 
     def search(
-        self,
-        user_id: str,
-        search: SearchData,
-        *,
-        now: float | None = None,
-        deadline: float | None = None,
-        explains: bool = False,
+        self, user_id: str, search: SearchData, *, now: float | None = None, deadline: float | None = None
     ) -> SearchResult:
         """The user's memories that answer best, best first; none where none does.
 
@@ -211,7 +204,6 @@ class MemoryService:
         Args:
             now: when it was asked, in seconds since 1970; None for the present.
             deadline: when its answer becomes useless, in seconds since 1970; None for never.
-            explains: whether the result is explained, as it also is where the search asks for it.
 
         Raises:
             Expired: the deadline has passed, before or during the search.
@@ -232,10 +224,7 @@ class MemoryService:
             features = self._settle_echoes(scope, columns, query, match(columns, query, search, now), now)
             features = with_facts(columns, features, include_superseded=search.include_superseded)
             depth = max(search.limit, MATTER_DEPTH) if query.asks_current_state else search.limit
-            looked_among = CANDIDATES if explains or search.explain else 0
-            ranking, others = rank_with_others(
-                columns, query, features, self._weights, limit=depth_for(columns, depth), others=looked_among
-            )
+            ranking, others = rank_with_others(columns, query, features, self._weights, limit=depth_for(columns, depth))
             stopwatch.lap("rank_ms")
             if query.asks_current_state and len(ranking) > 1:
                 compared, behind = ranking.first(depth), ranking.where(np.arange(len(ranking)) >= depth)
@@ -244,17 +233,13 @@ class MemoryService:
                 ranking = newer.followed_by(behind) if len(behind) else newer
             least = DEFAULT_MIN_SCORE if search.min_score is None else search.min_score
             found = results(ranking.where(ranking.score >= least), columns, search.limit)
-            best = best_of(ranking, others) if looked_among else others
-            stored = self._load(scope, columns, found, best)
-            memories = self._memories(columns, found, stored, explain=search.explain)
-            explanation = None
-            if looked_among:
-                cut = cut_of(features, min_score=least, limit=search.limit, partial=vector is None)
-                explanation = explained(best, ranking, columns, features, found, stored, cut)
+            memories = self._load(scope, columns, found, search)
             stopwatch.lap("database_ms")
         self._latency_after_embedding.record((stopwatch.laps["database_ms"] + stopwatch.laps["rank_ms"]) / 1000)
         budget.left_s("was done")
-        return SearchResult(memories, partial=vector is None, timings=stopwatch.laps, explained=explanation)
+        cut = partial(cut_of, features, min_score=least, limit=search.limit, partial=vector is None)
+        explain = partial(self._explain, scope, columns, features, (ranking, others), found, cut)
+        return SearchResult(memories, partial=vector is None, timings=stopwatch.laps, explain=explain)
 
     def _settle_echoes(
         self, scope: Scope, columns: MemoryColumns, query: QueryFeatures, features: Features, now: float
@@ -268,32 +253,37 @@ class MemoryService:
         echoes[rows] = [abs(arrived.get(number, math.inf) - now) <= ECHO_WINDOW_S for number in columns.number[rows]]
         return replace(features, echoes=echoes)
 
-    def _load(
-        self, scope: Scope, columns: MemoryColumns, found: tuple[Ranking, Attached], best: Ranking
-    ) -> dict[int, OutputData]:
-        """What is stored of the results and of the best memories, by number; what was deleted in between is not."""
-        shown, attached = found
-        of_facts = [row for facts in attached.values() for row, _ in facts]
-        if not isinstance(columns, ColumnsWithFacts):
-            scope = replace(scope, kinds=MESSAGES)  # which takes less to load
-        wanted = columns.number[[*shown.rows.tolist(), *of_facts, *best.rows.tolist()]].tolist()
-        return self._store.payloads(scope, wanted) if wanted else {}
-
-    def _memories(
+    def _explain(
         self,
+        scope: Scope,
         columns: MemoryColumns,
+        features: Features,
+        ranked: tuple[Ranking, Others],
         found: tuple[Ranking, Attached],
-        stored: dict[int, OutputData],
-        *,
-        explain: bool,
+        cut: Callable[[], Cut],
+    ) -> Explained:
+        ranking, others = ranked
+        best = best_of(ranking, others(CANDIDATES))
+        with database_errors():
+            stored = self._store.briefs(scope, columns.number[best.rows].tolist())
+        return explained(best, ranking, columns, features, found, stored, cut())
+
+    def _load(
+        self, scope: Scope, columns: MemoryColumns, found: tuple[Ranking, Attached], search: SearchData
     ) -> list[Memory]:
         """The results, in their order."""
         shown, attached = found
+        numbers = columns.number[shown.rows].tolist()
+        others = [row for facts in attached.values() for row, _ in facts]
+        if not isinstance(columns, ColumnsWithFacts):
+            scope = replace(scope, kinds=MESSAGES)  # which takes less to load
+        wanted = [*numbers, *columns.number[others].tolist()]
+        stored = self._store.payloads(scope, wanted) if wanted else {}
         memories = []
-        for place, (row, number) in enumerate(zip(shown.rows.tolist(), columns.number[shown.rows], strict=True)):
+        for place, (row, number) in enumerate(zip(shown.rows.tolist(), numbers, strict=True)):
             if number not in stored:
-                continue
-            parts = score_parts(shown, place) if explain else None
+                continue  # it may have been deleted in between
+            parts = score_parts(shown, place) if search.explain else None
             memory = memory_of(stored[number].id, stored[number].payload, self._zone, float(shown.score[place]), parts)
             facts = [
                 memory_of(stored[of_fact].id, stored[of_fact].payload, self._zone, score)

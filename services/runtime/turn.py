@@ -49,14 +49,14 @@ class Missing(BaseModel):
 
     Args:
         what: the times or candidates of a search; prompt and reply; all contents; or the end of long texts.
-        why: LTM_TURNS is off, or `ids`; the record is gone; none was written; the search failed; no reply is known; or
-            a record has no room for them.
+        why: LTM_TURNS is off, or `ids`; the record is gone; none was written; the search failed; the workers were
+            behind; no reply is known; or a record has no room for them.
         request_id: of the search.
         detail: the code of the error.
     """
 
     what: Literal["times", "candidates", "prompt and reply", "contents", "the end of long texts"]
-    why: Literal["off", "ids", "gone", "not_written", "failed", "no_reply", "too_long"]
+    why: Literal["off", "ids", "gone", "not_written", "failed", "no_reply", "too_long", "busy"]
     request_id: str | None = None
     detail: str = ""
 
@@ -72,6 +72,7 @@ _REASONS: Final = {
     "not_written": "none was written, as with LTM_TURNS=off, by an earlier release, or without the right to ltm:turns",
     "failed": "the search ended with ",
     "no_reply": "no reply of the chat service or of the proxy is known",
+    "busy": "the workers were behind: a search that waits for one is not explained",
     "too_long": "a record has room for the beginning",
 }
 
@@ -215,6 +216,8 @@ def _missing(turn: Turn, kept_since: float, recorded: str) -> Iterator[Missing]:
             yield Missing(what="times", why="gone", request_id=request_id)
         elif search.record is None and trace.outcome != "ok":
             yield Missing(what="candidates", why="failed", request_id=request_id, detail=trace.outcome)
+        elif search.record is not None and search.record.cut is None:
+            yield Missing(what="candidates", why="busy", request_id=request_id)
         elif search.record is None:
             why = _not_recorded(trace.times.get("answered"), kept_since, recorded)
             yield Missing(what="candidates", why=why, request_id=request_id)

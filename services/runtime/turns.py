@@ -1,7 +1,7 @@
 """Turns: one record for each search that was answered and each reply that was made, in a capped stream.
 
 Beside its trace record, a search or a reply has a turn record, which may have contents: the query, the candidates, the
-prompt and the reply. It is sent with a command that the process sends anyway, and never makes that command fail.
+prompt and the reply. It is written after the response, or with the reply, and fails neither.
 `services/runtime/turn_reader.py` reads the records.
 """
 
@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from keepsake_client.context import shorten
 from keepsake_client.turns import TURN_FIELD, TURNS_STREAM, Candidate, Cut
@@ -28,6 +28,18 @@ MAX_PROMPT_CHARS: Final = 24_000
 MAX_RECORD_BYTES: Final = 65_536
 #: Of a request, what is no option of the search, or is told elsewhere.
 _NO_OPTIONS: Final = ("query", "explain", "timings")
+
+
+class Explanation(Protocol):
+    """The explanation of a search."""
+
+    @property
+    def candidates(self) -> Sequence[Candidate]:
+        """The best memories."""
+
+    @property
+    def cut(self) -> Cut:
+        """Where the results end."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +67,12 @@ class Turns:
         """Whether records are written."""
         return self.max_len > 0
 
-    def search(self, request: dict[str, Any], candidates: Sequence[Candidate], cut: Cut) -> bytes:
+    def search(self, request: dict[str, Any], explained: Explanation | None) -> bytes:
         """The record of a search or context that was answered.
 
         Args:
             request: as an adapter has validated it.
+            explained: its candidates, and where its results end; None where there was no time for that.
         """
         data = request["data"]
         query, shortened = self._text(data["query"])
@@ -70,8 +83,8 @@ class Turns:
             type=request["type"],
             query=query,
             options=self._options(data),
-            candidates=[self._candidate(candidate) for candidate in candidates],
-            cut=cut.__dict__,
+            candidates=[self._candidate(candidate) for candidate in explained.candidates] if explained else None,
+            cut=explained.cut.__dict__ if explained else None,
             shortened=shortened,
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
@@ -49,7 +49,7 @@ class Services:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.partial = False
-        self.explained: Explained | None = None
+        self.explain: Callable[[], Explained] | None = None
         self.reused_id = self.deleted = False
         self.settings = Settings()
         self.memories = SimpleNamespace(search=self._search, add=self._add, index=self._index)
@@ -61,10 +61,9 @@ class Services:
         self.contexts = self.management = self.forgetting = SimpleNamespace()
         self.profiles = SimpleNamespace(get=self._profile("get"), update=self._profile("update"))
 
-    def _search(self, user_id: str, data: SearchData, *, now: float, deadline: float, explains: bool) -> SearchResult:
+    def _search(self, user_id: str, data: SearchData, *, now: float, deadline: float) -> SearchResult:
         self.calls.append(("search", user_id, data.query, now))
-        explained = self.explained if explains or data.explain else None
-        return SearchResult([MEMORY], partial=self.partial, timings={"embed_ms": 2.0}, explained=explained)
+        return SearchResult([MEMORY], partial=self.partial, timings={"embed_ms": 2.0}, explain=self.explain)
 
     def _add(self, *arguments: Any) -> list[Memory]:
         self.calls.append(("add", *arguments))
@@ -121,24 +120,20 @@ def test_a_search_returns_what_is_found(worker: Worker, partial: bool, field: bo
 
     assert worker.services.calls == [("search", "u1", "tea?", 100.0)]
     assert response.pop("stages")["embed_ms"] == 2.0
-    assert response == {"memories": [MEMORY], "partial": field}
+    assert response == {"memories": [MEMORY], "partial": field, "explain": None}
 
 
-@pytest.mark.parametrize(("turns", "explain"), [("off", False), ("off", True), ("ids", False), ("contents", True)])
-def test_a_search_is_explained_in_its_response_or_for_its_record(turns: str, explain: bool) -> None:
-    """Given `explain` or not, and LTM_TURNS off or not, I expect the fields where they are asked for, for the record
-    where one is written or they are, and else nothing."""
-    worker = Worker(ltm_turns=turns)
+def test_a_search_is_explained_where_that_is_asked_for(worker: Worker) -> None:
+    """Given a search, I expect what explains it left to its record; given `explain`, the fields, and that done once."""
     candidate = Candidate(id="m1", score=0.5, verdict="returned", timestamp=1)
-    explained = worker.services.explained = Explained([candidate], Cut(min_score=0.09, limit=5, ranked=1))
+    explained = Explained([candidate], Cut(min_score=0.09, limit=5, ranked=1))
+    explanations = iter([explained])
+    worker.services.explain = lambda: next(explanations)
 
-    response = worker.run("memory.search", query="tea?", explain=explain)
+    plain, asked = (worker.run("memory.search", query="tea?", explain=explain) for explain in (False, True))
 
-    assert (response.get("candidates"), response.get("cut")) == (
-        ([candidate], explained.cut) if explain else (None, None)
-    )
-    assert response.get("explained") is (explained if explain or turns != "off" else None)
-    worker.broker.close()
+    assert (plain["explain"], "candidates" in plain, "cut" in plain) == (worker.services.explain, False, False)
+    assert (asked["candidates"], asked["cut"], asked["explain"]()) == ([candidate], explained.cut, explained)
 
 
 def test_a_search_with_timings_returns_its_moments(worker: Worker) -> None:
@@ -159,13 +154,14 @@ def test_a_context_returns_its_text_and_parts(worker: Worker, partial: bool, fie
     response = worker.run("memory.context", query="tea?", deadline_ms=1_000, timings=True)
 
     asked = ContextData(query="tea?", deadline_ms=1_000, timings=True)
-    assert worker.services.calls == [("context", "u1", asked, ("now", 100.0), ("deadline", 100.9), ("explains", True))]
+    assert worker.services.calls == [("context", "u1", asked, ("now", 100.0), ("deadline", 100.9))]
     assert response.pop("timings")["context_ms"] == response.pop("stages")["context_ms"] == 2.0
     assert response == {
         "memories": [MEMORY],
         "context": "the text",
         "context_parts": parts,
         "partial": field,
+        "explain": None,
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from keepsake_client.protocol import SearchData
 from keepsake_client.turns import CANDIDATES
 
 from services.long_term_memory.explaining import Explained, best_of, cut_of, explained
+from services.long_term_memory.postgres.store import Brief
 from services.long_term_memory.retrieval.columns import MemoryColumns
 from services.long_term_memory.retrieval.facts import ColumnsWithFacts, with_facts
 from services.long_term_memory.retrieval.features import match
@@ -29,18 +29,16 @@ def explain(columns: MemoryColumns, texts: list[str], **more: Any) -> Explained:
     """The explanation of a search of these memories, as the memory service makes it."""
     search, query = SearchData(query=QUESTION, **{"min_score": 0, **more}), query_features(QUESTION)
     features = with_facts(columns, match(columns, query, search, 1_000.0), include_superseded=False)
-    ranking, others = rank_with_others(
-        columns, query, features, limit=depth_for(columns, search.limit), others=CANDIDATES
-    )
+    ranking, others = rank_with_others(columns, query, features, limit=depth_for(columns, search.limit))
     least = search.min_score or 0.0
     found = results(ranking.where(ranking.score >= least), columns, search.limit)
     stored = {
-        number: SimpleNamespace(id=str(number), payload={"data": text, "source": "user", "timestamp": 0.0})
+        number: Brief(str(number), text, "user", 0.0, None, None, is_fact=False)
         for number, text in zip(columns.number.tolist(), texts, strict=True)
         if text != "deleted meanwhile"
     }
     cut = cut_of(features, min_score=least, limit=search.limit, partial=False)
-    return explained(best_of(ranking, others), ranking, columns, features, found, stored, cut)
+    return explained(best_of(ranking, others(CANDIDATES)), ranking, columns, features, found, stored, cut)
 
 
 def verdicts(found: Explained) -> dict[str, str]:
@@ -153,7 +151,8 @@ def test_an_explanation_changes_no_ranking(turns: list[Turn], limit: int, questi
     features = match(columns, query, SearchData(query=question), 1_000.0)
 
     alone = rank(columns, query, features, limit=limit)
-    ranking, others = rank_with_others(columns, query, features, limit=limit, others=CANDIDATES)
+    ranking, others_of = rank_with_others(columns, query, features, limit=limit)
+    others = others_of(CANDIDATES)
 
     for part in ("rows", "score", "meaning", "words", "session", "utterance"):
         assert getattr(ranking, part).tolist() == getattr(alone, part).tolist()

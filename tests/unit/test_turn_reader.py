@@ -12,6 +12,7 @@ from keepsake_client.turns import TURNS_STREAM, Candidate, Cut
 
 from services.cli.output import Output
 from services.cli.turn import show_turn
+from services.long_term_memory.explaining import Explained
 from services.runtime.settings import load_settings
 from services.runtime.traces import Traces
 from services.runtime.turn_reader import Turn, TurnReader
@@ -43,7 +44,7 @@ class Pipeline:
         if turns.wanted:
             request = {"request_id": request_id, "user_id": "anna", "type": "context", "data": {"query": QUERY}}
             candidate = Candidate(id="c1", content="Mochi", score=0.5, verdict="over_limit", timestamp=1)
-            self.turn(turns.search(request, [candidate], CUT))
+            self.turn(turns.search(request, Explained([candidate], CUT)))
 
     def reply(self, turns: Turns = TURNS, **more: Any) -> None:
         ids = {"message_id": "m1", "request_id": "r1", "task_id": "t1"}
@@ -143,6 +144,17 @@ def test_records_without_contents_say_so(pipeline: Pipeline) -> None:
     assert [candidate.id for candidate in turn.searches[0].record.candidates] == ["c1"]
     assert (turn.reply_record and turn.reply_record.model, turn.reply) == ("a-model", None)
     assert [(missing.what, missing.why) for missing in turn.missing] == [("contents", "ids")]
+
+
+def test_a_search_of_busy_workers_says_why_it_has_no_candidates(pipeline: Pipeline) -> None:
+    """Given a record that was written while others waited, I expect its query, and why its candidates are missing."""
+    pipeline.trace("request", request_id="r1", type="search")
+    request = {"request_id": "r1", "user_id": "anna", "type": "search", "data": {"query": QUERY}}
+    pipeline.turn(TURNS.search(request, None))
+
+    turn = pipeline.follow("r1")
+
+    assert (turn.text, next((one.what, one.why) for one in turn.missing)) == (QUERY, ("candidates", "busy"))
 
 
 def test_a_search_that_failed_says_why_it_has_no_candidates(pipeline: Pipeline) -> None:

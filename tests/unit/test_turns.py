@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import fakeredis
@@ -41,12 +42,12 @@ def parsed(raw: bytes) -> TurnRecord:
     return TurnRecord.model_validate(decoded(raw))
 
 
-def answer(client: Any, turns: Turns, error: Exception | None = None, **data: Any) -> None:
+def answer(client: Any, turns: Turns, error: Exception | None = None, *, waited_s: float = 0.01, **data: Any) -> None:
     """What the middleware does around the actor that searches."""
     request = {"request_id": "r1", "type": "context", "user_id": "anna", "data": {"query": QUERY, "limit": 5, **data}}
-    message = proxy(request_message(parse_request(json.dumps(request).encode(), 1_000), 100.0))
+    message = proxy(request_message(parse_request(json.dumps(request).encode(), 1_000), time.time() - waited_s))
     message.failed = error is not None
-    result = None if error else {"memories": [], "stages": {}, "explained": EXPLAINED}
+    result = None if error else {"memories": [], "stages": {}, "explain": lambda: EXPLAINED}
     publisher = ResponsePublisher(client, "ltm_responses", Traces(1_000, "some-worker"), turns=turns)
     publisher.before_process_message(None, message)  # type: ignore[arg-type]  # it needs no broker
     publisher.after_process_message(None, message, result=result, exception=error)  # type: ignore[arg-type]
@@ -89,6 +90,14 @@ def test_no_turns_may_be_wanted(client: Any, turns: Turns) -> None:
     assert (client.xlen(TRACES_STREAM), client.exists(TURNS_STREAM)) == (1, 0)
 
 
+def test_a_search_that_waited_for_a_worker_is_not_explained(client: Any) -> None:
+    """Given workers that are behind, I expect the query recorded, and no time spent on candidates."""
+    answer(client, CONTENTS, waited_s=1.0)
+
+    (record,) = records(client)
+    assert (record.query, record.candidates, record.cut) == (QUERY, [], None)
+
+
 def test_a_search_that_fails_has_no_record(client: Any) -> None:
     """Given a search that failed, I expect its trace alone, which says why."""
     answer(client, CONTENTS, redis.ConnectionError("away"))
@@ -115,7 +124,7 @@ def test_users_are_written_as_in_traces() -> None:
     data = {"query": "q", "also": ["ben"]}
     request = {"request_id": "r", "user_id": "anna", "type": "search", "data": data}
 
-    raw = Turns.of(settings).search(request, [], EXPLAINED.cut)
+    raw = Turns.of(settings).search(request, Explained([], EXPLAINED.cut))
 
     hashed = user_id_hasher(settings)
     assert (parsed(raw).user, parsed(raw).options) == (hashed("anna"), {"also": [hashed("ben")]})
@@ -146,7 +155,7 @@ def test_a_record_is_bounded(char: str) -> None:
 
     raw = [
         CONTENTS.reply("anna", text=long, prompt=[("system", long)] * 100, reply=long, model=None),
-        CONTENTS.search(request, many, EXPLAINED.cut),
+        CONTENTS.search(request, Explained(many, EXPLAINED.cut)),
     ]
 
     assert max(map(len, raw)) <= MAX_RECORD_BYTES

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Final
 
@@ -86,6 +87,10 @@ class Ranking:
         return Ranking(**{part.name: getattr(self, part.name)[places] for part in fields(Ranking)})
 
 
+#: Gives the best so many of the memories that a ranking leaves out; of one text at most two, with those of the ranking.
+Others = Callable[[int], Ranking]
+
+
 def rank(
     columns: MemoryColumns,
     query: QueryFeatures,
@@ -103,7 +108,7 @@ def rank(
     Args:
         limit: how many at most; None for all.
     """
-    ranking, _ = rank_with_others(columns, query, features, weights, limit=limit, others=0)
+    ranking, _ = rank_with_others(columns, query, features, weights, limit=limit)
     return ranking
 
 
@@ -114,25 +119,23 @@ def rank_with_others(
     weights: Weights | None = None,
     *,
     limit: int | None = None,
-    others: int,
-) -> tuple[Ranking, Ranking]:
-    """What `rank` gives, and the best of the memories that are not among it, for an explanation.
+) -> tuple[Ranking, Others]:
+    """What `rank` gives, and what gives the best of the memories that are not among it, for an explanation.
 
     Args:
         limit: of the ranking.
-        others: how many are looked for the others among; 0 for none. Of one text at most two are among both.
     """
     weights = weights or Weights()
     limit = len(columns) if limit is None else limit
     if features.repeats.any():
-        return _with_repeats(columns, query, features, weights, limit, others)
+        return _with_repeats(columns, query, features, weights, limit)
     embedded = not np.isnan(columns.cosine).all()
     original = np.flatnonzero(~features.echoes)
     if len(original) < len(columns):
         columns, features = columns.where(~features.echoes), features.where(~features.echoes)
     if not columns.message_count:
         nothing = Ranking(original[:0], *(np.zeros(0) for _ in range(5)))
-        return nothing, nothing
+        return nothing, lambda _: nothing
 
     found = evidence_of(columns, query, features, weights)
     candidates = np.flatnonzero(features.eligible & (embedded | (found.words > 0)))
@@ -146,35 +149,38 @@ def rank_with_others(
 
     score = _probability(evidence[best] + beside, found.asked, columns, weights)
     ranking = ranking_of(best, score)
-    if not others:
-        return ranking, ranking.first(0)
-    rows = _others(evidence, candidates, columns.fingerprint, best, others)
-    below = np.append(best[:1], rows)  # every score falls from that of the first
-    return ranking, ranking_of(rows, _probability(evidence[below] + beside, found.asked, columns, weights)[1:])
+
+    def others(count: int) -> Ranking:
+        rows = _others(evidence, candidates, columns.fingerprint, best, count)
+        below = np.append(best[:1], rows)  # every score falls from that of the first
+        return ranking_of(rows, _probability(evidence[below] + beside, found.asked, columns, weights)[1:])
+
+    return ranking, others
 
 
 def _with_repeats(
-    columns: MemoryColumns, query: QueryFeatures, features: Features, weights: Weights, limit: int, others: int
-) -> tuple[Ranking, Ranking]:
+    columns: MemoryColumns, query: QueryFeatures, features: Features, weights: Weights, limit: int
+) -> tuple[Ranking, Others]:
     """The memories as if what repeats the query had never been stored, with that after those which may answer.
 
     It takes the last place of a list that is full of answers: what is stored can be found by its own words.
     """
     none = np.zeros_like(features.repeats)
     without = replace(features, echoes=features.echoes | features.repeats, repeats=none)
-    answers, other_answers = rank_with_others(columns, query, without, weights, limit=limit, others=others)
+    answers, other_answers = rank_with_others(columns, query, without, weights, limit=limit)
     own = replace(features, eligible=features.eligible & features.repeats, repeats=none)
-    repeats, other_repeats = rank_with_others(columns, query, own, weights, limit=limit, others=others)
+    repeats, other_repeats = rank_with_others(columns, query, own, weights, limit=limit)
     place = int(np.count_nonzero(answers.score >= ANSWER_SCORE))
     place = min(place, limit - 1) if limit > 1 else place
     order = np.r_[:place, len(answers) : len(answers) + len(repeats), place : len(answers)]
     both = answers.joined(repeats).at(order)
     both = replace(both, score=np.minimum.accumulate(both.score))
-    ranking = both.first(limit)
-    if not others:
-        return ranking, ranking.first(0)
-    left = both.where(np.arange(len(both)) >= limit)
-    return ranking, left.joined(other_answers).joined(other_repeats)
+
+    def others(count: int) -> Ranking:
+        left = both.where(np.arange(len(both)) >= limit)
+        return left.joined(other_answers(count)).joined(other_repeats(count))
+
+    return both.first(limit), others
 
 
 def _probability(evidence: Floats, asked: float, columns: MemoryColumns, weights: Weights) -> Floats:
