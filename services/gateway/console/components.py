@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from keepsake_client.errors import KeepsakeError, RequestTimeout, Unavailable
 from keepsake_client.protocol import clean
 from nicegui import ui
+from nicegui.elements.mixins.text_element import TextElement
 from redis.exceptions import RedisError
 
 from services.gateway.access import Unauthorized
@@ -83,6 +84,19 @@ def button(label: str, on_click: Callable[[], Any], *, danger: bool = False) -> 
     """A button, quiet but for what cannot be undone."""
     shown = ui.button(label, on_click=on_click, color="negative" if danger else None)
     return shown.props("no-caps dense unelevated" if danger else "no-caps dense outline")
+
+
+def action(label: str, on_click: Callable[[], Any]) -> ui.element:
+    """A button that looks like a link: of a row, which has several."""
+    shown = TextElement(tag="button", text=label).props('type="button"').classes("plain")
+    return shown.on("click", on_click)
+
+
+def name(text: str) -> ui.element:
+    """An id or a name that a person has given, apart from the direction of what is around it."""
+    shown = span(text, "name").props('dir="auto"')
+    shown.props["title"] = str(clean(text))
+    return shown
 
 
 def moment(viewer: Viewer, text: Texts, seconds: float | None, *, relative: bool = False) -> None:

@@ -14,6 +14,7 @@ from services.gateway.app import Gateway
 from services.gateway.console.guard import ROOT, ConsoleGuard
 from services.gateway.console.page import ConsolePages
 from services.gateway.console.pages import ask, live, people, queues, settings, turn
+from services.gateway.console.people.routes import people_routes
 from services.gateway.console.sessions import Sessions
 from services.gateway.console.signing import signing
 
@@ -24,6 +25,7 @@ def add_console(app: FastAPI, gateway: Gateway) -> None:
     """Add the console, and a redirection from `/` to it."""
     sessions = Sessions()
     app.include_router(signing(gateway, sessions))
+    app.include_router(people_routes(gateway))
     app.mount(f"{ROOT}/static", StaticFiles(directory=_STATIC), name="console-static")
     app.add_api_route("/", _to_console, include_in_schema=False)
     app.add_api_route(ROOT, _to_console, include_in_schema=False)
