@@ -171,6 +171,14 @@ def test_a_fact_is_answered_by_the_messages_that_it_was_found_in() -> None:
     assert found["questions"][0]["answers"] == ["m1", "m2"]
 
 
+def test_messages_in_the_same_words_answer_as_well() -> None:
+    """Given an answer that was said twice, I expect both: a search returns only one of them."""
+    memory = Kept(3)
+    memory.messages[0]["content"] = "我说了 1 "
+
+    assert case(memory, candidate(1, 0.5))["questions"][0]["answers"] == ["m1", "m3"]
+
+
 def test_chats_are_grouped_by_language() -> None:
     """Given chats in Chinese, in English, and in both, I expect the groups of the benchmarks."""
     assert [language_of(said) for said in (["你好"], ["hi"], ["你好", "hi"], [])] == ["zh", "en", "mixed", "en"]
@@ -261,19 +269,18 @@ def test_a_key_for_one_user_asks_of_no_other() -> None:
 
 
 def test_the_form_asks_by_the_url() -> None:
-    """Given a question that is typed in, I expect the page of its URL."""
+    """Given a question that is typed in, I expect this page with its URL."""
 
     async def story(app: ConsoleApp) -> None:
-        app.memory.answer = lambda *_: answer(FOUND)
         await app.user.open("/console/ask?user=u1")
+        opened: list[str] = []
+        app.user.navigate.to = opened.append  # type: ignore[assignment,method-assign]
         app.user.find("Query").type("cat")
         app.user.find(ui.slider).elements.pop().set_value(0.3)
         form = app.user.find(ui.element)
         form.elements = {element for element in form.elements if element.tag == "form" and "ask" in element.classes}
         form.trigger("submit.prevent")
-        await app.user.should_see("2 of the best 4 would come")
-        [(_, _, data)] = app.memory.requests
-        assert (data["query"], data["min_score"]) == ("cat", 0.3)
+        assert opened == ["?user=u1&q=cat&min_score=0.3"]
 
     look(story)
 

@@ -27,7 +27,8 @@ async def case_of(
 ) -> dict[str, Any]:
     """A user's messages with one question, in the format of the users of tests/data/bilingual.json.
 
-    A fact that is wanted is answered by the messages that it was found in: a case has no facts.
+    A fact that is wanted is answered by the messages that it was found in: a case has no facts. Messages in the same
+    words answer as well, as a search returns one of them.
 
     Args:
         scope: `agent_id` and `all_agents` of the search.
@@ -45,6 +46,8 @@ async def case_of(
     for memory_id in set(answers) - {memory.id for memory in memories}:  # older than the newest ones
         memories += (await ltm.memory_get(user_id, memory_id)).memories
     memories.sort(key=lambda memory: memory.timestamp)
+    right = {memory.content.strip().casefold() for memory in memories if memory.id in answers}
+    answers = [memory.id for memory in memories if memory.content.strip().casefold() in right]
     return {
         "user_id": user_id,
         "language": language_of([memory.content for memory in memories]),

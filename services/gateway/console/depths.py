@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 
@@ -19,6 +19,9 @@ KEPT_S: Final = 3_600
 FRESH_S: Final = 1.0
 #: Points of a course: each is the most within so many seconds.
 POINTS: Final = 120
+#: Of the chart of a course.
+WIDTH: Final = 240
+HEIGHT: Final = 24
 
 log = structlog.get_logger()
 
@@ -38,6 +41,19 @@ class Sample:
     counters: dict[str, int] = field(default_factory=dict)
 
 
+class Course(NamedTuple):
+    """A depth over the last hour.
+
+    Args:
+        now: at the last sample; None where it was not read.
+        line: the `d` of an SVG path, `WIDTH` by `HEIGHT`.
+    """
+
+    now: float | None
+    most: float | None
+    line: str
+
+
 class DepthSampler:
     """Reads the figures of the stack at an interval, and keeps those of the last hour in memory.
 
@@ -53,6 +69,7 @@ class DepthSampler:
         self._count_failure = count_failure
         self._clock = clock
         self._one_at_a_time = asyncio.Lock()
+        self._courses: dict[str, Course] = {}
         self.samples: deque[Sample] = deque(maxlen=int(KEPT_S / INTERVAL_S))
         self.figures = StackFigures()
 
@@ -77,6 +94,15 @@ class DepthSampler:
             if figures.counters != counters:  # otherwise samples share one mapping
                 counters = figures.counters
             self.samples.append(Sample(self._clock(), depths_of(figures), counters))
+            self._courses.clear()
+
+    def course(self, name: str) -> Course:
+        """The course of a depth up to the last sample, which is drawn once for all pages."""
+        if name not in self._courses and self.samples:
+            points = course(self.samples, name, self.samples[-1].at)
+            most = max((point for point in points if point is not None), default=None)
+            self._courses[name] = Course(self.samples[-1].depths.get(name), most, line_of(points, WIDTH, HEIGHT))
+        return self._courses.get(name, Course(None, None, ""))
 
     def counted_within_hour(self) -> dict[str, int]:
         """By how much each counter has grown since the oldest sample that has any."""
@@ -93,7 +119,7 @@ def depths_of(figures: StackFigures) -> dict[str, float]:
     return {name: float(depth) for name, depth in depths.items() if depth is not None}
 
 
-def course(samples: Sequence[Sample], name: str, now: float) -> list[float | None]:
+def course(samples: Iterable[Sample], name: str, now: float) -> list[float | None]:
     """The most of a depth in each of `POINTS` equal parts of the last hour, oldest first; None where none was read."""
     points: list[float | None] = [None] * POINTS
     for sample in samples:

@@ -75,7 +75,12 @@ def _form(viewer: Viewer, text: Texts, asked: Asked) -> list[tuple[ui.element, M
                     min_score = setting_fields(viewer, text, setting)
                     columns.append((ui.element("div"), min_score))
         _comparing(text, asked)
-    form.on("submit.prevent", lambda: ui.navigate.to(Asked(given["user"], given["query"].strip(), settings).url))
+
+    def go() -> None:
+        _, _, query = Asked(given["user"], given["query"].strip(), settings).url.partition("?")
+        ui.navigate.to(f"?{query}")  # of this page: before a path NiceGUI would put the console's root once more
+
+    form.on("submit.prevent", go)
     return columns
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from datetime import datetime
 from typing import Final
 
@@ -10,15 +9,13 @@ from keepsake_client.errors import Unavailable
 from nicegui import ui
 
 from services.gateway.console.components import empty, failure, head, panel, span
-from services.gateway.console.depths import INTERVAL_S, DepthSampler, Sample, course, line_of
+from services.gateway.console.depths import HEIGHT, INTERVAL_S, WIDTH, Course, DepthSampler
 from services.gateway.console.texts import Texts
 from services.gateway.console.viewer import Viewer
 from services.runtime.queues import ALL_QUEUES, QUEUES, dead_letter_queue
 from services.runtime.settings import Settings, mask_url
 from services.runtime.stack_metrics import StackFigures
 
-WIDTH: Final = 240
-HEIGHT: Final = 24
 #: Of the messages of a queue that do not wait for a worker.
 _OTHER_STATES: Final = ("dead", "working", "delayed")
 
@@ -45,19 +42,16 @@ class _Row:
                     self._line = ui.element("path")
             self._now, *self._others, self._most = (_figure() for _ in range(2 + len(_OTHER_STATES)))
 
-    def show(self, samples: list[Sample], figures: StackFigures, now: float) -> None:
+    def show(self, course: Course, figures: StackFigures) -> None:
         """Show the figures of this moment; only what has changed is sent to the browser."""
-        latest = samples[-1].depths.get(self._name) if samples else None
-        points = course(samples, self._name, now)
-        most = max((point for point in points if point is not None), default=None)
-        self._now.set_text(self._worded(latest))
-        self._most.set_text(self._worded(most))
+        self._now.set_text(self._worded(course.now))
+        self._most.set_text(self._worded(course.most))
         states = figures.queues.get(self._name.removeprefix("queue:"), {})
         for shown, state in zip(self._others, _OTHER_STATES, strict=True):
             shown.set_text(f"{states[state]:,}" if state in states else "")
         is_bad = bool(states.get("dead"))
         self._others[0].classes(add="bad" if is_bad else "", remove="" if is_bad else "bad")
-        _set(self._line, "d", line_of(points, WIDTH, HEIGHT))
+        _set(self._line, "d", course.line)
         words = self._text("course", name=self._text(self._name), now=self._now.text, most=self._most.text)
         _set(self._chart, "aria-label", words)
 
@@ -78,14 +72,13 @@ def waiting(viewer: Viewer, text: Texts, sampler: DepthSampler, settings: Settin
         said: list[str] = []
 
         def show() -> None:
-            samples, figures = list(sampler.samples), sampler.figures
+            figures = sampler.figures
             for name in _names(figures):
                 if name not in rows:
                     with body:
                         rows[name] = _Row(text, name)
-            now = time.time()
-            for row in rows.values():
-                row.show(samples, figures, now)
+            for name, row in rows.items():
+                row.show(sampler.course(name), figures)
             if (sentences := _sentences(viewer, text, sampler, settings)) != said:
                 said[:] = sentences
                 state.clear()
