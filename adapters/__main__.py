@@ -27,13 +27,13 @@ from services.runtime.counters import PendingCounts
 from services.runtime.exposition import exposed
 from services.runtime.heartbeat import HeartbeatThread
 from services.runtime.process import bootstrap
-from services.runtime.process_record import broker_address
+from services.runtime.process_record import ProcessRecord, broker_address
 from services.runtime.redis import connect
 from services.runtime.rejected import RejectSink
 from services.runtime.settings import Settings
 from services.runtime.traces import NO_TRACES, Traces
 from services.runtime.tracing import NO_SPANS, Spans, open_spans
-from tasks.broker import build_broker
+from tasks.broker import build_broker, dependencies
 
 log = structlog.get_logger()
 
@@ -172,6 +172,7 @@ class Adapters:
             dispatcher,
             [*(loop.liveness.alive for loop in self.working), self.updates.monitor.hears],
             stream_hours=self._settings.ltm_stream_hours,
+            turns_hours=self._settings.ltm_turns_hours,
             max_backlog=self._settings.ltm_max_backlog,
             interval_s=self._timing.maintenance_interval_s,
             measure_interval_s=self._timing.measure_interval_s,
@@ -189,7 +190,8 @@ def run(settings: Settings, process: str) -> None:
         signal.signal(signum, lambda *_: stopped.set())
     with exposed(settings, process) as metrics:
         adapters = Adapters(settings, traces=Traces.of(settings, process, metrics), spans=open_spans(settings, process))
-        heartbeat = HeartbeatThread(_client(settings), process, adapters.checks, broker=broker_address(settings))
+        record = ProcessRecord(broker=broker_address(settings), uses=dependencies(settings.broker.get_secret_value()))
+        heartbeat = HeartbeatThread(_client(settings), process, adapters.checks, record=record)
         for thread in (*adapters.loops, heartbeat):
             thread.start()
         log.info("adapters_ready")

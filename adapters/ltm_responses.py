@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import dramatiq
@@ -21,6 +21,7 @@ from services.runtime.logging import redact
 from services.runtime.queues import INTERACTIVE_QUEUE
 from services.runtime.traces import NO_TRACES, Traces
 from services.runtime.tracing import NO_SPANS, Spans
+from services.runtime.turns import NO_TURNS, Turns
 from tasks.middleware.retries import error_text
 
 #: A worker that froze for less than this does not publish a second response to a message that another worker has
@@ -36,6 +37,9 @@ if ARGV[4] ~= '' then redis.pcall('XADD', ARGV[5], 'MAXLEN', '~', ARGV[6], '*', 
 return 1
 """
 
+#: A search that waited for a worker for longer than this is not explained in its record: others wait behind it.
+BUSY_S = 0.05
+_SEARCHES = ("search", "context")
 #: Types whose traces say how many memories were found or added.
 _COUNTING = ("search", "context", "add")
 
@@ -45,10 +49,10 @@ log = structlog.get_logger()
 class ResponsePublisher(Middleware):
     """Publishes what the actor of a request returned, or why it failed.
 
-    An actor of a request takes the argument `request` and returns the fields of its response, and as `stages` the
-    milliseconds of its stages, for the trace alone. A failure is answered
-    when it is final. A failure that the response explains is no dead letter; nor is one on the interactive queue,
-    because its asker would not want it answered later.
+    An actor of a request takes the argument `request` and returns the fields of its response; and for the records alone
+    as `stages` the milliseconds of its stages, and as `explain` what explains a search, which is called after its
+    response was published. A failure is answered when it is final. A failure that the response explains is no dead
+    letter; nor is one on the interactive queue, because its asker would not want it answered later.
 
     The response to a request without a deadline is published again a little later: its asker may subscribe after it has
     pushed.
@@ -58,6 +62,7 @@ class ResponsePublisher(Middleware):
         channel: where askers listen.
         traces: of this process; by default none are written.
         spans: of this process; by default none are made.
+        turns: of this process; by default none are written.
         repeats_s: when it is published again, in seconds after the first time.
     """
 
@@ -68,11 +73,13 @@ class ResponsePublisher(Middleware):
         traces: Traces = NO_TRACES,
         repeats_s: Sequence[float] = (),
         spans: Spans = NO_SPANS,
+        turns: Turns = NO_TURNS,
     ) -> None:
         self._client = client
         self._channel = channel
         self._traces = traces
         self._spans = spans
+        self._turns = turns
         self._repeats = ResponseRepeats(client, channel, repeats_s, metrics=traces.metrics)
         self._publish_once = client.register_script(_PUBLISH_ONCE)
         self._started = threading.local()
@@ -107,7 +114,7 @@ class ResponsePublisher(Middleware):
             self._counts.count("searches_expired")
         started_at = getattr(self._started, "at", time.time())
         times = {name: message.kwargs.get(f"{name}_at") for name in ("received", "enqueued")}
-        self.publish(
+        published = self.publish(
             response,
             message.message_id,
             facts=self._facts(response, request, {**times, "started": started_at}, (result or {}).get("stages")),
@@ -116,6 +123,9 @@ class ResponsePublisher(Middleware):
             queued_ms=_ms(started_at - message.kwargs.get("received_at", started_at)),
             worked_ms=_ms(time.time() - started_at),
         )
+        if published and self._turns.wanted and request.get("type") in _SEARCHES and response.success:
+            waited_s = started_at - message.kwargs.get("received_at", started_at)
+            self._record_turn(request, None if waited_s > BUSY_S else (result or {}).get("explain"))
 
     def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         self.close()
@@ -169,6 +179,17 @@ class ResponsePublisher(Middleware):
         # A user who is forgotten is not named by the record of it.
         return self._traces.record("request", "" if facts["type"] == "user_forget" else user_id, **facts)
 
+    def _record_turn(self, request: dict[str, Any], explain: Callable[[], Any] | None) -> None:
+        """Write the turn record of a search whose response is out; one that cannot be written is counted."""
+        try:
+            explained = explain() if explain is not None else None
+            with self._client.pipeline(transaction=False) as pipeline:
+                self._turns.add(pipeline, self._turns.search(request, explained))
+                pipeline.execute()
+        except (redis.RedisError, KeepsakeError) as error:
+            log.debug("turn_not_recorded", request_id=request["request_id"], reason=redact(error))
+            self._counts.count("turns_not_recorded")
+
     def publish(
         self,
         response: LTMResponse,
@@ -177,7 +198,7 @@ class ResponsePublisher(Middleware):
         facts: dict[str, Any] | None = None,
         repeat: bool = False,
         **times: object,
-    ) -> None:
+    ) -> bool:
         """Publish one response. If Redis is down, it is counted and not retried: its asker has no connection either.
 
         Args:
@@ -185,6 +206,9 @@ class ResponsePublisher(Middleware):
             facts: what is known of the request, for its record and its spans; None for neither.
             repeat: whether its asker may subscribe late.
             times: logged with it.
+
+        Returns:
+            Whether it was published, by this call.
         """
         wire, trace = response.to_wire(), self._record(response.user_id, facts)
         try:
@@ -203,11 +227,11 @@ class ResponsePublisher(Middleware):
                 ],
             ):
                 log.info("response_deduplicated", request_id=response.request_id)
-                return
+                return False
         except redis.RedisError as error:
             log.warning("response_not_published", request_id=response.request_id, reason=redact(error))
             self._counts.count("responses_not_published")
-            return
+            return False
         if repeat:
             self._repeats.add(wire)
         self._counts.flush(self._client)
@@ -216,6 +240,7 @@ class ResponsePublisher(Middleware):
         )
         if facts is not None:
             self._spans.record("request", response.traceparent, facts)
+        return True
 
     def _publish_refusal(self, wire: str, trace: str) -> None:
         with self._client.pipeline(transaction=False) as pipeline:

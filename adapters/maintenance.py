@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable
 import redis
 import structlog
 from keepsake_client.protocol import COUNTERS
+from keepsake_client.turns import TURNS_STREAM
+from redis.exceptions import NoPermissionError
 
 from adapters.dispatcher import Dispatcher
 from adapters.leader import LEASE_S, Lease
@@ -35,6 +37,7 @@ class Maintenance:
     Args:
         checks: whether each of the other loops works.
         stream_hours: for how long the stream keeps an entry.
+        turns_hours: for how long the stream of turn records keeps one.
         max_backlog: more undispatched entries than that are reported.
         interval_s: the pause between two iterations.
         measure_interval_s: how often the leader measures the backlog and counts trimmed entries.
@@ -54,6 +57,7 @@ class Maintenance:
         dispatcher: Dispatcher,
         checks: Iterable[Callable[[], bool]],
         stream_hours: float,
+        turns_hours: float,
         max_backlog: int,
         *,
         interval_s: float = INTERVAL_S,
@@ -71,6 +75,8 @@ class Maintenance:
         self._dispatcher = dispatcher
         self._checks = list(checks)
         self._stream_hours = stream_hours
+        self._turns_hours = turns_hours
+        self._may_trim_turns = True
         self._max_backlog = max_backlog
         self._interval_s = interval_s
         self._measure_interval_s = measure_interval_s
@@ -130,6 +136,18 @@ class Maintenance:
         if now >= self._trim_at:
             self._trim_at = now + TRIM_INTERVAL_S
             self._stream.trim(self._stream_hours)
+            self._trim_turns()
+
+    def _trim_turns(self) -> None:
+        """Remove turn records that are older than they are to be kept, approximately."""
+        if not self._may_trim_turns:
+            return
+        seconds, _ = self._client.time()
+        try:
+            self._client.xtrim(TURNS_STREAM, minid=int((seconds - self._turns_hours * 3_600) * 1000), approximate=True)
+        except NoPermissionError:  # the access rules of an earlier version
+            self._may_trim_turns = False
+            log.warning("turns_not_trimmed", at=TURNS_STREAM, remedy="load the rules of docs/security.md")
 
     def _measure_backlog(self) -> None:
         backlog = self._stream.backlog()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import dramatiq
@@ -22,6 +23,7 @@ from tasks.queues import (
 )
 
 if TYPE_CHECKING:
+    from services.long_term_memory.explaining import Explained
     from services.long_term_memory.profile_service import Profile
     from services.runtime.settings import Settings
     from tasks.middleware.resources import Resources
@@ -68,7 +70,11 @@ def declare(broker: dramatiq.Broker, resources: Resources) -> None:
         deadline = _deadline(data, received_at, resources.settings)
         found = resources.memories.search(request["user_id"], data, now=received_at, deadline=deadline)
         response = {"memories": found, "partial": found.partial or None, "stages": found.timings}
-        return {**response, **_timings(data, found.timings, received_at, enqueued_at, started_at)}
+        return {
+            **response,
+            **_explained(data, found.explain),
+            **_timings(data, found.timings, received_at, enqueued_at, started_at),
+        }
 
     @dramatiq.actor(
         broker=broker,
@@ -89,7 +95,11 @@ def declare(broker: dramatiq.Broker, resources: Resources) -> None:
             "partial": found.partial or None,
             "stages": found.timings,
         }
-        return {**response, **_timings(data, found.timings, received_at, enqueued_at, started_at)}
+        return {
+            **response,
+            **_explained(data, found.explain),
+            **_timings(data, found.timings, received_at, enqueued_at, started_at),
+        }
 
     @dramatiq.actor(
         broker=broker,
@@ -112,8 +122,12 @@ def declare(broker: dramatiq.Broker, resources: Resources) -> None:
         time_limit=INTERACTIVE_TIME_LIMIT_MS,
     )
     def profile_get(request: dict[str, Any], received_at: float, enqueued_at: float) -> dict[str, Any]:
-        agent_id = read_data(request, ProfileGetData).agent_id
-        return _profile_fields(resources.profiles.get(request["user_id"], agent_id))
+        data, user_id = read_data(request, ProfileGetData), request["user_id"]
+        fields = _profile_fields(resources.profiles.get(user_id, data.agent_id))
+        if data.history:
+            page = resources.profiles.history(user_id, data.agent_id, data.cursor)
+            fields |= {"profile_history": page.changes, "next_cursor": page.next_cursor}
+        return fields
 
     @dramatiq.actor(
         broker=broker,
@@ -139,6 +153,14 @@ def _deadline(data: SearchData, received_at: float, settings: Settings) -> float
     """When the response becomes useless, in seconds since 1970."""
     budget_ms = data.deadline_ms or settings.ltm_search_budget_ms
     return received_at + (1 - ON_THE_WIRE) * budget_ms / 1000
+
+
+def _explained(data: SearchData, explain: Callable[[], Explained] | None) -> dict[str, Any]:
+    """What explains a search, for its turn record, and the fields of its response where it was asked for."""
+    if explain is None or not data.explain:
+        return {"explain": explain}
+    explained = explain()
+    return {"explain": lambda: explained, "candidates": explained.candidates, "cut": explained.cut}
 
 
 def _timings(

@@ -21,6 +21,7 @@ from services.runtime.redis import connect, connect_persistent
 from services.runtime.settings import DEFAULT_EMBEDDER, Settings
 from services.runtime.traces import Traces
 from services.runtime.tracing import open_spans
+from services.runtime.turns import Turns
 from tasks import actors
 from tasks.broker import build_broker
 from tasks.log_filter import install_log_filter
@@ -43,7 +44,12 @@ def compose(settings: Settings, process: str, metrics: Metrics = NO_METRICS) -> 
     resources, traces = Resources(settings, process, metrics), Traces.of(settings, process, metrics)
     # A response outlives a half-open connection, and a short outage.
     responses = ResponsePublisher(
-        connect_persistent(redis_url), settings.ltm_responses_channel, traces, settings.response_repeats_s, spans
+        connect_persistent(redis_url),
+        settings.ltm_responses_channel,
+        traces,
+        settings.response_repeats_s,
+        spans,
+        Turns.of(settings),
     )
     # Dramatiq calls the `before_` hooks in this order, and the `after_` hooks in the reverse order.
     middleware = [

@@ -1,4 +1,4 @@
-"""The actors that list, correct, delete, export and import memories; each makes one service call."""
+"""The actors that list, correct, delete, export and import memories, and list users; each makes one service call."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from keepsake_client.protocol import (
     UserExportData,
     UserForgetData,
     UserImportData,
+    UserListData,
 )
 
 from tasks.middleware.retries import NO_RETRY, WRITE_RETRY
@@ -44,6 +45,7 @@ def declare(broker: dramatiq.Broker, resources: Resources) -> None:
 
 def _declare_reads(broker: dramatiq.Broker, resources: Resources) -> None:
     listing, getting, exporting = BY_TYPE["memory_list"], BY_TYPE["memory_get"], BY_TYPE["user_export"]
+    listing_users = BY_TYPE["user_list"]
     options: dict[str, Any] = {"broker": broker, "retry": NO_RETRY, "time_limit": INTERACTIVE_TIME_LIMIT_MS}
 
     @dramatiq.actor(actor_name=listing.actor, queue_name=listing.queue, **options)
@@ -61,6 +63,11 @@ def _declare_reads(broker: dramatiq.Broker, resources: Resources) -> None:
         data = read_data(request, UserExportData)
         records, next_cursor = resources.portability.export(request["user_id"], data.limit, data.cursor)
         return {"records": records, "next_cursor": next_cursor}
+
+    @dramatiq.actor(actor_name=listing_users.actor, queue_name=listing_users.queue, **options)
+    def user_list(request: dict[str, Any], received_at: float, enqueued_at: float) -> dict[str, Any]:
+        users, next_cursor = resources.management.users(read_data(request, UserListData))
+        return {"users": users, "next_cursor": next_cursor}
 
 
 def _declare_writes(broker: dramatiq.Broker, resources: Resources) -> None:

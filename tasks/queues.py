@@ -73,6 +73,7 @@ BY_TYPE: dict[RequestType, Route] = {
     "user_forget": Route("user.forget", WRITES_QUEUE),
     "user_export": Route("user.export", INTERACTIVE_QUEUE),
     "user_import": Route("user.import", INDEX_QUEUE),
+    "user_list": Route("user.list", INTERACTIVE_QUEUE),
 }
 
 

@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 import dramatiq
+import pika
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from dramatiq.errors import BrokerConnectionError
 
@@ -15,6 +16,22 @@ from services.runtime.metrics import NO_METRICS, Metrics
 #: For a host that disappears without closing, noticed within 12 s; RabbitMQ's heartbeats take two minutes. Shorter ones
 #: would have RabbitMQ close the adapters' connections, which send none while they wait.
 TCP_OPTIONS = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 10_000}
+
+
+def server_version(url: str, timeout_s: float = 2.0) -> str | None:
+    """The version of the RabbitMQ at `url`; None where it does not answer."""
+    for server in url.split(";"):  # several, of which one is enough
+        try:
+            parameters = pika.URLParameters(server)
+            parameters.socket_timeout = parameters.stack_timeout = timeout_s
+            connection = pika.BlockingConnection(parameters)
+        except Exception:  # noqa: BLE001, S112 - of the name, the socket, TLS or the handshake, without a common class
+            continue
+        # A public attribute of pika's other connections, which this one wraps.
+        version = connection._impl.server_properties.get("version")
+        connection.close()
+        return None if version is None else str(version)
+    return None
 
 
 class ReportingRabbitmqBroker(RabbitmqBroker):

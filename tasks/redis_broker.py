@@ -42,8 +42,9 @@ SOCKET_TIMEOUT_S = 5.0
 RECONCILE_INTERVAL_S = 5.0
 #: Redis checks its blocked clients' time-outs only ten times a second, so shorter waits are slept here.
 MIN_BLOCK_MS = 200
-#: Frames that are kept of a dead letter's traceback.
+#: Frames that are kept of a dead letter's traceback, and characters, the last ones: an error may quote a message.
 MAX_TRACEBACK_FRAMES = 30
+MAX_TRACEBACK_CHARS = 20_000
 
 log = structlog.get_logger()
 
@@ -198,7 +199,8 @@ class WakingConsumer(_RedisConsumer):
         error = message._exception
         if error is not None:
             message.options["error"] = error_text(error)
-            message.options["traceback"] = "".join(traceback.format_exception(error, limit=MAX_TRACEBACK_FRAMES))
+            text = "".join(traceback.format_exception(error, limit=MAX_TRACEBACK_FRAMES))
+            message.options["traceback"] = text[-MAX_TRACEBACK_CHARS:]
         # A full Redis has no memory for the reason, which is in the log too.
         with suppress(redis.OutOfMemoryError):
             dead_letters.record(self.broker.client, self._keys, self.broker.broker_id, redis_id, message.encode())

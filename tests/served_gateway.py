@@ -36,6 +36,8 @@ class Keys:
             raise Unauthorized("the request has no valid key: `ltm key create` makes one")
         return self.callers[key]
 
+    identify = caller
+
 
 class OneCaller:
     """An authenticator whose caller the test sets."""
@@ -45,6 +47,8 @@ class OneCaller:
 
     def caller(self, _: Request) -> Caller:
         return self.of
+
+    identify = caller
 
 
 @contextmanager

@@ -1,12 +1,12 @@
 """Time of lists, single memories and deletions beside a large number of memories.
 
-`python -m bench.latency.lists [--memories N] [--json PATH]`.
+`python -m bench.latency.lists [--memories N] [--users M] [--json PATH]`.
 
 Fills the table with N memories of one user, and as many of others, and measures pages of 50 of the one user: the first
 and those in the middle, with filters, of all characters, and for the worst filter, a text that nothing contains. Then
 deletes all N by a filter, while another user's memories are searched on another connection: how long the deletion and
 its longest statement took, and the searches before and during it. `--stack` measures pages over the wire instead, of a
-stack that it starts.
+stack that it starts. `--users M` measures pages of users instead: M with one memory each, beside the one with N.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 from keepsake_client import Client
-from keepsake_client.protocol import MemoryDeleteData, MemoryListData, SearchData
+from keepsake_client.protocol import MemoryDeleteData, MemoryListData, SearchData, UserListData
 from numpy.typing import NDArray
 from psycopg import Connection
 from psycopg_pool import ConnectionPool
@@ -93,6 +93,22 @@ def measure_lists(management: MemoryManagement, memories: int) -> dict[str, dict
     return figures
 
 
+def measure_users(management: MemoryManagement) -> dict[str, dict[str, float]]:
+    """Quantiles of pages of users, by what is asked for; the one with many memories is first of all."""
+    asked: dict[str, dict[str, Any]] = {
+        "first page": {},
+        "first page of 100": {"limit": 100},
+        "a page in the middle": {"cursor": "u5"},
+        "of a prefix": {"prefix": "u77"},
+        "of a prefix that none has": {"prefix": "v"},
+        "the user with many memories": {"limit": 1},
+    }
+    return {
+        name: repeated(lambda: management.users(UserListData.model_validate(data)))  # noqa: B023 - called at once
+        for name, data in asked.items()
+    }
+
+
 def measure_deletion(management: MemoryManagement, pool: ConnectionPool) -> dict[str, dict[str, float]]:
     """Quantiles of another user's searches before and during a deletion, and what it took."""
     reader = CandidateReader(MemoryStore(pool).columns, Weights())
@@ -142,11 +158,15 @@ def main() -> None:
     """Fill, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--memories", type=int, default=50_000)
+    parser.add_argument("--users", type=int, metavar="M", help="measure pages of M users")
     parser.add_argument("--stack", action="store_true", help="measure over the wire")
     parser.add_argument("--json", type=Path, help="write the figures here")
     given = parser.parse_args()
     rng = np.random.default_rng(7)
-    owners = np.where(rng.random(2 * given.memories) < 0.5, HEAVY_USER, rng.integers(1, OTHERS, 2 * given.memories))
+    if given.users:
+        owners = rng.permutation(np.append(np.arange(1, given.users), np.full(given.memories, HEAVY_USER)))
+    else:
+        owners = np.where(rng.random(2 * given.memories) < 0.5, HEAVY_USER, rng.integers(1, OTHERS, 2 * given.memories))
     points = vectors(len(owners), rng)
     if given.stack:
         show(f"{given.memories} memories", measure_wire(owners, points), 1)
@@ -160,7 +180,10 @@ def main() -> None:
             url, min_size=1, max_size=1, connection_class=TimedConnection, kwargs={"autocommit": True}
         ) as own:
             management = MemoryManagement(own, None)  # type: ignore[arg-type]  # nothing is embedded
-            figures = measure_lists(management, given.memories) | measure_deletion(management, pool)
+            if given.users:
+                figures = measure_users(management)
+            else:
+                figures = measure_lists(management, given.memories) | measure_deletion(management, pool)
     show(
         f"{DIMENSIONS} dimensions, {int((owners == HEAVY_USER).sum())} memories of the user, of {len(owners)}",
         figures,

@@ -11,7 +11,6 @@ the leave-users-out cross-validation). chats-unseen.json measures how they gener
 from __future__ import annotations
 
 import argparse
-import json
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from rich.console import Console
 from bench.harness.databases import scratch_database
 from bench.harness.statistics import mean
 from bench.harness.tables import show, track, write_json
-from bench.retrieval.chats import BILINGUAL, updates
+from bench.retrieval.chats import BILINGUAL, read_users, updates
 from bench.retrieval.variants import VARIANTS
 from services.long_term_memory.factory import open_long_term_memory
 from services.runtime.settings import load_settings
@@ -69,11 +68,11 @@ def measure(users: list[dict[str, Any]], database_url: str) -> tuple[dict[str, d
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=BILINGUAL, help="a file in the form of tests/data/bilingual.json")
+    parser.add_argument("--data", type=Path, default=BILINGUAL, help="a file that bench.retrieval.chats reads")
     parser.add_argument("--misses", action="store_true", help="print the questions without a hit@5 in the full ranking")
     parser.add_argument("--json", type=Path, help="write the figures here")
     given = parser.parse_args()
-    users = json.loads(given.data.read_text())["users"]
+    users = read_users(given.data)
     with scratch_database() as url:
         figures, misses = measure(users, url)
     columns = {group: {name: figures[name][group] for name in figures} for group in figures["full"]}

@@ -73,17 +73,27 @@ def updates(user: dict[str, Any]) -> list[MemoryUpdateMessage]:
             content=memory["content"],
             source=memory["source"],
             timestamp=memory["timestamp"],
-            meta={"session_id": memory["session"]},
+            meta={} if memory["session"] is None else {"session_id": memory["session"]},
             message_id=memory["id"],
             speaker=memory.get("speaker"),
+            agent_id=memory.get("agent_id"),
         )
         for memory in user["memories"]
     ]
 
 
+def read_users(path: Path) -> list[dict[str, Any]]:
+    """The users of a file in the format of tests/data/bilingual.json, or of one with a user on each line (.jsonl)."""
+    if path.suffix == ".jsonl":
+        # Not by splitlines(): a content may have a line separator of Unicode in it.
+        return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line.strip()]
+    users: list[dict[str, Any]] = json.loads(path.read_text())["users"]
+    return users
+
+
 def read_chats(ltm: LongTermMemory, path: Path) -> Iterator[Chat]:
-    """Store and read the users of a file in the format of tests/data/bilingual.json."""
-    for user in track(json.loads(path.read_text())["users"], path.stem):
+    """Store and read the users of a file that `read_users` reads."""
+    for user in track(read_users(path), path.stem):
         questions = [(q["question"], q["kind"], frozenset(q["answers"])) for q in user["questions"]]
         yield read_chat(ltm, user["language"], updates(user), questions)
 

@@ -15,10 +15,12 @@ from services.chat_ai.service import ChatService
 from services.runtime.exposition import exposed
 from services.runtime.heartbeat import send_heartbeats
 from services.runtime.process import LoopConnection, serve
+from services.runtime.process_record import Dependency, ProcessRecord
 from services.runtime.redis import connect_async
-from services.runtime.settings import Settings
+from services.runtime.settings import Settings, mask_url
 from services.runtime.traces import Traces
 from services.runtime.tracing import current_traceparent, open_spans
+from services.runtime.turns import Turns
 from services.runtime.wire_names import wire_names
 
 NAME = "chat-ai"
@@ -57,21 +59,29 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             zone=settings.timezone,
             spans=spans,
             traces=Traces.of(settings, NAME, metrics),
+            turns=Turns.of(settings),
             updates_stream=settings.ltm_stream_key,
         )
         metrics.follow(service.counts)
         link = LoopConnection(settings.memory_updates_channel, stop, metrics=metrics)
         log.info("started", ltm_enabled=settings.enable_ltm)
         try:
-            async with send_heartbeats(client, NAME, [link.working]):
+            async with send_heartbeats(client, NAME, [link.working], record=_record(settings)):
                 await service.run(link, stop)
         finally:
             log.info("stopped", **service.counts)
 
 
+def _record(settings: Settings) -> ProcessRecord:
+    if not settings.has_chat_model:
+        return ProcessRecord()
+    at = f" at {mask_url(settings.chat_base_url.get_secret_value())}" if settings.chat_base_url else ""
+    return ProcessRecord(uses=[Dependency(name="chat model", detail=f"{settings.chat_model}{at}")])
+
+
 async def _replier(settings: Settings, redis: Redis, opened: AsyncExitStack) -> Replier:
     built_in = QuotingReplier(settings.timezone)
-    if settings.chat_base_url is None and settings.openai_api_key is None:
+    if not settings.has_chat_model:
         return built_in
     # Self-hosted endpoints often need no key; the library requires one.
     key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else "none"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from datetime import tzinfo
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import structlog
 from keepsake_client.context import shorten, speaker_name, when
@@ -36,10 +36,26 @@ _KANA = re.compile(r"[\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f]")
 log = structlog.get_logger()
 
 
+#: The built-in replier, in place of a model's name.
+BUILT_IN = "built-in"
+
+
+class Reply(NamedTuple):
+    """A reply.
+
+    Args:
+        text: never blank.
+        model: what made it: the name of a model, or `BUILT_IN`.
+    """
+
+    text: str
+    model: str
+
+
 class Replier(Protocol):
     """Interface of a replier."""
 
-    async def reply(self, message: MemoryUpdateMessage, prompt: Prompt) -> str:
+    async def reply(self, message: MemoryUpdateMessage, prompt: Prompt) -> Reply:
         """The answer to `message`; never blank, never an error."""
         ...
 
@@ -56,12 +72,12 @@ class QuotingReplier:
     def __init__(self, zone: tzinfo) -> None:
         self._zone = zone
 
-    async def reply(self, message: MemoryUpdateMessage, prompt: Prompt) -> str:
+    async def reply(self, message: MemoryUpdateMessage, prompt: Prompt) -> Reply:
         """The answer to `message`."""
         chinese = is_chinese(message.content)
         memories = _answering(prompt.memories)
         if not memories:
-            return NOTHING_REMEMBERED[0 if chinese else 1]
+            return Reply(NOTHING_REMEMBERED[0 if chinese else 1], BUILT_IN)
         lines = ["我记得：" if chinese else "Here is what I remember:"]
         for memory in memories:
             another = None if _is_by_asker(memory, message) else speaker_name(memory)
@@ -69,7 +85,7 @@ class QuotingReplier:
             if len(lines) > 1 and sum(map(len, lines)) + len(line) > MAX_REPLY_CHARS:
                 break
             lines.append(line)
-        return "\n".join(lines)
+        return Reply("\n".join(lines), BUILT_IN)
 
 
 class OpenAIReplier:
@@ -94,7 +110,7 @@ class OpenAIReplier:
         self._counts = PendingCounts(COUNTERS)
         self._timeout_s = timeout_s
 
-    async def reply(self, message: MemoryUpdateMessage, prompt: Prompt) -> str:
+    async def reply(self, message: MemoryUpdateMessage, prompt: Prompt) -> Reply:
         """The model's answer to `message`, without its reasoning; or the fallback's."""
         try:
             # The library's timeout restarts with each byte and each retry; this one covers the whole request.
@@ -104,7 +120,7 @@ class OpenAIReplier:
                     messages=prompt.messages,  # type: ignore[arg-type]  # one TypedDict for the library's five
                 )
             if (text := without_reasoning(_text(completion.choices[0].message.content))).strip():
-                return text
+                return Reply(text, self._model)
             log.error("provider_failed", model=self._model, error="empty reply")
         except (OpenAIError, TimeoutError) as error:
             # No traceback: it contains the provider's message, which may quote the prompt.

@@ -32,7 +32,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from services.chat_ai.asking import ContextAsker
-from services.chat_ai.prompt import build_prompt
+from services.chat_ai.history import messages_before
+from services.chat_ai.prompt import Prompt, build_prompt
 from services.chat_ai.replies import NOTHING_REMEMBERED, Replier
 from services.chat_ai.user_executor import PerUserExecutor
 from services.runtime.counters import PendingCounts
@@ -40,6 +41,7 @@ from services.runtime.logging import redact
 from services.runtime.process import LoopConnection, listen
 from services.runtime.traces import NO_TRACES, Traces
 from services.runtime.tracing import NO_SPANS, Span, Spans, within
+from services.runtime.turns import NO_TURNS, Turns
 
 FINISH_TIMEOUT_S = 5.0
 #: The maximum length of a reply, and of the memories published with it: far below the contract's limit in total.
@@ -73,6 +75,7 @@ class ChatService:
         clock: seconds since 1970.
         traces: of this process; by default none are written.
         spans: of this process; by default none are made.
+        turns: of this process; by default none are written.
         updates_stream: what a broken subscription missed is counted in it.
         monitor: of the subscription to the messages.
     """
@@ -95,6 +98,7 @@ class ChatService:
         clock: Callable[[], float] = time.time,
         traces: Traces = NO_TRACES,
         spans: Spans = NO_SPANS,
+        turns: Turns = NO_TURNS,
         updates_stream: str = UPDATES_STREAM,
         monitor: SubscriptionMonitor | None = None,
     ) -> None:
@@ -112,6 +116,7 @@ class ChatService:
         self._clock = clock
         self._traces = traces
         self._spans = spans
+        self._turns = turns
         self._updates_stream = updates_stream
         self._monitor = monitor
         self._executor = PerUserExecutor(self._answer)
@@ -207,8 +212,8 @@ class ChatService:
         searched = time.monotonic()
         times["searched"] = times["asked"] + searched - began
         prompt = build_prompt(message, history, context, self._prompt_max_chars, now=self._clock(), zone=self._zone)
-        text = await self._replier.reply(message, prompt)
-        text = shorten(text, min(self._max_content_chars, MAX_REPLY_CHARS))
+        answer, model = await self._replier.reply(message, prompt)
+        text = shorten(answer, min(self._max_content_chars, MAX_REPLY_CHARS))
         reply: dict[str, Any] = {
             "user_id": message.user_id,
             "text": text,
@@ -216,7 +221,8 @@ class ChatService:
             "timestamp": json_number(self._clock()),
             "memories": _shown(prompt.memories),
         }
-        if text in NOTHING_REMEMBERED:
+        is_remembered = text not in NOTHING_REMEMBERED
+        if not is_remembered:
             reply["meta"] = {REMEMBER: False}
         if message.task_id is not None:
             reply["task_id"] = message.task_id
@@ -226,7 +232,8 @@ class ChatService:
             reply["traceparent"] = span.traceparent
         ids = {"message_id": message.message_id, "request_id": request_id, "task_id": message.task_id}
         trace = {**ids, "outcome": outcome, "times": times, "memories": len(prompt.memories)}
-        await self._publish(message.user_id, json.dumps(reply), trace)
+        turn = self._turn(message, prompt, text, model=model, remember=is_remembered, **ids)
+        await self._publish(message.user_id, json.dumps(reply), trace, turn)
         span.facts.update(trace)
         await self._request_speech(message, text)
         self.counts["replied"] += 1
@@ -241,12 +248,19 @@ class ChatService:
             total_ms=round((time.monotonic() - began) * 1000),
         )
 
-    async def _publish(self, user_id: str, reply: str, trace: dict[str, Any]) -> None:
+    def _turn(self, message: MemoryUpdateMessage, prompt: Prompt, text: str, **fields: Any) -> bytes:
+        if not self._turns.wanted:
+            return b""
+        messages = [(one["role"], one["content"]) for one in prompt.messages]
+        return self._turns.reply(message.user_id, text=message.content, prompt=messages, reply=text, **fields)
+
+    async def _publish(self, user_id: str, reply: str, trace: dict[str, Any], turn: bytes) -> None:
         async with self._client.pipeline(transaction=False) as pipeline:
             pipeline.publish(self._ai_channel, reply)
             trace["times"]["replied"] = time.time()
             if self._traces.wanted:
                 self._traces.add(pipeline, self._traces.record("reply", user_id, **trace))
+            self._turns.add(pipeline, turn)
             published, *_ = await pipeline.execute(raise_on_error=False)
         if isinstance(published, Exception):
             raise published
@@ -264,10 +278,7 @@ class ChatService:
         await self._client.lpush(self._tts_queue, json.dumps(request))
 
     async def _history(self, message: MemoryUpdateMessage) -> list[MemoryUpdateMessage]:
-        """The last messages before `message`, newest last; none where the conversation cannot be read.
-
-        Those of the same character and the shared ones: no other character's.
-        """
+        """The last messages before `message`, newest last; none where the conversation cannot be read."""
         if not self._history_messages:
             return []
         try:
@@ -278,17 +289,7 @@ class ChatService:
             self.counts["history_failed"] += 1
             log.warning("history_failed", user_id=message.user_id, error=redact(error))
             return []
-        past: list[MemoryUpdateMessage] = []
-        for entry in (entry for entry in entries if isinstance(entry, bytes)):
-            try:
-                stored = parse_update(entry, self._max_content_chars)
-            except InvalidMessage:
-                continue
-            if message.message_id and message.is_same_event(stored.message_id, stored.source, stored.content):
-                break
-            if stored.agent_id in (None, message.agent_id):
-                past.append(stored)
-        return past[-self._history_messages :]
+        return messages_before(message, entries, self._max_content_chars)[-self._history_messages :]
 
 
 def _shown(memories: Sequence[Memory]) -> list[dict[str, object]]:

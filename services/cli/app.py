@@ -32,6 +32,7 @@ from services.cli.reembed import reembed_command
 from services.cli.status import status
 from services.cli.trace import trace
 from services.cli.up import up
+from services.cli.users import users
 from services.runtime.settings import renamed_settings, unknown_settings
 
 #: Of a full disk or a broken one, as when stdout is a file there.
@@ -43,7 +44,7 @@ def build_app() -> typer.Typer:
     # Typer's tracebacks show local variables, and some of them contain passwords.
     app = typer.Typer(name="ltm", no_args_is_help=True, pretty_exceptions_enable=False)
     app.callback()(_options)
-    about_users = (chat, search, context, add, profile, memories, memory, correct, forget, export)
+    about_users = (chat, search, context, add, profile, users, memories, memory, correct, forget, export)
     for command in (up, status, demo, *about_users, trace, logs, config, mcp, backfill, backup, restore):
         app.command()(command)
     app.command("import")(import_command)

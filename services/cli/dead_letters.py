@@ -12,13 +12,10 @@ import typer
 
 from services.cli.options import DEFAULT_DATA_DIRECTORY, DataDir, found_stack, redis_failure
 from services.cli.output import Output, printable
-from services.runtime.dead_letters import DeadLetter, DeadLetters
+from services.runtime.dead_letters import DeadLetter, DeadLetters, open_dead_letters
 from services.runtime.errors import StackError
-from services.runtime.process_record import other_broker
-from services.runtime.queues import QUEUES, dead_letter_queue
-from services.runtime.redis import connect
+from services.runtime.queues import QUEUES
 from services.runtime.settings import mask_url
-from services.stack.processes import SERVICES
 
 TIMEOUT_S = 10.0
 
@@ -86,21 +83,12 @@ class _Opened:
         stack = found_stack(data_dir)
         self._url = stack.settings.broker.get_secret_value()
         try:
-            elsewhere = other_broker(connect(stack.redis_url, TIMEOUT_S), stack.settings, SERVICES)
+            self._letters = open_dead_letters(stack.settings, TIMEOUT_S)
         except redis.RedisError as error:
-            if stack.settings.broker_url is None:
-                raise StackError(f"{mask_url(stack.redis_url)} {redis_failure(error)}") from None
-            elsewhere = None  # the broker may answer all the same
-        if elsewhere:
-            raise StackError(f"the workers' queues are on {elsewhere}: set BROKER_URL as for the processes")
-        if not self._url.startswith(("redis", "unix")):
-            raise StackError(
-                f"the workers' queues are on {mask_url(self._url)}: inspect its queues"
-                f" {', '.join(map(dead_letter_queue, QUEUES))} with RabbitMQ's own tools"
-            )
+            raise StackError(f"{mask_url(stack.redis_url)} {redis_failure(error)}") from None
 
     def __enter__(self) -> DeadLetters:
-        return DeadLetters(connect(self._url, TIMEOUT_S))
+        return self._letters
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if isinstance(error, redis.RedisError):

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from services.cli.options import DEFAULT_DATA_DIRECTORY, EVERY_RIGHT, rights_of
 from services.cli.output import Output, print_error, printable
-from services.gateway.access import TOKEN_RIGHTS, Right
+from services.gateway.access import ROLES, TOKEN_RIGHTS, Right
 from services.gateway.key_file import KeyFile
 from services.gateway.keys import MAX_RATE, StoredKey, first_problem, utc_now
 from services.runtime.settings import load_settings
@@ -26,7 +26,16 @@ _DURATION = re.compile(r"([0-9]{1,6})(m|h|d)")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The key's name.")]
-May = Annotated[str, typer.Option(metavar="RIGHTS", help=f"Rights, with commas between: {', '.join(Right)}; or all.")]
+May = Annotated[
+    str | None, typer.Option(metavar="RIGHTS", help=f"Rights, with commas between: {', '.join(Right)}; or all.")
+]
+Role = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ROLE",
+        help="Instead of --may: viewer (sees all, changes nothing), operator (sees no contents) or full.",
+    ),
+]
 ForAgent = Annotated[str | None, typer.Option("--agent", metavar="ID", help="For this character of the AI alone.")]
 File = Annotated[
     Path | None, typer.Option(help="The key file; LTM_GATEWAY_KEYS or else that of the data directory by default.")
@@ -43,7 +52,8 @@ app = typer.Typer(
 @app.command()
 def create(
     name: Name,
-    may: May,
+    may: May = None,
+    role: Role = None,
     user: Annotated[str | None, typer.Option(metavar="ID", help="For this user alone.")] = None,
     users: Annotated[
         str, typer.Option(metavar="PREFIX", help="For the users whose ids begin with this; all by default.")
@@ -62,7 +72,7 @@ def create(
     """Make a key, and print it, this once: the file has its hash alone."""
     if user is not None and users:
         raise typer.BadParameter("give one of --user and --users")
-    rights, until = rights_of(may), _expiry(expires) if expires else None
+    rights, until = _rights(may, role), _expiry(expires) if expires else None
     keys = _key_file(file, data_dir)
     key = keys.create(name, rights, user=user, users=users, agent=agent, rate=rate, expires=until)
     _show_once(key, keys, name)
@@ -126,6 +136,16 @@ def token(
     except ValidationError as error:
         raise typer.BadParameter(first_problem(error), param_hint="USER") from None
     Output().line(mint(token_secret(load_settings()), identity, rights_of(may), minutes * 60, agent))
+
+
+def _rights(may: str | None, role: str | None) -> tuple[Right, ...]:
+    if (may is None) == (role is None):
+        raise typer.BadParameter("give one of --may and --role")
+    if may is not None:
+        return rights_of(may)
+    if role not in ROLES:
+        raise typer.BadParameter(f"there is no role {role!r}; there are {', '.join(ROLES)}", param_hint="--role")
+    return ROLES[role]
 
 
 def _key_file(file: Path | None, data_dir: Path) -> KeyFile:

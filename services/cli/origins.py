@@ -9,13 +9,11 @@ from typing import Any
 import typer
 from keepsake_client import Client
 from keepsake_client.errors import RequestFailed
+from keepsake_client.protocol import ProfileChange
 
 from services.cli.output import Output, described, printable
 from services.runtime.settings import Settings
 from services.stack.probe import client_of
-
-#: Records on a page.
-PAGE = 100
 
 
 def show_origins(
@@ -39,23 +37,26 @@ def show_origins(
 
 def _values(client: Client, user: str, slot: str, agent: str | None, deadline_ms: int) -> Iterator[dict[str, Any]]:
     """The values of a slot by the history of the profile, newest first; one that holds again is there once."""
-    changes: list[dict[str, Any]] = []
-    cursor, ended = None, False
-    while not ended:  # changes come before the memories
-        page = client.user_export(user, limit=PAGE, cursor=cursor, deadline_ms=deadline_ms)
-        records, cursor = page.records or [], page.next_cursor
-        changes += [one for one in records if one["kind"] == "profile_change" and one.get("agent_id") == agent]
-        ended = cursor is None or any(one["kind"] in ("memory", "fact") for one in records)
     claims: list[Any] = []
-    for change in sorted(changes, key=lambda one: one["version"], reverse=True):
-        known = change["patch"].get("known")
+    for change in _changes(client, user, agent, deadline_ms):
+        known = change.patch.get("known")
         if not isinstance(known, dict) or slot not in known or known[slot] in claims:
             continue
-        source, given = change.get("source") or "service", known[slot]
-        if source == "extraction":
+        given, extracted = known[slot], change.source == "extraction"
+        if extracted:
             claims.append(given)
-        value = given if source == "extraction" and isinstance(given, dict) else {"value": given}
-        yield {"version": change["version"], "source": source, "changed_at": change["changed_at"], **value}
+        value = given if extracted and isinstance(given, dict) else {"value": given}
+        yield {"version": change.version, "source": change.source, "changed_at": change.changed_at, **value}
+
+
+def _changes(client: Client, user: str, agent: str | None, deadline_ms: int) -> Iterator[ProfileChange]:
+    """The changes of the profile, newest first."""
+    cursor = None
+    while True:
+        page = client.profile_get(user, agent_id=agent, history=True, cursor=cursor, deadline_ms=deadline_ms)
+        yield from page.profile_history or []
+        if (cursor := page.next_cursor) is None:
+            return
 
 
 def _words(client: Client, user: str, value: dict[str, Any], deadline_ms: int) -> list[dict[str, Any]]:

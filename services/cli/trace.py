@@ -1,4 +1,4 @@
-"""`ltm trace`: what happened to one message, request or task, across all processes."""
+"""`ltm trace`: what happened to one message, request or task, across all processes, and the turn that it belongs to."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from keepsake_client.protocol import TraceRecord
 
 from services.cli.options import DEFAULT_DATA_DIRECTORY, DataDir, found_stack, redis_failure
 from services.cli.output import Output, printable
+from services.cli.turn import show_turn
 from services.runtime.errors import StackError
 from services.runtime.process_record import other_broker
 from services.runtime.redis import connect
 from services.runtime.settings import mask_url
-from services.runtime.trace_reader import Trace, TraceReader, Waiting
+from services.runtime.trace_reader import Trace, Waiting
+from services.runtime.turn_reader import Turn, TurnReader
 from services.stack.locate import FoundStack
 from services.stack.processes import SERVICES
 
@@ -43,16 +45,20 @@ def trace(
     as_json: Annotated[bool, typer.Option("--json", help="Print the records as JSON.")] = False,
     data_dir: DataDir = DEFAULT_DATA_DIRECTORY,
 ) -> None:
-    """Show what happened to a message, request or task, with times, or where it waits; exit 1 if it is not known."""
-    found, output = _follow(found_stack(data_dir), identifier), Output()
+    """Show what happened to a message, request or task, or where it waits, and its turn; exit 1 if it is not known."""
+    stack = found_stack(data_dir)
+    turn, output = _follow(stack, identifier), Output()
     if as_json:
-        output.json(found.model_dump(exclude_none=True))
+        parts = turn.model_dump(exclude={"id", "trace"}, exclude_none=True)
+        output.json({**turn.trace.model_dump(exclude_none=True), **({"turn": parts} if turn.is_known else {})})
     else:
-        _show(found, output)
-    raise typer.Exit(0 if found.records or found.waiting else 1)
+        _show(turn.trace, output)
+        if turn.is_known:
+            show_turn(turn, output, stack.settings.timezone)
+    raise typer.Exit(0 if turn.is_known else 1)
 
 
-def _follow(stack: FoundStack, identifier: str) -> Trace:
+def _follow(stack: FoundStack, identifier: str) -> Turn:
     client, settings = connect(stack.redis_url, TIMEOUT_S), stack.settings
     url = settings.broker.get_secret_value()
     try:
@@ -60,12 +66,9 @@ def _follow(stack: FoundStack, identifier: str) -> Trace:
         if elsewhere is None and not url.startswith(("redis", "unix")):
             elsewhere = mask_url(url)
         broker = None if elsewhere else connect(url, TIMEOUT_S)
-        found = TraceReader(client, broker, settings).follow(identifier)
+        return TurnReader(client, broker, settings, elsewhere).follow(identifier)
     except (redis.RedisError, OSError) as error:
         raise StackError(f"{mask_url(stack.redis_url)} {redis_failure(error)}") from None
-    if elsewhere:
-        found.unseen.append(f"the workers' queues, which are on {elsewhere}")
-    return found
 
 
 def _show(found: Trace, output: Output) -> None:

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -22,16 +23,21 @@ from services.runtime.settings import GATEWAY_PORT, Settings, load_settings
 from services.stack.addresses import LaunchOptions
 from services.stack.embedded_valkey import DEFAULT_PORT
 from services.stack.launch import Launch
-from services.stack.processes import CHAT, MEMORY, NAMES
+from services.stack.processes import CHAT, GATEWAY, MEMORY, NAMES
 from services.stack.stop_request import StopRequest
 
 
 class DemoThread:
-    """The demo in a thread of its own, so that the stack is supervised meanwhile."""
+    """The demo in a thread of its own, so that the stack is supervised meanwhile.
 
-    def __init__(self, output: Output, stop: StopRequest) -> None:
+    Args:
+        ended: called once it has been played, or has failed.
+    """
+
+    def __init__(self, output: Output, stop: StopRequest, ended: Callable[[Settings], None]) -> None:
         self._output = output
         self._stop = stop
+        self._ended = ended
         self._thread: threading.Thread | None = None
         self.failed = False
 
@@ -54,6 +60,7 @@ class DemoThread:
                 self._output.line(f"The demo failed: {error}. The stack stays up.", "bold red")
         if not self._stop.made:
             self._output.line("Ctrl-C stops everything.", "dim")
+            self._ended(settings)
 
 
 def up(
@@ -104,7 +111,12 @@ def up(
     configure_logging(load_settings(), "ltm")
     output, stop = LastingOutput(), StopRequest()
     stop.listen()
-    demo_thread = DemoThread(output, stop)
+
+    def show_console(settings: Settings) -> None:
+        if settings.console_url and GATEWAY not in options.without:
+            output.line(f"Console: {settings.console_url}", "bold")
+
+    demo_thread = DemoThread(output, stop, show_console)
 
     def ready(settings: Settings, directory: Path) -> None:
         if demo:
@@ -112,6 +124,7 @@ def up(
         else:
             commands = hints(options, directory)
             output.line(f"Try {commands} in another terminal. Ctrl-C stops everything.", "dim")
+            show_console(settings)
 
     options = LaunchOptions(
         data_dir, ephemeral, tuple(without or ()), ready_file, redis_port, postgres_port, gateway_port

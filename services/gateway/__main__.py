@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from functools import partial
@@ -40,6 +41,7 @@ from services.runtime.exposition import exposed
 from services.runtime.heartbeat import send_heartbeats
 from services.runtime.metrics import Metrics
 from services.runtime.process import serve
+from services.runtime.process_record import ProcessRecord
 from services.runtime.redis import connect_async
 from services.runtime.settings import Settings
 from services.runtime.tracing import open_spans
@@ -49,6 +51,8 @@ NAME = "gateway"
 STOP_WITHIN_S = 3
 #: Longer than clients and proxies keep an idle connection (httpx 5 s, nginx 60 s), so that none sends on a closed one.
 KEEP_ALIVE_S = 75
+#: Of a WebSocket's message: what a person types into a page of the console.
+MAX_FRAME_BYTES = 1 << 20
 
 log = structlog.get_logger()
 
@@ -67,16 +71,28 @@ async def run(settings: Settings, _: asyncio.Event) -> None:
         redis = await opened.enter_async_context(connect_async(url))
         ltm = await opened.enter_async_context(client_of(settings))
         await opened.enter_async_context(authentication.watching())
-        app = create_app(Gateway(settings, ltm, redis, authentication, counts, spans), DOORS)
+        app = create_app(Gateway(settings, ltm, redis, authentication, counts, spans), _doors(settings))
         doors = guarded(app, proxies, origins, authentication.refused)
         server = _server(doors, counts, metrics)
         port = listener.getsockname()[1]  # chosen by the system where the setting is 0
-        address = settings.model_copy(update={"ltm_gateway_port": port}).gateway_url
-        log.info("started", address=address)
+        listening = settings.model_copy(update={"ltm_gateway_port": port})
+        record = ProcessRecord(address=listening.gateway_url, console=listening.console_url)
+        log.info("started", address=record.address)
         alive = [lambda: server.started, authentication.alive]
-        async with send_heartbeats(redis, NAME, alive, address=address):
+        gc.collect()
+        gc.freeze()  # of what stays, nothing is looked through again, while requests wait
+        async with send_heartbeats(redis, NAME, alive, record=record):
             await server.serve([listener])  # which handles SIGTERM and SIGINT itself
         log.info("stopped")
+
+
+def _doors(settings: Settings) -> tuple[Door, ...]:
+    if not settings.ltm_console:
+        return DOORS
+    # Here: without the console, the gateway does without NiceGUI, which takes 21 MB and half a second.
+    from services.gateway.console.door import add_console  # noqa: PLC0415
+
+    return (*DOORS, add_console)
 
 
 def _server(app: ASGIApp, counts: PendingCounts, metrics: Metrics) -> uvicorn.Server:
@@ -90,10 +106,12 @@ def _server(app: ASGIApp, counts: PendingCounts, metrics: Metrics) -> uvicorn.Se
         http=partial(Connection, on_refusal=on_refusal),  # type: ignore[arg-type]  # it only calls it
         backlog=BACKLOG,
         log_config=None,
+        log_level="warning",  # each WebSocket is a line of its URL otherwise
         access_log=False,
         proxy_headers=False,  # uvicorn would believe them of every program of this machine; see `guarded`
         server_header=False,
-        ws="none",
+        ws="websockets-sansio",  # of the console
+        ws_max_size=MAX_FRAME_BYTES,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=STOP_WITHIN_S,
     )

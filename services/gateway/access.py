@@ -24,11 +24,21 @@ class Right(StrEnum):
     CHAT = "chat"  # the OpenAI-compatible proxy, with the search and the events that it makes
     TRACE = "trace"
     METRICS = "metrics"
+    OPERATE = "operate"  # replay and drop dead letters
 
 
 ALL_RIGHTS: Final = frozenset(Right)
 #: Those of a token that names none: what a chat program needs.
 TOKEN_RIGHTS: Final = (Right.SEARCH, Right.READ, Right.TELL, Right.CHAT)
+
+
+#: Rights by role, as `ltm key create --role` names it: who looks at everything and changes nothing, who runs the stack
+#: and sees no contents, who does everything.
+ROLES: Final = {
+    "viewer": (Right.SEARCH, Right.READ, Right.TRACE, Right.METRICS),
+    "operator": (Right.TRACE, Right.METRICS, Right.OPERATE),
+    "full": tuple(Right),
+}
 
 
 class Unauthorized(KeepsakeError):
@@ -88,6 +98,13 @@ class Caller:
         if user_id != self.user if self.user is not None else not user_id.startswith(self.users):
             raise self._refusal("this key is not for this user")
         return user_id
+
+    def prefix_of(self, prefix: str) -> str | None:
+        """What the ids of a list of users begin with, of those that the key is for; None where that is none."""
+        bound = self.users if self.user is None else self.user
+        if bound.startswith(prefix):
+            return bound
+        return prefix if self.user is None and prefix.startswith(bound) else None
 
     def agent_of(self, agent_id: str | None, *, all_agents: bool = False) -> str | None:
         """The character that a request is about: the one that it names, or the one that the key is bound to.

@@ -27,7 +27,14 @@ class Authenticator(Protocol):
     """Finds the caller of a request."""
 
     def caller(self, request: Request) -> Caller:
-        """The caller of a request.
+        """The caller of a request, who is counted against its rate.
+
+        Raises:
+            Unauthorized: it has no valid key or token.
+        """
+
+    def identify(self, request: Request) -> Caller:
+        """The caller of a request, who is not counted: of what goes on, such as a WebSocket.
 
         Raises:
             Unauthorized: it has no valid key or token.
@@ -40,6 +47,8 @@ class OpenDoor:
     def caller(self, request: Request) -> Caller:
         """The caller who may do everything."""
         return OPEN
+
+    identify = caller
 
 
 @dataclass(frozen=True)

@@ -82,9 +82,24 @@ class Authentication:
         known: Caller | None = getattr(request.state, "caller", None)
         if known is not None:
             return known
+        caller = self.identify(request)
         try:
-            caller = self._identify(request)
             self._limiter.take(caller)
+        except RateLimited as error:
+            self._counts.count("gateway_rate_limited")
+            self._log(request.client, error, caller)
+            raise
+        request.state.caller = caller
+        return caller
+
+    def identify(self, request: Request) -> Caller:
+        """The caller of a request, who is not counted against its rate.
+
+        Raises:
+            Unauthorized, NotPermitted: as `caller`.
+        """
+        try:
+            return self._identify(request)
         except Unauthorized as error:
             self._counts.count("gateway_unauthorized")
             self._log(request.client, error)
@@ -92,12 +107,6 @@ class Authentication:
         except NotPermitted as error:
             self.refused(request.client, error)
             raise
-        except RateLimited as error:
-            self._counts.count("gateway_rate_limited")
-            self._log(request.client, error, caller)
-            raise
-        request.state.caller = caller
-        return caller
 
     def refused(self, peer: Peer, error: NotPermitted, caller: Caller | None = None) -> None:
         """Count and log a request that is not permitted."""

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from services.gateway.exposure import HEALTH_PATHS
-from services.gateway.problems import problem_of, problem_response
+from services.gateway.problems import problem_of, problem_response, refuse
 
 #: Connections at once; over that, a request is answered 503. Of those beyond, so many are kept until they send one.
 MAX_CONNECTIONS: Final = 1_000
@@ -107,4 +107,4 @@ class ConnectionLimit:
             return
         self._on_refusal()
         problem = problem_of(Unavailable(f"there are more than {self._limit} connections: ask again later"))
-        await problem_response(problem, {"Connection": "close"})(scope, receive, send)
+        await refuse(problem_response(problem, {"Connection": "close"}), scope, receive, send)

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from services.gateway.access import NotPermitted
-from services.gateway.problems import problem_of, problem_response
+from services.gateway.problems import problem_of, problem_response, refuse
 from services.runtime.errors import CannotStart, InvalidSetting
 from services.runtime.settings import Settings
 
@@ -204,7 +204,7 @@ class TrustedPeersOnly:
             return
         refusal = NotPermitted("requests are taken from the proxies of LTM_GATEWAY_TRUSTED_PROXIES alone")
         self._on_refusal(scope.get("client"), refusal)
-        await problem_response(problem_of(refusal))(scope, receive, send)
+        await refuse(problem_response(problem_of(refusal)), scope, receive, send)
 
     def _trusts(self, scope: Scope) -> bool:
         try:

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match
+from starlette.types import Receive, Scope, Send
 
 MEDIA_TYPE: Final = "application/problem+json"
 #: HTTP status by error code of the wire; any other code is a failure of the server's, 500.
@@ -133,6 +134,17 @@ def problem_response(
     """
     body = {**problem.model_dump(exclude_none=True), **(extensions or {})}
     return JSONResponse(body, problem.status, headers, media_type=MEDIA_TYPE)
+
+
+async def refuse(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+    """Refuse a request with this response, and a WebSocket by closing it before it is accepted: its peer sees 403.
+
+    uvicorn logs an error for each WebSocket that is refused with a response of its own.
+    """
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1008})
+    else:
+        await response(scope, receive, send)
 
 
 async def answer_with_problem(request: Request, error: Exception) -> Response:

@@ -29,7 +29,7 @@ MAX_STALL_S: Final = 30.0
 MIN_BYTES_S: Final = 500
 #: Of a request's body: as much as a message on the wire has, and what is sent as a stream, or holds images.
 MAX_BODY_BYTES: Final = MAX_MESSAGE_BYTES
-BODY_LIMITS: Final = {"/v1/users/import": 1 << 30, "/openai/": 32 << 20}
+BODY_LIMITS: Final = {"/v1/users/import": 1 << 30, "/openai/": 32 << 20, "/console/_nicegui/client/": 1 << 30}
 #: The status, in metrics, of a request whose client has hung up before its response.
 CLIENT_GONE: Final = 499
 _SANE_ID: Final = re.compile(r"[A-Za-z0-9._~+/=:@-]{1,128}")

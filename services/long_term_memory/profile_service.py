@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from keepsake_client.errors import MessageTooLarge
-from keepsake_client.protocol import encode_user_id
+from keepsake_client.errors import InvalidMessage, MessageTooLarge
+from keepsake_client.protocol import ProfileChange, encode_user_id
 from psycopg import Connection
 from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
@@ -26,6 +27,15 @@ MAX_PROFILE_BYTES = 65_536
 #: Deduplication: a request_id is recognized for this time, among so many of the profile's last changes.
 DEDUPLICATION_WINDOW = timedelta(minutes=10)
 DEDUPLICATION_CHANGES = 1_000
+#: Changes on a page of the history. It ends behind so many characters: one patch may be as large as a message.
+HISTORY_PAGE = 100
+MAX_HISTORY_CHARS = 1_000_000
+
+_HISTORY = (
+    "SELECT version, extract(epoch FROM changed_at)::float8, source, patch, evidence FROM profile_history"
+    " WHERE user_id = %s AND agent_id = %s AND (%s::bigint IS NULL OR version < %s::bigint)"
+    " ORDER BY version DESC LIMIT %s"
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +45,18 @@ class Profile:
     values: dict[str, Any] = field(default_factory=dict)
     version: int = 0
     updated_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class HistoryPage:
+    """Changes of a profile, newest first.
+
+    Args:
+        next_cursor: of the next page; None for the last one.
+    """
+
+    changes: list[ProfileChange]
+    next_cursor: str | None
 
 
 def merge_patch(target: Any, patch: Any) -> Any:
@@ -123,6 +145,35 @@ class ProfileService:
         """
         with database_errors(), self._pool.connection() as connection:
             return self._read(connection, _owner(user_id, agent_id))
+
+    def history(self, user_id: str, agent_id: str | None = None, cursor: str | None = None) -> HistoryPage:
+        """A page of the changes of a profile, newest first.
+
+        Raises:
+            InvalidMessage: the cursor is none.
+            Unavailable: the database does not answer.
+        """
+        if cursor is not None and not re.fullmatch("[0-9]{1,18}", cursor):
+            raise InvalidMessage("data.cursor: is no cursor")
+        owner = _owner(user_id, agent_id)
+        with database_errors(), self._pool.connection() as connection:
+            rows = connection.execute(_HISTORY, (*owner, cursor, cursor, HISTORY_PAGE + 1)).fetchall()
+        changes: list[ProfileChange] = []
+        size = 0
+        for version, changed_at, source, patch, evidence in rows[:HISTORY_PAGE]:
+            changes.append(
+                ProfileChange(
+                    version=version,
+                    changed_at=changed_at,
+                    source=source or "service",
+                    patch=patch,
+                    evidence=list(map(str, evidence or ())),
+                )
+            )
+            size += len(json.dumps(patch))
+            if size > MAX_HISTORY_CHARS:
+                break
+        return HistoryPage(changes, str(changes[-1].version) if len(rows) > len(changes) else None)
 
     def update(
         self,

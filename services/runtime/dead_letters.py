@@ -16,7 +16,10 @@ from typing import Any
 import redis
 
 from services.runtime.errors import StackError
-from services.runtime.queues import QUEUES, QueueKeys
+from services.runtime.process_record import PROCESSES, other_broker
+from services.runtime.queues import QUEUES, QueueKeys, dead_letter_queue
+from services.runtime.redis import connect
+from services.runtime.settings import Settings, mask_url
 
 #: Options that a message gathers on its way to the dead letters. Without these it is as it was first sent.
 _GATHERED_OPTIONS = ("retries", "failing_since", "traceback", "error", "eta", "requeue_timestamp", "redis_message_id")
@@ -120,6 +123,21 @@ class DeadLetters:
                 if isinstance(raw, bytes):
                     yield DeadLetter(redis_id, name, died_ms / 1000, raw, _decoded(raw))
 
+    def newest(self, limit: int) -> list[DeadLetter]:
+        """The last messages that died, of all queues, newest first."""
+        found = [letter for queue in QUEUES for letter in self._newest_of(queue, limit)]
+        return sorted(found, key=lambda letter: letter.died_at, reverse=True)[:limit]
+
+    def get(self, letter_id: str) -> DeadLetter | None:
+        """The dead letter of this id; None where there is none."""
+        for queue in QUEUES:
+            keys = QueueKeys(queue)
+            raw: Any = self._client.hget(keys.dead_messages, letter_id)
+            died_ms: Any = self._client.zscore(keys.dead_ids, letter_id)
+            if isinstance(raw, bytes) and died_ms is not None:
+                return DeadLetter(letter_id, queue, died_ms / 1000, raw, _decoded(raw))
+        return None
+
     def find(self, prefix: str) -> DeadLetter:
         """Find the dead letter whose id begins with `prefix`.
 
@@ -148,6 +166,14 @@ class DeadLetters:
         """Delete a dead letter; False if it is gone by now."""
         return self._move(letter, "", "")
 
+    def _newest_of(self, queue: str, limit: int) -> Iterator[DeadLetter]:
+        keys = QueueKeys(queue)
+        ids: Any = self._client.zrevrange(keys.dead_ids, 0, limit - 1, withscores=True)
+        bodies: Any = self._client.hmget(keys.dead_messages, [raw_id for raw_id, _ in ids]) if ids else []
+        for (raw_id, died_ms), raw in zip(ids, bodies, strict=True):
+            if raw is not None:
+                yield DeadLetter(raw_id.decode(), queue, died_ms / 1000, raw, _decoded(raw))
+
     def _by_time(self, dead_ids: str) -> Iterable[tuple[str, float]]:
         found: Any = self._client.zrange(dead_ids, 0, -1, withscores=True)
         return [(raw_id.decode(), score) for raw_id, score in found]
@@ -160,6 +186,30 @@ class DeadLetters:
                 args=[letter.id, letter.raw, new_id, new_body],
             )
         )
+
+
+def open_dead_letters(settings: Settings, timeout_s: float) -> DeadLetters:
+    """The dead letters on the broker of these settings.
+
+    Raises:
+        StackError: the queues are elsewhere, or on RabbitMQ; it says what to do.
+        redis.RedisError: the pipeline's Redis, which may be the broker, does not answer.
+    """
+    url = settings.broker.get_secret_value()
+    try:
+        elsewhere = other_broker(connect(settings.redis_url.get_secret_value(), timeout_s), settings, PROCESSES)
+    except redis.RedisError:
+        if settings.broker_url is None:
+            raise
+        elsewhere = None  # the broker may answer all the same
+    if elsewhere:
+        raise StackError(f"the workers' queues are on {elsewhere}: set BROKER_URL as for the processes")
+    if not url.startswith(("redis", "unix")):
+        raise StackError(
+            f"the workers' queues are on {mask_url(url)}: inspect its queues"
+            f" {', '.join(map(dead_letter_queue, QUEUES))} with RabbitMQ's own tools"
+        )
+    return DeadLetters(connect(url, timeout_s))
 
 
 def _decoded(raw: bytes) -> dict[str, Any] | None:

@@ -1,10 +1,11 @@
-"""Erasure: removes what Redis keeps of one user since before a time: stream, conversation, lists, queues, traces."""
+"""Erasure: removes what Redis keeps of one user since before a time: stream, conversation, lists, queues, records."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import redis
@@ -25,11 +26,13 @@ from keepsake_client.protocol import (
     parse_update,
 )
 from keepsake_client.times import parse_timestamp
+from keepsake_client.turns import TURN_FIELD, TURNS_STREAM
 from pydantic import ValidationError
 from redis.exceptions import NoPermissionError
 
 from services.runtime.arrival import arrival
 from services.runtime.errors import ErasureRefused
+from services.runtime.extraction_figures import EXTRACTION_KEY
 from services.runtime.logging import user_id_hasher
 from services.runtime.queues import QUEUES, QueueKeys, taken_list
 from services.runtime.redis import connect
@@ -116,11 +119,13 @@ class Erasure:
                     self._erase_queue(task, QueueKeys(queue))
                     self._erase_queue(task, QueueKeys(f"{queue}.DQ"))
                     self._erase_dead_letters(task, QueueKeys(queue))
+        with _permitted(EXTRACTION_KEY):
+            self._client.delete(EXTRACTION_KEY)  # the extractor writes it again, without the user
         with _permitted(REJECTED_STREAM):
             self._erase_entries(REJECTED_STREAM, before, task.match.rejected)
-        with _permitted(TRACES_STREAM):
-            field_name = TRACE_FIELD.encode()
-            self._erase_entries(TRACES_STREAM, before, lambda fields: task.match.trace(fields.get(field_name, b"")))
+        for stream, name in ((TRACES_STREAM, TRACE_FIELD), (TURNS_STREAM, TURN_FIELD)):
+            with _permitted(stream):
+                self._erase_entries(stream, before, partial(task.match.record, name.encode()))
         return task.events
 
     def _erase_stream(self, task: _Task) -> None:

@@ -68,9 +68,8 @@ class HeartbeatThread(threading.Thread):
         client: a connection to Redis of its own.
         name: the process, as compose and `ltm status` call it.
         checks: whether each part of the process works.
-        broker: where the workers' queues are, of a process that uses them; see `ProcessRecord`.
         interval_s: the time between heartbeats.
-        engine: of a process that has the default embedder, its engine, for `ltm status`.
+        record: what the process states about itself.
     """
 
     def __init__(
@@ -80,14 +79,13 @@ class HeartbeatThread(threading.Thread):
         checks: Iterable[Callable[[], bool]],
         interval_s: float = HEARTBEAT_INTERVAL_S,
         *,
-        broker: str | None = None,
-        engine: str | None = None,
+        record: ProcessRecord | None = None,
     ) -> None:
         super().__init__(name="heartbeat", daemon=True)
         self._client = client
         self._name = name
         self._key = alive_key(name)
-        self._record = ProcessRecord(broker=broker, engine=engine).model_dump_json()
+        self._record = (record or ProcessRecord()).started().model_dump_json()
         self._checks = list(checks)
         self._interval_s = interval_s
         self._stopped = threading.Event()
@@ -125,16 +123,16 @@ async def send_heartbeats(
     checks: Iterable[Callable[[], bool]],
     interval_s: float = HEARTBEAT_INTERVAL_S,
     *,
-    address: str | None = None,
+    record: ProcessRecord | None = None,
 ) -> AsyncIterator[None]:
     """`HeartbeatThread` for asyncio: sends heartbeats within the block, and deletes the key at its end.
 
     Args:
-        address: of the gateway, for `ltm status`.
+        record: what the process states about itself.
     """
     ended = asyncio.Event()
-    record = ProcessRecord(address=address)
-    task = asyncio.create_task(_send(client, name, list(checks), interval_s, ended, record), name="heartbeat")
+    stated = (record or ProcessRecord()).started().model_dump_json()
+    task = asyncio.create_task(_send(client, name, list(checks), interval_s, ended, stated), name="heartbeat")
     try:
         yield
     finally:
@@ -148,9 +146,9 @@ async def _send(
     checks: Sequence[Callable[[], bool]],
     interval_s: float,
     ended: asyncio.Event,
-    record: ProcessRecord,
+    stated: str,
 ) -> None:
-    key, value, stated = alive_key(name), heartbeat_value(), record.model_dump_json()
+    key, value = alive_key(name), heartbeat_value()
     while not ended.is_set():
         working = all(check() for check in checks)
         try:

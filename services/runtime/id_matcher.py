@@ -8,6 +8,8 @@ from typing import Any
 
 #: The fields of a message that may hold the id.
 ID_FIELDS = ("message_id", "request_id", "task_id")
+#: The field of a reply's `meta` that holds the id of the message which it answers.
+REPLIED_TO = "original_message_id"
 
 
 class IdMatcher:
@@ -24,15 +26,18 @@ class IdMatcher:
 
     def may_be_in(self, raw: bytes) -> bool:
         """Whether the text of one of the ids occurs, in any place."""
-        return any(needle in raw for needle in self._needles)
+        for needle in self._needles:  # noqa: SIM110  # `any` would take twice as long, for each of 10,000 records
+            if needle in raw:
+                return True
+        return False
 
     def is_word_of(self, raw: bytes) -> bool:
         """Whether one of the ids occurs as a whole in what may be no JSON, or only the beginning of some."""
         return any(re.search(rb"(?<![\w.-])" + re.escape(needle) + rb"(?![\w.-])", raw) for needle in self._needles)
 
     def is_in(self, item: dict[str, Any]) -> bool:
-        """Whether the object has one of the ids."""
-        return not self._ids.isdisjoint(value for value in ids_of(item).values() if value)
+        """Whether the object has one of the ids, or answers the message that has it."""
+        return not self._ids.isdisjoint(value for value in (*ids_of(item).values(), replied_to(item)) if value)
 
 
 def _spellings(text: str) -> tuple[bytes, bytes]:
@@ -51,3 +56,10 @@ def decoded(raw: bytes) -> dict[str, Any] | None:
 def ids_of(item: dict[str, Any]) -> dict[str, str | None]:
     """The ids of a message, as text."""
     return {name: None if item.get(name) is None else str(item[name]) for name in ID_FIELDS}
+
+
+def replied_to(item: dict[str, Any]) -> str | None:
+    """The message_id of the message that an event answers, as text."""
+    meta = item.get("meta")
+    found = meta.get(REPLIED_TO) if isinstance(meta, dict) else None
+    return found if isinstance(found, str) else None

@@ -24,8 +24,8 @@ from keepsake_client.errors import CREDENTIALS_REFUSED, InvalidMessage, Keepsake
 from services.runtime.settings import Settings, mask_url
 
 #: Loggers that write contents into their lines: Mem0 what it could not store, asyncio the error of a task that was not
-#: awaited.
-VERBOSE_LOGGERS = ("mem0", "openai", "httpx", "httpx2", "httpcore", "asyncio")
+#: awaited, NiceGUI the URLs of its pages.
+VERBOSE_LOGGERS = ("mem0", "openai", "httpx", "httpx2", "httpcore", "asyncio", "nicegui", "engineio", "socketio")
 MAX_REASON_CHARS = 500
 #: Events that `ltm up` reads from the logs of starting processes: what they wait for, and what no waiting changes.
 START_AWAITS = "start_awaits"

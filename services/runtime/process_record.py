@@ -7,7 +7,10 @@ from one that is down; and a command that does not know the workers' broker can 
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable
+from importlib.metadata import version
+from typing import Final
 from urllib.parse import urlsplit
 
 import redis
@@ -16,8 +19,25 @@ from pydantic import BaseModel, ValidationError
 
 from services.runtime.settings import Settings, mask_url
 
+#: The processes of a stack; tests/unit/test_stack_metrics.py compares them with those of `ltm up`.
+PROCESSES: Final = (
+    *("long-term-memory-worker", "long-term-memory-writer", "long-term-memory-indexer", "long-term-memory-extractor"),
+    *("long-term-memory-adapters", "memory", "chat-ai", "gateway"),
+)
 #: How long after its last heartbeat a process is still expected to run.
 EXPECTED_FOR_S = 24 * 3_600
+
+
+class Dependency(BaseModel):
+    """A server, provider or library that a process uses, as the process found it at its start.
+
+    Args:
+        detail: its address without a password, its model or the like.
+    """
+
+    name: str
+    version: str | None = None
+    detail: str | None = None
 
 
 class ProcessRecord(BaseModel):
@@ -29,12 +49,24 @@ class ProcessRecord(BaseModel):
             for the pipeline's own Redis.
         engine: of a process that has the default embedder, its engine.
         address: of the gateway, where it listens.
+        console: of the gateway, the address of its console for a browser on its machine.
+        version: of Keepsake.
+        started_at: in seconds since 1970.
+        uses: what it depends on.
     """
 
     left_out: bool = False
     broker: str | None = None
     engine: str | None = None
     address: str | None = None
+    console: str | None = None
+    version: str | None = None
+    started_at: float | None = None
+    uses: list[Dependency] = []
+
+    def started(self) -> ProcessRecord:
+        """The record of a process that starts now, in this release."""
+        return self.model_copy(update={"version": version("keepsake-ltm"), "started_at": time.time()})
 
 
 def broker_address(settings: Settings) -> str:
@@ -52,12 +84,17 @@ def read_records(client: redis.Redis, names: Iterable[str]) -> dict[str, Process
     found = {}
     for name in names:
         raw = client.get(process_key(name))
-        if isinstance(raw, bytes):
-            try:
-                found[name] = ProcessRecord.model_validate_json(raw)
-            except ValidationError:
-                continue  # of a later version: as good as none
+        if isinstance(raw, bytes) and (record := record_of(raw)):
+            found[name] = record
     return found
+
+
+def record_of(raw: bytes) -> ProcessRecord | None:
+    """The record in `raw`; None of a later version, which is as good as none."""
+    try:
+        return ProcessRecord.model_validate_json(raw)
+    except ValidationError:
+        return None
 
 
 def other_broker(client: redis.Redis, settings: Settings, names: Iterable[str]) -> str | None:

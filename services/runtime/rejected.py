@@ -9,6 +9,7 @@ import structlog
 from keepsake_client.errors import InvalidMessage, NoText
 from keepsake_client.protocol import COUNTERS, REJECTED_CHARS, REJECTED_STREAM
 from keepsake_client.requests import peek_id
+from pydantic import BaseModel
 
 #: Entries that the stream keeps. Redis trims approximately, so it may hold a few more.
 MAX_ENTRIES = 1_000
@@ -31,6 +32,37 @@ def add_reject(transaction: Any, at: str, reason: str, raw: bytes) -> None:
         entry["user_id"] = user_id.encode("utf-8", "surrogatepass")
     transaction.xadd(REJECTED_STREAM, entry, maxlen=MAX_ENTRIES, approximate=True)
     transaction.hincrby(COUNTERS, "rejected", 1)
+
+
+class Reject(BaseModel):
+    """One reject.
+
+    Args:
+        at: the list, channel or stream that the message arrived on.
+        rejected_at: in seconds since 1970.
+        message: its first 1,000 characters; they may be contents.
+    """
+
+    id: str
+    at: str
+    reason: str
+    message: str
+    rejected_at: float
+
+
+def newest_rejects(client: redis.Redis, limit: int) -> list[Reject]:
+    """The last rejects, newest first.
+
+    Raises:
+        redis.RedisError: Redis does not answer.
+    """
+    entries: Any = client.xrevrange(REJECTED_STREAM, count=limit)
+    return [_reject(entry_id.decode(), fields) for entry_id, fields in entries]
+
+
+def _reject(entry_id: str, fields: dict[bytes, bytes]) -> Reject:
+    texts = {name: fields.get(name.encode(), b"").decode("utf-8", "replace") for name in ("at", "reason", "message")}
+    return Reject(id=entry_id, rejected_at=int(entry_id.partition("-")[0]) / 1000, **texts)
 
 
 def add_skipped(transaction: Any) -> None:

@@ -35,8 +35,10 @@ EMPTY_SWITCHES_OFF = {"ltm_response_repeats_ms"}
 
 #: Prefixes of settings that other programs' variables hardly have.
 PREFIXES = ("LTM_", "CHAT_", "MEMORY_", "ENABLE_LTM")
+#: The names, with commas between, of the variables that `ltm up` has set for its processes.
+SET_BY_UP = "LTM_SET_BY_UP"
 #: Variables with such a prefix that are no settings: the name of a process, and what systemd sets for a unit.
-OTHER_VARIABLES = {"LTM_PROCESS_NAME", "MEMORY_PRESSURE_WATCH", "MEMORY_PRESSURE_WRITE"}
+OTHER_VARIABLES = {"LTM_PROCESS_NAME", SET_BY_UP, "MEMORY_PRESSURE_WATCH", "MEMORY_PRESSURE_WRITE"}
 
 #: What Kubernetes puts into every container about a service that is called `memory` or `chat-ai`.
 SERVICE_VARIABLE = re.compile(r".*_(SERVICE_(HOST|PORT(_.+)?)|PORT(_\d+_(TCP|UDP)(_.+)?)?)")
@@ -222,6 +224,25 @@ class Settings(BaseSettings):
         ge=0,
         le=10_000_000,
         description="Records that `ltm:trace` keeps for `ltm trace`, approximately, of 0.4 kB each; 0 writes none.",
+    )
+    ltm_turns: Literal["contents", "ids", "off"] = Field(
+        default="contents",
+        description="Workers, chat service and the gateway's proxy: what `ltm:turns` keeps of a search, of its"
+        " candidates, and of the prompt and reply made with them: their `contents`, `ids` and figures alone, or nothing"
+        " (`off`).",
+    )
+    ltm_turns_max: int = Field(
+        default=2_000,
+        ge=1,
+        le=10_000_000,
+        description="Records that `ltm:turns` keeps, approximately, two for each turn, of some 6 kB each and never more"
+        " than 64 kB.",
+    )
+    ltm_turns_hours: float = Field(
+        default=24,
+        gt=0,
+        le=87_600,
+        description="Adapters: hours after which a record is removed from `ltm:turns`, approximately.",
     )
     user_input_queue: Name = Field(
         default=protocol.USER_INPUT_QUEUE, description="Memory service: the list that user messages arrive on."
@@ -432,6 +453,9 @@ class Settings(BaseSettings):
         le=1_000_000,
         description="Gateway: requests a second for each key that sets no rate of its own; 0 for any number.",
     )
+    ltm_console: bool = Field(
+        default=True, description="Gateway: false serves no console, and saves the 21 MB that it takes."
+    )
     ltm_metrics_port: int | None = Field(
         default=None,
         ge=1,
@@ -473,6 +497,12 @@ class Settings(BaseSettings):
         return http_url(self.ltm_gateway_host, self.ltm_gateway_port)
 
     @property
+    def console_url(self) -> str | None:
+        """The address of the console for a browser on this machine; None where there is no console."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.ltm_gateway_host, self.ltm_gateway_host)  # noqa: S104  replaced
+        return f"{http_url(host, self.ltm_gateway_port)}/" if self.ltm_console else None
+
+    @property
     def request_queues(self) -> tuple[str, ...]:
         """The lists that requests are taken from."""
         return (self.ltm_requests_queue, *([self.ltm_manage_queue] if self.ltm_manage_queue else []))
@@ -491,6 +521,11 @@ class Settings(BaseSettings):
     def extracts(self) -> bool:
         """Whether facts are found in what was said: an LLM is set."""
         return self.ltm_llm_provider is not None
+
+    @property
+    def has_chat_model(self) -> bool:
+        """Whether a language model replies; without one, the chat service quotes what it found."""
+        return self.chat_base_url is not None or self.openai_api_key is not None
 
     @property
     def message_defaults(self) -> MessageDefaults:

@@ -16,18 +16,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from pydantic import ValidationError
 
 from services.runtime.logging import redact
-from services.runtime.process_record import ProcessRecord
+from services.runtime.process_record import PROCESSES, ProcessRecord
 from services.runtime.queues import depth_commands, depths_of
 from services.runtime.redis import connect_async
 from services.runtime.settings import Settings
 
 #: A scrape ends after so long, whatever Redis does; Prometheus waits 10 s.
 SCRAPE_TIMEOUT_S: Final = 2.0
-#: The processes of a stack; tests/unit/test_stack_metrics.py compares them with those of `ltm up`.
-PROCESSES: Final = (
-    *("long-term-memory-worker", "long-term-memory-writer", "long-term-memory-indexer", "long-term-memory-extractor"),
-    *("long-term-memory-adapters", "memory", "chat-ai", "gateway"),
-)
 #: Counters that are shown as 0 before they are first counted: an alert on their increase would miss the first.
 ALARMING: Final = (
     *("rejected", "log_trimmed_unread", "backlog_over", "updates_lost", "ai_responses_lost", "chat_messages_missed"),

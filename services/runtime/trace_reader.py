@@ -23,7 +23,7 @@ from keepsake_client.protocol import (
 from pydantic import BaseModel, Field, ValidationError
 from redis.exceptions import NoPermissionError
 
-from services.runtime.id_matcher import ID_FIELDS, IdMatcher, decoded, ids_of
+from services.runtime.id_matcher import ID_FIELDS, IdMatcher, decoded, ids_of, replied_to
 from services.runtime.logging import redact
 from services.runtime.queues import QUEUES, QueueKeys, taken_list
 from services.runtime.settings import Settings
@@ -42,6 +42,7 @@ class Waiting(BaseModel):
         state: what it waits for there, or what became of it.
         since: when it came there, in seconds since 1970, where that is known.
         message_id, request_id, task_id: the ids it has, where it can be parsed.
+        reply_to: the message_id of the message that it answers, where it is a reply.
     """
 
     place: str
@@ -50,6 +51,7 @@ class Waiting(BaseModel):
     message_id: str | None = None
     request_id: str | None = None
     task_id: str | None = None
+    reply_to: str | None = None
 
 
 class Trace(BaseModel):
@@ -85,19 +87,24 @@ class TraceReader:
         self._stream = settings.ltm_stream_key
         self._unseen: list[str] = []
 
-    def follow(self, identifier: str) -> Trace:
+    def follow(self, identifier: str, linked: Iterable[str] = ()) -> Trace:
         """What is known of an id, and of the requests and replies that belong to its message.
+
+        Args:
+            linked: ids that are known to belong to it.
 
         Raises:
             redis.ConnectionError, redis.TimeoutError: Redis does not answer.
         """
         self._unseen = []
-        ids = {identifier}
-        self._linked(ids)
+        ids = {identifier, *linked}
+        traces = self._traces()
+        _linked(ids, traces)
         waiting = self._waiting(ids)
-        # Read again: what ended meanwhile has left the places that were looked into, and has a record now.
-        ids |= {value for item in waiting for value in (item.message_id, item.request_id) if value}
-        records = self._linked(ids)
+        # What ended meanwhile has left the places that were looked into, and has a record now.
+        ids |= {id_ for item in waiting for id_ in (item.message_id, item.request_id, item.reply_to) if id_}
+        traces = [*self._traces(since=f"({traces[0][0].decode()}" if traces else "-"), *traces]
+        records = _linked(ids, traces)
         known = {(record.message_id, record.task_id) for record in records if record.kind == "message"}
         known |= {(item.message_id, item.task_id) for item in waiting if item.state != _DISPATCHED}
         waiting = [
@@ -105,27 +112,10 @@ class TraceReader:
         ]
         return Trace(id=identifier, records=records, waiting=waiting, unseen=list(dict.fromkeys(self._unseen)))
 
-    def _linked(self, ids: set[str]) -> list[TraceRecord]:
-        """The records with one of these ids, and those that share a message or request with them; adds their ids."""
-        everything = list(self._seen(TRACES_STREAM, self._records))
-        found: list[TraceRecord] = []
-        wanted = set(ids)
-        while True:
-            found = [record for record in everything if wanted & {getattr(record, name) for name in ID_FIELDS}]
-            # A task may have many messages, so it links none.
-            linked = {value for record in found for value in (record.message_id, record.request_id) if value}
-            if linked <= wanted:
-                ids |= wanted
-                return sorted(found, key=lambda record: min(record.times.values(), default=0.0))
-            wanted |= linked
-
-    def _records(self) -> Iterator[TraceRecord]:
-        for _, fields in self._entries(TRACES_STREAM):
-            try:
-                # Not `model_validate_json`, which refuses the lone surrogates of an id.
-                yield TraceRecord.model_validate(decoded(fields.get(TRACE_FIELD.encode(), b"")))
-            except ValidationError:
-                continue  # of a later version
+    def _traces(self, since: str = "-") -> list[tuple[bytes, bytes]]:
+        """The trace records with their places in the stream, newest first, as JSON: few of them are parsed."""
+        entries = self._seen(TRACES_STREAM, partial(self._entries, TRACES_STREAM, since))
+        return [(entry_id, fields.get(TRACE_FIELD.encode(), b"")) for entry_id, fields in entries]
 
     def _waiting(self, ids: set[str]) -> list[Waiting]:
         match = IdMatcher(ids)
@@ -159,7 +149,7 @@ class TraceReader:
             page = self._client.lrange(name, -(begin + PAGE), -(begin + 1))
             for raw in reversed(page):
                 if (item := match(raw)) is not None:
-                    yield Waiting(place=name, state=state, since=_time(item.get("pushed_at")), **ids_of(item))
+                    yield Waiting(place=name, state=state, since=_time(item.get("pushed_at")), **_ids_of(item))
             if len(page) < PAGE:
                 return
         self._unseen.append(f"{name}: the next {MAX_LOOKED_AT} entries alone were looked at")
@@ -179,7 +169,7 @@ class TraceReader:
             if last_delivered is None:
                 last_delivered = self._last_delivered()
             state = "waits to be read" if _order(entry_id) > last_delivered else self._read_entry(entry_id)
-            yield Waiting(place=self._stream, state=state, since=_order(entry_id)[0] / 1000, **ids_of(event))
+            yield Waiting(place=self._stream, state=state, since=_order(entry_id)[0] / 1000, **_ids_of(event))
 
     def _read_entry(self, entry_id: bytes) -> str:
         pending = self._client.xpending_range(self._stream, STREAM_GROUP, min=entry_id, max=entry_id, count=1)
@@ -224,10 +214,10 @@ class TraceReader:
                 state = f"was rejected from {at}: {reason}"
                 yield Waiting(place=REJECTED_STREAM, state=state, since=_order(entry_id)[0] / 1000)
 
-    def _entries(self, stream: str) -> Iterator[tuple[bytes, dict[bytes, bytes]]]:
+    def _entries(self, stream: str, since: str = "-") -> Iterator[tuple[bytes, dict[bytes, bytes]]]:
         """The entries of a stream, newest first."""
         end, looked_at = "+", 0
-        while page := self._client.xrevrange(stream, max=end, min="-", count=PAGE):
+        while page := self._client.xrevrange(stream, max=end, min=since, count=PAGE):
             yield from page
             looked_at += len(page)
             if len(page) < PAGE:
@@ -238,7 +228,37 @@ class TraceReader:
             end = f"({page[-1][0].decode()}"
 
 
+_ID_FIELDS = (*ID_FIELDS, "reply_to")
+
+
+def _linked(ids: set[str], traces: list[tuple[bytes, bytes]]) -> list[TraceRecord]:
+    """The records with one of these ids, and those that share a message or request with them; adds their ids."""
+    wanted = set(ids)
+    while True:
+        match = IdMatcher(wanted)
+        parsed = [record for _, raw in traces if match.may_be_in(raw) and (record := _record(raw)) is not None]
+        found = [record for record in parsed if wanted & {getattr(record, name) for name in _ID_FIELDS}]
+        # A task may have many messages, so it links none.
+        linked = {id_ for record in found for id_ in (record.message_id, record.request_id, record.reply_to) if id_}
+        if linked <= wanted:
+            ids |= wanted
+            return sorted(found, key=lambda record: min(record.times.values(), default=0.0))
+        wanted |= linked
+
+
+def _record(raw: bytes) -> TraceRecord | None:
+    try:
+        # Not `model_validate_json`, which refuses the lone surrogates of an id.
+        return TraceRecord.model_validate(decoded(raw))
+    except ValidationError:
+        return None  # of a later version
+
+
 _DISPATCHED = "was dispatched; it is being indexed, or its record is gone"
+
+
+def _ids_of(item: dict[str, Any]) -> dict[str, str | None]:
+    return {**ids_of(item), "reply_to": replied_to(item)}
 
 
 def _subject(body: dict[str, Any]) -> dict[str, Any]:
@@ -251,7 +271,7 @@ def _subject(body: dict[str, Any]) -> dict[str, Any]:
 def _queued(queue: str, state: str, body: dict[str, Any]) -> Waiting:
     sent_ms = body.get("message_timestamp")
     since = sent_ms / 1000 if isinstance(sent_ms, int | float) else None
-    return Waiting(place=f"queue {queue}", state=state, since=since, **ids_of(_subject(body)))
+    return Waiting(place=f"queue {queue}", state=state, since=since, **_ids_of(_subject(body)))
 
 
 def _time(value: Any) -> float | None:

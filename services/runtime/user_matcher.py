@@ -16,7 +16,7 @@ class UserMatcher:
 
     Args:
         anonymous_user: the user of messages without a user_id.
-        hashed: what the traces may write in place of a user id.
+        hashed: what traces and turns may write in place of a user id.
     """
 
     def __init__(self, user_id: str, anonymous_user: str, hashed: Callable[[str], str] = str) -> None:
@@ -38,9 +38,9 @@ class UserMatcher:
         body = decoded(raw)
         return body if body is not None and (of := subject(body)) and self._owns(of.get("user_id")) else None
 
-    def trace(self, raw: bytes) -> bool:
-        """Whether a trace's record is of the user."""
-        item = decoded(raw)
+    def record(self, name: bytes, fields: dict[bytes, bytes]) -> bool:
+        """Whether the trace or turn record in the field `name` of an entry is of the user."""
+        item = decoded(fields.get(name, b""))
         return item is not None and item.get("user") in self._in_traces
 
     def rejected(self, fields: dict[bytes, bytes]) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from services.runtime.settings import SET_BY_UP
 from services.stack.addresses import Addresses
 from services.stack.data_directory import DataDirectory
 
@@ -18,11 +19,15 @@ def child_environment(environment: Mapping[str, str], addresses: Addresses, dire
     Args:
         directory: has the gateway's keys, where no setting names another file.
     """
+    chosen = {
+        **({} if environment.get(_KEYS) else {_KEYS: str(directory.keys), f"{_KEYS}_OPTIONAL": "true"}),
+        **{name.upper(): str(value) for name, value in addresses.settings.items()},
+    }
     return {
         **environment,
-        **({} if environment.get(_KEYS) else {_KEYS: str(directory.keys), f"{_KEYS}_OPTIONAL": "true"}),
         **_absolute(environment, _KEYS, "LTM_GATEWAY_TOKEN_PUBLIC_KEY"),
-        **{name.upper(): str(value) for name, value in addresses.settings.items()},
+        **chosen,
+        SET_BY_UP: ",".join(name for name, value in chosen.items() if environment.get(name) != value),
         # On a busy machine the embedder is 20 times slower with more than one thread per process.
         "OMP_NUM_THREADS": "1",
         "PYTHONUNBUFFERED": "1",

@@ -44,7 +44,8 @@ class Part(BaseModel):
             `left out` by `ltm up --without`; `not running` where it is optional and has not run on this Redis for a
             day.
         address: of a server, without its password, or of the gateway.
-        detail: why it is down, unknown or not checked; of a worker that answers, the engine of its embedder.
+        detail: why it is down, unknown or not checked; of a worker that answers, the engine of its embedder; of
+            the gateway, the address of its console.
     """
 
     name: str
@@ -206,6 +207,8 @@ class StatusReader:
             if part.state == "answers":
                 part.address = record.address
                 part.detail = record.engine and f"embedder engine {record.engine}"
+                if record.console:
+                    part.detail = f"console {record.console}"
             elif part.state != "down":
                 continue
             elif record.left_out:

@@ -10,8 +10,9 @@ import dramatiq
 import redis
 import structlog
 from dramatiq.middleware import Middleware, MiddlewareError
-from keepsake_client.protocol import read_traceparent
+from keepsake_client.protocol import REMEMBER, read_traceparent
 
+from services.runtime.id_matcher import replied_to
 from services.runtime.queues import INDEX_QUEUE, WRITES_QUEUE
 from services.runtime.traces import NO_TRACES, Traces
 from services.runtime.tracing import NO_SPANS, Spans
@@ -113,9 +114,13 @@ class DeliveryLimit(Middleware):
             "started": getattr(self._started, "at", None),
             "indexed" if exception is None else "failed": time.time(),
         }
+        meta = update.get("meta")
+        not_remembered = isinstance(meta, dict) and meta.get(REMEMBER) is False
         return {
             "message_id": update.get("message_id"),
             "task_id": update.get("task_id"),
+            "reply_to": replied_to(update),
+            "memories": 0 if not_remembered else None,
             "outcome": "ok" if exception is None else error_text(exception).partition(":")[0],
             "times": times,
             "tries": message.options.get("retries"),

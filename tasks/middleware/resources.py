@@ -22,6 +22,7 @@ from services.long_term_memory.context_service import ContextService
 from services.long_term_memory.expiry import ExpiryThread
 from services.long_term_memory.extraction import ticker
 from services.long_term_memory.extraction.outbox import Lease
+from services.long_term_memory.extraction.publishing import FiguresThread
 from services.long_term_memory.extraction.service import ExtractionService
 from services.long_term_memory.extraction.ticker import ExtractionTicker
 from services.long_term_memory.factory import LongTermMemory, open_when_ready
@@ -36,7 +37,7 @@ from services.runtime.heartbeat import HeartbeatThread
 from services.runtime.logging import START_REFUSED
 from services.runtime.metrics import NO_METRICS, Metrics
 from services.runtime.periodic import PeriodicThread
-from services.runtime.process_record import broker_address
+from services.runtime.process_record import ProcessRecord, broker_address
 from services.runtime.queues import EXTRACT_QUEUE, INDEX_QUEUE, WRITES_QUEUE
 from services.runtime.redis import connect
 from services.runtime.settings import Settings
@@ -62,7 +63,7 @@ class Resources(Middleware):
         process: the name of this process in `ltm status` and compose.
         metrics: of this process.
         expiry_interval_s: how often an indexer deletes what has expired.
-        extraction_interval_s: how often an extractor looks who is due.
+        extraction_interval_s: how often an extractor looks who is due, and publishes how it is.
         sample_interval_s: how often what is no event is observed for the metrics.
     """
 
@@ -87,6 +88,7 @@ class Resources(Middleware):
         self._heartbeat: HeartbeatThread | None = None
         self._expiry: ExpiryThread | None = None
         self._ticker: ExtractionTicker | None = None
+        self._figures: FiguresThread | None = None
         self._sampler: PeriodicThread | None = None
 
     @property
@@ -198,8 +200,9 @@ class Resources(Middleware):
             self._client,
             self._process,
             checks,
-            broker=broker_address(self.settings),
-            engine=self._opened.engine,
+            record=ProcessRecord(
+                broker=broker_address(self.settings), engine=self._opened.engine, uses=self._opened.uses
+            ),
         )
         self._heartbeat.start()
         if worker.consumer_whitelist is None or INDEX_QUEUE in worker.consumer_whitelist:
@@ -216,6 +219,14 @@ class Resources(Middleware):
                 self._extraction_interval_s,
             )
             self._ticker.start()
+            self._figures = FiguresThread(
+                self._opened.extraction,
+                self._client,
+                self.settings,
+                partial(self.count, "extraction_figures_failed"),
+                self._extraction_interval_s,
+            )
+            self._figures.start()
         if self.metrics.enabled:
             self._sampler = PeriodicThread(
                 "metrics", self._sample, "metrics_failed", self._count_failed_sample, self._sample_interval_s
@@ -224,7 +235,7 @@ class Resources(Middleware):
         log.info("worker_ready", queues=sorted(worker.consumer_whitelist or ()))
 
     def after_worker_shutdown(self, _: dramatiq.Broker, __: dramatiq.Worker) -> None:
-        for thread in (self._expiry, self._ticker, self._sampler):
+        for thread in (self._expiry, self._ticker, self._figures, self._sampler):
             if thread:
                 thread.stop()
         if self._heartbeat:

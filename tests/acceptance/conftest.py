@@ -10,12 +10,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from services.gateway.access import ROLES
+from services.gateway.key_file import KeyFile
 from services.runtime.settings import RENAMED_SETTINGS, Settings
 from tests.support import wait_until
 
@@ -31,11 +33,13 @@ class Stack:
     Args:
         ready: the content of its ready file.
         output: the file of its output.
+        keys: of its gateway, by role; none of one that needs no key.
     """
 
     process: subprocess.Popen[bytes]
     ready: dict[str, Any]
     output: Path
+    keys: dict[str, str] = field(default_factory=dict)
 
     @property
     def redis_url(self) -> str:
@@ -117,9 +121,13 @@ def start_ltm_up(directory: Path, *arguments: str, **variables: str) -> Stack:
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
-    """One `ltm up --ephemeral` for all tests that do not change it."""
+    """One `ltm up --ephemeral` for all tests that do not change it, with keys for its gateway."""
     with tempfile.TemporaryDirectory(prefix="ltm-test-") as directory:
-        stack = start_ltm_up(Path(directory), "--ephemeral", LTM_SEARCH_TIMEOUT_MS="30000")
+        file = KeyFile(Path(directory) / "keys.json")
+        keys = {role: file.create(role, tuple(rights), rate=0) for role, rights in ROLES.items()}
+        settings = {"LTM_SEARCH_TIMEOUT_MS": "30000", "LTM_GATEWAY_KEYS": str(file.path)}
+        stack = start_ltm_up(Path(directory), "--ephemeral", **settings)
+        stack.keys.update(keys)
         yield stack
         stack.end(signal.SIGTERM)
 

@@ -47,6 +47,16 @@ def test_up_reports_each_process_once_and_then_the_addresses(stack: Stack) -> No
     assert f"  Redis       {stack.redis_url}" in lines
 
 
+def test_the_last_line_of_up_is_the_address_of_the_console(stack: Stack) -> None:
+    """Given a stack with a gateway, I expect its console's address after all else, also in `ltm status`."""
+    wait_until(lambda: "Console: " in stack.printed(), description="the last line")
+    lines = stack.printed().splitlines()
+    console = f"{stack.ready['gateway_url']}/"
+
+    assert lines[lines.index(next(line for line in lines if "Ctrl-C stops" in line)) + 1] == f"Console: {console}"
+    assert f"(console {console})" in ltm(stack, "status").stdout
+
+
 def test_the_ready_file_holds_the_pid_of_each_process(stack: Stack) -> None:
     assert sorted(stack.pids) == sorted(STARTED)
     assert all(psutil.Process(pid).ppid() == stack.process.pid for pid in stack.pids.values())
@@ -187,16 +197,17 @@ def test_chat_says_why_a_message_was_rejected(stack: Stack, user: str) -> None:
 
 
 def test_one_id_leads_from_the_message_to_its_answer_and_reply(stack: Stack, user: str) -> None:
-    # Given a message with the ids of its publisher
+    """Given a message with the task of its publisher, I expect from each id the same records, and one turn: the search
+    with its query, the prompt, the reply, and that this reply is not to be remembered."""
     with redis.Redis.from_url(stack.redis_url) as client:
         message = {"user_id": user, "content": "What is my parrot called?", "type": "text", "task_id": f"t-{user}"}
         client.lpush("user_input_queue", json.dumps(message))
 
     def traced(identifier: str) -> dict[str, dict[str, Any]]:
         found = json.loads(ltm(stack, "trace", identifier, "--json").stdout)
-        return {record["kind"]: record for record in found["records"]}
+        return {"remembered" if record.get("reply_to") else record["kind"]: record for record in found["records"]}
 
-    wait_until(lambda: len(traced(f"t-{user}")) == 3, 30, "the records of all three")
+    wait_until(lambda: len(traced(f"t-{user}")) == 4, 30, "the records of all four")
     by_task = traced(f"t-{user}")
 
     reply, request, indexed = by_task["reply"], by_task["request"], by_task["message"]
@@ -207,6 +218,15 @@ def test_one_id_leads_from_the_message_to_its_answer_and_reply(stack: Stack, use
     assert list(reply["times"]) == ["asked", "searched", "replied"]
     assert {"embed_ms", "rank_ms"} <= set(request["ms"])
     assert "parrot" not in json.dumps(by_task)
+    turn = json.loads(ltm(stack, "trace", by_task["remembered"]["message_id"], "--json").stdout)["turn"]
+    (search,) = turn["searches"]
+    question = "What is my parrot called?"
+    assert (turn["user"], turn["text"], search["record"]["query"]) == (user, question, question)
+    assert (search["record"]["candidates"], search["record"]["cut"]["limit"]) == ([], 5)
+    assert turn["reply_record"]["prompt"][-1] == {"role": "user", "content": question}
+    assert turn["reply_record"]["reply"] == "I do not remember anything about that yet."
+    assert (turn["reply_memory"]["state"], turn["reply_memory"]["why"]) == ("not_remembered", "not_to_be_remembered")
+    assert turn["missing"] == []
 
 
 def test_an_id_that_never_arrived_is_not_known(stack: Stack) -> None:

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 from keepsake_client import Client
 
+from services.gateway.__main__ import DOORS
 from tests.acceptance.conftest import Stack
+from tests.served_gateway import served, settings_of
 from tests.support import wait_until
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -25,12 +27,12 @@ def user() -> str:
     return f"用户-{uuid.uuid4().hex[:8]}"
 
 
-def run_example(stack: Stack, *command: str, stdin: str, cwd: Path = EXAMPLES) -> list[str]:
+def run_example(stack: Stack, *command: str, stdin: str, cwd: Path = EXAMPLES, **variables: str) -> list[str]:
     """The lines that the example printed."""
     environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     done = subprocess.run(
         command,
-        env={**environment, "REDIS_URL": stack.redis_url, "KEEPSAKE_URL": stack.gateway_url},
+        env={**environment, "REDIS_URL": stack.redis_url, **variables},
         cwd=cwd,
         input=stdin,
         capture_output=True,
@@ -77,7 +79,10 @@ def test_the_threaded_script_adds_facts_and_finds_one(stack: Stack, user: str) -
 def test_curl_tells_and_finds(stack: Stack) -> None:
     user = f"user-{uuid.uuid4().hex[:8]}"  # which needs no escaping
 
-    told, found, context, profile = map(json.loads, run_example(stack, "sh", "curl.sh", user, stdin=""))
+    with served(settings_of(stack.redis_url), DOORS) as gateway:
+        lines = run_example(stack, "sh", "curl.sh", user, stdin="", KEEPSAKE_URL=gateway)
+
+    told, found, context, profile = map(json.loads, lines)
 
     assert [event["published"] for event in told["events"]] == [True]
     assert [memory["content"] for memory in found["memories"]] == ["My cat is called Mochi."]

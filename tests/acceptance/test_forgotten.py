@@ -215,6 +215,7 @@ def test_a_marker_that_came_in_by_every_door_is_nowhere_and_does_not_come_back(s
         "memory_updates:log",
         "ltm:rejected",
         "ltm:trace",
+        "ltm:turns",
         conversation_key(USER),
         "dramatiq:index.XQ.msgs",
     } <= places

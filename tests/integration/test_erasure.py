@@ -20,10 +20,12 @@ from keepsake_client.protocol import (
     conversation_key,
     parse_request,
 )
+from keepsake_client.turns import TURN_FIELD, TURNS_STREAM
 
 from adapters.stream import UpdateStream
 from services.runtime.erasure import Erasure
 from services.runtime.errors import ErasureRefused
+from services.runtime.extraction_figures import EXTRACTION_KEY
 from services.runtime.logging import user_id_hasher
 from services.runtime.queues import QUEUES, QueueKeys, taken_list
 from services.runtime.rejected import add_reject
@@ -127,6 +129,7 @@ def fill(client: Any, settings: Settings, user_id: str, at: float) -> None:
     hashed = user_id_hasher(settings.model_copy(update={"ltm_log_user_ids": False}))
     for name in (user_id, hashed(user_id)):
         client.xadd(TRACES_STREAM, {TRACE_FIELD: json.dumps({"kind": "message", "user": name, "message_id": MARKER})})
+        client.xadd(TURNS_STREAM, {TURN_FIELD: json.dumps({"kind": "reply", "at": at, "user": name, "text": MARKER})})
 
 
 @pytest.mark.parametrize("user_id", USERS)
@@ -144,6 +147,15 @@ def test_nothing_of_the_user_is_in_any_key(client: Any, settings: Settings, eras
     ids = {update.message_id for update in erased}
     assert {"m-read", "m-pending", "m-unread", "m-other", "m-queued-0", "m-queued-1", "m-queued-2"} <= ids
     assert {update.user_id for update in erased} == {user_id}
+
+
+def test_the_figures_of_extraction_go(client: Any, erasure: Erasure) -> None:
+    """Given figures that name the messages that were set aside, I expect them gone until they are published again."""
+    client.set(EXTRACTION_KEY, '{"newest_set_aside": [{"user": "anna"}]}')
+
+    erasure.erase("anna", time.time())
+
+    assert not client.exists(EXTRACTION_KEY)
 
 
 def test_what_is_of_others_stays(client: Any, settings: Settings, erasure: Erasure) -> None:

@@ -13,7 +13,7 @@ from psycopg_pool import ConnectionPool
 
 from services.long_term_memory.extraction.operations import Operations, open_operations
 from services.long_term_memory.extraction.rebuilding import rebuild
-from services.long_term_memory.extraction.report import ExtractionReport, read_report, report_of
+from services.long_term_memory.extraction.report import ExtractionReport, newest_set_aside, read_report, report_of
 from services.long_term_memory.known_profile import NewSlot, read_slots, write_slots
 from services.long_term_memory.mem0_bridge import Mem0Memory
 from services.long_term_memory.memory_service import MemoryService
@@ -99,6 +99,22 @@ def test_what_was_set_aside_is_listed_and_tried_again(
     assert [(each.user_id, each.messages) for each in operations.waiting()] == [("anna", 1)]
     assert connection.execute("SELECT tries FROM to_extract ORDER BY memory_number").fetchall() == [(0,), (3,)]
     assert operations.retry(None) == 1
+
+
+def test_the_newest_that_were_set_aside_are_named(
+    extracted: MemoryService, connection: psycopg.Connection[Any]
+) -> None:
+    """Given three messages that were set aside, I expect the last two, newest first, with owner and reason."""
+    for user, agent in (("anna", None), ("an na", "luna"), ("ben", None)):
+        [memory_id] = say(extracted, f"words of {user}", user_id=user, agent_id=agent)
+        set_aside(connection, memory_id, f"no JSON of {user}")
+
+    newest = newest_set_aside(connection, 2)
+
+    assert [(each.user_id, each.agent_id, each.reason, each.said_at) for each in newest] == [
+        ("ben", None, "no JSON of ben", 1_712_345_678),
+        ("an na", "luna", "no JSON of an na", 1_712_345_678),
+    ]
 
 
 def test_a_pause_is_reported_until_it_ends(operations: Operations, connection: psycopg.Connection[Any]) -> None:

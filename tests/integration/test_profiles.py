@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from keepsake_client.errors import MessageTooLarge, Unavailable
+from keepsake_client.errors import InvalidMessage, MessageTooLarge, Unavailable
 from keepsake_client.protocol import decode_user_id
 from psycopg_pool import ConnectionPool
 
+from services.long_term_memory import profile_service
 from services.long_term_memory.postgres.pool import open_pool
-from services.long_term_memory.profile_service import MAX_PROFILE_BYTES, Profile, ProfileService
+from services.long_term_memory.postgres.scope import Owner
+from services.long_term_memory.profile_service import (
+    MAX_PROFILE_BYTES,
+    Profile,
+    ProfileService,
+    locked_profile,
+    write_profile,
+)
 from services.runtime.errors import ProfileConflict
 
 STRANGE_IDS = [
@@ -104,6 +113,53 @@ def test_concurrent_patches_have_consecutive_versions(profiles: ProfileService, 
         list(threads.map(lambda n: profiles.update("u1", {"n": n}), range(20)))
 
     assert [row[1] for row in history(pool)] == list(range(1, 21))
+
+
+def test_the_history_is_read_newest_first(
+    profiles: ProfileService, pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given changes by a service and one by extraction, I expect all of them over pages, newest first, each with who
+    made it and by which words; of another character's profile none."""
+    monkeypatch.setattr(profile_service, "HISTORY_PAGE", 2)
+    evidence = [str(uuid.uuid4())]
+    profiles.update("u1", {"name": "Lin"})
+    profiles.update("u1", {"mood": "shy"}, agent_id="luna")
+    with pool.connection() as connection, connection.transaction():
+        owner = Owner("u1")
+        locked_profile(connection, owner)
+        write_profile(connection, owner, {}, {"known": {}}, source="extraction", evidence=evidence)
+    profiles.update("u1", {"name": None})
+
+    first = profiles.history("u1")
+    second = profiles.history("u1", cursor=first.next_cursor)
+
+    changes = [*first.changes, *second.changes]
+    assert [(change.version, change.source, change.patch) for change in changes] == [
+        (3, "service", {"name": None}),
+        (2, "extraction", {"known": {}}),
+        (1, "service", {"name": "Lin"}),
+    ]
+    assert [change.evidence for change in changes] == [[], evidence, []]
+    assert changes[0].changed_at >= changes[2].changed_at > 1_700_000_000
+    assert (first.next_cursor, second.next_cursor) == ("2", None)
+    assert [change.patch for change in profiles.history("u1", "luna").changes] == [{"mood": "shy"}]
+
+
+def test_a_page_of_the_history_ends_behind_large_patches(
+    profiles: ProfileService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given patches that fill a response, I expect a page of fewer, and the rest on the next."""
+    monkeypatch.setattr(profile_service, "MAX_HISTORY_CHARS", 60)
+    for number in range(3):
+        profiles.update("u1", {"note": f"{number}" * 40})
+
+    first = profiles.history("u1")
+
+    assert ([change.version for change in first.changes], first.next_cursor) == ([3, 2], "2")
+    assert [change.version for change in profiles.history("u1", cursor="2").changes] == [1]
+    for cursor in ("", "x", "-1", "²"):
+        with pytest.raises(InvalidMessage, match=r"data\.cursor"):
+            profiles.history("u1", cursor=cursor)
 
 
 def test_a_characters_profile_is_another_one(profiles: ProfileService, pool: ConnectionPool) -> None:

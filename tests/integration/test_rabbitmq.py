@@ -6,6 +6,7 @@ On the machine's own RabbitMQ, whose queues of these names are emptied before an
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -18,10 +19,10 @@ from typer.testing import CliRunner
 
 from services.cli.app import build_app
 from services.runtime.queues import INDEX_QUEUE, INTERACTIVE_QUEUE, WRITES_QUEUE
-from tasks.broker import build_broker
+from tasks.broker import build_broker, dependencies
 from tasks.queues import INDEX
 from tests.integration.worker_process import Servers, WorkerProcess, servers
-from tests.support import wait_until
+from tests.support import free_port, wait_until
 
 MACHINES_RABBITMQ = "amqp://guest:guest@127.0.0.1:5672"
 QUEUES = (INTERACTIVE_QUEUE, WRITES_QUEUE, INDEX_QUEUE)
@@ -48,6 +49,17 @@ def rabbitmq() -> Iterator[RabbitmqBroker]:
     yield rabbitmq
     rabbitmq.flush_all()
     rabbitmq.close()
+
+
+def test_its_version_is_known(rabbitmq: RabbitmqBroker) -> None:
+    """Given RabbitMQ, I expect its version among the dependencies of a process, without the password; of one that does
+    not answer, none; of a broker on Redis, nothing."""
+    [stated] = dependencies(MACHINES_RABBITMQ)
+    assert re.match(r"[0-9]+\.", stated.version or "")
+    assert stated.detail == "amqp://guest:***@127.0.0.1:5672"
+    [away] = dependencies(f"amqp://guest:guest@127.0.0.1:{free_port()}")
+    assert away.version is None
+    assert dependencies("redis://127.0.0.1:6379/0") == []
 
 
 class Site:

@@ -135,9 +135,41 @@ def test_a_score_is_explained_where_asked(tea_talk: MemoryService) -> None:
 
 def test_a_score_is_not_explained_unasked(tea_talk: MemoryService) -> None:
     """Given no explain, I expect nothing of the kind."""
-    (best, *_) = tea_talk.search("u1", SearchData(query="green tea?"), now=NOW)
+    result = tea_talk.search("u1", SearchData(query="green tea?"), now=NOW)
 
-    assert "score_parts" not in best.metadata
+    assert "score_parts" not in result[0].metadata
+
+
+def test_what_was_not_returned_is_explained(tea_talk: MemoryService) -> None:
+    """Given a limit of two, I expect both results and what comes behind them, with content, parts and verdict."""
+    asked = {"query": "green tea?", "limit": 2, "filters": {"source": "user"}, "recency_half_life_days": 5}
+
+    result = tea_talk.search("u1", SearchData(**asked), now=NOW)
+
+    assert result.explain is not None
+    explained = result.explain()
+    candidates, cut = explained.candidates, explained.cut
+    assert [c.verdict for c in candidates] == ["returned", "returned", "over_limit"]
+    assert [(c.id, c.score, c.timestamp, c.source) for c in candidates[:2]] == [
+        (m.id, m.score, m.timestamp, m.source) for m in result
+    ]
+    assert {c.content for c in candidates} == {GREEN, BLACK, MINT}
+    assert {c.session_id for c in candidates} == {"s1", "s2", "s3"}
+    assert all(set(c.parts) == {"meaning", "words", "session", "utterance", "recency"} for c in candidates)
+    assert {c.content: c.parts["recency"] for c in candidates}[MINT] == pytest.approx(-0.139, abs=0.001)
+    assert (cut.ranked, cut.filtered, cut.echoes, cut.limit, cut.min_score) == (3, 1, 0, 2, 0.09)
+
+
+def test_the_newer_of_a_matter_is_explained(keepsake: MemoryService) -> None:
+    """Given a query of the current state, which ranks the best once more, I expect candidates in that order."""
+    say(keepsake, "I live in Porto", *CHATTER, "I have moved to Lyon")
+
+    result = keepsake.search("u1", SearchData(query="Where do I live now?", limit=2, min_score=0), now=NOW)
+
+    assert result.explain is not None
+    candidates = result.explain().candidates
+    assert [c.id for c in candidates[:2]] == [m.id for m in result]
+    assert len(candidates) == len(CHATTER) + 2
 
 
 # Messages of the AI

@@ -108,16 +108,19 @@ def test_what_ltm_up_left_out_is_not_missed(client: Any, valkey_url: str) -> Non
 
 
 def test_the_address_of_the_gateway_is_shown(client: Any, valkey_url: str) -> None:
-    """Given a gateway whose record says where it listens, I expect that beside its state, while it answers."""
+    """Given a gateway whose record has its addresses, I expect them beside its state, while it answers."""
     start(client, *SERVICES)
-    client.set(process_key(GATEWAY), ProcessRecord(address="http://127.0.0.1:18380").model_dump_json())
+    client.set(
+        process_key(GATEWAY),
+        ProcessRecord(address="http://[::]:18380", console="http://[::1]:18380/").model_dump_json(),
+    )
 
     with responding(valkey_url):
         shown = run_ltm("status", REDIS_URL=valkey_url)
         client.delete(alive_key(GATEWAY))
         down = run_ltm("status", REDIS_URL=valkey_url)
 
-    assert f"{GATEWAY:<26} answers  http://127.0.0.1:18380\n" in shown.stdout
+    assert f"{GATEWAY:<26} answers  http://[::]:18380 (console http://[::1]:18380/)\n" in shown.stdout
     assert f"{GATEWAY:<26} DOWN: no heartbeat\n" in down.stdout
 
 

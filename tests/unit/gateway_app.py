@@ -33,6 +33,7 @@ ANSWERS: dict[str, dict[str, Any]] = {
     **{key: {"user_profile": {"name": "Anna"}, "profile_version": 3} for key in ("profile_get", "profile_update")},
     "memory_get": {"memories": [MEMORY], "history": []},
     "context": {"context": "What follows", "context_parts": {}, "memories": [MEMORY]},
+    "user_list": {"users": [{"user_id": "u1", "memories": 3}, {"user_id": "u12"}], "next_cursor": "u12"},
     "user_export": {"records": [{"kind": "memory", "content": "My cat is Mochi"}]},
 }
 #: Answers a request of this type and data with fields of its response, or raises.

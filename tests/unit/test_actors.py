@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
@@ -18,15 +18,20 @@ from keepsake_client.protocol import (
     MemoryDeleteData,
     MemoryListData,
     MemoryUpdateData,
+    ProfileChange,
     SearchData,
+    UserListData,
+    UserSummary,
     WireModel,
 )
+from keepsake_client.turns import Candidate, Cut
 
 from services.long_term_memory.context_service import ContextResult
+from services.long_term_memory.explaining import Explained
 from services.long_term_memory.extraction.service import Outcome
 from services.long_term_memory.memory_management import Page
 from services.long_term_memory.memory_service import IndexedIds, SearchResult
-from services.long_term_memory.profile_service import Profile
+from services.long_term_memory.profile_service import HistoryPage, Profile
 from services.runtime.metrics import NO_METRICS, Metrics
 from services.runtime.prometheus import PrometheusMetrics
 from services.runtime.settings import Settings
@@ -44,6 +49,7 @@ class Services:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.partial = False
+        self.explain: Callable[[], Explained] | None = None
         self.reused_id = self.deleted = False
         self.settings = Settings()
         self.memories = SimpleNamespace(search=self._search, add=self._add, index=self._index)
@@ -57,7 +63,7 @@ class Services:
 
     def _search(self, user_id: str, data: SearchData, *, now: float, deadline: float) -> SearchResult:
         self.calls.append(("search", user_id, data.query, now))
-        return SearchResult([MEMORY], partial=self.partial, timings={"embed_ms": 2.0})
+        return SearchResult([MEMORY], partial=self.partial, timings={"embed_ms": 2.0}, explain=self.explain)
 
     def _add(self, *arguments: Any) -> list[Memory]:
         self.calls.append(("add", *arguments))
@@ -114,7 +120,20 @@ def test_a_search_returns_what_is_found(worker: Worker, partial: bool, field: bo
 
     assert worker.services.calls == [("search", "u1", "tea?", 100.0)]
     assert response.pop("stages")["embed_ms"] == 2.0
-    assert response == {"memories": [MEMORY], "partial": field}
+    assert response == {"memories": [MEMORY], "partial": field, "explain": None}
+
+
+def test_a_search_is_explained_where_that_is_asked_for(worker: Worker) -> None:
+    """Given a search, I expect what explains it left to its record; given `explain`, the fields, and that done once."""
+    candidate = Candidate(id="m1", score=0.5, verdict="returned", timestamp=1)
+    explained = Explained([candidate], Cut(min_score=0.09, limit=5, ranked=1))
+    explanations = iter([explained])
+    worker.services.explain = lambda: next(explanations)
+
+    plain, asked = (worker.run("memory.search", query="tea?", explain=explain) for explain in (False, True))
+
+    assert (plain["explain"], "candidates" in plain, "cut" in plain) == (worker.services.explain, False, False)
+    assert (asked["candidates"], asked["cut"], asked["explain"]()) == ([candidate], explained.cut, explained)
 
 
 def test_a_search_with_timings_returns_its_moments(worker: Worker) -> None:
@@ -142,6 +161,7 @@ def test_a_context_returns_its_text_and_parts(worker: Worker, partial: bool, fie
         "context": "the text",
         "context_parts": parts,
         "partial": field,
+        "explain": None,
     }
 
 
@@ -176,6 +196,29 @@ def test_a_profile_is_returned_with_its_version_and_time(worker: Worker) -> None
         "profile_version": 3,
         "profile_updated_at": MOMENT.timestamp(),
     }
+
+
+def test_a_profile_is_returned_with_its_history_where_it_is_asked_for(worker: Worker) -> None:
+    """Given `history` and a cursor, I expect the page of changes beside the profile."""
+    change = ProfileChange(version=2, changed_at=1.0, source="service", patch={"name": "Lin"})
+    worker.services.profiles.history = worker.services.noting("history", HistoryPage([change], "2"))
+
+    response = worker.run("profile.get", agent_id="luna", history=True, cursor="3")
+
+    assert worker.services.calls == [("get", "u1", "luna"), ("history", "u1", "luna", "3")]
+    assert (response["profile_history"], response["next_cursor"]) == ([change], "2")
+    assert response["profile_version"] == 3
+
+
+def test_users_are_returned_with_the_cursor_of_the_next_page(worker: Worker) -> None:
+    """Given a user_list, I expect its data passed on, and the page in the response."""
+    user = UserSummary(user_id="anna", memories=3)
+    worker.services.management = SimpleNamespace(users=worker.services.noting("users", ([user], "anna")))
+
+    response = worker.run("user.list", prefix="an", limit=1)
+
+    assert worker.services.calls == [("users", UserListData(prefix="an", limit=1))]
+    assert response == {"users": [user], "next_cursor": "anna"}
 
 
 def test_a_profile_update_expects_the_version_that_was_sent(worker: Worker) -> None:

@@ -14,6 +14,8 @@ import pytest
 import redis
 from dramatiq.brokers.stub import StubBroker
 from keepsake_client.protocol import COUNTERS, MANAGING, MEMBERSHIP_KEY, UPDATES_STREAM
+from keepsake_client.turns import TURN_FIELD, TURNS_STREAM
+from redis.exceptions import NoPermissionError
 from redis.lock import Lock
 from structlog.testing import capture_logs
 
@@ -902,7 +904,14 @@ class Site:
             self.stream,
             dispatcher,
             options.pop("checks", []),
-            **{"stream_hours": 1, "max_backlog": 1_000, "interval_s": 0, "measure_interval_s": 0, **options},
+            **{
+                "stream_hours": 1,
+                "turns_hours": 1,
+                "max_backlog": 1_000,
+                "interval_s": 0,
+                "measure_interval_s": 0,
+                **options,
+            },
         )
 
     def _count_reset(self) -> None:
@@ -1033,6 +1042,42 @@ def test_the_stream_is_trimmed_by_age(client: fakeredis.FakeRedis, broker: StubB
     site.run()
 
     assert client.xlen(UPDATES_STREAM) < 200
+
+
+def test_turn_records_are_removed_by_age(client: fakeredis.FakeRedis, broker: StubBroker) -> None:
+    """Given turn records of two days ago and of now, I expect the leader to remove the old ones."""
+    site = Site(client, broker, turns_hours=24)
+    old = (int(client.time()[0]) - 48 * 3_600) * 1_000
+    for number in range(500):
+        client.xadd(TURNS_STREAM, {TURN_FIELD: "old"}, id=f"{old}-{number + 1}")
+    client.xadd(TURNS_STREAM, {TURN_FIELD: "new"})
+
+    site.run()
+
+    assert client.xlen(TURNS_STREAM) < 200  # Redis trims whole nodes of a hundred
+
+
+def test_rules_without_the_right_to_turn_records_are_said_once(
+    client: fakeredis.FakeRedis, broker: StubBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given access rules of an earlier version, I expect one warning, and the stream maintained as before."""
+    site = Site(client, broker)
+    trimmed: list[str] = []
+
+    def xtrim(name: str, **_: Any) -> int:
+        trimmed.append(name)
+        if name == TURNS_STREAM:
+            raise NoPermissionError
+        return 0
+
+    monkeypatch.setattr(client, "xtrim", xtrim)
+    monkeypatch.setattr("adapters.maintenance.TRIM_INTERVAL_S", 0)
+    with capture_logs() as logs:
+        site.run(3)
+
+    assert [line["event"] for line in logs if line["log_level"] == "warning"] == ["turns_not_trimmed"]
+    assert trimmed.count(TURNS_STREAM) == 1
+    assert len(trimmed) > 2
 
 
 def test_an_adapter_with_a_stuck_loop_sends_no_heartbeat(client: fakeredis.FakeRedis, broker: StubBroker) -> None:

@@ -435,6 +435,17 @@ CALLS: dict[str, tuple[Call, str, dict[str, Any]]] = {
         "memory_delete",
         {"filters": {"source": "ai"}, "agent_id": "a", "all_agents": True, "dry_run": True},
     ),
+    "a profile with its history": (
+        lambda c: c.profile_get("u1", history=True, cursor="7"),
+        "profile_get",
+        {"history": True, "cursor": "7"},
+    ),
+    "user_list": (lambda c: c.user_list(), "user_list", {"prefix": "", "limit": 50}),
+    "a page of users": (
+        lambda c: c.user_list("an", limit=5, cursor="anna"),
+        "user_list",
+        {"prefix": "an", "limit": 5, "cursor": "anna"},
+    ),
     "user_export": (lambda c: c.user_export("u1"), "user_export", {"limit": 100}),
     "next page": (
         lambda c: c.user_export("u1", limit=5, cursor="abc"),
@@ -504,6 +515,7 @@ WITH_DEADLINE: dict[str, Call] = {
     "memory_delete": lambda c: c.memory_delete("u1", ids=["m1"], deadline_ms=LONG_MS),
     "user_export": lambda c: c.user_export("u1", deadline_ms=LONG_MS),
     "user_import": lambda c: c.user_import("u1", [], deadline_ms=LONG_MS),
+    "user_list": lambda c: c.user_list(deadline_ms=LONG_MS),
     "user_forget": lambda c: c.user_forget("u1", deadline_ms=LONG_MS),
     "request": lambda c: c.request("add", "u1", {"content": "fact"}, deadline_ms=LONG_MS),
 }

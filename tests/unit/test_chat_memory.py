@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import structlog
+from fakeredis import FakeAsyncRedis, FakeRedis, FakeServer
 from keepsake_client import AsyncClient
 from keepsake_client.errors import InvalidMessage, KeepsakeError, Unavailable
 from keepsake_client.protocol import COUNTERS
+from keepsake_client.turns import TURN_FIELD, TURNS_STREAM, TurnRecord
 
 from services.gateway.proxy.chat_memory import MAX_PENDING, PUBLISH_FOR_S, ChatMemory, Turn
 from services.gateway.proxy.chat_request import ChatMessage
 from services.runtime.counters import PendingCounts
+from services.runtime.id_matcher import decoded
+from services.runtime.turns import NO_TURNS, Turns
 from tests.support import SkippingLoop, eventually
 
 SAID_AT = 1_712_345_678.0
@@ -63,13 +68,19 @@ class Counts(PendingCounts):
         return self.counted["proxy_not_remembered"]
 
 
-def run(publisher: Publisher, work: Callable[[ChatMemory, Counts], Awaitable[None]]) -> None:
+def run(
+    publisher: Publisher,
+    work: Callable[[ChatMemory, Counts], Awaitable[None]],
+    turns: Turns = NO_TURNS,
+    server: FakeServer | None = None,
+) -> None:
     """Work with a memory, on a loop that skips every wait."""
     ltm: AsyncClient = publisher  # type: ignore[assignment]  # as far as it is used
     counts = Counts()
 
     async def inside() -> None:
-        await work(ChatMemory(ltm, counts, 600, 5, 1_000), counts)
+        redis = FakeAsyncRedis(server=server or FakeServer())
+        await work(ChatMemory(ltm, counts, 600, 5, 1_000, redis, turns), counts)
 
     with asyncio.Runner(loop_factory=SkippingLoop) as runner:
         runner.run(inside())
@@ -99,6 +110,43 @@ def test_a_stop_does_not_wait_for_long() -> None:
         assert counts.not_remembered == 2
 
     run(Publisher(hangs=True), work)
+
+
+@pytest.mark.parametrize("answer", ["<think>hm</think>Good morning", ""], ids=["an answer", "a call of a tool"])
+def test_a_reply_is_recorded(answer: str) -> None:
+    """Given an answer, I expect its prompt and text in one turn record, with the ids of what is published."""
+    publisher, server = Publisher(), FakeServer()
+    asked = replace(turn(), prompt=(ChatMessage("system", "Be kind"), *HELLO), model="a-model")
+
+    async def work(memory: ChatMemory, counts: Counts) -> None:
+        memory.remember(asked, answer)
+        await memory.drain()
+
+    run(publisher, work, Turns(100, contents=True), server)
+
+    client: Any = FakeRedis(server=server)
+    [(_, fields)] = client.xrange(TURNS_STREAM)
+    record = TurnRecord.model_validate(decoded(fields[TURN_FIELD.encode()]))
+    ids = [message_id for _, _, message_id in publisher.published]
+    assert [record.message_id, *([record.reply_message_id] if answer else [])] == ids
+    assert (record.request_id, record.text, record.model) == (asked.request_id, "Hello", "a-model")
+    assert record.reply == ("Good morning" if answer else "")
+    assert [(message.role, message.content) for message in record.prompt or ()] == [*asked.prompt]
+
+
+def test_a_record_that_redis_does_not_take_is_counted() -> None:
+    """Given a Redis that is away for the record, I expect both turns published all the same, and the record counted."""
+    publisher, server = Publisher(), FakeServer()
+    server.connected = False
+
+    async def work(memory: ChatMemory, counts: Counts) -> None:
+        memory.remember(turn(), "Good morning")
+        await memory.drain()
+        assert counts.counted == {"turns_not_recorded": 1}
+
+    run(publisher, work, Turns(100), server)
+
+    assert len(publisher.published) == 2
 
 
 def test_a_turn_waits_for_redis() -> None:

@@ -65,13 +65,16 @@ def expected(body: dict[str, Any]) -> list[Any]:
 
 @given(bodies, st.sampled_from([None, 1, "\t"]), st.booleans())
 def test_a_context_is_all_that_changes(body: dict[str, Any], indent: int | str | None, escaped: bool) -> None:
-    """Given any body with messages, written in any way, I expect the context in the prompt and all other bytes."""
+    """Given any body with messages, written in any way, I expect the context in the prompt and all other bytes; and
+    the prompt that is recorded to be that of the body with the context."""
     written = json.dumps(body, indent=indent, ensure_ascii=escaped)
+    request = ChatRequest.parse(written.encode())
 
-    changed = ChatRequest.parse(written.encode()).with_context(CONTEXT)
+    changed = request.with_context(CONTEXT)
 
     assert added(written, changed)
     assert repr(json.loads(changed)) == repr({**json.loads(written), "messages": expected(body)})  # repr: NaN is NaN
+    assert request.prompt(CONTEXT) == ChatRequest.parse(changed).prompt("")
 
 
 @pytest.mark.parametrize(

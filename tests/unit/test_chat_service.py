@@ -20,13 +20,16 @@ from keepsake_client.protocol import (
     RequestType,
     conversation_key,
 )
+from keepsake_client.turns import TURN_FIELD, TURNS_STREAM, TurnRecord
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
 from services.chat_ai.asking import SEARCHES_FOR_S
 from services.chat_ai.prompt import Prompt
-from services.chat_ai.replies import QuotingReplier, Replier
+from services.chat_ai.replies import QuotingReplier, Replier, Reply
 from services.chat_ai.service import ChatService
+from services.runtime.id_matcher import decoded
+from services.runtime.turns import NO_TURNS, Turns
 
 
 class NotingReplier:
@@ -35,12 +38,14 @@ class NotingReplier:
     def __init__(self) -> None:
         self.prompts: list[Prompt] = []
 
-    async def reply(self, message: MemoryUpdateMessage, prompt: Prompt) -> str:
+    async def reply(self, message: MemoryUpdateMessage, prompt: Prompt) -> Reply:
         self.prompts.append(prompt)
-        return "yes"
+        return Reply("yes", "a-model")
 
 
-def chat_service(redis: Redis, replier: Replier, ltm: AsyncClient | None = None) -> ChatService:
+def chat_service(
+    redis: Redis, replier: Replier, ltm: AsyncClient | None = None, turns: Turns = NO_TURNS
+) -> ChatService:
     """The chat service, by default without a long-term memory."""
     return ChatService(
         redis,
@@ -54,6 +59,7 @@ def chat_service(redis: Redis, replier: Replier, ltm: AsyncClient | None = None)
         prompt_max_chars=5_000,
         max_content_chars=1_000,
         zone=UTC,
+        turns=turns,
     )
 
 
@@ -148,6 +154,29 @@ def test_a_context_is_asked_for_as_who_asks_and_for_the_character() -> None:
         first = {**query, "session_id": "s1", "agent_id": "luna", "speaker": {"name": "Anna"}}
         assert ltm.asked == [("context", first), ("context", query)]
         assert '{"name": "Anna"}' in replier.prompts[0].messages[0]["content"]
+
+    asyncio.run(story())
+
+
+def test_a_reply_is_recorded_with_its_prompt() -> None:
+    """Given a reply, I expect what was said, the prompt and the reply in one turn record, with the ids of all three."""
+
+    async def story() -> None:
+        redis: Redis = fakeredis.FakeAsyncRedis()
+        replier = NotingReplier()
+        service = chat_service(redis, replier, Asked(redis, "context"), Turns(100, contents=True))
+        said = {"user_id": "u", "content": "猫?", "source": "user", "message_id": "m1", "task_id": "t1"}
+        await service.answer(MemoryUpdateMessage.model_validate(said))
+
+        entries: Any = await redis.xrange(TURNS_STREAM)
+        await redis.aclose()
+        [(_, fields)] = entries
+        record = TurnRecord.model_validate(decoded(fields[TURN_FIELD.encode()]))
+        [prompt] = replier.prompts
+        assert (record.kind, record.user, record.text, record.reply) == ("reply", "u", "猫?", "yes")
+        assert (record.message_id, record.task_id, record.model, record.remember) == ("m1", "t1", "a-model", True)
+        assert [message.model_dump() for message in record.prompt or ()] == prompt.messages
+        assert (record.request_id or "").startswith("req-")
 
     asyncio.run(story())
 

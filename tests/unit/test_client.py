@@ -104,7 +104,7 @@ def test_every_verb_sends_its_request_and_returns_its_response(server: fakeredis
         asked: dict[str, Any] = {"max_chars": 900, "max_tokens": 300, "limit": 2, "filters": {"source": "user"}}
         context = client.context("u1", "tea?", session="s1", **asked, deadline_ms=LONG_MS)
         client.add("u1", "tea", metadata={"a": 1})
-        client.profile_get("u1")
+        client.profile_get("u1", history=True, cursor="7")
         client.profile_update("u1", {"a": None}, expected_version=2)
         client.memory_list("u1", agent_id="a")
         pages = list(client.memory_pages("u1", all_agents=True))
@@ -114,13 +114,14 @@ def test_every_verb_sends_its_request_and_returns_its_response(server: fakeredis
         client.user_export("u1", limit=5, cursor="abc")
         client.user_import("u1", [{"kind": "profile"}], restore_deleted=True)
         client.user_forget("u1", dry_run=True)
+        client.user_list("an", limit=2, cursor="anna")
         response = client.request("profile_update", "u1", {"updates": {"b": 1}})
 
     assert [(request["type"], request["data"]) for request in keepsake.requests] == [
         ("search", {"query": "tea?", **options, "deadline_ms": LONG_MS}),
         ("context", {"query": "tea?", "session_id": "s1", **asked, "deadline_ms": LONG_MS}),
         ("add", {"content": "tea", "metadata": {"a": 1}, "deadline_ms": LONG_MS}),
-        ("profile_get", {"deadline_ms": LONG_MS}),
+        ("profile_get", {"history": True, "cursor": "7", "deadline_ms": LONG_MS}),
         ("profile_update", {"updates": {"a": None}, "expected_version": 2, "deadline_ms": LONG_MS}),
         ("memory_list", {"agent_id": "a", "order": "newest", "limit": 50, "deadline_ms": LONG_MS}),
         ("memory_list", {"all_agents": True, "order": "newest", "limit": 100, "deadline_ms": LONG_MS}),
@@ -130,6 +131,7 @@ def test_every_verb_sends_its_request_and_returns_its_response(server: fakeredis
         ("user_export", {"limit": 5, "cursor": "abc", "deadline_ms": LONG_MS}),
         ("user_import", {"records": [{"kind": "profile"}], "restore_deleted": True, "deadline_ms": LONG_MS}),
         ("user_forget", {"dry_run": True, "deadline_ms": 60_000}),
+        ("user_list", {"prefix": "an", "limit": 2, "cursor": "anna", "deadline_ms": LONG_MS}),
         ("profile_update", {"updates": {"b": 1}, "deadline_ms": LONG_MS}),
     ]
     assert len(pages) == 1

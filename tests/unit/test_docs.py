@@ -16,7 +16,7 @@ import keepsake_client
 import pytest
 import typer
 import yaml
-from keepsake_client import protocol
+from keepsake_client import protocol, turns
 from keepsake_client.errors import InvalidMessage, KeepsakeError, Unavailable
 from pydantic import BaseModel, SecretStr
 
@@ -34,6 +34,9 @@ CURRENT_PAGES = [page for page in PAGES if page.name != "CHANGELOG.md"]
 #: Where a path in a page may begin.
 PATH_ROOTS = (ROOT, ROOT / "services/long_term_memory")
 WIRE = [
+    turns.TurnRecord,
+    turns.Candidate,
+    turns.Cut,
     protocol.MemoryUpdateMessage,
     protocol.LTMRequest,
     protocol.SearchData,

@@ -38,6 +38,17 @@ def test_a_bound_key_permits_its_user_alone(bound: str, user: str) -> None:
                 caller.user_of(other)
 
 
+@given(bound=IDS, prefix=IDS, rest=IDS)
+def test_a_list_of_users_is_of_those_that_the_key_is_for(bound: str, prefix: str, rest: str) -> None:
+    """Given a key for users with a prefix and a list of another one, I expect exactly the users that begin with
+    both."""
+    listed = Caller("bot", ALL_RIGHTS, users=bound).prefix_of(prefix)
+
+    for user in (bound + prefix + rest, prefix + bound + rest, max(bound, prefix, key=len) + rest):
+        wanted = user.startswith(bound) and user.startswith(prefix)
+        assert wanted == (listed is not None and user.startswith(listed))
+
+
 @given(bound=IDS, agent=IDS)
 def test_a_key_for_a_character_permits_no_other(bound: str, agent: str) -> None:
     """Given a key for one character, I expect that one whether it is named or not, no other, and not all at once."""

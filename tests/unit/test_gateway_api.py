@@ -70,8 +70,11 @@ OTHERS: list[tuple[str, str, Any, Right]] = [
     ("POST", "/v1/events", {"content": "x", "source": "user"}, Right.TELL),
     ("GET", "/v1/users/export", None, Right.EXPORT),
     ("POST", "/v1/users/import", RECORD, Right.IMPORT),
+    ("GET", "/v1/users", None, Right.READ),
     ("GET", "/v1/traces", None, Right.TRACE),
 ]
+#: Of these, the requests that name no user.
+NAMELESS = [("GET", "/v1/users"), ("GET", "/v1/traces")]
 EVERY = [*(route[:4] for route in ROUTES), *OTHERS]
 EVERY_NAME = [*NAMES, *(f"{method} {path}" for method, path, *_ in OTHERS)]
 
@@ -83,7 +86,7 @@ def send(http: GatewayApp, method: str, path: str, body: Any, user_id: str | Non
         given["content"] = body
     elif body is not None:
         given["json"] = body
-    if user_id is not None and "traces" not in path:
+    if user_id is not None and (method, path) not in NAMELESS:
         if isinstance(body, dict) and "profile" not in path:
             given["json"] = {**body, "user_id": user_id}
         else:
@@ -133,7 +136,7 @@ def test_a_key_without_the_right_is_refused(http: GatewayApp, method: str, path:
     assert (response.status_code, response.json()["code"], http.memory.requests) == (403, "forbidden", [])
 
 
-@pytest.mark.parametrize(("method", "path", "body"), [each[:3] for each in EVERY[:-1]], ids=EVERY_NAME[:-1])
+@pytest.mark.parametrize(("method", "path", "body"), [each[:3] for each in EVERY[:-2]], ids=EVERY_NAME[:-2])
 def test_a_key_of_one_user_does_not_reach_another(http: GatewayApp, method: str, path: str, body: Any) -> None:
     """Given a key of u1 and a request about u2, I expect 403 and nothing asked; without a user, that of the key."""
     http.keys.of = Caller("k", ALL_RIGHTS, user="u1")
@@ -165,6 +168,7 @@ def test_a_search_of_several_users_asks_for_each(http: GatewayApp) -> None:
         ("POST", "/v1/memories/delete", {"ids": [ID], "all_agents": True}),
         ("POST", "/v1/events", {"content": "x", "source": "ai", "agent_id": "other"}),
         ("GET", "/v1/profile?agent_id=other", None),
+        ("GET", "/v1/users", None),
         ("DELETE", "/v1/users", None),
         ("GET", "/v1/users/export", None),
         ("POST", "/v1/users/import", RECORD),

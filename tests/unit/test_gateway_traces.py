@@ -10,10 +10,13 @@ import fakeredis
 import pytest
 import redis
 from keepsake_client.protocol import REQUESTS_QUEUE, TRACE_FIELD, TRACES_STREAM
+from keepsake_client.turns import TURN_FIELD, TURNS_STREAM
 
-from services.gateway.access import ALL_RIGHTS, Caller
-from services.gateway.api import api, traces
+from services.gateway.access import ALL_RIGHTS, Caller, Right
+from services.gateway.api import api
+from services.runtime import turn_reader
 from services.runtime.logging import user_id_hasher
+from services.runtime.turns import Turns
 from tests.unit.gateway_app import GatewayApp, gateway_app
 
 
@@ -31,7 +34,7 @@ def http(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
         def connect(_: str) -> redis.Redis:
             return fakeredis.FakeRedis(server=app.server)
 
-        monkeypatch.setattr(traces, "connect", connect)
+        monkeypatch.setattr(turn_reader, "connect", connect)
         yield app
 
 
@@ -62,6 +65,31 @@ def test_a_key_of_a_prefix_sees_its_own_where_ids_are_written(http: GatewayApp, 
     http.keys.of = Caller("k", ALL_RIGHTS, users="game:")
 
     assert seen(http, path) == (["game:1"] if http.gateway.settings.ltm_log_user_ids else [], 0)
+
+
+@pytest.mark.parametrize(
+    ("caller", "sees"),
+    [
+        (Caller("k", ALL_RIGHTS), True),
+        (Caller("k", ALL_RIGHTS, user="anna"), True),
+        (Caller("k", ALL_RIGHTS, user="ben"), False),
+        (Caller("k", frozenset([Right.TRACE])), False),
+    ],
+    ids=["all users", "the user", "another user", "may not read"],
+)
+def test_a_turn_is_for_keys_that_may_read_its_user(http: GatewayApp, caller: Caller, sees: bool) -> None:
+    """Given the turn of a user, I expect its contents for a key with the right to read that user, and for no other."""
+    turns = Turns.of(http.gateway.settings)
+    client: Any = fakeredis.FakeRedis(server=http.server)
+    record = turns.reply("anna", text="Hi", prompt=[("user", "Hi")], reply="Hello", message_id="m7", request_id="r7")
+    client.xadd(TURNS_STREAM, {TURN_FIELD: record})
+    http.keys.of = caller
+
+    found = http.send("GET", "/v1/traces?id=m7").json()
+
+    turn = found.get("turn", {})
+    assert (turn.get("text"), turn.get("reply_record", {}).get("reply")) == (("Hi", "Hello") if sees else (None, None))
+    assert ("Hello" in str(found)) is sees
 
 
 def test_the_latest_are_as_many_as_asked_for(http: GatewayApp) -> None:

@@ -188,8 +188,8 @@ def test_a_page_that_fails_ends_it(http: GatewayApp) -> None:
     assert (problem["code"], problem["records"]) == ("expired", 64)
 
 
-def test_a_record_that_is_refused_is_told_by_its_place_in_the_upload(http: GatewayApp) -> None:
-    """Given a second page that is refused, I expect the number of records before it, which the pipeline leaves out."""
+def test_a_record_that_is_refused_is_named_by_its_line(http: GatewayApp) -> None:
+    """Given a second page that is refused, I expect the line of the record in place of its number on the page."""
 
     def refuse(kind: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
         if data["records"][0] != records(1)[0]:
@@ -199,7 +199,7 @@ def test_a_record_that_is_refused_is_told_by_its_place_in_the_upload(http: Gatew
     http.memory.answer = refuse
     problem = http.send("POST", IMPORT, content=lines(records(100))).json()
 
-    assert problem["detail"] == "records.3: x (counted from record 64)"
+    assert problem["detail"] == "line 68: x"
 
 
 @pytest.mark.parametrize("restore", [True, False])

@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 
 import fakeredis
 import pytest
@@ -86,7 +87,7 @@ def test_the_key_names_the_process_and_expires(server: fakeredis.FakeServer, rea
 def test_a_record_of_the_process_outlives_its_heartbeat(
     server: fakeredis.FakeServer, reader: fakeredis.FakeRedis
 ) -> None:
-    """Given processes that stop, I expect what they stated about their broker for a day more; memory uses none."""
+    """Given processes that stop, I expect what they stated about themselves for a day more; memory uses no broker."""
 
     async def story() -> None:
         client = fakeredis.FakeAsyncRedis(server=server)
@@ -95,17 +96,17 @@ def test_a_record_of_the_process_outlives_its_heartbeat(
         await client.aclose()
 
     client = fakeredis.FakeRedis(server=server)
-    adapters = HeartbeatThread(client, "adapters", [], interval_s=0.01, broker="amqp://rabbit/")
+    adapters = HeartbeatThread(client, "adapters", [], interval_s=0.01, record=ProcessRecord(broker="amqp://rabbit/"))
     adapters.start()
     wait_until(lambda: reader.exists("ltm:alive:adapters"), description="a heartbeat")
     adapters.stop()
     asyncio.run(story())
 
     assert not reader.exists(KEY, "ltm:alive:adapters")
-    assert read_records(reader, ["adapters", "memory", "chat-ai"]) == {
-        "adapters": ProcessRecord(broker="amqp://rabbit/"),
-        "memory": ProcessRecord(),
-    }
+    records = read_records(reader, ["adapters", "memory", "chat-ai"])
+    assert {name: record.broker for name, record in records.items()} == {"adapters": "amqp://rabbit/", "memory": None}
+    assert {record.version for record in records.values()} == {version("keepsake-ltm")}
+    assert all(record.started_at for record in records.values())
     assert EXPECTED_FOR_S - 60 < reader.ttl(process_key("memory")) <= EXPECTED_FOR_S
 
 

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from services.cli.app import build_app
-from services.gateway.access import Right
+from services.gateway.access import ROLES, Right
 from services.gateway.key_file import KeyFile, KeyRefused
 from services.gateway.keys import KeyStore
 from services.runtime.errors import InvalidSetting
@@ -104,10 +104,22 @@ def test_all_rights_are_those_of_today() -> None:
     assert KeyFile(Path(".ltm/keys.json")).read()[0].may == tuple(Right)
 
 
+@pytest.mark.parametrize("role", ROLES)
+def test_a_role_names_rights(role: str) -> None:
+    """Given --role, I expect its rights in the file: contents for who looks, none for who operates."""
+    made("bot", "--role", role)
+
+    rights = set(KeyFile(Path(".ltm/keys.json")).read()[0].may)
+    assert rights == set(ROLES[role])
+    assert (Right.READ in rights, Right.OPERATE in rights) == (role != "operator", role != "viewer")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
         ["bot"],
+        ["bot", "--may", "all", "--role", "full"],
+        ["bot", "--role", "owner"],
         ["bot", "--may", ""],
         ["bot", "--may", "everything"],
         ["bot", "--may", "search,all"],

@@ -12,7 +12,8 @@ import pytest
 from keepsake_client.protocol import alive_key, process_key
 
 from services.runtime.errors import PortTaken, StackError
-from services.runtime.settings import GATEWAY_PORT, load_settings
+from services.runtime.setting_values import values_of
+from services.runtime.settings import GATEWAY_PORT, Settings, load_settings
 from services.stack import addresses, launch
 from services.stack.addresses import Addresses, LaunchOptions, choose_addresses
 from services.stack.data_directory import DataDirectory
@@ -258,6 +259,23 @@ def test_an_extractor_of_an_earlier_start_is_not_expected(
     starting._record_left_out(client, load_settings(ltm_llm_provider=provider))
 
     assert client.exists(process_key(EXTRACTOR)) == kept
+
+
+def test_what_ltm_up_has_chosen_is_named(tmp_path: Path) -> None:
+    """Given addresses, one of which is the environment's own, I expect the others to be named as those of `ltm up`, and
+    to be shown so beside the environment's."""
+    given = {"REDIS_URL": ADDRESSES.redis_url, "LTM_GATEWAY_KEYS": "my.json", "LTM_LOG_LEVEL": "debug"}
+
+    environment = child_environment(given, ADDRESSES, DataDirectory(tmp_path))
+
+    assert environment["LTM_SET_BY_UP"] == "DATABASE_URL"
+    values = {value.variable: value for value in values_of(Settings(), environment)}
+    assert [values[name].source for name in ("DATABASE_URL", "REDIS_URL", "LTM_LOG_LEVEL", "LTM_PREFETCH")] == [
+        "ltm up",
+        "environment",
+        "environment",
+        "default",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def test_upstream_is_closed_where_the_client_is_gone(sent: int) -> None:
 
     async def story() -> None:
         async with FakeAsyncRedis() as redis:
-            memory = ChatMemory(AsyncClient(redis), counts, 600, 5, 1_000)
+            memory = ChatMemory(AsyncClient(redis), counts, 600, 5, 1_000, redis)
             turn = Turn("u", (ChatMessage("user", "Hi"),), None, None, 0)
             response = RelayedResponse(httpx.Response(200, stream=body), memory, turn)
             with pytest.raises(OSError, match="gone"):

@@ -22,6 +22,7 @@ from services.runtime.queues import QueueKeys
 from tasks.broker import build_broker
 from tasks.redis_broker import (
     HEARTBEAT_TIMEOUT_MS,
+    MAX_TRACEBACK_CHARS,
     MAX_TRACEBACK_FRAMES,
     MIN_BLOCK_MS,
     SOCKET_TIMEOUT_S,
@@ -356,6 +357,14 @@ def test_a_dead_letter_says_why_and_where(site: Site) -> None:
         "keepsake_client.errors.Unavailable: PostgreSQL does not answer",
     )
     assert sum(frame.startswith("  File ") for frame in frames) == MAX_TRACEBACK_FRAMES
+
+
+def test_a_traceback_is_bounded(site: Site) -> None:
+    """Given an error that quotes a long message, I expect the end of its traceback."""
+    options = failing(site, site.broker(), ValueError("x" * 100_000 + " the end")).options
+
+    assert len(options["traceback"]) == MAX_TRACEBACK_CHARS
+    assert options["traceback"].endswith(" the end\n")
 
 
 def test_a_dead_letter_without_an_error_has_no_reason(site: Site) -> None:

@@ -31,7 +31,7 @@ def prompt(*memories: tuple[str, str]) -> Prompt:
 
 
 def built_in(question: str, *memories: tuple[str, str], zone: tzinfo = UTC) -> str:
-    return asyncio.run(QuotingReplier(zone).reply(message(question), prompt(*memories)))
+    return asyncio.run(QuotingReplier(zone).reply(message(question), prompt(*memories))).text
 
 
 def test_an_english_question_is_answered_with_quotes() -> None:
@@ -58,7 +58,7 @@ def test_in_a_room_it_is_said_who_said_it(said: Speaker | None, asks: Speaker | 
     memory = Memory(id="1", content="My cat is Miso.", timestamp=1_712_345_678, speaker=said)
     asked = message("What is the cat called?").model_copy(update={"speaker": asks})
 
-    reply = asyncio.run(QuotingReplier(UTC).reply(asked, Prompt(messages=[], memories=[memory])))
+    reply = asyncio.run(QuotingReplier(UTC).reply(asked, Prompt(messages=[], memories=[memory]))).text
 
     assert f", {who} said: " in reply
 
@@ -74,7 +74,7 @@ def test_a_fact_is_not_quoted_as_what_was_said(question: str, line: str) -> None
     """Given a fact, I expect it with its date, and not as the user's words."""
     fact = Memory(id="1", content="The user lives in Lisbon.", timestamp=1_712_345_678, kind="fact")
 
-    reply = asyncio.run(QuotingReplier(UTC).reply(message(question), Prompt(messages=[], memories=[fact])))
+    reply = asyncio.run(QuotingReplier(UTC).reply(message(question), Prompt(messages=[], memories=[fact]))).text
 
     assert reply.splitlines()[1:] == [line]
 
@@ -130,7 +130,7 @@ def scored(*scores: float) -> Prompt:
 )
 def test_memories_far_behind_the_best_are_not_quoted(scores: tuple[float, ...], quoted: list[float]) -> None:
     """Given scores, I expect quotes of what has 0.15 and half the odds of the best, and no others."""
-    reply = asyncio.run(QuotingReplier(UTC).reply(message("Who?"), scored(*scores)))
+    reply = asyncio.run(QuotingReplier(UTC).reply(message("Who?"), scored(*scores))).text
 
     assert [score for score in scores if f"fact {score}" in reply] == quoted
 
@@ -175,7 +175,7 @@ class Provider:
                 replier = OpenAIReplier(client, "a-model", QuotingReplier(UTC), redis, timeout_s=timeout_s)
                 reply = await replier.reply(message("Who?"), prompt(("user", "fact")))
                 self.failures = int(await redis.hget(COUNTERS, "chat_model_failed") or 0)
-                return reply
+                return reply.text
 
         return asyncio.run(conversation())
 

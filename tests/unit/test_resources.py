@@ -21,7 +21,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from structlog.testing import capture_logs
 
 from services.long_term_memory.extraction.outbox import Lease
-from services.long_term_memory.extraction.report import ExtractionReport
+from services.long_term_memory.extraction.report import ExtractionReport, SetAside
 from services.runtime.errors import (
     EXIT_CANNOT_START,
     CannotStart,
@@ -30,7 +30,9 @@ from services.runtime.errors import (
     InvalidSetting,
     SchemaTooNew,
 )
+from services.runtime.extraction_figures import EXTRACTION_KEY, ExtractionFigures
 from services.runtime.heartbeat import HeartbeatThread
+from services.runtime.process_record import Dependency
 from services.runtime.prometheus import PrometheusMetrics
 from services.runtime.settings import Settings
 from services.stack.readiness import Readiness
@@ -116,6 +118,9 @@ class Extraction:
         since = datetime.now(UTC) - timedelta(hours=2)
         return ExtractionReport("stopped", since, "no key", 7, 2, since, 1, 3, 900)
 
+    def newest_set_aside(self, limit: int) -> list[SetAside]:
+        return [SetAside("u1", None, "5d1c2f0e", 1.0, "no JSON")][:limit]
+
 
 class Opened:
     """Services that are open, in place of a database's."""
@@ -123,6 +128,7 @@ class Opened:
     def __init__(self) -> None:
         self.memories, self.profiles = object(), object()
         self.engine: str | None = None
+        self.uses = [Dependency(name="PostgreSQL", version="18.1")]
         self.expiry = Expiry()
         self.extraction: Any = None
         self.pool: Any = SimpleNamespace(get_stats=lambda: {"pool_size": 4, "pool_available": 1})
@@ -245,6 +251,24 @@ def test_a_worker_observes_its_pool_and_what_waits_for_extraction(booted: Booted
     assert booted.resources._sampler is not None
     booted.resources._sampler.join(60)
     assert not booted.resources._sampler.is_alive()
+
+
+@pytest.mark.parametrize("shows_ids", [True, False])
+def test_an_extractor_publishes_its_figures(booted: Booted, shows_ids: bool) -> None:
+    """Given an extractor, I expect what waits, what was spent of which bound, and what was set aside in Redis; with
+    LTM_LOG_USER_IDS=false no id of a user."""
+    booted.opened.extraction = Extraction()
+    booted.resources.settings = booted.settings.model_copy(update={"ltm_log_user_ids": shows_ids})
+    booted.worker.start()
+
+    wait_until(lambda: booted.client.exists(EXTRACTION_KEY), description="the figures")
+
+    figures = ExtractionFigures.model_validate_json(booted.client.get(EXTRACTION_KEY))
+    assert (figures.state, figures.reason, figures.messages, figures.users) == ("stopped", "no key", 7, 2)
+    assert (figures.calls, figures.tokens, figures.tokens_per_day) == (3, 900, 2_000_000)
+    [aside] = figures.newest_set_aside
+    assert (aside.memory_id, aside.reason) == ("5d1c2f0e", "no JSON")
+    assert (aside.user == "u1") is shows_ids
 
 
 def test_a_look_that_fails_is_counted_and_followed_by_others(booted: Booted) -> None:

@@ -55,6 +55,7 @@ EXPECTED = {
     "memory_delete": ("memory.delete", "writes"),
     "user_forget": ("user.forget", "writes"),
     "user_export": ("user.export", "interactive"),
+    "user_list": ("user.list", "interactive"),
     "user_import": ("user.import", "index"),
     "context": ("memory.context", "interactive"),
 }
@@ -271,7 +272,7 @@ def test_an_unknown_type_is_answered_with_all_there_are(
 
     assert answer(answers)["error"] == (
         'unknown_type: type is "forget"; it must be one of search, add, profile_get, profile_update, memory_list,'
-        " memory_get, memory_update, memory_delete, user_forget, user_export, user_import, context"
+        " memory_get, memory_update, memory_delete, user_forget, user_export, user_import, context, user_list"
     )
 
 

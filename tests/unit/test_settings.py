@@ -416,3 +416,13 @@ def test_wrong_slots_are_refused(value: str) -> None:
 def test_facts_are_extracted_where_an_llm_is_set(provider: str | None, extracts: bool) -> None:
     """Given no LLM, I expect nothing extracted; with one, facts."""
     assert load_settings(ltm_llm_provider=provider).extracts is extracts
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [("127.0.0.1", "http://127.0.0.1:81/"), ("0.0.0.0", "http://127.0.0.1:81/"), ("::", "http://[::1]:81/")],
+)
+def test_the_address_of_the_console_is_one_for_a_browser(host: str, url: str) -> None:
+    """Given a gateway that listens on every address, I expect one that a browser can open; without a console, none."""
+    assert load_settings(ltm_gateway_host=host, ltm_gateway_port=81).console_url == url
+    assert load_settings(ltm_console=False).console_url is None

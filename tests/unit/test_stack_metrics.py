@@ -28,11 +28,11 @@ from starlette.responses import Response
 from services.gateway.access import ALL_RIGHTS, Caller, Right, Unauthorized
 from services.gateway.app import Gateway, create_app
 from services.gateway.metrics import ObserveRequests, add_metrics
-from services.runtime.process_record import ProcessRecord
+from services.runtime.process_record import PROCESSES, ProcessRecord
 from services.runtime.prometheus import PrometheusMetrics
 from services.runtime.queues import QueueKeys
 from services.runtime.settings import load_settings
-from services.runtime.stack_metrics import ALARMING, MAX_COUNTERS, PROCESSES, StackFigures, StackReader
+from services.runtime.stack_metrics import ALARMING, MAX_COUNTERS, StackFigures, StackReader
 from services.stack.processes import EXTRACTOR, SERVICES
 from tests.support import SkippingLoop, free_port
 from tests.unit.test_metrics import HOSTILE, labels_of

@@ -54,9 +54,15 @@ def proxy(message: dramatiq.Message[Any], **options: Any) -> dramatiq.MessagePro
     return dramatiq.MessageProxy(message.copy(options={"redis_message_id": "x", **options}))
 
 
-def index(client: Any, traces: Traces, error: BaseException | None = None, **options: Any) -> None:
+def index(
+    client: Any,
+    traces: Traces,
+    error: BaseException | None = None,
+    update: MemoryUpdateMessage = UPDATE,
+    **options: Any,
+) -> None:
     """What the middleware does around the actor that indexes."""
-    message = proxy(index_message(UPDATE, arrived_at=6.5), **options)
+    message = proxy(index_message(update, arrived_at=6.5), **options)
     message.failed = options.get("retries", 0) > 2
     middleware = DeliveryLimit(client, traces)
     middleware.before_process_message(None, message)  # type: ignore[arg-type]  # it needs no broker
@@ -90,6 +96,17 @@ def test_an_indexed_message_has_one_record(client: Any) -> None:
     assert (record.times["said"], record.times["logged"]) == (5, 6.5)
     assert began - 1 < record.times["dispatched"] <= record.times["started"] + 1
     assert SECRET not in str(client.xrange(TRACES_STREAM))
+
+
+@pytest.mark.parametrize(("remember", "memories"), [(True, None), (False, 0)])
+def test_a_reply_that_was_indexed_names_its_message(client: Any, remember: bool, memories: int | None) -> None:
+    """Given the event of a reply, I expect what it answers in its record, and whether it became no memory."""
+    meta = {"original_message_id": "m0", "remember": remember}
+
+    index(client, TRACES, update=UPDATE.model_copy(update={"source": "ai", "meta": meta}))
+
+    (record,) = records(client)
+    assert (record.message_id, record.reply_to, record.memories) == ("m1", "m0", memories)
 
 
 def test_a_message_that_failed_for_good_has_one_record(client: Any) -> None:

@@ -182,9 +182,21 @@ class Client:
             )
         )
 
-    def profile_get(self, user_id: str, *, agent_id: str | None = None, deadline_ms: int | None = None) -> LTMResponse:
+    def profile_get(
+        self,
+        user_id: str,
+        *,
+        agent_id: str | None = None,
+        history: bool = False,
+        cursor: str | None = None,
+        deadline_ms: int | None = None,
+    ) -> LTMResponse:
         """See `AsyncClient.profile_get`."""
-        return self._wait(self._client.profile_get(user_id, agent_id=agent_id, deadline_ms=deadline_ms))
+        return self._wait(
+            self._client.profile_get(
+                user_id, agent_id=agent_id, history=history, cursor=cursor, deadline_ms=deadline_ms
+            )
+        )
 
     def profile_update(
         self,
@@ -307,6 +319,12 @@ class Client:
     ) -> LTMResponse:
         """See `AsyncClient.user_export`."""
         return self._wait(self._client.user_export(user_id, limit=limit, cursor=cursor, deadline_ms=deadline_ms))
+
+    def user_list(
+        self, prefix: str = "", *, limit: int = 50, cursor: str | None = None, deadline_ms: int | None = None
+    ) -> LTMResponse:
+        """See `AsyncClient.user_list`."""
+        return self._wait(self._client.user_list(prefix, limit=limit, cursor=cursor, deadline_ms=deadline_ms))
 
     def user_import(
         self,

@@ -173,6 +173,8 @@ def _days(value: Any) -> Any:
 
 
 Id = Annotated[str, BeforeValidator(readable_id), AfterValidator(_not_blank), AfterValidator(_short_enough)]
+#: The beginning of an id, or "".
+IdPrefix = Annotated[str, BeforeValidator(readable_id), AfterValidator(_short_enough)]
 # An id that is stored and not echoed in a response: cleaned like a text.
 KeptId = Annotated[
     str,

@@ -65,9 +65,11 @@ from keepsake_client.requests import (
     UserExportData,
     UserForgetData,
     UserImportData,
+    UserListData,
     parse_request,
 )
 from keepsake_client.tolerance import DEFAULTS, MessageDefaults, read_event
+from keepsake_client.turns import Candidate, Cut
 
 __all__ = [
     "ADAPTER_FAILED_AFTER_S",
@@ -117,6 +119,7 @@ __all__ = [
     "MemoryListFilters",
     "MemoryUpdateData",
     "MemoryUpdateMessage",
+    "ProfileChange",
     "ProfileGetData",
     "ProfileUpdateData",
     "RequestType",
@@ -131,6 +134,8 @@ __all__ = [
     "UserExportData",
     "UserForgetData",
     "UserImportData",
+    "UserListData",
+    "UserSummary",
     "WireModel",
     "alive_key",
     "check_length",
@@ -336,9 +341,47 @@ class MemoryChange(WireModel):
     changed_at: str | None = None
 
 
+class ProfileChange(WireModel):
+    """One change of a profile.
+
+    Attributes:
+        version: that it made.
+        changed_at: in seconds since 1970.
+        source: who made it.
+        patch: a JSON Merge Patch (RFC 7386).
+        evidence: of an extraction, the ids of the memories by whose words it was made.
+    """
+
+    version: int
+    changed_at: float
+    source: Literal["service", "extraction"]
+    patch: dict[str, Any]
+    evidence: list[str] = Field(default_factory=list)
+
+
+class UserSummary(WireModel):
+    """A user in a list of users.
+
+    Attributes:
+        memories, facts, superseded: how many there are, of all characters.
+        at_least: there are more than one of these numbers says.
+        last_at: when the last message was said, in seconds since 1970; None where there is none.
+        agents: the characters that something is kept of, the first twenty.
+    """
+
+    user_id: str
+    memories: int = 0
+    facts: int = 0
+    superseded: int = 0
+    at_least: bool = False
+    last_at: float | None = None
+    agents: list[str] = Field(default_factory=list)
+
+
 _OPTIONAL_FIELDS = (
     "profile_version",
     "profile_updated_at",
+    "profile_history",
     "partial",
     "timings",
     "next_cursor",
@@ -347,8 +390,11 @@ _OPTIONAL_FIELDS = (
     "deleted",
     "history",
     "records",
+    "users",
     "context",
     "context_parts",
+    "candidates",
+    "cut",
     "traceparent",
 )
 
@@ -358,6 +404,7 @@ class LTMResponse(WireModel):
 
     Attributes:
         profile_version, profile_updated_at: of responses with a profile; the time in seconds since 1970.
+        profile_history: of a profile_get that asked for it, the changes of the profile, newest first.
         partial: true where a search had no time to embed its query and ranked by words alone; of a context, also where
             profile and recap are missing for want of time.
         timings: where the search asked for it; `*_at` in seconds since 1970, `*_ms` in milliseconds.
@@ -366,7 +413,10 @@ class LTMResponse(WireModel):
         known, deleted: of a user_import, how many were there, and how many stay deleted.
         history: of a memory_get, every change of the memory, oldest first.
         records: of a user_export.
+        users: of a user_list, in the order of their ids.
         context, context_parts: of a context, the text and what it contains.
+        candidates, cut: of a search or context that asks for an explanation, the best memories that were ranked,
+            returned or not, and where the results end.
         traceparent: the request's.
     """
 
@@ -378,6 +428,7 @@ class LTMResponse(WireModel):
     error: str | None = None
     profile_version: int | None = None
     profile_updated_at: float | None = None
+    profile_history: list[ProfileChange] | None = None
     partial: bool | None = None
     timings: dict[str, float] | None = None
     next_cursor: str | None = None
@@ -386,8 +437,11 @@ class LTMResponse(WireModel):
     deleted: int | None = None
     history: list[MemoryChange] | None = None
     records: list[dict[str, Any]] | None = None
+    users: list[UserSummary] | None = None
     context: str | None = None
     context_parts: ContextParts | None = None
+    candidates: list[Candidate] | None = None
+    cut: Cut | None = None
     traceparent: TraceParent = None
 
     def to_wire(self) -> str:
@@ -403,6 +457,7 @@ class TraceRecord(WireModel):
         kind: a message that was indexed, a request that was answered, or a reply that was published.
         process, host: what wrote the record.
         user: the user id or, with LTM_LOG_USER_IDS=false, its hash.
+        reply_to: of a message of the AI, the message_id of the message that it answers, as its `meta` says.
         type: of a request.
         outcome: `ok`, or the code of the error; of a reply, that of its search, such as `timeout`.
         times: seconds since 1970 by stage. Of a message: said, logged, dispatched, started, indexed; of a request:
@@ -411,7 +466,7 @@ class TraceRecord(WireModel):
         ms: milliseconds by stage of a search or context: embed_ms, database_ms, rank_ms, context_ms.
         deadline_ms: how long the asker said that it would wait.
         partial: the search had no time to embed its query.
-        memories: how many were found, or used for the reply.
+        memories: how many were found, or used for the reply; of a message, 0 where it is not to be remembered.
         tries: how often a message was run, where that is more than once.
     """
 
@@ -422,6 +477,7 @@ class TraceRecord(WireModel):
     message_id: str | None = None
     request_id: str | None = None
     task_id: str | None = None
+    reply_to: str | None = None
     type: str | None = None
     outcome: str = "ok"
     times: dict[str, float] = Field(default_factory=dict)

@@ -12,12 +12,14 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_v
 from keepsake_client.errors import InvalidMessage, UnknownRequestType
 from keepsake_client.fields import (
     DEFAULT_LIMIT,
+    MAX_ID_BYTES,
     MAX_LIMIT,
     AskedText,
     Days,
     Deadline,
     FilteredSource,
     Id,
+    IdPrefix,
     JSONObject,
     KeptId,
     Limit,
@@ -50,12 +52,14 @@ RequestType = Literal[
     "user_export",
     "user_import",
     "context",
+    "user_list",
 ]
 #: What a memory is: what was said or added, or a fact that an LLM found in what was said.
 MemoryKind = Literal["message", "fact"]
-#: Types that change, delete or hand out all that a user has; LTM_MANAGE_QUEUE keeps them from the common list.
+#: Types that change, delete or hand out all that a user has, or tell who the users are; LTM_MANAGE_QUEUE keeps them
+#: from the common list.
 MANAGING: frozenset[RequestType] = frozenset(
-    {"memory_update", "memory_delete", "user_forget", "user_export", "user_import"}
+    {"memory_update", "memory_delete", "user_forget", "user_export", "user_import", "user_list"}
 )
 #: Further users whose memories one search may rank.
 MAX_ALSO = 8
@@ -194,9 +198,13 @@ class ProfileGetData(WireModel):
 
     Attributes:
         agent_id: the character whose profile of the user it is; the user's own where it is missing.
+        history: adds a page of the changes that made it.
+        cursor: the `next_cursor` of the page before.
     """
 
     agent_id: KeptId | None = None
+    history: Switch = False
+    cursor: Cursor | None = None
     deadline_ms: Deadline | None = None
 
 
@@ -302,6 +310,20 @@ class UserImportData(WireModel):
     deadline_ms: Deadline | None = None
 
 
+class UserListData(WireModel):
+    """`data` of a user_list.
+
+    Attributes:
+        prefix: what the ids begin with; "" for all users.
+        cursor: the `next_cursor` of the page before, of the same prefix.
+    """
+
+    prefix: IdPrefix = ""
+    limit: PageLimit = PAGE
+    cursor: Annotated[str, Field(max_length=MAX_ID_BYTES)] | None = None
+    deadline_ms: Deadline | None = None
+
+
 _DATA_BY_TYPE: dict[RequestType, type[WireModel]] = {
     "search": SearchData,
     "add": AddData,
@@ -315,6 +337,7 @@ _DATA_BY_TYPE: dict[RequestType, type[WireModel]] = {
     "user_export": UserExportData,
     "user_import": UserImportData,
     "context": ContextData,
+    "user_list": UserListData,
 }
 REQUEST_TYPES: tuple[RequestType, ...] = tuple(_DATA_BY_TYPE)
 

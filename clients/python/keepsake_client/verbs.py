@@ -13,6 +13,8 @@ from keepsake_client.protocol import ContextParts, LTMResponse, Memory, RequestT
 
 #: How long a `user_forget` is waited for that has no deadline.
 FORGET_TIMEOUT_MS = 60_000
+#: Who asks for a list of users: every request names a user, and this one is about none.
+OPERATOR = "operator"
 
 log = logging.getLogger(__name__)
 
@@ -168,17 +170,26 @@ class Verbs(ABC):
         return await self.request("add", user_id, data, deadline_ms=deadline_ms)
 
     async def profile_get(
-        self, user_id: str, *, agent_id: str | None = None, deadline_ms: int | None = None
+        self,
+        user_id: str,
+        *,
+        agent_id: str | None = None,
+        history: bool = False,
+        cursor: str | None = None,
+        deadline_ms: int | None = None,
     ) -> LTMResponse:
         """The user's profile, as `user_profile` and `profile_version` of the response.
 
         Args:
             agent_id: the character that keeps it; the user's own where it is missing.
+            history: adds its changes, newest first, as `profile_history` and, where more follow, `next_cursor`.
+            cursor: the `next_cursor` of the page before.
 
         Raises:
             RequestTimeout, RequestFailed, Unavailable, InvalidMessage, Disabled
         """
-        return await self.request("profile_get", user_id, _given(agent_id=agent_id), deadline_ms=deadline_ms)
+        data = _given(agent_id=agent_id, history=history or None, cursor=cursor)
+        return await self.request("profile_get", user_id, data, deadline_ms=deadline_ms)
 
     async def profile_update(
         self,
@@ -374,6 +385,21 @@ class Verbs(ABC):
         restoring = {"restore_deleted": True} if restore_deleted else {}
         data = {"records": [dict(record) for record in records], **restoring}
         return await self.request("user_import", user_id, data, deadline_ms=deadline_ms)
+
+    async def user_list(
+        self, prefix: str = "", *, limit: int = 50, cursor: str | None = None, deadline_ms: int | None = None
+    ) -> LTMResponse:
+        """A page of the users whose ids begin with `prefix`, by id: `users` and, where more follow, `next_cursor`.
+
+        Args:
+            limit: the most users on the page, 1 to 100.
+            cursor: the `next_cursor` of the page before.
+
+        Raises:
+            RequestTimeout, RequestFailed, Unavailable, InvalidMessage, Disabled
+        """
+        data = {"prefix": prefix, "limit": limit, **_given(cursor=cursor)}
+        return await self.request("user_list", OPERATOR, data, deadline_ms=deadline_ms)
 
 
 def _given(**options: Any) -> dict[str, Any]:

@@ -40,4 +40,5 @@ async def context(
     caller.check(Right.SEARCH)
     user_id, data = caller.user_of(body.user_id), await search_data(request, caller, body)
     response = await ask(request, gateway, "context", user_id, data, body.deadline_ms)
-    return answered(response, "context", "context_parts", "memories", "partial", "timings")
+    names = ("context", "context_parts", "memories", "partial", "timings", "candidates", "cut")
+    return answered(response, *names)

@@ -45,7 +45,7 @@ async def search(
     caller.check(Right.SEARCH)
     user_id, data = caller.user_of(body.user_id), await search_data(request, caller, body)
     response = await ask(request, gateway, "search", user_id, data, body.deadline_ms)
-    return answered(response, "memories", "partial", "timings")
+    return answered(response, "memories", "partial", "timings", "candidates", "cut")
 
 
 @router.get(

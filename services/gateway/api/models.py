@@ -17,13 +17,16 @@ from keepsake_client.protocol import (
     MemoryUpdateMessage,
     SearchData,
     TraceRecord,
+    UserSummary,
     WireModel,
 )
 from keepsake_client.requests import PAGE, PageLimit
+from keepsake_client.turns import Candidate, Cut
 from pydantic import BeforeValidator, Field
 
 from services.gateway.api.wire import STRICT, DeadlineMs, OfUser, UserId
 from services.runtime.trace_reader import Waiting
+from services.runtime.turn_reader import TurnParts
 
 EXAMPLE: Final[dict[str, Any]] = {
     "id": "5d1c2f0e-8c1b-5a55-9a6e-0f8f7f0c3a11",
@@ -54,11 +57,14 @@ class Found(WireModel):
 
     Attributes:
         partial: true where time was too short to embed the query.
+        candidates, cut: with `explain`, the best memories that were ranked, returned or not, and where the results end.
     """
 
     memories: list[Memory]
     partial: bool | None = None
     timings: dict[str, float] | None = None
+    candidates: list[Candidate] | None = None
+    cut: Cut | None = None
 
 
 class AddBody(AddData):
@@ -94,6 +100,17 @@ class Counted(WireModel):
     """How many memories were deleted or, with `dry_run`, would be."""
 
     count: int
+
+
+class Users(WireModel):
+    """A page of users.
+
+    Attributes:
+        next_cursor: where more follow.
+    """
+
+    users: list[UserSummary]
+    next_cursor: str | None = None
 
 
 class Corrected(WireModel):
@@ -198,6 +215,8 @@ class ContextAnswer(WireModel):
     memories: list[Memory]
     partial: bool | None = None
     timings: dict[str, float] | None = None
+    candidates: list[Candidate] | None = None
+    cut: Cut | None = None
 
 
 class ProfileAnswer(WireModel):
@@ -231,9 +250,11 @@ class TraceAnswer(WireModel):
         records: of what has come to an end, oldest first.
         waiting: of what has not; empty for a key that is bound to users.
         unseen: places that could not be looked into whole, each with the reason.
+        turn: with an id, the turn that it belongs to, contents included, for a key that may also `read`.
     """
 
     id: str | None = None
     records: list[TraceRecord]
     waiting: list[Waiting] = Field(default_factory=list)
     unseen: list[str] = Field(default_factory=list)
+    turn: TurnParts | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query
@@ -10,18 +9,15 @@ from keepsake_client.errors import Unavailable
 from keepsake_client.protocol import TRACE_FIELD, TRACES_STREAM, TraceRecord
 from pydantic import Field, ValidationError
 from redis.exceptions import RedisError
-from starlette.concurrency import run_in_threadpool
 
-from services.gateway.access import Caller, Right
+from services.gateway.access import Right
 from services.gateway.api.models import TraceAnswer
 from services.gateway.api.wire import QueryParameters, problems
 from services.gateway.app import CallerOf, Gateway
 from services.gateway.problems import JSONResponse
+from services.gateway.turn_lookup import TurnLookup
+from services.gateway.visibility import Visibility
 from services.runtime.id_matcher import decoded
-from services.runtime.logging import user_id_hasher
-from services.runtime.redis import connect
-from services.runtime.settings import Settings
-from services.runtime.trace_reader import Trace, TraceReader
 
 #: Of the latest records that are looked at for those of a key's users.
 MAX_LOOKED_AT: Final = 1_000
@@ -51,9 +47,9 @@ class TraceQuery(QueryParameters):
 
 
 def routes(gateway: Gateway) -> APIRouter:
-    """The route; of all lookups of an id, which read whole streams, one runs at a time."""
+    """The route."""
     router = APIRouter(tags=["traces"])
-    one_at_a_time = asyncio.Semaphore(1)
+    lookup = TurnLookup(gateway.settings)
     example = {"id": "req-1", "records": [_RECORD], "waiting": [], "unseen": []}
 
     @router.get(
@@ -65,54 +61,25 @@ def routes(gateway: Gateway) -> APIRouter:
         },
     )
     async def traces(caller: CallerOf, query: Annotated[TraceQuery, Query()]) -> JSONResponse:
-        """What happened to an id, or the latest records; none of users that the key is not for."""
+        """What happened to an id, with the turn that it belongs to, or the latest records; none of other users."""
         caller.check(Right.TRACE)
-        caller.agent_of(None, all_agents=True)
-        visible = _Visible(caller, gateway.settings)
+        visible = Visibility.of(caller, gateway.settings)
         try:
             if query.id is None:
                 records = await _latest(gateway.redis, visible, query.limit)
                 return JSONResponse({"records": [record.model_dump(exclude_none=True) for record in records]})
-            async with one_at_a_time:
-                found = await run_in_threadpool(_follow, gateway.settings, query.id)
+            turn = visible.part_of_turn(await lookup.follow(query.id))
         except (RedisError, OSError) as error:
             raise Unavailable("Redis does not answer") from error
-        return JSONResponse(visible.part_of(found).model_dump(exclude_none=True))
+        found = turn.trace.model_dump(exclude_none=True)
+        if Right.READ in caller.rights and turn.is_known:
+            found["turn"] = turn.model_dump(exclude={"id", "trace"}, exclude_none=True)
+        return JSONResponse(found)
 
     return router
 
 
-class _Visible:
-    """Which records a caller may see: those of its users. Where users are hashed, a prefix of ids matches none."""
-
-    def __init__(self, caller: Caller, settings: Settings) -> None:
-        self._all = caller.user is None and not caller.users
-        self._user = None if caller.user is None else user_id_hasher(settings)(caller.user)
-        self._prefix = caller.users if settings.ltm_log_user_ids else ""
-
-    def sees(self, record: TraceRecord) -> bool:
-        if self._user is not None:
-            return record.user == self._user
-        return self._all or (self._prefix != "" and record.user.startswith(self._prefix))
-
-    def part_of(self, trace: Trace) -> Trace:
-        """What the caller sees of it; what waits does not say whose it is."""
-        if self._all:
-            return trace
-        return Trace(id=trace.id, records=[record for record in trace.records if self.sees(record)])
-
-
-def _follow(settings: Settings, identifier: str) -> Trace:
-    url, broker_url = settings.redis_url.get_secret_value(), settings.broker.get_secret_value()
-    on_redis = broker_url.startswith(("redis", "unix"))
-    with connect(url) as client, connect(broker_url if on_redis else url) as broker:
-        found = TraceReader(client, broker if on_redis else None, settings).follow(identifier)
-    if not on_redis:
-        found.unseen.append("the workers' queues, which are on another broker")
-    return found
-
-
-async def _latest(client: Any, visible: _Visible, limit: int) -> list[TraceRecord]:
+async def _latest(client: Any, visible: Visibility, limit: int) -> list[TraceRecord]:
     """The latest records that a caller sees, oldest first."""
     found: list[TraceRecord] = []
     for _, fields in await client.xrevrange(TRACES_STREAM, count=MAX_LOOKED_AT):
@@ -120,7 +87,7 @@ async def _latest(client: Any, visible: _Visible, limit: int) -> list[TraceRecor
             record = TraceRecord.model_validate(decoded(fields.get(TRACE_FIELD.encode(), b"")))
         except ValidationError:
             continue  # of a later version
-        if visible.sees(record):
+        if visible.sees(record.user):
             found.append(record)
         if len(found) == limit:
             break

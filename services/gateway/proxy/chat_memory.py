@@ -16,11 +16,15 @@ from keepsake_client import AsyncClient
 from keepsake_client.context import MAX_QUOTE_CHARS, render, shorten
 from keepsake_client.errors import KeepsakeError, RequestTimeout, Unavailable
 from keepsake_client.protocol import CONTEXT_CHARS, ContextParts, LTMResponse, Source, clean
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from services.gateway.proxy.chat_request import ChatMessage
 from services.runtime.backoff import wait_s
 from services.runtime.counters import PendingCounts
+from services.runtime.logging import redact
 from services.runtime.reasoning import without_reasoning
+from services.runtime.turns import NO_TURNS, Turns
 
 #: How long it is tried to publish a turn while Redis does not answer.
 PUBLISH_FOR_S: Final = 60.0
@@ -46,6 +50,8 @@ class Turn:
         agent_id: the character that it was said to; None for all.
         said_at: when, in seconds since 1970.
         request_id: of the request for its context.
+        prompt: what upstream gets; empty where no turn records are written.
+        model: that upstream is asked for.
     """
 
     user_id: str
@@ -54,6 +60,8 @@ class Turn:
     agent_id: str | None
     said_at: float
     request_id: str = field(default_factory=lambda: f"req-{uuid4().hex}")
+    prompt: Sequence[ChatMessage] = ()
+    model: str | None = None
 
     @property
     def text(self) -> str:
@@ -78,10 +86,23 @@ class ChatMemory:
         deadline_ms: how long a request may wait for its context.
         limit: the most memories in a context.
         max_chars: of a content or query.
+        redis: takes the turn records.
+        turns: of this process; by default none are written.
     """
 
-    def __init__(self, ltm: AsyncClient, counts: PendingCounts, deadline_ms: int, limit: int, max_chars: int) -> None:
+    def __init__(
+        self,
+        ltm: AsyncClient,
+        counts: PendingCounts,
+        deadline_ms: int,
+        limit: int,
+        max_chars: int,
+        redis: Redis,
+        turns: Turns = NO_TURNS,
+    ) -> None:
         self._ltm = ltm
+        self._redis = redis
+        self._turns = turns
         self._counts = counts
         self._deadline_ms = deadline_ms
         self._limit = limit
@@ -89,6 +110,11 @@ class ChatMemory:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._publishing = 0
         self._says_without_user = True
+
+    @property
+    def records_turns(self) -> bool:
+        """Whether turn records are written."""
+        return self._turns.wanted
 
     async def context(self, turn: Turn) -> str:
         """What is remembered of the user, for the prompt; empty where that is nothing, or did not come in time."""
@@ -104,14 +130,18 @@ class ChatMemory:
     def remember(self, turn: Turn, answer: str) -> None:
         """Publish both turns, in the background; that of the user alone where the answer is blank."""
         texts: list[tuple[Source, str, float, str]] = [("user", turn.text, turn.said_at, turn.message_id)]
-        if spoken := without_reasoning(answer).strip():
-            # With its text: a second answer to the same message is another turn.
-            texts.append(("ai", spoken, time.time(), _hash([turn.message_id, spoken])))
+        spoken = without_reasoning(answer).strip()
+        # With its text: a second answer to the same message is another turn.
+        reply_id = _hash([turn.message_id, spoken]) if spoken else None
+        if reply_id:
+            texts.append(("ai", spoken, time.time(), reply_id))
         if self._publishing >= MAX_PENDING:
             self._not_remembered(turn, "too_many", len(texts))
             return
         self._publishing += 1
         self._start(self._publish_all(turn, texts))
+        if self.records_turns:
+            self._start(self._record(turn, spoken, reply_id))
 
     def unanswered(self, reason: str) -> None:
         """Count a request that upstream answered with an error, or not; nothing is remembered of it."""
@@ -158,6 +188,26 @@ class ChatMemory:
             # Not its message: the reason in a response may quote contents.
             log.warning("context_failed", user_id=turn.user_id, reason=error.code)
             return None
+
+    async def _record(self, turn: Turn, reply: str, reply_message_id: str | None) -> None:
+        """Write the turn record of a reply; one that Redis does not take is counted."""
+        record = self._turns.reply(
+            turn.user_id,
+            text=turn.text,
+            prompt=turn.prompt,
+            reply=reply,
+            model=turn.model,
+            message_id=turn.message_id,
+            request_id=turn.request_id,
+            reply_message_id=reply_message_id,
+        )
+        try:
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                self._turns.add(pipeline, record)
+                await pipeline.execute()
+        except (RedisError, OSError) as error:
+            self._counts.count("turns_not_recorded")
+            log.info("turn_not_recorded", request_id=turn.request_id, reason=redact(error))
 
     async def _publish_all(self, turn: Turn, texts: list[tuple[Source, str, float, str]]) -> None:
         """Publish the turns in their order."""

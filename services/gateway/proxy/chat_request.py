@@ -50,10 +50,13 @@ class ChatRequest:
     Args:
         conversation: the messages of user and assistant that have a text, oldest first.
         user: OpenAI's field of that name, where it can be the id of a user.
+        model: the field of that name, where it is a text.
     """
 
     conversation: Sequence[ChatMessage]
     user: str | None
+    model: str | None
+    _messages: Sequence[Any]
     _text: str
     _place: _Place
 
@@ -81,7 +84,15 @@ class ChatRequest:
             raise ValueError("something stands behind the object, or it has no list of messages")
         named = user.value if user is not None and isinstance(user.value, str) else ""
         is_id = named.strip() and len(named) <= MAX_ID_BYTES  # a longer one would only fill the log
-        return cls(_conversation(messages.value), named if is_id else None, text, _place(text, messages))
+        model = fields["model"].value if "model" in fields else None
+        return cls(
+            _conversation(messages.value),
+            named if is_id else None,
+            model if isinstance(model, str) else None,
+            messages.value,
+            text,
+            _place(text, messages),
+        )
 
     @property
     def asked(self) -> Sequence[ChatMessage]:
@@ -99,6 +110,21 @@ class ChatRequest:
         else:
             added = json.dumps({"role": "system", "content": context}) + ("" if alone else ", ")
         return "".join((self._text[:at], added, self._text[at:])).encode()
+
+    def prompt(self, context: str) -> list[ChatMessage]:
+        """The messages that upstream gets, with the context at its place: the role and the text of each."""
+        messages = [message for message in self._messages if isinstance(message, dict)]
+        first = next((at for at, message in enumerate(messages) if _is_prompt(message)), None)
+        if context and first is None:
+            messages.insert(0, {"role": "system", "content": context})
+        elif context and first is not None:
+            content = messages[first]["content"]
+            if isinstance(content, list):
+                with_context: Any = [*content, {"type": "text", "text": context}]
+            else:
+                with_context = content + BEFORE_CONTEXT + context if content else context
+            messages[first] = {**messages[first], "content": with_context}
+        return [ChatMessage(str(message.get("role")), text_of(message.get("content"))) for message in messages]
 
 
 def text_of(content: Any) -> str:

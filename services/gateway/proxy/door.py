@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -19,6 +20,7 @@ from services.gateway.proxy.errors import OpenAIRoute, UnknownPath, UpstreamTime
 from services.gateway.proxy.relayed_response import RelayedResponse
 from services.gateway.proxy.upstream import OPENAI_URL, Upstream, open_http
 from services.gateway.request_scope import CLIENT_GONE
+from services.runtime.turns import Turns
 
 PREFIX: Final = "/openai/v1"
 _METHODS: Final = ["GET", "POST", "PUT", "PATCH", "DELETE"]
@@ -39,6 +41,8 @@ def add_proxy(app: FastAPI, gateway: Gateway) -> None:
         settings.ltm_search_timeout_ms,
         settings.chat_memory_limit,
         settings.ltm_max_content_chars,
+        gateway.redis,
+        Turns.of(settings),
     )
     proxy = Proxy(memory, Upstream(base_url, settings.openai_api_key, http))
 
@@ -82,6 +86,8 @@ class Proxy:
             request.state.wire_request_id = turn.request_id
             if context := await self._memory.context(turn):
                 body = chat.with_context(context)
+            if is_remembered and self._memory.records_turns:
+                turn = replace(turn, prompt=chat.prompt(context), model=chat.model)
         return await self._pass_on(request, caller, "/chat/completions", body, turn if is_remembered else None)
 
     async def models(self, request: Request, caller: CallerOf) -> Response:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import psycopg
+from keepsake_client.fields import decode_user_id
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
@@ -21,6 +22,11 @@ _STATE = (
 )
 _PENDING = "SELECT coalesce(sum(pending), 0)::bigint, count(*), min(first_at) FROM extraction WHERE pending > 0"
 _SET_ASIDE = "SELECT count(*) FROM to_extract WHERE set_aside IS NOT NULL"
+_NEWEST_SET_ASIDE = (
+    "SELECT u.user_id, u.agent_id, m.id::text, extract(epoch FROM m.said_at)::float8, t.set_aside FROM to_extract t"
+    " JOIN memories m ON m.number = t.memory_number JOIN users u ON u.number = t.user_number"
+    " WHERE t.set_aside IS NOT NULL ORDER BY t.added_at DESC, t.memory_number DESC LIMIT %s"
+)
 #: The usage of all owners is that of number 0.
 _USAGE = (
     "SELECT calls, prompt_tokens + completion_tokens FROM extraction_usage"
@@ -60,6 +66,27 @@ def read_report(connection: Connection[TupleRow]) -> ExtractionReport:
     if state == "working":
         since = reason = None
     return ExtractionReport(state, since, reason, messages, users, oldest, set_aside, calls, tokens)
+
+
+class SetAside(NamedTuple):
+    """A message that no usable answer was had for.
+
+    Args:
+        agent_id: of the character, None for what is shared.
+        said_at: in seconds since 1970.
+    """
+
+    user_id: str
+    agent_id: str | None
+    memory_id: str
+    said_at: float
+    reason: str
+
+
+def newest_set_aside(connection: Connection[TupleRow], limit: int) -> list[SetAside]:
+    """The messages that were set aside last, newest first."""
+    rows = connection.execute(_NEWEST_SET_ASIDE, (limit,)).fetchall()
+    return [SetAside(decode_user_id(user), decode_user_id(agent) or None, *row) for user, agent, *row in rows]
 
 
 def report_of(database_url: str, timeout_s: float) -> ExtractionReport | str:

@@ -19,7 +19,7 @@ from services.long_term_memory.extraction.budget import Budget, Over, Reservatio
 from services.long_term_memory.extraction.commit import commit
 from services.long_term_memory.extraction.outbox import Lease
 from services.long_term_memory.extraction.reading import read_batch
-from services.long_term_memory.extraction.report import ExtractionReport, read_report
+from services.long_term_memory.extraction.report import ExtractionReport, SetAside, newest_set_aside, read_report
 from services.long_term_memory.postgres.pending import BATCH_TOKENS
 from services.long_term_memory.postgres.pool import database_errors
 from services.long_term_memory.postgres.rows import Vector
@@ -118,6 +118,15 @@ class ExtractionService:
         """
         with database_errors(), self._pool.connection() as connection:
             return read_report(connection)
+
+    def newest_set_aside(self, limit: int) -> list[SetAside]:
+        """The messages that were set aside last.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        with database_errors(), self._pool.connection() as connection:
+            return newest_set_aside(connection, limit)
 
     def extract(self, user_number: int, token: str) -> Outcome:
         """Have one batch of an owner read, and store what is found. No transaction is open during the call.

@@ -8,7 +8,7 @@ memories.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from mem0.vector_stores.base import VectorStoreBase
@@ -52,6 +52,12 @@ _PAYLOADS_OF_OWNER = (
     f"SELECT {_PAYLOAD}, %(user)s, %(agent)s FROM memories m"  # noqa: S608 - constants
     f" WHERE user_number = {OWNER_NUMBER} AND m.number = ANY(%(numbers)s::bigint[])"
 )
+_BRIEFS = (
+    "SELECT m.number, id::text, left(content, 1001), source, extract(epoch FROM said_at)::float8,"  # noqa: S608 - constants
+    " payload ->> 'session_id', payload ->> 'message_id', kind <> 'message'"
+    f" FROM memories m JOIN users ON users.number = m.user_number WHERE {OWNERS}"
+    " AND m.number = ANY(%(numbers)s::bigint[])"
+)
 _ARRIVALS = (
     "SELECT number, (payload ->> 'arrived_at')::float8 FROM memories"  # noqa: S608 - constants
     f" WHERE user_number = {OWNER_NUMBERS} AND number = ANY(%(numbers)s) AND payload ->> 'arrived_at' IS NOT NULL"
@@ -62,6 +68,23 @@ _LIKENESS = (
     f" WHERE user_number = {OWNER_NUMBERS} AND number = %(first)s), 'NaN')"
     f" FROM memories WHERE user_number = {OWNER_NUMBERS} AND number = ANY(%(numbers)s)"
 )
+
+
+class Brief(NamedTuple):
+    """A memory, without what its publisher sent with it.
+
+    Args:
+        content: its first 1,001 characters.
+        timestamp: when it was said, in seconds since 1970.
+    """
+
+    id: str
+    content: str
+    source: str
+    timestamp: float
+    session_id: str | None
+    message_id: str | None
+    is_fact: bool
 
 
 class MemoryStore(VectorStoreBase):  # type: ignore[misc]  # Mem0 has no types
@@ -89,6 +112,15 @@ class MemoryStore(VectorStoreBase):  # type: ignore[misc]  # Mem0 has no types
                 found = connection.execute(_PAYLOADS_OF_OWNER, {**owner._asdict(), "numbers": given}, binary=True)
             rows = found.fetchall()
         return {number: stored_memory(*row) for number, *row in rows}
+
+    def briefs(self, scope: Scope, numbers: Sequence[int]) -> dict[int, Brief]:
+        """The memories of a scope that have these numbers, by number, in brief."""
+        if not numbers:
+            return {}
+        given = "{" + ",".join(map(str, numbers)) + "}"
+        with self._pool.connection() as connection:
+            rows = connection.execute(_BRIEFS, {**scope.values, "numbers": given}, binary=True).fetchall()
+        return {number: Brief(*row) for number, *row in rows}
 
     def arrivals(self, scope: Scope, numbers: Sequence[int]) -> dict[int, float]:
         """When the memories of a scope that have these numbers arrived, of those that are dated otherwise."""

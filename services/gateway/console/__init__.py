@@ -1,0 +1,1 @@
+"""The console: pages for a browser, on NiceGUI, in the gateway's process."""

@@ -1,0 +1,146 @@
+"""What someone does in Chromium with what is remembered of a user: finds, corrects and forgets it; hostile words."""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Iterator
+
+import pytest
+import redis
+from keepsake_client import Client
+from playwright.sync_api import expect
+
+from tests.acceptance.browser.person import HOSTILE, Person
+from tests.acceptance.conftest import Stack
+from tests.support import PATIENCE_S, wait_until
+
+
+@pytest.fixture
+def user() -> str:
+    return f"user {uuid.uuid4().hex[:8]}/café"
+
+
+@pytest.fixture(scope="module")
+def client(stack: Stack) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(stack.redis_url) as client:
+        yield client
+
+
+def told(client: redis.Redis, user: str, words: str) -> str:
+    """The bot's reply to what a user says."""
+    with client.pubsub() as replies:  # type: ignore[no-untyped-call]
+        replies.subscribe("ai_responses")
+        wait_until(lambda: replies.get_message(timeout=1), description="the subscription")
+        client.lpush("user_input_queue", json.dumps({"user_id": user, "content": words}))
+
+        def reply() -> str | None:
+            event = replies.get_message(ignore_subscribe_messages=True, timeout=1)
+            said = json.loads(event["data"]) if event else {}
+            return said["text"] if said.get("user_id") == user else None
+
+        return str(wait_until(reply, description="the reply"))
+
+
+def contents(memory: Client, user: str) -> list[str]:
+    """What is remembered of a user."""
+    return [found.content for found in memory.memory_list(user, limit=100).memories]
+
+
+def test_a_user_is_found_by_the_beginning_of_the_id(person: Person, memory: Client, user: str) -> None:
+    """Given a user with a memory, I expect the page to find the user, and to show what is remembered."""
+    memory.add(user, "My sister Anna lives in Lisbon.")
+    page = person.go("/people")
+
+    page.keyboard.press("/")
+    page.keyboard.type(user[:12])
+    page.keyboard.press("Enter")
+    page.get_by_role("link", name=user, exact=True).click()
+
+    expect(page.get_by_role("heading", level=1)).to_have_text(user)
+    expect(page.get_by_role("article")).to_contain_text("My sister Anna lives in Lisbon.")
+
+
+def test_the_bot_uses_a_corrected_memory(person: Person, memory: Client, client: redis.Redis, user: str) -> None:
+    """Given a memory that someone corrects on the page, I expect the bot to answer with the new words."""
+    told(client, user, "My sister Anna lives in Lisbon.")
+    wait_until(lambda: "My sister Anna lives in Lisbon." in contents(memory, user), description="it to be indexed")
+    page = person.of(user)
+
+    said = page.get_by_role("article").filter(has_text="My sister Anna lives in Lisbon.").last
+    said.get_by_role("button", name="Details").click()
+    said.get_by_role("button", name="Correct").click()
+    page.get_by_role("textbox", name="Content").fill("My sister Anna lives in Porto.")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_role("article").filter(has_text="Porto")).to_have_count(1)
+
+    assert "Porto" in told(client, user, "Where does my sister Anna live?")
+
+
+def test_a_forgotten_user_is_gone(person: Person, memory: Client, user: str) -> None:
+    """Given someone who types the id to confirm it, I expect that nothing of the user is left."""
+    memory.add(user, "I am allergic to peanuts.")
+    memory.profile_update(user, {"name": "Anna"})
+    page = person.of(user)
+
+    page.get_by_role("link", name="Export, import, forget").click()
+    page.get_by_role("button", name="Show what goes").click()
+    page.get_by_label("User id").fill(user)
+    page.get_by_role("button", name="Forget everything").click()
+
+    expect(page.get_by_text("Forgotten: 1 memories")).to_be_visible()
+    assert contents(memory, user) == []
+    assert memory.profile_get(user).user_profile == {}
+
+
+def test_hostile_words_are_shown_as_text(person: Person, memory: Client, client: redis.Redis) -> None:
+    """Given a user whose id, words, profile and session are HTML with scripts, I expect text, and that nothing runs."""
+    user = f"{uuid.uuid4().hex[:8]} {HOSTILE}"
+    memory.add(user, HOSTILE + "x" * 30_000, metadata={HOSTILE: HOSTILE, "session_id": HOSTILE})
+    memory.profile_update(user, {HOSTILE: HOSTILE})
+    client.lpush("user_input_queue", f'{{"user_id": {HOSTILE!r}')  # which is rejected
+    person.faults.clear()
+
+    page = person.of(user)
+    said = page.get_by_role("article")
+    expect(said).to_contain_text("<script>window.pwned = 'script'</script><img src=x onerror=")
+    said.get_by_role("button", name=re.compile("Show all")).click()
+    said.get_by_role("button", name="Details").click()
+    expect(said).to_contain_text("Metadata")
+    injected: list[str] = []
+    for path in (f"{person.path_of(user)}&view=profile", "/people", "/", "/queues"):
+        injected += person.injected()
+        person.go(path)
+
+    assert injected + person.injected() == []
+    assert person.faults == []
+
+
+@pytest.mark.parametrize("role", ["viewer", "full"])
+def test_who_may_only_read_sees_no_buttons_that_change(
+    people: dict[str, Person], memory: Client, user: str, role: str
+) -> None:
+    """Given a memory, I expect whoever may correct it to see the button, and a viewer's key to see none."""
+    memory.add(user, "I like green tea.")
+    page = people[role].of(user)
+
+    page.get_by_role("button", name="Details").click()
+    expect(page.get_by_text("Metadata")).to_be_visible()
+
+    seen = page.get_by_role("button").all_inner_texts()
+    assert {"Correct", "Delete"} & set(seen) == (set() if role == "viewer" else {"Correct", "Delete"})
+
+
+def test_an_operator_sees_no_contents(people: dict[str, Person], memory: Client, user: str) -> None:
+    """Given an operator's key, I expect no page of a user, and a search on the live page without its words."""
+    memory.add(user, "My password is swordfish.")
+    operator = people["operator"]
+
+    expect(operator.of(user).get_by_text("ltm key create --may read")).to_be_visible()
+    live = operator.go("/")
+    live.get_by_role("combobox", name="What").select_option("searches")
+    memory.search(user, "What is my swordfish password?")
+    expect(live.get_by_role("row").filter(has_text=user)).to_have_count(1, timeout=PATIENCE_S * 1000)
+
+    assert "swordfish" not in live.content()

@@ -1,0 +1,58 @@
+"""The content that a page has before its scripts have run."""
+
+from __future__ import annotations
+
+from nicegui import Client, ui
+from nicegui.page import page
+
+from services.gateway.console.components import button, span
+from services.gateway.console.document import html_of
+from tests.unit.console_app import ConsoleApp, look
+
+#: What people might say to whoever looks at it.
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    '" onmouseover="alert(1)',
+    "</div><svg/onload=alert(1)>",
+    "{{ constructor.constructor('alert(1)')() }}",
+    "&lt;script&gt;",
+    "${alert(1)} `",
+    "\u202egnihtyna\u2066",
+    "👩‍👩‍👧 漢字",
+)
+
+
+def test_what_is_hostile_stays_text() -> None:
+    """Given contents with markup, I expect none of it as markup, in what comes before the scripts."""
+
+    async def story(app: ConsoleApp) -> None:
+        with Client(page(""), request=None) as client:
+            for words in HOSTILE:
+                span(words)
+                with ui.element("a") as link:
+                    link.props["title"] = words
+                    link.props["onclick"] = "alert(1)"
+        html = html_of(client.content)
+        assert not {"<script", "<img", "<svg", "onclick"} & {html[at : at + 7] for at in range(len(html))}
+        assert html.count("<a title=") == html.count("</a>") == len(HOSTILE)
+        assert "&quot; onmouseover=&quot;alert(1)" in html
+        assert '" onmouseover' not in html
+
+    look(story)
+
+
+def test_dialogs_and_what_libraries_draw_are_left_out() -> None:
+    """Given a dialog, a field and a button, I expect the button's words alone."""
+
+    async def story(app: ConsoleApp) -> None:
+        with Client(page(""), request=None) as client:
+            with ui.dialog(), ui.card():
+                span("are you sure")
+            ui.input("a field")
+            button("press", lambda: None)
+        html = html_of(client.content)
+        assert "press" in html
+        assert not any(words in html for words in ("are you sure", "a field"))
+
+    look(story)

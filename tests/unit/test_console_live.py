@@ -1,0 +1,181 @@
+"""The live page, as a viewer sees it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from keepsake_client.protocol import clean
+
+from services.gateway.access import ALL_RIGHTS, Caller, Right
+from services.gateway.console import feed
+from services.gateway.console.pages import live
+from services.gateway.console.passed import KINDS, OUTCOMES
+from services.gateway.console.texts import read_texts
+from tests.unit.console_app import ConsoleApp, look
+from tests.unit.console_records import HOSTILE, Pipeline
+
+
+def test_where_nothing_passes_it_says_so() -> None:
+    """Given an empty Redis, I expect the command that makes something happen."""
+
+    async def story(app: ConsoleApp) -> None:
+        await app.user.open("/console/")
+        await app.user.should_see("Nothing has passed within the last hour")
+        await app.user.should_see("ltm demo")
+
+    look(story)
+
+
+def test_it_shows_turns_first_and_all_on_demand() -> None:
+    """Given a turn, I expect what was said and replied; its search by the filter, in time for its budget."""
+
+    async def story(app: ConsoleApp) -> None:
+        await Pipeline(app.redis).whole("Where is Anna?", "In Lisbon.")
+        await app.user.open("/console/")
+        await app.user.should_see("In Lisbon.")
+        await app.user.should_not_see("context")
+        await app.user.open("/console/?kind=search")
+        await app.user.should_see("context")
+        await app.user.should_see("120 ms of 600 ms")
+        await app.user.should_see("on time")
+
+    look(story)
+
+
+def test_what_comes_later_is_shown_without_a_reload(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given an open page, I expect the words of a message that are known only then, with the next poll."""
+    monkeypatch.setattr(feed, "POLL_S", 0.05)
+
+    async def story(app: ConsoleApp) -> None:
+        await Pipeline(app.redis).message("m0")
+        await app.user.open("/console/")
+        await app.user.should_see("m0")
+        await Pipeline(app.redis).turn("reply", message_id="m0", text="Where is Anna?")
+        await app.user.should_see("Where is Anna?", retries=100)
+
+    look(story)
+
+
+def test_a_pause_holds_the_rows_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a page that is paused, I expect what comes then to be counted, and shown when it goes on."""
+    monkeypatch.setattr(feed, "POLL_S", 0.05)
+
+    async def story(app: ConsoleApp) -> None:
+        await Pipeline(app.redis).message("m0")
+        await app.user.open("/console/")
+        await app.user.should_see("m0")
+        app.user.find("Pause").click()
+        await Pipeline(app.redis).message("m1")
+        await app.user.should_see("Go on (1 new)", retries=100)
+        await app.user.should_not_see("m1")
+        app.user.find("Go on").click()
+        await app.user.should_see("m1", retries=30)
+
+    look(story)
+
+
+def test_an_outage_of_redis_is_said_and_outlived(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given an open page while Redis goes away, I expect it to say so, and to go on when Redis is back."""
+    monkeypatch.setattr(feed, "POLL_S", 0.05)
+
+    async def story(app: ConsoleApp) -> None:
+        await Pipeline(app.redis).message("m0")
+        await app.user.open("/console/")
+        await app.user.should_see("m0")
+        app.server.connected = False
+        await app.user.should_see("does not answer", retries=100)
+        await app.user.should_see("m0")
+        app.server.connected = True
+        await Pipeline(app.redis).message("m1")
+        await app.user.should_see("m1", retries=100)
+        await app.user.should_not_see("does not answer")
+
+    look(story)
+
+
+def test_a_filter_of_outcomes_finds_the_late_one() -> None:
+    """Given a search in time and a late one, I expect the late one alone; of none, that none matches."""
+
+    async def story(app: ConsoleApp) -> None:
+        await Pipeline(app.redis).search("in-time")
+        await Pipeline(app.redis).search("too-late", deadline_ms=100)
+        await app.user.open("/console/?outcome=late")
+        await app.user.should_see("late by 20 ms")
+        await app.user.should_not_see("in-time")
+        await app.user.open("/console/?outcome=expired")
+        await app.user.should_see("Nothing of the last hour matches")
+
+    look(story)
+
+
+def test_a_key_sees_its_own_users_alone() -> None:
+    """Given a key of one user, I expect that user's turn, and nothing of another's."""
+
+    async def story(app: ConsoleApp) -> None:
+        await Pipeline(app.redis).whole("Where is Anna?")
+        await Pipeline(app.redis, "bert").whole("Where is Bert?")
+        app.keys.of = Caller("k", ALL_RIGHTS, user="anna")
+        await app.user.open("/console/")
+        await app.user.should_see("Where is Anna?")
+        await app.user.should_not_see("bert")
+        await app.user.should_not_see("Where is Bert?")
+
+    look(story)
+
+
+def test_contents_are_hidden_from_a_key_without_the_right_to_read() -> None:
+    """Given a key that may only trace, I expect the turn by its id, without what was said."""
+
+    async def story(app: ConsoleApp) -> None:
+        await Pipeline(app.redis).whole("Where is Anna?", "In Lisbon.")
+        app.keys.of = Caller("operator", frozenset({Right.TRACE, Right.METRICS}))
+        await app.user.open("/console/")
+        await app.user.should_see("m1")
+        await app.user.should_not_see("Where is Anna?")
+        await app.user.should_not_see("In Lisbon.")
+
+    look(story)
+
+
+def test_a_key_that_is_revoked_gets_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a page whose key loses the right, I expect it to end with the reason."""
+    monkeypatch.setattr(live, "CHECK_EVERY", 1)
+    monkeypatch.setattr(feed, "POLL_S", 0.05)
+
+    async def story(app: ConsoleApp) -> None:
+        await Pipeline(app.redis).message("m0")
+        await app.user.open("/console/")
+        await app.user.should_see("m0")
+        app.keys.of = Caller("k", frozenset())
+        await app.user.should_see("does not permit", retries=100)
+
+    look(story)
+
+
+def test_hostile_words_are_text() -> None:
+    """Given words and user ids of every kind, I expect them as JSON that a browser reads, cut, and never as HTML."""
+
+    async def story(app: ConsoleApp) -> None:
+        for words in HOSTILE:
+            await Pipeline(app.redis, user=words[:100]).whole(words, words)
+        await app.user.open("/console/")
+        for words in HOSTILE:
+            await app.user.should_see(str(clean(words))[:100])
+        html = (await app.http.get("/console/")).text
+        assert not [words for words in HOSTILE if "<" in words and words in html]
+        assert "x" * 1_000 not in html
+
+    look(story)
+
+
+def test_every_row_has_its_words_in_both_languages() -> None:
+    """Given the kinds, outcomes and stages that rows may have, I expect a text for each."""
+    texts: dict[str, Any] = read_texts("live")
+    stages = ("queue", "embed", "database", "rank", "publish", "wait", "index", "search", "reply")
+    needed = [
+        *(f"outcome_{name}" for name in (*OUTCOMES, "ok_message", "ok_reply", "ok_change", "late_by", "failed_as")),
+        *(f"kinds_{name}" for name in KINDS),
+        *(f"stage_{name}" for name in stages),
+    ]
+    assert {name: {"en", "zh"} for name in needed} == {name: set(texts.get(name, ())) for name in needed}
