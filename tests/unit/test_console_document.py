@@ -9,7 +9,7 @@ from services.gateway.console.components import button, span
 from services.gateway.console.document import html_of
 from tests.unit.console_app import ConsoleApp, look
 
-#: What people might say to whoever looks at it.
+#: What people might say to a viewer.
 HOSTILE = (
     "<script>alert(1)</script>",
     "<img src=x onerror=alert(1)>",

@@ -68,7 +68,7 @@ def test_a_browser_signs_in_sees_a_page_and_signs_out(console: Browsers) -> None
 
 
 def test_signing_in_ends_the_session_of_before(console: Browsers) -> None:
-    """Given a session id that somebody else may have set, I expect a new one after signing in, and the old one gone."""
+    """Given a session id that another person may have set, I expect a new one after signing in, and the old one gone."""
 
     async def story(http: httpx.AsyncClient) -> None:
         await sign_in(http)

@@ -320,4 +320,4 @@ def test_a_user_s_id_of_any_form_is_answered(door: TestClient, keys: Keys) -> No
 
     assert [user["name"] for user in json.loads(one.content)["results"]] == ["\ud800/用户"]
     assert (all_users.status_code, MASTER.user) == (501, None)
-    assert "does not list its users" in all_users.json()["detail"]
+    assert "do not list users" in all_users.json()["detail"]

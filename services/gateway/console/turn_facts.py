@@ -54,7 +54,7 @@ def timeline_of(turn: Turn) -> list[Step]:
     return [Step(of, name, at, (at - found[0][0]) * 1000) for at, of, name in found]
 
 
-def search_told(turn: Turn) -> Search | None:
+def search_of_reply(turn: Turn) -> Search | None:
     """The search whose memories the reply was made with; without a reply, the last one."""
     ids = [one.request_id for one in (turn.reply_record, turn.reply_trace) if one is not None]
     named = [search for search in turn.searches if search.request_id in ids]

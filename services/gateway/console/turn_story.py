@@ -14,7 +14,7 @@ from services.gateway.console.components import content, duration, link, moment,
 from services.gateway.console.guard import ROOT
 from services.gateway.console.passed import stages_of
 from services.gateway.console.texts import Texts
-from services.gateway.console.turn_facts import main_part, returned, search_told
+from services.gateway.console.turn_facts import main_part, returned, search_of_reply
 from services.gateway.console.viewer import Viewer
 from services.runtime.turn import Search, Turn
 
@@ -35,9 +35,9 @@ class TurnStory:
             with panel(text("said")):
                 self._said()
             with panel(text("found")):
-                self._found(search_told(turn))
+                self._found(search_of_reply(turn))
             with panel(text("told")):
-                self._told()
+                self._prompt_in_short()
             with panel(text("replied")):
                 self._replied()
 
@@ -112,7 +112,7 @@ class TurnStory:
                             span(text("mainly", part=text(f"part_{part}")))
                         memory_link(self._viewer, text, self._turn.user, candidate.id, names_users=self._names_users)
 
-    def _told(self) -> None:
+    def _prompt_in_short(self) -> None:
         text, record, prompt = self._text, self._turn.reply_record, self._turn.prompt
         if record is not None and record.model:
             is_built_in = record.model == "built-in"

@@ -118,7 +118,7 @@ async def users(caller: CallerOf) -> JSONResponse:
     """The users: of a key that is bound to one, that one."""
     caller.check(Right.READ)
     if caller.user is None:
-        raise NotSupported("Keepsake does not list its users: your service knows them, or use a key bound to one user")
+        raise NotSupported("these routes do not list users: ask GET /v1/users, or use a key bound to one user")
     one = {"id": caller.user, "name": caller.user, "type": "user", "metadata": {}}
     return JSONResponse({"count": 1, "next": None, "previous": None, "results": [one]})
 
