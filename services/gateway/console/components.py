@@ -20,7 +20,7 @@ from services.gateway.console.viewer import Viewer
 
 #: Characters of a content that are shown at first, and at most.
 SHORT_CHARS: Final = 400
-MOST_CHARS: Final = 40_000
+MAX_CHARS: Final = 40_000
 
 T = TypeVar("T")
 
@@ -77,10 +77,10 @@ def content(viewer: Viewer, text: Texts, words: str | None) -> None:
     if len(words) > SHORT_CHARS:
 
         def show_all() -> None:
-            shown.set_text(words[:MOST_CHARS])
+            shown.set_text(words[:MAX_CHARS])
             more.delete()
-            if len(words) > MOST_CHARS:
-                span(text("cut", chars=len(words) - MOST_CHARS), "quiet")
+            if len(words) > MAX_CHARS:
+                span(text("cut", chars=len(words) - MAX_CHARS), "quiet")
 
         more = button(text("show_all", chars=len(words)), show_all)
 

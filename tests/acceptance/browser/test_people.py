@@ -28,7 +28,7 @@ def client(stack: Stack) -> Iterator[redis.Redis]:
         yield client
 
 
-def told(client: redis.Redis, user: str, words: str) -> str:
+def reply_to(client: redis.Redis, user: str, words: str) -> str:
     """The bot's reply to what a user says."""
     with client.pubsub() as replies:  # type: ignore[no-untyped-call]
         replies.subscribe("ai_responses")
@@ -64,7 +64,7 @@ def test_a_user_is_found_by_the_beginning_of_the_id(person: Person, memory: Clie
 
 def test_the_bot_uses_a_corrected_memory(person: Person, memory: Client, client: redis.Redis, user: str) -> None:
     """Given a memory that someone corrects on the page, I expect the bot to answer with the new words."""
-    told(client, user, "My sister Anna lives in Lisbon.")
+    reply_to(client, user, "My sister Anna lives in Lisbon.")
     wait_until(lambda: "My sister Anna lives in Lisbon." in contents(memory, user), description="it to be indexed")
     page = person.of(user)
 
@@ -75,7 +75,7 @@ def test_the_bot_uses_a_corrected_memory(person: Person, memory: Client, client:
     page.get_by_role("button", name="Save").click()
     expect(page.get_by_role("article").filter(has_text="Porto")).to_have_count(1)
 
-    assert "Porto" in told(client, user, "Where does my sister Anna live?")
+    assert "Porto" in reply_to(client, user, "Where does my sister Anna live?")
 
 
 def test_a_forgotten_user_is_gone(person: Person, memory: Client, user: str) -> None:
@@ -121,7 +121,7 @@ def test_hostile_words_are_shown_as_text(person: Person, memory: Client, client:
 def test_who_may_only_read_sees_no_buttons_that_change(
     people: dict[str, Person], memory: Client, user: str, role: str
 ) -> None:
-    """Given a memory, I expect whoever may correct it to see the button, and a viewer's key to see none."""
+    """Given a memory, I expect a key that may correct it to show the buttons, and a viewer's none."""
     memory.add(user, "I like green tea.")
     page = people[role].of(user)
 
