@@ -131,11 +131,7 @@ async def _dependency(
     health = Health(
         name=used.name, state="ok" if working else "unknown", version=used.version, detail=used.detail, used_by=users
     )
-<<<<<<< HEAD
     if used.name == _RABBITMQ:  # a process that waits for it has a heartbeat all the same
-=======
-    if used.name == _RABBITMQ:  # a process that waits for it works all the same
->>>>>>> room/c
         return health.model_copy(update={"state": "ok" if await _connects(used.detail or "") else "down"})
     if used.name == "LLM" and figures is not None and figures.state in ("waiting", "stopped"):
         since = None if figures.since is None else figures.since.timestamp()
