@@ -70,7 +70,7 @@ def loads(browser: Browser, url: str, times: int) -> dict[str, dict[str, float]]
             took.setdefault(f"{cache}, {name}", []).append(ms)
 
     for _ in range(times):
-        # The console sets the cookie of the time zone at the first visit; a later visit has it.
+        # The console sets the cookie of the time zone at the first visit, which later ones have.
         with browser.new_context() as context:
             context.add_init_script(_WATCH)
             page = context.new_page()

@@ -9,7 +9,7 @@ from services.gateway.console.components import button, span
 from services.gateway.console.document import html_of
 from tests.unit.console_app import ConsoleApp, look
 
-#: What people might say to a viewer.
+#: What a user might say, to be seen by an operator.
 HOSTILE = (
     "<script>alert(1)</script>",
     "<img src=x onerror=alert(1)>",
@@ -24,7 +24,7 @@ HOSTILE = (
 
 
 def test_what_is_hostile_stays_text() -> None:
-    """Given contents with markup, I expect none of it as markup, in what comes before the scripts."""
+    """Given contents with markup, I expect all of it as text, in what comes before the scripts."""
 
     async def story(app: ConsoleApp) -> None:
         with Client(page(""), request=None) as client:

@@ -38,7 +38,7 @@ def console() -> Iterator[Browsers]:
     ids=["none", "empty", "the key itself", "quotes", "no names", "no ascii", "long"],
 )
 def test_without_a_session_a_page_leads_to_signing_in(console: Browsers, cookie: str) -> None:
-    """Given a cookie that is none of ours, or a key in a header, I expect the page to sign in, which leads back."""
+    """Given a cookie that is not ours, or a key in a header, I expect the page to sign in, which leads back."""
 
     async def story(http: httpx.AsyncClient) -> None:
         response = await http.get(
@@ -68,7 +68,7 @@ def test_a_browser_signs_in_sees_a_page_and_signs_out(console: Browsers) -> None
 
 
 def test_signing_in_ends_the_session_of_before(console: Browsers) -> None:
-    """Given a session id that another person may have set, I expect a new one after signing in, and the old one gone."""
+    """Given a session id that another site may have set, I expect a new one after signing in, and the old one gone."""
 
     async def story(http: httpx.AsyncClient) -> None:
         await sign_in(http)
@@ -289,7 +289,7 @@ def test_a_page_is_connected_to_the_caller_that_has_opened_it() -> None:
 
 
 @pytest.mark.parametrize("query", ["client_id=the-page", "", "client_id=&x=1"])
-def test_nobody_connects_to_a_page_of_another_caller(query: str) -> None:
+def test_a_page_of_another_caller_is_refused(query: str) -> None:
     """Given a page of Ben's, or no page, I expect Anna's WebSocket to be refused before it is accepted."""
     sent = asyncio.run(_socket(Keys({"anna": ANNA}), BEN, query))
     assert sent == [{"type": "websocket.close", "code": 1008}]

@@ -121,7 +121,7 @@ def test_hostile_words_are_shown_as_text(person: Person, memory: Client, client:
 def test_who_may_only_read_sees_no_buttons_that_change(
     people: dict[str, Person], memory: Client, user: str, role: str
 ) -> None:
-    """Given a memory, I expect a key that may correct it to see the button, and a viewer's key to see none."""
+    """Given a memory, I expect a key that may correct it to show the buttons, and a viewer's none."""
     memory.add(user, "I like green tea.")
     page = people[role].of(user)
 
