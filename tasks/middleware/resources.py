@@ -223,7 +223,7 @@ class Resources(Middleware):
                 self._opened.extraction,
                 self._client,
                 self.settings,
-                partial(self.count, "extraction_figures_failed"),
+                lambda: self.count("extraction_figures_failed"),
                 self._extraction_interval_s,
             )
             self._figures.start()
