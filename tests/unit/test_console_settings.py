@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 from keepsake_client.protocol import alive_key, process_key
+from nicegui import ui
 
 from services.gateway.access import ALL_RIGHTS, Caller, Right
 from services.gateway.console.settings_list import listed_settings, matching
@@ -43,18 +44,35 @@ def test_settings_are_found_by_words_and_by_being_set(words: str, changed_only: 
     assert {listed.setting.variable for listed in matching(found, words, changed_only=changed_only)} == expected
 
 
-def test_the_page_shows_health_and_extraction() -> None:
+def test_the_page_shows_health_and_extraction(monkeypatch: pytest.MonkeyPatch) -> None:
     """Given a gateway that works, and an extractor that waits, I expect both in words."""
 
+    async def info(_: str) -> dict[str, object]:
+        return {"valkey_version": "9.0.1", "uptime_in_seconds": 60}
+
     async def story(app: ConsoleApp) -> None:
+        monkeypatch.setattr(app.redis, "info", info)  # fakeredis has none
         record = ProcessRecord(version="9.9.9", uses=[Dependency(name="LLM", version="7", detail="gpt")])
         await app.redis.set(process_key("gateway"), record.model_dump_json())
         await app.redis.set(alive_key("gateway"), "1")
         figures = ExtractionFigures(at=datetime.now(UTC), state="waiting", reason="it sleeps", messages=1_234, users=2)
         await app.redis.set(EXTRACTION_KEY, figures.model_dump_json())
         await app.user.open("/console/settings")
-        for words in ("9.9.9", "used by gateway", "it sleeps", "1,234 messages of 2 users wait"):
-            await app.user.should_see(words)
+        for words in ("9.0.1", "9.9.9", "used by gateway", "it sleeps", "1,234 messages of 2 users wait"):
+            await app.user.should_see(words, retries=50)
+
+    look(story)
+
+
+def test_a_word_filters_the_settings() -> None:
+    """Given a word in the field of the filter, I expect the settings that have it, and no others."""
+
+    async def story(app: ConsoleApp) -> None:
+        await app.user.open("/console/settings")
+        await app.user.should_see("LTM_TRACE_MAX_LEN", retries=50)
+        app.user.find(ui.input).type("ltm_console")
+        await app.user.should_not_see("LTM_TRACE_MAX_LEN", retries=50)
+        await app.user.should_see("LTM_CONSOLE", retries=50)
 
     look(story)
 
