@@ -36,7 +36,7 @@ from services.stack.processes import CHAT, GATEWAY, MEMORY
 from tests.acceptance.browser.person import CHROMIUM_OPTIONS
 
 USERS = 50
-MEMORIES_PER_USER = 100
+MEMORIES_PER_USER = 20
 BUDGET_MS = 300
 WITHIN_MS = 120_000
 OPEN, CLOSED = "live page open", "none open"
