@@ -24,8 +24,8 @@ _PLACE: Final = '<div id="app" ></div>'
 #: Elements of HTML, and buttons, are in the content; what else a library draws comes with its scripts.
 _TAGS: Final = frozenset(
     (
-        *("a", "button", "code", "dd", "div", "dl", "dt", "form", "h1", "h2", "h3", "h4", "header", "label", "li"),
-        *("main", "nav", "ol", "p", "section", "small", "span", "strong", "table", "tbody", "td", "th", "thead"),
+        *("a", "button", "code", "dd", "div", "dl", "dt", "form", "h1", "h2", "h3", "h4", "label", "li"),
+        *("nav", "ol", "p", "section", "small", "span", "strong", "table", "tbody", "td", "th", "thead"),
         *("time", "tr", "ul"),
     )
 )

@@ -99,7 +99,7 @@ def _frame(viewer: Viewer, name: str, text: Texts) -> Iterator[None]:
     ui.dark_mode(_DARK[viewer.theme])
     ui.page_title(f"{text('title')} · Keepsake")
     link(text("skip"), "#main").classes("skip")
-    with ui.element("header").classes("top"):
+    with ui.element("div").classes("top"):
         link("Keepsake", f"{ROOT}/").classes("brand")
         with _labelled("nav", text("pages")):
             for page, path in NAVIGATION.items():
@@ -107,7 +107,8 @@ def _frame(viewer: Viewer, name: str, text: Texts) -> Iterator[None]:
                 if page == name:
                     item.props('aria-current="page"')
         _preferences(viewer, text)
-    with ui.element("main").props('id="main" tabindex="-1"').classes(f"page page-{name} theme-{viewer.theme}"):
+    # Quasar draws the page as `main`, in which no other one may be.
+    with ui.element("div").props('id="main" tabindex="-1"').classes(f"page page-{name} theme-{viewer.theme}"):
         yield
 
 
