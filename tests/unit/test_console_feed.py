@@ -219,3 +219,26 @@ def test_a_viewer_that_fails_leaves_the_others_told(monkeypatch: pytest.MonkeyPa
         stop()
 
     run(story)
+
+
+def test_a_feed_ends_though_a_poll_swallows_the_first_cancellation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a page that looks and a poll that goes on when it is cancelled, as redis-py's may, I expect the end."""
+
+    async def story(feed: LiveFeed, _: Pipeline, __: fakeredis.FakeServer) -> None:
+        polling = asyncio.Event()
+
+        async def poll() -> list[Passed]:
+            polling.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                monkeypatch.undo()
+            return []
+
+        monkeypatch.setattr(feed, "poll", poll)
+        feed.watch(lambda _: None)
+        await polling.wait()
+        await asyncio.wait_for(feed.close(), 30)
+        assert len(asyncio.all_tasks()) == 1
+
+    run(story)

@@ -20,6 +20,7 @@ from services.gateway.console.figures import WINDOW_S, Figures, figures_of
 from services.gateway.console.passed import Passed
 from services.gateway.visibility import Visibility
 from services.runtime.id_matcher import decoded
+from services.runtime.process import cancel_all
 from services.runtime.stack_metrics import StackFigures, StackReader
 
 POLL_S: Final = 1.0
@@ -90,6 +91,11 @@ class LiveFeed:
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._run())
         return lambda: self._watchers.discard(watcher)
+
+    async def close(self) -> None:
+        """End the reading."""
+        if self._task is not None:
+            await cancel_all([self._task])
 
     def newest(self) -> Iterator[Passed]:
         """The rows, newest first."""

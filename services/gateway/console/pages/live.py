@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+import nicegui
 from keepsake_client.errors import KeepsakeError
 from nicegui import ui
 
@@ -31,6 +32,7 @@ CHECK_EVERY: Final = 4 * FIGURES_EVERY
 def add(pages: ConsolePages) -> None:
     """Register the page."""
     feed = LiveFeed(pages.gateway)
+    nicegui.app.on_shutdown(feed.close)
 
     async def build(viewer: Viewer, text: Texts, query: dict[str, str]) -> None:
         LivePage(feed, viewer, text, pages.gateway.settings, query)
