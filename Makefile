@@ -21,9 +21,9 @@ $(VENV)/.installed: $(VENV)/bin/pip $(SOURCES)
 	$(PIP) -e clients/python -e '.[stack,chat]'
 	touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
+$(VENV)/.installed-dev: $(VENV)/bin/pip $(SOURCES)
 	$(PIP) -e clients/python -e '.[stack,chat,rabbitmq,tracing,dev]'
-	touch $@
+	touch $(VENV)/.installed $@
 
 run: setup
 	$(BIN)/ltm up --demo
