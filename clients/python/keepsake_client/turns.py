@@ -19,8 +19,8 @@ TURN_FIELD: Final = "turn"
 CANDIDATES: Final = 20
 
 #: What became of a candidate: returned; with a score below `min_score`; behind the last place of `limit`; a fact that
-#: goes with a message that is returned, in its `metadata.facts`; a message that a returned fact says; or in the words of
-#: a better one.
+#: goes with a message that is returned, in its `metadata.facts`; a message that a returned fact says; or in the words
+#: of a better one.
 Verdict = Literal["returned", "below_min_score", "over_limit", "with_message", "said_by_fact", "same_text"]
 
 
