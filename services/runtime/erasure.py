@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -123,9 +124,11 @@ class Erasure:
             self._client.delete(EXTRACTION_KEY)  # the extractor writes it again, without the user
         with _permitted(REJECTED_STREAM):
             self._erase_entries(REJECTED_STREAM, before, task.match.rejected)
-        for stream, name in ((TRACES_STREAM, TRACE_FIELD), (TURNS_STREAM, TURN_FIELD)):
-            with _permitted(stream):
-                self._erase_entries(stream, before, partial(task.match.record, name.encode()))
+        with _permitted(TRACES_STREAM):
+            self._erase_entries(TRACES_STREAM, before, partial(task.match.record, TRACE_FIELD.encode()))
+        with _permitted(TURNS_STREAM):
+            # Also what was written since: it may tell of memories that were there until now.
+            self._erase_entries(TURNS_STREAM, math.inf, partial(task.match.record, TURN_FIELD.encode()))
         return task.events
 
     def _erase_stream(self, task: _Task) -> None:

@@ -40,8 +40,10 @@ class IdMatcher:
         return not self._ids.isdisjoint(value for value in (*ids_of(item).values(), replied_to(item)) if value)
 
 
-def _spellings(text: str) -> tuple[bytes, bytes]:
-    return text.encode("utf-8", "surrogatepass"), json.dumps(text)[1:-1].encode()
+def _spellings(text: str) -> set[bytes]:
+    """The text as it is, and as JSON has it: in ASCII, or with escapes of quotes and controls alone."""
+    escaped = json.dumps(text, ensure_ascii=False)[1:-1]
+    return {*(one.encode("utf-8", "surrogatepass") for one in (text, escaped)), json.dumps(text)[1:-1].encode()}
 
 
 def decoded(raw: bytes) -> dict[str, Any] | None:

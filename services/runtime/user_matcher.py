@@ -23,7 +23,7 @@ class UserMatcher:
         self.user_id = user_id
         self._anonymous = user_id == anonymous_user
         self._ids = IdMatcher({user_id})
-        self._in_traces = {user_id, hashed(user_id)}
+        self._in_traces = (user_id, hashed(user_id))
 
     def event(self, raw: bytes) -> dict[str, Any] | None:
         """The event or request in `raw`, if it is one of the user."""
@@ -39,9 +39,16 @@ class UserMatcher:
         return body if body is not None and (of := subject(body)) and self._owns(of.get("user_id")) else None
 
     def record(self, name: bytes, fields: dict[bytes, bytes]) -> bool:
-        """Whether the trace or turn record in the field `name` of an entry is of the user."""
+        """Whether the trace or turn record in the field `name` of an entry is of the user, or of a search that asked
+        for the user's memories as well.
+        """
         item = decoded(fields.get(name, b""))
-        return item is not None and item.get("user") in self._in_traces
+        if item is None:
+            return False
+        options = item.get("options")
+        also = options.get("also") if isinstance(options, dict) else None
+        users = [item.get("user"), *(also if isinstance(also, list) else ())]
+        return any(user in self._in_traces for user in users)
 
     def rejected(self, fields: dict[bytes, bytes]) -> bool:
         """Whether a rejected message is of the user; one that does not say whose it is, whether it names the user."""

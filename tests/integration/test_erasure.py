@@ -30,6 +30,7 @@ from services.runtime.logging import user_id_hasher
 from services.runtime.queues import QUEUES, QueueKeys, taken_list
 from services.runtime.rejected import add_reject
 from services.runtime.settings import Settings, load_settings
+from services.runtime.turns import Turns
 from tasks.broker import build_broker
 from tasks.queues import index_message, request_message
 
@@ -175,7 +176,7 @@ def test_what_arrived_after_stays(client: Any, settings: Settings, erasure: Eras
     after, it counts."""
     at = time.time() - 5
     fill(client, settings, "anna", time.time() + 2)
-    client.delete("user_input_queue", "user_input_queue:processing", conversation_key("anna"))
+    client.delete("user_input_queue", "user_input_queue:processing", conversation_key("anna"), TURNS_STREAM)
     client.rpush(conversation_key("anna"), event("anna", message_id="m-read"))  # dated before, and in the stream after
     client.lpush("user_input_queue", json.dumps({"user_id": "anna", "content": MARKER, "timestamp": time.time()}))
     client.lpush("ltm_requests", json.dumps(request("anna", "search", query="without a time")))
@@ -183,6 +184,32 @@ def test_what_arrived_after_stays(client: Any, settings: Settings, erasure: Eras
 
     assert erasure.erase("anna", at) == []
     assert everything(client) == before
+
+
+def test_a_turn_that_was_recorded_while_memories_were_deleted_goes(client: Any, erasure: Erasure) -> None:
+    """Given a record of a search that found memories after the request to forget, I expect it to go with them."""
+    client.xadd(TURNS_STREAM, {TURN_FIELD: json.dumps({"kind": "search", "user": "anna", "query": MARKER})})
+
+    erasure.erase("anna", time.time() - 60)
+
+    assert MARKER not in everything(client)
+
+
+@pytest.mark.parametrize("hashed", [False, True])
+def test_the_search_of_another_that_asked_for_the_user_as_well_goes(
+    client: Any, settings: Settings, erasure: Erasure, hashed: bool
+) -> None:
+    """Given a record of another user's search, with memories of the user among its candidates, I expect it to go."""
+    turns = Turns(10, contents=True, user=user_id_hasher(settings.model_copy(update={"ltm_log_user_ids": not hashed})))
+    for also in (["zoe", "anna"], ["annab"]):
+        data = {"query": f"{MARKER} {also[-1]}", "also": also}
+        record = turns.search({**request("ben", "search"), "data": data}, None)
+        client.xadd(TURNS_STREAM, {TURN_FIELD: record})
+
+    erasure.erase("anna", time.time())
+
+    (left,) = [json.loads(fields[TURN_FIELD.encode()]) for _, fields in client.xrange(TURNS_STREAM)]
+    assert left["query"] == f"{MARKER} annab"
 
 
 def test_an_entry_that_was_heard_before_and_written_after_goes(client: Any, erasure: Erasure) -> None:

@@ -178,3 +178,9 @@ def test_what_is_no_body(body: bytes) -> None:
     """Given what is no JSON object with messages in UTF-8, I expect one error, whatever is wrong with it."""
     with pytest.raises(InvalidJSON):
         ChatRequest.parse(body)
+
+
+@pytest.mark.parametrize(("model", "read"), [("m" * 1_000, "m" * 200), ({}, None), ("模型", "模型")])
+def test_of_a_model_the_beginning_is_read(model: Any, read: str | None) -> None:
+    """Given a name of any length, or what is no name, I expect no more than a turn record has room for."""
+    assert ChatRequest.parse(json.dumps({"messages": [], "model": model}).encode()).model == read

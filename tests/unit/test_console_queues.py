@@ -205,13 +205,14 @@ def test_of_many_dead_letters_the_newest_are_listed_and_all_can_be_replayed(fail
 
 
 def test_on_rabbitmq_the_page_says_where_to_look(failed: Failed) -> None:
-    """Given queues on RabbitMQ, I expect its command, the names of the queues, and no password."""
+    """Given queues on RabbitMQ, I expect its command, the names of the queues, no password, and no fault."""
     failed.error = StackError("the workers' queues are on amqp://rabbit:5672")
 
     async def story(app: ConsoleApp) -> None:
         await app.user.open("/console/queues")
         await app.user.should_see("rabbitmqctl list_queues")
         await app.user.should_see("interactive.XQ")
+        await app.user.should_not_see("did not work")
         assert not any("geheim" in text for text in shown(app))
 
     look(story, broker_url="amqp://user:geheim@rabbit:5672")

@@ -258,3 +258,14 @@ def test_the_command_prints_a_turn(pipeline: Pipeline, capsys: pytest.CaptureFix
     assert "  replied: Mochi \\u001b[31m!" in printed
     assert "the reply was remembered, as message m2" in printed
     assert "\x1b" not in printed
+
+
+@pytest.mark.parametrize("odd", ['"漢" \\ \n', "\ud800", "\x00", "🐈\u202e", "'"])
+def test_a_turn_is_found_by_an_odd_id(pipeline: Pipeline, odd: str) -> None:
+    """Given a request whose id has quotes, controls, lone surrogates and what is not of ASCII, I expect its turn."""
+    pipeline.search(request_id=odd)
+
+    (search,) = pipeline.follow(odd).searches
+
+    assert search.trace is not None
+    assert search.record is not None

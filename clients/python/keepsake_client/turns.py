@@ -19,9 +19,9 @@ TURN_FIELD: Final = "turn"
 CANDIDATES: Final = 20
 
 #: What became of a candidate: returned; with a score below `min_score`; behind the last place of `limit`; a fact that
-#: goes with a message that is returned, in its `metadata.facts`; a message that a returned fact says; in the words of a
-#: better one; or deleted while it was searched for.
-Verdict = Literal["returned", "below_min_score", "over_limit", "with_message", "said_by_fact", "same_text", "deleted"]
+#: goes with a message that is returned, in its `metadata.facts`; a message that a returned fact says; or in the words
+#: of a better one.
+Verdict = Literal["returned", "below_min_score", "over_limit", "with_message", "said_by_fact", "same_text"]
 
 
 class Candidate(WireModel):

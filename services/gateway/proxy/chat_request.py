@@ -20,6 +20,8 @@ BEFORE_CONTEXT: Final = "\n\n"
 #: Of a body: it can hold no more values. A body of 32 MiB could hold 16 million, which take Python half a gigabyte, and
 #: no model reads a text of so many commas.
 MAX_COMMAS: Final = 100_000
+#: Of the name of a model; a longer one would only fill the turn records.
+MAX_MODEL_CHARS: Final = 200
 
 
 class ChatMessage(NamedTuple):
@@ -50,7 +52,7 @@ class ChatRequest:
     Args:
         conversation: the messages of user and assistant that have a text, oldest first.
         user: OpenAI's field of that name, where it can be the id of a user.
-        model: the field of that name, where it is a text.
+        model: the beginning of the field of that name, where it is a text.
     """
 
     conversation: Sequence[ChatMessage]
@@ -88,7 +90,7 @@ class ChatRequest:
         return cls(
             _conversation(messages.value),
             named if is_id else None,
-            model if isinstance(model, str) else None,
+            model[:MAX_MODEL_CHARS] if isinstance(model, str) else None,
             messages.value,
             text,
             _place(text, messages),

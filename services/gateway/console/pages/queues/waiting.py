@@ -92,6 +92,11 @@ def waiting(viewer: Viewer, text: Texts, sampler: DepthSampler, settings: Settin
         ui.timer(INTERVAL_S, show)
 
 
+def on_rabbitmq(settings: Settings) -> bool:
+    """Whether the workers' queues are on RabbitMQ, into which its own tools alone can look."""
+    return settings.broker.get_secret_value().startswith("amqp")
+
+
 def _names(figures: StackFigures) -> list[str]:
     """The depths that have a row, in their order."""
     lists, queues = (f"list:{name}" for name in figures.lists), (f"queue:{name}" for name in figures.queues)
@@ -100,11 +105,11 @@ def _names(figures: StackFigures) -> list[str]:
 
 def _sentences(viewer: Viewer, text: Texts, sampler: DepthSampler, settings: Settings) -> list[str]:
     """What the table does not show, in words."""
-    figures, broker = sampler.figures, settings.broker.get_secret_value()
+    figures = sampler.figures
     found = [text("unseen", part=part, reason=reason) for part, reason in figures.unseen.items()]
-    if broker.startswith("amqp"):
-        dead = ", ".join(map(dead_letter_queue, QUEUES))
-        found.append(text("on_rabbitmq", url=mask_url(broker), queues=", ".join(ALL_QUEUES), dead=dead))
+    if on_rabbitmq(settings):
+        dead, url = ", ".join(map(dead_letter_queue, QUEUES)), mask_url(settings.broker.get_secret_value())
+        found.append(text("on_rabbitmq", url=url, queues=", ".join(ALL_QUEUES), dead=dead))
     if sampler.samples and len(sampler.samples) < (sampler.samples.maxlen or 0):
         began = datetime.fromtimestamp(sampler.samples[0].at, viewer.zone)
         found.append(text("sampled_since", began=f"{began:%H:%M}"))
