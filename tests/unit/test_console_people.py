@@ -282,8 +282,10 @@ def test_a_memory_is_corrected_and_what_was_typed_stays_until_it_is() -> None:
         await settled(app, "Correct this memory")
         app.memory.fails(RequestTimeout("no response"))
         app.user.find(ui.textarea).type(" indeed")
-        app.user.find("Save").click()
-        await settled(app, "No answer came in time")
+        with capture_logs() as logs:
+            app.user.find("Save").click()
+            await settled(app, "No answer came in time")
+        assert [line["outcome"] for line in logs if line["event"] == "console_change"] == ["timeout"]
         app.memory.answer = answer
         with capture_logs() as logs:
             app.user.find("Save").click()
