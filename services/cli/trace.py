@@ -17,7 +17,8 @@ from services.runtime.process_record import other_broker
 from services.runtime.redis import connect
 from services.runtime.settings import mask_url
 from services.runtime.trace_reader import Trace, Waiting
-from services.runtime.turn_reader import Turn, TurnReader
+from services.runtime.turn import Turn
+from services.runtime.turn_reader import TurnReader
 from services.stack.locate import FoundStack
 from services.stack.processes import SERVICES
 

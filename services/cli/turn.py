@@ -8,7 +8,7 @@ from typing import Final
 from keepsake_client.turns import Candidate, Cut
 
 from services.cli.output import Output, described, paragraph, printable
-from services.runtime.turn_reader import ReplyMemory, Search, Turn
+from services.runtime.turn import ReplyMemory, Search, Turn
 
 _VERDICTS: Final = {
     "returned": "returned",

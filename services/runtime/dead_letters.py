@@ -82,7 +82,8 @@ class DeadLetter:
     @property
     def tries(self) -> int:
         """How often the message was run."""
-        return int(self._option("retries", 0))
+        retries = self._option("retries", 0)
+        return retries if isinstance(retries, int) else 0
 
     @property
     def error(self) -> str:
@@ -215,7 +216,7 @@ def open_dead_letters(settings: Settings, timeout_s: float) -> DeadLetters:
 def _decoded(raw: bytes) -> dict[str, Any] | None:
     try:
         message = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     shape = {"actor_name": str, "args": list, "kwargs": dict, "options": dict}
     if not isinstance(message, dict) or not all(isinstance(message.get(k), kind) for k, kind in shape.items()):

@@ -1,4 +1,4 @@
-"""TurnReader: follows one turn, from the user's message to the reply and its memory, and lists the latest records.
+"""TurnReader: follows one turn, from the user's message to the reply and its memory.
 
 A turn is put together from the records of traces and of turns that share an id. Everything is read, nothing written.
 """
@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import redis
-from keepsake_client.protocol import TRACE_FIELD, TRACES_STREAM, TraceRecord
 from keepsake_client.turns import TURN_FIELD, TURNS_STREAM, TurnRecord
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from redis.exceptions import NoPermissionError
 
 from services.runtime.id_matcher import IdMatcher, decoded
@@ -21,32 +20,12 @@ from services.runtime.logging import redact
 from services.runtime.redis import connect
 from services.runtime.settings import Settings
 from services.runtime.trace_reader import TraceReader
-from services.runtime.turn import Missing, ReplyMemory, Search, Turn, TurnParts, turn_of
-
-__all__ = ["LiveItem", "Missing", "ReplyMemory", "Search", "Turn", "TurnParts", "TurnReader", "turn_reader"]
+from services.runtime.turn import Turn, turn_of
 
 #: Turn records read by one command: they may hold 64 kB each.
 PAGE = 100
 #: Turn records looked at for one turn, the newest first.
 MAX_LOOKED_AT = 5_000
-#: Records listed at most.
-MAX_LISTED = 1_000
-#: A turn record is written with its trace record, or by another process a little later.
-_APART_MS = 2_000
-
-
-class LiveItem(BaseModel):
-    """What came to an end, for a live list.
-
-    Args:
-        entry_id: its place in the stream of traces, as `<milliseconds>-<number>`.
-        trace: its record.
-        record: what belongs to it in the stream of turns: of a search its query, of a reply its text.
-    """
-
-    entry_id: str
-    trace: TraceRecord
-    record: TurnRecord | None = None
 
 
 class TurnReader:
@@ -90,54 +69,20 @@ class TurnReader:
         kept_since = time.time() - self._settings.ltm_turns_hours * 3_600 if oldest is None else oldest
         return turn_of(trace, records, kept_since=kept_since, recorded=self._settings.ltm_turns)
 
-    def latest(self, limit: int = 100, after: str = "") -> list[LiveItem]:
-        """The latest records of traces, the newest first.
-
-        Args:
-            limit: how many at most, up to `MAX_LISTED`.
-            after: an `entry_id`: only newer ones.
-
-        Raises:
-            redis.RedisError: Redis does not answer, or does not permit it to read the traces.
-        """
-        self._refused = []
-        limit = min(limit, MAX_LISTED)
-        begin = f"({after}" if after else "-"
-        newest = self._client.xrevrange(TRACES_STREAM, max="+", min=begin, count=limit)
-        if not newest:
-            return []
-        since = max(0, int(newest[-1][0].partition(b"-")[0]) - _APART_MS)
-        turns = [record for _, raw in self._pages(since, limit) if (record := _parsed(raw))]
-        by_id: dict[tuple[str, str | None], TurnRecord] = {
-            (record.kind, record.request_id): record for record in reversed(turns)
-        }
-        items = []
-        for entry_id, fields in newest:
-            try:
-                trace = TraceRecord.model_validate(decoded(fields.get(TRACE_FIELD.encode(), b"")))
-            except ValidationError:
-                continue  # of a later version
-            kind = "search" if trace.kind == "request" else trace.kind
-            record = by_id.get((kind, trace.request_id)) if trace.request_id else None
-            items.append(LiveItem(entry_id=entry_id.decode(), trace=trace, record=record))
-        return items
-
     def _of_ids(self, ids: set[str]) -> tuple[list[TurnRecord], float | None]:
         """The turn records with one of these ids, the oldest first; and when the oldest of all was written."""
         match, found, oldest_ms = IdMatcher(ids), [], None
-        for written_ms, raw in self._pages(0, MAX_LOOKED_AT):
+        for written_ms, raw in self._newest():
             oldest_ms = written_ms
             if match.may_be_in(raw) and (record := _parsed(raw)) and not ids.isdisjoint(_ids(record)):
                 found.append(record)
         return found[::-1], oldest_ms and oldest_ms / 1000
 
-    def _pages(self, since_ms: int, count: int) -> Iterator[tuple[int, bytes]]:
+    def _newest(self) -> Iterator[tuple[int, bytes]]:
         """The newest turn records, each as JSON with the time when it was written, in milliseconds since 1970."""
-        end, left = "+", count
+        end, left = "+", MAX_LOOKED_AT
         try:
-            while left > 0 and (
-                page := self._client.xrevrange(TURNS_STREAM, max=end, min=since_ms, count=min(left, PAGE))
-            ):
+            while left > 0 and (page := self._client.xrevrange(TURNS_STREAM, max=end, count=min(left, PAGE))):
                 for entry_id, fields in page:
                     yield int(entry_id.partition(b"-")[0]), fields.get(TURN_FIELD.encode(), b"")
                 left -= len(page)

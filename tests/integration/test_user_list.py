@@ -110,7 +110,7 @@ def test_numbers_end(memories: MemoryService, management: MemoryManagement, monk
     assert [(user.user_id, user.memories, user.at_least) for user in users] == [("anna", 2, True), ("ben", 2, False)]
 
 
-@pytest.mark.parametrize("cursor", ["ben", "an na", "an%2", "%zz"])
+@pytest.mark.parametrize("cursor", ["ben", "an na", "an%2", "%zz", "%ff"])
 def test_a_cursor_is_of_its_prefix(management: MemoryManagement, cursor: str) -> None:
     """Given what is no cursor, or one of another prefix, I expect an error that names the field."""
     with pytest.raises(InvalidMessage, match=r"data\.cursor"):

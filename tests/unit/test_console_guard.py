@@ -11,6 +11,7 @@ import httpx
 import pytest
 from nicegui import Client, app, core
 from starlette.types import Message
+from structlog.testing import capture_logs
 
 from services.gateway.access import ALL_RIGHTS, Caller, NotPermitted, Unauthorized
 from services.gateway.authentication import Authentication
@@ -216,6 +217,27 @@ def test_files_are_public_and_kept_and_nothing_else_of_the_library_is(console: B
         assert len(Client.instances) == pages
         for path in ("/console/_nicegui/client/x/upload/1", "/console/_nicegui/auto/media/x", f"{SOCKETS}socket.io/"):
             assert (await http.get(path)).status_code == 303
+
+    console.browse(story)
+
+
+def test_a_browser_that_leaves_before_a_file_has_come_is_no_fault(console: Browsers) -> None:
+    """Given a file of the library that its browser does not wait for, I expect no error, neither logged nor sent."""
+    path, sent = f"{LIBRARY}static/quasar.umd.prod.js", []
+    headers = [(b"host", b"keepsake.example")]
+    scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": headers, "root_path": ""}
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def story(_: httpx.AsyncClient) -> None:
+        with capture_logs() as logs:
+            await console.app(scope, receive, send)
+        assert "request_failed" not in [line["event"] for line in logs]
+        assert 500 not in [message.get("status") for message in sent]
 
     console.browse(story)
 

@@ -17,6 +17,7 @@ from services.gateway.access import ALL_RIGHTS, Caller, Right
 from tests.unit.console_app import ConsoleApp, look
 
 HOSTILE = "<script>alert(1)</script>\u202e🐱"
+HUGE = 10**400
 MEMORY: dict[str, Any] = {
     "id": "m1",
     "content": "My cat is Mochi",
@@ -187,11 +188,18 @@ def test_hostile_contents_are_text() -> None:
             "content": HOSTILE * 1_000,
             "agent_id": HOSTILE,
             "speaker": {"name": HOSTILE},
-            "metadata": {"session_id": HOSTILE, "message_id": HOSTILE, HOSTILE: HOSTILE, "evidence": [HOSTILE]},
+            "metadata": {
+                "session_id": HOSTILE,
+                "message_id": HOSTILE,
+                "superseded_at": HUGE,
+                HOSTILE: HOSTILE,
+                "evidence": [HOSTILE],
+            },
         }
 
         def hostile(kind: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
-            profile = {HOSTILE: {HOSTILE: [HOSTILE]}, "known": {HOSTILE: {"value": HOSTILE, "evidence": HOSTILE}}}
+            slot = {"value": HOSTILE, "evidence": HOSTILE, "said_at": HUGE}
+            profile = {HOSTILE: {HOSTILE: [HOSTILE]}, "known": {HOSTILE: slot}}
             change = {"version": 1, "changed_at": 1e15, "source": "service", "patch": profile}
             return {
                 "memories": [memory],
@@ -206,6 +214,7 @@ def test_hostile_contents_are_text() -> None:
         for view in ("memories", "facts", "profile", "data"):
             await app.user.open(f"/console/people?user={quote(HOSTILE)}&view={view}")
             await settled(app, HOSTILE)
+            await app.user.should_not_see("Try again", retries=1)
             assert app.user.client is not None
             assert not [
                 element for element in app.user.client.elements.values() if isinstance(element, ui.html | ui.markdown)
@@ -273,8 +282,10 @@ def test_a_memory_is_corrected_and_what_was_typed_stays_until_it_is() -> None:
         await settled(app, "Correct this memory")
         app.memory.fails(RequestTimeout("no response"))
         app.user.find(ui.textarea).type(" indeed")
-        app.user.find("Save").click()
-        await settled(app, "No answer came in time")
+        with capture_logs() as logs:
+            app.user.find("Save").click()
+            await settled(app, "No answer came in time")
+        assert [line["outcome"] for line in logs if line["event"] == "console_change"] == ["timeout"]
         app.memory.answer = answer
         with capture_logs() as logs:
             app.user.find("Save").click()

@@ -40,6 +40,12 @@ def test_an_id_that_a_form_would_change_is_encoded() -> None:
     assert person_url("a\nb") == "/console/people?id=a%250Ab"
 
 
+def test_an_encoded_id_that_is_none_is_refused() -> None:
+    """Given bytes that are no text, I expect that to be said, not a fault."""
+    with pytest.raises(InvalidMessage, match="id: "):
+        Asked.read({"id": "%ff"}, OPEN)
+
+
 def test_a_key_for_one_user_needs_no_id_and_takes_no_other() -> None:
     """Given a key for u1, I expect u1 without an id, and u2 refused."""
     caller = Caller("k", ALL_RIGHTS, user="u1")

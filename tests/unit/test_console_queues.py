@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+import redis
 import structlog
 from keepsake_client.errors import Unavailable
 from keepsake_client.protocol import COUNTERS, REQUESTS_QUEUE
@@ -154,6 +155,25 @@ def test_replay_and_drop_need_the_right_and_are_logged_with_the_name_of_the_key(
         await app.user.open("/console/queues")
         await app.user.should_see("memory.index")
         await app.user.should_not_see("Replay")
+
+    look(story)
+
+
+def test_a_replay_that_redis_does_not_answer_is_logged(failed: Failed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a Redis that goes away in the midst, I expect the log to name who asked, as it may be done all the same."""
+    failed.letters = [letter()]
+
+    async def lost(letter_id: str) -> bool:
+        raise redis.ConnectionError(letter_id)
+
+    async def story(app: ConsoleApp) -> None:
+        monkeypatch.setattr(failed, "replay", lost)
+        await app.user.open("/console/queues")
+        await app.user.should_see("Replay")
+        with structlog.testing.capture_logs() as logs:
+            app.user.find("Replay").click()
+            await app.user.should_see("Redis, or the memory")
+        assert [line["outcome"] for line in logs if line["event"] == "console_change"] == ["unavailable"]
 
     look(story)
 

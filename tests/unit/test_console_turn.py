@@ -8,11 +8,11 @@ import fakeredis
 import pytest
 import redis
 from keepsake_client.protocol import clean
-from keepsake_client.turns import Candidate, Cut, Verdict
+from keepsake_client.turns import Candidate, Cut, TurnRecord, Verdict
 
 from services.gateway.access import ALL_RIGHTS, Caller, Right
 from services.gateway.console.texts import read_texts
-from services.gateway.console.turn_facts import CutReason, main_part, place_of_cut, reason_of_cut
+from services.gateway.console.turn_facts import CutReason, main_part, options_of, place_of_cut, reason_of_cut
 from services.runtime import turn_reader
 from services.runtime.turn import Missing, ReplyMemory
 from tests.unit.console_app import ConsoleApp, look
@@ -103,6 +103,15 @@ def test_a_key_of_others_sees_nothing(servers: list[fakeredis.FakeServer], calle
         await app.user.should_not_see("anna")
 
     look(story)
+
+
+def test_names_of_speakers_are_contents() -> None:
+    """Given who asks, and whose words are asked for, I expect their names only where contents may be seen."""
+    options = {"limit": 3, "speaker": {"name": "Anna"}, "filters": {"speaker": "Ben", "source": "user"}}
+    record = TurnRecord(kind="search", at=1, options=options)
+
+    assert options_of(record, names=True) == options
+    assert options_of(record, names=False) == {"limit": 3, "filters": {"source": "user"}}
 
 
 def test_contents_are_hidden_from_a_key_without_the_right_to_read(servers: list[fakeredis.FakeServer]) -> None:

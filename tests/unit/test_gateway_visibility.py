@@ -66,6 +66,20 @@ def test_a_turn_of_another_user_is_not_seen() -> None:
     assert turn(*records("bert")) == {"users": set(), "text": None, "searches": [], "reply": None}
 
 
+def test_what_is_missing_of_another_users_turn_is_not_told() -> None:
+    """Given a turn of another user with a search without candidates, I expect nothing of it, not its request_id."""
+    whole = turn_of(Trace(id="m1"), records("bert"), kept_since=0, recorded="contents")
+    assert whole.missing
+
+    assert Visibility.of(ANNA, load_settings()).part_of_turn(whole).missing == []
+
+
+def test_a_prefix_is_none_of_a_hash() -> None:
+    """Given hashed users and a key for a prefix, I expect no record of a user whose hash happens to begin with it."""
+    visible = Visibility.of(Caller("k", ALL_RIGHTS, users="be"), load_settings(ltm_log_user_ids=False))
+    assert not visible.sees("be1234")
+
+
 def test_of_two_users_with_one_id_the_keys_own_is_seen() -> None:
     """Given turns of two users whose messages share an id, I expect nothing that the other said or was told."""
     assert turn(*records("anna"), *records("bert")) == {

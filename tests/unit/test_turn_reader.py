@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import fakeredis
@@ -15,7 +14,8 @@ from services.cli.turn import show_turn
 from services.long_term_memory.explaining import Explained
 from services.runtime.settings import load_settings
 from services.runtime.traces import Traces
-from services.runtime.turn_reader import Turn, TurnReader
+from services.runtime.turn import Turn
+from services.runtime.turn_reader import TurnReader
 from services.runtime.turns import Turns
 
 QUERY, REPLY = "What is my cat called?", "Mochi \x1b[31m!"
@@ -220,25 +220,6 @@ def test_another_programs_stream_is_named(pipeline: Pipeline) -> None:
 
     assert (turn.message and turn.message.message_id, len(turn.trace.unseen)) == ("m1", 1)
     assert turn.trace.unseen[0].startswith("ltm:turns: ")
-
-
-def test_the_latest_have_what_belongs_to_them(pipeline: Pipeline) -> None:
-    """Given a turn, I expect its records newest first, with the query and the reply; after an entry, the newer ones."""
-    pipeline.all()
-    pipeline.client.xadd(TRACES_STREAM, {TRACE_FIELD: json.dumps({"kind": "of a later version"})}, id="1900000000000-0")
-    reader = TurnReader(pipeline.client, None, load_settings())
-
-    latest = reader.latest()
-
-    assert [(item.trace.kind, item.record and (item.record.query or item.record.reply)) for item in latest] == [
-        ("message", None),
-        ("reply", REPLY),
-        ("request", QUERY),
-        ("message", None),
-    ]
-    assert [item.trace.kind for item in reader.latest(after=latest[2].entry_id)] == ["message", "reply"]
-    assert [item.trace.kind for item in reader.latest(limit=2)] == ["message"]  # and the one that cannot be read
-    assert reader.latest(after="1900000000000-0") == []
 
 
 def test_the_command_prints_a_turn(pipeline: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,7 +26,7 @@ from pydantic import BeforeValidator, Field
 
 from services.gateway.api.wire import STRICT, DeadlineMs, OfUser, UserId
 from services.runtime.trace_reader import Waiting
-from services.runtime.turn_reader import TurnParts
+from services.runtime.turn import TurnParts
 
 EXAMPLE: Final[dict[str, Any]] = {
     "id": "5d1c2f0e-8c1b-5a55-9a6e-0f8f7f0c3a11",

@@ -215,6 +215,13 @@ def loaded(text: Texts, load: Callable[[], Awaitable[T]], show: Callable[[T], An
     async def fill() -> None:
         try:
             found = await load()
+            if place.is_deleted:  # the page was closed meanwhile
+                return
+            with place:
+                place.clear()
+                shown = show(found)
+                if asyncio.iscoroutine(shown):
+                    await shown
         except Exception as error:
             if place.is_deleted:
                 return
@@ -224,14 +231,6 @@ def loaded(text: Texts, load: Callable[[], Awaitable[T]], show: Callable[[T], An
                 button(text("retry"), fill)
             if not isinstance(error, KeepsakeError | RedisError | OSError):
                 raise  # a fault, which `door.add_console` has logged and counted
-            return
-        if place.is_deleted:  # the page was closed meanwhile
-            return
-        with place:
-            place.clear()
-            shown = show(found)
-            if asyncio.iscoroutine(shown):
-                await shown
 
     with place:
         span(text("loading"), "state quiet").props('role="status"')

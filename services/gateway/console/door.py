@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import nicegui
 from fastapi import FastAPI
 from nicegui import ui
+from nicegui.middlewares import RedirectWithPrefixMiddleware, SetCacheControlMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import RedirectResponse
 from starlette.staticfiles import StaticFiles
@@ -56,6 +58,9 @@ def _add_nicegui(app: FastAPI, pages: ConsolePages) -> None:
         show_welcome_message=False,
     )
     confine_sockets()
+    # Its own of these do what `ConsoleGuard` does, and a browser that leaves before a file has come is a fault to them.
+    added: list[Any] = nicegui.app.user_middleware
+    added[:] = [one for one in added if one.cls not in (RedirectWithPrefixMiddleware, SetCacheControlMiddleware)]
     nicegui.app.storage.max_tab_storage_age = _TAB_STORAGE_S
     # In place of its own, which log a second time, and show what an error says. Its page for what is not found would
     # make a page for each such request, also of a peer that nothing is known of.

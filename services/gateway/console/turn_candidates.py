@@ -12,7 +12,7 @@ from nicegui import ui
 from services.gateway.console.components import bar, content, duration, heading, moment, span
 from services.gateway.console.passed import stages_of
 from services.gateway.console.texts import Texts
-from services.gateway.console.turn_facts import PARTS, place_of_cut, reason_of_cut
+from services.gateway.console.turn_facts import PARTS, options_of, place_of_cut, reason_of_cut
 from services.gateway.console.turn_story import memory_link
 from services.gateway.console.viewer import Viewer
 from services.runtime.turn import Search
@@ -42,7 +42,7 @@ class SearchPanel:
         with ui.element("dl").classes("pairs"):
             if record is not None:
                 _pair(text("query"), lambda: content(self._viewer, text, record.query))
-                options = json.dumps(record.options, ensure_ascii=False)
+                options = json.dumps(options_of(record, names=self._viewer.sees_contents), ensure_ascii=False)
                 _pair(text("options"), lambda: span(options, "options"))
             _pair("request_id", lambda: span(search.request_id, "options"))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from keepsake_client.protocol import TRACE_FIELD, TRACES_STREAM, TraceRecord
-from keepsake_client.turns import Candidate, Cut
+from keepsake_client.turns import Candidate, Cut, TurnRecord
 from pydantic import ValidationError
 from redis.asyncio import Redis
 
@@ -59,6 +59,16 @@ def search_of_reply(turn: Turn) -> Search | None:
     ids = [one.request_id for one in (turn.reply_record, turn.reply_trace) if one is not None]
     named = [search for search in turn.searches if search.request_id in ids]
     return next(reversed(named or turn.searches), None)
+
+
+def options_of(record: TurnRecord, *, names: bool) -> dict[str, Any]:
+    """What a search asked for besides its query; the names of speakers are contents, as in the record itself."""
+    if names:
+        return record.options
+    options = {name: value for name, value in record.options.items() if name != "speaker"}
+    if isinstance(filters := options.get("filters"), dict):
+        options["filters"] = {name: value for name, value in filters.items() if name != "speaker"}
+    return options
 
 
 def returned(candidates: Sequence[Candidate]) -> list[Candidate]:

@@ -46,7 +46,10 @@ _USERS = (
 
 def is_place(cursor: str, prefix: str) -> bool:
     """Whether a cursor is an encoded id that begins with a prefix."""
-    user_id = decode_user_id(cursor)
+    try:
+        user_id = decode_user_id(cursor)
+    except UnicodeDecodeError:
+        return False
     return user_id.startswith(prefix) and encode_user_id(user_id) == cursor
 
 

@@ -79,8 +79,12 @@ class Asked:
 
         Raises:
             NotPermitted: the key is not for this user or character.
+            InvalidMessage: an encoded id is none.
         """
-        user_id = query.get("user") or decode_user_id(query.get("id", "")) or caller.user
+        try:
+            user_id = query.get("user") or decode_user_id(query.get("id", "")) or caller.user
+        except UnicodeDecodeError:
+            raise InvalidMessage("id: is no encoded user id") from None
         if user_id is None or user_id == "":
             return None
         return cls(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from keepsake_client.errors import RequestFailed
+from keepsake_client.errors import RequestFailed, RequestTimeout
 from keepsake_client.protocol import LTMResponse, Memory, UserSummary
 from keepsake_client.verbs import FORGET_TIMEOUT_MS
 
@@ -115,31 +115,28 @@ class Person:
         caller = self._permit(Right.WRITE)
         if caller.agent is not None:
             await memory_of(self.gateway, caller, self.user_id, memory_id, READ_TIMEOUT_MS)
-        response = await self._ltm.memory_update(
-            self.user_id, memory_id, content=content, deadline_ms=FORGET_TIMEOUT_MS
-        )
-        self.viewer.changed("memory_update", user_id=self.user_id, memory_id=memory_id)
+        update = self._ltm.memory_update(self.user_id, memory_id, content=content, deadline_ms=FORGET_TIMEOUT_MS)
+        response = await self._changed("memory_update", update, memory_id=memory_id)
         return response.memories[0]
 
     async def delete(self, memory_id: str) -> int:
         """Delete a memory; returns how many there were."""
         caller = self._permit(Right.DELETE)
-        response = await self._ltm.memory_delete(
+        deletion = self._ltm.memory_delete(
             self.user_id, ids=[memory_id], agent_id=caller.agent, deadline_ms=FORGET_TIMEOUT_MS
         )
-        self.viewer.changed("memory_delete", user_id=self.user_id, memory_id=memory_id)
-        return response.count or 0
+        return (await self._changed("memory_delete", deletion, memory_id=memory_id)).count or 0
 
     async def delete_matching(self, *, dry_run: bool) -> int:
         """Delete the memories that meet the filters, or count them; returns how many."""
         self._permit(Right.DELETE)
         filters = self.asked.conditions(self.viewer.zone)
-        response = await self._ltm.memory_delete(
+        deletion = self._ltm.memory_delete(
             self.user_id, filters=filters, dry_run=dry_run, deadline_ms=FORGET_TIMEOUT_MS, **self.asked.scope.data
         )
-        if not dry_run:
-            self.viewer.changed("memory_delete", user_id=self.user_id, filters=sorted(filters), count=response.count)
-        return response.count or 0
+        if dry_run:
+            return (await deletion).count or 0
+        return (await self._changed("memory_delete", deletion, filters=sorted(filters))).count or 0
 
     async def profile(self, cursor: str | None = None) -> LTMResponse:
         """The profile, the user's own or the character's, with a page of its changes, newest first."""
@@ -153,10 +150,10 @@ class Person:
         """Apply a JSON Merge Patch to this version of the profile."""
         self._permit(Right.WRITE)
         agent_id = self.asked.scope.agent_id
-        response = await self._ltm.profile_update(
+        update = self._ltm.profile_update(
             self.user_id, patch, expected_version=version, agent_id=agent_id, deadline_ms=READ_TIMEOUT_MS
         )
-        self.viewer.changed("profile_update", user_id=self.user_id, agent_id=agent_id, version=response.profile_version)
+        await self._changed("profile_update", update, agent_id=agent_id)
 
     async def preview_forget(self) -> Preview:
         """What goes when the user is forgotten."""
@@ -168,9 +165,7 @@ class Person:
     async def forget(self) -> int:
         """Delete everything of the user; returns how many memories there were."""
         self.viewer.permit(Right.FORGET, self.user_id)
-        response = await self._ltm.user_forget(self.user_id)
-        self.viewer.changed("user_forget", user_id=self.user_id, count=response.count)
-        return response.count or 0
+        return (await self._changed("user_forget", self._ltm.user_forget(self.user_id))).count or 0
 
     async def store(self, parts: AsyncIterator[bytes], *, restore_deleted: bool) -> AsyncGenerator[dict[str, int]]:
         """Import a file; yields the counts by then. An import that is not read to its end stops."""
@@ -183,6 +178,18 @@ class Person:
                 yield tally
         finally:
             self.viewer.changed("user_import", user_id=self.user_id, **tally)
+
+    async def _changed(self, what: str, change: Awaitable[LTMResponse], **ids: Any) -> LTMResponse:
+        """The response to a change, which is logged: also where none came in time, as it may be made all the same."""
+        try:
+            response = await change
+        except RequestTimeout as error:
+            self.viewer.changed(what, user_id=self.user_id, **ids, outcome=error.code)
+            raise
+        figures = {"count": response.count, "version": response.profile_version}
+        known = {name: figure for name, figure in figures.items() if figure is not None}
+        self.viewer.changed(what, user_id=self.user_id, **ids, **known)
+        return response
 
     def _permit(self, right: Right) -> Any:
         return self.viewer.permit(right, self.user_id, self.asked.scope.agent_id)

@@ -56,7 +56,7 @@ class ProfileValue:
     def said_at(self) -> float | None:
         """When it was said, in seconds since 1970, where an LLM found it."""
         said_at = self.stored.get("said_at") if self.is_extracted else None
-        return float(said_at) if isinstance(said_at, int | float) else None
+        return said_at if isinstance(said_at, int | float) else None
 
 
 def values_of(profile: Mapping[str, Any], changes: Sequence[ProfileChange]) -> list[ProfileValue]:

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Final
 
 from nicegui import ui
+from redis.exceptions import RedisError
 
 from services.gateway.access import Right
 from services.gateway.console.components import (
@@ -59,28 +60,32 @@ class _Actions:
         if not await confirmed(self.text, self.text("replay_all_of", queue=queue), lines, action):
             return
 
-        async def replay() -> int:
-            self.viewer.permit(Right.OPERATE)
-            return await self.failed.replay_all(queue)
-
-        replayed = await attempted(self.text, replay())
+        replayed = await self._done("dead_letters_replayed", partial(self.failed.replay_all, queue), queue=queue)
         if replayed is not None:
-            self.viewer.changed("dead_letters_replayed", queue=queue, number=replayed)
             ui.notify(self.text("replayed_all", n=f"{replayed:,}", queue=queue))
             await self.show_anew()
 
     async def _do(self, what: str, letter: DeadLetter, work: Callable[[str], Awaitable[bool]]) -> None:
-        async def do() -> bool:
-            self.viewer.permit(Right.OPERATE)
-            return await work(letter.id)
+        done = await self._done(what, partial(work, letter.id), queue=letter.queue, letter_id=letter.id)
+        if done is not None:
+            ui.notify(self.text(what if done else "gone"))
+            await self.show_anew()
 
-        done = await attempted(self.text, do())
-        if done is None:
-            return
-        if done:
-            self.viewer.changed(what, queue=letter.queue, letter_id=letter.id)
-        ui.notify(self.text(what if done else "gone"))
-        await self.show_anew()
+    async def _done(self, what: str, work: Callable[[], Awaitable[int]], **ids: str) -> int | None:
+        """How many were changed, which is logged: also where Redis did not answer, as some may be all the same."""
+
+        async def do() -> int:
+            self.viewer.permit(Right.OPERATE)
+            try:
+                number = await work()
+            except RedisError:
+                self.viewer.changed(what, **ids, outcome="unavailable")
+                raise
+            if number:
+                self.viewer.changed(what, **ids, number=int(number))
+            return number
+
+        return await attempted(self.text, do())
 
 
 def dead_letters(viewer: Viewer, text: Texts, failed: FailedMessages, sampler: DepthSampler) -> None:
