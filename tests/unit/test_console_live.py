@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
-from keepsake_client.protocol import clean
+from keepsake_client.protocol import TRACE_FIELD, TRACES_STREAM, clean
 
 from services.gateway.access import ALL_RIGHTS, Caller, Right
 from services.gateway.console import feed
@@ -73,6 +74,51 @@ def test_a_pause_holds_the_rows_back(monkeypatch: pytest.MonkeyPatch) -> None:
         await app.user.should_see("m1", retries=30)
 
     look(story)
+
+
+def test_a_forgotten_user_leaves_an_open_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a page that is paused while its user is forgotten, I expect what was said and replied to go."""
+    monkeypatch.setattr(feed, "POLL_S", 0.05)
+
+    async def story(app: ConsoleApp) -> None:
+        await Pipeline(app.redis).whole("Where is Anna?", "In Lisbon.")
+        await app.user.open("/console/")
+        await app.user.should_see("In Lisbon.")
+        app.user.find("Pause").click()
+        await Pipeline(app.redis).search("r2", type="user_forget")
+        await app.user.should_not_see("In Lisbon.", retries=100)
+        await app.user.should_not_see("Where is Anna?")
+
+    look(story)
+
+
+def test_rows_wait_for_the_time_zone_of_the_browser() -> None:
+    """Given rows that are read already, I expect none in a page whose browser has not yet connected."""
+
+    async def story(app: ConsoleApp) -> None:
+        await Pipeline(app.redis).message("m-known")
+        await app.user.open("/console/")
+        await app.user.should_see("m-known")
+        assert "m-known" not in (await app.http.get("/console/")).text
+
+    look(story)
+
+
+def test_the_rate_names_the_time_that_it_is_of() -> None:
+    """Given records of the last seconds, I expect seconds; with one of half an hour ago, minutes."""
+
+    async def seconds(app: ConsoleApp) -> None:
+        await Pipeline(app.redis).message()
+        await app.user.open("/console/")
+        await app.user.should_see(" s, ")
+
+    async def minutes(app: ConsoleApp) -> None:
+        await app.redis.xadd(TRACES_STREAM, {TRACE_FIELD: "{}"}, id=f"{time.time() - 1_800:.0f}000-0")
+        await app.user.open("/console/")
+        await app.user.should_see("in the last 30 min")
+
+    look(seconds)
+    look(minutes)
 
 
 def test_an_outage_of_redis_is_said_and_outlived(monkeypatch: pytest.MonkeyPatch) -> None:

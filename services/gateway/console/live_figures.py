@@ -94,5 +94,6 @@ class _Percentiles:
     def show(self, spread: Spread, span_s: float) -> None:
         for label, value in zip(self._values, (spread.p50, spread.p95, spread.p99), strict=True):
             label.set_text("–" if value is None else duration(self._text, value))
-        minutes, per_minute = max(1, round(span_s / 60)), f"{spread.per_minute:,.1f}"
-        self._rate.set_text(self._text("rate", all=f"{spread.number:,}", min=minutes, n=per_minute))
+        unit, time_span = ("min", span_s / 60) if span_s >= 120 else ("s", span_s)
+        numbers = {"all": f"{spread.number:,}", "n": f"{spread.per_minute:,.1f}"}
+        self._rate.set_text(self._text(f"rate_{unit}", span=max(1, round(time_span)), **numbers))
