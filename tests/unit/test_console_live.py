@@ -13,6 +13,7 @@ from services.gateway.console import feed
 from services.gateway.console.pages import live
 from services.gateway.console.passed import KINDS, OUTCOMES
 from services.gateway.console.texts import read_texts
+from services.runtime.queues import QueueKeys
 from tests.unit.console_app import ConsoleApp, look
 from tests.unit.console_records import HOSTILE, Pipeline
 
@@ -119,6 +120,20 @@ def test_the_rate_names_the_time_that_it_is_of() -> None:
 
     look(seconds)
     look(minutes)
+
+
+def test_dead_letters_do_not_wait() -> None:
+    """Given a dead letter, I expect it named, and not counted among what waits in the workers' queues."""
+
+    async def story(app: ConsoleApp) -> None:
+        keys = QueueKeys("index")
+        await app.redis.zadd(keys.dead_ids, {"letter": time.time() * 1000})
+        await app.redis.hset(keys.dead_messages, "letter", "{}")
+        await app.user.open("/console/")
+        await app.user.should_see("1 failed for good")
+        await app.user.should_see("0 in the workers' queues")
+
+    look(story)
 
 
 def test_an_outage_of_redis_is_said_and_outlived(monkeypatch: pytest.MonkeyPatch) -> None:

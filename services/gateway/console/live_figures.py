@@ -29,7 +29,7 @@ class LivePanels:
             with panel(text("waiting")):
                 if sees_stack:
                     self._backlog, self._oldest = span("", "line"), span("", "line quiet")
-                    self._queues = span("", "line")
+                    self._queues, self._dead = span("", "line"), span("", "line bad")
                 else:
                     span(text("no_metrics"), "quiet")
             with panel(text("processes")):
@@ -53,8 +53,10 @@ class LivePanels:
         self._oldest.set_text(
             "" if not stack.oldest_s or not stack.backlog else text("oldest", s=f"{stack.oldest_s:,.1f}")
         )
-        queued = sum(number for states in stack.queues.values() for number in states.values())
+        dead = sum(states.get("dead", 0) for states in stack.queues.values())
+        queued = sum(sum(states.values()) for states in stack.queues.values()) - dead
         self._queues.set_text(text("in_queues", n=f"{queued:,}" if stack.queues else unknown))
+        self._dead.set_text(text("dead", n=f"{dead:,}") if dead else "")
         if stack.processes != self._processes:
             self._processes = stack.processes
             self._list.clear()
