@@ -86,7 +86,7 @@ def test_a_forgotten_user_leaves_an_open_page(monkeypatch: pytest.MonkeyPatch) -
         await app.user.open("/console/")
         await app.user.should_see("In Lisbon.")
         app.user.find("Pause").click()
-        await Pipeline(app.redis).search("r2", type="user_forget")
+        await Pipeline(app.redis).forget()
         await app.user.should_not_see("In Lisbon.", retries=100)
         await app.user.should_not_see("Where is Anna?")
 

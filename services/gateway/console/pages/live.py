@@ -130,7 +130,7 @@ class LivePage:
         if is_first:
             self._show_first()
         elif any(row.type == "user_forget" for row in changed):
-            self._show_all()  # even while paused: rows that are on show have lost their texts
+            self._show_all()  # even while paused: rows that are on show are gone
         elif self._is_paused:
             self._missed += len(wanted)
             self._pause.set_text(self._text("resume", n=self._missed))
