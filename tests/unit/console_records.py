@@ -86,6 +86,12 @@ class Pipeline:
         await self.reply(memories=1)
         await self.message("m2", reply_to="m1")
 
+    async def forget(self) -> None:
+        """All records are erased, as if they were one user's; that of the request names no user."""
+        for stream in (TRACES_STREAM, TURNS_STREAM):
+            await self._redis.xtrim(stream, maxlen=0, approximate=False)
+        await Pipeline(self._redis, "").search("r-forget", type="user_forget")
+
 
 def candidate(content: str | None, score: float = 0.91, verdict: str = "returned", **fields: Any) -> dict[str, Any]:
     """A candidate of a search."""

@@ -56,3 +56,15 @@ def test_dialogs_and_what_libraries_draw_are_left_out() -> None:
         assert not any(words in html for words in ("are you sure", "a field"))
 
     look(story)
+
+
+def test_the_document_has_a_direction_and_says_in_its_language_that_the_connection_is_lost() -> None:
+    """Given a browser that prefers Chinese, I expect its words for that, and the `dir` of styles."""
+
+    async def story(app: ConsoleApp) -> None:
+        html = (await app.http.get("/console/", headers={"accept-language": "zh"})).text
+        assert '<html lang="zh" dir="ltr">' in html
+        assert "<span>连接丢失</span>" in html
+        assert "<span>Connection lost.</span>" in (await app.http.get("/console/")).text
+
+    look(story)

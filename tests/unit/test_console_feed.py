@@ -134,9 +134,11 @@ def test_a_forgotten_user_has_no_words_any_more() -> None:
     async def story(feed: LiveFeed, pipeline: Pipeline, _: fakeredis.FakeServer) -> None:
         await pipeline.whole()
         await feed.poll()
-        await pipeline.search("r9", type="user_forget")
+        await pipeline.forget()
         await feed.poll()
-        assert {row.words for row in feed.newest()} == {None}
+        assert [row.type for row in feed.newest()] == ["user_forget"]
+        await pipeline.message("m9")
+        assert [row.user for row in await feed.poll()] == ["anna"]
 
     run(story)
 

@@ -15,3 +15,12 @@ def test_every_page_has_the_navigation_in_the_language_of_the_browser() -> None:
         await app.user.should_not_see("People")
 
     look(story)
+
+
+def test_a_turn_is_reached_from_every_page() -> None:
+    """Given an id from a log and any page, I expect the navigation to lead to the page that takes the id."""
+
+    async def story(app: ConsoleApp) -> None:
+        assert "/console/turn" in (await app.http.get("/console/settings")).text
+
+    look(story)

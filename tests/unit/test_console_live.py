@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
-from keepsake_client.protocol import clean
+from keepsake_client.protocol import TRACE_FIELD, TRACES_STREAM, clean
 
 from services.gateway.access import ALL_RIGHTS, Caller, Right
 from services.gateway.console import feed
 from services.gateway.console.pages import live
 from services.gateway.console.passed import KINDS, OUTCOMES
 from services.gateway.console.texts import read_texts
+from services.runtime.queues import QueueKeys
 from tests.unit.console_app import ConsoleApp, look
 from tests.unit.console_records import HOSTILE, Pipeline
 
@@ -71,6 +73,65 @@ def test_a_pause_holds_the_rows_back(monkeypatch: pytest.MonkeyPatch) -> None:
         await app.user.should_not_see("m1")
         app.user.find("Go on").click()
         await app.user.should_see("m1", retries=30)
+
+    look(story)
+
+
+def test_a_forgotten_user_leaves_an_open_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a page that is paused while its user is forgotten, I expect what was said and replied to go."""
+    monkeypatch.setattr(feed, "POLL_S", 0.05)
+
+    async def story(app: ConsoleApp) -> None:
+        await Pipeline(app.redis).whole("Where is Anna?", "In Lisbon.")
+        await app.user.open("/console/")
+        await app.user.should_see("In Lisbon.")
+        app.user.find("Pause").click()
+        await Pipeline(app.redis).forget()
+        await app.user.should_not_see("In Lisbon.", retries=100)
+        await app.user.should_not_see("Where is Anna?")
+
+    look(story)
+
+
+def test_rows_wait_for_the_time_zone_of_the_browser() -> None:
+    """Given rows that are read already, I expect none in a page whose browser has not yet connected."""
+
+    async def story(app: ConsoleApp) -> None:
+        await Pipeline(app.redis).message("m-known")
+        await app.user.open("/console/")
+        await app.user.should_see("m-known")
+        assert "m-known" not in (await app.http.get("/console/")).text
+
+    look(story)
+
+
+def test_the_rate_names_the_time_that_it_is_of() -> None:
+    """Given records of the last seconds, I expect seconds; with one of half an hour ago, minutes."""
+
+    async def seconds(app: ConsoleApp) -> None:
+        await Pipeline(app.redis).message()
+        await app.user.open("/console/")
+        await app.user.should_see(" s, ")
+
+    async def minutes(app: ConsoleApp) -> None:
+        await app.redis.xadd(TRACES_STREAM, {TRACE_FIELD: "{}"}, id=f"{time.time() - 1_800:.0f}000-0")
+        await app.user.open("/console/")
+        await app.user.should_see("in the last 30 min")
+
+    look(seconds)
+    look(minutes)
+
+
+def test_dead_letters_do_not_wait() -> None:
+    """Given a dead letter, I expect it named, and not counted among what waits in the workers' queues."""
+
+    async def story(app: ConsoleApp) -> None:
+        keys = QueueKeys("index")
+        await app.redis.zadd(keys.dead_ids, {"letter": time.time() * 1000})
+        await app.redis.hset(keys.dead_messages, "letter", "{}")
+        await app.user.open("/console/")
+        await app.user.should_see("1 failed for good")
+        await app.user.should_see("0 in the workers' queues")
 
     look(story)
 

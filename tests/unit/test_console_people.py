@@ -396,6 +396,29 @@ def test_a_conflict_shows_what_is_there_and_keeps_what_was_typed() -> None:
     people(story)
 
 
+def test_a_conflict_over_a_new_value_says_that_nothing_is_there() -> None:
+    """Given a profile that has changed elsewhere, I expect no `null` in the place of the value that I add."""
+
+    async def story(app: ConsoleApp) -> None:
+        await app.user.open("/console/people?user=u1&view=profile")
+        await settled(app, "written as version 3")
+
+        def conflict(kind: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
+            if kind == "profile_update":
+                raise RequestFailed("conflict: the profile is at version 4")
+            return {"user_profile": {"name": "Annika"}, "profile_version": 4}
+
+        app.memory.answer = conflict
+        app.user.find(kind=ui.input, content="Key").type("city")
+        app.user.find(kind=ui.textarea, content="Value, as JSON").type('"Lisbon"')
+        click_last(app, "Save")
+        await settled(app, "at version 4")
+        await app.user.should_see("nothing")
+        await app.user.should_not_see("null")
+
+    people(story)
+
+
 def test_a_user_is_forgotten_when_the_id_is_typed() -> None:
     """Given a preview, I expect what goes, and nothing deleted until the id is typed."""
 
@@ -494,8 +517,11 @@ def test_what_a_key_may_not_do_is_not_shown() -> None:
         await settled(app, "Details")
         app.user.find("Details").click()
         await settled(app, "Old words")
-        for absent in ("Ask this memory", "Correct", "Delete", "Turn", "Export"):
+        for absent in ("Ask this memory", "Correct", "Delete", "Export"):
             await app.user.should_not_see(absent, retries=1)
+        links = [str(one.props.get("href", "")) for one in app.user.find(ui.element).elements]
+        assert "/console/turn" in links
+        assert not [link for link in links if link.startswith("/console/turn?")]
         await app.user.open("/console/people?user=u1&view=profile")
         await settled(app, "Porto")
         for absent in ("Edit", "Add a value"):

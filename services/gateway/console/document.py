@@ -13,6 +13,8 @@ from typing import Any, Final
 
 from nicegui import Client
 from nicegui.element import Element
+from nicegui.language import Language as Locale
+from nicegui.translations import translations
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -20,6 +22,7 @@ from services.gateway.console.guard import CONTENT_POLICY
 from services.gateway.console.texts import Language
 
 _HTML: Final = '<html dir="ltr">'
+_LOCALES: Final[dict[Language, Locale]] = {"en": "en-US", "zh": "zh-CN"}
 _PLACE: Final = '<div id="app" ></div>'
 #: Elements of HTML, and buttons, are in the content; what else a library draws comes with its scripts.
 _TAGS: Final = frozenset(
@@ -42,7 +45,9 @@ def document_of(request: Request, client: Client, language: Language) -> Respons
     response = client.build_response(request, client.status_code)
     nonce = secrets.token_urlsafe(16)
     html = bytes(response.body).decode().replace("<script", f'<script nonce="{nonce}"')
-    html = html.replace(_HTML, f'<html lang="{language}">', 1)
+    html = html.replace(_HTML, f'<html lang="{language}" dir="ltr">', 1)  # Quasar's styles ask for `dir`
+    for said, words in translations["en-US"].items():  # of a lost connection
+        html = html.replace(f"<span>{words}</span>", f"<span>{translations[_LOCALES[language]][said]}</span>", 1)
     html = html.replace(_PLACE, f'<div id="app">{html_of(client.content)}</div>', 1)
     # Vue and NiceGUI make functions of text, which is the program's own.
     policy = f"{CONTENT_POLICY}; script-src 'self' 'nonce-{nonce}' 'unsafe-eval'"

@@ -150,7 +150,11 @@ class LiveFeed:
         Raises:
             RedisError, OSError: Redis does not answer, or does not permit reading the traces.
         """
-        changed = await (self._poll() if self.is_loaded else self._load())
+        changed = await self._poll() if self.is_loaded else []
+        if any(row.type == "user_forget" and row.outcome == "ok" for row in changed):
+            self._clear()  # which user it was is erased, too: what is still recorded is read anew
+        if not self.is_loaded:
+            changed = await self._load()
         self.is_loaded, self.failure = True, None
         horizon = self._clock() - WINDOW_S
         while self._passed and (len(self._passed) > MAX_PASSED or self._passed[0].at < horizon):
@@ -219,8 +223,6 @@ class LiveFeed:
             except ValidationError:
                 continue  # of a later version
             row = Passed.of(self._last[TRACES_STREAM], record)
-            if row.type == "user_forget" and row.outcome == "ok":
-                self._forget_user(row.user)
             self._passed.append(row)
             if row.kind == "reply" and row.request_id:
                 row.show_search(self._by_id.get(("search", row.user, row.request_id)))
@@ -254,14 +256,6 @@ class LiveFeed:
         for key in _keys(row):
             if self._by_id.get(key) is row:
                 del self._by_id[key]
-
-    def _forget_user(self, user: str) -> None:
-        """Drop the texts of a user that was forgotten."""
-        for row in self._passed:
-            if row.user == user:
-                row.words = row.reply = None
-        for key in [key for key in self._texts if key[1] == user]:
-            del self._texts[key]
 
 
 class _Texts(BaseModel):

@@ -29,7 +29,7 @@ class LivePanels:
             with panel(text("waiting")):
                 if sees_stack:
                     self._backlog, self._oldest = span("", "line"), span("", "line quiet")
-                    self._queues = span("", "line")
+                    self._queues, self._dead = span("", "line"), span("", "line bad")
                 else:
                     span(text("no_metrics"), "quiet")
             with panel(text("processes")):
@@ -53,8 +53,10 @@ class LivePanels:
         self._oldest.set_text(
             "" if not stack.oldest_s or not stack.backlog else text("oldest", s=f"{stack.oldest_s:,.1f}")
         )
-        queued = sum(number for states in stack.queues.values() for number in states.values())
+        dead = sum(states.get("dead", 0) for states in stack.queues.values())
+        queued = sum(sum(states.values()) for states in stack.queues.values()) - dead
         self._queues.set_text(text("in_queues", n=f"{queued:,}" if stack.queues else unknown))
+        self._dead.set_text(text("dead", n=f"{dead:,}") if dead else "")
         if stack.processes != self._processes:
             self._processes = stack.processes
             self._list.clear()
@@ -94,5 +96,6 @@ class _Percentiles:
     def show(self, spread: Spread, span_s: float) -> None:
         for label, value in zip(self._values, (spread.p50, spread.p95, spread.p99), strict=True):
             label.set_text("–" if value is None else duration(self._text, value))
-        minutes, per_minute = max(1, round(span_s / 60)), f"{spread.per_minute:,.1f}"
-        self._rate.set_text(self._text("rate", all=f"{spread.number:,}", min=minutes, n=per_minute))
+        unit, time_span = ("min", span_s / 60) if span_s >= 120 else ("s", span_s)
+        numbers = {"all": f"{spread.number:,}", "n": f"{spread.per_minute:,.1f}"}
+        self._rate.set_text(self._text(f"rate_{unit}", span=max(1, round(time_span)), **numbers))

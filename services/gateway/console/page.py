@@ -27,6 +27,7 @@ from services.gateway.console.viewer import HIDDEN, THEMES, Viewer
 #: The pages of the navigation, in its order, by name and path.
 NAVIGATION: Final = {
     "live": f"{ROOT}/",
+    "turn": f"{ROOT}/turn",
     "people": f"{ROOT}/people",
     "ask": f"{ROOT}/ask",
     "queues": f"{ROOT}/queues",

@@ -72,20 +72,20 @@ class TurnStory:
             return
         trace, record = search.trace, search.record
         if trace is not None and trace.outcome != "ok":
-            span(text("failed", code=trace.outcome), "bad")
+            span(text("failed", code=trace.outcome), "bad line")
         if record is not None and record.cut is not None:
             told = returned(record.candidates)
             how = self._how(trace)
             with ui.element("p").classes("facts"):
                 span(text("memories_told", n=len(told), ranked=record.cut.ranked, how=how))
             if record.cut.partial:
-                span(text("partial"), "warn")
+                span(text("partial"), "warn line")
             self._first(told)
         elif trace is not None and trace.memories is not None:
             with ui.element("p").classes("facts"):
                 span(text("memories_told", n=trace.memories, ranked="?", how=self._how(trace)))
         if trace is not None and trace.late_ms is not None:
-            span(text("late", ms=duration(text, trace.late_ms)), "warn")
+            span(text("late", ms=duration(text, trace.late_ms)), "warn line")
         if record is not None and record.cut is not None:
             link(text("all_candidates"), "#candidates")
 

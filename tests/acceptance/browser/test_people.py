@@ -60,6 +60,8 @@ def test_a_user_is_found_by_the_beginning_of_the_id(person: Person, memory: Clie
 
     expect(page.get_by_role("heading", level=1)).to_have_text(user)
     expect(page.get_by_role("article")).to_contain_text("My sister Anna lives in Lisbon.")
+    page.keyboard.press("/")
+    expect(page.get_by_role("searchbox", name="Ask this memory")).to_be_focused()
 
 
 def test_the_bot_uses_a_corrected_memory(person: Person, memory: Client, client: redis.Redis, user: str) -> None:

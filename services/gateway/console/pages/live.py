@@ -66,9 +66,12 @@ class LivePage:
         self._table.set_visibility(False)
         self._more = button(text("more"), self._show_more)
         self._legend()
-        self._stop = feed.watch(self._changed)
+        ui.timer(0, self._begin, once=True)  # with the browser's connection, which brings its time zone
+
+    def _begin(self) -> None:
+        self._stop = self._feed.watch(self._changed)
         ui.context.client.on_delete(self._stop)
-        if feed.is_loaded:
+        if self._feed.is_loaded:
             self._changed([])
         ui.timer(0, self._show_connected, once=True)
 
@@ -134,6 +137,8 @@ class LivePage:
         wanted = [row for row in changed if self._wants(row)]
         if is_first:
             self._show_first()
+        elif any(row.type == "user_forget" for row in changed):
+            self._show_all()  # even while paused: rows that are on show are gone
         elif self._is_paused:
             self._missed += len(wanted)
             self._pause.set_text(self._text("resume", n=self._missed))

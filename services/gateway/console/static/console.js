@@ -13,7 +13,7 @@
   document.addEventListener("keydown", (event) => {
     const typing = event.target.closest("input, textarea, select, [contenteditable]");
     if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey && !event.altKey) {
-      const search = document.querySelector(".search input, .search textarea");
+      const search = document.querySelector(".search input:not([type=hidden])");
       if (search) { event.preventDefault(); search.focus(); search.select(); }
     } else if (event.key === "Escape" && typing) typing.blur();
   });

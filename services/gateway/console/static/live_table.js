@@ -15,7 +15,7 @@ export default {
           <tr v-for="row in shown" :key="row.id">
             <td class="at"><time :datetime="row.exact" :title="row.exact">{{ row.at }}</time></td>
             <td class="kind">{{ row.kind }}</td>
-            <td class="user"><bdi>{{ row.user }}</bdi></td>
+            <td class="user"><bdi :title="row.user">{{ row.user }}</bdi></td>
             <td class="words">
               <a :href="row.url" :class="{ id: !row.has_words }"><bdi>{{ row.words }}</bdi></a>
               <bdi v-if="row.reply" class="reply">{{ row.reply }}</bdi>

@@ -248,7 +248,10 @@ class _Editor:
         if isinstance(conflict, _Conflict):
             with self._message:
                 self._say(self._text("conflict", version=conflict.version))
-                content(self._view._viewer, self._text, as_json(conflict.value))
+                if conflict.value is None:
+                    span(self._text("conflict_nothing"), "quiet")
+                else:
+                    content(self._view._viewer, self._text, as_json(conflict.value))
 
     async def _stored(self, path: tuple[str, ...], value: Any) -> Any:
         return await self._view.store(path, value)
