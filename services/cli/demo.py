@@ -8,10 +8,9 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from keepsake_client.errors import KeepsakeError, RequestTimeout
-from keepsake_client.protocol import MAX_LIMIT, Memory
+from keepsake_client.protocol import Memory
 
 from services.cli.conversation import Conversation, channels
 from services.cli.options import DEFAULT_DATA_DIRECTORY, DataDir, found_stack
@@ -23,6 +22,8 @@ from services.stack.probe import client_of
 
 INDEXED_TIMEOUT_S = 30.0
 POLL_INTERVAL_S = 0.02
+#: Memories on a page; the last one of the user and the AI is among them.
+NEWEST = 5
 SEARCH_TIMEOUT_MS = 5_000
 MAX_SHOWN = 3
 
@@ -114,7 +115,7 @@ class Demo:
         self._report(f"as message {message_id} after {_ms_since(began):.0f} ms")
 
         self._step, began = "indexed", time.monotonic()
-        self._wait_until_indexed(turn.content, message_id)
+        self._wait_until_indexed(message_id)
         self._indexed_ms.append(_ms_since(began))
         self._report(f"in {self._indexed_ms[-1]:.0f} ms")
 
@@ -140,22 +141,19 @@ class Demo:
                 raise DemoFailed(self._step, turn.content, f"the reply does not contain {turn.fact!r}")
             self._report(f"{turn.fact!r}, from the first session", "bold green")
 
-    def _wait_until_indexed(self, content: str, message_id: str) -> None:
-        # By half of its content: a search for the whole does not return the message itself. With a min_score of 0 it
-        # returns every memory.
-        part = content[: len(content) // 2]
+    def _wait_until_indexed(self, message_id: str) -> None:
+        # By lists of what is remembered: searches would stand between the turns on the console's live page.
         until = time.monotonic() + INDEXED_TIMEOUT_S
         while time.monotonic() < until:
-            found = self._search(part, limit=MAX_LIMIT, min_score=0)
-            if any(memory.metadata.get("message_id") == message_id for memory in found):
+            listed = self._ltm.memory_list(self._user_id, limit=NEWEST, deadline_ms=SEARCH_TIMEOUT_MS).memories
+            if any(memory.metadata.get("message_id") == message_id for memory in listed):
                 return
             time.sleep(POLL_INTERVAL_S)
         raise RequestTimeout(f"not found within {INDEXED_TIMEOUT_S:g} s; is long-term-memory-indexer running?")
 
-    def _search(self, query: str, **options: Any) -> list[Memory]:
+    def _search(self, query: str) -> list[Memory]:
         # With `request`: the demo fails where no response comes.
-        data = {"query": query, **options}
-        return self._ltm.request("search", self._user_id, data, deadline_ms=SEARCH_TIMEOUT_MS).memories
+        return self._ltm.request("search", self._user_id, {"query": query}, deadline_ms=SEARCH_TIMEOUT_MS).memories
 
     def _report(self, text: str, style: str | None = None) -> None:
         self._output.line(f"  {self._step:<11} {text}", style)

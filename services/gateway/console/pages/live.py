@@ -73,7 +73,6 @@ class LivePage:
         ui.context.client.on_delete(self._stop)
         if self._feed.is_loaded:
             self._changed([])
-        ui.timer(0, self._show_connected, once=True)
 
     def _filter(self) -> None:
         text = self._text
@@ -115,11 +114,6 @@ class LivePage:
     def _show_more(self) -> None:
         self._table.limit += STEP
         self._show_all()
-
-    def _show_connected(self) -> None:
-        """Show the rows again once the browser has said its time zone, which at a first visit is then."""
-        if self._is_shown:
-            self._show_all()
 
     def _changed(self, changed: list[Passed]) -> None:
         """Show what the feed has read."""
