@@ -303,5 +303,8 @@ def test_a_case_is_downloaded_and_logged() -> None:
         assert (question["question"], question["answers"], question["options"]) == ("cat", ["m2"], {"limit": 2})
         [change] = [line for line in logs if line["event"] == "console_change"]
         assert (change["what"], change["user_id"], change["memories"]) == ("case_saved", "u1", 1)
+        app.keys.of = Caller("ann", frozenset({Right.SEARCH}))  # the key has lost the right meanwhile
+        app.user.find("Should have been first").click()
+        await app.user.should_see("this key does not permit export")
 
     look(story)
