@@ -95,6 +95,7 @@ def start_ltm_up(directory: Path, *arguments: str, **variables: str) -> Stack:
     environment = clean_environment(**variables)
     # Measuring the coverage of eight processes takes a third of their CPU; the other tests cover what they run.
     environment.pop("COVERAGE_PROCESS_CONFIG", None)
+    environment.setdefault("LTM_CONSOLE", "false")  # it takes half a second of each start
     # The default ports are those of the developer's own stack.
     ports = [] if "REDIS_URL" in variables or "--redis-port" in arguments else ["--redis-port", "0"]
     ports += ["--gateway-port", "0"]
@@ -119,13 +120,14 @@ def start_ltm_up(directory: Path, *arguments: str, **variables: str) -> Stack:
     return Stack(process, json.loads(ready.read_text()), output)
 
 
-@pytest.fixture(scope="session")
+# Not for the session: its processes would take a tenth of a core while all other tests run.
+@pytest.fixture(scope="package")
 def stack() -> Iterator[Stack]:
     """One `ltm up --ephemeral` for all tests that do not change it, with keys for its gateway."""
     with tempfile.TemporaryDirectory(prefix="ltm-test-") as directory:
         file = KeyFile(Path(directory) / "keys.json")
         keys = {role: file.create(role, tuple(rights), rate=0) for role, rights in ROLES.items()}
-        settings = {"LTM_SEARCH_TIMEOUT_MS": "30000", "LTM_GATEWAY_KEYS": str(file.path)}
+        settings = {"LTM_SEARCH_TIMEOUT_MS": "30000", "LTM_GATEWAY_KEYS": str(file.path), "LTM_CONSOLE": "true"}
         stack = start_ltm_up(Path(directory), "--ephemeral", **settings)
         stack.keys.update(keys)
         yield stack

@@ -147,7 +147,7 @@ def test_external_servers_are_used_in_place_of_embedded_ones(stack: Stack, up: U
 def test_a_process_that_is_left_out_is_neither_started_nor_waited_for(up: Up, place: Path) -> None:
     # Given a pipeline with its own memory and chat service, and no need of HTTP
     left_out = ("memory", "chat-ai", "gateway")
-    stack = up("--data-dir", "data", *without(*left_out))
+    stack = up("--data-dir", "data", *without(*left_out), LTM_CONSOLE="true")
 
     status = run_ltm("status", "--data-dir", str(place / "data"))
     elsewhere = run_ltm("status", REDIS_URL=stack.redis_url)

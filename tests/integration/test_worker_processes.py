@@ -135,7 +135,7 @@ def start(redis_url: str, database_url: str, log: Path, **settings: str) -> Stac
     return Stack(redis_url, processes, log)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def stack(
     valkey_url: str, create_database: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:
