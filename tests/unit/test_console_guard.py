@@ -200,7 +200,7 @@ def test_the_content_is_in_the_document_before_its_scripts(console: Browsers) ->
         await sign_in(http)
         text = (await http.get("/console/settings", headers={"accept-language": "zh"})).text
         assert '<html lang="zh" dir="ltr">' in text
-        assert re.search(r'<main id="main"[^>]*><h1>.*设置', text)
+        assert re.search(r'<div id="main"[^>]*><h1>.*设置', text)
 
     console.browse(story)
 
