@@ -93,8 +93,6 @@ def run_ltm(
 def start_ltm_up(directory: Path, *arguments: str, **variables: str) -> Stack:
     """Start `ltm up` on free ports and wait for its ready file."""
     environment = clean_environment(**variables)
-    # Measuring the coverage of eight processes takes a third of their CPU; the other tests cover what they run.
-    environment.pop("COVERAGE_PROCESS_CONFIG", None)
     environment.setdefault("LTM_CONSOLE", "false")  # it takes half a second of each start
     # The default ports are those of the developer's own stack.
     ports = [] if "REDIS_URL" in variables or "--redis-port" in arguments else ["--redis-port", "0"]
