@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,10 +16,9 @@ import pytest
 
 from services.gateway.access import ROLES
 from services.gateway.key_file import KeyFile
-from services.runtime.settings import RENAMED_SETTINGS, Settings
+from tests.ltm_command import LTM, clean_environment
 from tests.support import wait_until
 
-LTM = str(Path(sys.executable).parent / "ltm")
 READY_WITHIN_S = 180.0
 ENDED_WITHIN_S = 30.0
 
@@ -67,27 +64,6 @@ class Stack:
 
 
 Up = Callable[..., Stack]
-
-
-def clean_environment(**variables: str) -> dict[str, str]:
-    """This environment without Keepsake's settings, and with `variables`."""
-    settings = {name.upper() for name in (*Settings.model_fields, *RENAMED_SETTINGS)}
-    return {**{name: value for name, value in os.environ.items() if name not in settings}, **variables}
-
-
-def run_ltm(
-    *arguments: str, stdin: str | None = None, encoding: str = "utf-8", **variables: str
-) -> subprocess.CompletedProcess[str]:
-    """Run one `ltm` command to its end."""
-    return subprocess.run(
-        [LTM, *arguments],
-        env=clean_environment(PYTHONIOENCODING=encoding, **variables),
-        input=stdin,
-        capture_output=True,
-        encoding=encoding,
-        timeout=180,
-        check=False,
-    )
 
 
 def start_ltm_up(directory: Path, *arguments: str, **variables: str) -> Stack:

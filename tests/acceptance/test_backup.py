@@ -11,8 +11,9 @@ import redis
 from keepsake_client import Client
 from keepsake_client.protocol import conversation_key
 
-from tests.acceptance.conftest import Stack, Up, run_ltm
+from tests.acceptance.conftest import Stack, Up
 from tests.acceptance.test_lifecycle import without
+from tests.ltm_command import run_ltm
 from tests.support import wait_until
 
 SAID = ("My cat is called Tofu.", "I moved to Lisbon in May.", "我对花生过敏。", "Tofu hates the vacuum cleaner.")

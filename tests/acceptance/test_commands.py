@@ -22,7 +22,8 @@ from keepsake_client.protocol import encode_user_id
 from services.long_term_memory.known_profile import NewSlot, write_slots
 from services.long_term_memory.postgres.scope import Owner
 from services.stack.processes import INDEXER, SERVERS, SERVICES
-from tests.acceptance.conftest import Stack, run_ltm
+from tests.acceptance.conftest import Stack
+from tests.ltm_command import run_ltm, run_ltm_process
 from tests.support import wait_until
 
 #: What `ltm up` starts without an LLM.
@@ -149,7 +150,7 @@ def test_a_search_can_be_printed_as_json(stack: Stack, user: str) -> None:
 
 
 def test_a_terminal_of_gbk_shows_what_it_has(stack: Stack, user: str) -> None:
-    result = run_ltm("add", user, "我养了一只🐈", REDIS_URL=stack.redis_url, encoding="gbk")
+    result = run_ltm_process("add", user, "我养了一只🐈", REDIS_URL=stack.redis_url, encoding="gbk")
 
     assert (result.returncode, result.stderr) == (0, "")
     assert "我养了一只?" in result.stdout

@@ -24,7 +24,8 @@ from services.runtime.queues import INDEX_QUEUE, queue_depths
 from services.runtime.settings import Settings
 from services.stack.processes import EXTRACTOR, SERVERS, SERVICES
 from services.stack.readiness import stream_backlog
-from tests.acceptance.conftest import Stack, run_ltm, start_ltm_up
+from tests.acceptance.conftest import Stack, start_ltm_up
+from tests.ltm_command import run_ltm
 from tests.support import wait_until
 
 #: A killed worker's message is delivered again after 5 to 10 s, and the process is started anew meanwhile.

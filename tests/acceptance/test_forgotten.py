@@ -21,7 +21,8 @@ from services.long_term_memory.known_profile import NewSlot, write_slots
 from services.long_term_memory.postgres.facts import NewFact, insert_facts
 from services.long_term_memory.postgres.scope import Owner
 from services.runtime.queues import QueueKeys
-from tests.acceptance.conftest import Stack, Up, run_ltm
+from tests.acceptance.conftest import Stack, Up
+from tests.ltm_command import run_ltm
 from tests.support import wait_until
 
 USER, OTHER = "anna 安娜", "ben"

@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 
 from services.stack.processes import SERVERS, SERVICES
-from tests.acceptance.conftest import ENDED_WITHIN_S, LTM, Stack, Up, clean_environment, run_ltm
+from tests.acceptance.conftest import ENDED_WITHIN_S, Stack, Up
+from tests.ltm_command import LTM, clean_environment, run_ltm
 from tests.support import wait_until
 
 

