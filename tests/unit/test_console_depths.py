@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any, cast
 
 import pytest
@@ -77,15 +78,38 @@ def test_sampling_goes_on_after_a_fault() -> None:
     depths = sampler(reader, Clock(), failures)
 
     async def story() -> None:
-        task = asyncio.create_task(depths.run())
+        depths.start()
         while not failures:
             await asyncio.sleep(0)
-        assert not task.done()
-        task.cancel()
+        assert len(asyncio.all_tasks()) == 2
+        await depths.close()
 
     asyncio.run(story())
 
     assert failures == [1]
+
+
+def test_sampling_ends_though_a_read_swallows_the_first_cancellation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a read that goes on when it is cancelled, as redis-py's may, I expect the end of the task."""
+    reader = Reader()
+    depths = sampler(reader, Clock())
+
+    async def story() -> None:
+        reading = asyncio.Event()
+
+        async def read() -> StackFigures:
+            reading.set()
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            return StackFigures()
+
+        monkeypatch.setattr(reader, "read", read)
+        depths.start()
+        await reading.wait()
+        await asyncio.wait_for(depths.close(), 30)
+        assert len(asyncio.all_tasks()) == 1
+
+    asyncio.run(story())
 
 
 def test_a_counter_is_compared_with_the_oldest_sample() -> None:

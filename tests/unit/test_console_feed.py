@@ -155,6 +155,33 @@ def test_records_of_later_versions_are_left_out() -> None:
     run(story)
 
 
+def test_an_hour_of_records_of_later_versions_is_an_empty_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given as many records as are read, none of which can be, I expect no row and no fault."""
+    monkeypatch.setattr(feed_module, "MAX_PASSED", 1)
+
+    async def story(feed: LiveFeed, pipeline: Pipeline, _: fakeredis.FakeServer) -> None:
+        await pipeline.trace("a kind of tomorrow", {})
+        assert await feed.poll() == []
+
+    run(story)
+
+
+def test_a_first_reading_that_is_broken_off_leaves_no_row_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a Redis that goes away before the last hour is read to its end, I expect each row once when it is back."""
+
+    async def story(feed: LiveFeed, pipeline: Pipeline, _: fakeredis.FakeServer) -> None:
+        async def gone(_: bool) -> float:
+            raise RedisDown
+
+        await pipeline.message()
+        with monkeypatch.context() as broken, pytest.raises(RedisDown):
+            broken.setattr(feed, "_known_since", gone)
+            await feed.poll()
+        assert kinds(await feed.poll()) == ["message"]
+
+    run(story)
+
+
 def test_figures_are_of_what_the_caller_sees() -> None:
     """Given searches of two users, I expect the figures of a key of one to count its own alone."""
 
@@ -199,6 +226,20 @@ def test_nothing_is_read_without_a_viewer(monkeypatch: pytest.MonkeyPatch) -> No
         stop()
         await eventually(lambda: not feed.is_loaded, description="the end of the feed")
         assert list(feed.newest()) == []
+
+    run(story)
+
+
+def test_a_viewer_that_comes_at_the_end_of_the_idle_time_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a viewer that comes after the last look at the idle time, which is over, I expect the feed to go on."""
+    monkeypatch.setattr(feed_module, "IDLE_S", 0.0)
+
+    async def story(feed: LiveFeed, pipeline: Pipeline, _: fakeredis.FakeServer) -> None:
+        seen: list[Passed] = []
+        await pipeline.message()
+        feed.watch(seen.extend)
+        await eventually(lambda: kinds(seen) == ["message"], 5, "the message")
+        await feed.close()
 
     run(story)
 

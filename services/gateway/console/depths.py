@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 import structlog
 
+from services.runtime.process import cancel_all
 from services.runtime.stack_metrics import StackFigures, StackReader
 
 INTERVAL_S: Final = 5.0
@@ -70,11 +71,20 @@ class DepthSampler:
         self._clock = clock
         self._one_at_a_time = asyncio.Lock()
         self._courses: dict[str, Course] = {}
+        self._task: asyncio.Task[None] | None = None
         self.samples: deque[Sample] = deque(maxlen=int(KEPT_S / INTERVAL_S))
         self.figures = StackFigures()
 
-    async def run(self) -> None:
-        """Sample until it is cancelled."""
+    def start(self) -> None:
+        """Sample at each interval, on the running loop, until `close`."""
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="depths")
+
+    async def close(self) -> None:
+        """End the sampling."""
+        if self._task is not None:
+            await cancel_all([self._task])
+
+    async def _run(self) -> None:
         while True:
             try:
                 await self.refresh()

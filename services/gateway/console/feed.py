@@ -110,7 +110,7 @@ class LiveFeed:
 
     async def _run(self) -> None:
         idle_s, polls = 0.0, 0
-        while idle_s < IDLE_S:
+        while self._watchers or idle_s < IDLE_S:
             if self._watchers:
                 idle_s = 0.0
                 await self._tick(polls % FIGURES_EVERY == 0)
@@ -152,8 +152,9 @@ class LiveFeed:
         """
         changed = await self._poll() if self.is_loaded else []
         if any(row.type == "user_forget" and row.outcome == "ok" for row in changed):
-            self._clear()  # which user it was is erased, too: what is still recorded is read anew
+            self.is_loaded = False  # which user it was is erased, too: what is still recorded is read anew
         if not self.is_loaded:
+            self._clear()  # of a reading that Redis has broken off, too
             changed = await self._load()
         self.is_loaded, self.failure = True, None
         horizon = self._clock() - WINDOW_S
@@ -191,7 +192,7 @@ class LiveFeed:
     async def _known_since(self, is_cut: bool) -> float:
         """Since when all that passed is known: for an hour, or since the oldest record that there is."""
         horizon = self._clock() - WINDOW_S
-        if is_cut:
+        if is_cut and self._passed:
             return self._passed[0].at
         oldest = await self._redis.xrange(TRACES_STREAM, count=1)
         return max(horizon, int(oldest[0][0].partition(b"-")[0]) / 1000) if oldest else horizon

@@ -25,7 +25,8 @@ def add(pages: ConsolePages) -> None:
     gateway = pages.gateway
     reader = StackReader(gateway.settings, gateway.redis)
     sampler = DepthSampler(reader, partial(gateway.counts.count, "gateway_failed"))
-    nicegui.app.on_startup(sampler.run)
+    nicegui.app.on_startup(sampler.start)
+    nicegui.app.on_shutdown(sampler.close)
     failed = FailedMessages(gateway.settings)
 
     async def build(viewer: Viewer, text: Texts, query: dict[str, str]) -> None:
