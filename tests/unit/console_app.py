@@ -53,11 +53,15 @@ async def _console(**settings: Any) -> AsyncIterator[ConsoleApp]:
     redis = fakeredis.FakeAsyncRedis(server=server)
     memory, keys = Memory(redis), OneCaller()
     app = create_app(Gateway(load_settings(**settings), memory, redis, keys), (add_console,))
-    async with app.router.lifespan_context(app):
+    lifespan = app.router.lifespan_context(app)
+    await lifespan.__aenter__()
+    try:
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
             yield ConsoleApp(User(http), http, memory, redis, server, keys)
-    await redis.aclose()
+    finally:
+        await lifespan.__aexit__(None, None, None)  # told of an exception, NiceGUI would leave its tasks running
+        await redis.aclose()
 
 
 @contextmanager

@@ -39,7 +39,7 @@ def console() -> Iterator[Browsers]:
     ids=["none", "empty", "the key itself", "quotes", "no names", "no ascii", "long"],
 )
 def test_without_a_session_a_page_leads_to_signing_in(console: Browsers, cookie: str) -> None:
-    """Given a cookie that is not ours, or a key in a header, I expect the page to sign in, which leads back."""
+    """Given a cookie of another program, or a key in a header, I expect the page to sign in, which leads back."""
 
     async def story(http: httpx.AsyncClient) -> None:
         response = await http.get(
@@ -123,7 +123,7 @@ def test_a_request_without_an_origin_is_of_no_page() -> None:
     ],
 )
 def test_preferences_and_signing_in_lead_to_the_console_alone(console: Browsers, back: str, to: str) -> None:
-    """Given a link of another site to a form of ours, I expect it to lead to no other place."""
+    """Given a link of another site to a form of the console, I expect it to lead to no other place."""
 
     async def story(http: httpx.AsyncClient) -> None:
         answers = [
@@ -137,7 +137,7 @@ def test_preferences_and_signing_in_lead_to_the_console_alone(console: Browsers,
 
 
 def test_preferences_take_no_other_value(console: Browsers) -> None:
-    """Given a value that is not one of ours, I expect no cookie of it."""
+    """Given a value that is none of the preference, I expect no cookie of it."""
 
     async def story(http: httpx.AsyncClient) -> None:
         await sign_in(http)

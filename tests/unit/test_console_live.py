@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from keepsake_client.protocol import TRACE_FIELD, TRACES_STREAM, clean
+from nicegui.testing.user_interaction import UserInteraction
 
 from services.gateway.access import ALL_RIGHTS, Caller, Right
 from services.gateway.console import feed
@@ -166,6 +167,24 @@ def test_a_filter_of_outcomes_finds_the_late_one() -> None:
         await app.user.should_not_see("in-time")
         await app.user.open("/console/?outcome=expired")
         await app.user.should_see("Nothing of the last hour matches")
+
+    look(story)
+
+
+def test_what_is_chosen_and_typed_is_not_set_back() -> None:
+    """Given an outcome that is chosen, I expect the page, which a browser draws anew with each change, to have it too.
+
+    A text field has the text that it begins with alone: what is typed is the browser's.
+    """
+
+    async def story(app: ConsoleApp) -> None:
+        await app.user.open("/console/?user=an")
+        elements = list(app.user.client.elements.values()) if app.user.client else []
+        [_, outcome] = [element for element in elements if element.tag == "select"]
+        UserInteraction(app.user, {outcome}, None).trigger("change", "late")
+        assert outcome.props["value"] == "late"
+        [user] = [element.props for element in elements if element.tag == "input"]
+        assert (user["defaultValue"], user.get("value")) == ("an", None)
 
     look(story)
 

@@ -32,6 +32,19 @@ def servers(monkeypatch: pytest.MonkeyPatch) -> list[fakeredis.FakeServer]:
     return known
 
 
+def test_an_id_that_is_being_typed_is_not_set_back(servers: list[fakeredis.FakeServer]) -> None:
+    """Given a page, which a browser draws anew when the turn has come, I expect the id to be a beginning alone."""
+
+    async def story(app: ConsoleApp) -> None:
+        servers.append(app.server)
+        await app.user.open("/console/turn?id=m1")
+        elements = list(app.user.client.elements.values()) if app.user.client else []
+        [field] = [element.props for element in elements if element.tag == "input"]
+        assert (field["defaultValue"], field.get("value")) == ("m1", None)
+
+    look(story)
+
+
 def test_the_first_screen_goes_from_the_words_to_the_reply(servers: list[fakeredis.FakeServer]) -> None:
     """Given a turn, I expect what was said, what was found and why, what the model was told, and the reply."""
 

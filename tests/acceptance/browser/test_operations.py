@@ -44,6 +44,20 @@ def test_a_late_search_is_followed_from_the_live_page(person: Person, memory: Cl
     expect(page.locator("#main")).to_contain_text(user)
 
 
+def test_filters_of_the_live_page_stay_while_it_goes_on(person: Person, memory: Client, user: str) -> None:
+    """Given a kind and a user that are chosen, I expect both to be on show still after the next search has come in."""
+    page = person.go("/")
+    kind = page.get_by_role("combobox", name="What")
+    kind.select_option("searches")
+    typed = page.get_by_label("User (part of the id)")
+    typed.fill(user)
+    memory.search(user, "Which colour has my bicycle?")
+    expect(page.get_by_role("row").filter(has_text=user)).to_have_count(1, timeout=PATIENCE_MS)
+
+    expect(kind).to_have_value("search")
+    expect(typed).to_have_value(user)
+
+
 @pytest.fixture
 def dead_letter(stack: Stack, user: str) -> Iterator[str]:
     """The words of a message that failed for good."""

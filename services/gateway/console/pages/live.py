@@ -82,7 +82,8 @@ class LivePage:
             with ui.element("label"):
                 span(text("filter_user"), "quiet")
                 field = ui.element("input").props('type="search" name="user" autocomplete="off" spellcheck="false"')
-                field.props["value"] = self._wanted["user"]
+                # Not `value`: Vue would set it again, over what was typed, whenever the page changes.
+                field.props["defaultValue"] = self._wanted["user"]
                 field.on("input", self._choosing("user"), throttle=0.3, js_handler="(e) => emit(e.target.value)")
             kinds = {"": text("all")} | {kind: text(f"kinds_{kind}") for kind in KINDS}
             self._kind = choice(text("filter_kind"), kinds, self._wanted["kind"], self._choosing("kind"))
@@ -215,5 +216,11 @@ def choice(label: str, options: Mapping[str, str], value: str, on_change: Callab
                 with option:
                     span(shown)
         element.props["value"] = value
-        element.on("change", on_change, js_handler="(e) => emit(e.target.value)")
+
+        def choose(event: Any) -> None:
+            element.props["value"] = str(event.args)  # which Vue sets again whenever the page changes
+            element.update()
+            on_change(event)
+
+        element.on("change", choose, js_handler="(e) => emit(e.target.value)")
     return element

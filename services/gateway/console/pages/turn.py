@@ -166,7 +166,8 @@ def _field(name: str, label: str, value: str) -> None:
     with ui.element("label"):
         span(label, "quiet")
         field = ui.element("input").props(f'name="{name}" autocomplete="off" spellcheck="false"')
-        field.props["value"] = value
+        # Not `value`: Vue would set it again, over what was typed, whenever the page changes.
+        field.props["defaultValue"] = value
 
 
 def _submit(label: str) -> None:
