@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterator
-from typing import Any
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -13,14 +15,14 @@ from nicegui import Client, app, core
 from starlette.types import Message
 from structlog.testing import capture_logs
 
-from services.gateway.access import ALL_RIGHTS, Caller, NotPermitted, Unauthorized
+from services.gateway.access import ALL_RIGHTS, Caller, NotPermitted, Right, Unauthorized
 from services.gateway.authentication import Authentication
 from services.gateway.console import sockets
 from services.gateway.console.guard import LIBRARY, SOCKETS, ConsoleGuard, check_same_origin
-from services.gateway.console.sessions import COOKIE, MAX_SESSIONS, SessionCallers, Sessions
+from services.gateway.console.sessions import COOKIE, MAX_SESSIONS, SessionCallers, Sessions, request_with_key
 from services.gateway.keys import KeyStore
 from tests.served_gateway import Keys
-from tests.unit.console_http import ANNA, Browsers, browsers, sign_in
+from tests.unit.console_http import ANNA, ORIGIN, Browsers, browsers, sign_in
 
 BEN = Caller("ben", ALL_RIGHTS)
 PAGE = "/console/people?user=anna"
@@ -264,8 +266,25 @@ def test_nicegui_keeps_nothing_sends_nothing_and_logs_nothing_of_its_pages(conso
     console.browse(story)
 
 
-async def _socket(guard_keys: Keys, page_of: Caller, query: str, *, revoke: bool = False) -> list[Message]:
-    """What a browser that has signed in as Anna is sent on a WebSocket, over which the application sends twice."""
+@contextmanager
+def _page_of(caller: Caller) -> Iterator[None]:
+    """A page with the id `the-page` that a caller has opened."""
+    request = SimpleNamespace(scope={"state": {"caller": caller}})
+    Client.instances["the-page"] = cast(Any, SimpleNamespace(request=request))
+    try:
+        yield
+    finally:
+        del Client.instances["the-page"]
+
+
+async def _socket(
+    guard_keys: Keys, page_of: Caller, query: str, *, then: dict[str, Caller] | None = None
+) -> list[Message]:
+    """What a browser that has signed in as Anna is sent on a WebSocket, over which the application sends twice.
+
+    Args:
+        then: the keys after the first message, where they change.
+    """
     sent: list[Message] = []
     sessions = Sessions()
     session_id = sessions.begin("anna")
@@ -273,9 +292,9 @@ async def _socket(guard_keys: Keys, page_of: Caller, query: str, *, revoke: bool
     async def application(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "websocket.accept"})
         await send({"type": "websocket.send", "text": "before"})
-        if revoke:
-            guard_keys.callers.clear()
-        assert (await receive())["type"] == ("websocket.disconnect" if revoke else "websocket.receive")
+        if then is not None:
+            guard_keys.callers = then
+        assert (await receive())["type"] == ("websocket.receive" if then is None else "websocket.disconnect")
         await send({"type": "websocket.send", "text": "after"})
         await send({"type": "websocket.send", "text": "after that"})
 
@@ -285,9 +304,7 @@ async def _socket(guard_keys: Keys, page_of: Caller, query: str, *, revoke: bool
     async def send(message: Message) -> None:
         sent.append(message)
 
-    page = type("Page", (), {"request": type("Request", (), {"scope": {"state": {"caller": page_of}}})()})()
-    Client.instances["the-page"] = page
-    try:
+    with _page_of(page_of):
         await ConsoleGuard(application, SessionCallers(guard_keys, sessions))(
             {
                 "type": "websocket",
@@ -299,8 +316,6 @@ async def _socket(guard_keys: Keys, page_of: Caller, query: str, *, revoke: bool
             receive,
             send,
         )
-    finally:
-        del Client.instances["the-page"]
     return sent
 
 
@@ -317,9 +332,24 @@ def test_a_page_of_another_caller_is_refused(query: str) -> None:
     assert sent == [{"type": "websocket.close", "code": 1008}]
 
 
-def test_a_websocket_ends_with_its_key() -> None:
-    """Given a page that is open while its key is revoked, I expect nothing taken from it and nothing sent to it."""
-    sent = asyncio.run(_socket(Keys({"anna": ANNA}), ANNA, "client_id=the-page", revoke=True))
+def test_an_upload_to_a_page_of_another_caller_is_refused(console: Browsers) -> None:
+    """Given a page of Ben's, I expect what Anna sends to it to be refused."""
+
+    async def story(http: httpx.AsyncClient) -> None:
+        await sign_in(http)
+        with _page_of(BEN):
+            response = await http.post("/console/_nicegui/client/the-page/upload/1", headers={"origin": ORIGIN})
+        assert response.json()["code"] == "forbidden"
+
+    console.browse(story)
+
+
+@pytest.mark.parametrize(
+    "then", [{}, {"anna": Caller("anna", frozenset({Right.TRACE}))}], ids=["revoked", "of fewer rights"]
+)
+def test_a_websocket_ends_with_its_key(then: dict[str, Caller]) -> None:
+    """Given a page that is open while its key changes, I expect nothing taken from it and nothing sent to it."""
+    sent = asyncio.run(_socket(Keys({"anna": ANNA}), ANNA, "client_id=the-page", then=then))
     assert [message.get("text") for message in sent[:2]] == [None, "before"]
     assert sent[2:] == [{"type": "websocket.close", "code": 1008}]
 
@@ -354,3 +384,10 @@ def test_a_caller_is_found_by_the_session_alone() -> None:
     sessions.end(session_id)
     with pytest.raises(Unauthorized):
         callers.identify(scope)
+
+
+def test_a_key_in_a_header_is_not_passed_on() -> None:
+    """Given keys in both headers, which is how programs send one, I expect the key of the session alone."""
+    scope = {"type": "http", "headers": [(b"x-api-key", b"ben"), (b"authorization", b"Bearer ben")]}
+    assert request_with_key(scope, "anna").headers.items() == [("authorization", "Bearer anna")]
+    assert request_with_key(scope, None).headers.items() == []

@@ -90,9 +90,24 @@ def test_of_two_users_with_one_id_the_keys_own_is_seen() -> None:
     }
 
 
-def test_a_search_of_other_users_memories_is_not_seen() -> None:
+def test_traces_of_another_user_are_not_seen() -> None:
+    """Given traces of another user's turn, I expect neither its message nor its reply, nor whether it is remembered."""
+    ids = {"user": "bert", "message_id": "m1"}
+    event = TraceRecord(kind="message", user="bert", message_id="m2", reply_to="m1")
+    traces = [TraceRecord(kind="message", **ids), TraceRecord(kind="reply", **ids), event]
+    reply = TurnRecord(kind="reply", at=2, reply="to bert", reply_message_id="m2", **ids)
+    whole = turn_of(Trace(id="m1", records=traces), [reply], kept_since=0, recorded="contents")
+    assert (whole.message, whole.reply_trace, whole.reply_memory.state) == (traces[0], traces[1], "remembered")
+
+    seen = Visibility.of(ANNA, load_settings()).part_of_turn(whole)
+
+    assert (seen.message, seen.reply_trace, seen.reply_memory.state) == (None, None, "unknown")
+
+
+@pytest.mark.parametrize("also", [["room"], "room"])
+def test_a_search_of_other_users_memories_is_not_seen(also: object) -> None:
     """Given a search that also ranked a room's memories, I expect neither it nor the reply that was made with it."""
-    assert turn(*records("anna", also=["room"])) == {
+    assert turn(*records("anna", also=also)) == {
         "users": {"anna"},
         "text": None,
         "searches": [],
