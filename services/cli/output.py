@@ -12,18 +12,15 @@ import typer
 from keepsake_client.errors import InvalidMessage, KeepsakeError
 from rich.console import Console
 
+from services.runtime.controls import escape_controls
 from services.runtime.errors import InvalidSetting
 
-#: What a terminal acts upon: controls (C0, DEL, C1), line separators, overrides and isolates of the writing direction;
-#: and lone surrogates, which no encoding has. Joiners and marks, as in emoji and Persian words, are text.
-_CONTROL = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
-_CONTROLS = re.compile(f"[{_CONTROL}]")
 _LINE_BREAK = re.compile(r"\r\n|\r|\n")
 
 
 def printable(text: str) -> str:
     """User-generated text in one line: line breaks and tabs become spaces, other controls `\\u001b` and the like."""
-    return _escaped_controls(re.sub(r"\r\n|[\r\n\t]", " ", text))
+    return escape_controls(re.sub(r"\r\n|[\r\n\t]", " ", text))
 
 
 def escaped(text: str) -> str:
@@ -107,11 +104,11 @@ class Output:
 
     def line(self, text: str = "", style: str | None = None) -> None:
         """Text, never wrapped; of its controls, line breaks and tabs alone have an effect."""
-        self._print(_escaped_controls(text), style)
+        self._print(escape_controls(text), style)
 
     def json(self, value: Any) -> None:
         """A value as indented JSON. Escaped are controls and what the encoding lacks, no other script."""
-        text = _escaped_controls(json.dumps(value, ensure_ascii=False, indent=2))
+        text = escape_controls(json.dumps(value, ensure_ascii=False, indent=2))
         self._print(_encodable(text, self._console.encoding))
 
     def raw(self, text: str) -> None:
@@ -137,7 +134,3 @@ def report(error: KeepsakeError) -> int:
 def _encodable(text: str, encoding: str) -> str:
     # Outside of strings, JSON is ASCII, which every encoding of a terminal has.
     return "".join(c if c.encode(encoding, "ignore") else json.dumps(c)[1:-1] for c in text)
-
-
-def _escaped_controls(text: str) -> str:
-    return _CONTROLS.sub(lambda control: f"\\u{ord(control[0]):04x}", text)

@@ -83,7 +83,10 @@ def look(story: Callable[[ConsoleApp], Awaitable[None]], **settings: Any) -> Non
 
     async def run() -> None:
         async with _console(**settings) as app:
-            await story(app)
+            # Not raised in here, where NiceGUI would stay started for the next test.
+            (outcome,) = await asyncio.gather(story(app), return_exceptions=True)
+        if isinstance(outcome, BaseException):
+            raise outcome
 
     with simulated():
         asyncio.run(run())

@@ -9,11 +9,13 @@ from urllib.parse import quote
 
 import pytest
 from keepsake_client.errors import RequestFailed, RequestTimeout
+from keepsake_client.protocol import clean, decode_user_id
 from nicegui import ui
 from nicegui.elements.upload_files import SmallFileUpload
 from structlog.testing import capture_logs
 
 from services.gateway.access import ALL_RIGHTS, Caller, Right
+from tests.support import eventually
 from tests.unit.console_app import ConsoleApp, look
 
 HOSTILE = "<script>alert(1)</script>\u202e🐱"
@@ -85,6 +87,52 @@ def test_users_are_found_by_the_beginning_of_their_ids() -> None:
         await settled(app, "u1")
         await app.user.should_see("mira")
         assert asked(app, "user_list")[0]["prefix"] == "u"
+
+    people(story)
+
+
+def test_an_id_that_turns_text_around_reads_as_it_is_written() -> None:
+    """Given an override of the writing direction in an id, I expect its escape, in a list and on the user's page."""
+
+    async def story(app: ConsoleApp) -> None:
+        app.memory.answer = lambda *_: {"users": [{"user_id": "ab\u202egnp.exe"}], "count": 1}
+        for path in ("/console/people", "/console/people?id=ab%25E2%2580%25AEgnp.exe"):
+            await app.user.open(path)
+            await settled(app, r"ab\u202egnp.exe")
+
+    look(story)
+
+
+def test_a_user_with_a_lone_surrogate_is_counted() -> None:
+    """Given an id that no prefix on the wire can have, I expect the counts of that user, not those of another."""
+    strange = {**USER, "user_id": "x\ud800y"}
+
+    def listed(kind: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        prefix, after = clean(data["prefix"]), decode_user_id(data.get("cursor", "")) if kind == "user_list" else ""
+        ids = ["x", "x\ud800", "x\ud800x", "x\ud800y"]
+        found = [user for user in ids if user.startswith(prefix) and user > after]
+        return {"users": [strange if user == "x\ud800y" else {"user_id": user} for user in found[: data["limit"]]]}
+
+    async def story(app: ConsoleApp) -> None:
+        app.memory.answer = lambda kind, data: listed(kind, data) if kind == "user_list" else answer(kind, data)
+        await app.user.open("/console/people?id=x%25ED%25A0%2580y")
+        await settled(app, "Messages 5")
+
+    look(story)
+
+
+def test_the_page_of_a_user_who_is_forgotten_elsewhere_is_cleared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given an open page of a user, once nothing is kept of that user I expect nothing of what was shown."""
+    monkeypatch.setattr("services.gateway.console.pages.people.person.CHECK_S", 0.01)
+
+    async def story(app: ConsoleApp) -> None:
+        await app.user.open("/console/people?user=u1")
+        await settled(app, "Mochi")
+        await eventually(lambda: len(asked(app, "user_list")) > 2, description="the page to ask for the user")
+        app.memory.answer = lambda *_: {"users": []}
+        await settled(app, "Nothing is kept of this user any more")
+        for gone in ("Mochi", "Messages"):
+            await app.user.should_not_see(gone)
 
     people(story)
 
@@ -213,7 +261,7 @@ def test_hostile_contents_are_text() -> None:
         app.memory.answer = hostile
         for view in ("memories", "facts", "profile", "data"):
             await app.user.open(f"/console/people?user={quote(HOSTILE)}&view={view}")
-            await settled(app, HOSTILE)
+            await settled(app, HOSTILE.replace("\u202e", r"\u202e") if view == "data" else HOSTILE)
             await app.user.should_not_see("Try again", retries=1)
             assert app.user.client is not None
             assert not [
@@ -270,6 +318,45 @@ def test_facts_have_their_evidence() -> None:
     people(story)
 
 
+def test_a_link_to_a_memory_shows_that_one_alone() -> None:
+    """Given the address of a fact, I expect it with its evidence, and no list of the user's memories."""
+
+    async def story(app: ConsoleApp) -> None:
+        facts = {"f1": FACT, "m1": MEMORY}
+        app.memory.answer = lambda kind, data: (
+            {"memories": [facts[data["id"]]]} if kind == "memory_get" else answer(kind, data)
+        )
+        await app.user.open("/console/people?user=u1&memory=f1")
+        await settled(app, "Lives in Porto")
+        app.user.find("Evidence (1)").click()
+        await settled(app, "My cat is Mochi")
+        assert asked(app, "memory_list") == []
+        assert "/console/people?user=u1" in links(app)
+
+    people(story)
+
+
+def test_a_session_that_goes_on_has_its_dates_extended() -> None:
+    """Given a session of two pages, I expect one heading, whose dates are those of both once the second is shown."""
+
+    async def story(app: ConsoleApp) -> None:
+        newest, oldest = {**MEMORY, "id": "m2", "timestamp": 86_400 * 400}, MEMORY
+        app.memory.answer = lambda kind, data: (
+            {"memories": [oldest]} if "cursor" in data else {"memories": [newest], "next_cursor": "c", "users": [USER]}
+        )
+        await app.user.open("/console/people?user=u1")
+        await settled(app, "More")
+        app.user.find("More").click()
+
+        def dates() -> list[str]:
+            places = [one for one in app.user.find(ui.element).elements if "dates" in one.classes]
+            return [label.text[:10] for one in places for label in one.descendants() if isinstance(label, ui.label)]
+
+        await eventually(lambda: dates() == ["1970-01-02", "–", "1971-02-05"], description="the dates of both pages")
+
+    look(story)
+
+
 def test_a_memory_is_corrected_and_what_was_typed_stays_until_it_is() -> None:
     """Given a correction that fails at first, I expect what was typed kept, then stored, shown and logged."""
 
@@ -324,8 +411,12 @@ def test_a_memory_is_deleted_once_it_is_confirmed() -> None:
 
 def click_last(app: ConsoleApp, label: str) -> None:
     """Click the newest button of this label, such as that of a question."""
-    interaction = app.user.find(kind=ui.button, content=label)
-    interaction.elements = {max(interaction.elements, key=lambda element: element.id)}
+    click(app, max(app.user.find(kind=ui.button, content=label).elements, key=lambda element: element.id))
+
+
+def click(app: ConsoleApp, element: ui.element) -> None:
+    interaction = app.user.find(ui.element)
+    interaction.elements = {element}
     interaction.click()
 
 
@@ -334,11 +425,14 @@ def test_memories_of_filters_are_counted_before_they_are_deleted() -> None:
 
     async def story(app: ConsoleApp) -> None:
         await app.user.open("/console/people?user=u1&session_id=s1&scope=shared")
+        page = app.user.client
         await settled(app, "Delete all that meet these filters")
         app.user.find("Delete all that meet these filters").click()
         await settled(app, "Delete 5 memories")
         click_last(app, "Delete")
         await settled(app, "5 memories deleted")
+        assert app.user.client is page  # which says it, and reads the list again
+        assert len(asked(app, "memory_list")) == 2
         counted, deleted = asked(app, "memory_delete")
         assert counted == {"filters": {"session_id": "s1"}, "dry_run": True}
         assert deleted == {"filters": {"session_id": "s1"}}
@@ -353,6 +447,7 @@ def test_a_value_of_the_profile_is_edited_in_its_place() -> None:
         await app.user.open("/console/people?user=u1&view=profile&scope=agent:mira")
         await settled(app, "written as version 3")
         app.user.find("Edit").click()
+        assert len(app.user.find("Edit").elements) == 1  # of the other value: nothing begins this one anew
         (field,) = (one for one in app.user.find(ui.textarea).elements if one.value == '"Anna"')
         field.value = "Anne"
         click_last(app, "Save")
@@ -394,6 +489,32 @@ def test_a_conflict_shows_what_is_there_and_keeps_what_was_typed() -> None:
         assert asked(app, "profile_update")[-1] == {"updates": {"name": "Anne"}, "expected_version": 4}
 
     people(story)
+
+
+def test_a_conflict_over_one_value_lets_no_other_be_replaced_unseen() -> None:
+    """Given two values that are edited, and a conflict over the first, I expect the second stored by what was seen."""
+
+    async def story(app: ConsoleApp) -> None:
+        versions = iter([3, 4, 5])
+
+        def conflict(kind: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
+            if kind == "profile_update":
+                raise RequestFailed("conflict: the profile has changed")
+            profile = {"name": "Anna", "city": "Porto"}
+            return {"user_profile": profile, "profile_version": next(versions)} if kind == "profile_get" else {}
+
+        app.memory.answer = conflict
+        await app.user.open("/console/people?user=u1&view=profile")
+        await settled(app, "Edit")
+        for edit in app.user.find("Edit").elements:
+            click(app, edit)
+        _, *saves = sorted(app.user.find(kind=ui.button, content="Save").elements, key=lambda save: save.id)
+        for save, version in zip(saves, (4, 5), strict=True):
+            click(app, save)
+            await settled(app, f"at version {version}")
+        assert [data["expected_version"] for data in asked(app, "profile_update")] == [3, 3]
+
+    look(story)
 
 
 def test_a_conflict_over_a_new_value_says_that_nothing_is_there() -> None:
@@ -438,6 +559,36 @@ def test_a_user_is_forgotten_when_the_id_is_typed() -> None:
     people(story)
 
 
+def test_a_double_click_forgets_once() -> None:
+    """Given two clicks in a row, I expect one deletion, and its count left on the page."""
+
+    async def story(app: ConsoleApp) -> None:
+        await app.user.open("/console/people?user=u1&view=data")
+        app.user.find("Show what goes").click()
+        await settled(app, "5 memories with their history")
+        app.user.find(kind=ui.input, content="User id").type("u1")
+        app.user.find("Forget everything").click()
+        app.user.find("Forget everything").click()
+        await settled(app, "Forgotten: 5")
+        assert asked(app, "user_forget") == [{"dry_run": True}, {}]
+
+    people(story)
+
+
+def test_an_id_that_cannot_be_typed_is_confirmed_by_its_escape() -> None:
+    """Given an override of the writing direction in an id, I expect it confirmed as the page shows it."""
+
+    async def story(app: ConsoleApp) -> None:
+        await app.user.open("/console/people?id=a%25E2%2580%25AEb&view=data")
+        app.user.find("Show what goes").click()
+        await settled(app, "5 memories with their history")
+        app.user.find(kind=ui.input, content="User id").type(r"a\u202eb")
+        app.user.find("Forget everything").click()
+        await settled(app, "Forgotten: 5")
+
+    people(story)
+
+
 def records(number: int) -> bytes:
     return b"".join(json.dumps({"kind": "memory", "content": f"x {n}"}).encode() + b"\n" for n in range(number))
 
@@ -462,6 +613,27 @@ def test_a_file_is_imported_page_by_page() -> None:
     people(story)
 
 
+def test_no_second_file_is_chosen_while_one_is_imported() -> None:
+    """Given an import, I expect no button for another file until it has ended."""
+    seen: list[bool] = []
+
+    async def story(app: ConsoleApp) -> None:
+        await app.user.open("/console/people?user=u1&view=data")
+        (pick,) = app.user.find("Choose a file").elements
+
+        def importing(kind: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
+            if kind == "user_import":
+                seen.append(pick.visible)
+            return answer(kind, data)
+
+        app.memory.answer = importing
+        await upload(app, records(1))
+        await settled(app, "The whole file is imported")
+        assert (seen, pick.visible) == ([False], True)
+
+    people(story)
+
+
 def test_a_line_that_is_no_record_is_named() -> None:
     """Given a bad line, I expect its number and reason, and what is stored by then."""
 
@@ -475,19 +647,22 @@ def test_a_line_that_is_no_record_is_named() -> None:
 
 
 def test_an_import_stops_when_it_is_cancelled() -> None:
-    """Given an import that is cancelled while its first page is stored, I expect no second page."""
+    """Given an import that is cancelled while its first page is stored, I expect that said, and no second page."""
+    stopping: list[ui.element] = []
 
     async def story(app: ConsoleApp) -> None:
         await app.user.open("/console/people?user=u1&view=data")
 
         def cancel(kind: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
-            if kind == "user_import":
+            if kind == "user_import" and not stopping:
                 app.user.find("Cancel").click()
+                stopping.extend(app.user.find("Stops after this page").elements)
             return answer(kind, data)
 
         app.memory.answer = cancel
         await upload(app, records(200))
         await settled(app, "Stopped.")
+        assert stopping
         assert len(asked(app, "user_import")) == 1
 
     people(story)
@@ -519,9 +694,8 @@ def test_what_a_key_may_not_do_is_not_shown() -> None:
         await settled(app, "Old words")
         for absent in ("Ask this memory", "Correct", "Delete", "Export"):
             await app.user.should_not_see(absent, retries=1)
-        links = [str(one.props.get("href", "")) for one in app.user.find(ui.element).elements]
-        assert "/console/turn" in links
-        assert not [link for link in links if link.startswith("/console/turn?")]
+        assert "/console/turn" in links(app)
+        assert not [link for link in links(app) if link.startswith("/console/turn?")]
         await app.user.open("/console/people?user=u1&view=profile")
         await settled(app, "Porto")
         for absent in ("Edit", "Add a value"):

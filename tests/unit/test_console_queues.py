@@ -282,6 +282,23 @@ def test_extraction_is_shown_against_its_bounds_with_what_was_set_aside(failed: 
     look(story)
 
 
+@pytest.mark.parametrize("may_read", [True, False])
+def test_what_was_set_aside_leads_to_the_memory_where_it_may_be_read(failed: Failed, may_read: bool) -> None:
+    """Given a message that was set aside, I expect a link to that memory, and none for a key that may not read it."""
+    aside = SetAsideMessage(user="u1", memory_id="m1", said_at=1.0, reason="no usable answer")
+    figures = ExtractionFigures(at=datetime.now(UTC), state="working", set_aside=1, newest_set_aside=[aside])
+
+    async def story(app: ConsoleApp) -> None:
+        await app.redis.set(EXTRACTION_KEY, figures.model_dump_json())
+        app.keys.of = Caller("k", VIEWER | {Right.READ} if may_read else VIEWER)
+        await app.user.open("/console/queues")
+        await app.user.should_see("m1")
+        links = [element.props.get("href") for element in app.user.find(ui.element).elements]
+        assert ("/console/people?user=u1&memory=m1" in links) is may_read
+
+    look(story)
+
+
 def test_a_key_for_one_user_sees_no_failed_message_of_others(failed: Failed) -> None:
     """Given a key for one user, I expect depths, and no dead letters, rejects or users of what was set aside."""
     failed.letters = [letter()]

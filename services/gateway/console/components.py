@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 from services.gateway.access import Unauthorized
 from services.gateway.console.texts import Texts
 from services.gateway.console.viewer import Viewer
+from services.runtime.controls import escape_controls
 
 #: Characters of a content that are shown at first, and at most.
 SHORT_CHARS: Final = 400
@@ -31,6 +32,13 @@ def link(label: str, url: str) -> ui.element:
     element.props["href"] = url
     with element:
         span(label)
+    return element
+
+
+def name_link(words: str, url: str) -> ui.element:
+    """A link whose label is an id or a name that a person has given, as `name` shows it."""
+    element = link(escape_controls(words), url).classes("name").props('dir="auto"')
+    element.props["title"] = escape_controls(words)
     return element
 
 
@@ -87,20 +95,44 @@ def content(viewer: Viewer, text: Texts, words: str | None) -> None:
 
 def button(label: str, on_click: Callable[[], Any], *, danger: bool = False) -> ui.button:
     """A button, quiet but for what cannot be undone."""
-    shown = ui.button(label, on_click=on_click, color="negative" if danger else None)
+    shown = ui.button(label, on_click=one_at_a_time(on_click), color="negative" if danger else None)
     return shown.props("no-caps dense unelevated" if danger else "no-caps dense outline")
 
 
 def action(label: str, on_click: Callable[[], Any]) -> ui.element:
     """A button that looks like a link: of a row, which has several."""
     shown = TextElement(tag="button", text=label).props('type="button"').classes("plain")
-    return shown.on("click", on_click)
+    return shown.on("click", one_at_a_time(on_click))
+
+
+def one_at_a_time(work: Callable[[], Any]) -> Callable[[], Any]:
+    """The handler of an event that does nothing while it works on an earlier one: the first click of a double click."""
+    is_working = False
+
+    def handle() -> Any:
+        nonlocal is_working
+        if is_working:
+            return None
+        result = work()
+        if not asyncio.iscoroutine(result):
+            return result
+        is_working = True
+        return end(result)
+
+    async def end(working: Awaitable[Any]) -> None:
+        nonlocal is_working
+        try:
+            await working
+        finally:
+            is_working = False
+
+    return handle
 
 
 def name(text: str) -> ui.element:
-    """An id or a name that a person has given, apart from the direction of what is around it."""
-    shown = span(text, "name").props('dir="auto"')
-    shown.props["title"] = str(clean(text))
+    """An id or a name that a person has given, apart from the direction of what is around it; its own is not turned."""
+    shown = span(escape_controls(text), "name").props('dir="auto"')
+    shown.props["title"] = escape_controls(text)
     return shown
 
 

@@ -10,9 +10,10 @@ from keepsake_client.turns import Candidate
 from nicegui import ui
 
 from services.gateway.access import Right
-from services.gateway.console.components import content, duration, link, moment, panel, span
+from services.gateway.console.components import content, duration, link, moment, name, name_link, panel, span
 from services.gateway.console.guard import ROOT
 from services.gateway.console.passed import stages_of
+from services.gateway.console.people.asked import person_url
 from services.gateway.console.texts import Texts
 from services.gateway.console.turn_facts import main_part, returned, search_of_reply
 from services.gateway.console.viewer import Viewer
@@ -157,13 +158,12 @@ def turn_url(identifier: str) -> str:
 def user_link(viewer: Viewer, user: str, *, names_users: bool) -> None:
     """A user, as a link to what is remembered of them, where that is permitted."""
     if names_users and viewer.may(Right.READ):
-        link(user, f"{ROOT}/people?{urlencode({'user': user}, errors='replace')}")
+        name_link(user, person_url(user))
     else:
-        span(user)
+        name(user)
 
 
 def memory_link(viewer: Viewer, text: Texts, user: str, memory_id: str, *, names_users: bool) -> None:
     """A link to a memory, where that is permitted."""
     if names_users and user and viewer.may(Right.READ):
-        query = urlencode({"user": user, "memory": memory_id}, errors="replace")
-        link(text("see_memory"), f"{ROOT}/people?{query}")
+        link(text("see_memory"), person_url(user, memory_id))

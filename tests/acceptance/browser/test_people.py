@@ -80,6 +80,21 @@ def test_the_bot_uses_a_corrected_memory(person: Person, memory: Client, client:
     assert "Porto" in reply_to(client, user, "Where does my sister Anna live?")
 
 
+def test_memories_of_filters_are_deleted_on_their_page(person: Person, memory: Client, user: str) -> None:
+    """Given a filter, I expect what meets it deleted once that is confirmed, and the same page to say so."""
+    for words in ("I live in Lisbon.", "I like green tea."):
+        memory.add(user, words)
+    page = person.go(f"{person.path_of(user)}&contains=Lisbon")
+
+    page.get_by_role("button", name="Delete all that meet these filters").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete", exact=True).click()
+
+    timeline = page.locator(".timeline")  # `get_by_text` calls `contains` of the form, whose field has that name
+    expect(timeline).to_contain_text("1 memories deleted")
+    expect(timeline).to_contain_text("Nothing meets these filters")
+    assert contents(memory, user) == ["I like green tea."]
+
+
 def test_a_forgotten_user_is_gone(person: Person, memory: Client, user: str) -> None:
     """Given someone who types the id to confirm it, I expect that nothing of the user is left."""
     memory.add(user, "I am allergic to peanuts.")

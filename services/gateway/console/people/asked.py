@@ -64,6 +64,7 @@ class Asked:
     Args:
         query: what is searched for; "" lists.
         filters: conditions on memories, those of `FILTERS` that are given.
+        memory: the id of one, which is shown alone; "" shows a view.
     """
 
     user_id: str
@@ -72,6 +73,7 @@ class Asked:
     kinds: Kinds = "all"
     query: str = ""
     filters: Mapping[str, str] = field(default_factory=dict)
+    memory: str = ""
 
     @classmethod
     def read(cls, query: Mapping[str, str], caller: Caller) -> Self | None:
@@ -94,6 +96,7 @@ class Asked:
             next((kinds for kinds in KINDS if kinds == query.get("kinds")), "all"),
             query.get("q", "").strip(),
             {name: query[name] for name in FILTERS if query.get(name)},
+            query.get("memory", ""),
         )
 
     @property
@@ -111,6 +114,7 @@ class Asked:
             "scope": self.scope.value,
             "kinds": "" if self.kinds == "all" else self.kinds,
             "q": self.query,
+            "memory": self.memory,
             **self.filters,
         }
         return {name: value, **{name: value for name, value in given.items() if value}}
@@ -136,6 +140,6 @@ class Asked:
         return conditions
 
 
-def person_url(user_id: str) -> str:
-    """The address of a person's page."""
-    return Asked(user_id).url()
+def person_url(user_id: str, memory_id: str = "") -> str:
+    """The address of a person's page, or of one memory on it."""
+    return Asked(user_id, memory=memory_id).url()

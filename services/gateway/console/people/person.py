@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, Final, Literal
 
 from keepsake_client.errors import RequestFailed, RequestTimeout
-from keepsake_client.protocol import LTMResponse, Memory, UserSummary
+from keepsake_client.protocol import MAX_LIMIT, LTMResponse, Memory, UserSummary, clean, encode_user_id
 from keepsake_client.verbs import FORGET_TIMEOUT_MS
 
 from services.gateway.access import Right
@@ -58,11 +59,23 @@ class Person:
 
     async def summary(self) -> UserSummary:
         """Counts, last time and characters; nothing of a user of whom nothing is kept."""
+        return await self._listed() or UserSummary(user_id=self.user_id)
+
+    async def is_kept(self) -> bool:
+        """Whether anything is kept of the user."""
+        return await self._listed() is not None
+
+    async def _listed(self) -> UserSummary | None:
+        """The user as a list of users has it; None of one of whom nothing is kept."""
         self.viewer.permit(Right.READ, self.user_id)
-        # Its own id comes before those that begin with it.
-        response = await self._ltm.user_list(self.user_id, limit=1, deadline_ms=READ_TIMEOUT_MS)
-        own = [user for user in response.users or [] if user.user_id == self.user_id]
-        return own[0] if own else UserSummary(user_id=self.user_id)
+        prefix, limit, cursor = self.user_id, 1, None  # its own id comes before those that begin with it
+        if clean(self.user_id) != self.user_id:
+            # A prefix is cleaned on the wire, and then begins another id. A cursor is not: what is behind it begins
+            # with all but the last character, and is rarely much.
+            prefix, limit = "".join(takewhile(lambda char: clean(char) == char, self.user_id)), MAX_LIMIT
+            cursor = encode_user_id(self.user_id[:-1]) or None
+        response = await self._ltm.user_list(prefix, limit=limit, cursor=cursor, deadline_ms=READ_TIMEOUT_MS)
+        return next((user for user in response.users or [] if user.user_id == self.user_id), None)
 
     async def page(
         self, kind: Literal["message", "fact", "superseded"] = "message", cursor: str | None = None

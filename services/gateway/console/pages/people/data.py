@@ -19,6 +19,7 @@ from services.gateway.console.components import (
     heading,
     link,
     loaded,
+    name,
     panel,
     reason_of,
     span,
@@ -30,6 +31,7 @@ from services.gateway.console.people.person import Person, Preview
 from services.gateway.console.texts import Texts
 from services.gateway.request_scope import BODY_LIMITS
 from services.gateway.transfer import ImportStopped
+from services.runtime.controls import escape_controls
 
 
 def show(person: Person, text: Texts) -> None:
@@ -40,8 +42,7 @@ def show(person: Person, text: Texts) -> None:
             with ui.element("p"):
                 span(text("export_help"))
             loaded(text, person.summary, lambda summary: _counted(text, summary))
-            name, value = person.asked.named
-            link(text("export_file"), f"{PEOPLE}/export?{urlencode({name: value})}")
+            link(text("export_file"), f"{PEOPLE}/export?{urlencode([person.asked.named])}")
     if viewer.may(Right.IMPORT):
         with panel(text("import")):
             _Import(person, text).show()
@@ -76,8 +77,8 @@ class _Import:
             on_rejected=lambda: self._say(text("file_rejected")),
         ).props('accept=".jsonl,.ndjson,.json"')
         self._upload.classes("uploader")  # its button is the one below
-        pick = TextElement(tag="button", text=text("choose_file")).props('type="button"').classes("submit")
-        pick.on("click", js_handler=f"() => getElement({self._upload.id}).$refs.qRef.pickFiles()")
+        self._pick = TextElement(tag="button", text=text("choose_file")).props('type="button"').classes("submit")
+        self._pick.on("click", js_handler=f"() => getElement({self._upload.id}).$refs.qRef.pickFiles()")
         self._place = ui.element("div").props('role="status"')
 
     async def _store(self, event: events.UploadEventArguments) -> None:
@@ -110,11 +111,14 @@ class _Import:
             raise
         finally:
             self._upload.reset()
+            self._pick.set_visibility(True)
 
     def _cancel(self) -> None:
         self._is_cancelled = True
+        self._counted.set_text(self._text("import_stopping"))
 
     def _begin(self, total: int) -> None:
+        self._pick.set_visibility(False)  # one at a time
         self._place.clear()
         with self._place:
             self._bar = ui.element("progress").props('value="0"')
@@ -172,11 +176,12 @@ class _Forgetting:
             span(text("forget_stays"), "quiet")
         with ui.element("p"):
             span(text("type_id"))
-            span(self._person.user_id, "name typed").props('dir="auto"')
+            name(self._person.user_id).classes("typed")
         typed = ui.input(label=text("user_id")).props('outlined dense dir="auto" autocomplete="off"')
 
         async def forget() -> None:
-            if _plain(str(typed.value or "")) != _plain(self._person.user_id):
+            user_id = self._person.user_id
+            if _plain(str(typed.value or "")) not in (_plain(user_id), _plain(escape_controls(user_id))):
                 ui.notify(text("id_differs"), type="negative", position="bottom")
                 return
             count = await attempted(text, self._person.forget())

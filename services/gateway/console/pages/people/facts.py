@@ -47,7 +47,7 @@ class _Facts:
             for kind, fact in facts:
                 with ui.element("div").classes("fact"):
                     MemoryView(self._person, self._text, fact, is_superseded=kind == "superseded").show()
-                    show_evidence(self._person, self._text, _ids(fact.metadata.get("evidence")), _replaced_by(fact))
+                    show_fact_evidence(self._person, self._text, fact)
         self._more.clear()
         if self._pages.has_more:
             with self._more:
@@ -57,6 +57,11 @@ class _Facts:
         self._more.clear()
         with self._more:
             loaded(self._text, self._pages.next, self._append)
+
+
+def show_fact_evidence(person: Person, text: Texts, fact: Memory) -> None:
+    """Show a button for the words that say a fact, and for the fact that has replaced it."""
+    show_evidence(person, text, _ids(fact.metadata.get("evidence")), _replaced_by(fact))
 
 
 def show_evidence(person: Person, text: Texts, evidence: list[str], replaced_by: list[str] | None = None) -> None:

@@ -7,7 +7,7 @@ from nicegui import ui
 
 from services.gateway.access import Right
 from services.gateway.app import Gateway
-from services.gateway.console.components import button, empty, heading, link, loaded, moment, name, span
+from services.gateway.console.components import button, empty, heading, loaded, moment, name, name_link, span
 from services.gateway.console.forms import field, form, submit
 from services.gateway.console.people.asked import PEOPLE, person_url
 from services.gateway.console.people.person import READ_TIMEOUT_MS
@@ -105,7 +105,7 @@ _COLUMNS = (
 def _row(viewer: Viewer, text: Texts, user: UserSummary) -> None:
     with ui.element("tr"):
         with ui.element("th").props('scope="row"').classes("user"):
-            link(user.user_id, person_url(user.user_id)).classes("name").props('dir="auto"')
+            name_link(user.user_id, person_url(user.user_id))
         for count in counts_of(user).values():
             with ui.element("td").classes("number"):
                 span(count)

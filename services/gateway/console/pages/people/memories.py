@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from keepsake_client.protocol import LTMResponse
+from collections.abc import Sequence
+
+from keepsake_client.protocol import LTMResponse, Memory
 from nicegui import ui
 
 from services.gateway.access import Right
@@ -15,6 +17,7 @@ from services.gateway.console.components import (
     link,
     loaded,
     moment,
+    name_link,
     span,
 )
 from services.gateway.console.forms import choice, field, form, hidden, submit
@@ -93,14 +96,16 @@ class Timeline:
     def __init__(self, person: Person, text: Texts) -> None:
         self._person = person
         self._text = text
-        self._cursor: str | None = None
-        self._last: tuple[SessionGroup, ui.element] | None = None
+        self._last: _Session | None = None
 
     def show(self) -> None:
         """Show the first page."""
         self._place = ui.element("div").classes("timeline")
         with self._place:
-            loaded(self._text, self._person.page, self._show_first)
+            self._load()
+
+    def _load(self) -> None:
+        loaded(self._text, self._person.page, self._show_first)
 
     def _show_first(self, page: LTMResponse) -> None:
         text = self._text
@@ -116,40 +121,18 @@ class Timeline:
     def _append(self, page: LTMResponse) -> None:
         with self._sessions:
             for group in by_session(page.memories, self._person.viewer.zone):
-                if self._last is None or not self._last[0].is_continued_by(group):
-                    self._last = group, self._session(group)
-                with self._last[1]:
-                    for memory in group.memories:
-                        MemoryView(self._person, self._text, memory).show()
-        self._cursor = page.next_cursor
+                if self._last is None or not self._last.is_continued_by(group):
+                    self._last = _Session(self._person, self._text, group)
+                self._last.append(group.memories)
         self._more.clear()
-        if self._cursor is not None:
+        if page.next_cursor is not None:
             with self._more:
-                button(self._text("more"), self._show_more)
+                button(self._text("more"), lambda: self._show_more(page.next_cursor))
 
-    def _session(self, group: SessionGroup) -> ui.element:
-        """The place of a session's memories, below its heading."""
-        person, text = self._person, self._text
-        section = ui.element("section").classes("session")
-        with section:
-            with ui.element("h2"):
-                if group.session_id is None:
-                    span(text("no_session"))
-                else:
-                    span(text("session"))
-                    address = person.asked.url(filters={**person.asked.filters, "session_id": group.session_id})
-                    link(group.session_id, address).classes("name").props('dir="auto"')
-            with ui.element("p").classes("dates quiet"):
-                moment(person.viewer, text, group.memories[-1].timestamp)
-                if len(group.memories) > 1:
-                    span("–")
-                    moment(person.viewer, text, group.memories[0].timestamp)
-        return section
-
-    def _show_more(self) -> None:
+    def _show_more(self, cursor: str | None) -> None:
         self._more.clear()
         with self._more:
-            loaded(self._text, lambda: self._person.page(cursor=self._cursor), self._append)
+            loaded(self._text, lambda: self._person.page(cursor=cursor), self._append)
 
     async def _delete_matching(self) -> None:
         person, text = self._person, self._text
@@ -157,9 +140,49 @@ class Timeline:
         if count is None:
             return
         conditions = [f"{text(key)}: {value}" for key, value in person.asked.filters.items()]
-        question = text("delete_matching_question", count=count)
+        question = text("delete_matching_question", count=f"{count:,}")
         if await confirmed(text, question, [*conditions, text("delete_facts_too")], text("delete")):
             deleted = await attempted(text, person.delete_matching(dry_run=False))
             if deleted is not None:
-                ui.notify(text("deleted", count=deleted), position="bottom")
-                ui.navigate.to(person.asked.url())
+                self._place.clear()
+                self._last = None
+                with self._place:
+                    with ui.element("p").classes("state").props('role="status"'):
+                        span(text("deleted", count=f"{deleted:,}"))
+                    self._load()
+
+
+class _Session:
+    """A session of a timeline: its heading, from when to when, and its memories."""
+
+    def __init__(self, person: Person, text: Texts, group: SessionGroup) -> None:
+        self._person = person
+        self._text = text
+        self._group = group
+        self._newest = group.memories[0].timestamp
+        self._place = ui.element("section").classes("session")
+        with self._place:
+            with ui.element("h2"):
+                if group.session_id is None:
+                    span(text("no_session"))
+                else:
+                    span(text("session"))
+                    filters = {**person.asked.filters, "session_id": group.session_id}
+                    name_link(group.session_id, person.asked.url(filters=filters))
+            self._dates = ui.element("p").classes("dates quiet")
+
+    def is_continued_by(self, group: SessionGroup) -> bool:
+        return self._group.is_continued_by(group)
+
+    def append(self, memories: Sequence[Memory]) -> None:
+        """Show further memories, older than those before."""
+        viewer, oldest = self._person.viewer, memories[-1].timestamp
+        self._dates.clear()
+        with self._dates:
+            moment(viewer, self._text, oldest)
+            if oldest != self._newest:
+                span("–")
+                moment(viewer, self._text, self._newest)
+        with self._place:
+            for memory in memories:
+                MemoryView(self._person, self._text, memory).show()

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from typing import Final
 
-from keepsake_client.protocol import UserSummary
+from keepsake_client.errors import KeepsakeError
+from keepsake_client.protocol import LTMResponse, UserSummary
 from nicegui import ui
+from redis.exceptions import RedisError
 
 from services.gateway.access import Right
-from services.gateway.console.components import link, loaded, moment, name, span
+from services.gateway.console.components import link, loaded, moment, name, name_link, span
 from services.gateway.console.pages.people import data, facts, memories, profile
 from services.gateway.console.pages.people.finding import counts_of
-from services.gateway.console.people.asked import PEOPLE, VIEWS, Scope
+from services.gateway.console.pages.people.memory import MemoryView
+from services.gateway.console.people.asked import PEOPLE, VIEWS, Asked, Scope
 from services.gateway.console.people.person import Person
 from services.gateway.console.texts import Texts
 
 _SHOW: Final = {"memories": memories.show, "facts": facts.show, "profile": profile.show, "data": data.show}
+#: How often an open page asks whether anything is kept of the user.
+CHECK_S: Final = 10.0
 #: What a key may do to all that a user has.
 _WHOLE: Final = (Right.EXPORT, Right.IMPORT, Right.FORGET)
 
@@ -27,20 +32,64 @@ def show(person: Person, text: Texts) -> None:
         link(text("all_people"), PEOPLE).classes("back")
     with ui.element("h1").classes("user"):
         name(person.user_id)
+    place = ui.element("div")
+    with place:
+        if caller.agent is None:
+            loaded(text, person.summary, lambda summary: _summary(person, text, summary))
+        is_whole = caller.agent is None and any(map(person.viewer.may, _WHOLE))
+        _views(person, text, is_whole=is_whole)
+        _content(person, text, is_whole=is_whole)
     if caller.agent is None:
-        loaded(text, person.summary, lambda summary: _summary(person, text, summary))
-    is_whole = caller.agent is None and any(map(person.viewer.may, _WHOLE))
+        _leave_when_forgotten(person, text, place)
+
+
+def _views(person: Person, text: Texts, *, is_whole: bool) -> None:
+    """Show what can be looked at."""
     with ui.element("nav").classes("views") as element:
         element.props["aria-label"] = text("views")
         for view in VIEWS:
             if view != "data" or is_whole:
-                shown = link(text(f"view_{view}"), person.asked.url(view=view, query="", filters={}, kinds="all"))
-                if view == person.asked.view:
+                kept = Asked(person.user_id, view, person.asked.scope)
+                shown = link(text(f"view_{view}"), kept.url())
+                if view == person.asked.view and not person.asked.memory:
                     shown.props('aria-current="page"')
-    if person.asked.view != "data" or is_whole:
+
+
+def _content(person: Person, text: Texts, *, is_whole: bool) -> None:
+    """Show what the page is asked for."""
+    if person.asked.memory:
+        loaded(text, lambda: person.memory(person.asked.memory), lambda response: _one(person, text, response))
+    elif person.asked.view != "data" or is_whole:
         _SHOW[person.asked.view](person, text)
     else:
         person.viewer.permit(Right.EXPORT, person.user_id)
+
+
+def _leave_when_forgotten(person: Person, text: Texts, place: ui.element) -> None:
+    """Clear what is shown once nothing is kept of the user any more, who may be forgotten elsewhere."""
+    was_kept = False
+
+    async def check() -> None:
+        nonlocal was_kept
+        try:
+            is_kept = await person.is_kept()
+        except (KeepsakeError, RedisError, OSError):
+            return  # it is asked again
+        if was_kept and not is_kept:
+            place.clear()
+            with place, ui.element("p").classes("state").props('role="status"'):
+                span(text("kept_no_more"))
+        was_kept = is_kept
+
+    ui.timer(CHECK_S, check)
+
+
+def _one(person: Person, text: Texts, response: LTMResponse) -> None:
+    """One memory; a fact with its evidence."""
+    for memory in response.memories:
+        MemoryView(person, text, memory).show()
+        if memory.kind == "fact":
+            facts.show_fact_evidence(person, text, memory)
 
 
 def _summary(person: Person, text: Texts, summary: UserSummary) -> None:
@@ -61,6 +110,6 @@ def _summary(person: Person, text: Texts, summary: UserSummary) -> None:
             (text("scope_shared"), Scope(None, False)),
             *((agent, Scope(agent, False)) for agent in agents),
         ):
-            shown = link(label, person.asked.url(scope=scope)).classes("name").props('dir="auto"')
+            shown = name_link(label, person.asked.url(scope=scope, memory=""))
             if scope == present:
                 shown.props('aria-current="true"')

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from keepsake_client.errors import RequestFailed
 from keepsake_client.protocol import LTMResponse, ProfileChange
@@ -22,6 +22,7 @@ from services.gateway.console.components import (
     loaded,
     moment,
     name,
+    one_at_a_time,
     span,
 )
 from services.gateway.console.pages.people.facts import show_evidence
@@ -48,7 +49,7 @@ class _ProfileView:
 
     def __init__(self, person: Person, text: Texts) -> None:
         self._person = person
-        self._viewer = person.viewer
+        self.viewer = person.viewer
         self._text = text
 
     def show(self) -> None:
@@ -62,15 +63,15 @@ class _ProfileView:
             loaded(self._text, self._person.profile, self._show)
 
     def _show(self, response: LTMResponse) -> None:
-        self._profile, self._version = response.user_profile, response.profile_version or 0
+        self.seen = _Seen(response.user_profile, response.profile_version or 0)
         text, changes = self._text, response.profile_history or []
         agent_id = self._person.asked.scope.agent_id
         heading(text("profile_own") if agent_id is None else text("profile_of", agent=agent_id))
-        if not self._profile:
+        if not self.seen.profile:
             empty(text("no_profile"))
         else:
             with ui.element("div").classes("profile"):
-                for value in values_of(self._profile, changes):
+                for value in values_of(self.seen.profile, changes):
                     self._value(value)
         if self._may_edit:
             self._adding()
@@ -79,7 +80,7 @@ class _ProfileView:
 
     @property
     def _may_edit(self) -> bool:
-        return self._viewer.may(Right.WRITE) and self._viewer.sees_contents
+        return self.viewer.may(Right.WRITE) and self.viewer.sees_contents
 
     def _value(self, value: ProfileValue) -> None:
         text = self._text
@@ -91,11 +92,11 @@ class _ProfileView:
                     span(text("no_longer"), "quiet")
                 else:
                     said = value.value
-                    content(self._viewer, text, said if isinstance(said, str) else as_json(said))
+                    content(self.viewer, text, said if isinstance(said, str) else as_json(said))
             self._provenance(value)
             if self._may_edit:
-                with ui.element("div").classes("row"):
-                    action(text("edit"), lambda: self._edit(place, value.path, as_json(value.value)))
+                with ui.element("div").classes("row") as row:
+                    action(text("edit"), lambda: self._edit(place, row, value))
                     action(text("remove"), lambda: self._remove(value.path))
 
     def _provenance(self, value: ProfileValue) -> None:
@@ -103,20 +104,21 @@ class _ProfileView:
         with ui.element("p").classes("said quiet"):
             if value.is_extracted:
                 span(text("said"))
-                moment(self._viewer, text, value.said_at)
+                moment(self.viewer, text, value.said_at)
             elif change is None:
                 span(text("changed_earlier"))
             else:
                 span(text("written", version=change.version))
-                moment(self._viewer, text, change.changed_at)
+                moment(self.viewer, text, change.changed_at)
         if value.evidence:
             show_evidence(self._person, text, value.evidence)
 
-    def _edit(self, place: ui.element, path: tuple[str, ...], typed: str) -> None:
-        """Edit a value in its place."""
+    def _edit(self, place: ui.element, row: ui.element, value: ProfileValue) -> None:
+        """Edit a value in its place; `row`, which would begin it anew, goes."""
+        row.set_visibility(False)
         place.clear()
         with place:
-            _Editor(self, self._text, typed, lambda: path).show()
+            _Editor(self, self._text, as_json(value.value), lambda: value.path).show()
 
     def _adding(self) -> None:
         text = self._text
@@ -130,29 +132,26 @@ class _ProfileView:
         question = self._text("remove_question", key=" › ".join(path))
         if not await confirmed(self._text, question, [self._text("stays_in_history")], self._text("remove")):
             return
-        patch = patch_to(self._profile, path, None)
-        if await attempted(self._text, self._patched(patch)):
+        if await attempted(self._text, self._removed(path)):
             self.reload()
 
-    async def _patched(self, patch: dict[str, Any]) -> bool:
-        await self._person.patch_profile(patch, self._version)
+    async def _removed(self, path: tuple[str, ...]) -> bool:
+        await self._person.patch_profile(patch_to(self.seen.profile, path, None), self.seen.version)
         return True
 
-    async def store(self, path: tuple[str, ...], value: Any) -> Any:
-        """Set what is at a path, and show the profile; of a profile that has changed since, return what is there now.
+    async def store(self, path: tuple[str, ...], value: Any, seen: _Seen) -> _Seen | None:
+        """Set what is at a path, and show the profile; one that has changed since it was seen is returned as it is now.
 
         Raises:
             KeepsakeError
         """
         try:
-            await self._person.patch_profile(patch_to(self._profile, path, value), self._version)
+            await self._person.patch_profile(patch_to(seen.profile, path, value), seen.version)
         except RequestFailed as error:
             if error.code != "conflict":
                 raise
             response = await self._person.profile()
-            self._profile, self._version = response.user_profile, response.profile_version or 0
-            present = [one.value for one in values_of(self._profile, []) if one.path == path]
-            return _Conflict(self._version, present[0] if present else None)
+            return _Seen(response.user_profile, response.profile_version or 0)
         self.reload()
         return None
 
@@ -188,26 +187,24 @@ class _ProfileView:
             with ui.element("td").classes("number"):
                 span(str(change.version))
             with ui.element("td"):
-                moment(self._viewer, self._text, change.changed_at)
+                moment(self.viewer, self._text, change.changed_at)
             with ui.element("td"):
                 span(self._text(f"by_{change.source}"))
             with ui.element("td"):
-                content(self._viewer, self._text, json.dumps(change.patch, ensure_ascii=False))
+                content(self.viewer, self._text, json.dumps(change.patch, ensure_ascii=False))
                 if change.evidence:
                     show_evidence(self._person, self._text, change.evidence)
 
 
-class _Conflict:
-    """The profile has changed since it was read.
+class _Seen(NamedTuple):
+    """The profile as a viewer has seen it, to which a change applies."""
 
-    Args:
-        version: that it has now.
-        value: what is in the place of what was typed; None where nothing is.
-    """
+    profile: dict[str, Any]
+    version: int
 
-    def __init__(self, version: int, value: Any) -> None:
-        self.version = version
-        self.value = value
+    def at(self, path: tuple[str, ...]) -> Any:
+        """What is at a path; None where nothing is."""
+        return next((one.value for one in values_of(self.profile, []) if one.path == path), None)
 
 
 class _Editor:
@@ -219,6 +216,7 @@ class _Editor:
 
     def __init__(self, view: _ProfileView, text: Texts, typed: str, path: Callable[[], tuple[str, ...]]) -> None:
         self._view = view
+        self._seen = view.seen
         self._text = text
         self._initial = typed
         self._path = path
@@ -226,10 +224,11 @@ class _Editor:
     def show(self) -> None:
         text = self._text
         self._typed = ui.textarea(label=text("value_json"), value=self._initial).props('outlined autogrow dir="auto"')
-        self._typed.on("keydown.ctrl.enter", self._save)
+        save = one_at_a_time(self._save)
+        self._typed.on("keydown.ctrl.enter", save)
         self._message = ui.element("div").props('role="alert"')
         with ui.element("div").classes("actions"):
-            button(text("save"), self._save)
+            button(text("save"), save)
             if self._initial:
                 button(text("cancel"), self._view.reload)
 
@@ -244,17 +243,15 @@ class _Editor:
         except (NotJSON, NullInside) as error:
             self._say(self._text("not_json" if isinstance(error, NotJSON) else "null_inside"))
             return
-        conflict = await attempted(self._text, self._stored(path, value))
-        if isinstance(conflict, _Conflict):
+        changed = await attempted(self._text, self._view.store(path, value, self._seen))
+        if changed is not None:
+            self._seen = changed
             with self._message:
-                self._say(self._text("conflict", version=conflict.version))
-                if conflict.value is None:
+                self._say(self._text("conflict", version=changed.version))
+                if (present := changed.at(path)) is None:
                     span(self._text("conflict_nothing"), "quiet")
                 else:
-                    content(self._view._viewer, self._text, as_json(conflict.value))
-
-    async def _stored(self, path: tuple[str, ...], value: Any) -> Any:
-        return await self._view.store(path, value)
+                    content(self._view.viewer, self._text, as_json(present))
 
     def _say(self, words: str) -> None:
         with self._message, ui.element("p").classes("state failure"):

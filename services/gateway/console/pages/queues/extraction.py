@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-from urllib.parse import urlencode
 
 from nicegui import ui
 
+from services.gateway.access import Right
 from services.gateway.app import Gateway
-from services.gateway.console.components import empty, head, heading, link, loaded, moment, panel, span
-from services.gateway.console.guard import ROOT
+from services.gateway.console.components import empty, head, heading, link, loaded, moment, name, panel, span
+from services.gateway.console.people.asked import person_url
 from services.gateway.console.texts import Texts
 from services.gateway.console.viewer import Viewer
 from services.runtime.extraction_figures import ExtractionFigures, SetAsideMessage, read_figures
@@ -85,13 +85,13 @@ def _row(viewer: Viewer, text: Texts, message: SetAsideMessage, *, names_users: 
         with ui.element("td"):
             moment(viewer, text, message.said_at)
         with ui.element("td"):
-            span(message.user)
+            name(message.user)
             if message.agent_id is not None:
-                span(f" · {message.agent_id}", "quiet")
+                span(" · ", "quiet")
+                name(message.agent_id).classes("quiet")
         with ui.element("td"):
-            if names_users:
-                of = urlencode({"user": message.user, "memory": message.memory_id}, errors="replace")
-                link(message.memory_id, f"{ROOT}/people?{of}")
+            if names_users and viewer.may(Right.READ):
+                link(message.memory_id, person_url(message.user, message.memory_id))
             else:
                 span(message.memory_id)
         with ui.element("td"):
