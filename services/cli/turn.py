@@ -30,6 +30,11 @@ _REPLIES: Final = {
 
 def show_turn(turn: Turn, output: Output, zone: tzinfo) -> None:
     """Print what a turn has besides its trace records."""
+    if len(turn.users) > 1:
+        users = ", ".join(sorted(turn.users))
+        output.line(
+            printable(f"this id is one of several users; what follows is of all of them: {users}"), "bold yellow"
+        )
     for search in turn.searches:
         if search.record is not None:
             _show_search(search, output, zone)

@@ -6,6 +6,8 @@ import json
 import re
 from typing import Any
 
+from keepsake_client.fields import MAX_ID_BYTES
+
 #: The fields of a message that may hold the id.
 ID_FIELDS = ("message_id", "request_id", "task_id")
 #: The field of a reply's `meta` that holds the id of the message which it answers.
@@ -61,7 +63,7 @@ def ids_of(item: dict[str, Any]) -> dict[str, str | None]:
 
 
 def replied_to(item: dict[str, Any]) -> str | None:
-    """The message_id of the message that an event answers, as text."""
+    """The message_id of the message that an event answers, as text; None where that is too long for an id."""
     meta = item.get("meta")
     found = meta.get(REPLIED_TO) if isinstance(meta, dict) else None
-    return found if isinstance(found, str) else None
+    return found if isinstance(found, str) and len(found) <= MAX_ID_BYTES else None

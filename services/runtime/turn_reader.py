@@ -45,7 +45,7 @@ class TurnReader:
         self._traces = TraceReader(client, broker, settings)
         self._settings = settings
         self._elsewhere = elsewhere
-        self._refused: list[str] = []
+        self._unseen: list[str] = []
 
     def follow(self, identifier: str) -> Turn:
         """The turn that an id belongs to.
@@ -56,7 +56,7 @@ class TurnReader:
         Raises:
             redis.ConnectionError, redis.TimeoutError: Redis does not answer.
         """
-        self._refused = []
+        self._unseen = []
         records, oldest = self._of_ids({identifier})
         linked = _linked(records)
         trace = self._traces.follow(identifier, linked)
@@ -65,7 +65,7 @@ class TurnReader:
             records, oldest = self._of_ids(ids)
         if self._elsewhere:
             trace.unseen.append(f"the workers' queues, which are on {self._elsewhere}")
-        trace.unseen.extend(self._refused)
+        trace.unseen.extend(dict.fromkeys(self._unseen))
         kept_since = time.time() - self._settings.ltm_turns_hours * 3_600 if oldest is None else oldest
         return turn_of(trace, records, kept_since=kept_since, recorded=self._settings.ltm_turns)
 
@@ -80,17 +80,20 @@ class TurnReader:
 
     def _newest(self) -> Iterator[tuple[int, bytes]]:
         """The newest turn records, each as JSON with the time when it was written, in milliseconds since 1970."""
-        end, left = "+", MAX_LOOKED_AT
+        end, looked_at = "+", 0
         try:
-            while left > 0 and (page := self._client.xrevrange(TURNS_STREAM, max=end, count=min(left, PAGE))):
+            while page := self._client.xrevrange(TURNS_STREAM, max=end, count=PAGE):
+                if looked_at >= MAX_LOOKED_AT:
+                    self._unseen.append(f"{TURNS_STREAM}: the newest {looked_at} records alone were looked at")
+                    return
                 for entry_id, fields in page:
                     yield int(entry_id.partition(b"-")[0]), fields.get(TURN_FIELD.encode(), b"")
-                left -= len(page)
+                looked_at += len(page)
                 end = f"({page[-1][0].decode()}"
         except NoPermissionError:
-            self._refused.append(f"{TURNS_STREAM}: no permission")
+            self._unseen.append(f"{TURNS_STREAM}: no permission")
         except redis.ResponseError as error:
-            self._refused.append(f"{TURNS_STREAM}: {redact(error)}")
+            self._unseen.append(f"{TURNS_STREAM}: {redact(error)}")
 
 
 @contextmanager

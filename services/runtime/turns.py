@@ -26,6 +26,8 @@ MAX_PROMPT_MESSAGE_CHARS: Final = 12_000
 MAX_PROMPT_CHARS: Final = 24_000
 #: The most bytes of a record: one that is longer, such as one of emoji, goes without its longest texts.
 MAX_RECORD_BYTES: Final = 65_536
+#: The most characters of each text in a record that is longer even without these: senders choose the ids in it.
+MIN_TEXT_CHARS: Final = 1_000
 #: Of a request, what is no option of the search, or is told elsewhere.
 _NO_OPTIONS: Final = ("query", "explain", "timings")
 
@@ -120,7 +122,12 @@ class Turns:
             return raw
         for candidate in known.get("candidates") or ():
             candidate.pop("content", None)
-        return _json({**known, "prompt": None, "shortened": True})
+        known |= {"prompt": None, "shortened": True}
+        raw = _json(known)
+        if len(raw) <= MAX_RECORD_BYTES:
+            return raw
+        texts = {name: text[:MIN_TEXT_CHARS] for name in ("query", "text", "reply") if (text := known.get(name))}
+        return _json({**known, **texts, "options": None, "candidates": None, "model": None})
 
     def _text(self, text: str) -> tuple[str | None, bool]:
         """The text as a record has it, and whether it is cut."""

@@ -160,6 +160,16 @@ def test_what_was_not_returned_is_explained(tea_talk: MemoryService) -> None:
     assert (cut.ranked, cut.filtered, cut.echoes, cut.limit, cut.min_score) == (3, 1, 0, 2, 0.09)
 
 
+def test_an_explanation_has_no_long_ids(keepsake: MemoryService) -> None:
+    """Given a memory whose session is named by half a million characters, I expect the first 2,600 of them."""
+    say(keepsake, "I drink green tea", meta={"session_id": "s" * 500_000})
+
+    result = keepsake.search("u1", SearchData(query="green tea?"), now=NOW)
+
+    assert result.explain is not None
+    assert [candidate.session_id for candidate in result.explain().candidates] == ["s" * 2_600]
+
+
 def test_the_newer_of_a_matter_is_explained(keepsake: MemoryService) -> None:
     """Given a query of the current state, which ranks the best once more, I expect candidates in that order."""
     say(keepsake, "I live in Porto", *CHATTER, "I have moved to Lyon")

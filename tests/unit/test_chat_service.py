@@ -168,10 +168,8 @@ def test_a_reply_is_recorded_with_its_prompt() -> None:
         said = {"user_id": "u", "content": "猫?", "source": "user", "message_id": "m1", "task_id": "t1"}
         await service.answer(MemoryUpdateMessage.model_validate(said))
 
-        entries: Any = await redis.xrange(TURNS_STREAM)
+        [record] = await _recorded(redis)
         await redis.aclose()
-        [(_, fields)] = entries
-        record = TurnRecord.model_validate(decoded(fields[TURN_FIELD.encode()]))
         [prompt] = replier.prompts
         assert (record.kind, record.user, record.text, record.reply) == ("reply", "u", "猫?", "yes")
         assert (record.message_id, record.task_id, record.model, record.remember) == ("m1", "t1", "a-model", True)
@@ -218,7 +216,7 @@ def test_where_contexts_are_unknown_searches_are_asked_for(monkeypatch: pytest.M
 def test_what_is_said_without_a_memory_is_not_to_be_remembered(
     content: str, replier: Replier, meta: dict[str, bool] | None
 ) -> None:
-    """Given no memory, I expect the built-in reply to be marked, in both its languages, and another's not."""
+    """Given no memory, I expect the built-in reply and its record marked, in both its languages, and another's not."""
 
     async def story() -> None:
         redis: Redis = fakeredis.FakeAsyncRedis()
@@ -226,14 +224,21 @@ def test_what_is_said_without_a_memory_is_not_to_be_remembered(
         await subscription.subscribe("ai_responses")
         message = MemoryUpdateMessage(user_id="u", content=content, source="user", timestamp=1.0, message_id="m1")
 
-        await chat_service(redis, replier).answer(message)
+        await chat_service(redis, replier, turns=Turns(100)).answer(message)
 
         replies = [message async for message in _published(subscription)]
         assert [reply.get("meta") for reply in replies] == [meta]
+        [record] = await _recorded(redis)
+        assert record.remember is (meta is None)
         await subscription.aclose()  # type: ignore[no-untyped-call]  # redis-py left it out
         await redis.aclose()
 
     asyncio.run(story())
+
+
+async def _recorded(redis: Any) -> list[TurnRecord]:
+    entries = await redis.xrange(TURNS_STREAM)
+    return [TurnRecord.model_validate(decoded(fields[TURN_FIELD.encode()])) for _, fields in entries]
 
 
 async def _published(subscription: PubSub) -> AsyncIterator[dict[str, Any]]:

@@ -109,6 +109,15 @@ def test_a_reply_that_was_indexed_names_its_message(client: Any, remember: bool,
     assert (record.message_id, record.reply_to, record.memories) == ("m1", "m0", memories)
 
 
+def test_what_is_too_long_for_an_id_is_in_no_record(client: Any) -> None:
+    """Given an event that claims to answer a message whose id has half a million characters, I expect a record without
+    it: the stream keeps thousands of them."""
+    index(client, TRACES, update=UPDATE.model_copy(update={"meta": {"original_message_id": "m" * 500_000}}))
+
+    (record,) = records(client)
+    assert (record.message_id, record.reply_to) == ("m1", None)
+
+
 def test_a_message_that_failed_for_good_has_one_record(client: Any) -> None:
     """Given a failed try that is retried, I expect no record; given the last one, its error's code and the tries."""
     index(client, TRACES, Unavailable(SECRET), retries=1)

@@ -6,6 +6,7 @@ from typing import Any
 
 import fakeredis
 import pytest
+import redis
 from keepsake_client.protocol import TRACE_FIELD, TRACES_STREAM, UPDATES_STREAM, MemoryUpdateMessage
 from keepsake_client.turns import TURNS_STREAM, Candidate, Cut
 
@@ -96,6 +97,18 @@ def test_a_turn_of_the_proxy_is_linked_by_its_record(pipeline: Pipeline) -> None
 
         assert (turn.message and turn.message.message_id, turn.reply, len(turn.searches)) == ("m1", REPLY, 1)
         assert (turn.reply_memory.state, turn.reply_memory.message_id) == ("remembered", "m2")
+
+
+@pytest.mark.parametrize("link", [{"reply_to": "m1"}, {}], ids=["chat service", "proxy"])
+def test_the_users_message_is_told_from_the_replys(pipeline: Pipeline, link: dict[str, str]) -> None:
+    """Given a reply whose event was indexed before the user's message, I expect each taken for what it is."""
+    pipeline.trace("message", message_id="m2", **link)
+    pipeline.reply(reply_message_id=None if link else "m2")
+    pipeline.trace("message", message_id="m1")
+
+    turn = pipeline.follow("m1")
+
+    assert (turn.message and turn.message.message_id, turn.reply_memory.message_id) == ("m1", "m2")
 
 
 def test_an_id_that_is_not_known_has_no_turn(pipeline: Pipeline) -> None:
@@ -222,6 +235,37 @@ def test_another_programs_stream_is_named(pipeline: Pipeline) -> None:
     assert turn.trace.unseen[0].startswith("ltm:turns: ")
 
 
+def test_a_stream_that_may_not_be_read_is_named_once(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a user of Redis without the right to the turns, I expect the traces, and the stream named once."""
+    pipeline.trace("message", message_id="m1")
+    pipeline.trace("reply", message_id="m1", request_id="r1")
+    read = pipeline.client.xrevrange
+
+    def refusing(name: str, *args: Any, **options: Any) -> Any:
+        if name == TURNS_STREAM:
+            raise redis.exceptions.NoPermissionError("this user has no permissions")
+        return read(name, *args, **options)
+
+    monkeypatch.setattr(pipeline.client, "xrevrange", refusing)
+
+    assert pipeline.follow("r1").trace.unseen == ["ltm:turns: no permission"]
+
+
+def test_turns_that_were_not_looked_at_are_told(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given more records than are looked at for one turn, I expect that said; given as many, all of them looked at."""
+    monkeypatch.setattr("services.runtime.turn_reader.MAX_LOOKED_AT", 100)
+    pipeline.search()
+    for _ in range(99):
+        pipeline.search(request_id="later")
+    assert (len(pipeline.follow("r1").searches), pipeline.follow("r1").trace.unseen) == (1, [])
+
+    pipeline.search(request_id="one more")
+
+    turn = pipeline.follow("r1")
+    assert turn.searches[0].record is None
+    assert turn.trace.unseen == ["ltm:turns: the newest 100 records alone were looked at"]
+
+
 def test_the_command_prints_a_turn(pipeline: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
     """Given a turn, I expect search, candidates with verdicts, prompt, reply and its memory, controls escaped."""
     pipeline.all()
@@ -239,6 +283,21 @@ def test_the_command_prints_a_turn(pipeline: Pipeline, capsys: pytest.CaptureFix
     assert "  replied: Mochi \\u001b[31m!" in printed
     assert "the reply was remembered, as message m2" in printed
     assert "\x1b" not in printed
+
+
+def test_the_command_says_that_several_users_have_the_id(
+    pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Given two users whose messages have one id, I expect a line that names both; given one user, none."""
+    pipeline.reply()
+    show_turn(pipeline.follow("m1"), Output(), load_settings().timezone)
+    assert "several users" not in capsys.readouterr().out
+
+    pipeline.turn(TURNS.reply("ben", text="Hi", prompt=[], reply="Hello", model=None, message_id="m1"))
+    show_turn(pipeline.follow("m1"), Output(), load_settings().timezone)
+
+    printed = capsys.readouterr().out
+    assert "this id is one of several users; what follows is of all of them: anna, ben" in printed
 
 
 @pytest.mark.parametrize("odd", ['"漢" \\ \n', "\ud800", "\x00", "🐈\u202e", "'"])

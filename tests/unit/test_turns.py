@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import fakeredis
 import pytest
 import redis
-from keepsake_client.protocol import TRACES_STREAM, parse_request
+from keepsake_client.errors import Unavailable
+from keepsake_client.fields import MAX_ID_BYTES
+from keepsake_client.protocol import COUNTERS, TRACES_STREAM, parse_request
 from keepsake_client.turns import TURN_FIELD, TURNS_STREAM, Candidate, Cut, PromptMessage, TurnRecord
 
 from adapters.ltm_responses import ResponsePublisher
@@ -18,7 +21,14 @@ from services.runtime.id_matcher import decoded
 from services.runtime.logging import user_id_hasher
 from services.runtime.settings import load_settings
 from services.runtime.traces import Traces
-from services.runtime.turns import MAX_PROMPT_CHARS, MAX_RECORD_BYTES, MAX_TEXT_CHARS, NO_TURNS, Turns
+from services.runtime.turns import (
+    MAX_PROMPT_CHARS,
+    MAX_RECORD_BYTES,
+    MAX_TEXT_CHARS,
+    MIN_TEXT_CHARS,
+    NO_TURNS,
+    Turns,
+)
 from tasks.queues import request_message
 from tests.unit.test_traces import proxy
 
@@ -44,13 +54,24 @@ def parsed(raw: bytes) -> TurnRecord:
 
 def answer(client: Any, turns: Turns, error: Exception | None = None, *, waited_s: float = 0.01, **data: Any) -> None:
     """What the middleware does around the actor that searches."""
+    respond(publisher_of(client, turns), asked(waited_s, **data), lambda: EXPLAINED, error)
+
+
+def publisher_of(client: Any, turns: Turns) -> ResponsePublisher:
+    return ResponsePublisher(client, "ltm_responses", Traces(1_000, "some-worker"), turns=turns)
+
+
+def asked(waited_s: float = 0.01, **data: Any) -> Any:
+    """The message of a context that an adapter took so long ago."""
     request = {"request_id": "r1", "type": "context", "user_id": "anna", "data": {"query": QUERY, "limit": 5, **data}}
-    message = proxy(request_message(parse_request(json.dumps(request).encode(), 1_000), time.time() - waited_s))
+    return proxy(request_message(parse_request(json.dumps(request).encode(), 1_000), time.time() - waited_s))
+
+
+def respond(publisher: Any, message: Any, explain: Callable[[], Explained], error: Exception | None = None) -> None:
     message.failed = error is not None
-    result = None if error else {"memories": [], "stages": {}, "explain": lambda: EXPLAINED}
-    publisher = ResponsePublisher(client, "ltm_responses", Traces(1_000, "some-worker"), turns=turns)
-    publisher.before_process_message(None, message)  # type: ignore[arg-type]  # it needs no broker
-    publisher.after_process_message(None, message, result=result, exception=error)  # type: ignore[arg-type]
+    result = None if error else {"memories": [], "stages": {}, "explain": explain}
+    publisher.before_process_message(None, message)
+    publisher.after_process_message(None, message, result=result, exception=error)
 
 
 def test_an_answered_search_has_one_record(client: Any) -> None:
@@ -118,6 +139,38 @@ def test_a_stream_that_cannot_be_written_fails_no_search(client: Any) -> None:
     assert client.xlen(TRACES_STREAM) == 1
 
 
+def unavailable() -> Explained:
+    raise Unavailable("the database does not answer")
+
+
+@pytest.mark.parametrize(("refused", "explain"), [(True, lambda: EXPLAINED), (False, unavailable)])
+def test_a_search_that_cannot_be_recorded_is_counted(
+    client: Any, refused: bool, explain: Callable[[], Explained]
+) -> None:
+    """Given a stream that cannot be written, or a database that goes away after the response, I expect that counted
+    with the next response."""
+    if refused:
+        client.set(TURNS_STREAM, "x")
+    publisher = publisher_of(client, CONTENTS)
+    respond(publisher, asked(), explain)
+    client.delete(TURNS_STREAM)
+
+    respond(publisher, asked(), lambda: EXPLAINED)
+
+    assert client.hget(COUNTERS, "turns_not_recorded") == b"1"
+    assert len(records(client)) == 1
+
+
+def test_a_response_that_another_worker_has_published_has_no_second_record(client: Any) -> None:
+    """Given a message that two workers ran, I expect one record."""
+    message = asked()
+    respond(publisher_of(client, CONTENTS), message, lambda: EXPLAINED)
+
+    respond(publisher_of(client, CONTENTS), message, lambda: EXPLAINED)
+
+    assert len(records(client)) == 1
+
+
 def test_users_are_written_as_in_traces() -> None:
     """Given LTM_LOG_USER_IDS=false, I expect hashes, of the further users of a search too, and no id."""
     settings = load_settings(ltm_log_user_ids=False, ltm_log_key="secret")
@@ -163,6 +216,31 @@ def test_a_record_is_bounded(char: str) -> None:
     assert (reply.shortened, search.shortened) == (True, True)
     assert (len(reply.text or ""), len(search.query or "")) == (MAX_TEXT_CHARS, MAX_TEXT_CHARS)
     assert [candidate.score for candidate in search.candidates] == [0.87] * 20
+
+
+@pytest.mark.parametrize("data", [{"exclude_session": "s" * 500_000}, {"filters": {"session_id": "喵" * 100_000}}])
+def test_long_ids_do_not_make_a_long_record(client: Any, data: dict[str, Any]) -> None:
+    """Given a search that names a session by as many characters as a request holds, I expect a record of 64 kB at
+    most, with the query and where the results end."""
+    answer(client, CONTENTS, **data)
+
+    (record,) = records(client)
+    ((_, fields),) = client.xrange(TURNS_STREAM)
+    assert len(fields[TURN_FIELD.encode()]) <= MAX_RECORD_BYTES
+    assert (record.query, record.cut, record.shortened) == (QUERY, EXPLAINED.cut, True)
+
+
+def test_a_reply_of_long_ids_is_bounded() -> None:
+    """Given texts of controls, which JSON escapes, and ids that are as long as ids may be, I expect 64 kB at most, and
+    the beginning of what was said."""
+    text, long_id = "\x01" * 30_000, "\x01" * (MAX_ID_BYTES // 3)
+    names = ("message_id", "request_id", "task_id", "reply_message_id")
+
+    raw = CONTENTS.reply(long_id, text=text, prompt=[], reply=text, model="m" * 9_000, **dict.fromkeys(names, long_id))
+
+    assert len(raw) <= MAX_RECORD_BYTES
+    record = parsed(raw)
+    assert (record.message_id, record.text, record.shortened) == (long_id, "\x01" * MIN_TEXT_CHARS, True)
 
 
 def test_of_a_long_prompt_the_instructions_and_the_end_are_kept() -> None:

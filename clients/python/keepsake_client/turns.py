@@ -11,6 +11,8 @@ from pydantic import Field
 
 from keepsake_client.fields import WireModel
 
+# Every process imports these models for `LTMResponse`, and hardly any validates one of its own: `defer_build`.
+
 #: A stream of `TurnRecord`s.
 TURNS_STREAM: Final = "ltm:turns"
 #: The field of its entries that holds the record.
@@ -24,7 +26,7 @@ CANDIDATES: Final = 20
 Verdict = Literal["returned", "below_min_score", "over_limit", "with_message", "said_by_fact", "same_text"]
 
 
-class Candidate(WireModel):
+class Candidate(WireModel, defer_build=True):
     """One memory that a search ranked among the best.
 
     Attributes:
@@ -47,7 +49,7 @@ class Candidate(WireModel):
     message_id: str | None = None
 
 
-class Cut(WireModel):
+class Cut(WireModel, defer_build=True):
     """Where the results of a search end, and what was left out before.
 
     Attributes:
@@ -66,14 +68,14 @@ class Cut(WireModel):
     partial: bool = False
 
 
-class PromptMessage(WireModel):
+class PromptMessage(WireModel, defer_build=True):
     """One message of a prompt, in the form of OpenAI's chat completions."""
 
     role: str
     content: str
 
 
-class TurnRecord(WireModel):
+class TurnRecord(WireModel, defer_build=True):
     """What a search found, or what a reply was made of.
 
     Without contents (`LTM_TURNS=ids`) `query`, `text`, `prompt`, `reply` and the contents of candidates are None.

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from keepsake_client.fields import MAX_ID_BYTES
 from mem0.vector_stores.base import VectorStoreBase
 from mem0.vector_stores.pgvector import OutputData, _build_filter_conditions
 from psycopg import sql
@@ -54,7 +55,8 @@ _PAYLOADS_OF_OWNER = (
 )
 _BRIEFS = (
     "SELECT m.number, id::text, left(content, 1001), source, extract(epoch FROM said_at)::float8,"  # noqa: S608 - constants
-    " payload ->> 'session_id', payload ->> 'message_id', kind <> 'message'"
+    f" left(payload ->> 'session_id', {MAX_ID_BYTES}), left(payload ->> 'message_id', {MAX_ID_BYTES}),"
+    " kind <> 'message'"
     f" FROM memories m JOIN users ON users.number = m.user_number WHERE {OWNERS}"
     " AND m.number = ANY(%(numbers)s::bigint[])"
 )
@@ -76,6 +78,7 @@ class Brief(NamedTuple):
     Args:
         content: its first 1,001 characters.
         timestamp: when it was said, in seconds since 1970.
+        session_id, message_id: their first 2,600 characters: a session's id may be as long as a message.
     """
 
     id: str
