@@ -21,10 +21,17 @@ PATIENCE_S = 60.0
 def wait_until(condition: Callable[[], T], timeout: float = PATIENCE_S, description: str = "the condition") -> T:
     """The first truthy value of `condition`; AssertionError after `timeout` seconds without one."""
     deadline = time.monotonic() + timeout
+    asked_at = time.monotonic()
     while not (value := condition()):
         assert time.monotonic() < deadline, f"{description} did not come about within {timeout} s"
-        time.sleep(0.01)
+        time.sleep(_interval(asked_at))
+        asked_at = time.monotonic()
     return value
+
+
+def _interval(asked_at: float) -> float:
+    """Three times what the condition took: one that asks a server leaves the processors to what is waited for."""
+    return min(max(0.01, 3 * (time.monotonic() - asked_at)), 0.25)
 
 
 @overload
@@ -41,12 +48,13 @@ async def eventually(
     """As `wait_until`, for a running loop; `condition` may be a coroutine function."""
     deadline = time.monotonic() + timeout
     while True:
+        asked_at = time.monotonic()
         value = condition()
         result = await value if inspect.isawaitable(value) else value
         if result:
             return result
         assert time.monotonic() < deadline, f"{description} did not come about within {timeout} s"
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(_interval(asked_at))
 
 
 class _SkippingSelector(selectors.DefaultSelector):
