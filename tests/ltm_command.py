@@ -12,10 +12,11 @@ from unittest.mock import patch
 
 from services.cli.app import main
 from services.runtime.settings import RENAMED_SETTINGS, Settings
+from tests.support import restored_logging
 
 LTM = str(Path(sys.executable).parent / "ltm")
-#: They start processes, or reconfigure the logging of theirs.
-IN_A_PROCESS = frozenset({"up", "mcp", "backup", "restore", "reembed"})
+#: They end by signals, or with their standard input.
+IN_A_PROCESS = frozenset({"up", "mcp"})
 WITHIN_S = 180.0
 
 
@@ -62,7 +63,8 @@ def _in_this_process(
     errors = TextIOWrapper(BytesIO(), encoding=encoding, errors="backslashreplace")
     code: object = 0
     with (
-        patch.dict(os.environ, environment, clear=True),
+        restored_logging(),
+        patch.dict(os.environ, {"LTM_INDEX_NICE": "0", **environment}, clear=True),  # this process's, for good
         patch.object(sys, "argv", [LTM, *arguments]),
         patch.object(sys, "stdin", typed),
         redirect_stdout(printed),

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import random
 import selectors
 import socket
+import sys
+import threading
 import time
-from collections.abc import Callable, Coroutine
-from contextlib import ExitStack
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar, overload
+
+import structlog
 
 T = TypeVar("T")
 
@@ -55,6 +60,22 @@ async def eventually(
             return result
         assert time.monotonic() < deadline, f"{description} did not come about within {timeout} s"
         await asyncio.sleep(_interval(asked_at))
+
+
+@contextmanager
+def restored_logging() -> Iterator[None]:
+    """Restore the configuration of logging after the block."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    hooks, config = (sys.excepthook, threading.excepthook), structlog.get_config()
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        sys.excepthook, threading.excepthook = hooks
+        structlog.configure(**config)
 
 
 class _SkippingSelector(selectors.DefaultSelector):
