@@ -28,9 +28,9 @@ $(VENV)/.installed-dev: $(VENV)/bin/pip $(SOURCES)
 run: setup
 	$(BIN)/ltm up --demo
 
-# On two processes, the slow tests first: much of what takes time is waiting. A file runs on one of them, in order.
+# On three processes, the slow tests first: much of what takes time is waiting, also on two cores. A file runs on one of them, in order.
 test: setup-dev
-	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-fail-under=$(MIN_COVERAGE)
+	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-fail-under=$(MIN_COVERAGE)
 
 # The unit tests on the newest other Python that is installed; EVERY_PYTHON=1 for all.
 test-pythons:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from unittest.mock import patch
 
 from services.cli.app import main
 from services.runtime.settings import RENAMED_SETTINGS, Settings
+from tests.support import restored_logging
 
 LTM = str(Path(sys.executable).parent / "ltm")
-#: They start processes, or reconfigure the logging of theirs.
-IN_A_PROCESS = frozenset({"up", "mcp", "backup", "restore", "reembed"})
 WITHIN_S = 180.0
+#: For which a command has handlers, and the one that ends a command in this process that does not end.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
 
 
 def clean_environment(**variables: str) -> dict[str, str]:
@@ -29,7 +32,7 @@ def run_ltm(
     *arguments: str, stdin: str | None = None, encoding: str = "utf-8", **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """Run one `ltm` command to its end; in this process where it can be, for loading its modules takes a second."""
-    run = _in_a_process if IN_A_PROCESS & set(arguments[:1]) else _in_this_process
+    run = _in_a_process if "mcp" in arguments[:1] else _in_this_process  # it takes over this process's standard input
     return run(arguments, stdin, encoding, clean_environment(**variables))
 
 
@@ -62,18 +65,37 @@ def _in_this_process(
     errors = TextIOWrapper(BytesIO(), encoding=encoding, errors="backslashreplace")
     code: object = 0
     with (
-        patch.dict(os.environ, environment, clear=True),
+        restored_logging(),
+        _restored_signals(),
+        patch.dict(os.environ, {"LTM_INDEX_NICE": "0", **environment}, clear=True),  # this process's, for good
         patch.object(sys, "argv", [LTM, *arguments]),
         patch.object(sys, "stdin", typed),
         redirect_stdout(printed),
         redirect_stderr(errors),
     ):
+        signal.signal(signal.SIGALRM, _give_up)
+        signal.setitimer(signal.ITIMER_REAL, WITHIN_S)
         try:
             main()
         except SystemExit as end:
             code = end.code or 0
     assert isinstance(code, int), code
     return subprocess.CompletedProcess([LTM, *arguments], code, _text(printed), _text(errors))
+
+
+@contextmanager
+def _restored_signals() -> Iterator[None]:
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _give_up(*_: object) -> None:
+    raise AssertionError(f"the command did not end within {WITHIN_S} s")
 
 
 def _text(file: TextIOWrapper) -> str:

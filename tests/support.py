@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import random
 import selectors
 import socket
+import sys
+import threading
 import time
-from collections.abc import Callable, Coroutine
-from contextlib import ExitStack
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar, overload
+
+import structlog
 
 T = TypeVar("T")
 
@@ -21,10 +26,17 @@ PATIENCE_S = 60.0
 def wait_until(condition: Callable[[], T], timeout: float = PATIENCE_S, description: str = "the condition") -> T:
     """The first truthy value of `condition`; AssertionError after `timeout` seconds without one."""
     deadline = time.monotonic() + timeout
+    asked_at = time.monotonic()
     while not (value := condition()):
         assert time.monotonic() < deadline, f"{description} did not come about within {timeout} s"
-        time.sleep(0.01)
+        time.sleep(_interval(asked_at))
+        asked_at = time.monotonic()
     return value
+
+
+def _interval(asked_at: float) -> float:
+    """As long as the condition took: one that asks a server leaves the processors to what is waited for."""
+    return min(max(0.01, time.monotonic() - asked_at), 0.1)
 
 
 @overload
@@ -41,12 +53,29 @@ async def eventually(
     """As `wait_until`, for a running loop; `condition` may be a coroutine function."""
     deadline = time.monotonic() + timeout
     while True:
+        asked_at = time.monotonic()
         value = condition()
         result = await value if inspect.isawaitable(value) else value
         if result:
             return result
         assert time.monotonic() < deadline, f"{description} did not come about within {timeout} s"
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(_interval(asked_at))
+
+
+@contextmanager
+def restored_logging() -> Iterator[None]:
+    """Restore the configuration of logging after the block."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    hooks, config = (sys.excepthook, threading.excepthook), structlog.get_config()
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        sys.excepthook, threading.excepthook = hooks
+        structlog.configure(**config)
 
 
 class _SkippingSelector(selectors.DefaultSelector):

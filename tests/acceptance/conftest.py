@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from services.gateway.access import ROLES
@@ -21,6 +22,8 @@ from tests.support import wait_until
 
 READY_WITHIN_S = 180.0
 ENDED_WITHIN_S = 30.0
+#: The CPU priority of indexing and extraction: at 19, the default, they get no CPU while other tests keep it busy.
+INDEX_NICE = 1
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,11 @@ class Stack:
     def pids(self) -> dict[str, int]:
         return dict(self.ready["pids"])
 
+    @property
+    def nice(self) -> int:
+        """The CPU priority of `ltm up`, to which those of its processes are relative."""
+        return psutil.Process(self.process.pid).nice()
+
     def printed(self) -> str:
         return self.output.read_text()
 
@@ -66,10 +74,16 @@ class Stack:
 Up = Callable[..., Stack]
 
 
+def without(*names: str) -> list[str]:
+    """The options of `ltm up` that leave these processes out."""
+    return [word for name in names for word in ("--without", name)]
+
+
 def start_ltm_up(directory: Path, *arguments: str, **variables: str) -> Stack:
     """Start `ltm up` on free ports and wait for its ready file."""
     environment = clean_environment(**variables)
     environment.setdefault("LTM_CONSOLE", "false")  # it takes half a second of each start
+    environment.setdefault("LTM_INDEX_NICE", str(INDEX_NICE))
     # The default ports are those of the developer's own stack.
     ports = [] if "REDIS_URL" in variables or "--redis-port" in arguments else ["--redis-port", "0"]
     ports += ["--gateway-port", "0"]

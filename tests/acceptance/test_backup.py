@@ -11,8 +11,7 @@ import redis
 from keepsake_client import Client
 from keepsake_client.protocol import conversation_key
 
-from tests.acceptance.conftest import Stack, Up
-from tests.acceptance.test_lifecycle import without
+from tests.acceptance.conftest import Stack, Up, without
 from tests.ltm_command import run_ltm
 from tests.support import wait_until
 
@@ -35,7 +34,7 @@ def conversation(stack: Stack) -> list[Any]:
 def test_a_restored_stack_answers_as_the_one_that_was_backed_up(up: Up, place: Path) -> None:
     # Given a running stack with memories, a profile, a conversation, and a message that cannot be indexed just now
     first, file = str(place / "first"), str(place / "backup")
-    stack = up("--data-dir", first, *without("chat-ai", "long-term-memory-indexer"))
+    stack = up("--data-dir", first, *without("chat-ai", "gateway", "long-term-memory-indexer"))
     for text in SAID:
         assert run_ltm("add", "anna", text, "--data-dir", first).returncode == 0
     assert run_ltm("profile", "anna", "--set", "age=30", "--data-dir", first).returncode == 0
@@ -63,7 +62,7 @@ def test_a_restored_stack_answers_as_the_one_that_was_backed_up(up: Up, place: P
     second = str(place / "second")
     done = run_ltm("restore", file, "--data-dir", second)
     assert (done.returncode, done.stderr) == (0, "")
-    stack = up("--data-dir", second, *without("chat-ai", "long-term-memory-indexer"))
+    stack = up("--data-dir", second, *without("chat-ai", "gateway", "long-term-memory-indexer"))
 
     # I expect the same answers, profile and conversation
     assert searched(stack) == before
@@ -78,7 +77,7 @@ def test_a_restored_stack_answers_as_the_one_that_was_backed_up(up: Up, place: P
 
     # And restored into a stack that runs and is empty, the same, and the message indexed
     third = str(place / "third")
-    stack = up("--data-dir", third, *without("chat-ai"))
+    stack = up("--data-dir", third, *without("chat-ai", "gateway"))
     assert searched(stack) == [[], [], [], []]
     done = run_ltm("restore", file, "--data-dir", third)
     assert (done.returncode, done.stderr) == (0, "")

@@ -22,7 +22,7 @@ from keepsake_client.protocol import encode_user_id
 from services.long_term_memory.known_profile import NewSlot, write_slots
 from services.long_term_memory.postgres.scope import Owner
 from services.stack.processes import INDEXER, SERVERS, SERVICES
-from tests.acceptance.conftest import Stack
+from tests.acceptance.conftest import INDEX_NICE, Stack
 from tests.ltm_command import run_ltm, run_ltm_process
 from tests.support import wait_until
 
@@ -68,11 +68,11 @@ def test_indexing_alone_has_a_lower_cpu_priority(stack: Stack) -> None:
     if not autogroups[INDEXER].exists():
         pytest.skip("this kernel has no autogroup scheduling")
 
-    # "/autogroup-12 nice 19"
+    # "/autogroup-12 nice 1"
     assert {name: int(file.read_text().split()[-1]) for name, file in autogroups.items()} == {
-        name: 19 if name == INDEXER else 0 for name in STARTED
+        name: INDEX_NICE if name == INDEXER else 0 for name in STARTED
     }
-    assert psutil.Process(stack.pids[INDEXER]).nice() == 19
+    assert psutil.Process(stack.pids[INDEXER]).nice() == stack.nice + INDEX_NICE
 
 
 def test_the_demo_prints_every_step_of_every_turn_in_both_languages(stack: Stack) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from services.stack.processes import SERVERS, SERVICES
-from tests.acceptance.conftest import ENDED_WITHIN_S, Stack, Up
+from tests.acceptance.conftest import ENDED_WITHIN_S, Stack, Up, without
 from tests.ltm_command import LTM, clean_environment, run_ltm
 from tests.support import wait_until
 
@@ -29,10 +29,6 @@ def works(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-
-
-def without(*names: str) -> list[str]:
-    return [word for name in names for word in ("--without", name)]
 
 
 def test_ctrl_c_stops_everything_in_time_and_leaves_nothing(up: Up, place: Path) -> None:
@@ -55,7 +51,7 @@ def test_ctrl_c_stops_everything_in_time_and_leaves_nothing(up: Up, place: Path)
 
 def test_a_start_after_a_kill_stops_the_leftovers_and_keeps_the_data(up: Up, place: Path) -> None:
     # Given a stack with data, whose processes keep running after a kill of `ltm up` alone
-    first = up("--data-dir", "data", *without("memory", "chat-ai"))
+    first = up("--data-dir", "data", *without("memory", "chat-ai", "gateway"))
     data = str(place / "data")
     assert run_ltm("add", "anna", "I play the cello.", "--data-dir", data).returncode == 0
     assert run_ltm("profile", "anna", "--set", "age=30", "--data-dir", data).returncode == 0
@@ -66,7 +62,7 @@ def test_a_start_after_a_kill_stops_the_leftovers_and_keeps_the_data(up: Up, pla
 
     # When another is started on the same data directory
     (place / "ready.json").unlink()
-    second = up("--data-dir", "data", *without("memory", "chat-ai"))
+    second = up("--data-dir", "data", *without("memory", "chat-ai", "gateway"))
 
     # I expect the leftovers to be stopped, and the data kept
     assert "stopped what a killed `ltm up` had left running: " in second.printed()

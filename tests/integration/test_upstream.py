@@ -9,7 +9,6 @@ import time
 import uuid
 from collections.abc import Iterator
 from datetime import datetime
-from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -18,7 +17,7 @@ from keepsake_client import Client
 from keepsake_client.protocol import conversation_key
 
 from tests.integration.responder import responding
-from tests.integration.service_process import running
+from tests.integration.service_process import serving
 from tests.support import wait_until
 
 
@@ -175,17 +174,16 @@ class Gateway:
 
 
 def test_with_our_memory_and_chat_the_user_of_upstreams_gateway_sees_the_reply(
-    valkey: redis.Redis, valkey_url: str, tmp_path: Path
+    valkey: redis.Redis, valkey_url: str
 ) -> None:
     """Given upstream's gateway and speech output, I expect the reply in the task's channel and in the conversation."""
     with (
         responding(valkey_url),
-        running("services.memory", "memory", valkey_url, tmp_path / "memory"),
-        running(
+        serving("services.memory", "memory", valkey_url),
+        serving(
             "services.chat_ai",
             "chat-ai",
             valkey_url,
-            tmp_path / "chat",
             CHAT_TTS_QUEUE="tts_requests",
             LTM_SEARCH_TIMEOUT_MS="10000",
         ),
@@ -210,11 +208,11 @@ def test_with_our_memory_and_chat_the_user_of_upstreams_gateway_sees_the_reply(
     assert [json.loads(entry)["require_ai_response"] for entry in entries] == [True, False]
 
 
-def test_with_our_memory_upstreams_chat_replies(valkey: redis.Redis, valkey_url: str, tmp_path: Path) -> None:
+def test_with_our_memory_upstreams_chat_replies(valkey: redis.Redis, valkey_url: str) -> None:
     """Given upstream's chat, I expect its reply to a message, none to that reply, and none where none is wanted."""
     gateway = Gateway(valkey)
     with (
-        running("services.memory", "memory", valkey_url, tmp_path / "memory"),
+        serving("services.memory", "memory", valkey_url),
         started(UpstreamChat(valkey_url)),
         started(SpeechOutput(valkey_url)) as speech,
     ):
@@ -226,11 +224,11 @@ def test_with_our_memory_upstreams_chat_replies(valkey: redis.Redis, valkey_url:
     assert len(speech.requests) == 2
 
 
-def test_with_upstreams_memory_our_chat_replies(valkey: redis.Redis, valkey_url: str, tmp_path: Path) -> None:
+def test_with_upstreams_memory_our_chat_replies(valkey: redis.Redis, valkey_url: str) -> None:
     """Given upstream's memory service, I expect replies to what users say, and to nothing else it publishes."""
     gateway = Gateway(valkey)
     with (
-        running("services.chat_ai", "chat-ai", valkey_url, tmp_path / "chat", CHAT_TTS_QUEUE="tts_requests"),
+        serving("services.chat_ai", "chat-ai", valkey_url, CHAT_TTS_QUEUE="tts_requests"),
         started(UpstreamMemory(valkey_url)),
         started(SpeechOutput(valkey_url)) as speech,
     ):
@@ -239,11 +237,11 @@ def test_with_upstreams_memory_our_chat_replies(valkey: redis.Redis, valkey_url:
     assert [request["task_id"] for request in speech.requests] == tasks
 
 
-def test_an_imported_history_is_not_answered(valkey: redis.Redis, valkey_url: str, tmp_path: Path) -> None:
+def test_an_imported_history_is_not_answered(valkey: redis.Redis, valkey_url: str) -> None:
     """Given a history that wants no replies, then a message, I expect one reply; without a task, no speech."""
     with (
-        running("services.chat_ai", "chat-ai", valkey_url, tmp_path / "chat", CHAT_TTS_QUEUE="tts_requests"),
-        Client(valkey_url) as client,
+        serving("services.chat_ai", "chat-ai", valkey_url, CHAT_TTS_QUEUE="tts_requests"),
+        Client(valkey_url, write_timeout_ms=30_000) as client,
     ):
         replies = Subscriber(valkey, "ai_responses")
         for number in range(5):

@@ -1,6 +1,6 @@
 """Workers that are killed, stopped, poisoned, and whose servers go down: nothing is lost, nothing is done twice.
 
-Real processes on a real Valkey and PostgreSQL; each test has its own.
+Real processes on a real Valkey and PostgreSQL; each test has a Valkey and a database of its own.
 """
 
 from __future__ import annotations
@@ -35,7 +35,14 @@ ALL_WITHIN_S = 180
 
 
 @pytest.fixture
-def site() -> Iterator[Servers]:
+def site(database: str) -> Iterator[Servers]:
+    with servers(database_url=database) as running:
+        yield running
+
+
+@pytest.fixture
+def own_site() -> Iterator[Servers]:
+    """With a PostgreSQL that the test may stop."""
     with servers() as running:
         yield running
 
@@ -107,11 +114,11 @@ def test_a_user_whose_forgetting_worker_is_killed_is_forgotten_by_the_next(site:
         MemoryUpdateMessage(user_id="u1", content=f"tea {n}", source="user", timestamp=1.7e9 + n) for n in range(2_500)
     ]
     rows = [embedded(of_update(each, each.timestamp), np.full(384, 0.05, np.float32)).row for each in messages]
-    with psycopg.connect(site.postgres.url) as connection:
+    with psycopg.connect(site.database_url) as connection:
         insert_memories(connection, rows, history=True)
     asked = LTMRequest(request_id="r1", type="user_forget", user_id="u1", data={"deadline_ms": 60_000})
     with (
-        psycopg.connect(site.postgres.url) as blocker,
+        psycopg.connect(site.database_url) as blocker,
         site.client.pubsub(ignore_subscribe_messages=True) as asker,  # type: ignore[no-untyped-call]
     ):
         # A row of the second batch, so that the first one is deleted and the second one waits.
@@ -128,7 +135,7 @@ def test_a_user_whose_forgetting_worker_is_killed_is_forgotten_by_the_next(site:
         answer = wait_until(lambda: asker.get_message(timeout=0.1), ALL_WITHIN_S, "the answer")
     assert json.loads(answer["data"])["success"]
     assert site.indexed() == []
-    with psycopg.connect(site.postgres.url) as connection:
+    with psycopg.connect(site.database_url) as connection:
         tables = ("memory_history", "users", "tombstones")
         left = [connection.execute(f"SELECT count(*) FROM {table}").fetchone() for table in tables]
     assert left == [(0,), (0,), (2_504,)]  # of the two that waited, two ids each
@@ -205,34 +212,34 @@ def outages(worker: WorkerProcess, dependency: str) -> list[str]:
     return [line["event"] for line in lines if line.get("dependency") == dependency]
 
 
-def test_an_outage_of_postgresql_loses_nothing(site: Servers) -> None:
+def test_an_outage_of_postgresql_loses_nothing(own_site: Servers) -> None:
     """Given a PostgreSQL that is down while messages come, I expect all indexed after, and two lines in the log.
 
     An add that was requested meanwhile is answered with success; nothing is a dead letter, no traceback is logged.
     """
-    worker = site.worker("first", "writes", INDEX).ready()
+    worker = own_site.worker("first", "writes", INDEX).ready()
     contents = texts(60)
-    site.index(*contents[:20])
-    all_indexed(site, 20)
+    own_site.index(*contents[:20])
+    all_indexed(own_site, 20)
 
-    with site.client.pubsub(ignore_subscribe_messages=True) as answers:  # type: ignore[no-untyped-call]
+    with own_site.client.pubsub(ignore_subscribe_messages=True) as answers:  # type: ignore[no-untyped-call]
         answers.subscribe("ltm_responses")
-        wait_until(lambda: site.client.pubsub_numsub("ltm_responses")[0][1], description="the subscription")
-        site.postgres.stop()
-        site.index(*contents[20:40])
+        wait_until(lambda: own_site.client.pubsub_numsub("ltm_responses")[0][1], description="the subscription")
+        own_site.postgres.stop()
+        own_site.index(*contents[20:40])
         added = LTMRequest(request_id="r1", type="add", user_id="u2", data={"content": "zzz"})
-        site.broker.enqueue(request_message(added, time.time()))
+        own_site.broker.enqueue(request_message(added, time.time()))
         wait_until(lambda: outages(worker, "postgres"), description="the outage to be logged")
         wait_until(lambda: worker.log().count("retry_scheduled") > 4, description="several retries")
-        site.index(*contents[40:])
-        site.postgres.start()
+        own_site.index(*contents[40:])
+        own_site.postgres.start()
 
         response: Any = wait_until(answers.get_message, description="the answer")
         assert json.loads(response["data"])["success"] is True
 
-    all_indexed(site, len(contents) + 1)
-    wait_until(lambda: nothing_left(site), description="an empty queue")
-    assert site.indexed() == [*contents, "zzz"]
+    all_indexed(own_site, len(contents) + 1)
+    wait_until(lambda: nothing_left(own_site), description="an empty queue")
+    assert own_site.indexed() == [*contents, "zzz"]
     assert outages(worker, "postgres") == ["dependency_down", "dependency_up"]
     assert tracebacks(worker) == []
 

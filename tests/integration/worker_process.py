@@ -114,13 +114,19 @@ class WorkerProcess:
 
 
 class Servers:
-    """A Valkey, a PostgreSQL, and the workers on them."""
+    """A Valkey, a database, and the workers on them.
 
-    def __init__(self, home: Path, valkey: ValkeyServer, postgres: PostgresServer, broker_url: str | None) -> None:
+    Attributes:
+        postgres: the server of the database, where the test has one of its own.
+    """
+
+    postgres: PostgresServer
+
+    def __init__(self, home: Path, valkey: ValkeyServer, database_url: str, broker_url: str | None) -> None:
         self.home = home
         self.valkey = valkey
-        self.postgres = postgres
-        self.environment = {"REDIS_URL": valkey.url, "DATABASE_URL": postgres.url}
+        self.database_url = database_url
+        self.environment = {"REDIS_URL": valkey.url, "DATABASE_URL": database_url}
         if broker_url:
             self.environment["BROKER_URL"] = broker_url
         self.client = redis.Redis.from_url(valkey.url)
@@ -154,7 +160,7 @@ class Servers:
 
     def indexed(self) -> list[str]:
         """What the memories table holds, in order."""
-        with psycopg.connect(self.postgres.url) as connection:
+        with psycopg.connect(self.database_url) as connection:
             return [row[0] for row in connection.execute("SELECT content FROM memories ORDER BY content")]
 
     def held(self, queue: str = "index") -> dict[str, int]:
@@ -171,14 +177,18 @@ class Servers:
 
 
 @contextmanager
-def servers(broker_url: str | None = None) -> Iterator[Servers]:
-    """Fresh servers without workers."""
+def servers(broker_url: str | None = None, database_url: str | None = None) -> Iterator[Servers]:
+    """A fresh Valkey without workers, and the database or, without one, a fresh PostgreSQL, a second slower."""
     with ExitStack() as at_exit:
         home = Path(at_exit.enter_context(tempfile.TemporaryDirectory(prefix="ltm-test-")))
-        postgres = at_exit.enter_context(postgres_server())
         valkey = ValkeyServer(home)
         at_exit.callback(valkey.stop)
         valkey.start()
-        running = Servers(home, valkey, postgres, broker_url)
+        if database_url is None:
+            postgres = at_exit.enter_context(postgres_server())
+            running = Servers(home, valkey, postgres.url, broker_url)
+            running.postgres = postgres
+        else:
+            running = Servers(home, valkey, database_url, broker_url)
         at_exit.callback(running.close)
         yield running

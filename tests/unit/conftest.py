@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-import sys
-import threading
 from collections.abc import Iterator
 
 import pytest
-import structlog
+
+from tests.support import restored_logging
 
 
 @pytest.fixture(autouse=True)
 def restored() -> Iterator[None]:
     """Restores the logging configuration afterwards."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    hooks, config = (sys.excepthook, threading.excepthook), structlog.get_config()
-    yield
-    logging.captureWarnings(False)
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    sys.excepthook, threading.excepthook = hooks
-    structlog.configure(**config)
+    with restored_logging():
+        yield

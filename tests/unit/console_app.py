@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -69,10 +70,13 @@ def simulated() -> Iterator[None]:
     """NiceGUI's globals as new within the block, and its browser simulated."""
     modules = dict(sys.modules)
     os.environ["NICEGUI_USER_SIMULATION"] = "true"
+    # NiceGUI collects garbage before and after, and looks through all objects: what was there before is left out.
+    gc.freeze()
     try:
         with nicegui_reset_globals():
             yield
     finally:
+        gc.unfreeze()
         os.environ.pop("NICEGUI_USER_SIMULATION", None)
         sys.modules.update(modules)  # NiceGUI has the modules of pages imported anew, and with them their packages
         ui.navigate, ui.notify, ui.download = Navigate(), notify, download

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from enum import IntEnum
+from functools import cache
 from typing import Final
 
 from services.long_term_memory.retrieval import phatic, tokenizer
@@ -56,9 +57,6 @@ def _entries(table: str) -> str:
 _PHATIC: Final = re.compile(rf"(?<!\w)(?:{_entries(phatic.SPACED)})(?!\w)|(?:{_entries(phatic.UNSPACED)})")
 _LATIN_NAME: Final = r"[^\W\d_\u3041-\u9fff]+(?: [^\W\d_\u3041-\u9fff]+)?"
 _HAN_NAME: Final = r"[\u3400-\u9fff]{1,4}"
-_GREETING: Final = re.compile(
-    rf"(?:{_PHATIC.pattern})(?:[\s,、]*{_LATIN_NAME}|{_HAN_NAME})?|(?:{_LATIN_NAME}[\s,、]*|{_HAN_NAME}[,、]?)(?:{_PHATIC.pattern})"
-)
 _GAP: Final = re.compile(r"[\W_]+")
 _WORD: Final = re.compile(r"[\u3400-\u9fff]|[^\W_]+")
 _TOKEN: Final = re.compile(r"\S+")
@@ -84,7 +82,16 @@ def content(text: str) -> Content:
 def greets(sentence: str) -> bool:
     """Whether a sentence is a phatic expression and a name, as "Nice to meet you, Anna!" is, or 王老师好！"""
     bare = unicodedata.normalize("NFKC", sentence).lower().replace("’", "'").strip(" \n!¡.~,。、")
-    return _GREETING.fullmatch(bare) is not None
+    return _greeting().fullmatch(bare) is not None
+
+
+@cache
+def _greeting() -> re.Pattern[str]:
+    """A greeting and a name, in either order; compiled at its first use, not at each start."""
+    return re.compile(
+        rf"(?:{_PHATIC.pattern})(?:[\s,、]*{_LATIN_NAME}|{_HAN_NAME})?"
+        rf"|(?:{_LATIN_NAME}[\s,、]*|{_HAN_NAME}[,、]?)(?:{_PHATIC.pattern})"
+    )
 
 
 def _is_phatic(text: str) -> bool:
