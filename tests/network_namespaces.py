@@ -126,6 +126,10 @@ class Host:
         if not was_cut_off:
             self._bridge_ip("link", "set", self._port, "master", BRIDGE)
 
+    def kill(self) -> None:
+        """End every process of this host at once; SIGKILL."""
+        _kill_all(self._namespace)
+
     def remove(self) -> None:
         """End the processes of this host, and the host."""
         if self._relay is not None:
@@ -210,11 +214,15 @@ def ip(*arguments: str) -> str:
 
 
 def _remove(namespace: str) -> None:
+    _kill_all(namespace)
+    ip("netns", "delete", namespace)
+
+
+def _kill_all(namespace: str) -> None:
     for process_id in ip("netns", "pids", namespace).split():
         if int(process_id) != os.getpid():
             with suppress(ProcessLookupError):
                 os.kill(int(process_id), 9)
-    ip("netns", "delete", namespace)
 
 
 def _enter(namespace: Path) -> None:
