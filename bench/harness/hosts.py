@@ -159,7 +159,8 @@ def running_hosts(keep_logs: Path | None = None, **variables: str) -> Iterator[H
             "REDIS_URL": cleanup.enter_context(_redis(redis, place)),
             "DATABASE_URL": cleanup.enter_context(_postgres(postgres, place)),
         }
-        settings = {"LTM_RESPONSE_REPEATS_MS": "", **variables, **addresses}
+        # Each host would have processors of its own, where indexing gives way to what else runs there.
+        settings = {"LTM_RESPONSE_REPEATS_MS": "", "LTM_INDEX_NICE": "0", **variables, **addresses}
         parts = {}
         for name, services in PARTS.items():
             (place / name).mkdir()
