@@ -30,6 +30,7 @@ from services.runtime.process import bootstrap
 from services.runtime.process_record import ProcessRecord, broker_address
 from services.runtime.redis import connect
 from services.runtime.rejected import RejectSink
+from services.runtime.server_clock import ServerClock
 from services.runtime.settings import Settings
 from services.runtime.traces import NO_TRACES, Traces
 from services.runtime.tracing import NO_SPANS, Spans, open_spans
@@ -58,6 +59,7 @@ class Adapters:
     def __init__(
         self, settings: Settings, timing: Timing = Timing(), traces: Traces = NO_TRACES, spans: Spans = NO_SPANS
     ) -> None:
+        self.clock = ServerClock()
         self._settings = settings
         self._timing = timing
         self._client = _client(settings)
@@ -69,7 +71,12 @@ class Adapters:
         self._writes = Availability("redis", at="writes")
         self._counts = PendingCounts(COUNTERS)
         self._responses = ResponsePublisher(
-            self._client, settings.ltm_responses_channel, traces, settings.response_repeats_s, spans
+            self._client,
+            settings.ltm_responses_channel,
+            traces,
+            settings.response_repeats_s,
+            spans,
+            clock=self.clock,
         )
         self.requests, self.updates, dispatcher = self._request_adapters(), self._update_adapter(), self._dispatcher()
         # The broker may be another Redis, and refuse alone.
@@ -133,6 +140,7 @@ class Adapters:
             zone=self._settings.message_defaults.zone,
             poll_timeout_s=self._timing.poll_timeout_s,
             claim_interval_s=self._timing.claim_interval_s,
+            clock=self.clock,
         )
 
     def _update_adapter(self) -> UpdateAdapter:
@@ -148,6 +156,7 @@ class Adapters:
             counts=self._counts,
             poll_timeout_s=self._timing.poll_timeout_s,
             monitor=SubscriptionMonitor(self._timing.ping_interval_s, self._timing.max_silence_s),
+            clock=self.clock,
         )
 
     def _dispatcher(self) -> Dispatcher:
@@ -191,7 +200,7 @@ def run(settings: Settings, process: str) -> None:
     with exposed(settings, process) as metrics:
         adapters = Adapters(settings, traces=Traces.of(settings, process, metrics), spans=open_spans(settings, process))
         record = ProcessRecord(broker=broker_address(settings), uses=dependencies(settings.broker.get_secret_value()))
-        heartbeat = HeartbeatThread(_client(settings), process, adapters.checks, record=record)
+        heartbeat = HeartbeatThread(_client(settings), process, adapters.checks, record=record, clock=adapters.clock)
         for thread in (*adapters.loops, heartbeat):
             thread.start()
         log.info("adapters_ready")

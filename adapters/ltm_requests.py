@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import UTC, tzinfo
 from typing import Any
 
@@ -41,6 +42,7 @@ class RequestAdapter:
         zone: that of times which name none.
         poll_timeout_s: the longest wait for a request.
         claim_interval_s: how often failed adapters are looked for.
+        clock: the time in seconds since 1970, which workers compare with theirs.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class RequestAdapter:
         zone: tzinfo = UTC,
         poll_timeout_s: float = POLL_TIMEOUT_S,
         claim_interval_s: float = CLAIM_INTERVAL_S,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._client: Any = client  # redis-py's types of replies are those of every protocol at once
         self._queue = queue
@@ -72,6 +75,7 @@ class RequestAdapter:
         self._zone = zone
         self._poll_timeout_s = poll_timeout_s
         self._claim_interval_s = claim_interval_s
+        self._clock = clock
         self._received_at = 0.0
         self._may_hold_claimed = False
         self._claim_at = 0.0
@@ -88,10 +92,10 @@ class RequestAdapter:
             self._claim_from_failed()
             self._claim_at = time.monotonic() + self._claim_interval_s
         # Set until the request is served, or known not to be there: a move whose reply is lost has been made.
-        self._may_hold_claimed, self._received_at = True, time.time()
+        self._may_hold_claimed, self._received_at = True, self._clock()
         raw = self._client.blmove(self._queue, self._claimed, self._poll_timeout_s, "RIGHT", "LEFT")
         if raw is not None:  # it may be empty
-            self._received_at = time.time()
+            self._received_at = self._clock()
             self._serve_and_acknowledge(raw)
         self._may_hold_claimed = False
 
@@ -147,7 +151,7 @@ class RequestAdapter:
                 )
             return
         try:
-            self._broker.enqueue(request_message(request, self._received_at))
+            self._broker.enqueue(request_message(request, self._received_at, self._clock()))
         except (redis.RedisError, dramatiq.BrokerError):
             raise  # it stays claimed until the broker takes it
         except Exception as error:

@@ -64,6 +64,7 @@ class ResponsePublisher(Middleware):
         spans: of this process; by default none are made.
         turns: of this process; by default none are written.
         repeats_s: when it is published again, in seconds after the first time.
+        clock: the time in seconds since 1970.
     """
 
     def __init__(
@@ -74,19 +75,21 @@ class ResponsePublisher(Middleware):
         repeats_s: Sequence[float] = (),
         spans: Spans = NO_SPANS,
         turns: Turns = NO_TURNS,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._client = client
         self._channel = channel
         self._traces = traces
         self._spans = spans
         self._turns = turns
+        self._clock = clock
         self._repeats = ResponseRepeats(client, channel, repeats_s, metrics=traces.metrics)
         self._publish_once = client.register_script(_PUBLISH_ONCE)
         self._started = threading.local()
         self._counts = PendingCounts(COUNTERS)
 
     def before_process_message(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
-        self._started.at = time.time()
+        self._started.at = self._clock()
 
     def after_process_message(
         self,
@@ -112,7 +115,7 @@ class ResponsePublisher(Middleware):
             self._counts.count("searches_partial")
         elif isinstance(exception, Expired):
             self._counts.count("searches_expired")
-        started_at = getattr(self._started, "at", time.time())
+        started_at = getattr(self._started, "at", self._clock())
         times = {name: message.kwargs.get(f"{name}_at") for name in ("received", "enqueued")}
         published = self.publish(
             response,
@@ -121,7 +124,7 @@ class ResponsePublisher(Middleware):
             repeat=_deadline_ms(request) is None,
             type=request.get("type"),
             queued_ms=_ms(started_at - message.kwargs.get("received_at", started_at)),
-            worked_ms=_ms(time.time() - started_at),
+            worked_ms=_ms(self._clock() - started_at),
         )
         if published and self._turns.wanted and request.get("type") in _SEARCHES and response.success:
             waited_s = started_at - message.kwargs.get("received_at", started_at)
@@ -160,7 +163,7 @@ class ResponsePublisher(Middleware):
             "taken": moments.get("received"),
             "queued": moments.get("enqueued"),
             "started": moments.get("started"),
-            "answered": time.time(),
+            "answered": self._clock(),
         }
         return {
             "request_id": response.request_id,

@@ -35,9 +35,13 @@ if TYPE_CHECKING:
 ON_THE_WIRE = 0.1
 
 
-def declare(broker: dramatiq.Broker, resources: Resources) -> None:
-    """Declare every actor on the broker."""
-    management.declare(broker, resources)
+def declare(broker: dramatiq.Broker, resources: Resources, clock: Callable[[], float] = time.time) -> None:
+    """Declare every actor on the broker.
+
+    Args:
+        clock: the time in seconds since 1970, by which requests were received.
+    """
+    management.declare(broker, resources, clock)
     if resources.settings.extracts:
         extraction.declare(broker, resources)
     search, context, add = BY_TYPE["search"], BY_TYPE["context"], BY_TYPE["add"]
@@ -65,7 +69,7 @@ def declare(broker: dramatiq.Broker, resources: Resources) -> None:
         time_limit=INTERACTIVE_TIME_LIMIT_MS,
     )
     def memory_search(request: dict[str, Any], received_at: float, enqueued_at: float) -> dict[str, Any]:
-        started_at = time.time()
+        started_at = clock()
         data = read_data(request, SearchData)
         deadline = _deadline(data, received_at, resources.settings)
         found = resources.memories.search(request["user_id"], data, now=received_at, deadline=deadline)
@@ -73,7 +77,7 @@ def declare(broker: dramatiq.Broker, resources: Resources) -> None:
         return {
             **response,
             **_explained(data, found.explain),
-            **_timings(data, found.timings, received_at, enqueued_at, started_at),
+            **_timings(data, found.timings, received_at, enqueued_at, started_at, clock),
         }
 
     @dramatiq.actor(
@@ -84,7 +88,7 @@ def declare(broker: dramatiq.Broker, resources: Resources) -> None:
         time_limit=INTERACTIVE_TIME_LIMIT_MS,
     )
     def memory_context(request: dict[str, Any], received_at: float, enqueued_at: float) -> dict[str, Any]:
-        started_at = time.time()
+        started_at = clock()
         data = read_data(request, ContextData)
         deadline = _deadline(data, received_at, resources.settings)
         found = resources.contexts.context(request["user_id"], data, now=received_at, deadline=deadline)
@@ -98,7 +102,7 @@ def declare(broker: dramatiq.Broker, resources: Resources) -> None:
         return {
             **response,
             **_explained(data, found.explain),
-            **_timings(data, found.timings, received_at, enqueued_at, started_at),
+            **_timings(data, found.timings, received_at, enqueued_at, started_at, clock),
         }
 
     @dramatiq.actor(
@@ -164,13 +168,18 @@ def _explained(data: SearchData, explain: Callable[[], Explained] | None) -> dic
 
 
 def _timings(
-    data: SearchData, stages: dict[str, float], received_at: float, enqueued_at: float, started_at: float
+    data: SearchData,
+    stages: dict[str, float],
+    received_at: float,
+    enqueued_at: float,
+    started_at: float,
+    clock: Callable[[], float],
 ) -> dict[str, Any]:
     """The field `timings` of a response, where it was asked for."""
     if not data.timings:
         return {}
     moments = {"received_at": received_at, "enqueued_at": enqueued_at, "started_at": started_at}
-    return {"timings": {**moments, **stages, "responded_at": time.time()}}
+    return {"timings": {**moments, **stages, "responded_at": clock()}}
 
 
 def _profile_fields(profile: Profile) -> dict[str, Any]:

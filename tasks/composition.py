@@ -18,6 +18,7 @@ from services.long_term_memory.embeddings.providers import build_embedder
 from services.runtime.metrics import NO_METRICS, Metrics
 from services.runtime.process import bootstrap
 from services.runtime.redis import connect, connect_persistent
+from services.runtime.server_clock import ServerClock
 from services.runtime.settings import DEFAULT_EMBEDDER, Settings
 from services.runtime.traces import Traces
 from services.runtime.tracing import open_spans
@@ -41,7 +42,8 @@ def compose(settings: Settings, process: str, metrics: Metrics = NO_METRICS) -> 
     """The broker of a worker process, with its middleware and actors."""
     redis_url = settings.redis_url.get_secret_value()
     spans = open_spans(settings, process)  # here, after the fork: a thread sends them
-    resources, traces = Resources(settings, process, metrics), Traces.of(settings, process, metrics)
+    clock = ServerClock()
+    resources, traces = Resources(settings, process, metrics, clock), Traces.of(settings, process, metrics)
     # A response outlives a half-open connection, and a short outage.
     responses = ResponsePublisher(
         connect_persistent(redis_url),
@@ -50,18 +52,19 @@ def compose(settings: Settings, process: str, metrics: Metrics = NO_METRICS) -> 
         settings.response_repeats_s,
         spans,
         Turns.of(settings),
+        clock,
     )
     # Dramatiq calls the `before_` hooks in this order, and the `after_` hooks in the reverse order.
     middleware = [
         resources,  # first: the services are open before any other hook runs, and closed after all of them
         responses,  # publishes what all that follow have decided
         # Before TimeLimit: a message that waits here to run alone uses up no time limit.
-        DeliveryLimit(connect(redis_url, 2.0), traces, spans),
+        DeliveryLimit(connect(redis_url, 2.0), traces, spans, clock),
         TimeLimit(time_limit=INDEX_TIME_LIMIT_MS),  # around the actor alone; the actors have limits of their own
         Retries(),  # last: decides whether a message has failed, before any other `after_` hook sees it
     ]
     broker = build_broker(settings.broker.get_secret_value(), middleware, metrics)
-    actors.declare(broker, resources)
+    actors.declare(broker, resources, clock)
     return broker
 
 

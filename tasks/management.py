@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import dramatiq
@@ -36,10 +37,10 @@ IMPORT_PRIORITY = 100
 SETTLE_S = 0.05
 
 
-def declare(broker: dramatiq.Broker, resources: Resources) -> None:
-    """Declare these actors on the broker."""
+def declare(broker: dramatiq.Broker, resources: Resources, clock: Callable[[], float]) -> None:
+    """Declare these actors on the broker; `clock` as in `tasks.actors`."""
     _declare_reads(broker, resources)
-    _declare_writes(broker, resources)
+    _declare_writes(broker, resources, clock)
     _declare_import(broker, resources)
 
 
@@ -70,7 +71,7 @@ def _declare_reads(broker: dramatiq.Broker, resources: Resources) -> None:
         return {"users": users, "next_cursor": next_cursor}
 
 
-def _declare_writes(broker: dramatiq.Broker, resources: Resources) -> None:
+def _declare_writes(broker: dramatiq.Broker, resources: Resources, clock: Callable[[], float]) -> None:
     updating, deleting, forgetting = BY_TYPE["memory_update"], BY_TYPE["memory_delete"], BY_TYPE["user_forget"]
     options: dict[str, Any] = {"broker": broker, "retry": WRITE_RETRY}
 
@@ -82,7 +83,7 @@ def _declare_writes(broker: dramatiq.Broker, resources: Resources) -> None:
     @dramatiq.actor(actor_name=deleting.actor, queue_name=deleting.queue, time_limit=FORGET_TIME_LIMIT_MS, **options)
     def memory_delete(request: dict[str, Any], received_at: float, enqueued_at: float) -> dict[str, Any]:
         data = read_data(request, MemoryDeleteData)
-        at = _settled(received_at) if data.filters is not None and not data.dry_run else received_at
+        at = _settled(received_at, clock) if data.filters is not None and not data.dry_run else received_at
         return {"count": resources.management.delete(request["user_id"], data, at)}
 
     @dramatiq.actor(
@@ -90,7 +91,7 @@ def _declare_writes(broker: dramatiq.Broker, resources: Resources) -> None:
     )
     def user_forget(request: dict[str, Any], received_at: float, enqueued_at: float) -> dict[str, Any]:
         dry_run = read_data(request, UserForgetData).dry_run
-        at = received_at if dry_run else _settled(received_at)
+        at = received_at if dry_run else _settled(received_at, clock)
         return {"count": resources.forgetting.forget(request["user_id"], at, dry_run=dry_run)}
 
 
@@ -113,11 +114,11 @@ def _declare_import(broker: dramatiq.Broker, resources: Resources) -> None:
         return {"count": outcome.new, "known": outcome.known, "deleted": outcome.deleted}
 
 
-def _settled(received_at: float) -> float:
+def _settled(received_at: float, clock: Callable[[], float]) -> float:
     """The time by which a deletion goes, once what was published before it has been received on the channel.
 
     The deletion is not answered before, so what is said after its answer counts as said after it all the same.
     """
     settled_at = received_at + SETTLE_S
-    time.sleep(min(max(settled_at - time.time(), 0.0), SETTLE_S))
+    time.sleep(min(max(settled_at - clock(), 0.0), SETTLE_S))
     return settled_at

@@ -77,16 +77,15 @@ BY_TYPE: dict[RequestType, Route] = {
 }
 
 
-def request_message(request: LTMRequest, received_at: float) -> Message[Any]:
+def request_message(request: LTMRequest, received_at: float, enqueued_at: float | None = None) -> Message[Any]:
     """The actor message for a request as `parse_request` returns it, with validated data.
 
     Args:
-        received_at: in seconds since 1970.
+        received_at, enqueued_at: in seconds since 1970; now by default.
     """
     validated = {**request.to_fields(), _VALIDATED: True}
-    return _message(
-        BY_TYPE[request.type], {"request": validated, "received_at": received_at, "enqueued_at": time.time()}
-    )
+    moments = {"received_at": received_at, "enqueued_at": time.time() if enqueued_at is None else enqueued_at}
+    return _message(BY_TYPE[request.type], {"request": validated, **moments})
 
 
 def index_message(update: MemoryUpdateMessage, arrived_at: float | None = None) -> Message[Any]:

@@ -45,6 +45,14 @@ MIN_BLOCK_MS = 200
 #: Frames that are kept of a dead letter's traceback, and characters, the last ones: an error may quote a message.
 MAX_TRACEBACK_FRAMES = 30
 MAX_TRACEBACK_CHARS = 20_000
+#: In Dramatiq's script, the time of a heartbeat by the clock of the worker's host: one that is 5 s behind the others'
+#: would count as failed. Redis's clock takes its place.
+_HOST_TIME = b"local timestamp = ARGV[2]"
+_REDIS_TIME = (
+    b'local time = redis.pcall("time")\n'
+    b"local timestamp = ARGV[2]\n"  # for a user of Redis who may not ask for its time
+    b'if not time.err then timestamp = string.format("%.0f", time[1] * 1000 + math.floor(time[2] / 1000)) end'
+)
 
 log = structlog.get_logger()
 
@@ -82,11 +90,11 @@ class WakingRedisBroker(RedisBroker):
         # run what the old one delivered, so they outlive the consumer.
         self.held: defaultdict[str, set[str]] = defaultdict(set)
         self.availability = Availability("broker", metrics=metrics)
+        timed = dispatch_scripts["dispatch"].replace(_HOST_TIME, _REDIS_TIME)
+        self.scripts["dispatch"] = self.client.register_script(timed)
         self._when_full = RedisBroker(**{**parameters, "middleware": []})
         self._when_full.broker_id = self.broker_id
-        self._when_full.scripts["dispatch"] = self.client.register_script(
-            b"#!lua flags=allow-oom\n" + dispatch_scripts["dispatch"]
-        )
+        self._when_full.scripts["dispatch"] = self.client.register_script(b"#!lua flags=allow-oom\n" + timed)
 
     @property
     def consumer_class(self) -> type[_RedisConsumer]:

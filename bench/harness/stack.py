@@ -61,11 +61,18 @@ class Stack:
     Args:
         started: the `ltm up` that runs it; None of a stack that ran already.
         servers: the stack that runs its servers, where that is another one.
+        others: those that run the rest of it, on other hosts.
     """
 
     settings: Settings
     started: LtmUp | None = None
     servers: Stack | None = None
+    others: tuple[LtmUp, ...] = ()
+
+    @property
+    def ltm_ups(self) -> tuple[LtmUp, ...]:
+        """Every `ltm up` that runs a part of it; raises as `ltm_up` does."""
+        return (self.ltm_up, *self.others)
 
     @property
     def ltm_up(self) -> LtmUp:

@@ -8,7 +8,9 @@ from typing import Literal
 
 from services.stack.processes import ADAPTERS, EXTRACTOR, INDEXER, MEMORY, POSTGRES, REDIS, WORKER, WRITER
 
-Kind = Literal["kill child", "kill", "restart", "freeze", "outage", "cut", "half-open"]
+KindOfProcess = Literal["kill child", "kill", "restart", "freeze", "outage", "cut", "half-open"]
+KindOfHost = Literal["cut off", "cut off from postgres", "kill host", "slow down", "clock ahead", "clock behind"]
+Kind = KindOfProcess | KindOfHost
 #: Those that end no process.
 HARMLESS: tuple[Kind, ...] = ("freeze", "cut", "half-open")
 
@@ -33,8 +35,9 @@ class Fault:
             starts it again;
             "freeze" is SIGSTOP, and SIGCONT after `seconds`; "outage" is SIGKILL without a restart for `seconds`; "cut"
             swallows what all processes send to a server and receive from it, and leaves their connections half-open;
-            "half-open" does that to the connections that exist, while new ones work.
-        target: the process's name.
+            "half-open" does that to the connections that exist, while new ones work. The others are of hosts:
+            see `bench.resilience.hosts`.
+        target: the name of the process, or of the host.
         seconds: how long it lasts.
     """
 

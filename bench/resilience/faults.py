@@ -128,7 +128,7 @@ def run(seed: int, messages: int, seconds: float, logs: Path | None, *, extracti
     errors = Counter(response.error.partition(":")[0] for response in responses if response.error)
     show(f"seed {seed}: seconds without a success, from the end of each fault", table, 1)
     print(f"  error responses: {dict(errors)}  still pending: {pending}  unexpected restarts: {dict(unexpected)}")
-    _show_promises(figures)
+    show_promises(figures)
     for problem in [response.problem for response in responses if response.problem][:MAX_SHOWN_PROBLEMS]:
         print(f"  wrong user: {problem}")
     show_tracebacks(last_lines)
@@ -143,7 +143,7 @@ def run(seed: int, messages: int, seconds: float, logs: Path | None, *, extracti
     }
 
 
-def _show_promises(figures: Mapping[str, float]) -> None:
+def show_promises(figures: Mapping[str, float]) -> None:
     """Print the figures that should be 0."""
     print(f"  {', '.join(f'{name.strip()} {value:.0f}' for name, value in figures.items() if name.isupper())}")
 

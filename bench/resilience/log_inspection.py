@@ -17,7 +17,7 @@ _RESPONDED = ('"responded"', '"response_not_published"')
 
 def log_lines(stack: Stack) -> Iterator[tuple[str, str]]:
     """Each line of each process's log, with the process's name."""
-    for path in sorted(stack.ltm_up.directory.logs.iterdir()):
+    for path in sorted(path for one in stack.ltm_ups for path in one.directory.logs.iterdir()):
         with path.open(errors="replace") as file:
             for line in file:
                 yield path.name.partition(".log")[0], line
@@ -25,7 +25,8 @@ def log_lines(stack: Stack) -> Iterator[tuple[str, str]]:
 
 def restarts(stack: Stack) -> Counter[str]:
     """How often each process ended and was started again by the supervisor."""
-    return Counter(_RESTARTED.findall(stack.ltm_up.output.read_text(errors="replace")))
+    printed = (one.output.read_text(errors="replace") for one in stack.ltm_ups)
+    return Counter(name for text in printed for name in _RESTARTED.findall(text))
 
 
 def response_lines(stack: Stack) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -93,6 +94,7 @@ def open_long_term_memory(
     on_embedder_changed: Callable[[EmbedderChanged], None] = ignore_change,
     *,
     extracts: bool = False,
+    clock: Callable[[], float] = time.time,
 ) -> LongTermMemory:
     """Open the long-term memory and warm it up, so that the first search is as fast as the hundredth.
 
@@ -101,6 +103,7 @@ def open_long_term_memory(
         weights: the ranking's constants; None for those calibrated to the embedder.
         on_embedder_changed: called, from any thread, once `ltm reembed` has put another embedder's vectors there.
         extracts: whether this process extracts facts: only that one loads the LLM.
+        clock: the time in seconds since 1970, by which searches have deadlines.
 
     Raises:
         CannotStart: a setting is wrong, or the database is of another embedder or release, or cannot be used.
@@ -133,7 +136,9 @@ def open_long_term_memory(
             uses = dependencies(connection, settings, embedder, extracts=extracts)
         store = MemoryStore(pool)
         mem0 = Mem0Memory(embedder, store, PostgresHistory(pool), None)
-        memories = MemoryService(mem0, store, weights or calibrated, zone=settings.timezone, extract=settings.extracts)
+        memories = MemoryService(
+            mem0, store, weights or calibrated, zone=settings.timezone, extract=settings.extracts, clock=clock
+        )
         memories.search("ltm:warm-up", SearchData(query="Where were we?", limit=1))
     except BaseException:
         pool.close()
@@ -141,7 +146,7 @@ def open_long_term_memory(
     writer = memories.writer
     return LongTermMemory(
         memories,
-        ContextService(memories, BackgroundReader(pool), settings.timezone),
+        ContextService(memories, BackgroundReader(pool), settings.timezone, clock),
         ProfileService(pool),
         MemoryManagement(pool, writer, settings.timezone, extract=settings.extracts),
         Forgetting(pool, Erasure.of(settings)),
@@ -173,12 +178,13 @@ def open_when_ready(
     on_embedder_changed: Callable[[EmbedderChanged], None] = ignore_change,
     *,
     extracts: bool = False,
+    clock: Callable[[], float] = time.time,
 ) -> LongTermMemory:
     """`open_long_term_memory`, retried while the database or the embedder is starting.
 
     Args:
         patience_s: seconds until it gives up.
-        on_embedder_changed, extracts: as there.
+        on_embedder_changed, extracts, clock: as there.
 
     Raises:
         Unavailable: one of them did not answer in time; and what else `open_long_term_memory` raises.
@@ -191,7 +197,12 @@ def open_when_ready(
         reraise=True,
     )
     return opening(
-        open_long_term_memory, settings, connections, on_embedder_changed=on_embedder_changed, extracts=extracts
+        open_long_term_memory,
+        settings,
+        connections,
+        on_embedder_changed=on_embedder_changed,
+        extracts=extracts,
+        clock=clock,
     )
 
 

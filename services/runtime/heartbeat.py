@@ -21,6 +21,7 @@ from keepsake_client.protocol import alive_key, process_key
 
 from services.runtime.backoff import pause
 from services.runtime.process_record import EXPECTED_FOR_S, ProcessRecord
+from services.runtime.server_clock import ServerClock
 
 HEARTBEAT_INTERVAL_S = 1.0
 #: The key expires this long after the last heartbeat.
@@ -70,6 +71,7 @@ class HeartbeatThread(threading.Thread):
         checks: whether each part of the process works.
         interval_s: the time between heartbeats.
         record: what the process states about itself.
+        clock: observes Redis's with each heartbeat.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class HeartbeatThread(threading.Thread):
         interval_s: float = HEARTBEAT_INTERVAL_S,
         *,
         record: ProcessRecord | None = None,
+        clock: ServerClock | None = None,
     ) -> None:
         super().__init__(name="heartbeat", daemon=True)
         self._client = client
@@ -88,6 +91,7 @@ class HeartbeatThread(threading.Thread):
         self._record = (record or ProcessRecord()).started().model_dump_json()
         self._checks = list(checks)
         self._interval_s = interval_s
+        self._clock = clock or ServerClock()
         self._stopped = threading.Event()
 
     def run(self) -> None:
@@ -96,10 +100,16 @@ class HeartbeatThread(threading.Thread):
             working = all(check() for check in self._checks)
             try:
                 if working:
+                    asked_at = self._clock.host()
                     with self._client.pipeline(transaction=False) as pipeline:
+                        pipeline.time()  # first: what a slow command takes would count as a difference of the clocks
                         pipeline.set(self._key, value, ex=HEARTBEAT_TTL_S)
                         pipeline.set(process_key(self._name), self._record, ex=EXPECTED_FOR_S)
-                        pipeline.execute()
+                        server, *done = pipeline.execute(raise_on_error=False)
+                    if failed := next((each for each in done if isinstance(each, Exception)), None):
+                        raise failed
+                    if not isinstance(server, Exception):  # a user of Redis may not ask for its time
+                        self._clock.observe(server, asked_at, self._clock.host())
             except redis.RedisError:
                 # The work loops detect and log an outage of Redis themselves.
                 log.debug("heartbeat_missed", key=self._key, exc_info=True)

@@ -16,6 +16,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
@@ -33,6 +34,9 @@ USER = "postgres"
 UNFINISHED = "data.new"
 # PostgreSQL refuses to run as root; the wheel uses the same account in its place.
 SYSTEM_USER = "pgserver"
+# How long another start may keep the list of accounts locked.
+ACCOUNT_WITHIN_S = 5.0
+ACCOUNT_POLL_S = 0.1
 
 # For a machine that runs the whole pipeline: no parallel plans, no JIT for queries of milliseconds, no I/O workers.
 TUNING = {
@@ -174,10 +178,15 @@ def _system_account() -> pwd.struct_passwd:
     if useradd is None:
         raise StackError(f"PostgreSQL does not run as root: add a user {SYSTEM_USER!r}, or start as another user")
     command = [useradd, "--system", "--no-create-home", "--shell", "/bin/false", SYSTEM_USER]
-    code = subprocess.run(command, check=False).returncode
-    with suppress(KeyError):  # another start may have added it in the same moment, and then this one failed
-        return pwd.getpwnam(SYSTEM_USER)
-    raise subprocess.CalledProcessError(code, command)
+    # Another start may be adding it in the same moment: then this one fails, before or after the account is there.
+    until = time.monotonic() + ACCOUNT_WITHIN_S
+    while True:
+        code = subprocess.run(command, check=False).returncode
+        with suppress(KeyError):
+            return pwd.getpwnam(SYSTEM_USER)
+        if time.monotonic() > until:
+            raise subprocess.CalledProcessError(code, command)
+        time.sleep(ACCOUNT_POLL_S)
 
 
 def _make_traversable(directory: Path, account: pwd.struct_passwd) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import dramatiq
@@ -43,12 +44,20 @@ class DeliveryLimit(Middleware):
         client: connects to the pipeline's Redis.
         traces: of this process; by default none are written.
         spans: of this process; by default none are made.
+        clock: the time in seconds since 1970.
     """
 
-    def __init__(self, client: redis.Redis, traces: Traces = NO_TRACES, spans: Spans = NO_SPANS) -> None:
+    def __init__(
+        self,
+        client: redis.Redis,
+        traces: Traces = NO_TRACES,
+        spans: Spans = NO_SPANS,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._client = client
         self._traces = traces
         self._spans = spans
+        self._clock = clock
         self._started = threading.local()
         self._one_suspect = threading.Lock()
         self._suspects: set[str] = set()
@@ -57,7 +66,7 @@ class DeliveryLimit(Middleware):
     def before_process_message(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
         if message.queue_name not in (INDEX_QUEUE, WRITES_QUEUE):
             return
-        self._started.at = time.time()
+        self._started.at = self._clock()
         key = _key(message)
         try:
             if self._count_first(key):
@@ -112,7 +121,7 @@ class DeliveryLimit(Middleware):
             "logged": update.get(ARRIVED_AT),
             "dispatched": message.message_timestamp / 1000,
             "started": getattr(self._started, "at", None),
-            "indexed" if exception is None else "failed": time.time(),
+            "indexed" if exception is None else "failed": self._clock(),
         }
         meta = update.get("meta")
         not_remembered = isinstance(meta, dict) and meta.get(REMEMBER) is False

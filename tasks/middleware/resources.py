@@ -40,6 +40,7 @@ from services.runtime.periodic import PeriodicThread
 from services.runtime.process_record import ProcessRecord, broker_address
 from services.runtime.queues import EXTRACT_QUEUE, INDEX_QUEUE, WRITES_QUEUE
 from services.runtime.redis import connect
+from services.runtime.server_clock import ServerClock
 from services.runtime.settings import Settings
 from tasks.middleware.retries import TRANSIENT_ERRORS
 from tasks.queues import extract_message
@@ -62,6 +63,7 @@ class Resources(Middleware):
     Args:
         process: the name of this process in `ltm status` and compose.
         metrics: of this process.
+        clock: by which searches have deadlines; observes Redis's with each heartbeat.
         expiry_interval_s: how often an indexer deletes what has expired.
         extraction_interval_s: how often an extractor looks who is due, and publishes how it is.
         sample_interval_s: how often what is no event is observed for the metrics.
@@ -72,6 +74,7 @@ class Resources(Middleware):
         settings: Settings,
         process: str,
         metrics: Metrics = NO_METRICS,
+        clock: ServerClock | None = None,
         expiry_interval_s: float = expiry.INTERVAL_S,
         extraction_interval_s: float = ticker.INTERVAL_S,
         sample_interval_s: float = SAMPLE_INTERVAL_S,
@@ -79,6 +82,7 @@ class Resources(Middleware):
         self.settings = settings
         self.metrics = metrics
         self._process = process
+        self._clock = clock or ServerClock()
         self._expiry_interval_s = expiry_interval_s
         self._extraction_interval_s = extraction_interval_s
         self._sample_interval_s = sample_interval_s
@@ -181,6 +185,7 @@ class Resources(Middleware):
                 connections=worker.worker_threads,
                 extracts=_extracts(self.settings, queues),
                 on_embedder_changed=end_process,
+                clock=self._clock,
             )
         except CannotStart as error:
             # A traceback would hide the line.
@@ -203,6 +208,7 @@ class Resources(Middleware):
             record=ProcessRecord(
                 broker=broker_address(self.settings), engine=self._opened.engine, uses=self._opened.uses
             ),
+            clock=self._clock,
         )
         self._heartbeat.start()
         if worker.consumer_whitelist is None or INDEX_QUEUE in worker.consumer_whitelist:

@@ -24,7 +24,14 @@ from dramatiq.middleware import Middleware, Retries
 
 from services.runtime.queues import QueueKeys
 from tasks.broker import build_broker
-from tasks.redis_broker import HEARTBEAT_TIMEOUT_MS, RECONCILE_INTERVAL_S, WakingConsumer, WakingRedisBroker
+from tasks.redis_broker import (
+    _HOST_TIME,
+    _REDIS_TIME,
+    HEARTBEAT_TIMEOUT_MS,
+    RECONCILE_INTERVAL_S,
+    WakingConsumer,
+    WakingRedisBroker,
+)
 from tests.support import wait_until
 
 MACHINES_REDIS = "redis://127.0.0.1:6379/9"
@@ -70,6 +77,11 @@ class Site:
         """The keys of this test, without its namespace."""
         prefix = f"{self.namespace}:"
         return {key.decode().removeprefix(prefix) for key in self.client.scan_iter(f"{prefix}*", count=1_000)}
+
+    def heartbeat(self, broker: WakingRedisBroker) -> float:
+        """When a worker's last heartbeat was, in milliseconds since 1970."""
+        at: Any = self.client.zscore(self.key("__heartbeats__"), broker.broker_id)
+        return float(at)
 
     def waiting(self) -> list[str]:
         """The ids of the connections of this test that are blocked in Redis just now."""
@@ -170,6 +182,11 @@ def test_the_commands_of_the_script_are_known() -> None:
     }
 
 
+def test_the_script_has_the_time_of_its_caller_in_one_line() -> None:
+    """Given dispatch.lua, I expect the one line that this broker replaces with the time of Redis."""
+    assert dramatiq_redis._scripts["dispatch"].count(b"local timestamp = ARGV[2]") == 1
+
+
 def test_the_keys_are_known(site: Site) -> None:
     """Given one message waiting and one fetched, I expect just the keys that `QueueKeys` spells."""
     broker = site.broker()
@@ -186,6 +203,39 @@ def test_the_keys_are_known(site: Site) -> None:
         site.key(f"{QUEUE}.msgs"),
         site.key(f"__acks__.{broker.broker_id}.{QUEUE}"),
     ]
+
+
+# Clocks
+
+
+def test_a_worker_whose_clock_is_behind_has_not_failed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a worker on a host whose clock is 30 s behind, which holds a message, I expect the others to leave it with
+    that worker, and its heartbeat at the time of Redis."""
+    behind, other = site.broker(), site.broker()
+    note = Notes().actor(behind)
+    note.send(1)
+    monkeypatch.setattr(dramatiq_redis, "current_millis", lambda: current_millis() - 30_000)
+    held = behind.do_fetch(QUEUE, 1)
+    monkeypatch.undo()
+
+    taken = other.do_fetch(QUEUE, 1)
+
+    assert (len(held), taken) == (1, [])
+    at, others = (site.heartbeat(broker) for broker in (behind, other))
+    assert abs(at - others) < HEARTBEAT_TIMEOUT_MS
+
+
+def test_a_user_of_redis_who_may_not_ask_for_its_time_sends_its_own(site: Site) -> None:
+    """Given access rules of an earlier release, without TIME, I expect the script to run by the time it was given."""
+    broker = site.broker()
+    script = dramatiq_redis._scripts["dispatch"].replace(_HOST_TIME, _REDIS_TIME)
+    refused = script.replace(b'redis.pcall("time")', b'{err = "NOPERM"}')
+    broker.scripts["dispatch"] = broker.client.register_script(refused)
+
+    broker.do_fetch(QUEUE, 1)
+
+    assert refused != script
+    assert 0 <= current_millis() - site.heartbeat(broker) < 60_000
 
 
 # Waking

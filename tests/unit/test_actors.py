@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -96,7 +97,11 @@ class Worker:
         self.services = Services()
         self.services.settings = Settings(**settings)
         self.broker = StubBroker(middleware=[TimeLimit(), Retries()])
-        actors.declare(self.broker, cast(Resources, self.services))
+        self.host: Callable[[], float] = time.time
+        actors.declare(self.broker, cast(Resources, self.services), self._clock)
+
+    def _clock(self) -> float:
+        return self.host()
 
     def run(self, actor: str, request_id: str = "r1", **data: Any) -> dict[str, Any]:
         request = {"request_id": request_id, "type": "any", "user_id": "u1", "data": data}
@@ -328,7 +333,7 @@ def test_a_deletion_waits_for_what_was_published_before_it(
         got.append((next(at for at in arguments if isinstance(at, float)), now[0]))
         return 0
 
-    monkeypatch.setattr("tasks.management.time.time", lambda: now[0])
+    worker.host = lambda: now[0]
     monkeypatch.setattr("tasks.management.time.sleep", sleep)
     worker.services.management = worker.services.forgetting = SimpleNamespace(delete=delete, forget=delete)
 

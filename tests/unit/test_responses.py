@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain, repeat
 from typing import Any
 
 import dramatiq
@@ -141,19 +142,16 @@ def test_an_answer_is_logged_with_its_times(stage: Stage) -> None:
     [({"received_at": 999.98766}, 12.3), ({"received_at": 1_000.5}, 0.0), ({}, 0.0)],
     ids=["before", "on a clock that is ahead", "not known"],
 )
-def test_times_are_in_milliseconds(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch, received: dict[str, float], queued_ms: float
-) -> None:
+def test_times_are_in_milliseconds(stage: Stage, received: dict[str, float], queued_ms: float) -> None:
     """Given work of 0.25 s, I expect it and the wait before it in ms, to a tenth, and none below 0."""
     request = {"request_id": "r1", "type": "search", "user_id": "u1"}
     message = dramatiq.MessageProxy(
         dramatiq.Message("interactive", "memory.search", (), {"request": request, **received}, {})
     )
-    with fakeredis.FakeRedis(server=stage.server) as client, capture_logs() as lines, monkeypatch.context() as patch:
-        publisher = ResponsePublisher(client, "ltm_responses")
-        patch.setattr(time, "time", lambda: 1_000.0)
+    moments = chain([1_000.0], repeat(1_000.25))
+    with fakeredis.FakeRedis(server=stage.server) as client, capture_logs() as lines:
+        publisher = ResponsePublisher(client, "ltm_responses", clock=lambda: next(moments))
         publisher.before_process_message(stage.broker, message)
-        patch.setattr(time, "time", lambda: 1_000.25)
         publisher.after_process_message(stage.broker, message, result={})
 
     assert lines == [

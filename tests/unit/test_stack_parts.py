@@ -23,6 +23,7 @@ from services.runtime.errors import EmbeddedServersMissing, InvalidSetting, Port
 from services.runtime.process_record import ProcessRecord
 from services.runtime.queues import ALL_QUEUES, INDEX_QUEUE, QUEUES, queue_depths
 from services.runtime.settings import RENAMED_SETTINGS, Settings, load_settings
+from services.stack import embedded_postgres
 from services.stack.data_directory import DataDirectory, StackRecord
 from services.stack.embedded_postgres import _system_account, binaries
 from services.stack.embedded_valkey import valkey_spec
@@ -343,9 +344,10 @@ def test_without_the_extra_the_error_names_it(monkeypatch: pytest.MonkeyPatch, t
 
 
 def test_an_account_that_another_start_adds_first_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given a `useradd` that fails, I expect the account if it is there by now, and otherwise an error."""
+    """Given a `useradd` that fails, I expect the account once it is there, and otherwise an error."""
     mine = pwd.getpwuid(os.getuid())
-    found: list[pwd.struct_passwd | None] = [None, mine, None, None]
+    found: list[pwd.struct_passwd | None] = [None, None, mine, None, None]
+    monkeypatch.setattr(embedded_postgres, "ACCOUNT_POLL_S", 0.0)
 
     def look(_: str) -> pwd.struct_passwd:
         if account := found.pop(0):
@@ -356,6 +358,7 @@ def test_an_account_that_another_start_adds_first_is_used(monkeypatch: pytest.Mo
     monkeypatch.setattr(shutil, "which", lambda *_, **__: "false")
 
     assert _system_account() == mine
+    monkeypatch.setattr(embedded_postgres, "ACCOUNT_WITHIN_S", -1.0)
     with pytest.raises(subprocess.CalledProcessError):
         _system_account()
 

@@ -1,0 +1,1 @@
+"""Modules of a process whose host's clock is off."""
