@@ -35,7 +35,7 @@ NAMESPACES = Path("/run/netns")
 PREFIX = "keepsake-"
 BRIDGE = "bridge"
 NETWORK = "10.77.0"
-#: No interface has it: a frame to it reaches nobody, and nobody says so.
+#: No interface has it: a frame to it is dropped without an error.
 NOBODY = "02:00:00:00:00:01"
 
 CLONE_NEWNET = 0x40000000
@@ -56,7 +56,7 @@ def unavailable() -> str | None:
 
 
 class Host:
-    """One host of a `Network`. Cutting it off or slowing it down closes no connection and tells nobody.
+    """One host of a `Network`. Cutting it off or slowing it down closes no connection, and sends no error.
 
     Args:
         name: unique in its network, of at most eight characters.
@@ -82,7 +82,7 @@ class Host:
     def entered(self) -> Iterator[None]:
         """Be on this host: the sockets that this thread opens, and the threads and processes that it starts, are.
 
-        A connection stays where it was opened, whoever uses it.
+        A connection stays where it was opened, whichever thread uses it.
         """
         before = os.open(f"/proc/self/task/{threading.get_native_id()}/ns/net", os.O_RDONLY)
         try:

@@ -74,7 +74,7 @@ def test_stdout_is_the_protocol_whatever_arrives(valkey_url: str) -> None:
 
 
 def test_every_tool_is_about_the_user_of_the_command_line(valkey_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given a server for anna, and a call that names another user besides, I expect anna to be asked about or nobody,
+    """Given a server for anna, and a call that names another user besides, I expect no one but anna to be asked about,
     and an end with stdin."""
     read_end, write_end = os.pipe()
     typed, printed = TextIOWrapper(os.fdopen(read_end, "rb")), BytesIO()
