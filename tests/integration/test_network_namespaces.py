@@ -46,10 +46,10 @@ class Lab:
         with self.hosts[one].entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
             asker.settimeout(within_s)
             sent = time.monotonic()
-            asker.sendto(b"there?", (self.hosts[two].address, PORT))
             try:
+                asker.sendto(b"there?", (self.hosts[two].address, PORT))
                 asker.recv(2000)
-            except TimeoutError:
+            except OSError:  # no answer in time, or none to the question who has this address
                 return None
             return time.monotonic() - sent
 
@@ -123,12 +123,11 @@ def test_a_slow_host_answers_late(lab: Lab) -> None:
 
 
 def test_a_lossy_host_loses_some(lab: Lab) -> None:
-    """Given a loss of a half, I expect some of 40 datagrams answered and some not."""
-    lab.hosts["b"].slow(0, loss=0.5)
+    """Given a loss of a third, I expect some datagrams swallowed, and others answered after them."""
+    lab.hosts["b"].slow(0, loss=0.3)
 
-    outcomes = {lab.misses("a", "b") for _ in range(40)}
-
-    assert outcomes == {True, False}
+    wait_until(lambda: lab.misses("a", "b"), description="one that is lost")
+    wait_until(lambda: not lab.misses("a", "b"), description="one that is answered")
 
 
 def test_tcp_through_a_slow_host_arrives_whole(lab: Lab) -> None:
