@@ -24,6 +24,7 @@ from pika.exceptions import AMQPConnectionError, AMQPError, ChannelClosedByBroke
 
 from services.runtime.availability import Availability
 from services.runtime.metrics import NO_METRICS, Metrics
+from services.runtime.settings import hosts_of
 from tasks.dead_letters import add_reason
 
 #: For a host that disappears without closing, noticed within 12 s; RabbitMQ's heartbeats take two minutes. Shorter ones
@@ -52,7 +53,7 @@ class PublishTimedOut(AMQPConnectionError):  # type: ignore[misc]  # pika has no
 
 def server_version(url: str, timeout_s: float = 2.0) -> str | None:
     """The version of the RabbitMQ at `url`; None where it does not answer."""
-    for server in url.split(";"):  # several, of which one is enough
+    for server in hosts_of(url):  # several, of which one is enough
         try:
             parameters = pika.URLParameters(server)
             parameters.socket_timeout = parameters.stack_timeout = timeout_s

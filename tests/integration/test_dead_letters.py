@@ -14,7 +14,7 @@ from keepsake_client.errors import Unavailable
 from typer.testing import CliRunner
 
 from services.cli.app import build_app
-from services.runtime.dead_letters import DeadLetter, DeadLetters, record
+from services.runtime.dead_letters import DeadLetter, RedisDeadLetters, record
 from services.runtime.queues import QueueKeys
 from tasks.broker import build_broker
 from tasks.middleware.deliveries import DeliveryLimit
@@ -45,7 +45,7 @@ class Site:
         self.index = index
         self.worker = dramatiq.Worker(self.broker, worker_timeout=300, worker_threads=1)
         self.worker.start()
-        self.letters = DeadLetters(self.client)
+        self.letters = RedisDeadLetters(self.client)
 
     def kill(self, *failures: Exception, count: int = 1) -> list[DeadLetter]:
         """The dead letters, once so many messages have failed."""
