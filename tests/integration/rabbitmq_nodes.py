@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
+import psutil
 
 from tests import network_namespaces
 from tests.network_namespaces import Host
@@ -90,6 +91,12 @@ class RabbitmqNode:
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._process = None
+
+    def processes(self) -> list[psutil.Process]:
+        """The script, and the server that it started."""
+        assert self._process is not None
+        script = psutil.Process(self._process.pid)
+        return [script, *script.children(recursive=True)]
 
     def get(self, path: str) -> Any:
         """What the management API answers; None where it does not."""
