@@ -24,8 +24,10 @@ from services.runtime.queues import INDEX_QUEUE, INTERACTIVE_QUEUE, WRITES_QUEUE
 from services.runtime.rabbitmq_dead_letters import RabbitmqDeadLetters
 from tasks.broker import build_broker, dependencies
 from tasks.queues import INDEX
+from tasks.rabbitmq_broker import ReportingRabbitmqBroker
 from tests.integration.worker_process import Servers, WorkerProcess, servers
 from tests.support import free_port, wait_until
+from tests.swallowing_proxy import threaded_proxy
 
 MACHINES_RABBITMQ = "amqp://guest:guest@127.0.0.1:5672"
 QUEUES = (INTERACTIVE_QUEUE, WRITES_QUEUE, INDEX_QUEUE)
@@ -135,6 +137,45 @@ def test_its_version_is_known(rabbitmq: RabbitmqBroker) -> None:
     [away] = dependencies(f"amqp://guest:guest@127.0.0.1:{free_port()}")
     assert away.version is None
     assert dependencies("redis://127.0.0.1:6379/0") == []
+
+
+def test_a_publication_that_is_not_confirmed_ends(rabbitmq: RabbitmqBroker) -> None:
+    """Given a RabbitMQ that accepts a message and says no more, I expect an error on which everything tries again
+    later; and the next message published once it answers."""
+    message: dramatiq.Message[Any] = dramatiq.Message(INDEX.queue, INDEX.actor, (), {"update": {}}, {})
+    with threaded_proxy(5672) as proxy:
+        url = MACHINES_RABBITMQ.replace("5672", str(proxy.port))
+        through = ReportingRabbitmqBroker(url=url, confirm_delivery=True, publish_timeout_s=0.5)
+        through.enqueue(message)
+        proxy.swallow()
+
+        with pytest.raises(BrokerConnectionError, match="PublishTimedOut"):
+            through.enqueue(message)
+
+        proxy.forward()
+        through.enqueue(message)
+        through.close()
+    rabbitmq.flush(INDEX_QUEUE)
+
+
+def test_what_an_earlier_consumer_delivered_acknowledges_no_other_message(rabbitmq: RabbitmqBroker) -> None:
+    """Given a worker that finishes a message of a connection that is lost, I expect the message that has its number on
+    the new connection, here the same one again, to stay on the queue."""
+    message: dramatiq.Message[Any] = dramatiq.Message(INDEX.queue, INDEX.actor, (), {"update": {}}, {})
+    rabbitmq.enqueue(message)
+    lost = rabbitmq.consume(INDEX_QUEUE, timeout=1_000)
+    earlier: Any = wait_until(lambda: next(lost), description="the message")
+    lost.close()
+    consumer = rabbitmq.consume(INDEX_QUEUE, timeout=1_000)
+    again: Any = wait_until(lambda: next(consumer), description="the message again")
+    assert again._tag == earlier._tag
+
+    consumer.ack(earlier)
+    consumer.nack(earlier)
+    consumer.close()
+
+    wait_until(lambda: rabbitmq.get_queue_message_counts(INDEX_QUEUE) == (1, 0, 0), description="the message, back")
+    rabbitmq.flush(INDEX_QUEUE)
 
 
 class Site:
