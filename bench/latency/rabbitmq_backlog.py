@@ -3,7 +3,7 @@
 Starts nodes of RabbitMQ on hosts made of network namespaces (root, iproute2, rabbitmq-server), and a durable stack on
 them whose 20 users have 500 memories each. They search at `--rate` a second: without a backlog; while `--messages` wait
 in the index queue and no indexer runs; and while the indexer works on them. It prints what the searches took, how fast
-the queue was filled by `--publishers` and how fast it shrinks, and RabbitMQ's memory and disk.
+the queue was filled and shrinks, and RabbitMQ's memory and disk.
 """
 
 from __future__ import annotations
@@ -31,18 +31,23 @@ from services.runtime.rabbitmq import ManagementApi
 from services.stack.processes import CHAT, GATEWAY, INDEXER, MEMORY
 from tasks.broker import build_broker
 from tasks.queues import index_message
+from tasks.rabbitmq_broker import ReportingRabbitmqBroker
 from tests.integration.rabbitmq_nodes import RabbitmqNode, rabbitmq_nodes
 from tests.network_namespaces import network
 
 BUDGET_MS = 300
 #: RabbitMQ's figures are up to five seconds old.
 FIGURES_AFTER_S = 6.0
+#: Messages that are published one by one, each confirmed; the rest by so many processes, unconfirmed.
+CONFIRMED, PUBLISHERS = 10_000, 2
 WITHOUT = (CHAT, MEMORY, GATEWAY)
 
 
-def publish(url: str, messages: int, seed: int) -> None:
-    """Publish messages of many users to the index queue, each confirmed, as adapters do."""
+def publish(url: str, messages: int, seed: int, *, confirmed: bool) -> None:
+    """Publish messages of many users to the index queue: each confirmed, as adapters do, or as fast as may be."""
     texts, broker = TextGenerator(seed), build_broker(url, [])
+    assert isinstance(broker, ReportingRabbitmqBroker)
+    broker.confirm_delivery = confirmed
     pool = [texts.statement(0) for _ in range(1_000)]
     for number in range(messages):
         update = MemoryUpdateMessage(
@@ -56,22 +61,33 @@ def publish(url: str, messages: int, seed: int) -> None:
     broker.close()
 
 
-def fill_queue(url: str, stack: Stack, messages: int, publishers: int) -> dict[str, float]:
-    """Fill the index queue from several processes at once; how fast that was."""
-    begun, api = time.monotonic(), ManagementApi(stack.settings, 10.0)
+def fill_queue(url: str, api: ManagementApi, messages: int) -> dict[str, float]:
+    """Fill the index queue, the first of it with confirmations; how many a second that was, by one publisher."""
+    confirmed = min(messages, CONFIRMED)
+    begun = time.monotonic()
+    publish(url, confirmed, 0, confirmed=True)
+    confirmed_s = time.monotonic() - begun
+    rest = (messages - confirmed) // PUBLISHERS
     processes = [
-        multiprocessing.Process(target=publish, args=(url, messages // publishers, seed)) for seed in range(publishers)
+        multiprocessing.Process(target=publish, args=(url, rest, seed), kwargs={"confirmed": False})
+        for seed in range(1, PUBLISHERS + 1)
     ]
     for process in processes:
         process.start()
+    for process in processes:
+        process.join()
+    assert all(process.exitcode == 0 for process in processes)
     with progress_bar() as progress:
         task = progress.add_task("filling the queue", total=messages)
-        while any(process.is_alive() for process in processes):
-            time.sleep(2)
-            progress.update(task, completed=api.report().depths.get(INDEX_QUEUE, {}).get("waiting", 0))
-    assert all(process.exitcode == 0 for process in processes)
-    seconds = time.monotonic() - begun
-    return {"messages": messages, "seconds": seconds, "a second": messages / seconds}
+        while (waiting := _waiting(api)) < confirmed + rest * PUBLISHERS:
+            progress.update(task, completed=waiting)
+            time.sleep(1)
+    seconds = time.monotonic() - begun - confirmed_s
+    return {"confirmed, a second": confirmed / confirmed_s, "unconfirmed, a second": rest * PUBLISHERS / seconds}
+
+
+def _waiting(api: ManagementApi) -> int:
+    return api.report().depths.get(INDEX_QUEUE, {}).get("waiting", 0)
 
 
 def searches(stack: Stack, given: argparse.Namespace, texts: TextGenerator) -> list[Any]:
@@ -105,7 +121,7 @@ def measure(nodes: list[RabbitmqNode], given: argparse.Namespace) -> dict[str, A
     def looked(label: str) -> int:
         time.sleep(FIGURES_AFTER_S)
         found["nodes"] |= {f"{label}, {name}": figures for name, figures in footprint(nodes).items()}
-        return api.report().depths[INDEX_QUEUE]["waiting"]
+        return _waiting(api)
 
     with running_stack(without=(*WITHOUT, INDEXER), durable=True, BROKER_URL=url) as stack:
         api = ManagementApi(stack.settings, 10.0)
@@ -113,7 +129,7 @@ def measure(nodes: list[RabbitmqNode], given: argparse.Namespace) -> dict[str, A
         searches(stack, given, texts)  # warms up
         looked("empty")
         searched("no backlog", stack)
-        found["filling"] = fill_queue(url, stack, given.messages, given.publishers)
+        found["filling"] = fill_queue(url, api, given.messages)
         found["waiting"] = looked("full")
         searched("backlog, no indexer", stack)
     with running_stack(without=WITHOUT, durable=True, BROKER_URL=url) as stack:
@@ -138,7 +154,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--messages", type=int, default=1_000_000, help="that wait in the index queue")
     parser.add_argument("--nodes", type=int, default=1, help="of RabbitMQ, one cluster")
-    parser.add_argument("--publishers", type=int, default=4, help="processes that fill the queue")
     parser.add_argument("--rate", type=float, default=10.0, help="searches a second")
     parser.add_argument("--seconds", type=float, default=60.0, help="for how long they search, each time")
     parser.add_argument("--json", type=Path, help="write the figures here")
@@ -151,8 +166,7 @@ def main() -> None:
         found = measure(nodes, given)
     show(f"searches, within {BUDGET_MS} ms or late", found["searches"], digits=1)
     show("RabbitMQ", found["nodes"], digits=0)
-    filling = found["filling"]
-    print(f"{filling['messages']} messages published, each confirmed, at {filling['a second']:.0f} a second")
+    print(f"{found['waiting']} waiting; published: {found['filling']}")
     print(f"indexed at {found['indexed a second']:.0f} a second beside the searches; {found['left']} left")
     for label, figures in found["searches"].items():
         print(f"{label}: {faults(figures) or 'none late, partial, failed or twice'}")

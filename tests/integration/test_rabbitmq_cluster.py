@@ -117,6 +117,7 @@ class Cluster:
         wait_until(lambda: len(self.running.indexed()) >= len(expected), ALL_WITHIN_S, "all memories")
         assert self.running.indexed() == expected
         assert conversation.late == []
+        assert set(conversation.answers.values()) == {1}
 
 
 @pytest.fixture(scope="module")
