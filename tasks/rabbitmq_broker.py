@@ -92,6 +92,7 @@ class ReportingRabbitmqBroker(RabbitmqBroker):
             if server.stack_timeout == pika.connection.Parameters.DEFAULT_STACK_TIMEOUT:
                 server.stack_timeout = 2 * CONNECT_TIMEOUT_S
         self._publish_timeout_s = publish_timeout_s
+        self._kept: set[str] = set()
         self._availability = Availability("broker", metrics=metrics)
         # It logs a lost connection in a dozen lines; Dramatiq silences it in workers, and the adapters have it too.
         logging.getLogger("pika").setLevel(logging.CRITICAL)
@@ -178,25 +179,33 @@ class ReportingRabbitmqBroker(RabbitmqBroker):
         return {**super()._build_queue_arguments(queue_name), **QUORUM}  # type: ignore[no-untyped-call]
 
     def _declare_queue(self, queue_name: str) -> Any:
-        return self._declare(queue_name, self._build_queue_arguments(queue_name))
+        self._kept.discard(queue_name)
+        return self._declare(queue_name, queue_name, self._build_queue_arguments(queue_name))
 
     def _declare_dq_queue(self, queue_name: str) -> Any:
-        return self._declare(dq_name(queue_name), self._build_queue_arguments(queue_name))
+        return self._declare(dq_name(queue_name), queue_name, self._build_queue_arguments(queue_name))
 
     def _declare_xq_queue(self, queue_name: str) -> Any:
-        return self._declare(xq_name(queue_name), {"x-message-ttl": DEAD_MESSAGE_TTL, **QUORUM})
+        return self._declare(xq_name(queue_name), queue_name, {"x-message-ttl": DEAD_MESSAGE_TTL, **QUORUM})
 
-    def _declare(self, name: str, arguments: dict[str, Any]) -> Any:
-        """Declare a quorum queue. One of that name and another kind is replaced, or used while that cannot be."""
+    def _declare(self, name: str, of: str, arguments: dict[str, Any]) -> Any:
+        """Declare a quorum queue. One of that name and another kind is replaced, or used while that cannot be.
+
+        Args:
+            of: the queue whose messages it holds. While this one is kept, so are its delayed messages and its dead
+                letters: workers of an earlier version, which declare all three, may be started again.
+        """
         try:
             return self.channel.queue_declare(name, durable=True, arguments=arguments)
         except ChannelClosedByBroker as error:
             if error.reply_code != PRECONDITION_FAILED:
                 raise
         del self.channel
-        if self._delete_unused(name):
+        if of not in self._kept and self._delete_unused(name):
             log.info("queue_replaced", queue=name, by="a quorum queue")
             return self.channel.queue_declare(name, durable=True, arguments=arguments)
+        if name == of:
+            self._kept.add(name)
         log.warning("queue_not_replicated", queue=name, remedy="start the workers again once it is empty")
         return self.channel.queue_declare(name, passive=True)
 

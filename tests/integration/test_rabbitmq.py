@@ -99,7 +99,8 @@ def test_an_empty_queue_of_an_earlier_version_is_replaced(rabbitmq: RabbitmqBrok
 def test_a_queue_of_an_earlier_version_with_messages_is_used_as_it_is(
     rabbitmq: RabbitmqBroker, classic: RabbitmqBroker
 ) -> None:
-    """Given a classic queue with a message, I expect it kept and told, and another message published to it."""
+    """Given a classic queue with a message, I expect it kept and told, its dead letters too, so that the earlier
+    version can be started again; and another message published to it."""
     message: dramatiq.Message[Any] = dramatiq.Message(INDEX.queue, INDEX.actor, (), {"update": {}}, {})
     classic.declare_queue(INDEX_QUEUE)
     classic.enqueue(message)
@@ -107,7 +108,11 @@ def test_a_queue_of_an_earlier_version_with_messages_is_used_as_it_is(
     with capture_logs() as lines:
         rabbitmq.enqueue(message)
 
-    assert [line["queue"] for line in lines if line["event"] == "queue_not_replicated"] == [INDEX_QUEUE]
+    kept = [line["queue"] for line in lines if line["event"] == "queue_not_replicated"]
+    assert kept == [INDEX_QUEUE, delay_queue(INDEX_QUEUE), dead_letter_queue(INDEX_QUEUE)]
+    again = RabbitmqBroker(url=MACHINES_RABBITMQ, confirm_delivery=True)
+    again.declare_queue(INDEX_QUEUE, ensure=True)
+    again.close()
     with capture_logs():
         wait_until(lambda: rabbitmq.get_queue_message_counts(INDEX_QUEUE)[0] == 2, description="both messages")
 
