@@ -64,10 +64,24 @@ class RabbitmqNode:
         (self.home / "rabbitmq.conf").write_text("\n".join([CONFIGURATION.format(password=PASSWORD), *nodes, ""]))
 
     def start(self) -> None:
-        assert COMMAND is not None
-        # Beside the server that Debian's wrapper of this name starts as another user.
-        server = Path(COMMAND).resolve().parent / "rabbitmq-server"
-        environment = {
+        with self.host.entered(), (self.home / "output").open("ab") as output:
+            self._process = subprocess.Popen(
+                [_program("rabbitmq-server")],
+                env=self._environment(),
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    def ctl(self, *command: str) -> None:
+        """Run a command of `rabbitmqctl`."""
+        with self.host.entered():
+            subprocess.run(
+                [_program("rabbitmqctl"), *command], env=self._environment(), check=True, capture_output=True
+            )
+
+    def _environment(self) -> dict[str, str]:
+        return {
             "PATH": os.environ["PATH"],
             "HOME": str(self.home),
             "LANG": "C.UTF-8",
@@ -80,10 +94,6 @@ class RabbitmqNode:
             "RABBITMQ_CONF_ENV_FILE": "/dev/null",
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1",
         }
-        with self.host.entered(), (self.home / "output").open("ab") as output:
-            self._process = subprocess.Popen(
-                [server], env=environment, stdout=output, stderr=output, start_new_session=True
-            )
 
     def kill(self) -> None:
         """kill -9 of the server, which is a child of the script that starts it."""
@@ -117,6 +127,12 @@ class RabbitmqNode:
     def close(self) -> None:
         if self._process is not None:
             self.kill()
+
+
+def _program(name: str) -> Path:
+    """A program of RabbitMQ's own: those in PATH may be Debian's, which run it as another user."""
+    assert COMMAND is not None
+    return Path(COMMAND).resolve().parent / name
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from services.runtime.rabbitmq import ManagementApi
 from services.runtime.settings import Settings, load_settings
 from tasks.broker import build_broker
 from tasks.queues import INDEX
+from tasks.rabbitmq_broker import ReportingRabbitmqBroker
 from tests.integration.rabbitmq_nodes import RabbitmqNode, rabbitmq_nodes, unavailable
 from tests.integration.worker_process import Servers, servers
 from tests.network_namespaces import network
@@ -33,6 +34,8 @@ pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 ALL_WITHIN_S = 180
 #: A host that swallows packets is noticed after 12 s, and a leader elected after a few more.
 ANSWERED_WITHIN_S = 60
+#: Of no worker.
+UNUSED_QUEUE = "unused"
 #: Turns of the conversation before, during and after a fault.
 TURNS = 20
 
@@ -158,6 +161,24 @@ def test_the_status_shows_queues_and_nodes(cluster: Cluster) -> None:
     assert "queue index                waiting 0  working 0  delayed 0  dead 0  consumers 1" in shown
     assert [line_of(node, "answers") in shown for node in cluster.nodes] == [True] * 3
     assert "not-guessed" not in shown
+
+
+def test_nodes_without_memory_accept_nothing_and_the_wait_ends(cluster: Cluster) -> None:
+    """Given a node with too little memory, I expect publishing to fail as with a broker that is down, the status to say
+    that it refuses writes, and the next message published once it has memory again."""
+    broker = ReportingRabbitmqBroker(url=cluster.url, confirm_delivery=True, publish_timeout_s=1.0)
+    message: dramatiq.Message[Any] = dramatiq.Message(UNUSED_QUEUE, INDEX.actor, (), {}, {})
+    broker.enqueue(message)
+
+    cluster.nodes[0].ctl("set_vm_memory_high_watermark", "absolute", "1")
+    wait_until(lambda: line_of(cluster.nodes[0], "REFUSES WRITES") in cluster.ltm("status"), description="the alarm")
+    with pytest.raises(BrokerConnectionError):
+        broker.enqueue(message)
+
+    cluster.nodes[0].ctl("set_vm_memory_high_watermark", "0.4")
+    wait_until(lambda: line_of(cluster.nodes[0], "answers") in cluster.ltm("status"), description="the alarm's end")
+    broker.enqueue(message)
+    broker.close()
 
 
 def test_a_killed_node_loses_nothing(cluster: Cluster) -> None:
