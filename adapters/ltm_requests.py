@@ -11,7 +11,7 @@ import dramatiq
 import redis
 import structlog
 from keepsake_client.errors import Forbidden, InvalidMessage
-from keepsake_client.protocol import MANAGING, parse_request
+from keepsake_client.protocol import MANAGING, LTMRequest, parse_request
 
 from adapters.loop import POLL_TIMEOUT_S
 from adapters.ltm_responses import ResponsePublisher
@@ -77,6 +77,7 @@ class RequestAdapter:
         self._claim_interval_s = claim_interval_s
         self._clock = clock
         self._received_at = 0.0
+        self._unconfirmed: tuple[bytes, dramatiq.Message[Any]] | None = None
         self._may_hold_claimed = False
         self._claim_at = 0.0
 
@@ -128,6 +129,16 @@ class RequestAdapter:
         self._serve(raw)
         self._client.lrem(self._claimed, -1, raw)
 
+    def _enqueue(self, raw: bytes, request: LTMRequest) -> None:
+        """Enqueue a request; the next try after a failure sends the same message, which may be there already.
+
+        Of both, one response is published: they have one id.
+        """
+        if self._unconfirmed is None or self._unconfirmed[0] != raw:
+            self._unconfirmed = raw, request_message(request, self._received_at, self._clock())
+        self._broker.enqueue(self._unconfirmed[1])
+        self._unconfirmed = None
+
     def _serve(self, raw: bytes) -> None:
         try:
             request = parse_request(raw, self._max_content_chars, self._zone)
@@ -151,7 +162,7 @@ class RequestAdapter:
                 )
             return
         try:
-            self._broker.enqueue(request_message(request, self._received_at, self._clock()))
+            self._enqueue(raw, request)
         except (redis.RedisError, dramatiq.BrokerError):
             raise  # it stays claimed until the broker takes it
         except Exception as error:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 import time
-import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -31,7 +30,7 @@ from services.runtime.logging import redact
 from services.runtime.metrics import NO_METRICS, Metrics
 from services.runtime.queues import QueueKeys
 from services.runtime.redis import connect
-from tasks.middleware.retries import error_text
+from tasks.dead_letters import add_reason
 
 #: A worker without a heartbeat for this long has failed, and its messages go back to their queues. Every fetch looks
 #: for failed workers (4 us); by default one in a thousand does, and messages come back after minutes.
@@ -42,9 +41,6 @@ SOCKET_TIMEOUT_S = 5.0
 RECONCILE_INTERVAL_S = 5.0
 #: Redis checks its blocked clients' time-outs only ten times a second, so shorter waits are slept here.
 MIN_BLOCK_MS = 200
-#: Frames that are kept of a dead letter's traceback, and characters, the last ones: an error may quote a message.
-MAX_TRACEBACK_FRAMES = 30
-MAX_TRACEBACK_CHARS = 20_000
 #: In Dramatiq's script, the time of a heartbeat by the clock of the worker's host: one that is 5 s behind the others'
 #: would count as failed. Redis's clock takes its place.
 _HOST_TIME = b"local timestamp = ARGV[2]"
@@ -204,11 +200,7 @@ class WakingConsumer(_RedisConsumer):
         return dramatiq.MessageProxy(message)
 
     def _dead_letter(self, message: dramatiq.MessageProxy, redis_id: str) -> None:
-        error = message._exception
-        if error is not None:
-            message.options["error"] = error_text(error)
-            text = "".join(traceback.format_exception(error, limit=MAX_TRACEBACK_FRAMES))
-            message.options["traceback"] = text[-MAX_TRACEBACK_CHARS:]
+        add_reason(message)
         # A full Redis has no memory for the reason, which is in the log too.
         with suppress(redis.OutOfMemoryError):
             dead_letters.record(self.broker.client, self._keys, self.broker.broker_id, redis_id, message.encode())

@@ -12,8 +12,9 @@ import typer
 
 from services.cli.options import DEFAULT_DATA_DIRECTORY, DataDir, found_stack, redis_failure
 from services.cli.output import Output, printable
-from services.runtime.dead_letters import DeadLetter, DeadLetters, open_dead_letters
+from services.runtime.dead_letters import DeadLetter, DeadLetters
 from services.runtime.errors import StackError
+from services.runtime.open_dead_letters import open_dead_letters
 from services.runtime.queues import QUEUES
 from services.runtime.settings import mask_url
 

@@ -1,14 +1,16 @@
 """Dead letters of the workers' queues: recorded with the reason, listed, replayed and dropped.
 
-Dramatiq keeps them in Redis for seven days. Its nack moves the copy of the message that was enqueued, and that copy
-knows nothing of the attempt that failed, so `record` replaces it first. This module works without Dramatiq:
-tests/integration/test_dead_letters.py has Dramatiq's workers make the dead letters and run what was replayed.
+Dramatiq keeps them for seven days. In Redis, its nack moves the copy of the message that was enqueued, and that copy
+knows nothing of the attempt that failed, so `record` replaces it first. RabbitMQ's are in `rabbitmq_dead_letters`.
+This module works without Dramatiq: tests/integration/test_dead_letters.py has Dramatiq's workers make the dead letters
+and run what was replayed.
 """
 
 from __future__ import annotations
 
 import json
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +18,7 @@ from typing import Any
 import redis
 
 from services.runtime.errors import StackError
-from services.runtime.process_record import PROCESSES, other_broker
-from services.runtime.queues import QUEUES, QueueKeys, dead_letter_queue
-from services.runtime.redis import connect
-from services.runtime.settings import Settings, mask_url
+from services.runtime.queues import QUEUES, QueueKeys
 
 #: Options that a message gathers on its way to the dead letters. Without these it is as it was first sent.
 _GATHERED_OPTIONS = ("retries", "failing_since", "traceback", "error", "eta", "requeue_timestamp", "redis_message_id")
@@ -64,7 +63,7 @@ class DeadLetter:
 
     Args:
         died_at: in seconds since 1970.
-        raw: as Redis keeps it.
+        raw: as the broker keeps it.
         message: decoded; None if it is no message of Dramatiq's.
     """
 
@@ -104,8 +103,43 @@ class DeadLetter:
         return self.message["options"].get(name, default) if self.message else default
 
 
-class DeadLetters:
-    """Lists, replays and drops dead letters.
+class DeadLetters(ABC):
+    """Lists, replays and drops dead letters."""
+
+    @abstractmethod
+    def all(self, queue: str | None = None) -> Iterator[DeadLetter]:
+        """The dead letters of one queue or of all, each queue's oldest first."""
+
+    @abstractmethod
+    def replay(self, letter: DeadLetter) -> bool:
+        """Send a dead letter to its queue again as if for the first time; False if it is no message, or gone by now."""
+
+    @abstractmethod
+    def drop(self, letter: DeadLetter) -> bool:
+        """Delete a dead letter; False if it is gone by now."""
+
+    def newest(self, limit: int) -> list[DeadLetter]:
+        """The last messages that died, of all queues, newest first."""
+        return sorted(self.all(), key=lambda letter: letter.died_at, reverse=True)[:limit]
+
+    def get(self, letter_id: str) -> DeadLetter | None:
+        """The dead letter of this id; None where there is none."""
+        return next((letter for letter in self.all() if letter.id == letter_id), None)
+
+    def find(self, prefix: str) -> DeadLetter:
+        """Find the dead letter whose id begins with `prefix`.
+
+        Raises:
+            StackError: no dead letter has such an id, or several have.
+        """
+        found = {letter.id: letter for letter in self.all() if letter.id.startswith(prefix)}
+        if len(found) != 1:
+            raise StackError(f"{len(found) or 'no'} dead letters have an id that begins with {prefix!r}")
+        return found.popitem()[1]
+
+
+class RedisDeadLetters(DeadLetters):
+    """Dead letters in Redis.
 
     Args:
         client: connects to the broker's Redis.
@@ -116,55 +150,32 @@ class DeadLetters:
         self._move_script = client.register_script(_MOVE)
 
     def all(self, queue: str | None = None) -> Iterator[DeadLetter]:
-        """The dead letters of one queue or of all, each queue's oldest first."""
         for name in [queue] if queue else QUEUES:
             keys = QueueKeys(name)
             for redis_id, died_ms in self._by_time(keys.dead_ids):
                 raw = self._client.hget(keys.dead_messages, redis_id)
                 if isinstance(raw, bytes):
-                    yield DeadLetter(redis_id, name, died_ms / 1000, raw, _decoded(raw))
+                    yield DeadLetter(redis_id, name, died_ms / 1000, raw, decoded(raw))
 
     def newest(self, limit: int) -> list[DeadLetter]:
-        """The last messages that died, of all queues, newest first."""
         found = [letter for queue in QUEUES for letter in self._newest_of(queue, limit)]
         return sorted(found, key=lambda letter: letter.died_at, reverse=True)[:limit]
 
     def get(self, letter_id: str) -> DeadLetter | None:
-        """The dead letter of this id; None where there is none."""
         for queue in QUEUES:
             keys = QueueKeys(queue)
             raw: Any = self._client.hget(keys.dead_messages, letter_id)
             died_ms: Any = self._client.zscore(keys.dead_ids, letter_id)
             if isinstance(raw, bytes) and died_ms is not None:
-                return DeadLetter(letter_id, queue, died_ms / 1000, raw, _decoded(raw))
+                return DeadLetter(letter_id, queue, died_ms / 1000, raw, decoded(raw))
         return None
 
-    def find(self, prefix: str) -> DeadLetter:
-        """Find the dead letter whose id begins with `prefix`.
-
-        Raises:
-            StackError: no dead letter has such an id, or several have.
-        """
-        found = [letter for letter in self.all() if letter.id.startswith(prefix)]
-        if len(found) != 1:
-            raise StackError(f"{len(found) or 'no'} dead letters have an id that begins with {prefix!r}")
-        return found[0]
-
     def replay(self, letter: DeadLetter) -> bool:
-        """Send a dead letter to its queue again as if for the first time; False if it is no message, or gone by now."""
-        if letter.message is None:
-            return False
         new_id = str(uuid.uuid4())
-        options = {name: value for name, value in letter.message["options"].items() if name not in _GATHERED_OPTIONS}
-        message = {
-            **letter.message,
-            "queue_name": letter.queue,
-            "options": {**options, "redis_message_id": new_id},
-        }
-        return self._move(letter, new_id, json.dumps(message, separators=(",", ":")))
+        body = as_first_sent(letter, redis_message_id=new_id)
+        return body is not None and self._move(letter, new_id, body)
 
     def drop(self, letter: DeadLetter) -> bool:
-        """Delete a dead letter; False if it is gone by now."""
         return self._move(letter, "", "")
 
     def _newest_of(self, queue: str, limit: int) -> Iterator[DeadLetter]:
@@ -173,7 +184,7 @@ class DeadLetters:
         bodies: Any = self._client.hmget(keys.dead_messages, [raw_id for raw_id, _ in ids]) if ids else []
         for (raw_id, died_ms), raw in zip(ids, bodies, strict=True):
             if raw is not None:
-                yield DeadLetter(raw_id.decode(), queue, died_ms / 1000, raw, _decoded(raw))
+                yield DeadLetter(raw_id.decode(), queue, died_ms / 1000, raw, decoded(raw))
 
     def _by_time(self, dead_ids: str) -> Iterable[tuple[str, float]]:
         found: Any = self._client.zrange(dead_ids, 0, -1, withscores=True)
@@ -189,31 +200,21 @@ class DeadLetters:
         )
 
 
-def open_dead_letters(settings: Settings, timeout_s: float) -> DeadLetters:
-    """The dead letters on the broker of these settings.
+def as_first_sent(letter: DeadLetter, **options: Any) -> str | None:
+    """The body of a dead letter's message with no failed attempts counted; None where it is no message.
 
-    Raises:
-        StackError: the queues are elsewhere, or on RabbitMQ; it says what to do.
-        redis.RedisError: the pipeline's Redis, which may be the broker, does not answer.
+    Args:
+        options: further options of the message.
     """
-    url = settings.broker.get_secret_value()
-    try:
-        elsewhere = other_broker(connect(settings.redis_url.get_secret_value(), timeout_s), settings, PROCESSES)
-    except redis.RedisError:
-        if settings.broker_url is None:
-            raise
-        elsewhere = None  # the broker may answer all the same
-    if elsewhere:
-        raise StackError(f"the workers' queues are on {elsewhere}: set BROKER_URL as for the processes")
-    if not url.startswith(("redis", "unix")):
-        raise StackError(
-            f"the workers' queues are on {mask_url(url)}: inspect its queues"
-            f" {', '.join(map(dead_letter_queue, QUEUES))} with RabbitMQ's own tools"
-        )
-    return DeadLetters(connect(url, timeout_s))
+    if letter.message is None:
+        return None
+    kept = {name: value for name, value in letter.message["options"].items() if name not in _GATHERED_OPTIONS}
+    message = {**letter.message, "queue_name": letter.queue, "options": {**kept, **options}}
+    return json.dumps(message, separators=(",", ":"))
 
 
-def _decoded(raw: bytes) -> dict[str, Any] | None:
+def decoded(raw: bytes) -> dict[str, Any] | None:
+    """A message of Dramatiq's; None where it is none."""
     try:
         message = json.loads(raw)
     except (ValueError, RecursionError):

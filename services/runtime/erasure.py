@@ -35,7 +35,7 @@ from services.runtime.arrival import arrival
 from services.runtime.errors import ErasureRefused
 from services.runtime.extraction_figures import EXTRACTION_KEY
 from services.runtime.logging import user_id_hasher
-from services.runtime.queues import QUEUES, QueueKeys, taken_list
+from services.runtime.queues import QUEUES, QueueKeys, delay_queue, taken_list
 from services.runtime.redis import connect
 from services.runtime.settings import Settings
 from services.runtime.user_matcher import UserMatcher, subject
@@ -118,7 +118,7 @@ class Erasure:
             for queue in QUEUES:
                 with _permitted(f"queue {queue}"):
                     self._erase_queue(task, QueueKeys(queue))
-                    self._erase_queue(task, QueueKeys(f"{queue}.DQ"))
+                    self._erase_queue(task, QueueKeys(delay_queue(queue)))
                     self._erase_dead_letters(task, QueueKeys(queue))
         with _permitted(EXTRACTION_KEY):
             self._client.delete(EXTRACTION_KEY)  # the extractor writes it again, without the user

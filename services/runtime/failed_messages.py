@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from services.runtime.dead_letters import DeadLetter, open_dead_letters
+from services.runtime.dead_letters import DeadLetter
+from services.runtime.open_dead_letters import open_dead_letters
 from services.runtime.redis import connect
 from services.runtime.rejected import Reject, newest_rejects
 from services.runtime.settings import Settings
@@ -17,8 +18,8 @@ class FailedMessages:
     """Lists dead letters and rejects, newest first; replays and drops one dead letter.
 
     Every method raises `redis.RedisError` where Redis does not answer, and those of dead letters `StackError` where
-    the workers' queues are not on Redis; its text says what to do. Payloads, tracebacks and rejected messages may
-    hold contents.
+    RabbitMQ does not, or the workers' queues are elsewhere; its text says what to do. Payloads, tracebacks and
+    rejected messages may hold contents.
     """
 
     def __init__(self, settings: Settings) -> None:

@@ -17,7 +17,7 @@ import redis
 from keepsake_client.protocol import process_key
 from pydantic import BaseModel, ValidationError
 
-from services.runtime.settings import Settings, mask_url
+from services.runtime.settings import Settings, hosts_of, mask_url
 
 #: The processes of a stack; tests/unit/test_stack_metrics.py compares them with those of `ltm up`.
 PROCESSES: Final = (
@@ -118,7 +118,7 @@ def other_broker(client: redis.Redis, settings: Settings, names: Iterable[str]) 
 
 def _place(url: str) -> tuple[str, str]:
     """The kind of broker, and the number of the database or the name of the virtual host."""
-    parts = urlsplit(url)
+    parts = urlsplit(hosts_of(url)[0])
     return parts.scheme.removesuffix("s"), parts.path.strip("/") or "0"
 
 

@@ -30,6 +30,11 @@ def taken_list(requests_queue: str, adapter: str) -> str:
     return f"{requests_queue}:taken:{adapter}"
 
 
+def delay_queue(queue: str) -> str:
+    """Name of the queue of the delayed messages of a queue."""
+    return f"{queue}.DQ"
+
+
 def dead_letter_queue(queue: str) -> str:
     """Name of the dead letters of a queue; on RabbitMQ, a queue of that name."""
     return f"{queue}.XQ"
@@ -60,7 +65,7 @@ class QueueKeys:
     @property
     def delayed_messages(self) -> str:
         """Hash of the bodies of delayed messages by id."""
-        return f"{self.ids}.DQ.msgs"
+        return f"{self.namespace}:{delay_queue(self.queue)}.msgs"
 
     @property
     def dead_ids(self) -> str:

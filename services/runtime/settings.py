@@ -54,8 +54,15 @@ def http_url(host: str, port: int) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
+def hosts_of(broker_url: str) -> list[str]:
+    """The URLs of the nodes of RabbitMQ that a broker's URL names, separated by semicolons; of Redis, the one."""
+    return re.split(r";(?=amqps?://)", broker_url)
+
+
 def mask_url(url: str) -> str:
     """The URL with its password, if any, replaced by three stars: fit for a log or a screen."""
+    if len(several := hosts_of(url)) > 1:
+        return ";".join(map(mask_url, several))
     if re.match(r"(?!redis|unix|amqp|postgres)[^/?#@]*://", url):  # an endpoint's user or query may be its key
         url = re.sub(r"(?<=://)[^/?#]*@", "***@", re.sub(r"\?.*", "?***", url, flags=re.DOTALL))
     # Not by a URL parser: a password that holds a "#" or "@", which should have been escaped, is masked too.
@@ -68,7 +75,7 @@ def _scheme(*allowed: str) -> AfterValidator:
         plain = url.get_secret_value()
         if plain.partition("://")[0] not in allowed:  # in lower case: redis-py and libpq take no other
             raise ValueError(f"a URL that begins with {' or '.join(f'{scheme}://' for scheme in allowed)}")
-        if not _well_formed(plain):
+        if not all(map(_well_formed, hosts_of(plain))):
             raise ValueError("a URL whose user name and password are percent-encoded and whose port is a number")
         return url
 
@@ -165,7 +172,14 @@ class Settings(BaseSettings):
         description="The PostgreSQL (14 or later, with pgvector 0.7 or later) that holds memories and profiles.",
     )
     broker_url: BrokerUrl | None = Field(
-        default=None, description="The Redis or RabbitMQ that holds the workers' queues; unset: `REDIS_URL`."
+        default=None,
+        description="The Redis or RabbitMQ that holds the workers' queues; unset: `REDIS_URL`. Of RabbitMQ also several"
+        " nodes of one cluster, separated by semicolons.",
+    )
+    rabbitmq_management_url: EndpointUrl | None = Field(
+        default=None,
+        description="RabbitMQ's management API, such as `http://user:password@host:15672`, for `ltm status`; unset:"
+        " port 15672 (of `amqps`, 15671) of the hosts of `BROKER_URL`, with their user.",
     )
 
     enable_ltm: bool = Field(

@@ -16,7 +16,7 @@ from services.runtime.extraction_figures import ExtractionFigures, read_figures
 from services.runtime.logging import redact
 from services.runtime.process_record import PROCESSES, Dependency, ProcessRecord, record_of
 from services.runtime.redis import connect_async
-from services.runtime.settings import Settings, mask_url
+from services.runtime.settings import Settings, hosts_of, mask_url
 
 #: Of each server.
 TIMEOUT_S: Final = 2.0
@@ -143,7 +143,7 @@ async def _dependency(
 
 async def _connects(url: str) -> bool:
     """Whether a server accepts connections at one of the addresses of a URL."""
-    for server in url.split(";"):
+    for server in hosts_of(url):
         parts = urlsplit(server)
         try:
             async with asyncio.timeout(TIMEOUT_S):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+import re
 
 import redis
 from keepsake_client.errors import Unavailable
 
 from services.runtime.errors import CannotStart
 from services.runtime.redis import connect, words
-from services.runtime.settings import mask_url
+from services.runtime.settings import hosts_of, mask_url
 
 #: Of each attempt to connect to RabbitMQ.
 TIMEOUT_S = 2.0
+#: Whose quorum queues have the time limit that dead letters are kept for.
+OLDEST_RABBITMQ = (3, 10)
 
 
 def check_redis(client: redis.Redis, variable: str, url: str) -> None:
@@ -42,7 +45,7 @@ def check_broker(url: str, timeout_s: float = TIMEOUT_S) -> None:
     """Check that the broker answers and accepts user, password and virtual host.
 
     Raises:
-        CannotStart: it does not accept them, or RabbitMQ's client is not installed.
+        CannotStart: it does not accept them, or is too old, or RabbitMQ's client is not installed.
         Unavailable: it does not answer yet.
     """
     if not url.startswith("amqp"):
@@ -58,11 +61,13 @@ def check_broker(url: str, timeout_s: float = TIMEOUT_S) -> None:
     logging.getLogger("pika").setLevel(logging.CRITICAL)
     named = f"BROKER_URL is {mask_url(url)!r}"
     reason = ""
-    for server in url.split(";"):  # several, of which one is enough
+    for server in hosts_of(url):  # several, of which one is enough
         try:
             parameters = pika.URLParameters(server)
             parameters.socket_timeout = parameters.stack_timeout = timeout_s
-            pika.BlockingConnection(parameters).close()
+            connection = pika.BlockingConnection(parameters)
+            version = str(connection._impl.server_properties.get("version"))
+            connection.close()
         except ValueError as error:
             raise CannotStart(f"{named}, which RabbitMQ's client cannot read: {error}") from None
         except (ProbableAuthenticationError, ProbableAccessDeniedError):
@@ -70,5 +75,9 @@ def check_broker(url: str, timeout_s: float = TIMEOUT_S) -> None:
         except Exception as error:  # noqa: BLE001 - of the name, the socket, TLS or the handshake, without a common class
             reason = type(error).__name__
         else:
+            if tuple(map(int, re.findall("[0-9]+", version)[:2])) < OLDEST_RABBITMQ:
+                raise CannotStart(
+                    f"{named}, a RabbitMQ {version}, whose quorum queues keep no dead letters: take 3.10 or later"
+                )
             return
     raise Unavailable(f"{named}, and RabbitMQ does not answer there: {reason}")

@@ -16,9 +16,11 @@ from redis.exceptions import NoPermissionError
 
 from services.long_term_memory.extraction import report as extraction
 from services.long_term_memory.postgres.pool import reachable
+from services.runtime.errors import StackError
 from services.runtime.logging import redact
 from services.runtime.process_record import ProcessRecord, other_broker, read_records
 from services.runtime.queues import EXTRACT_QUEUE, queue_depths
+from services.runtime.rabbitmq import ManagementApi
 from services.runtime.redis import connect
 from services.runtime.settings import mask_url
 from services.stack.locate import FoundStack
@@ -79,15 +81,16 @@ class StatusReport(BaseModel):
 
     Args:
         ok: whether nothing is down, unknown or stopped; the exit code is 0 exactly then.
-        parts: servers and processes, in start order.
+        parts: servers and processes, in start order; then RabbitMQ's nodes, and its queues that have no majority.
         search: that of the check, over the wire.
         lists: how many items wait, by list.
         not_dispatched: how many events of the stream wait; None where that cannot be seen.
-        queues: how many messages are waiting, working, delayed and dead, by queue of the workers.
+        queues: how many messages are waiting, working, delayed and dead, by queue of the workers; on RabbitMQ also how
+            many consumers there are.
         counters: `ltm:counters`.
         extraction: of facts, where an LLM is set.
         unseen: what cannot be read here, each with the reason.
-        notes: what is not here to be read, such as queues on RabbitMQ.
+        notes: what is not here to be read, such as queues on a RabbitMQ without its management API.
     """
 
     ok: bool = True
@@ -270,11 +273,28 @@ class StatusReader:
                 f"the workers' queues are on {elsewhere}, which is not looked into:"
                 f" BROKER_URL is {'another one' if settings.broker_url else 'not set'} here"
             )
-        elif not url.startswith(("redis", "unix")):
-            report.notes.append(f"the workers' queues are on {mask_url(url)}: see RabbitMQ's own tools")
+        elif url.startswith("amqp"):
+            self._add_rabbitmq(report)
         else:
             broker = connect(url, self._timeout_s)
             report.queues = self._seen("the workers' queues, LLEN and HLEN", lambda: queue_depths(broker)) or {}
+
+    def _add_rabbitmq(self, report: StatusReport) -> None:
+        try:
+            found = ManagementApi(self._stack.settings, self._timeout_s).report()
+        except StackError as error:
+            report.notes.append(f"the queues on {mask_url(self._stack.settings.broker.get_secret_value())}: {error}")
+            return
+        report.queues = found.depths
+        for name, (state, detail) in found.nodes.items():
+            report.parts.append(Part(name=f"RabbitMQ {name}", state=state, detail=detail))
+        for name, detail in found.without_majority.items():
+            report.parts.append(Part(name=f"queue {name}", state="down", detail=f"no majority: {detail}"))
+        if found.not_replicated:
+            report.notes.append(
+                f"no quorum queues, but of an earlier version: {', '.join(found.not_replicated)};"
+                " each is replaced when the workers start while it is empty"
+            )
 
     def _seen(self, command: str, read: Callable[[], T]) -> T | None:
         """What a command reads, or None, with the reason in the report."""

@@ -11,7 +11,7 @@ from keepsake_client import Client, RequestFailed
 from keepsake_client.protocol import COUNTERS, UPDATES_STREAM, MemoryUpdateMessage, conversation_key
 
 from services.cli.backfill import Backfill, Counts
-from services.runtime.dead_letters import DeadLetters
+from services.runtime.dead_letters import RedisDeadLetters
 from services.runtime.queues import INDEX_QUEUE, QueueKeys
 from services.runtime.settings import load_settings
 from services.stack.readiness import stream_backlog
@@ -36,7 +36,7 @@ def test_an_event_before_a_deletion_is_gone_and_one_after_it_is_kept(site: Serve
     site.worker("writer", "writes", "interactive")
     for worker in site.workers:
         worker.ready()
-    keys, letters = QueueKeys(INDEX_QUEUE), DeadLetters(site.client)
+    keys, letters = QueueKeys(INDEX_QUEUE), RedisDeadLetters(site.client)
     before = [f"tofu {number}" for number in range(4)]
     with Client(site.valkey.url, write_timeout_ms=LONG_MS) as client:
         # Given a dead letter, and events of which the queue has one and the stream the others

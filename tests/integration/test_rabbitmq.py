@@ -1,6 +1,6 @@
 """RabbitMQ for the workers' queues: the same behaviour, while the wire stays on Redis.
 
-On the machine's own RabbitMQ, whose queues of these names are emptied before and after.
+On the machine's own RabbitMQ, whose queues of these names are deleted before and after.
 """
 
 from __future__ import annotations
@@ -8,47 +8,129 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import dramatiq
 import pytest
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from dramatiq.errors import BrokerConnectionError
+from pika.exceptions import ChannelClosedByBroker
+from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from services.cli.app import build_app
-from services.runtime.queues import INDEX_QUEUE, INTERACTIVE_QUEUE, WRITES_QUEUE
+from services.runtime.queues import INDEX_QUEUE, INTERACTIVE_QUEUE, WRITES_QUEUE, dead_letter_queue, delay_queue
+from services.runtime.rabbitmq_dead_letters import RabbitmqDeadLetters
 from tasks.broker import build_broker, dependencies
 from tasks.queues import INDEX
+from tasks.rabbitmq_broker import ReportingRabbitmqBroker
 from tests.integration.worker_process import Servers, WorkerProcess, servers
 from tests.support import free_port, wait_until
+from tests.swallowing_proxy import threaded_proxy
 
 MACHINES_RABBITMQ = "amqp://guest:guest@127.0.0.1:5672"
 QUEUES = (INTERACTIVE_QUEUE, WRITES_QUEUE, INDEX_QUEUE)
 ALL_WITHIN_S = 180
 
 
-def broker() -> RabbitmqBroker:
-    """A broker with the workers' queues declared."""
-    broker = build_broker(MACHINES_RABBITMQ, [])
-    assert isinstance(broker, RabbitmqBroker)
-    for queue in QUEUES:
-        broker.declare_queue(queue, ensure=True)
-    return broker
+NAMES = [name for queue in QUEUES for name in (queue, delay_queue(queue), dead_letter_queue(queue))]
+
+
+def delete(rabbitmq: RabbitmqBroker, names: Iterable[str] = NAMES) -> None:
+    """Delete queues, whatever they hold, and have them declared again."""
+    for name in names:
+        rabbitmq.channel.queue_delete(name)
+    rabbitmq.queues_pending |= rabbitmq.queues
 
 
 @pytest.fixture(scope="module")
 def rabbitmq() -> Iterator[RabbitmqBroker]:
-    """The machine's RabbitMQ, the workers' queues empty."""
+    """The machine's RabbitMQ, with the workers' queues, which are empty."""
+    rabbitmq = build_broker(MACHINES_RABBITMQ, [])
+    assert isinstance(rabbitmq, RabbitmqBroker)
     try:
-        rabbitmq = broker()
+        delete(rabbitmq)
     except BrokerConnectionError as error:
         pytest.skip(f"no RabbitMQ on this machine at {MACHINES_RABBITMQ}: {error!r}")
-    rabbitmq.flush_all()
+    for queue in QUEUES:
+        rabbitmq.declare_queue(queue, ensure=True)
     yield rabbitmq
-    rabbitmq.flush_all()
+    delete(rabbitmq)
     rabbitmq.close()
+
+
+@pytest.fixture
+def classic(rabbitmq: RabbitmqBroker) -> Iterator[RabbitmqBroker]:
+    """A broker of an earlier version, on whose queues nothing else works."""
+    delete(rabbitmq)
+    earlier = RabbitmqBroker(url=MACHINES_RABBITMQ, confirm_delivery=True)
+    yield earlier
+    delete(rabbitmq)
+    earlier.close()
+
+
+def is_quorum(rabbitmq: RabbitmqBroker, name: str) -> bool:
+    """Whether RabbitMQ accepts this declaration of a queue that exists, which it does of one like it alone."""
+    arguments = {**rabbitmq._build_queue_arguments(name), "x-queue-type": "quorum"}
+    try:
+        rabbitmq.channel.queue_declare(name, durable=True, arguments=arguments)
+    except ChannelClosedByBroker:
+        del rabbitmq.channel
+        return False
+    return True
+
+
+def test_an_empty_queue_of_an_earlier_version_is_replaced(rabbitmq: RabbitmqBroker, classic: RabbitmqBroker) -> None:
+    """Given a classic queue that is empty and has no consumer, I expect a quorum queue once a broker declares it."""
+    classic.declare_queue(INDEX_QUEUE, ensure=True)
+
+    with capture_logs() as lines:
+        rabbitmq.declare_queue(INDEX_QUEUE, ensure=True)
+
+    assert is_quorum(rabbitmq, INDEX_QUEUE)
+    assert {line["queue"] for line in lines if line["event"] == "queue_replaced"} == {
+        INDEX_QUEUE,
+        delay_queue(INDEX_QUEUE),
+        dead_letter_queue(INDEX_QUEUE),
+    }
+
+
+def test_a_queue_of_an_earlier_version_with_messages_is_used_as_it_is(
+    rabbitmq: RabbitmqBroker, classic: RabbitmqBroker
+) -> None:
+    """Given a classic queue with a message, I expect it kept and told, its dead letters too, so that the earlier
+    version can be started again; and another message published to it."""
+    message: dramatiq.Message[Any] = dramatiq.Message(INDEX.queue, INDEX.actor, (), {"update": {}}, {})
+    classic.declare_queue(INDEX_QUEUE)
+    classic.enqueue(message)
+
+    with capture_logs() as lines:
+        rabbitmq.enqueue(message)
+
+    kept = [line["queue"] for line in lines if line["event"] == "queue_not_replicated"]
+    assert kept == [INDEX_QUEUE, delay_queue(INDEX_QUEUE), dead_letter_queue(INDEX_QUEUE)]
+    again = RabbitmqBroker(url=MACHINES_RABBITMQ, confirm_delivery=True)
+    again.declare_queue(INDEX_QUEUE, ensure=True)
+    again.close()
+    with capture_logs():
+        wait_until(lambda: rabbitmq.get_queue_message_counts(INDEX_QUEUE)[0] == 2, description="both messages")
+
+
+def test_a_queue_that_an_earlier_worker_consumes_is_used_as_it_is(
+    rabbitmq: RabbitmqBroker, classic: RabbitmqBroker
+) -> None:
+    """Given an empty classic queue with a consumer, I expect what is published now to reach that consumer."""
+    consumer = classic.consume(INDEX_QUEUE, timeout=1_000)
+    message: dramatiq.Message[Any] = dramatiq.Message(INDEX.queue, INDEX.actor, (), {"update": {}}, {})
+
+    with capture_logs():
+        rabbitmq.enqueue(message)
+
+    received: Any = wait_until(lambda: next(consumer), description="the message")
+    assert received.message_id == message.message_id
+    consumer.ack(received)
+    consumer.close()
 
 
 def test_its_version_is_known(rabbitmq: RabbitmqBroker) -> None:
@@ -62,12 +144,52 @@ def test_its_version_is_known(rabbitmq: RabbitmqBroker) -> None:
     assert dependencies("redis://127.0.0.1:6379/0") == []
 
 
+def test_a_publication_that_is_not_confirmed_ends(rabbitmq: RabbitmqBroker) -> None:
+    """Given a RabbitMQ that accepts a message and says no more, I expect an error on which everything tries again
+    later; and the next message published once it answers."""
+    message: dramatiq.Message[Any] = dramatiq.Message(INDEX.queue, INDEX.actor, (), {"update": {}}, {})
+    with threaded_proxy(5672) as proxy:
+        url = MACHINES_RABBITMQ.replace("5672", str(proxy.port))
+        through = ReportingRabbitmqBroker(url=url, confirm_delivery=True, publish_timeout_s=0.5)
+        through.enqueue(message)
+        proxy.swallow()
+
+        with pytest.raises(BrokerConnectionError, match="PublishTimedOut"):
+            through.enqueue(message)
+
+        proxy.forward()
+        through.enqueue(message)
+        through.close()
+    rabbitmq.flush(INDEX_QUEUE)
+
+
+def test_what_an_earlier_consumer_delivered_acknowledges_no_other_message(rabbitmq: RabbitmqBroker) -> None:
+    """Given a worker that finishes a message of a connection that is lost, I expect the message that has its number on
+    the new connection, here the same one again, to stay on the queue."""
+    message: dramatiq.Message[Any] = dramatiq.Message(INDEX.queue, INDEX.actor, (), {"update": {}}, {})
+    rabbitmq.enqueue(message)
+    lost = rabbitmq.consume(INDEX_QUEUE, timeout=1_000)
+    earlier: Any = wait_until(lambda: next(lost), description="the message")
+    lost.close()
+    consumer = rabbitmq.consume(INDEX_QUEUE, timeout=1_000)
+    again: Any = wait_until(lambda: next(consumer), description="the message again")
+    assert again._tag == earlier._tag
+
+    consumer.ack(earlier)
+    consumer.nack(earlier)
+    consumer.close()
+
+    wait_until(lambda: rabbitmq.get_queue_message_counts(INDEX_QUEUE) == (1, 0, 0), description="the message, back")
+    rabbitmq.flush(INDEX_QUEUE)
+
+
 class Site:
     """Servers, one worker for each group of queues, the adapters, and an asker on the public wire."""
 
     def __init__(self, running: Servers, rabbitmq: RabbitmqBroker) -> None:
         self.running = running
         self.rabbitmq = rabbitmq
+        self.letters = RabbitmqDeadLetters(MACHINES_RABBITMQ, 10.0)
         self.asker = running.worker("asker", INTERACTIVE_QUEUE)
         self.indexer = running.worker("indexer", WRITES_QUEUE, INDEX_QUEUE)
         self.adapters = running.adapters()
@@ -96,6 +218,18 @@ class Site:
 
     def ask(self, kind: str, **data: Any) -> dict[str, Any]:
         return self.answer(self.push(kind, data))
+
+    def ltm(self, *command: str) -> str:
+        """What a command of `ltm` prints."""
+        # Of a port that is no management API's, so that the machine's own may have one.
+        management = f"http://127.0.0.1:{free_port()}"
+        environment = {
+            **self.running.environment,
+            "BROKER_URL": MACHINES_RABBITMQ,
+            "RABBITMQ_MANAGEMENT_URL": management,
+            "COLUMNS": "400",
+        }
+        return CliRunner().invoke(build_app(), command, env=environment).output
 
     def counts(self, queue: str) -> tuple[int, int, int]:
         """How many messages of a queue wait, are delayed and are dead."""
@@ -150,15 +284,60 @@ def test_a_write_is_retried(site: Site) -> None:
     assert site.running.indexed().count("added in the end") == 1
 
 
-def test_what_cannot_be_indexed_is_a_dead_letter(site: Site) -> None:
-    """Given a message that fails permanently, I expect it among RabbitMQ's dead letters, and the next one indexed."""
-    before = site.counts(INDEX_QUEUE)[2]
+def test_what_cannot_be_indexed_is_a_dead_letter_that_says_why(site: Site) -> None:
+    """Given a message that fails permanently, I expect it among the dead letters, with its error, where it was raised,
+    and when; and the next one indexed."""
+    bad: dramatiq.Message[Any] = dramatiq.Message(INDEX.queue, INDEX.actor, (), {"update": {}}, {})
 
-    site.rabbitmq.enqueue(dramatiq.Message(INDEX.queue, INDEX.actor, (), {"update": {}}, {}))
+    site.rabbitmq.enqueue(bad)
     site.running.index("after the bad one")
 
-    wait_until(lambda: site.counts(INDEX_QUEUE)[2] == before + 1, description="the dead letter")
+    letter: Any = wait_until(lambda: site.letters.get(bad.message_id), description="the dead letter")
+    assert (letter.queue, letter.actor, letter.tries, letter.error) == (
+        INDEX_QUEUE,
+        INDEX.actor,
+        1,
+        "internal: ValidationError",
+    )
+    assert "ValidationError" in letter.traceback
+    assert letter.died_at >= bad.message_timestamp // 1000
     wait_until(lambda: "after the bad one" in site.running.indexed(), ALL_WITHIN_S, "the next one")
+
+
+def test_dead_letters_are_listed_replayed_and_dropped(site: Site) -> None:
+    """Given dead letters, I expect `ltm dead` to show them and to leave them; a replayed one fails anew, and a dropped
+    one is gone."""
+    first, second = (dramatiq.Message[Any](INDEX.queue, INDEX.actor, (), {"update": {}}, {}) for _ in range(2))
+    for message in (first, second):
+        site.rabbitmq.enqueue(message)
+    wait_until(
+        lambda: site.letters.get(first.message_id) and site.letters.get(second.message_id), description="both of them"
+    )
+
+    assert {first.message_id, second.message_id} <= {line.split()[0] for line in site.ltm("dead", "list").splitlines()}
+    assert "ValidationError" in site.ltm("dead", "show", first.message_id)
+    died_at = site.letters.find(first.message_id).died_at
+    assert site.ltm("dead", "drop", second.message_id) == "dropped 1\n"
+    assert site.letters.get(second.message_id) is None
+
+    assert site.ltm("dead", "replay", first.message_id) == "replayed 1\n"
+    again: Any = wait_until(lambda: site.letters.get(first.message_id), description="its second failure")
+    assert again.died_at >= died_at
+    assert again.tries == 1
+
+
+def test_what_is_no_message_is_a_dead_letter_that_can_be_dropped(site: Site) -> None:
+    """Given bytes on a queue that are no message, I expect a dead letter that can be dropped alone."""
+    site.rabbitmq.channel.basic_publish("", INDEX_QUEUE, b"\xff{")
+
+    def found() -> Any:
+        return next((letter for letter in site.letters.all(INDEX_QUEUE) if letter.raw == b"\xff{"), None)
+
+    letter = wait_until(found, description="the dead letter")
+    assert (letter.message, letter.died_at > 1_700_000_000) == (None, True)
+    assert site.letters.replay(letter) is False
+    assert site.letters.drop(letter) is True
+    assert found() is None
 
 
 def restarted(site: Site) -> WorkerProcess:
@@ -187,16 +366,16 @@ def test_nothing_is_left_on_the_queues(site: Site) -> None:
 
 
 def test_no_traceback_is_logged_for_an_expected_error(site: Site) -> None:
-    """Given an outage and a kill, I expect tracebacks of the message alone that could not be indexed."""
+    """Given an outage and a kill, I expect tracebacks of messages alone that could not be run."""
     tracebacks = [line for line in site.indexer.log().splitlines() if "Traceback" in line]
 
-    assert ["ValidationError" in line for line in tracebacks] == [True]
+    assert tracebacks
+    assert all("ValidationError" in line or "DecodeError" in line for line in tracebacks)
 
 
-def test_the_status_refers_to_rabbitmqs_own_tools(site: Site) -> None:
-    """Given queues on RabbitMQ, I expect `ltm status` to say where to look, without the password."""
-    environment = {**site.running.environment, "BROKER_URL": MACHINES_RABBITMQ}
+def test_without_the_management_api_the_status_says_how_to_have_it(site: Site) -> None:
+    """Given a RabbitMQ without its management API, I expect one line with the remedy, and no password."""
+    output = site.ltm("status")
 
-    output = CliRunner().invoke(build_app(), ["status"], env=environment).output
-
-    assert "the workers' queues are on amqp://guest:***@127.0.0.1:5672: see RabbitMQ's own tools" in output
+    assert "the queues on amqp://guest:***@127.0.0.1:5672: RabbitMQ's management API does not answer" in output
+    assert "enable it (rabbitmq-plugins enable rabbitmq_management), or set RABBITMQ_MANAGEMENT_URL" in output

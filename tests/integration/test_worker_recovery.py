@@ -21,7 +21,7 @@ from keepsake_client.protocol import LTMRequest, MemoryUpdateMessage, alive_key
 
 from services.long_term_memory.postgres.rows import insert_memories
 from services.long_term_memory.storing import embedded, of_update
-from services.runtime.dead_letters import DeadLetters
+from services.runtime.dead_letters import RedisDeadLetters
 from services.runtime.queues import queue_depths
 from services.stack.process_tree import ProcessId
 from services.stack.processes import INDEXER, service_specs
@@ -181,7 +181,7 @@ def test_a_message_that_kills_its_worker_is_a_dead_letter(site: Servers) -> None
     worker = site.worker("first", INDEX, module="tests.integration.dying_worker")
     contents = texts(20)
     site.index(*contents[:10], "poison", *contents[10:])
-    letters = DeadLetters(site.client)
+    letters = RedisDeadLetters(site.client)
     deaths = 0
 
     def dead_lettered() -> bool:

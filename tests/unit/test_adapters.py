@@ -156,6 +156,31 @@ def request_adapter(
     )
 
 
+def test_a_request_that_the_broker_took_without_saying_so_is_sent_as_the_same_message(
+    client: fakeredis.FakeRedis, broker: StubBroker, requests: RequestAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a broker that takes a request and fails before it says so, I expect the next try to send the same message,
+    of whose responses one is published; the same request, pushed again, is another message."""
+    ids: list[str] = []
+    outcomes: list[Exception | None] = [dramatiq.ConnectionClosed("unconfirmed"), None, None]
+
+    def enqueue(message: dramatiq.Message[Any]) -> None:
+        ids.append(message.message_id)
+        if error := outcomes.pop(0):
+            raise error
+
+    monkeypatch.setattr(broker, "enqueue", enqueue)
+    client.lpush("ltm_requests", asked("r1"))
+
+    with pytest.raises(dramatiq.ConnectionClosed):
+        requests.run_once()
+    requests.run_once()
+    client.lpush("ltm_requests", asked("r1"))
+    requests.run_once()
+
+    assert ids[0] == ids[1] != ids[2]
+
+
 @pytest.fixture
 def requests(client: fakeredis.FakeRedis, broker: StubBroker) -> RequestAdapter:
     return request_adapter(client, broker)

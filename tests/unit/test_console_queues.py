@@ -17,7 +17,6 @@ from nicegui import ui
 from services.gateway.access import ALL_RIGHTS, Caller, Right
 from services.gateway.console.pages import queues
 from services.runtime.dead_letters import DeadLetter
-from services.runtime.errors import StackError
 from services.runtime.extraction_figures import EXTRACTION_KEY, ExtractionFigures, SetAsideMessage
 from services.runtime.queues import QueueKeys
 from services.runtime.rejected import Reject
@@ -225,14 +224,13 @@ def test_of_many_dead_letters_the_newest_are_listed_and_all_can_be_replayed(fail
 
 
 def test_on_rabbitmq_the_page_says_where_to_look(failed: Failed) -> None:
-    """Given queues on RabbitMQ, I expect its command, the names of the queues, no password, and no fault."""
-    failed.error = StackError("the workers' queues are on amqp://rabbit:5672")
+    """Given queues on RabbitMQ, I expect where their depths are, no password, and the dead letters as ever."""
+    failed.letters = [letter()]
 
     async def story(app: ConsoleApp) -> None:
         await app.user.open("/console/queues")
-        await app.user.should_see("rabbitmqctl list_queues")
-        await app.user.should_see("interactive.XQ")
-        await app.user.should_not_see("did not work")
+        await app.user.should_see("rabbit:5672: ltm status")
+        await app.user.should_see("letter-1")
         assert not any("geheim" in text for text in shown(app))
 
     look(story, broker_url="amqp://user:geheim@rabbit:5672")

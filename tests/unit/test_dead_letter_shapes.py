@@ -7,7 +7,7 @@ import json
 import fakeredis
 import pytest
 
-from services.runtime.dead_letters import DeadLetters
+from services.runtime.dead_letters import RedisDeadLetters
 from services.runtime.queues import QueueKeys
 
 MESSAGE = {"actor_name": "memory.index", "args": [], "kwargs": {}}
@@ -30,7 +30,7 @@ def test_a_dead_letter_of_another_shape_is_listed(raw: bytes, actor: str | None)
     client.hset(keys.dead_messages, "letter-1", raw)
     client.zadd(keys.dead_ids, {"letter-1": 1})
 
-    [letter] = DeadLetters(client).newest(10)
+    [letter] = RedisDeadLetters(client).newest(10)
 
     assert (letter.id, letter.tries, letter.actor) == ("letter-1", 0, actor or "memory.index")
     assert isinstance(letter.error + letter.traceback, str)

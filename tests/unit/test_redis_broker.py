@@ -19,10 +19,9 @@ from structlog.testing import capture_logs
 
 from services.runtime.queues import QueueKeys
 from tasks.broker import build_broker
+from tasks.dead_letters import MAX_TRACEBACK_CHARS, MAX_TRACEBACK_FRAMES
 from tasks.redis_broker import (
     HEARTBEAT_TIMEOUT_MS,
-    MAX_TRACEBACK_CHARS,
-    MAX_TRACEBACK_FRAMES,
     MIN_BLOCK_MS,
     SOCKET_TIMEOUT_S,
     WakingConsumer,

@@ -13,7 +13,7 @@ from services.gateway.console.page import ConsolePages
 from services.gateway.console.pages.queues.counters import counters
 from services.gateway.console.pages.queues.extraction import extraction
 from services.gateway.console.pages.queues.failed import dead_letters, rejects
-from services.gateway.console.pages.queues.waiting import on_rabbitmq, waiting
+from services.gateway.console.pages.queues.waiting import waiting
 from services.gateway.console.texts import Texts
 from services.gateway.console.viewer import Viewer
 from services.runtime.failed_messages import FailedMessages
@@ -34,8 +34,7 @@ def add(pages: ConsolePages) -> None:
         heading(text("title"), 1)
         waiting(viewer, text, sampler, gateway.settings)
         if viewer.sees_everyone:
-            if not on_rabbitmq(gateway.settings):  # `waiting` says where they are
-                dead_letters(viewer, text, failed, sampler)
+            dead_letters(viewer, text, failed, sampler)
             rejects(viewer, text, failed)
         else:
             span(text("for_all_users"), "state quiet")

@@ -12,7 +12,6 @@ from services.gateway.console.components import empty, failure, head, panel, spa
 from services.gateway.console.depths import HEIGHT, INTERVAL_S, WIDTH, Course, DepthSampler
 from services.gateway.console.texts import Texts
 from services.gateway.console.viewer import Viewer
-from services.runtime.queues import ALL_QUEUES, QUEUES, dead_letter_queue
 from services.runtime.settings import Settings, mask_url
 from services.runtime.stack_metrics import StackFigures
 
@@ -92,11 +91,6 @@ def waiting(viewer: Viewer, text: Texts, sampler: DepthSampler, settings: Settin
         ui.timer(INTERVAL_S, show)
 
 
-def on_rabbitmq(settings: Settings) -> bool:
-    """Whether the workers' queues are on RabbitMQ, into which its own tools alone can look."""
-    return settings.broker.get_secret_value().startswith("amqp")
-
-
 def _names(figures: StackFigures) -> list[str]:
     """The depths that have a row, in their order."""
     lists, queues = (f"list:{name}" for name in figures.lists), (f"queue:{name}" for name in figures.queues)
@@ -107,9 +101,9 @@ def _sentences(viewer: Viewer, text: Texts, sampler: DepthSampler, settings: Set
     """What the table does not show, in words."""
     figures = sampler.figures
     found = [text("unseen", part=part, reason=reason) for part, reason in figures.unseen.items()]
-    if on_rabbitmq(settings):
-        dead, url = ", ".join(map(dead_letter_queue, QUEUES)), mask_url(settings.broker.get_secret_value())
-        found.append(text("on_rabbitmq", url=url, queues=", ".join(ALL_QUEUES), dead=dead))
+    broker = settings.broker.get_secret_value()
+    if broker.startswith("amqp"):  # the figures are those of Redis
+        found.append(text("on_rabbitmq", url=mask_url(broker)))
     if sampler.samples and len(sampler.samples) < (sampler.samples.maxlen or 0):
         began = datetime.fromtimestamp(sampler.samples[0].at, viewer.zone)
         found.append(text("sampled_since", began=f"{began:%H:%M}"))
