@@ -36,7 +36,7 @@ CONNECT_TIMEOUT_S = 3.0
 #: it is out of memory or disk; nor does a frozen node. A new leader is elected within 5 s.
 PUBLISH_TIMEOUT_S = 10.0
 #: RabbitMQ counts a delivery to a worker that died, or lost its connection, with whatever it had prefetched; from
-#: version 4 on, the 20th would make a dead letter of a message that nobody has run. DeliveryLimit counts runs.
+#: version 4 on, the 20th would make a dead letter of a message that was never run. DeliveryLimit counts runs.
 NO_DELIVERY_LIMIT = 1_000_000
 QUORUM = {"x-queue-type": "quorum", "x-delivery-limit": NO_DELIVERY_LIMIT}
 PRECONDITION_FAILED = 406
