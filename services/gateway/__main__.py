@@ -81,7 +81,7 @@ async def run(settings: Settings, _: asyncio.Event) -> None:
         alive = [lambda: server.started, authentication.alive]
         gc.collect()
         gc.freeze()  # of what stays, nothing is looked through again, while requests wait
-        async with send_heartbeats(redis, NAME, alive, record=record):
+        async with send_heartbeats(redis, NAME, alive, record=record, on_sent=metrics.beat):
             await server.serve([listener])  # which handles SIGTERM and SIGINT itself
         log.info("stopped")
 
