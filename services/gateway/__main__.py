@@ -77,6 +77,7 @@ async def run(settings: Settings, _: asyncio.Event) -> None:
         port = listener.getsockname()[1]  # chosen by the system where the setting is 0
         listening = settings.model_copy(update={"ltm_gateway_port": port})
         record = ProcessRecord(address=listening.gateway_url, console=listening.console_url)
+        metrics.watch([authentication.turning])
         log.info("started", address=record.address)
         alive = [lambda: server.started, authentication.alive]
         gc.collect()
