@@ -347,7 +347,7 @@ def _parts(kind: Any) -> tuple[Any, ...]:
 
 
 def test_every_secret_has_a_placeholder() -> None:
-    """Given the example, I expect each secret setting named in it, no value of anybody's, and valid manifests."""
+    """Given the example, I expect each secret setting named in it, placeholders alone, and valid manifests."""
     text = (KUBERNETES / "secrets.example.yaml").read_text()
     named = set(re.findall(r"^  (?:# )?([A-Z_]+): ", text, re.MULTILINE))
 
@@ -369,6 +369,23 @@ def test_a_pod_gets_the_secrets_that_it_uses(overlay: str, name: str) -> None:
     assert secrets | mounted <= set(example_secrets())
     assert ("keepsake-database" in secrets) == name.startswith("long-term-memory-") & ("tasks" in command_of(workload))
     assert mounted == ({"keepsake-gateway-keys"} if name == GATEWAY else set())
+
+
+def test_the_documentation_names_what_is_applied() -> None:
+    """Given the section of docs/deployment.md, I expect its Services, ports, Deployments and files in the manifests."""
+    section = (ROOT / "docs" / "deployment.md").read_text().split("\n## Kubernetes\n")[1].split("\n## ")[0]
+    services = of_kind("overlays/production", "Service")
+
+    scraped = re.findall(r"regex: ([\w-]+);([\w-]+)", section)
+    assert len(scraped) == 2
+    for service, port in scraped:
+        assert port in [each["name"] for each in services[service]["spec"]["ports"]]
+    deployments = set(re.findall(r"(?:deploy/|deployment )(long-term-memory-\w+)", section))
+    assert deployments <= set(workloads("overlays/production"))
+    for path in re.findall(r"deploy/kubernetes/[\w./-]+", section):
+        assert path.endswith("/mine") or (ROOT / path.rstrip(".")).exists(), path
+    config = yaml.safe_load(section.split("```yaml\n")[1].split("```")[0])
+    assert {job["job_name"] for job in config["scrape_configs"]} == {"keepsake", "keepsake-stack"}
 
 
 def command_of(workload: Manifest) -> list[str]:
