@@ -200,9 +200,17 @@ def run(settings: Settings, process: str) -> None:
     with exposed(settings, process) as metrics:
         adapters = Adapters(settings, traces=Traces.of(settings, process, metrics), spans=open_spans(settings, process))
         record = ProcessRecord(broker=broker_address(settings), uses=dependencies(settings.broker.get_secret_value()))
-        heartbeat = HeartbeatThread(_client(settings), process, adapters.checks, record=record, clock=adapters.clock)
+        heartbeat = HeartbeatThread(
+            _client(settings),
+            process,
+            adapters.checks,
+            record=record,
+            clock=adapters.clock,
+            on_sent=metrics.beat,
+        )
         for thread in (*adapters.loops, heartbeat):
             thread.start()
+        metrics.watch([loop.liveness.turning for loop in adapters.loops])
         log.info("adapters_ready")
         stopped.wait()
         adapters.stop()

@@ -81,8 +81,7 @@ def _halfvec(vector: NDArray[np.float32]) -> bytes:
     return struct.pack(">HH", DIMENSIONS, 0) + vector.astype(">f2").tobytes()
 
 
-def _keepsake_rows(owners: NDArray[np.int64], points: NDArray[np.float32]) -> Iterator[bytes]:
-    places: dict[int, int] = {}
+def _keepsake_rows(owners: NDArray[np.int64], points: NDArray[np.float32], places: dict[int, int]) -> Iterator[bytes]:
     terms = hashed_terms(CONTENT.split()).tobytes()
     constant = [
         b"user",
@@ -91,7 +90,8 @@ def _keepsake_rows(owners: NDArray[np.int64], points: NDArray[np.float32]) -> It
         terms,
     ]
     for number, owner in enumerate(track(owners.tolist(), "Keepsake's rows")):
-        place = places[owner] = places.get(owner, -1) + 1
+        place = places.get(owner, 0)
+        places[owner] = place + 1
         fields = [
             os.urandom(16),
             struct.pack(">q", owner + 1),
@@ -134,10 +134,25 @@ def fill(url: str, owners: NDArray[np.int64], points: NDArray[np.float32]) -> No
             "INSERT INTO users (user_id) SELECT 'u' || n FROM generate_series(0, %s) n ORDER BY n",
             (int(owners.max()),),
         )
-        columns = "id, user_number, session, said_at, source, content, payload, terms"
-        columns += ", traits, vector"
-        _copy(connection, f"memories ({columns})", _keepsake_rows(owners, points))
+        insert(connection, owners, points, {})
         connection.execute("VACUUM ANALYZE memories")
+
+
+def insert(
+    connection: psycopg.Connection[Any],
+    owners: NDArray[np.int64],
+    points: NDArray[np.float32],
+    places: dict[int, int],
+) -> None:
+    """Insert memories of users, whom `users` has in the order of their numbers.
+
+    Args:
+        owners, points: as for `fill`.
+        places: how many each user has already, which is counted on.
+    """
+    columns = "id, user_number, session, said_at, source, content, payload, terms"
+    columns += ", traits, vector"
+    _copy(connection, f"memories ({columns})", _keepsake_rows(owners, points, places))
 
 
 def fill_mem0(url: str, pool: ConnectionPool, owners: NDArray[np.int64], points: NDArray[np.float32]) -> PGVector:

@@ -64,9 +64,11 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         )
         metrics.follow(service.counts)
         link = LoopConnection(settings.memory_updates_channel, stop, metrics=metrics)
+        metrics.watch([link.turning])
         log.info("started", ltm_enabled=settings.enable_ltm)
         try:
-            async with send_heartbeats(client, NAME, [link.working], record=_record(settings)):
+            record = _record(settings)
+            async with send_heartbeats(client, NAME, [link.working], record=record, on_sent=metrics.beat):
                 await service.run(link, stop)
         finally:
             log.info("stopped", **service.counts)

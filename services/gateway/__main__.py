@@ -77,11 +77,12 @@ async def run(settings: Settings, _: asyncio.Event) -> None:
         port = listener.getsockname()[1]  # chosen by the system where the setting is 0
         listening = settings.model_copy(update={"ltm_gateway_port": port})
         record = ProcessRecord(address=listening.gateway_url, console=listening.console_url)
+        metrics.watch([authentication.turning])
         log.info("started", address=record.address)
         alive = [lambda: server.started, authentication.alive]
         gc.collect()
         gc.freeze()  # of what stays, nothing is looked through again, while requests wait
-        async with send_heartbeats(redis, NAME, alive, record=record):
+        async with send_heartbeats(redis, NAME, alive, record=record, on_sent=metrics.beat):
             await server.serve([listener])  # which handles SIGTERM and SIGINT itself
         log.info("stopped")
 

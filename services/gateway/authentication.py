@@ -117,6 +117,10 @@ class Authentication:
         """Whether the key file is watched."""
         return self._liveness.alive()
 
+    def turning(self) -> bool:
+        """Whether the event loop turns, which looks at the key file each second."""
+        return self._liveness.turning()
+
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
         """Watch the key file within the block."""

@@ -45,10 +45,11 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         metrics.follow(service.counts)
         inputs = LoopConnection(settings.user_input_queue, stop, metrics=metrics)
         replies = LoopConnection(settings.ai_responses_channel, stop, metrics=metrics)
+        metrics.watch([inputs.turning, replies.turning])
         log.info("started", publishes=settings.enable_ltm_publish)
         try:
             async with (
-                send_heartbeats(client, NAME, [inputs.working, replies.working]),
+                send_heartbeats(client, NAME, [inputs.working, replies.working], on_sent=metrics.beat),
                 asyncio.TaskGroup() as loops,
             ):
                 loops.create_task(_stop_after(service.serve_user_inputs(inputs, stop), stop))

@@ -1,4 +1,7 @@
-"""Exposition: serves the metrics of a process, or of the several of a worker as one, where LTM_METRICS_PORT is set."""
+"""Exposition: serves the metrics of a process and its probes, where LTM_METRICS_PORT is set.
+
+The metrics of a worker's several processes are served as one; its probes are those of the first of them.
+"""
 
 from __future__ import annotations
 
@@ -75,9 +78,12 @@ class Exposition:
             return
         from services.runtime import prometheus  # noqa: PLC0415 - its docstring says why
 
-        registry = prometheus.served_registry(self._process, self.metrics, self._directory)
+        metrics = self.metrics
+        application = prometheus.make_wsgi_app(prometheus.served_registry(self._process, metrics, self._directory))
+        if isinstance(metrics, prometheus.PrometheusMetrics):
+            application = prometheus.with_probes(application, metrics.probes)
         try:
-            self._server = _Server(self._host, self._port, prometheus.make_wsgi_app(registry))
+            self._server = _Server(self._host, self._port, application)
         except (OSError, UnicodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is no host name"
             where = f"{self._host} port {self._port}: {reason}"

@@ -28,6 +28,8 @@ HEARTBEAT_INTERVAL_S = 1.0
 HEARTBEAT_TTL_S = 5
 #: A loop that has not turned for this long is stuck; every loop wakes at least once a second.
 STUCK_AFTER_S = 10.0
+#: A loop that has not turned for this long is not waiting for a server, whose time-outs are shorter: a restart helps.
+HUNG_AFTER_S = 60.0
 
 log = structlog.get_logger()
 
@@ -61,6 +63,10 @@ class Liveness:
         """Whether the loop has turned recently."""
         return self._clock() - self._marked_at < self._stuck_after_s
 
+    def turning(self) -> bool:
+        """Whether the loop may only be slow or waiting, as while a server is away."""
+        return self._clock() - self._marked_at < HUNG_AFTER_S
+
 
 class HeartbeatThread(threading.Thread):
     """Sends a process's heartbeats for as long as every check passes.
@@ -72,6 +78,7 @@ class HeartbeatThread(threading.Thread):
         interval_s: the time between heartbeats.
         record: what the process states about itself.
         clock: observes Redis's with each heartbeat.
+        on_sent: called after each heartbeat that Redis took.
     """
 
     def __init__(
@@ -83,6 +90,7 @@ class HeartbeatThread(threading.Thread):
         *,
         record: ProcessRecord | None = None,
         clock: ServerClock | None = None,
+        on_sent: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(name="heartbeat", daemon=True)
         self._client = client
@@ -90,6 +98,7 @@ class HeartbeatThread(threading.Thread):
         self._key = alive_key(name)
         self._record = (record or ProcessRecord()).started().model_dump_json()
         self._checks = list(checks)
+        self._on_sent = on_sent
         self._interval_s = interval_s
         self._clock = clock or ServerClock()
         self._stopped = threading.Event()
@@ -110,6 +119,7 @@ class HeartbeatThread(threading.Thread):
                         raise failed
                     if not isinstance(server, Exception):  # a user of Redis may not ask for its time
                         self._clock.observe(server, asked_at, self._clock.host())
+                    self._on_sent()
             except redis.RedisError:
                 # The work loops detect and log an outage of Redis themselves.
                 log.debug("heartbeat_missed", key=self._key, exc_info=True)
@@ -134,15 +144,17 @@ async def send_heartbeats(
     interval_s: float = HEARTBEAT_INTERVAL_S,
     *,
     record: ProcessRecord | None = None,
+    on_sent: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[None]:
     """`HeartbeatThread` for asyncio: sends heartbeats within the block, and deletes the key at its end.
 
     Args:
         record: what the process states about itself.
+        on_sent: called after each heartbeat that Redis took.
     """
     ended = asyncio.Event()
     stated = (record or ProcessRecord()).started().model_dump_json()
-    task = asyncio.create_task(_send(client, name, list(checks), interval_s, ended, stated), name="heartbeat")
+    task = asyncio.create_task(_send(client, name, list(checks), interval_s, ended, stated, on_sent), name="heartbeat")
     try:
         yield
     finally:
@@ -157,6 +169,7 @@ async def _send(
     interval_s: float,
     ended: asyncio.Event,
     stated: str,
+    on_sent: Callable[[], None],
 ) -> None:
     key, value = alive_key(name), heartbeat_value()
     while not ended.is_set():
@@ -167,6 +180,7 @@ async def _send(
                     pipeline.set(key, value, ex=HEARTBEAT_TTL_S)
                     pipeline.set(process_key(name), stated, ex=EXPECTED_FOR_S)
                     await pipeline.execute()
+                on_sent()
         except (redis.RedisError, OSError):
             log.debug("heartbeat_missed", key=key, exc_info=True)
             # Where this connection was half-open, the idle ones are too; each would cost one command its time-out.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 
@@ -34,6 +34,12 @@ class Metrics:
 
     def follow(self, outcomes: Mapping[str, int]) -> None:
         """Show the messages of a service by their outcome, as its own counts say at each scrape."""
+
+    def watch(self, turning: Iterable[Callable[[], bool]]) -> None:
+        """Have `/livez` say whether all of these hold: that each work loop turns."""
+
+    def beat(self) -> None:
+        """Observe a heartbeat that Redis took, of which `/readyz` tells."""
 
     def http(self, door: str, status: int, seconds: float) -> None:
         """Observe an HTTP request that was answered."""

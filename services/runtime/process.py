@@ -126,6 +126,10 @@ class LoopConnection:
         """Whether the loop is connected and has turned recently."""
         return self._connected and self._liveness.alive()
 
+    def turning(self) -> bool:
+        """Whether the loop turns, connected or not."""
+        return self._liveness.turning()
+
 
 async def no_gap(_: float) -> None:
     """Ignore what was published while a subscription was down: where nothing else keeps it, that is not known."""

@@ -7,7 +7,7 @@ its fixed set is `other`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -30,8 +30,9 @@ from prometheus_client.registry import Collector
 
 from services.runtime import errors  # noqa: F401 - its classes are among the codes
 from services.runtime.metrics import Metrics
+from services.runtime.probes import Probes, with_probes
 
-__all__ = ["PrometheusMetrics", "make_wsgi_app", "mark_process_dead", "served_registry"]
+__all__ = ["PrometheusMetrics", "make_wsgi_app", "mark_process_dead", "served_registry", "with_probes"]
 
 #: An asker waits 300 to 800 ms, the chat service 600; a search takes 5 ms with a cached query, 25 with one to embed.
 LATENCY_BUCKETS: Final = (
@@ -73,6 +74,7 @@ class PrometheusMetrics(Metrics):
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.probes = Probes()
         self._outcomes = frozenset({"ok", *_error_codes(KeepsakeError)})
         self._pool_before: dict[str, int] = {}
         self._define_requests()
@@ -228,6 +230,12 @@ class PrometheusMetrics(Metrics):
 
     def follow(self, outcomes: Mapping[str, int]) -> None:
         self.registry.register(_Computed(partial(_service_messages, outcomes)))
+
+    def watch(self, turning: Iterable[Callable[[], bool]]) -> None:
+        self.probes.watch(turning)
+
+    def beat(self) -> None:
+        self.probes.beat()
 
     def http(self, door: str, status: int, seconds: float) -> None:
         door = door if door in _DOORS else OTHER

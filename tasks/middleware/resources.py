@@ -209,8 +209,10 @@ class Resources(Middleware):
                 broker=broker_address(self.settings), engine=self._opened.engine, uses=self._opened.uses
             ),
             clock=self._clock,
+            on_sent=self.metrics.beat,
         )
         self._heartbeat.start()
+        self.metrics.watch([lambda: _threads_live(worker)])
         if worker.consumer_whitelist is None or INDEX_QUEUE in worker.consumer_whitelist:
             # Here, where the CPU priority is lowest.
             self._expiry = ExpiryThread(
