@@ -135,7 +135,9 @@ class SentinelServers:
             master = self.master()
             return master if master is not old and master.client.role()[0] == b"master" else None
 
-        return wait_until(another, description="a failover")
+        master = wait_until(another, description="a failover")
+        assert master is not None
+        return master
 
     def replicas_of(self, server: Server) -> int:
         """How many replicas have all that it has, and stay up to date."""

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import psycopg
 import redis
+from keepsake_client.connections import connect
 from keepsake_client.protocol import MemoryUpdateMessage, alive_key
 
 from services.stack import process_tree
@@ -85,7 +86,7 @@ class WorkerProcess:
 
     def works(self) -> bool:
         assert self.master.poll() is None, f"{self.name} ended:\n{self.log()}"
-        sign = self._servers.client.get(alive_key(self.name))
+        sign: Any = self._servers.client.get(alive_key(self.name))
         return isinstance(sign, bytes) and str(self.master.pid) in sign.decode().split(":")
 
     def ready(self) -> WorkerProcess:
@@ -114,17 +115,19 @@ class WorkerProcess:
 
 
 class Servers:
-    """A Valkey, a PostgreSQL, and the workers on them."""
+    """A Redis, a PostgreSQL, and the workers on them."""
 
-    def __init__(self, home: Path, valkey: ValkeyServer, postgres: PostgresServer, broker_url: str | None) -> None:
+    def __init__(
+        self, home: Path, valkey: ValkeyServer, postgres: PostgresServer, redis_url: str, broker_url: str | None
+    ) -> None:
         self.home = home
         self.valkey = valkey
         self.postgres = postgres
-        self.environment = {"REDIS_URL": valkey.url, "DATABASE_URL": postgres.url}
+        self.environment = {"REDIS_URL": redis_url, "DATABASE_URL": postgres.url}
         if broker_url:
             self.environment["BROKER_URL"] = broker_url
-        self.client = redis.Redis.from_url(valkey.url)
-        self.broker = build_broker(broker_url or valkey.url, [])
+        self.client = connect(redis_url)
+        self.broker = build_broker(broker_url or redis_url, [])
         self.workers: list[WorkerProcess] = []
 
     def worker(self, name: str, *queues: str, module: str = "tasks", processes: int = 1) -> WorkerProcess:
@@ -171,14 +174,19 @@ class Servers:
 
 
 @contextmanager
-def servers(broker_url: str | None = None) -> Iterator[Servers]:
-    """Fresh servers without workers."""
+def servers(broker_url: str | None = None, redis_url: str | None = None) -> Iterator[Servers]:
+    """Fresh servers without workers.
+
+    Args:
+        redis_url: of a Redis that runs already; a Valkey is started where it is None.
+    """
     with ExitStack() as at_exit:
         home = Path(at_exit.enter_context(tempfile.TemporaryDirectory(prefix="ltm-test-")))
         postgres = at_exit.enter_context(postgres_server())
         valkey = ValkeyServer(home)
         at_exit.callback(valkey.stop)
-        valkey.start()
-        running = Servers(home, valkey, postgres, broker_url)
+        if redis_url is None:
+            valkey.start()
+        running = Servers(home, valkey, postgres, redis_url or valkey.url, broker_url)
         at_exit.callback(running.close)
         yield running

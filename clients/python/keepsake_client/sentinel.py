@@ -25,7 +25,7 @@ from redis.retry import Retry
 from keepsake_client.sentinel_url import SentinelURL
 
 #: How often the connections of a client that are in use have the sentinels asked whether their master still is it.
-LOOK_INTERVAL_S = 3.0
+LOOK_INTERVAL_S = 2.0
 #: Of each sentinel: one that does not answer must not cost a search its time. `sentinel_socket_timeout` sets it.
 TIMEOUT_S = 0.5
 _TIMEOUTS = {"socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S}
