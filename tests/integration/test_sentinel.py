@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import dramatiq
@@ -38,6 +38,13 @@ def redises() -> Iterator[SentinelServers]:
         yield running
 
 
+@pytest.fixture
+def at_exit() -> Iterator[ExitStack]:
+    """Closes what a test opens."""
+    with ExitStack() as stack:
+        yield stack
+
+
 def again(command: Callable[[], Any]) -> bool:
     """Whether a command succeeds now."""
     with suppress(redis.RedisError):
@@ -46,10 +53,11 @@ def again(command: Callable[[], Any]) -> bool:
     return False
 
 
-def test_commands_follow_a_killed_master(redises: SentinelServers) -> None:
+def test_commands_follow_a_killed_master(redises: SentinelServers, at_exit: ExitStack) -> None:
     """Given kill -9 of the master, I expect each kind of client to write to the next one, by itself."""
     old = redises.master()
-    client, persistent = runtime_redis.connect(redises.url), runtime_redis.connect_persistent(redises.url)
+    client = at_exit.enter_context(runtime_redis.connect(redises.url))
+    persistent = at_exit.enter_context(runtime_redis.connect_persistent(redises.url))
     assert client.set("a", "1")
     assert persistent.set("b", "1")
 
@@ -62,9 +70,9 @@ def test_commands_follow_a_killed_master(redises: SentinelServers) -> None:
     assert address(client).startswith(f"127.0.0.1:{new.port}/0")
 
 
-def test_one_persistent_command_outlives_a_failover(redises: SentinelServers) -> None:
+def test_one_persistent_command_outlives_a_failover(redises: SentinelServers, at_exit: ExitStack) -> None:
     """Given a master that is killed as a response is to be published, I expect the command itself to come through."""
-    persistent = runtime_redis.connect_persistent(redises.url)
+    persistent = at_exit.enter_context(runtime_redis.connect_persistent(redises.url))
     assert persistent.set("a", "1")
     old = redises.master()
     old.kill()
@@ -95,9 +103,10 @@ def test_asyncio_commands_follow_a_killed_master(redises: SentinelServers) -> No
     asyncio.run(story())
 
 
-def test_a_subscription_leaves_a_master_that_is_cut_off(redises: SentinelServers) -> None:
+def test_a_subscription_leaves_a_master_that_is_cut_off(redises: SentinelServers, at_exit: ExitStack) -> None:
     """Given a master that its peers cannot reach and its clients can, I expect the subscription of a thread to move."""
-    events = Subscription(connect(redises.url), ["ai_responses"])
+    events = Subscription(at_exit.enter_context(connect(redises.url)), ["ai_responses"])
+    at_exit.callback(events.close)
     events.open()
     old = redises.master()
     old.cut_off()
@@ -113,7 +122,6 @@ def test_a_subscription_leaves_a_master_that_is_cut_off(redises: SentinelServers
 
     assert wait_until(heard, description="an event of the next master") == ("ai_responses", {"text": "hello"})
     assert old.client.pubsub_numsub("ai_responses")[0][1] == 0
-    events.close()
 
 
 def test_a_clients_subscription_leaves_a_master_that_is_cut_off(redises: SentinelServers) -> None:
@@ -136,9 +144,9 @@ def test_a_clients_subscription_leaves_a_master_that_is_cut_off(redises: Sentine
     asyncio.run(story())
 
 
-def test_what_waits_on_a_master_that_is_cut_off_moves(redises: SentinelServers) -> None:
+def test_what_waits_on_a_master_that_is_cut_off_moves(redises: SentinelServers, at_exit: ExitStack) -> None:
     """Given a thread that waits for a list again and again, whose commands all succeed, I expect it on the next one."""
-    client: Any = connect(redises.url, socket_timeout=5)
+    client: Any = at_exit.enter_context(connect(redises.url, socket_timeout=5))
     assert client.brpop("things", 0.2) is None
     old = redises.master()
     old.cut_off()
@@ -173,10 +181,11 @@ def test_a_subscription_leaves_a_frozen_master(redises: SentinelServers) -> None
     asyncio.run(story())
 
 
-def test_a_demoted_master_is_left(redises: SentinelServers) -> None:
+def test_a_demoted_master_is_left(redises: SentinelServers, at_exit: ExitStack) -> None:
     """Given a master that becomes a replica while it is connected, I expect a write that it refuses to be an outage, or
     made again elsewhere."""
-    client, persistent = connect(redises.url), runtime_redis.connect_persistent(redises.url)
+    client = at_exit.enter_context(connect(redises.url))
+    persistent = at_exit.enter_context(runtime_redis.connect_persistent(redises.url))
     assert client.set("a", "1")
     assert persistent.set("b", "1")
     old = redises.master()
@@ -221,13 +230,13 @@ def test_scripts_are_loaded_on_the_next_master(redises: SentinelServers) -> None
     broker.close()
 
 
-def test_sentinels_that_are_away_are_one_outage(redises: SentinelServers) -> None:
+def test_sentinels_that_are_away_are_one_outage(redises: SentinelServers, at_exit: ExitStack) -> None:
     """Given no sentinel, then no master, then both, I expect one line that begins the outage, with its reason, and one
     that ends it."""
     old = redises.master()
     for sentinel in redises.sentinels:
         sentinel.kill()
-    client = connect(redises.url)
+    client = at_exit.enter_context(connect(redises.url))
     ended = threading.Event()
 
     def ping() -> None:
@@ -250,16 +259,16 @@ def test_sentinels_that_are_away_are_one_outage(redises: SentinelServers) -> Non
     assert lines[0]["reason"].startswith("MasterNotFoundError: no master of 'mymaster': sentinel 127.0.0.1:")
 
 
-def test_connections_outlive_their_sentinels(redises: SentinelServers) -> None:
+def test_connections_outlive_their_sentinels(redises: SentinelServers, at_exit: ExitStack) -> None:
     """Given a master that works, and no sentinel that does, I expect the connections that there are to go on."""
-    client: Any = connect(redises.url)
+    client: Any = at_exit.enter_context(connect(redises.url))
     with client.pubsub() as pubsub:
         pubsub.subscribe("channel")
         client.ping()
         for sentinel in redises.sentinels:
             sentinel.kill()
         pool = client.connection_pool
-        pool.sentinel_manager._look(pool)
+        pool.sentinel_manager.follow(pool)
 
         client.publish("channel", "hello")
 
@@ -280,8 +289,8 @@ def test_what_is_wrong_with_the_url_is_said(redises: SentinelServers, right: str
     """Given another password or service, I expect a start to say so, and no password."""
     url = redises.url.replace(right, wrong)
 
-    with pytest.raises(Unavailable, match=reason) as refused:
-        check_redis(runtime_redis.connect(url), "REDIS_URL", url)
+    with runtime_redis.connect(url) as client, pytest.raises(Unavailable, match=reason) as refused:
+        check_redis(client, "REDIS_URL", url)
 
     assert "secret" not in str(refused.value)
 
@@ -411,13 +420,15 @@ def test_a_pipeline_under_load_leaves_a_master_that_is_cut_off(redises: Sentinel
     ]
 
 
-def test_a_master_without_its_replicas_refuses_and_nothing_is_lost(redises: SentinelServers, site: Servers) -> None:
+def test_a_master_without_its_replicas_refuses_and_nothing_is_lost(
+    redises: SentinelServers, site: Servers, at_exit: ExitStack
+) -> None:
     """Given `min-replicas-to-write 1` and a master that is cut off, I expect it to refuse what the next one would not
     have, and every message that was acknowledged at all indexed once."""
     for server in redises.servers:
         server.client.config_set("min-replicas-to-write", 1)
         server.client.config_set("min-replicas-max-lag", 2)
-    client = connect(redises.url)
+    client = at_exit.enter_context(connect(redises.url))
     old = redises.master()
     accepted: list[str] = []
 

@@ -178,7 +178,7 @@ def test_a_sentinel_that_was_cut_off_is_not_believed() -> None:
     asked = sentinels(behind, knows)
     assert asked.discover_master("mymaster") == ("10.0.0.1", 1)
 
-    asked._look(Pool(asked))
+    asked.follow(Pool(asked))
     assert asked.discover_master("mymaster") == ("10.0.0.1", 2)
 
     knows["mymaster"]["is_sdown"] = True
@@ -190,10 +190,10 @@ def test_sentinels_that_were_set_up_anew_are_believed() -> None:
     """Given sentinels that all began to count their failovers anew, I expect them believed once all were asked."""
     answer = state(1, 9)
     asked = sentinels(answer)
-    asked._look(Pool(asked))
+    asked.follow(Pool(asked))
 
     answer.update(state(2, 0))
-    asked._look(Pool(asked))
+    asked.follow(Pool(asked))
 
     assert asked.discover_master("mymaster") == ("10.0.0.1", 2)
 

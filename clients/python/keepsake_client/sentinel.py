@@ -1,15 +1,16 @@
 """Connections to the master that Redis Sentinel names: they follow it, wherever it moves.
 
 They are redis-py's, with what those lack: a connection in use, above all a subscription, leaves a master that is none
-any more though it still answers (it is cut off from the sentinels, or was frozen); one that broke asks the sentinels
+any more though it is connected still (it is cut off from the sentinels, or frozen); one that broke asks the sentinels
 before it connects again; and of sentinels that contradict each other, those that know of the last failover count.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
-import time
+import weakref
 from contextlib import suppress
 from typing import Any
 
@@ -19,13 +20,12 @@ from redis.asyncio import sentinel as awaiting
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
 from keepsake_client.sentinel_url import SentinelURL
 
-#: How often the connections of a client that are in use have the sentinels asked whether their master still is it.
-LOOK_INTERVAL_S = 2.0
+#: How often each client asks the sentinels whether the master still is the one that it is connected to.
+WATCH_INTERVAL_S = 2.0
 #: Of each sentinel: one that does not answer must not cost a search its time. `sentinel_socket_timeout` sets it.
 TIMEOUT_S = 0.5
 _TIMEOUTS = {"socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S}
@@ -63,22 +63,26 @@ def async_sentinel_pool(url: SentinelURL, *, waits: bool, **options: Any) -> awa
 
 
 class _Selection:
-    """Selection of the master among the answers of the sentinels."""
+    """Selection of the master among the answers of the sentinels, and the connections that are to follow it."""
 
     def __init__(self) -> None:
         self._epoch = -1
-        self._look_at = 0.0
+        self._connections: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._lock = threading.Lock()
 
-    def look_due(self) -> bool:
-        """Whether to look now whether the master still is it; True once for each interval."""
-        now = time.monotonic()
-        due = now >= self._look_at
-        if due:
-            self._look_at = now + LOOK_INTERVAL_S
-        return due
+    def add(self, connection: Any) -> None:
+        """Have a connection follow the master."""
+        with self._lock:
+            self._connections.add(connection)
+
+    @property
+    def connections(self) -> list[Any]:
+        """Those that follow the master."""
+        with self._lock:
+            return list(self._connections)
 
     def master(self, service: str, masters: Any) -> Address | str:
-        """The address of the master, as one sentinel says, or why it is of no use."""
+        """The address of the master, as one sentinel says, or why its answer is of no use."""
         state = masters.get(service)
         if state is None:
             return f"knows no service {service!r}"
@@ -89,9 +93,10 @@ class _Selection:
         return state["ip"], state["port"]
 
     def in_order(self, states: list[tuple[Any, dict[str, Any] | None]]) -> list[Any]:
-        """The sentinels, those of the last failover first, and those without an answer last."""
+        """The sentinels, those that know of the last failover first, and those without an answer last."""
         epochs = [(-1 if state is None else int(state["config-epoch"]), sentinel) for sentinel, state in states]
-        if (highest := max(epoch for epoch, _ in epochs)) >= 0:
+        # It may be lower than before, where all sentinels were set up anew.
+        if (highest := max((epoch for epoch, _ in epochs), default=-1)) >= 0:
             self._epoch = highest
         return [sentinel for _, sentinel in sorted(epochs, key=lambda pair: pair[0], reverse=True)]
 
@@ -117,6 +122,8 @@ class _Sentinels(_Selection, blocking.Sentinel):
     def __init__(self, sentinels: list[Address], **options: Any) -> None:
         blocking.Sentinel.__init__(self, sentinels, **options)  # type: ignore[no-untyped-call]
         _Selection.__init__(self)
+        self._watcher: threading.Thread | None = None
+        self._closed = threading.Event()
 
     def discover_master(self, service_name: str) -> Address:
         """The address of the master.
@@ -135,16 +142,39 @@ class _Sentinels(_Selection, blocking.Sentinel):
             reasons.append((sentinel, found))
         raise blocking.MasterNotFoundError(_no_master(service_name, reasons))
 
-    def look(self, pool: Any) -> None:
-        """Have the pool's connections follow, in the background, if it is time to look."""
-        if self.look_due():
-            with suppress(RuntimeError):  # Python is ending
-                threading.Thread(target=self._look, args=(pool,), name="redis-sentinel", daemon=True).start()
+    def watch(self, pool: Any) -> None:
+        """Have the connections of a pool follow the master from now on, in the background."""
+        with self._lock:
+            if self._watcher is not None and self._watcher.is_alive():  # it is not, in a forked process
+                return
+            self._closed.clear()
+            self._watcher = threading.Thread(target=self._watch, args=(pool,), name="redis-sentinel", daemon=True)
+        with suppress(RuntimeError):  # Python is ending
+            self._watcher.start()
 
-    def _look(self, pool: Any) -> None:
+    def _watch(self, pool: Any) -> None:
+        while not self._closed.wait(WATCH_INTERVAL_S) and pool.connection_pool_ref() is not None:
+            self.follow(pool)
+
+    def follow(self, pool: Any) -> None:
+        """Ask all sentinels, and end the connections to another server than the master."""
         self.sentinels = self.in_order([(each, self._state(each, pool.service_name)) for each in self.sentinels])
-        with suppress(RedisError, OSError):  # the connections that there are go on
-            pool.get_master_address()
+        try:
+            master = pool.get_master_address()
+        except (RedisError, OSError):
+            return  # the connections that there are go on
+        for connection in self.connections:
+            connection.leave_unless(master)
+
+    def close_all(self) -> None:
+        """End the connections to the sentinels."""
+        self._closed.set()
+        with self._lock:
+            watcher = self._watcher
+        if watcher is not None and watcher.is_alive():
+            watcher.join(2 * TIMEOUT_S)
+        for sentinel in self.sentinels:
+            sentinel.close()
 
     def _state(self, sentinel: Any, service: str) -> dict[str, Any] | None:
         try:
@@ -160,34 +190,35 @@ class _Pool(blocking.SentinelConnectionPool):
     def disconnect(self, inuse_connections: bool = True) -> None:
         super().disconnect(inuse_connections)
         if inuse_connections:
-            for sentinel in self.sentinel_manager.sentinels:
-                sentinel.close()
+            self.sentinel_manager.close_all()
 
 
 class _Follows:
-    """Of a connection: it follows the master."""
+    """A connection that follows the master."""
 
     connection_pool: Any
     host: str
     port: int
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.connection_pool.sentinel_manager.add(self)
+
     def send_packed_command(self, command: Any, check_health: bool = True) -> Any:
-        self.connect()  # type: ignore[attr-defined]  # redis-py would connect to where it was connected before
+        self.connect()  # redis-py would connect to where it was connected before
         return super().send_packed_command(command, check_health)  # type: ignore[misc]
 
-    def can_read(self, timeout: float = 0) -> bool:
-        self._follow()
-        return bool(super().can_read(timeout))  # type: ignore[misc]
+    def connect(self) -> Any:
+        self.connection_pool.sentinel_manager.watch(self.connection_pool)
+        return super().connect()  # type: ignore[misc]
 
-    def read_response(self, *arguments: Any, **options: Any) -> Any:
-        self._follow()
-        return super().read_response(*arguments, **options)  # type: ignore[misc]
-
-    def _follow(self) -> None:
-        self.connection_pool.sentinel_manager.look(self.connection_pool)
-        if self.connection_pool.master_address not in (None, (self.host, self.port)):
-            self.disconnect()  # type: ignore[attr-defined]
-            raise RedisConnectionError(f"{self.host}:{self.port} is not the master any more")
+    def leave_unless(self, master: Address) -> None:
+        """End it, from another thread, unless it is connected to the master: who waits for an answer has an error."""
+        # Before its address is looked at, which it has changed by the time that it has another socket.
+        connected: socket.socket | None = getattr(self, "_sock", None)
+        if connected is not None and (self.host, self.port) != master:
+            with suppress(OSError):
+                connected.shutdown(socket.SHUT_RDWR)
 
 
 class _Connection(_Follows, blocking.SentinelManagedConnection):
@@ -204,8 +235,7 @@ class _AsyncSentinels(_Selection, awaiting.Sentinel):
     def __init__(self, sentinels: list[Address], **options: Any) -> None:
         awaiting.Sentinel.__init__(self, sentinels, **options)  # type: ignore[no-untyped-call]
         _Selection.__init__(self)
-        self.looking: asyncio.Task[None] | None = None
-        self._followed: Address | None = None
+        self._watcher: asyncio.Task[None] | None = None
 
     async def discover_master(self, service_name: str) -> Address:
         """The address of the master.
@@ -224,18 +254,36 @@ class _AsyncSentinels(_Selection, awaiting.Sentinel):
             reasons.append((sentinel, found))
         raise awaiting.MasterNotFoundError(_no_master(service_name, reasons))
 
-    def look(self, pool: Any) -> None:
-        """Have the pool's connections follow, in the background, if it is time to look."""
-        if self.look_due():
-            self.looking = asyncio.get_running_loop().create_task(self._look(pool), name="redis-sentinel")
+    def watch(self, pool: Any) -> None:
+        """Have the connections of a pool follow the master from now on, in the background."""
+        if self._watcher is None or self._watcher.done():
+            self._watcher = asyncio.get_running_loop().create_task(self._watch(pool), name="redis-sentinel")
 
-    async def _look(self, pool: Any) -> None:
-        with suppress(RedisError, OSError, ReferenceError):  # or the pool is gone
-            states = [(each, await self._state(each, pool.service_name)) for each in self.sentinels]
-            self.sentinels = self.in_order(states)
-            before, self._followed = self._followed, await pool.get_master_address()
-            if before not in (None, self._followed):
-                await pool.disconnect_all()
+    async def _watch(self, pool: Any) -> None:
+        with suppress(ReferenceError):  # the pool is gone
+            while True:
+                await asyncio.sleep(WATCH_INTERVAL_S)
+                await self.follow(pool)
+
+    async def follow(self, pool: Any) -> None:
+        """Ask all sentinels, and end the connections to another server than the master."""
+        states = [(each, await self._state(each, pool.service_name)) for each in self.sentinels]
+        self.sentinels = self.in_order(states)
+        try:
+            master = await pool.get_master_address()
+        except (RedisError, OSError):
+            return  # the connections that there are go on
+        for connection in self.connections:
+            if (connection.host, connection.port) != master:
+                with suppress(RedisError, OSError):
+                    await connection.disconnect(nowait=True)
+
+    async def close_all(self) -> None:
+        """End the connections to the sentinels."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+        for sentinel in self.sentinels:
+            await sentinel.aclose()
 
     async def _state(self, sentinel: Any, service: str) -> dict[str, Any] | None:
         try:
@@ -248,17 +296,10 @@ class _AsyncSentinels(_Selection, awaiting.Sentinel):
 class _AsyncPool(awaiting.SentinelConnectionPool):
     """A pool of connections to the master, and those to the sentinels."""
 
-    async def disconnect_all(self) -> None:
-        """Disconnect also what is in use, and waits for what an old master will never send."""
-        await super().disconnect()
-
     async def disconnect(self, inuse_connections: bool = True) -> None:
         await super().disconnect(inuse_connections)
         if inuse_connections:
-            if (looking := self.sentinel_manager.looking) is not None:
-                looking.cancel()
-            for sentinel in self.sentinel_manager.sentinels:
-                await sentinel.aclose()
+            await self.sentinel_manager.close_all()
 
 
 class _AsyncWaitingPool(_AsyncPool, BlockingConnectionPool):
@@ -266,22 +307,21 @@ class _AsyncWaitingPool(_AsyncPool, BlockingConnectionPool):
 
 
 class _AsyncFollows:
-    """Of a connection: it follows the master."""
+    """A connection that follows the master."""
 
     connection_pool: Any
-    host: str
-    port: int
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.connection_pool.sentinel_manager.add(self)
 
     async def send_packed_command(self, command: Any, check_health: bool = True) -> Any:
-        await self.connect()  # type: ignore[attr-defined]  # redis-py would connect to where it was connected before
+        await self.connect()  # redis-py would connect to where it was connected before
         return await super().send_packed_command(command, check_health)  # type: ignore[misc]
 
-    async def read_response(self, *arguments: Any, **options: Any) -> Any:
-        self.connection_pool.sentinel_manager.look(self.connection_pool)
-        if self.connection_pool.master_address not in (None, (self.host, self.port)):
-            await self.disconnect()  # type: ignore[attr-defined]
-            raise RedisConnectionError(f"{self.host}:{self.port} is not the master any more")
-        return await super().read_response(*arguments, **options)  # type: ignore[misc]
+    async def connect(self) -> Any:
+        self.connection_pool.sentinel_manager.watch(self.connection_pool)
+        return await super().connect()  # type: ignore[misc]
 
 
 class _AsyncConnection(_AsyncFollows, awaiting.SentinelManagedConnection):
