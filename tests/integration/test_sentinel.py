@@ -20,12 +20,12 @@ from keepsake_client.protocol import STREAM_EVENT_FIELD, UPDATES_CHANNEL, UPDATE
 from structlog.testing import capture_logs
 
 from adapters.loop import Loop
+from bench.harness.sentinel_servers import ASKER_PASSWORD, PASSWORD, SentinelServers, sentinel_servers
 from services.cli.subscription import Subscription
 from services.runtime import redis as runtime_redis
 from services.stack.broker_check import check_redis
 from tasks.broker import build_broker
 from tests.integration.responder import responding
-from tests.integration.sentinel_servers import PASSWORD, SENTINEL_PASSWORD, SentinelServers, sentinel_servers
 from tests.integration.worker_process import Servers, servers
 from tests.support import eventually, wait_until
 
@@ -280,8 +280,8 @@ def test_connections_outlive_their_sentinels(redises: SentinelServers, at_exit: 
 @pytest.mark.parametrize(
     ("right", "wrong", "reason"),
     [
-        (f"sentinel_password={SENTINEL_PASSWORD}", "sentinel_password=other", "asks for another user or password"),
-        (f"?sentinel_password={SENTINEL_PASSWORD}", "", "asks for another user or password"),
+        (f"sentinel_password={ASKER_PASSWORD}", "sentinel_password=other", "asks for another user or password"),
+        (f"?sentinel_username=keepsake&sentinel_password={ASKER_PASSWORD}", "", "asks for another user or password"),
         ("/mymaster/", "/other/", "knows no service 'other'"),
     ],
 )

