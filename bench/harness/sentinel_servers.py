@@ -84,10 +84,15 @@ class Server:
     def cut_off(self) -> None:
         """Keep the other servers away, which take it for down; its clients reach it as before."""
         for user in PEERS:
-            self.client.acl_setuser(user, enabled=False)
+            self.client.execute_command("ACL", "SETUSER", user, "off")
         for connection in self.client.client_list():
             if connection["user"] in PEERS:
                 self.client.client_kill_filter(_id=connection["id"])
+
+    def rejoin(self) -> None:
+        """Let the other servers in again, after `cut_off`."""
+        for user in PEERS:
+            self.client.execute_command("ACL", "SETUSER", user, "on")
 
     def close(self) -> None:
         self.process.kill()
