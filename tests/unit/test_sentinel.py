@@ -199,16 +199,19 @@ def test_sentinels_that_were_set_up_anew_are_believed() -> None:
 
 
 def test_what_keeps_a_master_from_being_found_is_said() -> None:
-    """Given sentinels that are of no use, I expect one outage with the reason of each, and without their own words."""
+    """Given sentinels that are of no use, I expect one outage, with the reason of each."""
     asked = sentinels(
-        RedisConnectionError("hush"), NoPermissionError("hush"), {"other": {}}, state(1, 0, is_odown=True)
+        RedisConnectionError("Connection\nrefused"),
+        NoPermissionError("hush"),
+        {"other": {}},
+        state(1, 0, is_odown=True),
     )
 
     with pytest.raises(RedisConnectionError) as lost:
         asked.discover_master("mymaster")
 
     assert str(lost.value) == (
-        "no master of 'mymaster': sentinel s0:26379 does not answer (ConnectionError), sentinel s1:26379 does not"
-        " permit its user SENTINEL MASTERS, sentinel s2:26379 knows no service 'mymaster', sentinel s3:26379 finds the"
-        " master down"
+        "no master of 'mymaster': sentinel s0:26379 does not answer (Connection refused), sentinel s1:26379 does"
+        " not permit its user SENTINEL MASTERS, sentinel s2:26379 knows no service 'mymaster', sentinel s3:26379 finds"
+        " the master down"
     )

@@ -30,6 +30,9 @@ WATCH_INTERVAL_S = 2.0
 TIMEOUT_S = 0.5
 _TIMEOUTS = {"socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S}
 
+#: Of the reason that a sentinel gives for its silence; three of them are to fit into a line of the log.
+MAX_REASON_CHARS = 100
+
 Address = tuple[str, int]
 
 
@@ -106,7 +109,7 @@ def _reason(error: RedisError | OSError) -> str:
         return "asks for another user or password (sentinel_username and sentinel_password of the URL)"
     if isinstance(error, NoPermissionError):
         return "does not permit its user SENTINEL MASTERS"
-    return f"does not answer ({type(error).__name__})"
+    return f"does not answer ({' '.join(str(error).split())[:MAX_REASON_CHARS] or type(error).__name__})"
 
 
 def _no_master(service: str, reasons: list[tuple[Any, str]]) -> str:
