@@ -8,6 +8,7 @@ before it connects again; and of sentinels that contradict each other, those tha
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import threading
 import weakref
@@ -19,7 +20,7 @@ from redis.asyncio import BlockingConnectionPool
 from redis.asyncio import sentinel as awaiting
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 from redis.retry import Retry
 
 from keepsake_client.sentinel_url import SentinelURL
@@ -109,6 +110,8 @@ def _reason(error: RedisError | OSError) -> str:
         return "asks for another user or password (sentinel_username and sentinel_password of the URL)"
     if isinstance(error, NoPermissionError):
         return "does not permit its user SENTINEL MASTERS"
+    if isinstance(error, ResponseError):
+        return "is no sentinel, or refuses SENTINEL MASTERS"
     return f"does not answer ({' '.join(str(error).split())[:MAX_REASON_CHARS] or type(error).__name__})"
 
 
@@ -191,9 +194,9 @@ class _Pool(blocking.SentinelConnectionPool):
     """A pool of connections to the master, and those to the sentinels."""
 
     def disconnect(self, inuse_connections: bool = True) -> None:
-        super().disconnect(inuse_connections)
         if inuse_connections:
             self.sentinel_manager.close_all()
+        super().disconnect(inuse_connections)
 
 
 class _Follows:
@@ -202,6 +205,7 @@ class _Follows:
     connection_pool: Any
     host: str
     port: int
+    pid: int  # of a forked process, which must leave its parent's connections alone
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -219,7 +223,7 @@ class _Follows:
         """End it, from another thread, unless it is connected to the master: who waits for an answer has an error."""
         # Before its address is looked at, which it has changed by the time that it has another socket.
         connected: socket.socket | None = getattr(self, "_sock", None)
-        if connected is not None and (self.host, self.port) != master:
+        if connected is not None and (self.host, self.port) != master and self.pid == os.getpid():
             with suppress(OSError):
                 connected.shutdown(socket.SHUT_RDWR)
 
@@ -300,9 +304,9 @@ class _AsyncPool(awaiting.SentinelConnectionPool):
     """A pool of connections to the master, and those to the sentinels."""
 
     async def disconnect(self, inuse_connections: bool = True) -> None:
-        await super().disconnect(inuse_connections)
         if inuse_connections:
             await self.sentinel_manager.close_all()
+        await super().disconnect(inuse_connections)
 
 
 class _AsyncWaitingPool(_AsyncPool, BlockingConnectionPool):
