@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import redis
 from keepsake_client.protocol import process_key
+from keepsake_client.sentinel_url import is_sentinel_url
 from pydantic import BaseModel, ValidationError
 
 from services.runtime.settings import Settings, hosts_of, mask_url
@@ -117,7 +118,11 @@ def other_broker(client: redis.Redis, settings: Settings, names: Iterable[str]) 
 
 
 def _place(url: str) -> tuple[str, str]:
-    """The kind of broker, and the number of the database or the name of the virtual host."""
+    """The kind of broker, or Sentinel's service, and the number of the database or the name of the virtual host."""
+    if is_sentinel_url(url):
+        path = url.partition("://")[2].partition("/")[2].partition("?")[0]
+        service, _, database = path.partition("/")
+        return service, database or "0"
     parts = urlsplit(hosts_of(url)[0])
     return parts.scheme.removesuffix("s"), parts.path.strip("/") or "0"
 

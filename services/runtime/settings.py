@@ -14,6 +14,8 @@ from zoneinfo import ZoneInfo
 
 import redis
 from keepsake_client import protocol
+from keepsake_client.errors import InvalidURL
+from keepsake_client.sentinel_url import SCHEMES, is_sentinel_url, parse_sentinel_url
 from keepsake_client.tolerance import ANONYMOUS_USER, MessageDefaults
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -97,6 +99,12 @@ def _options_known(url: SecretStr) -> SecretStr:
     plain = url.get_secret_value()
     if not plain.startswith("redis"):
         return url
+    if is_sentinel_url(plain):
+        try:
+            parse_sentinel_url(plain)
+        except InvalidURL as error:
+            raise ValueError(error.expected) from None
+        return url
     try:
         redis.ConnectionPool.from_url(plain).make_connection()  # which does not connect yet
         known = re.fullmatch("/?[0-9]*", urlsplit(plain).path)
@@ -108,8 +116,8 @@ def _options_known(url: SecretStr) -> SecretStr:
 
 
 # URLs carry passwords, so they are secrets: neither repr nor a log shows them.
-RedisUrl = Annotated[SecretStr, _scheme("redis", "rediss", "unix"), AfterValidator(_options_known)]
-BrokerUrl = Annotated[SecretStr, _scheme("redis", "rediss", "amqp", "amqps"), AfterValidator(_options_known)]
+RedisUrl = Annotated[SecretStr, _scheme("redis", "rediss", "unix", *SCHEMES), AfterValidator(_options_known)]
+BrokerUrl = Annotated[SecretStr, _scheme("redis", "rediss", "amqp", "amqps", *SCHEMES), AfterValidator(_options_known)]
 DatabaseUrl = Annotated[SecretStr, _scheme("postgresql", "postgres")]
 EndpointUrl = Annotated[SecretStr, _scheme("http", "https")]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
@@ -165,7 +173,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
 
     redis_url: RedisUrl = Field(
-        default=SecretStr("redis://127.0.0.1:6379/0"), description="The Redis (6.2 or later) or Valkey of the pipeline."
+        default=SecretStr("redis://127.0.0.1:6379/0"),
+        description="The Redis (6.2 or later) or Valkey of the pipeline."
+        " Behind Sentinel: `redis+sentinel://host1:26379,host2:26379/SERVICE/0`.",
     )
     database_url: DatabaseUrl = Field(
         default=SecretStr("postgresql://postgres@127.0.0.1:5432/keepsake"),

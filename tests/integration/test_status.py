@@ -152,6 +152,9 @@ def test_a_broker_is_stated_without_its_user(redis_url: str, broker_url: str | N
         ("redis://localhost:6379/1", "amqp://rabbit/", "amqp://rabbit/"),
         ("redis://localhost:6379/1", None, "the pipeline's Redis"),
         ("redis://localhost:6379", None, None),
+        ("rediss+sentinel://localhost/queues/0", "redis+sentinel://a:1,b:2/queues?sentinel_password=secret", None),
+        ("redis+sentinel://a/other", "redis+sentinel://:pw@a/queues", "redis+sentinel://a/queues"),
+        ("redis+sentinel://a/queues/1", "redis+sentinel://[::1],a/queues", "redis+sentinel://[::1],a/queues"),
     ],
 )
 def test_a_broker_of_other_settings_is_found(

@@ -5,6 +5,7 @@ Neither embedded server is built with TLS, so these tests run the machine's own 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pwd
@@ -14,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -25,6 +26,7 @@ from keepsake_client.protocol import conversation_key
 
 from services.long_term_memory.postgres.pool import open_pool, reachable
 from services.runtime.errors import CannotStart
+from services.runtime.redis import connect, connect_async
 from tests.integration.service_process import ServiceProcess, running
 from tests.support import free_port, wait_until
 
@@ -140,6 +142,62 @@ def test_the_adapters_work_over_tls(tls_port: int, certificates: Certificates, t
         client.lpush("ltm_requests", json.dumps({"request_id": "r1", "type": "forget", "user_id": "anna"}))
         response = wait_until(lambda: subscription.get_message(timeout=0.1), description="the response")
         assert json.loads(response["data"])["error"].startswith("unknown_type")
+
+
+@pytest.fixture
+def sentinel_port(tls_port: int, certificates: Certificates, tmp_path: Path) -> Iterator[int]:
+    """The port of a sentinel with TLS only, which watches that Redis by TLS."""
+    port = free_port()
+    config = tmp_path / "sentinel.conf"
+    config.write_text(
+        f"port 0\ntls-port {port}\nbind 127.0.0.1\ndir {tmp_path}\ntls-replication yes\n"
+        f"tls-cert-file {certificates['server.pem']}\ntls-key-file {certificates['server.key']}\n"
+        f"tls-ca-cert-file {certificates['ca.pem']}\n"
+        f"sentinel monitor mymaster 127.0.0.1 {tls_port} 1\nsentinel auth-pass mymaster {PASSWORD}\n"
+    )
+    sentinel = subprocess.Popen(["redis-server", str(config), "--sentinel"], stdout=subprocess.DEVNULL)
+
+    def names_a_master() -> bool:
+        with suppress(redis.ConnectionError), connect(sentinel_url(port, certificates)) as client:
+            return bool(client.ping())
+        return False
+
+    try:
+        wait_until(names_a_master, description="Redis behind Sentinel")
+        yield port
+    finally:
+        sentinel.kill()
+        sentinel.wait()
+
+
+def sentinel_url(port: int, certificates: Certificates, authority: str = "ca.pem") -> str:
+    """The same options, for Redis and the sentinel alike."""
+    return (
+        redis_url(port, certificates, authority).replace("rediss:", "rediss+sentinel:").replace("/0?", "/mymaster/0?")
+    )
+
+
+def test_redis_behind_sentinel_works_over_tls(sentinel_port: int, certificates: Certificates) -> None:
+    """Given rediss+sentinel://, I expect both kinds of client to be connected, by TLS to the sentinel and to Redis."""
+    url = sentinel_url(sentinel_port, certificates)
+
+    async def connected() -> bool:
+        async with connect_async(url) as client:
+            return bool(await client.set("a", "1"))
+
+    with connect(url) as client:
+        assert client.set("a", "1")
+    assert asyncio.run(connected())
+
+
+def test_a_sentinel_of_an_unknown_authority_is_not_asked(sentinel_port: int, certificates: Certificates) -> None:
+    """Given a CA that did not sign the sentinel's certificate, I expect no connection, and no password in the error."""
+    with (
+        connect(sentinel_url(sentinel_port, certificates, "other.pem")) as client,
+        pytest.raises(redis.ConnectionError, match="certificate verify failed") as refused,
+    ):
+        client.ping()
+    assert PASSWORD not in str(refused.value)
 
 
 def events_of_certificate(log: str) -> list[str]:

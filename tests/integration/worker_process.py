@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import psycopg
 import redis
+from keepsake_client.connections import connect
 from keepsake_client.protocol import MemoryUpdateMessage, alive_key
 
 from services.stack import process_tree
@@ -85,7 +86,7 @@ class WorkerProcess:
 
     def works(self) -> bool:
         assert self.master.poll() is None, f"{self.name} ended:\n{self.log()}"
-        sign = self._servers.client.get(alive_key(self.name))
+        sign: Any = self._servers.client.get(alive_key(self.name))
         return isinstance(sign, bytes) and str(self.master.pid) in sign.decode().split(":")
 
     def ready(self) -> WorkerProcess:
@@ -114,7 +115,7 @@ class WorkerProcess:
 
 
 class Servers:
-    """A Valkey, a database, and the workers on them.
+    """A Redis, a database, and the workers on them.
 
     Attributes:
         postgres: the server of the database, where the test has one of its own.
@@ -122,15 +123,17 @@ class Servers:
 
     postgres: PostgresServer
 
-    def __init__(self, home: Path, valkey: ValkeyServer, database_url: str, broker_url: str | None) -> None:
+    def __init__(
+        self, home: Path, valkey: ValkeyServer, database_url: str, redis_url: str, broker_url: str | None
+    ) -> None:
         self.home = home
         self.valkey = valkey
         self.database_url = database_url
-        self.environment = {"REDIS_URL": valkey.url, "DATABASE_URL": database_url}
+        self.environment = {"REDIS_URL": redis_url, "DATABASE_URL": database_url}
         if broker_url:
             self.environment["BROKER_URL"] = broker_url
-        self.client = redis.Redis.from_url(valkey.url)
-        self.broker = build_broker(broker_url or valkey.url, [])
+        self.client = connect(redis_url)
+        self.broker = build_broker(broker_url or redis_url, [])
         self.workers: list[WorkerProcess] = []
 
     def worker(self, name: str, *queues: str, module: str = "tasks", processes: int = 1) -> WorkerProcess:
@@ -177,18 +180,26 @@ class Servers:
 
 
 @contextmanager
-def servers(broker_url: str | None = None, database_url: str | None = None) -> Iterator[Servers]:
-    """A fresh Valkey without workers, and the database or, without one, a fresh PostgreSQL, a second slower."""
+def servers(
+    broker_url: str | None = None, database_url: str | None = None, redis_url: str | None = None
+) -> Iterator[Servers]:
+    """Servers without workers.
+
+    Args:
+        database_url: of an empty database; a PostgreSQL is started where it is None, which takes a second.
+        redis_url: of a Redis that runs already; a Valkey is started where it is None.
+    """
     with ExitStack() as at_exit:
         home = Path(at_exit.enter_context(tempfile.TemporaryDirectory(prefix="ltm-test-")))
         valkey = ValkeyServer(home)
         at_exit.callback(valkey.stop)
-        valkey.start()
+        if redis_url is None:
+            valkey.start()
         if database_url is None:
             postgres = at_exit.enter_context(postgres_server())
-            running = Servers(home, valkey, postgres.url, broker_url)
+            running = Servers(home, valkey, postgres.url, redis_url or valkey.url, broker_url)
             running.postgres = postgres
         else:
-            running = Servers(home, valkey, database_url, broker_url)
+            running = Servers(home, valkey, database_url, redis_url or valkey.url, broker_url)
         at_exit.callback(running.close)
         yield running

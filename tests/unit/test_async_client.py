@@ -15,7 +15,8 @@ from typing import Any
 
 import fakeredis
 import pytest
-from keepsake_client.async_client import AsyncClient, _address
+from keepsake_client.async_client import AsyncClient
+from keepsake_client.connections import address
 from keepsake_client.context import Context
 from keepsake_client.errors import Disabled, InvalidMessage, KeepsakeError, RequestFailed, RequestTimeout, Unavailable
 from keepsake_client.protocol import (
@@ -222,7 +223,7 @@ def test_a_redis_that_no_adapter_serves_is_named(caplog: pytest.LogCaptureFixtur
 )
 def test_a_redis_is_named_without_its_password(url: str, shown: str) -> None:
     """Given a URL, I expect host, port and database, and no credentials."""
-    assert _address(AsyncClient(url)._redis) == shown
+    assert address(AsyncClient(url)._redis) == shown
 
 
 def test_a_slow_pipeline_is_not_taken_for_a_wrong_redis(caplog: pytest.LogCaptureFixture) -> None:

@@ -177,6 +177,11 @@ LEAKS = {
     "an endpoint's query": ("LTM_EMBEDDER_BASE_URL", "ftp://host/v1?key=hush"),
     "an endpoint's user alone": ("LTM_EMBEDDER_BASE_URL", "ftp://hush@host/v1"),
     "a password without a host": ("REDIS_URL", "redis://:hush/0"),
+    "a password for Sentinel without a service": (
+        "REDIS_URL",
+        "redis+sentinel://:hush@one:26379,two?sentinel_password=hush",
+    ),
+    "a slash in a password for Sentinel": ("BROKER_URL", "redis+sentinel://:hush/hush@one,two/mymaster"),
     "a user and a password without a host": ("DATABASE_URL", "postgresql://user:hush/db"),
     "an endpoint's at sign": ("LTM_EMBEDDER_BASE_URL", "https://user:hu@hush@host/v1"),
 }
@@ -244,6 +249,8 @@ def test_a_secret_can_be_read() -> None:
         "redis://:p%40ss@host:6379/0",
         "rediss://user:pass@host/0?ssl_ca_certs=/etc/ca@home.pem&ssl_cert_reqs=required",
         "unix:///run/redis.sock?db=0",
+        "redis+sentinel://user:p%40ss@one:26379,two,[::1]:26380/mymaster/2?sentinel_password=other&socket_timeout=3",
+        "rediss+sentinel://one/mymaster?ssl_ca_certs=/etc/ca.pem&sentinel_ssl=false",
     ],
 )
 def test_a_valid_redis_url_is_accepted(url: str) -> None:
@@ -283,6 +290,7 @@ MASKED = {
     "https://hush@host/v1": "https://***@host/v1",
     "https://user:hu@sh@host/v1": "https://***@host/v1",
     "redis://user:hu\nsh@host": "redis://user:***@host",
+    "redis+sentinel://:hush@one:1,two:2/m?sentinel_password=hush": "redis+sentinel://:***@one:1,two:2/m?sentinel_password=***",
 }
 
 
@@ -380,6 +388,11 @@ def test_a_broken_escape_or_port_is_refused(url: str) -> None:
         "redis://host/mine",
         "redis://host/0?tls=yes",
         "redis://host?socket_timeout=soon",
+        "redis-sentinel://one,two/mymaster",
+        "redis+sentinel://one:26379,two:26379/0",
+        "redis+sentinel://one,two/mymaster/first",
+        "redis+sentinel://one,,two/mymaster",
+        "redis+sentinel://one,two/mymaster?sentinel_passwort=x",
     ],
 )
 @pytest.mark.parametrize("variable", ["REDIS_URL", "BROKER_URL"])

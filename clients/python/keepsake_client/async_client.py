@@ -13,12 +13,13 @@ from typing import Any, Self, TypedDict
 from uuid import uuid4
 
 from pydantic import ValidationError
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 
+from keepsake_client.connections import address, connect_async
 from keepsake_client.errors import (
     CREDENTIALS_REFUSED,
     Disabled,
@@ -29,7 +30,6 @@ from keepsake_client.errors import (
     RequestTimeout,
     Unavailable,
 )
-from keepsake_client.keepalive import keepalive_options
 from keepsake_client.protocol import (
     ADAPTER_FAILED_AFTER_S,
     COUNTERS,
@@ -99,7 +99,8 @@ class AsyncClient(Verbs):
     subscription. `counts` says how requests ended.
 
     Args:
-        redis: the URL to connect to, or a redis-py client to share, which `close` leaves open.
+        redis: the URL to connect to, or a redis-py client to share, which `close` leaves open. With
+            `redis+sentinel://host1,host2,host3/SERVICE` it follows the master that Redis Sentinel names.
         requests_queue, responses_channel, updates_channel, updates_stream: names in Redis; equal to the pipeline's
             LTM_REQUESTS_QUEUE, LTM_RESPONSES_CHANNEL, MEMORY_UPDATES_CHANNEL and LTM_STREAM_KEY.
         manage_queue: the pipeline's LTM_MANAGE_QUEUE, where it has one: requests to correct, delete, forget, export and
@@ -418,7 +419,7 @@ class AsyncClient(Verbs):
 
     def _asked(self, queue: str, served: bool) -> str:
         """Where the request was pushed; where nothing serves it, logged once until a request is answered again."""
-        asked = f"asked {queue} on Redis {_address(self._redis)}"
+        asked = f"asked {queue} on Redis {address(self._redis)}"
         if not served:
             asked += ", and nothing seems to serve it there: no adapter of Keepsake is alive"
             if not self._unserved:
@@ -478,15 +479,14 @@ class AsyncClient(Verbs):
     def _connect(self, url: str) -> Redis:
         # Without redis-py's own retries: the subscriber backs off by itself, and a request fails at once.
         # With a pool that waits for a free connection: redis-py's own refuses the 101st concurrent request.
-        pool = BlockingConnectionPool.from_url(
+        return connect_async(
             url,
+            waits=True,
             max_connections=MAX_CONNECTIONS,
             timeout=self._max_silence_s,
             retry=Retry(NoBackoff(), 0),
             socket_timeout=self._max_silence_s,
-            **keepalive_options(url),
         )
-        return Redis.from_pool(pool)
 
     async def _replace_connections(self) -> None:
         """Drop every connection: those of the pool are half-open too, and each would cost one request its deadline."""
@@ -525,13 +525,6 @@ class AsyncClient(Verbs):
             response.set_result(LTMResponse.model_validate(payload))
         except ValidationError:
             response.set_exception(RequestFailed("invalid_response: the response does not have the contract's shape"))
-
-
-def _address(redis: Redis) -> str:
-    """`host:port/database`, or the path of a socket in place of the first two; never a password."""
-    options = redis.connection_pool.connection_kwargs
-    place = options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
-    return f"{place}/{options.get('db') or 0}"
 
 
 @contextmanager

@@ -78,6 +78,20 @@ class Unavailable(KeepsakeError):
     code = "unavailable"
 
 
+class InvalidURL(KeepsakeError, ValueError):
+    """The URL of a Redis cannot be used. The message has nothing of it: it may hold a password.
+
+    Args:
+        expected: what is allowed, in words.
+    """
+
+    code = "invalid_url"
+
+    def __init__(self, expected: str) -> None:
+        super().__init__(f"the URL of Redis cannot be used; allowed: {expected}")
+        self.expected = expected
+
+
 class RequestTimeout(KeepsakeError):
     """No response arrived before the deadline."""
 
