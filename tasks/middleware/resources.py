@@ -38,7 +38,7 @@ from services.runtime.logging import START_REFUSED
 from services.runtime.metrics import NO_METRICS, Metrics
 from services.runtime.periodic import PeriodicThread
 from services.runtime.process_record import ProcessRecord, broker_address
-from services.runtime.queues import EXTRACT_QUEUE, INDEX_QUEUE, WRITES_QUEUE
+from services.runtime.queues import EXTRACT_QUEUE, INDEX_QUEUE, INTERACTIVE_QUEUE, WRITES_QUEUE
 from services.runtime.redis import connect
 from services.runtime.settings import Settings
 from tasks.middleware.retries import TRANSIENT_ERRORS
@@ -180,6 +180,7 @@ class Resources(Middleware):
                 with_engine(self.settings, queues),
                 connections=worker.worker_threads,
                 extracts=_extracts(self.settings, queues),
+                reads=not queues or INTERACTIVE_QUEUE in queues,
                 on_embedder_changed=end_process,
             )
         except CannotStart as error:
