@@ -16,6 +16,7 @@ from services.runtime.queues import EXTRACT_QUEUE, INDEX_QUEUE, INTERACTIVE_QUEU
 ROOT = Path(services.__file__).parents[1]
 REDIS = "redis"
 POSTGRES = "postgres"
+REPLICA = "postgres replica"
 #: The server of `BROKER_URL`, where that is another; no process of the stack.
 BROKER = "broker"
 WORKER = "long-term-memory-worker"

@@ -154,6 +154,8 @@ class Resources(Middleware):
     def _sample(self) -> None:
         """Observe what is no event: the pool of connections, and what waits for extraction."""
         self.metrics.pool(self._opened.pool.get_stats())
+        if self._opened.replica:
+            self.metrics.replica(self._opened.replica.lag_bytes)
         if self._opened.extraction:
             report = self._opened.extraction.report()
             self.metrics.extraction(
