@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -46,8 +47,11 @@ from services.long_term_memory.postgres.schema import migrate
 from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.profile_service import ProfileService
 from services.runtime import write_notes
-from services.runtime.settings import Settings
+from services.runtime.settings import Settings, load_settings
 from services.runtime.write_notes import NOTE_PREFIX, Position, WriteNotes
+from services.stack.locate import FoundStack
+from services.stack.processes import REPLICA
+from services.stack.status import Part, StatusReader
 from tests.integration.conftest import DIMENSIONS, WordEmbedder
 from tests.integration.replicated_postgres import ReplicatedPostgres, Server
 from tests.support import free_port, wait_until
@@ -549,6 +553,32 @@ def test_a_replica_of_another_schema_is_not_read(
         servers.primary.execute(
             "DELETE FROM schema_migrations WHERE version = (SELECT max(version) FROM schema_migrations)"
         )
+
+
+# Status
+
+
+def test_the_status_shows_how_far_the_replica_is_behind(
+    process: Process, servers: ReplicatedPostgres, standby: Server, user: str, valkey_url: str
+) -> None:
+    """Given a replica, I expect a line of its own with its lag; and down, with the reason, where it is none."""
+
+    def replica_part(read_url: str) -> Part:
+        given = load_settings(redis_url=valkey_url, database_url=servers.primary.url, database_read_url=read_url)
+        [part] = [part for part in StatusReader(FoundStack(given, True, ())).report().parts if part.name == REPLICA]
+        return part
+
+    standby.pause_replay()
+    process.add(user, "tea")
+    behind = replica_part(standby.url)
+    assert behind.state == "answers"
+    assert re.fullmatch(r"[1-9][\d,]* bytes behind", str(behind.detail))
+
+    primary = replica_part(servers.primary.url)
+    assert (primary.state, str(primary.detail).partition(":")[0]) == ("down", "it is no standby")
+    gone = replica_part(f"postgresql://u:s3cret@127.0.0.1:{free_port()}/keepsake")
+    assert (gone.state, gone.detail) == ("down", "it does not answer")
+    assert "s3cret" not in gone.model_dump_json()
 
 
 # Without one
