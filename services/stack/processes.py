@@ -33,6 +33,8 @@ SERVERS = (REDIS, POSTGRES)
 #: Those of every stack.
 SERVICES = (WORKER, WRITER, INDEXER, ADAPTERS, MEMORY, CHAT, GATEWAY)
 NAMES = (*SERVERS, *SERVICES, EXTRACTOR)
+#: Those that write memories.
+WRITING = (WRITER, INDEXER, EXTRACTOR)
 #: Those that a pipeline may have of its own instead, or not at all.
 OPTIONAL = (MEMORY, CHAT, GATEWAY)
 

@@ -18,13 +18,13 @@ from services.long_term_memory.extraction import report as extraction
 from services.long_term_memory.postgres.pool import reachable
 from services.long_term_memory.postgres.replica_status import replica_status
 from services.runtime.logging import redact
-from services.runtime.process_record import ProcessRecord, other_broker, read_records
+from services.runtime.process_record import REPLICA_DEPENDENCY, ProcessRecord, other_broker, read_records
 from services.runtime.queues import EXTRACT_QUEUE, queue_depths
 from services.runtime.redis import connect
 from services.runtime.settings import mask_url
 from services.stack.locate import FoundStack
 from services.stack.probe import probe
-from services.stack.processes import ADAPTERS, EXTRACTOR, OPTIONAL, POSTGRES, REDIS, REPLICA, SERVICES, WORKER
+from services.stack.processes import ADAPTERS, EXTRACTOR, OPTIONAL, POSTGRES, REDIS, REPLICA, SERVICES, WORKER, WRITING
 from services.stack.readiness import stream_backlog
 
 #: Of each server and of the search: with a server that is frozen, the report takes a few of them.
@@ -146,6 +146,7 @@ class StatusReader:
         counters: Any = self._seen(f"HGETALL {COUNTERS}", partial(self._client.hgetall, COUNTERS)) or {}
         report.counters = {name.decode(): int(count) for name, count in sorted(counters.items())}
         self._add_queues(report)
+        self._add_unnoted(report)
         if self._extracts(report):
             report.extraction = self._extraction(report)
         else:
@@ -264,6 +265,22 @@ class StatusReader:
             self._unseen.append(f"extraction: {found}")
             return None
         return Extraction(**asdict(found))
+
+    def _add_unnoted(self, report: StatusReport) -> None:
+        """Name the workers whose writes are not noted, where others read the replica."""
+        alive = {part.name for part in report.parts if part.state == "answers"}
+        try:
+            records = read_records(self._client, alive.intersection((WORKER, *WRITING)))
+        except (redis.RedisError, OSError):
+            return  # not permitted, or what the other lines say
+        noting = {
+            name for name, record in records.items() if any(used.name == REPLICA_DEPENDENCY for used in record.uses)
+        }
+        if noting and (others := [name for name in WRITING if name in records.keys() - noting]):
+            report.notes.append(
+                f"without DATABASE_READ_URL: {', '.join(others)}; a user may not find at once what is written there:"
+                " set it, and start again"
+            )
 
     def _add_queues(self, report: StatusReport) -> None:
         if self._redis_down:
