@@ -12,7 +12,7 @@ import pytest
 import redis
 from keepsake_client.protocol import alive_key, process_key
 
-from services.runtime.process_record import REPLICA_DEPENDENCY, Dependency, ProcessRecord, broker_address
+from services.runtime.process_record import REPLICA_DEPENDENCY, Dependency, ProcessRecord, broker_address, other_broker
 from services.runtime.settings import load_settings
 from services.stack.locate import FoundStack
 from services.stack.processes import ADAPTERS, CHAT, EXTRACTOR, GATEWAY, INDEXER, MEMORY, SERVICES, WORKER, WRITER
