@@ -408,6 +408,7 @@ def test_a_redis_that_lost_the_notes_hides_no_write(process: Process, standby: S
 
 def test_a_note_does_not_name_its_user_and_expires(process: Process) -> None:
     """Given a note of a write, I expect no id of its user in Redis, and an end of it."""
+    process.client.flushall()
     process.add("ann@example.org", "tea")
 
     [key] = process.client.keys(f"{NOTE_PREFIX}*")
@@ -609,6 +610,6 @@ def test_without_a_replica_nothing_is_asked_of_redis_or_postgres(
     finally:
         long_term_memory.close()
 
-    assert len(written) == 0  # by a cursor, in one statement with the history
+    assert len(written) == 2  # the insertion with its history, and the analysis of what was inserted
     assert len(statements) == 2  # what is ranked, and what is shown
     assert not [one for one in written + statements if "lsn" in one or "recovery" in one]
