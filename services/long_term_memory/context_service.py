@@ -17,6 +17,7 @@ from services.long_term_memory.known_slots import KNOWN, values_of
 from services.long_term_memory.memory_service import MemoryService
 from services.long_term_memory.postgres.background import LINES_AT_EACH_END, RECAPPED, BackgroundReader, RecapMemory
 from services.long_term_memory.postgres.pool import database_errors
+from services.long_term_memory.postgres.replica import Reads, Replica
 from services.long_term_memory.postgres.rows import day_session
 from services.long_term_memory.postgres.scope import Scope
 from services.long_term_memory.retrieval.columns import hashed
@@ -53,6 +54,7 @@ class ContextService:
     Args:
         zone: of the users.
         clock: the time in seconds since 1970.
+        replica: of the reader's database; None for none.
     """
 
     def __init__(
@@ -61,9 +63,11 @@ class ContextService:
         reader: BackgroundReader,
         zone: tzinfo = UTC,
         clock: Callable[[], float] = time.time,
+        *,
+        replica: Replica | None = None,
     ) -> None:
         self._memories = memories
-        self._reader = reader
+        self._reads = Reads(reader, BackgroundReader, replica)
         self._zone = zone
         self._clock = clock
         self._latency = LatencyEstimate()
@@ -85,14 +89,16 @@ class ContextService:
         """
         now = self._clock() if now is None else now
         found = self._memories.search(user_id, asked, now=now, deadline=deadline)
-        has_time = Deadline(deadline, self._clock).left_s("was done") > SAFETY_FACTOR * self._latency.seconds
+        left_s = Deadline(deadline, self._clock).left_s("was done")
+        has_time = left_s > SAFETY_FACTOR * self._latency.seconds
         begun = time.perf_counter()
         profile: dict[str, Any] = {}
         recap: list[dict[str, Any]] = []
         if has_time:
             scope = Scope.of(user_id, asked.agent_id, all_agents=asked.all_agents, kinds=RECAPPED)
             with database_errors():
-                background = self._reader.read(scope, _present(asked, now))
+                present = _present(asked, now)
+                background = self._reads.read(scope.users, lambda reader: reader.read(scope, present), left_s)
             profile = known_profile(background.profiles)
             shown = {one for memory in found for one in _said_by(memory)}
             recap = self._recap(memory for memory in background.recap if _is_new(memory, shown, asked.query))

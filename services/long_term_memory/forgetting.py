@@ -14,6 +14,7 @@ from psycopg_pool import ConnectionPool
 
 from services.long_term_memory.postgres.deletions import DIGEST, forgotten_after, lock_user, remove_empty_owners
 from services.long_term_memory.postgres.history import remove_last_messages
+from services.long_term_memory.postgres.noted_writes import NoteWrites, no_notes
 from services.long_term_memory.postgres.pool import database_errors
 from services.long_term_memory.removal import BATCH, add_tombstones, remove
 from services.long_term_memory.storing import of_update
@@ -48,9 +49,18 @@ class Forgetting:
     Args:
         eraser: of what is kept besides the database.
         batch: memories that are deleted by one transaction.
+        note: of the writes of users.
     """
 
-    def __init__(self, pool: ConnectionPool, eraser: Eraser | None = None, batch: int = BATCH) -> None:
+    def __init__(
+        self,
+        pool: ConnectionPool,
+        eraser: Eraser | None = None,
+        batch: int = BATCH,
+        *,
+        note: NoteWrites = no_notes,
+    ) -> None:
+        self._note = note
         self._pool = pool
         self._eraser = eraser
         self._batch = batch
@@ -83,6 +93,7 @@ class Forgetting:
             # What was not indexed yet, and is handed over again, is found by nothing else.
             add_tombstones(connection, {i for event in erased for i in (event.id, event.event_id) if i})
             remove_empty_owners(connection, [user])
+        self._note([user])
         log.info("user_forgotten", user_id=user_id, memories=count, erased_events=len(erased))
         return count
 

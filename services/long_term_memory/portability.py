@@ -22,6 +22,7 @@ from services.long_term_memory.fact_import import import_facts
 from services.long_term_memory.known_slots import KNOWN, evidence_of, slots_of, without_evidence
 from services.long_term_memory.postgres import portable
 from services.long_term_memory.postgres.deletions import forgotten_after, lock_user
+from services.long_term_memory.postgres.noted_writes import NoteWrites, no_notes
 from services.long_term_memory.postgres.pool import database_errors
 from services.long_term_memory.postgres.portable import BEGINNING_US, Place
 from services.long_term_memory.postgres.portable_facts import CURRENT_US, FactPlace, facts_of, uuids
@@ -67,9 +68,18 @@ class Portability:
 
     Args:
         max_content_chars: no content of a record is longer.
+        note: of the writes of users.
     """
 
-    def __init__(self, pool: ConnectionPool, writer: MemoryWriter, max_content_chars: int) -> None:
+    def __init__(
+        self,
+        pool: ConnectionPool,
+        writer: MemoryWriter,
+        max_content_chars: int,
+        *,
+        note: NoteWrites = no_notes,
+    ) -> None:
+        self._note = note
         self._pool = pool
         self._writer = writer
         self._max_content_chars = max_content_chars
@@ -142,6 +152,7 @@ class Portability:
         gone = sum((utterance.event_id or utterance.id) in deleted for utterance in utterances)
         dropped = self._store_new(new)
         facts = self._add_facts(user_id, parsed, restore_deleted=restore_deleted)
+        self._note([encode_user_id(user_id)])
         return ImportOutcome(
             len(new) - dropped + facts["new"],
             len(memories) - len(new) - gone + facts["known"],

@@ -18,7 +18,9 @@ from psycopg_pool import ConnectionPool
 
 from services.long_term_memory.known_slots import owned_by_service
 from services.long_term_memory.postgres.deletions import forgotten_after, lock_user
+from services.long_term_memory.postgres.noted_writes import NoteWrites, no_notes
 from services.long_term_memory.postgres.pool import database_errors
+from services.long_term_memory.postgres.replica import Reads, Replica
 from services.long_term_memory.postgres.scope import Owner, encode_agent_id
 from services.runtime.errors import ProfileConflict
 
@@ -128,10 +130,24 @@ def write_profile(
 
 
 class ProfileService:
-    """Get and update profiles."""
+    """Get and update profiles.
 
-    def __init__(self, pool: ConnectionPool, deduplication_window: timedelta = DEDUPLICATION_WINDOW) -> None:
+    Args:
+        replica: of the pool's database, which answers `get` and `history`; None for none.
+        note: of the writes of users.
+    """
+
+    def __init__(
+        self,
+        pool: ConnectionPool,
+        deduplication_window: timedelta = DEDUPLICATION_WINDOW,
+        *,
+        replica: Replica | None = None,
+        note: NoteWrites = no_notes,
+    ) -> None:
         self._pool = pool
+        self._reads = Reads(pool, lambda other: other, replica)
+        self._note = note
         self._deduplication_window = deduplication_window
 
     def get(self, user_id: str, agent_id: str | None = None) -> Profile:
@@ -143,8 +159,14 @@ class ProfileService:
         Raises:
             Unavailable: the database does not answer.
         """
-        with database_errors(), self._pool.connection() as connection:
-            return self._read(connection, _owner(user_id, agent_id))
+        owner = _owner(user_id, agent_id)
+
+        def read(pool: ConnectionPool) -> Profile:
+            with pool.connection() as connection:
+                return self._read(connection, owner)
+
+        with database_errors():
+            return self._reads.read([owner.user], read)
 
     def history(self, user_id: str, agent_id: str | None = None, cursor: str | None = None) -> HistoryPage:
         """A page of the changes of a profile, newest first.
@@ -156,8 +178,13 @@ class ProfileService:
         if cursor is not None and not re.fullmatch("[0-9]{1,18}", cursor):
             raise InvalidMessage("data.cursor: is no cursor")
         owner = _owner(user_id, agent_id)
-        with database_errors(), self._pool.connection() as connection:
-            rows = connection.execute(_HISTORY, (*owner, cursor, cursor, HISTORY_PAGE + 1)).fetchall()
+
+        def read(pool: ConnectionPool) -> list[TupleRow]:
+            with pool.connection() as connection:
+                return connection.execute(_HISTORY, (*owner, cursor, cursor, HISTORY_PAGE + 1)).fetchall()
+
+        with database_errors():
+            rows = self._reads.read([owner.user], read)
         changes: list[ProfileChange] = []
         size = 0
         for version, changed_at, source, patch, evidence in rows[:HISTORY_PAGE]:
@@ -207,6 +234,18 @@ class ProfileService:
                 raise ProfileConflict(expected_version, current.version)
             return current
         owner = _owner(user_id, agent_id)
+        profile = self._update(owner, patch, expected_version, request_id, arrived_at)
+        self._note([owner.user])
+        return profile
+
+    def _update(
+        self,
+        owner: Owner,
+        patch: dict[str, Any],
+        expected_version: int | None,
+        request_id: str | None,
+        arrived_at: float | None,
+    ) -> Profile:
         with database_errors(), self._pool.connection() as connection, connection.transaction():
             lock_user(connection, owner.user)
             if arrived_at is not None and forgotten_after(connection, owner.user, arrived_at):

@@ -14,6 +14,7 @@ from keepsake_client.protocol import AddData, MemoryUpdateMessage, Speaker, enco
 from keepsake_client.records import MemoryRecord
 
 from services.long_term_memory.mem0_bridge import Mem0Memory, provider_errors
+from services.long_term_memory.postgres.noted_writes import NoteWrites, no_notes
 from services.long_term_memory.postgres.pool import database_errors
 from services.long_term_memory.postgres.rows import Vector, memory_row
 from services.long_term_memory.postgres.scope import Owner, encode_agent_id
@@ -182,11 +183,16 @@ class Embedded:
 
 
 class MemoryWriter:
-    """Embeds memories, and inserts them with their history."""
+    """Embeds memories, and inserts them with their history.
 
-    def __init__(self, mem0: Mem0Memory, store: MemoryStore) -> None:
+    Args:
+        note: of the writes of users.
+    """
+
+    def __init__(self, mem0: Mem0Memory, store: MemoryStore, note: NoteWrites = no_notes) -> None:
         self._mem0 = mem0
         self._store = store
+        self._note = note
 
     def store(self, utterances: Sequence[Utterance]) -> None:
         """Embed and insert utterances, as `insert` does."""
@@ -213,6 +219,8 @@ class MemoryWriter:
             distinct.setdefault(memory.utterance.event, memory)
         with database_errors():
             stored = self._insert(distinct, extract=extract)
+        # Also of what was stored before: its first delivery may have ended before its note.
+        self._note({memory.utterance.payload["user_id"] for memory in memories})
         for memory in memories:
             event = memory.utterance.event
             memory.utterance.deleted = distinct[event].utterance.deleted

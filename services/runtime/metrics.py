@@ -29,6 +29,9 @@ class Metrics:
     def pool(self, stats: Mapping[str, int]) -> None:
         """Observe the pool of connections to PostgreSQL, by what psycopg's `get_stats` says since its start."""
 
+    def replica(self, lag_bytes: int | None) -> None:
+        """Observe how far the replica is behind; None where it cannot be read."""
+
     def extraction(self, state: str, *, messages: int, owners: int, oldest_s: float, set_aside: int) -> None:
         """Observe what waits for extraction, and whether it works."""
 

@@ -25,6 +25,8 @@ PROCESSES: Final = (
     *("long-term-memory-worker", "long-term-memory-writer", "long-term-memory-indexer", "long-term-memory-extractor"),
     *("long-term-memory-adapters", "memory", "chat-ai", "gateway"),
 )
+#: By which a record says that its process knows the replica, and notes its writes for those that read there.
+REPLICA_DEPENDENCY: Final = "PostgreSQL replica"
 #: How long after its last heartbeat a process is still expected to run.
 EXPECTED_FOR_S = 24 * 3_600
 

@@ -151,6 +151,15 @@ class PrometheusMetrics(Metrics):
         live: dict[str, Any] = {"registry": self.registry, "multiprocess_mode": "livesum"}
         self._outages = self._counter("keepsake_outages", "Times that a server stopped answering.", "dependency")
         self._connections = Gauge("keepsake_postgres_connections", "Connections of the pool.", ["state"], **live)
+        self._replica_usable = Gauge(
+            "keepsake_replica_usable", "Processes that can read the replica, of those that would.", **live
+        )
+        self._replica_lag = Gauge(
+            "keepsake_replica_lag_bytes",
+            "Bytes of the write-ahead log that the replica has not replayed.",
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
         self._waiting = Gauge("keepsake_postgres_waiting", "Threads that wait for a connection.", **live)
         self._busy_s = self._counter("keepsake_postgres_busy_seconds", "Time that connections were in use.")
         self._wait_s = self._counter("keepsake_postgres_wait_seconds", "Time that threads waited for one.")
@@ -219,6 +228,11 @@ class PrometheusMetrics(Metrics):
             total = stats.get(name, 0)
             counter.inc(max(0, total - self._pool_before.get(name, 0)) / unit)
             self._pool_before[name] = total
+
+    def replica(self, lag_bytes: int | None) -> None:
+        self._replica_usable.set(lag_bytes is not None)
+        if lag_bytes is not None:
+            self._replica_lag.set(lag_bytes)
 
     def extraction(self, state: str, *, messages: int, owners: int, oldest_s: float, set_aside: int) -> None:
         self._pending.set(messages)

@@ -181,6 +181,11 @@ class Settings(BaseSettings):
         default=SecretStr("postgresql://postgres@127.0.0.1:5432/keepsake"),
         description="The PostgreSQL (14 or later, with pgvector 0.7 or later) that holds memories and profiles.",
     )
+    database_read_url: DatabaseUrl | None = Field(
+        default=None,
+        description="A streaming replica of `DATABASE_URL` that answers searches and other reads, for each user once it"
+        " has that user's last write; unset: `DATABASE_URL` answers all. All workers need the same.",
+    )
     broker_url: BrokerUrl | None = Field(
         default=None,
         description="The Redis or RabbitMQ that holds the workers' queues; unset: `REDIS_URL`. Of RabbitMQ also several"

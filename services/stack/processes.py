@@ -16,6 +16,7 @@ from services.runtime.queues import EXTRACT_QUEUE, INDEX_QUEUE, INTERACTIVE_QUEU
 ROOT = Path(services.__file__).parents[1]
 REDIS = "redis"
 POSTGRES = "postgres"
+REPLICA = "postgres replica"
 #: The server of `BROKER_URL`, where that is another; no process of the stack.
 BROKER = "broker"
 WORKER = "long-term-memory-worker"
@@ -32,6 +33,8 @@ SERVERS = (REDIS, POSTGRES)
 #: Those of every stack.
 SERVICES = (WORKER, WRITER, INDEXER, ADAPTERS, MEMORY, CHAT, GATEWAY)
 NAMES = (*SERVERS, *SERVICES, EXTRACTOR)
+#: Those that write memories.
+WRITING = (WRITER, INDEXER, EXTRACTOR)
 #: Those that a pipeline may have of its own instead, or not at all.
 OPTIONAL = (MEMORY, CHAT, GATEWAY)
 

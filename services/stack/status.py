@@ -16,16 +16,17 @@ from redis.exceptions import NoPermissionError
 
 from services.long_term_memory.extraction import report as extraction
 from services.long_term_memory.postgres.pool import reachable
+from services.long_term_memory.postgres.replica_status import replica_status
 from services.runtime.errors import StackError
 from services.runtime.logging import redact
-from services.runtime.process_record import ProcessRecord, other_broker, read_records
+from services.runtime.process_record import REPLICA_DEPENDENCY, ProcessRecord, other_broker, read_records
 from services.runtime.queues import EXTRACT_QUEUE, queue_depths
 from services.runtime.rabbitmq import ManagementApi
 from services.runtime.redis import connect
 from services.runtime.settings import mask_url
 from services.stack.locate import FoundStack
 from services.stack.probe import probe
-from services.stack.processes import ADAPTERS, EXTRACTOR, OPTIONAL, POSTGRES, REDIS, SERVICES, WORKER
+from services.stack.processes import ADAPTERS, EXTRACTOR, OPTIONAL, POSTGRES, REDIS, REPLICA, SERVICES, WORKER, WRITING
 from services.stack.readiness import stream_backlog
 
 #: Of each server and of the search: with a server that is frozen, the report takes a few of them.
@@ -137,7 +138,7 @@ class StatusReader:
         """The whole status."""
         settings = self._stack.settings
         report = StatusReport(stream=settings.ltm_stream_key)
-        report.parts = [self._writable(self._redis()), self._postgres(), *self._services()]
+        report.parts = [self._writable(self._redis()), self._postgres(), *self._replica(), *self._services()]
         report.search = self._search({part.name: part for part in report.parts})
         for name in (settings.user_input_queue, *settings.request_queues):
             waiting: Any = self._seen(f"LLEN {name}", partial(self._client.llen, name))
@@ -148,6 +149,7 @@ class StatusReader:
         counters: Any = self._seen(f"HGETALL {COUNTERS}", partial(self._client.hgetall, COUNTERS)) or {}
         report.counters = {name.decode(): int(count) for name, count in sorted(counters.items())}
         self._add_queues(report)
+        self._add_unnoted(report)
         if self._extracts(report):
             report.extraction = self._extraction(report)
         else:
@@ -193,6 +195,15 @@ class StatusReader:
             return Part(name=POSTGRES, state="not checked", detail="DATABASE_URL is not set")
         answers = reachable(url, self._timeout_s)
         return Part(name=POSTGRES, state="answers" if answers else "down", address=mask_url(url))
+
+    def _replica(self) -> list[Part]:
+        """The replica that searches read, where there is one."""
+        settings = self._stack.settings
+        if settings.database_read_url is None:
+            return []
+        url = settings.database_read_url.get_secret_value()
+        usable, detail = replica_status(settings.database_url.get_secret_value(), url, self._timeout_s)
+        return [Part(name=REPLICA, state="answers" if usable else "down", address=mask_url(url), detail=detail)]
 
     def _services(self) -> list[Part]:
         parts = [
@@ -257,6 +268,22 @@ class StatusReader:
             self._unseen.append(f"extraction: {found}")
             return None
         return Extraction(**asdict(found))
+
+    def _add_unnoted(self, report: StatusReport) -> None:
+        """Name the workers whose writes are not noted, where others read the replica."""
+        alive = {part.name for part in report.parts if part.state == "answers"}
+        try:
+            records = read_records(self._client, alive.intersection((WORKER, *WRITING)))
+        except (redis.RedisError, OSError):
+            return  # not permitted, or what the other lines say
+        noting = {
+            name for name, record in records.items() if any(used.name == REPLICA_DEPENDENCY for used in record.uses)
+        }
+        if noting and (others := [name for name in WRITING if name in records.keys() - noting]):
+            report.notes.append(
+                f"without DATABASE_READ_URL: {', '.join(others)}; a user may not find at once what is written there:"
+                " set it, and start again"
+            )
 
     def _add_queues(self, report: StatusReport) -> None:
         if self._redis_down:

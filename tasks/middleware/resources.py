@@ -38,7 +38,7 @@ from services.runtime.logging import START_REFUSED
 from services.runtime.metrics import NO_METRICS, Metrics
 from services.runtime.periodic import PeriodicThread
 from services.runtime.process_record import ProcessRecord, broker_address
-from services.runtime.queues import EXTRACT_QUEUE, INDEX_QUEUE, WRITES_QUEUE
+from services.runtime.queues import EXTRACT_QUEUE, INDEX_QUEUE, INTERACTIVE_QUEUE, WRITES_QUEUE
 from services.runtime.redis import connect
 from services.runtime.server_clock import ServerClock
 from services.runtime.settings import Settings
@@ -158,6 +158,8 @@ class Resources(Middleware):
     def _sample(self) -> None:
         """Observe what is no event: the pool of connections, and what waits for extraction."""
         self.metrics.pool(self._opened.pool.get_stats())
+        if self._opened.replica:
+            self.metrics.replica(self._opened.replica.lag_bytes)
         if self._opened.extraction:
             report = self._opened.extraction.report()
             self.metrics.extraction(
@@ -184,6 +186,7 @@ class Resources(Middleware):
                 with_engine(self.settings, queues),
                 connections=worker.worker_threads,
                 extracts=_extracts(self.settings, queues),
+                reads=not queues or INTERACTIVE_QUEUE in queues,
                 on_embedder_changed=end_process,
                 clock=self._clock,
             )

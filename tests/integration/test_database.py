@@ -15,7 +15,7 @@ from keepsake_client.errors import Unavailable
 from psycopg_pool import ConnectionPool
 from structlog.testing import capture_logs
 
-from services.long_term_memory.postgres.pool import CONNECTION_TIMEOUT_S, _quiet, database_errors, open_pool
+from services.long_term_memory.postgres.pool import CONNECTION_TIMEOUT_S, database_errors, open_pool, quiet
 from tests.integration.postgres_server import PostgresServer, postgres_server
 from tests.support import wait_until
 
@@ -76,7 +76,7 @@ def test_a_restart_fails_no_request(server: PostgresServer, pool: ConnectionPool
 def test_a_connection_without_input_is_taken_without_a_round_trip(pool: ConnectionPool) -> None:
     """Given a live connection, I expect it taken without a statement that checks it."""
     with pool.connection() as connection:
-        assert _quiet(connection)
+        assert quiet(connection)
 
 
 def test_a_connection_that_the_server_has_closed_is_detected(pool: ConnectionPool) -> None:
@@ -85,7 +85,7 @@ def test_a_connection_that_the_server_has_closed_is_detected(pool: ConnectionPoo
         row = another.execute("SELECT pg_terminate_backend(%s, 20000)", (connection.info.backend_pid,)).fetchone()
         assert row == (True,)
 
-        assert not _quiet(connection)
+        assert not quiet(connection)
 
 
 def test_an_unreachable_server_is_reported_in_time(server: PostgresServer, pool: ConnectionPool) -> None:

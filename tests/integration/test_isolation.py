@@ -238,7 +238,9 @@ def test_every_read_is_of_its_scope(world: World, events: list[Any], user_id: st
     agent, whole = search.agent_id, bool(search.all_agents)
     sql_scope = Scope.of(user_id, agent, all_agents=whole, also=search.also, kinds=ALL_KINDS)
 
-    few, many = (set(service._candidates.read(sql_scope, None, search, 0.0).number) for service in world.services)
+    few, many = (
+        set(service._reads.primary.candidates.read(sql_scope, None, search, 0.0).number) for service in world.services
+    )
     assert few == seen
     assert many <= seen
     assert set(world.store.payloads(sql_scope, list(stored))) == seen

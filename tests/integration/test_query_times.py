@@ -223,7 +223,7 @@ def test_only_a_query_of_the_current_state_compares_memories(
         compared.append(len(numbers))
         return [1.0 for _ in numbers]
 
-    monkeypatch.setattr(keepsake._store, "likeness", likeness)
+    monkeypatch.setattr(keepsake._reads.primary.store, "likeness", likeness)
     found(keepsake, "What did I eat last Friday?")
     assert compared == []
     found(keepsake, "What do I eat now?")

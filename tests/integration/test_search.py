@@ -428,7 +428,9 @@ class Clock:
         self.now = NOW
         monkeypatch.setattr(keepsake, "_clock", lambda: self.now)
         monkeypatch.setattr(keepsake._query_cache, "get", self.slow(keepsake._query_cache.get))
-        monkeypatch.setattr(keepsake._candidates, "read", self.slow(keepsake._candidates.read))
+        monkeypatch.setattr(
+            keepsake._reads.primary.candidates, "read", self.slow(keepsake._reads.primary.candidates.read)
+        )
 
     def slow(self, stage: Callable[..., T]) -> Callable[..., T]:
         """The stage, a second later."""

@@ -12,7 +12,7 @@ import pytest
 import redis
 from keepsake_client.protocol import alive_key, process_key
 
-from services.runtime.process_record import ProcessRecord, broker_address, other_broker
+from services.runtime.process_record import REPLICA_DEPENDENCY, Dependency, ProcessRecord, broker_address, other_broker
 from services.runtime.settings import load_settings
 from services.stack.locate import FoundStack
 from services.stack.processes import ADAPTERS, CHAT, EXTRACTOR, GATEWAY, INDEXER, MEMORY, SERVICES, WORKER, WRITER
@@ -90,6 +90,19 @@ def test_what_ltm_up_left_out_is_not_missed(client: Any, valkey_url: str) -> Non
     report = StatusReport.model_validate_json(done.stdout)
     assert [name for name, state in states(report).items() if state == "left out"] == left_out
     assert (done.returncode, report.ok) == (0, True)
+
+
+def test_a_writer_that_does_not_know_the_replica_is_named(client: Any, valkey_url: str) -> None:
+    """Given workers of which some know the replica, I expect the writers named whose writes are not noted for it."""
+    start(client, *SERVICES)
+    knowing = ProcessRecord(uses=[Dependency(name=REPLICA_DEPENDENCY)])
+    for name, record in ((WORKER, knowing), (INDEXER, knowing), (WRITER, ProcessRecord())):
+        client.set(process_key(name), record.model_dump_json())
+
+    with responding(valkey_url):
+        notes = StatusReader(stack_at(valkey_url)).report().notes
+
+    assert [note.partition(";")[0] for note in notes] == [f"without DATABASE_READ_URL: {WRITER}"]
 
 
 def test_the_address_of_the_gateway_is_shown(client: Any, valkey_url: str) -> None:

@@ -197,6 +197,17 @@ def test_the_pool_is_observed_by_what_was_added_since(metrics: PrometheusMetrics
     assert value(metrics, "keepsake_postgres_connections", state="in_use") == 3
 
 
+def test_a_replica_that_cannot_be_read_keeps_its_last_lag(metrics: PrometheusMetrics) -> None:
+    """Given a replica that was behind and then could not be read, I expect it not usable, and how far it was behind."""
+    metrics.replica(4_096)
+    assert value(metrics, "keepsake_replica_usable") == 1
+
+    metrics.replica(None)
+
+    assert value(metrics, "keepsake_replica_usable") == 0
+    assert value(metrics, "keepsake_replica_lag_bytes") == 4_096
+
+
 def test_extraction_is_in_one_state(metrics: PrometheusMetrics) -> None:
     """Given extraction that stopped after it had worked, I expect 1 for that state alone, and what waits."""
     for state in ("working", "over budget"):

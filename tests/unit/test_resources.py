@@ -131,6 +131,7 @@ class Opened:
         self.uses = [Dependency(name="PostgreSQL", version="18.1")]
         self.expiry = Expiry()
         self.extraction: Any = None
+        self.replica: Any = None
         self.pool: Any = SimpleNamespace(get_stats=lambda: {"pool_size": 4, "pool_available": 1})
         self.available = True
         self.closed = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, tzinfo
 from typing import Final, Protocol
@@ -20,6 +21,7 @@ from services.long_term_memory.extraction.commit import commit
 from services.long_term_memory.extraction.outbox import Lease
 from services.long_term_memory.extraction.reading import read_batch
 from services.long_term_memory.extraction.report import ExtractionReport, SetAside, newest_set_aside, read_report
+from services.long_term_memory.postgres.noted_writes import NoteWrites, no_notes
 from services.long_term_memory.postgres.pending import BATCH_TOKENS
 from services.long_term_memory.postgres.pool import database_errors
 from services.long_term_memory.postgres.rows import Vector
@@ -75,6 +77,7 @@ class ExtractionService:
         capacity: how many owners are read at the same time, by all processes together.
         call_s: how long the finder may take.
         zone: of the users.
+        note: of the writes of users.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class ExtractionService:
         capacity: int,
         call_s: float,
         zone: tzinfo = UTC,
+        note: NoteWrites = no_notes,
     ) -> None:
         self._pool = pool
         self._finder = finder
@@ -95,6 +99,7 @@ class ExtractionService:
         self._capacity = capacity
         self._lease_s = call_s + LEASE_MARGIN_S
         self._zone = zone
+        self._note = note
         self._started = False
 
     def tick(self) -> list[Lease]:
@@ -205,6 +210,8 @@ class ExtractionService:
                     settle(connection, reservation, found.usage)
                 log.info("extraction_discarded", messages=len(batch.messages))
                 return replace(outcome, discarded=1, facts_dropped=0)
+        with suppress(Unavailable):  # nobody waits for the facts, and the batch is not read again
+            self._note([batch.owner.user])
         return replace(
             outcome,
             facts_stored=committed.facts,

@@ -46,7 +46,7 @@ WAIT_INTERVAL_S = 0.1
 
 T = TypeVar("T")
 
-_CONNECTION_OPTIONS: dict[str, Any] = {
+CONNECTION_OPTIONS: dict[str, Any] = {
     "autocommit": True,  # a search's statements are independent; BEGIN and COMMIT would double its round trips
     "application_name": APPLICATION_NAME,
     "connect_timeout": CONNECT_TIMEOUT_S,
@@ -152,7 +152,7 @@ def open_pool(
     availability = Availability("postgres", up=False)
 
     def check(connection: psycopg.Connection[Any]) -> None:
-        if _quiet(connection):
+        if quiet(connection):
             return
         try:
             ConnectionPool.check_connection(connection)
@@ -182,7 +182,7 @@ def open_pool(
         configure=configure,
         reconnect_timeout=RECONNECT_TIMEOUT_S,
         reconnect_failed=lambda _: availability.down("no connection"),
-        kwargs=_CONNECTION_OPTIONS,
+        kwargs=CONNECTION_OPTIONS,
     )
     check_connects(database_url)
     try:
@@ -234,7 +234,7 @@ def _accepts(database_url: str) -> bool:
     return ping in {psycopg.pq.Ping.OK, psycopg.pq.Ping.NO_ATTEMPT}
 
 
-def _quiet(connection: psycopg.Connection[Any]) -> bool:
+def quiet(connection: psycopg.Connection[Any]) -> bool:
     """Whether the server has sent nothing since its last answer; an unsolicited message is mostly that it shuts down.
 
     Polling the socket finds the connections that a restarted server has left in the pool, without a round trip.

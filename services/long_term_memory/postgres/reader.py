@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -183,7 +184,10 @@ class ColumnReader:
         values = {**owner._asdict(), "vector": _float32(vector), "limit": None, **window.values()}
         segments = _SEGMENT_COLUMNS.replace("{conditions}", window.conditions())
         half = (len(bounds) + 1) // 2
-        later = self._executor.submit(self._fetch, sql.SQL(segments + _IN_ORDER), values | _edges(bounds[half:]))
+        # In a copy of the context, which says what a read of the replica must see.
+        later = self._executor.submit(
+            copy_context().run, self._fetch, sql.SQL(segments + _IN_ORDER), values | _edges(bounds[half:])
+        )
         first = self._fetch(sql.SQL(segments + _FACTS + _IN_ORDER), values | _edges(bounds[:half]))
         return _together([*first, *later.result()])
 
