@@ -16,9 +16,11 @@ def insert_as_then(connection: Connection[TupleRow], rows: Sequence[dict[str, An
         without: a column that gets its default.
     """
     present = connection.execute("SELECT attname FROM pg_attribute WHERE attrelid = 'memories'::regclass").fetchall()
+    shared = connection.execute("SELECT FROM pg_attribute WHERE attrelid = 'users'::regclass AND attname = 'agent_id'")
+    owner = "(user_id, agent_id) VALUES (%(user_id)s, '')" if shared.rowcount else "(user_id) VALUES (%(user_id)s)"
     columns = [column for (column,) in present if rows and column in rows[0] and column not in ("id", without)]
     for row in rows:
-        connection.execute("INSERT INTO users (user_id) VALUES (%(user_id)s) ON CONFLICT DO NOTHING", row)
+        connection.execute(f"INSERT INTO users {owner} ON CONFLICT DO NOTHING", row)
         connection.execute(
             sql.SQL(
                 "INSERT INTO memories (id, user_number, {columns}) SELECT %(id)s, number, {values}"

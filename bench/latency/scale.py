@@ -131,7 +131,7 @@ def fill(url: str, owners: NDArray[np.int64], points: NDArray[np.float32]) -> No
         if table_dimensions(connection) is None:
             migrate(connection, DIMENSIONS)
         connection.execute(
-            "INSERT INTO users (user_id) SELECT 'u' || n FROM generate_series(0, %s) n ORDER BY n",
+            "INSERT INTO users (user_id, agent_id) SELECT 'u' || n, '' FROM generate_series(0, %s) n ORDER BY n",
             (int(owners.max()),),
         )
         columns = "id, user_number, session, said_at, source, content, payload, terms"
