@@ -137,7 +137,8 @@ def figures_of_searches(
     return {
         "searches pushed": len(searches),
         "  SEARCHES NOT ANSWERED": len(searches) - len(received),
-        "  SEARCHES ANSWERED WITH AN ERROR": sum(bool(one.error) for one in received.values()),
+        "  SEARCHES ANSWERED WITH AN ERROR": sum(bool(one.error) and not _expired(one) for one in received.values()),
+        "  searches expired: the machine is too busy": sum(_expired(one) for one in received.values()),
         "  searches answered late": sum(
             received[one.id].received_at > begun + one.due + one.deadline_ms / 1000
             for one in searches
@@ -168,7 +169,7 @@ def run(
             idle_after, pending = stack.wait_until_idle(IDLE_WITHIN_S)
         sent, answers = going.workload.sent, going.listener.by_request
         figures = verify(sent, read_state(stack), answers)
-    errors = Counter(str(one.error) for found in answers.values() for one in found if one.error)
+    errors = Counter(one.error for found in answers.values() for one in found if one.error and not _expired(one))
     for error, number in errors.most_common(MAX_SHOWN_ERRORS):
         print(f"  {number:>5} x {error}")
     figures |= figures_of_searches(sent.of("search"), going.workload.begun, answers, ended)
