@@ -9,16 +9,26 @@ from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
 
+def add_users_as_then(connection: Connection[TupleRow], user_ids: Sequence[str]) -> None:
+    """Insert users, each as the shared owner where the table has several of a user."""
+    agents = connection.execute("SELECT FROM pg_attribute WHERE attrelid = 'users'::regclass AND attname = 'agent_id'")
+    columns, shared = ("user_id, agent_id", ", ''") if agents.rowcount else ("user_id", "")
+    connection.execute(
+        f"INSERT INTO users ({columns}) SELECT unnest(%s::text[]){shared} ON CONFLICT DO NOTHING",
+        (list(user_ids),),
+    )
+
+
 def insert_as_then(connection: Connection[TupleRow], rows: Sequence[dict[str, Any]], without: str = "") -> None:
     """Insert rows of `memory_row`, with those of their columns that the table has, for their shared owners.
 
     Args:
         without: a column that gets its default.
     """
+    add_users_as_then(connection, [row["user_id"] for row in rows])
     present = connection.execute("SELECT attname FROM pg_attribute WHERE attrelid = 'memories'::regclass").fetchall()
     columns = [column for (column,) in present if rows and column in rows[0] and column not in ("id", without)]
     for row in rows:
-        connection.execute("INSERT INTO users (user_id) VALUES (%(user_id)s) ON CONFLICT DO NOTHING", row)
         connection.execute(
             sql.SQL(
                 "INSERT INTO memories (id, user_number, {columns}) SELECT %(id)s, number, {values}"

@@ -54,7 +54,8 @@ def measure(url: str, given: argparse.Namespace) -> dict[str, dict[str, dict[str
     with psycopg.connect(url, autocommit=True) as connection:
         migrate(connection, DIMENSIONS)
         connection.execute(
-            "INSERT INTO users (user_id) SELECT 'u' || n FROM generate_series(0, %s) n ORDER BY n", (given.users - 1,)
+            "INSERT INTO users (user_id, agent_id) SELECT 'u' || n, '' FROM generate_series(0, %s) n ORDER BY n",
+            (given.users - 1,),
         )
         size = given.memories // given.steps
         for number in range(1, given.steps + 1):

@@ -20,8 +20,8 @@ from bench.harness.tables import show, write_json
 from bench.latency import scale
 from services.long_term_memory.postgres.schema import migrate, read_migrations
 
-#: The last step of the release before.
-STEP_BEFORE = 6
+#: The last step of the release before, 0.2.0.
+STEP_BEFORE = 3
 #: Memories of each user.
 EACH = 1_000
 #: Different vectors: making a million takes longer than storing them.

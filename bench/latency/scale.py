@@ -37,6 +37,7 @@ from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.retrieval.candidates import EXACT_LIMIT, CandidateReader
 from services.long_term_memory.retrieval.columns import MemoryColumns, hashed, hashed_terms
 from services.long_term_memory.retrieval.weights import Weights
+from tests.old_schemas import add_users_as_then
 
 DIMENSIONS = 384
 CLUSTERS = 1_000
@@ -130,10 +131,7 @@ def fill(url: str, owners: NDArray[np.int64], points: NDArray[np.float32]) -> No
     with psycopg.connect(url, autocommit=True) as connection:
         if table_dimensions(connection) is None:
             migrate(connection, DIMENSIONS)
-        connection.execute(
-            "INSERT INTO users (user_id) SELECT 'u' || n FROM generate_series(0, %s) n ORDER BY n",
-            (int(owners.max()),),
-        )
+        add_users_as_then(connection, [f"u{number}" for number in range(int(owners.max()) + 1)])
         insert(connection, owners, points, {})
         connection.execute("VACUUM ANALYZE memories")
 

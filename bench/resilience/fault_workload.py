@@ -8,7 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from bench.harness.stack import Stack
@@ -33,12 +33,14 @@ class Operation:
     Args:
         due: when, in seconds after the beginning.
         number: unique among all operations of a run.
+        deadline_ms: of a search.
     """
 
     due: float
     kind: Kind
     user: str
     number: int
+    deadline_ms: int = DEADLINE_MS
 
     @property
     def id(self) -> str:
@@ -59,7 +61,7 @@ class Operation:
         data: dict[str, dict[str, Any]] = {
             "add": {"content": self.content},
             "update": {"updates": {self.id: self.number}},
-            "search": {"query": TOPICS[self.number % len(TOPICS)], "limit": 5, "deadline_ms": DEADLINE_MS},
+            "search": {"query": TOPICS[self.number % len(TOPICS)], "limit": 5, "deadline_ms": self.deadline_ms},
         }
         request_type = "profile_update" if self.kind == "update" else self.kind
         return json.dumps({"request_id": self.id, "type": request_type, "user_id": self.user, "data": data[self.kind]})
@@ -112,12 +114,17 @@ class Sent:
 
 
 class WorkloadThread(threading.Thread):
-    """A thread that sends the operations when they are due, or during an outage as soon as possible after it."""
+    """A thread that sends the operations when they are due, or during an outage as soon as possible after it.
+
+    Attributes:
+        begun: when it began, on the monotonic clock.
+    """
 
     def __init__(self, stack: Stack, operations: Sequence[Operation]) -> None:
         super().__init__(name="workload", daemon=True)
         self.stopped = threading.Event()
         self.sent = Sent()
+        self.begun = 0.0
         self._publisher = Publisher(stack.redis_url, self.stopped)
         self._messages = stack.settings.user_input_queue
         self._requests = stack.settings.ltm_requests_queue
@@ -125,14 +132,14 @@ class WorkloadThread(threading.Thread):
         self._next_number = len(operations)
 
     def run(self) -> None:
-        begun = time.monotonic()
+        self.begun = time.monotonic()
         for planned in self._operations:
-            if self.stopped.wait(max(0.0, begun + planned.due - time.monotonic())):
+            if self.stopped.wait(max(0.0, self.begun + planned.due - time.monotonic())):
                 return
             operation, acknowledged = planned, self._send(planned)
             while acknowledged is None:
                 self.sent.unknown.append(operation)
-                operation = Operation(planned.due, planned.kind, planned.user, self._next_number)
+                operation = replace(planned, number=self._next_number)
                 self._next_number += 1
                 acknowledged = self._send(operation)
             if acknowledged:

@@ -22,15 +22,17 @@ class Restore:
     """One run of `ltm restore`; making it checks the whole file.
 
     Args:
-        report: called with the bytes of tables that are read, first to check them and then to restore them.
+        database_only: leaves out what Redis keeps.
+        keep_schema: the schema is not migrated, for the release whose database was backed up.
 
     Raises:
         RestoreRefused: the file is damaged, or of a newer release.
     """
 
-    def __init__(self, path: Path, *, database_only: bool = False) -> None:
+    def __init__(self, path: Path, *, database_only: bool = False, keep_schema: bool = False) -> None:
         self._reader = ArchiveReader(path, len(step_files()))
         self._database_only = database_only
+        self._keep_schema = keep_schema
         self._reader.verify()
 
     @property
@@ -62,7 +64,9 @@ class Restore:
             try:
                 with (
                     closing(self._reader),
-                    loading(url, manifest.schema_version, manifest.dimensions, embedder) as loader,
+                    loading(
+                        url, manifest.schema_version, manifest.dimensions, embedder, keep_schema=self._keep_schema
+                    ) as loader,
                 ):
                     self._load(loader, report)
                     # Last, and with the tables locked: what is indexed from here on waits for the end of the block.
@@ -87,7 +91,7 @@ class Restore:
                 raise RestoreRefused(f"{name} has {loaded} rows in the file, and should have {part.rows}")
             done += loaded
             report(done, total)
-        loader.finish(self.manifest.sequences)
+        loader.finish(self.manifest.sequences, keep_schema=self._keep_schema)
 
     def _lines(self, part: Part | None) -> Iterator[dict[str, object]]:
         return self._reader.lines(part) if part else iter(())

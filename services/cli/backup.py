@@ -24,6 +24,10 @@ DatabaseOnly = Annotated[
     bool,
     typer.Option("--database-only", help="Memories and profiles alone, without what Redis keeps."),
 ]
+KeepSchema = Annotated[
+    bool,
+    typer.Option("--keep-schema", help="Do not migrate: for the earlier release that the backup was made of."),
+]
 
 
 def backup(file: File, database_only: DatabaseOnly = False, data_dir: DataDir = DEFAULT_DATA_DIRECTORY) -> None:
@@ -48,7 +52,12 @@ def backup(file: File, database_only: DatabaseOnly = False, data_dir: DataDir = 
         output.line("not in it: messages on the queues of RabbitMQ")
 
 
-def restore(file: File, database_only: DatabaseOnly = False, data_dir: DataDir = DEFAULT_DATA_DIRECTORY) -> None:
+def restore(
+    file: File,
+    database_only: DatabaseOnly = False,
+    keep_schema: KeepSchema = False,
+    data_dir: DataDir = DEFAULT_DATA_DIRECTORY,
+) -> None:
     """Write a backup into an empty stack: a new data directory or database, or one that was only just started.
 
     Nothing is written where the file is damaged or of a newer release, or the stack is not empty.
@@ -56,7 +65,7 @@ def restore(file: File, database_only: DatabaseOnly = False, data_dir: DataDir =
     from services.backup.restore import Restore  # noqa: PLC0415  # as above
 
     configure_logging(load_settings(), "ltm")
-    run = Restore(file, database_only=database_only)
+    run = Restore(file, database_only=database_only, keep_schema=keep_schema)
     with (
         servers(data_dir, os.environ, *_servers(database_only), create=True) as (settings, running),
         _progress() as report,

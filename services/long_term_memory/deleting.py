@@ -109,7 +109,10 @@ def _record(pool: ConnectionPool, scope: Scope, conditions: Conditions, at: date
     }
     with pool.connection() as connection:
         # What is locked may not be there yet.
-        connection.execute("INSERT INTO users (user_id) VALUES (%s) ON CONFLICT DO NOTHING", (user,))
+        connection.execute(
+            "INSERT INTO users (user_id, agent_id, kind) VALUES (%s, %s, 'message') ON CONFLICT DO NOTHING",
+            (user, SHARED),
+        )
     with _locked(pool, scope) as connection:
         remove_old_deletions(connection)
         connection.execute(_ADD_DELETION, values)

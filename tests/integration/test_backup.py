@@ -196,14 +196,15 @@ def test_a_backup_of_any_version_is_restored(
     empty_database: str, new_database: str, tmp_path: Path, version: int
 ) -> None:
     """Given a database that an older release has left, I expect it restored and migrated, not the original."""
-    migrated(empty_database, steps=STEPS[:version])
+    migrated(empty_database, steps=STEPS[:1])
     with psycopg.connect(empty_database) as connection:
-        connection.execute("INSERT INTO profiles (user_id, profile, version, updated_at) VALUES ('u1', '{}', 1, now())")
+        connection.execute("INSERT INTO profiles VALUES ('u1', '{}', 1, now())")
         if version == 1:
             connection.execute(
                 "INSERT INTO memories VALUES (%s, %s::vector, %s)",
                 (uuid.uuid4(), str(WordEmbedder().embed(TEXTS[0])), json.dumps({"data": TEXTS[0], "user_id": "u1"})),
             )
+    migrated(empty_database, steps=STEPS[:version])
     if version > 1:
         store_unversioned(empty_database, TEXTS[0])
 
@@ -216,6 +217,27 @@ def test_a_backup_of_any_version_is_restored(
     with psycopg.connect(new_database) as connection:
         assert connection.execute("SELECT user_id FROM profiles").fetchall() == [("u1",)]
     assert [content for _, _, content in found(new_database, "cat Tofu")] == [TEXTS[0]]
+
+
+@pytest.mark.parametrize("version", [1, 3, len(STEPS)])
+def test_a_backup_is_restored_for_the_release_that_it_was_made_of(
+    empty_database: str, new_database: str, tmp_path: Path, version: int
+) -> None:
+    """Given a backup of an older release's database, and that its schema is to be kept, I expect the same tables,
+    columns, indexes and rows."""
+    migrated(empty_database, steps=STEPS[:version])
+    if version > 1:
+        store_unversioned(empty_database, *TEXTS)
+    back_up(Settings(database_url=SecretStr(empty_database)), tmp_path / "backup", ignore, database_only=True)
+
+    restore = Restore(tmp_path / "backup", database_only=True, keep_schema=True)
+    restore.run(Settings(database_url=SecretStr(new_database)), ignore)
+
+    assert versions(new_database) == list(range(1, version + 1))
+    assert schema(new_database)[:-version] == schema(empty_database)[:-version]
+    rows = "SELECT * FROM memories ORDER BY id"
+    with psycopg.connect(empty_database) as there, psycopg.connect(new_database) as here:
+        assert here.execute(rows).fetchall() == there.execute(rows).fetchall()
 
 
 @pytest.fixture

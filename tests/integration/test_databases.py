@@ -27,14 +27,21 @@ def run(url: str, *statements: str) -> None:
 def test_no_row_and_no_number_is_left(url: str) -> None:
     """Given a test that stored something, and deleted other things, I expect the next to find nothing, and to count
     from one."""
-    run(url, "INSERT INTO users (user_id) VALUES ('anna')", "INSERT INTO profiles VALUES ('anna', '{}', 1, now())")
+    run(
+        url,
+        "INSERT INTO users (user_id, agent_id) VALUES ('anna', '')",
+        "INSERT INTO profiles VALUES ('anna', '{}', 1, now(), '')",
+    )
     run(url, "INSERT INTO deletions (user_digest, deleted_at) VALUES ('', now())", "DELETE FROM deletions")
 
     emptied(url)
 
     with psycopg.connect(url) as connection:
         assert connection.execute("SELECT FROM users UNION ALL SELECT FROM profiles").fetchall() == []
-        for added in ("users (user_id) VALUES ('ben')", "deletions (user_digest, deleted_at) VALUES ('', now())"):
+        for added in (
+            "users (user_id, agent_id) VALUES ('ben', '')",
+            "deletions (user_digest, deleted_at) VALUES ('', now())",
+        ):
             assert connection.execute(f"INSERT INTO {added} RETURNING number").fetchone() == (1,)
 
 

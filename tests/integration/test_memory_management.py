@@ -188,7 +188,7 @@ def test_a_list_reads_its_index_in_one_statement(
 ) -> None:
     """Given 3,000 memories of a user, I expect a page to read the index by time, and no more than a page of it."""
     with pool.connection() as connection:
-        connection.execute("INSERT INTO users (user_id) VALUES ('u1')")
+        connection.execute("INSERT INTO users (user_id, agent_id) VALUES ('u1', '')")
         connection.execute(
             "INSERT INTO memories (id, user_number, session, said_at, source, content, payload, terms, traits, vector)"
             " SELECT gen_random_uuid(), 1, n / 25, to_timestamp(n), 'user', 'tea', '{}', '', '\\x00', %s::halfvec"

@@ -140,6 +140,28 @@ def test_what_there_was_before_facts_is_messages(empty_database: str) -> None:
         assert connection.execute("SELECT count(*) FROM memories").fetchone() == (0,)
 
 
+# Processes of release 0.2 beside this one
+
+#: What its writers execute first, to index, to add and to update a profile.
+WRITES_OF_0_2 = (
+    "INSERT INTO users (user_id) SELECT unnest(ARRAY['u1']) ON CONFLICT DO NOTHING",
+    "INSERT INTO profiles VALUES ('u1', '{}', 0, clock_timestamp()) ON CONFLICT DO NOTHING",
+)
+
+
+@pytest.mark.parametrize("statement", WRITES_OF_0_2)
+@pytest.mark.parametrize("known", [True, False])
+def test_a_writer_of_release_0_2_is_refused_with_what_it_retries(database: str, statement: str, *, known: bool) -> None:
+    """Given a migrated database, and a user that it knows or not, I expect an error that release 0.2 takes for a
+    transient one, with what to do."""
+    with psycopg.connect(database, autocommit=True) as connection:
+        if known:
+            connection.execute("INSERT INTO users (user_id, agent_id) VALUES ('u1', '')")
+            connection.execute("INSERT INTO profiles VALUES ('u1', '{}', 0, now(), '')")
+        with pytest.raises(psycopg.OperationalError, match="stop this process of release 0"):
+            connection.execute(statement)
+
+
 # What is computed from texts
 
 TEXTS = ("I write C++", "我養了一隻烏龜")
@@ -256,7 +278,7 @@ def test_migrating_is_idempotent(database: str) -> None:
 def test_migrating_twice_keeps_what_is_stored(database: str) -> None:
     """Given a profile in a migrated database, I expect it there after migrating again."""
     with psycopg.connect(database) as connection:
-        connection.execute("INSERT INTO profiles VALUES ('u1', '{}', 1, now())")
+        connection.execute("INSERT INTO profiles VALUES ('u1', '{}', 1, now(), '')")
 
     migrated(database)
 
@@ -362,7 +384,9 @@ def test_a_restored_database_is_used_on_by_the_same_connections(database: str) -
 def test_reads_of_one_user_go_through_an_index(database: str) -> None:
     """Given many users' memories, I expect PostgreSQL to find one user's through an index, not by reading all."""
     with psycopg.connect(database, autocommit=True) as connection:
-        connection.execute("INSERT INTO users (user_id) SELECT 'u' || n FROM generate_series(1, 500) AS n")
+        connection.execute(
+            "INSERT INTO users (user_id, agent_id) SELECT 'u' || n, '' FROM generate_series(1, 500) AS n"
+        )
         connection.execute(
             "INSERT INTO memories (id, user_number, session, said_at, source, content, payload, terms, traits, vector)"
             " SELECT gen_random_uuid(), 1 + n % 500, 0, now(), 'user', 'tea', '{}', '', '',"

@@ -121,26 +121,35 @@ class Loader:
                     rows.write(chunk)
             return cursor.rowcount
 
-    def finish(self, sequences: Mapping[str, Mapping[str, int]]) -> None:
-        """Set the sequences, make the indexes, and apply the migrations that the dump lacks."""
+    def finish(self, sequences: Mapping[str, Mapping[str, int]], *, keep_schema: bool = False) -> None:
+        """Set the sequences, make the indexes, and apply the migrations that the dump lacks.
+
+        Args:
+            keep_schema: applies none.
+        """
         for table, columns in sequences.items():
             for column, last in columns.items():
                 self._connection.execute("SELECT setval(pg_get_serial_sequence(%s, %s), %s)", (table, column, last))
         for _, definition in self._indexes:
             self._connection.execute(sql.SQL(definition))
+        if keep_schema:
+            return
         migrate(self._connection, self._dimensions, read_migrations())
         # Of a run of `ltm reembed` that was under way: its vectors are not in the dump.
         self._connection.execute("DELETE FROM embedders WHERE vector_column <> 'vector'")
 
 
 @contextmanager
-def loading(database_url: str, version: int, dimensions: int, embedder: EmbedderIdentity | None) -> Iterator[Loader]:
+def loading(
+    database_url: str, version: int, dimensions: int, embedder: EmbedderIdentity | None, *, keep_schema: bool = False
+) -> Iterator[Loader]:
     """A loader into an empty database, in one transaction that the end of the block commits.
 
     Args:
         version: the schema version of the dump.
         dimensions: of its vectors.
         embedder: the one that they are of, where that is known.
+        keep_schema: leaves what an earlier release computed, for that release.
 
     Raises:
         RestoreRefused: the database is not empty, or workers with another embedder use it.
@@ -156,7 +165,8 @@ def loading(database_url: str, version: int, dimensions: int, embedder: Embedder
             _check_empty(connection)
             _check_workers(connection, embedder)
             yield Loader(connection, version, dimensions)
-        migrate(connection, dimensions)  # renews what an earlier release computed
+        if not keep_schema:
+            migrate(connection, dimensions)  # renews what an earlier release computed
         for table in _present(connection):
             connection.execute(sql.SQL("VACUUM (ANALYZE) {}").format(sql.Identifier(table)))
 

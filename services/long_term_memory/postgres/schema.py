@@ -2,6 +2,9 @@
 
 migrations/NNNN_name.sql is step NNNN. A released step is never edited: append another one. `{dimensions}` in it is the
 number of dimensions of the embedder's vectors.
+
+Processes of the release before run on until they are replaced: a step leaves their searches as they are, builds indexes
+under no lock that keeps searches out, and leaves their writes working or refuses them with an error that they retry.
 """
 
 from __future__ import annotations
