@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import structlog
 from keepsake_client.errors import InvalidMessage, NoText
-from keepsake_client.protocol import COUNTERS
+from keepsake_client.protocol import COUNTERS, MemoryUpdateMessage
 from keepsake_client.refusals import refuses_writes
 from keepsake_client.subscription import SubscriptionMonitor
 from keepsake_client.tolerance import DEFAULTS, MessageDefaults
@@ -89,6 +89,7 @@ class MemoryService:
         # Both loops write: what Redis refuses is logged once.
         self._writes = Availability("redis", at="writes")
         self._waiting: BoundedQueue[_Heard] = BoundedQueue(lambda heard: len(heard.raw), max_waiting)
+        self._unconfirmed: tuple[bytes, MemoryUpdateMessage] | None = None
         self._arrived = asyncio.Event()
         self._pending_counts = PendingCounts(COUNTERS)
         #: Messages by outcome: stored, published, publish_failed, skipped, rejected, failed, dropped.
@@ -175,13 +176,25 @@ class MemoryService:
         """
 
         async def store() -> bool:
-            message = parse_user_input(raw, self._max_content_chars, self._defaults)
+            message = self._parsed(raw)
             with within(self._spans, "input", message.traceparent) as span:
                 span.facts.update(message_id=message.message_id, task_id=message.task_id)
                 message = traced(message, span.traceparent)
-                return await self._conversations.append(message, raw, taken_from=self._processing)
+                published = await self._conversations.append(message, raw, taken_from=self._processing)
+            self._unconfirmed = None
+            return published
 
         await self._process(store, self._input_queue, raw, taken_from=self._processing)
+
+    def _parsed(self, raw: bytes) -> MemoryUpdateMessage:
+        """The message of `raw`, the same one after an attempt whose outcome is not known.
+
+        What a broken connection still held may reach Redis minutes later, after the next attempt. Both have one
+        message_id, and become one memory.
+        """
+        if self._unconfirmed is None or self._unconfirmed[0] != raw:
+            self._unconfirmed = raw, parse_user_input(raw, self._max_content_chars, self._defaults)
+        return self._unconfirmed[1]
 
     async def process_ai_response(
         self, raw: bytes, message_id: str, *, heard_at: float | None = None, retry: bool = False
@@ -236,3 +249,4 @@ class MemoryService:
         while not stop.is_set() and isinstance(raw := await self._client.lindex(self._processing, -1), bytes):
             connection.up()
             await self.process_user_input(raw)
+        self._unconfirmed = None  # an equal message is another one from here on

@@ -31,6 +31,7 @@ from structlog.testing import capture_logs
 
 from services.memory.conversations import Conversations, Destination
 from services.memory.service import MemoryService
+from services.runtime.process import LoopConnection
 
 PROCESSING = "user_input_queue:processing"
 
@@ -252,6 +253,35 @@ def test_a_kill_during_the_transaction_neither_loses_nor_duplicates_a_message(
         both = await rig.conversation()
         assert len({entry["message_id"] for entry in both}) == len(both) == 2
         assert await rig.logged() == both
+
+    on_rig(story)
+
+
+def test_a_message_has_the_same_id_in_each_attempt_to_store_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a transaction that a broken connection holds, and that reaches Redis after the next attempt, I expect one
+    message_id, by which both are one memory; and another one for an equal message that is said later."""
+
+    async def story(rig: Rig) -> None:
+        execute, held = Pipeline.execute, list[Any]()
+
+        async def broken(pipeline: Pipeline, *args: Any, **options: Any) -> list[Any]:
+            if held:
+                return await execute(pipeline, *args, **options)
+            held.extend(pipeline.command_stack)
+            raise RedisConnectionError("gone")
+
+        monkeypatch.setattr(Pipeline, "execute", broken)
+        raw = b'{"user_id": "u1", "content": "hi"}'
+        stop = asyncio.Event()
+        with pytest.raises(RedisConnectionError):
+            await rig.say(raw)
+        await rig.service._process_leftovers(LoopConnection("user_input_queue", stop), stop)
+        await rig.say(raw)
+
+        [late] = [json.loads(command[0][2]) for command in held if command[0][0] == "RPUSH"]
+        first, second = [entry["message_id"] for entry in await rig.conversation()]
+        assert first == late["message_id"]
+        assert second != first
 
     on_rig(story)
 
