@@ -149,6 +149,10 @@ def figures_of_searches(
     }
 
 
+def _expired(response: Response) -> bool:
+    return (response.error or "").startswith("expired")
+
+
 def run(
     release: Release, order: str, seed: int, seconds: float, logs: Path | None = None, deadline_ms: int = DEADLINE_MS
 ) -> dict[str, float]:
