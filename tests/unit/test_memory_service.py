@@ -46,8 +46,9 @@ class Rig:
         publishes: bool = True,
         max_content_chars: int = 100,
         defaults: MessageDefaults = DEFAULTS,
+        redis: Redis | None = None,
     ) -> None:
-        self.redis: Redis = fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer())
+        self.redis: Redis = redis or fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer())
         self.service = MemoryService(
             self.redis,
             Conversations(
@@ -247,8 +248,9 @@ def test_a_kill_during_the_transaction_neither_loses_nor_duplicates_a_message(
             patch.setattr(Pipeline, "execute", killed)
             with pytest.raises(Killed):
                 await rig.service.process_user_input(raw)
-        while await rig.redis.llen(PROCESSING):  # as the next process does first
-            await rig.service.process_user_input(raw)
+        restarted = Rig(redis=rig.redis)
+        while await rig.redis.llen(PROCESSING):  # as a process does first
+            await restarted.service.process_user_input(raw)
 
         both = await rig.conversation()
         assert len({entry["message_id"] for entry in both}) == len(both) == 2
