@@ -214,6 +214,17 @@ def test_a_long_conversation_is_read_on_two_connections_of_the_replica(
     assert process.counts()["reads"] == before["reads"] + 2
 
 
+def test_a_replica_that_has_replayed_all_is_not_behind(
+    servers: ReplicatedPostgres, start: Start, standby: Server
+) -> None:
+    """Given a primary at the beginning of a segment of its log, and nothing since, I expect the replica used."""
+    servers.primary.execute("SELECT pg_switch_wal()")
+
+    process = start(standby.url)
+
+    process.wait_for_replica()
+
+
 # Own writes
 
 
