@@ -44,6 +44,7 @@ from services.long_term_memory.postgres.noted_writes import NotedWrites
 from services.long_term_memory.postgres.pool import open_pool
 from services.long_term_memory.postgres.replica import Replica
 from services.long_term_memory.postgres.schema import migrate
+from services.long_term_memory.postgres.server_state import read_state, written_position
 from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.profile_service import ProfileService
 from services.runtime import write_notes
@@ -212,6 +213,19 @@ def test_a_long_conversation_is_read_on_two_connections_of_the_replica(
 
     assert len(process.found(user)) == len(process.found(user)) > 4
     assert process.counts()["reads"] == before["reads"] + 2
+
+
+def test_what_an_idle_primary_has_written_can_be_replayed(servers: ReplicatedPostgres) -> None:
+    """Given a primary at the beginning of a segment of its log, I expect a position before the segment's header: a
+    replica comes behind that with the next record only."""
+
+    def at_a_beginning() -> bool:
+        with psycopg.connect(servers.primary.url, autocommit=True) as connection:
+            connection.execute("SELECT pg_switch_wal()")
+            written, state = written_position(connection), read_state(connection)
+            return written == state.position and written.lsn % 8192 == 0
+
+    wait_until(at_a_beginning, 20, description="a position at the beginning of a page")
 
 
 # Own writes
