@@ -62,7 +62,9 @@ class Restore:
             try:
                 with (
                     closing(self._reader),
-                    loading(url, manifest.schema_version, manifest.dimensions, embedder) as loader,
+                    loading(
+                        url, manifest.schema_version, manifest.dimensions, embedder, settings.ltm_partitions
+                    ) as loader,
                 ):
                     self._load(loader, report)
                     # Last, and with the tables locked: what is indexed from here on waits for the end of the block.
