@@ -28,12 +28,15 @@ def insert_as_then(connection: Connection[TupleRow], rows: Sequence[dict[str, An
     add_users_as_then(connection, [row["user_id"] for row in rows])
     present = connection.execute("SELECT attname FROM pg_attribute WHERE attrelid = 'memories'::regclass").fetchall()
     columns = [column for (column,) in present if rows and column in rows[0] and column not in ("id", without)]
+    of_owner = ["number AS user_number", *(["user_hash"] if ("user_hash",) in present else [])]
     for row in rows:
         connection.execute(
             sql.SQL(
-                "INSERT INTO memories (id, user_number, {columns}) SELECT %(id)s, number, {values}"
+                "INSERT INTO memories (id, {owner}, {columns}) SELECT %(id)s, {of_owner}, {values}"
                 " FROM users WHERE user_id = %(user_id)s"
             ).format(
+                owner=sql.SQL(", ".join(name.split()[-1] for name in of_owner)),
+                of_owner=sql.SQL(", ".join(of_owner)),
                 columns=sql.SQL(", ").join(map(sql.Identifier, columns)),
                 values=sql.SQL(", ").join(
                     sql.Placeholder(column) + sql.SQL("::halfvec" if column == "vector" else "") for column in columns

@@ -9,6 +9,9 @@ the measured searches of a heavy user reads on one connection, the others on two
 
 `--very-heavy V` adds a user with V memories, the turns of whose sessions are similar, as in real sessions, and measures
 what a search reads of them at `--exact-limit`, the ranking of the sample included. Past the limit, that is a sample.
+
+`--beside N` fills another database with the same memories in N partitions, 0 for one table, and measures searches and
+insertions of both in turns.
 """
 
 from __future__ import annotations
@@ -16,7 +19,9 @@ from __future__ import annotations
 import argparse
 import os
 import struct
+import uuid
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +35,9 @@ from psycopg_pool import ConnectionPool
 from bench.harness.databases import scratch_database
 from bench.harness.statistics import mean, quantile, timed
 from bench.harness.tables import show, track, write_json
-from services.long_term_memory.postgres.rows import TRAITS
+from services.long_term_memory.postgres.partitioning import PARTITIONS
+from services.long_term_memory.postgres.pool import open_pool
+from services.long_term_memory.postgres.rows import TRAITS, memory_rows
 from services.long_term_memory.postgres.schema import migrate, table_dimensions
 from services.long_term_memory.postgres.scope import Scope
 from services.long_term_memory.postgres.store import MemoryStore
@@ -52,6 +59,13 @@ REINDEXED = "heavy, after REINDEX"
 PROBES = 100
 #: Mean cosine of two turns of one session in LoCoMo, after the mean of all turns is subtracted.
 SESSION_COSINE = 0.17
+#: The size of a table with its partitions.
+SIZE = (
+    "SELECT sum({function}(oid))::bigint FROM pg_class WHERE oid = '{table}'::regclass"
+    " OR oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = '{table}'::regclass)"
+)
+#: Insertions that are measured, and the memories of each, as an indexer has them.
+INSERTIONS, INSERTED = 150, 20
 #: Reads the candidates of one user for the vector of a query: (384,) float32.
 Read = Callable[[NDArray[np.float32]], MemoryColumns]
 
@@ -82,7 +96,9 @@ def _halfvec(vector: NDArray[np.float32]) -> bytes:
     return struct.pack(">HH", DIMENSIONS, 0) + vector.astype(">f2").tobytes()
 
 
-def _keepsake_rows(owners: NDArray[np.int64], points: NDArray[np.float32], places: dict[int, int]) -> Iterator[bytes]:
+def _keepsake_rows(
+    owners: NDArray[np.int64], points: NDArray[np.float32], hashes: list[bytes], places: dict[int, int]
+) -> Iterator[bytes]:
     terms = hashed_terms(CONTENT.split()).tobytes()
     constant = [
         b"user",
@@ -96,6 +112,7 @@ def _keepsake_rows(owners: NDArray[np.int64], points: NDArray[np.float32], place
         fields = [
             os.urandom(16),
             struct.pack(">q", owner + 1),
+            *([hashes[owner]] if hashes else []),
             struct.pack(">q", hashed(f"s{place // SESSION_TURNS}")),
             struct.pack(">q", 765_000_000_000_000 + 1_000_000 * number),
             *constant,
@@ -121,16 +138,17 @@ def _copy(connection: psycopg.Connection[Any], into: str, rows: Iterator[bytes])
         copy.write(struct.pack(">h", -1))
 
 
-def fill(url: str, owners: NDArray[np.int64], points: NDArray[np.float32]) -> None:
+def fill(url: str, owners: NDArray[np.int64], points: NDArray[np.float32], partitions: int = PARTITIONS) -> None:
     """Fill Keepsake's table, then vacuum and analyze it; of an earlier release where it was migrated so far.
 
     Args:
         owners: (n,) int64, the user of each memory.
         points: (n, DIMENSIONS) float32, their unit vectors.
+        partitions: of a new table; 0 for none.
     """
     with psycopg.connect(url, autocommit=True) as connection:
         if table_dimensions(connection) is None:
-            migrate(connection, DIMENSIONS)
+            migrate(connection, DIMENSIONS, partitions=partitions)
         add_users_as_then(connection, [f"u{number}" for number in range(int(owners.max()) + 1)])
         insert(connection, owners, points, {})
         connection.execute("VACUUM ANALYZE memories")
@@ -148,9 +166,12 @@ def insert(
         owners, points: as for `fill`.
         places: how many each user has already, which is counted on.
     """
-    columns = "id, user_number, session, said_at, source, content, payload, terms"
+    # Of an earlier release's users there are none.
+    found = connection.execute("SELECT to_jsonb(users) ->> 'user_hash' FROM users ORDER BY number").fetchall()
+    hashes = [struct.pack(">q", int(value)) for (value,) in found if value is not None]
+    columns = f"id, user_number{', user_hash' if hashes else ''}, session, said_at, source, content, payload, terms"
     columns += ", traits, vector"
-    _copy(connection, f"memories ({columns})", _keepsake_rows(owners, points, places))
+    _copy(connection, f"memories ({columns})", _keepsake_rows(owners, points, hashes, places))
 
 
 def fill_mem0(url: str, pool: ConnectionPool, owners: NDArray[np.int64], points: NDArray[np.float32]) -> PGVector:
@@ -227,13 +248,30 @@ def measure(
     }
 
 
+def insertions(stores: dict[str, MemoryStore], users: int, rng: np.random.Generator) -> dict[str, dict[str, float]]:
+    """The time in which memories are inserted, by the store, in turns."""
+    times: dict[str, list[float]] = {name: [] for name in stores}
+    for turn in range(INSERTIONS):
+        points, owners = vectors(INSERTED, rng), rng.integers(1, users, INSERTED)
+        payloads = [{"data": CONTENT, "user_id": f"u{owner}"} for owner in owners]
+        rows = memory_rows([str(uuid.uuid4()) for _ in owners], points, payloads)  # type: ignore[arg-type]
+        # The first of a turn finds colder caches.
+        for name, store in list(stores.items())[:: 1 if turn % 2 else -1]:
+            _, ms = timed(lambda: store.insert_rows(rows, history=True))  # noqa: B023 - called at once
+            times[name].append(ms)
+    return {
+        name: {"memories": INSERTED, "ms_median": quantile(found, 0.5), "ms_p95": quantile(found, 0.95)}
+        for name, found in times.items()
+    }
+
+
 def sizes(url: str, rows: int, tables: dict[str, str]) -> dict[str, dict[str, float]]:
     """Bytes a memory of tables and of their indexes, by name of the table."""
     with psycopg.connect(url) as connection:
         return {
             name: {
-                "table bytes a memory": _one(connection, f"SELECT pg_table_size('{table}')") / rows,
-                "index bytes a memory": _one(connection, f"SELECT pg_indexes_size('{table}')") / rows,
+                f"{part} bytes a memory": _one(connection, SIZE.format(function=function, table=table)) / rows
+                for part, function in (("table", "pg_table_size"), ("index", "pg_indexes_size"))
             }
             for name, table in tables.items()
         }
@@ -264,6 +302,7 @@ def main() -> None:
     parser.add_argument(
         "--without-mem0", action="store_true", help="Keepsake's store alone: Mem0's index takes minutes"
     )
+    parser.add_argument("--beside", type=int, help="partitions of another database, measured in turns; 0 for none")
     given = parser.parse_args()
     rng = np.random.default_rng(7)
     points = vectors(given.memories, rng)
@@ -274,9 +313,18 @@ def main() -> None:
     points[owners == very_heavy_user] = with_sessions(points[owners == very_heavy_user], rng)
     # Both stores get values that half precision holds exactly, so that brute force ranks the same numbers.
     points = points.astype(np.float16).astype(np.float32)
-    with scratch_database() as url, ConnectionPool(url, min_size=1, max_size=2) as pool:
+    with ExitStack() as opened:
+        url = opened.enter_context(scratch_database())
         fill(url, owners, points)
+        pool = opened.enter_context(open_pool(url, 2))
         store = MemoryStore(pool)
+        stores = {"Keepsake": store}
+        if given.beside is not None:
+            other = opened.enter_context(scratch_database())
+            fill(other, owners, points, given.beside)
+            stores[f"Keepsake, {given.beside or 'no'} partitions"] = MemoryStore(
+                opened.enter_context(open_pool(other, 2))
+            )
         mem0 = None if given.without_mem0 else fill_mem0(url, pool, owners, points)
         tables = {"Keepsake": "memories", **({MEM0: "mem0_as_shipped"} if mem0 else {})}
         kinds = {"normal": 1, "heavy": HEAVY_USER}
@@ -284,10 +332,11 @@ def main() -> None:
             kinds["very heavy"] = very_heavy_user
         figures: dict[str, Any] = {}
         for kind, user in kinds.items():
-            reads = {"Keepsake": _read_of(store, user, given.memories)}
+            reads = {name: _read_of(each, user, given.memories) for name, each in stores.items()}
             if kind == "very heavy":
                 reads["Keepsake, a sample"] = _read_of(store, user, given.exact_limit)
             figures[kind] = measure(reads, mem0, user, owners, points)
+        figures["insertions"] = insertions(stores, given.users, rng)
         figures["sizes"] = sizes(url, given.memories, tables)
         # Rows inserted one by one leave the index's pages half full; docs/deployment.md says when to reindex.
         with pool.connection() as connection:
@@ -297,6 +346,7 @@ def main() -> None:
     title = f"{given.memories} memories of {given.users} users"
     for kind in (*kinds, REINDEXED):
         show(f"{title}: {kind}", figures[kind], 2)
+    show(f"{title}: insertions", figures["insertions"], 2)
     show(title, figures["sizes"], 0)
     write_json(given.json, figures)
 

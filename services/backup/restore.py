@@ -65,7 +65,12 @@ class Restore:
                 with (
                     closing(self._reader),
                     loading(
-                        url, manifest.schema_version, manifest.dimensions, embedder, keep_schema=self._keep_schema
+                        url,
+                        manifest.schema_version,
+                        manifest.dimensions,
+                        embedder,
+                        settings.ltm_partitions,
+                        keep_schema=self._keep_schema,
                     ) as loader,
                 ):
                     self._load(loader, report)

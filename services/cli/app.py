@@ -28,6 +28,7 @@ from services.cli.logs import logs
 from services.cli.mcp import mcp
 from services.cli.memories import correct, memories, memory
 from services.cli.output import print_error, report
+from services.cli.partition import partition_command
 from services.cli.plan import plan_command
 from services.cli.reembed import reembed_command
 from services.cli.status import status
@@ -51,6 +52,7 @@ def build_app() -> typer.Typer:
     app.command("import")(import_command)
     app.command("reembed")(reembed_command)
     app.command("plan")(plan_command)
+    app.command("partition")(partition_command)
     app.add_typer(dead)
     app.add_typer(extract)
     app.add_typer(key)

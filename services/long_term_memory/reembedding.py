@@ -218,7 +218,7 @@ def reembed(settings: Settings, operator: Operator) -> tuple[int | None, Embedde
     with database_errors(), psycopg.connect(url, autocommit=True) as connection:
         connection.execute("SET statement_timeout = 0")
         with schema_errors():
-            migrate(connection, table_dimensions(connection) or dimensions)
+            migrate(connection, table_dimensions(connection) or dimensions, partitions=settings.ltm_partitions)
             return run_alone(connection, embedder, embed, identity, operator), identity
 
 

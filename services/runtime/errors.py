@@ -106,6 +106,12 @@ class ReembeddingRefused(KeepsakeError):
     code = "reembedding_refused"
 
 
+class PartitioningRefused(KeepsakeError):
+    """`ltm partition` does not run or switch: something else works on the table, or its operator has not agreed."""
+
+    code = "partitioning_refused"
+
+
 class BackupRefused(KeepsakeError):
     """`ltm backup` cannot write a backup: there is nothing to back up, or no place for the file."""
 

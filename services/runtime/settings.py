@@ -309,6 +309,20 @@ class Settings(BaseSettings):
         description="Indexer: older memories are deleted: days, as in `365`, or rules by source and character,"
         " as in `365, ai=30, @luna=90, @luna/ai=never`, of which the one that says most holds; unset: none are.",
     )
+    ltm_partitions: int = Field(
+        default=16,
+        ge=0,
+        le=256,
+        description="In how many partitions, by user, a new database keeps the memories; 0 or 1: in one table. Another"
+        " database is changed by `ltm partition`.",
+    )
+    ltm_reindex_factor: float = Field(
+        default=1.4,
+        ge=0,
+        le=100,
+        description="Indexer: how much larger than it need be an index of the memories becomes until it is built anew,"
+        " one at a time, beside searches and writers; 0 for never.",
+    )
     memory_max_messages: int = Field(
         default=200, ge=1, le=100_000, description="Memory service: the most messages kept of a user's conversation."
     )

@@ -17,7 +17,7 @@ from dramatiq.middleware import Middleware, MiddlewareError
 from keepsake_client.errors import KeepsakeError, Unavailable
 from keepsake_client.protocol import COUNTERS
 
-from services.long_term_memory import expiry
+from services.long_term_memory import expiry, index_upkeep
 from services.long_term_memory.context_service import ContextService
 from services.long_term_memory.expiry import ExpiryThread
 from services.long_term_memory.extraction import ticker
@@ -91,6 +91,7 @@ class Resources(Middleware):
         self._counts = PendingCounts(COUNTERS)
         self._heartbeat: HeartbeatThread | None = None
         self._expiry: ExpiryThread | None = None
+        self._upkeep: PeriodicThread | None = None
         self._ticker: ExtractionTicker | None = None
         self._figures: FiguresThread | None = None
         self._sampler: PeriodicThread | None = None
@@ -222,6 +223,14 @@ class Resources(Middleware):
                 self._opened.expiry, self._count_expired, self._count_failed_expiry, self._expiry_interval_s
             )
             self._expiry.start()
+            self._upkeep = PeriodicThread(
+                "index-upkeep",
+                self._opened.upkeep.run_once,
+                "index_upkeep_failed",
+                lambda: self.count("index_upkeep_failed"),
+                index_upkeep.INTERVAL_S,
+            )
+            self._upkeep.start()
         if self._opened.extraction:
             self._ticker = ExtractionTicker(
                 self._opened.extraction.tick,
@@ -246,7 +255,7 @@ class Resources(Middleware):
         log.info("worker_ready", queues=sorted(worker.consumer_whitelist or ()))
 
     def after_worker_shutdown(self, _: dramatiq.Broker, __: dramatiq.Worker) -> None:
-        for thread in (self._expiry, self._ticker, self._figures, self._sampler):
+        for thread in (self._expiry, self._upkeep, self._ticker, self._figures, self._sampler):
             if thread:
                 thread.stop()
         if self._heartbeat:

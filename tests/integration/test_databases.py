@@ -59,7 +59,7 @@ def test_no_connection_is_left(url: str) -> None:
         "CREATE TABLE more (a int)",
         "ALTER TABLE users ADD COLUMN more int",
         "ALTER TABLE users ALTER COLUMN agent_id DROP DEFAULT",
-        "ALTER TABLE memories SET (autovacuum_enabled = false)",
+        "ALTER TABLE memories_00 SET (autovacuum_enabled = false)",
         "DROP INDEX memories_by_time",
         "CREATE SCHEMA more",
         "DELETE FROM schema_migrations WHERE version = 1",

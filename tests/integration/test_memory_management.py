@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
 from collections.abc import Callable
@@ -190,9 +191,9 @@ def test_a_list_reads_its_index_in_one_statement(
     with pool.connection() as connection:
         connection.execute("INSERT INTO users (user_id, agent_id) VALUES ('u1', '')")
         connection.execute(
-            "INSERT INTO memories (id, user_number, session, said_at, source, content, payload, terms, traits, vector)"
-            " SELECT gen_random_uuid(), 1, n / 25, to_timestamp(n), 'user', 'tea', '{}', '', '\\x00', %s::halfvec"
-            " FROM generate_series(1, 3000) n",
+            "INSERT INTO memories (id, user_number, user_hash, session, said_at, source, content, payload, terms,"
+            " traits, vector) SELECT gen_random_uuid(), users.number, user_hash, n / 25, to_timestamp(n), 'user',"
+            " 'tea', '{}', '', '\\x00', %s::halfvec FROM generate_series(1, 3000) n, users",
             ([0.1] * 384,),
         )
         connection.execute("ANALYZE memories")
@@ -213,9 +214,9 @@ def test_a_list_reads_its_index_in_one_statement(
         with pool.connection() as connection:
             plan = connection.execute(f"EXPLAIN (ANALYZE, FORMAT TEXT) {query}", values).fetchall()
         text = "\n".join(line for (line,) in plan)
-        assert "memories_by_time" in text
+        assert re.search(r"memories_\d+_by_time", text)
         assert "rows=51.00" in text or "rows=51 " in text
-        assert "Seq Scan on memories" not in text
+        assert all("never executed" in line for (line,) in plan if "Seq Scan on memories" in line)
 
 
 # Conditions

@@ -251,8 +251,8 @@ def test_a_run_that_was_killed_while_it_made_the_indexes_is_resumed(filled: str)
     before = schema(filled)
 
     def die() -> None:
-        statement = "CREATE INDEX next_memories_of_user ON memories_next (number)"
-        invalid = "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'next_memories_of_user'::regclass"
+        statement = "CREATE INDEX next_memories_00_of_user ON next_memories_00 (number)"
+        invalid = "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'next_memories_00_of_user'::regclass"
         execute(filled, statement, invalid)
         raise Killed
 

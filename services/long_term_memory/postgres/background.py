@@ -16,26 +16,27 @@ RECAPPED: tuple[Kind, ...] = ("message", "fact")
 MAX_FACTS = 24
 LINES_AT_EACH_END = 2
 
+_OF_OWNER = "user_number = owners.number AND memories.user_hash = owners.user_hash"
 _COLUMNS = "number, id::text AS id, session, said_at, source, content, payload"
 # One statement, because it is one round trip. Sessions are told from the present one by time: the index
 # `memories_by_time` then leads to the last one before it, however long the present one is.
 _BACKGROUND = (
-    f"WITH owners AS MATERIALIZED (SELECT number, kind FROM users WHERE {OWNERS}),"  # noqa: S608 - constants
+    f"WITH owners AS MATERIALIZED (SELECT number, user_hash, kind FROM users WHERE {OWNERS}),"  # noqa: S608 - constants
     " begun AS MATERIALIZED (SELECT coalesce(min(said_at), 'infinity') AS at FROM owners,"
     " unnest(%(present)b::bigint[]) AS present (session),"
-    " LATERAL (SELECT said_at FROM memories WHERE user_number = owners.number AND memories.session = present.session"
+    f" LATERAL (SELECT said_at FROM memories WHERE {_OF_OWNER} AND memories.session = present.session"
     " ORDER BY said_at LIMIT 1) AS first WHERE kind = 'message'),"
-    f" facts AS (SELECT m.* FROM owners, LATERAL (SELECT {_COLUMNS} FROM memories WHERE user_number = owners.number"
+    f" facts AS (SELECT m.* FROM owners, LATERAL (SELECT {_COLUMNS} FROM memories WHERE {_OF_OWNER}"
     " AND said_at < (SELECT at FROM begun) ORDER BY said_at DESC, number DESC LIMIT %(facts)b) AS m"
     " WHERE kind = 'fact'),"
     " last AS MATERIALIZED (SELECT m.* FROM owners, LATERAL (SELECT session, said_at FROM memories"
-    " WHERE user_number = owners.number AND said_at < (SELECT at FROM begun)"
+    f" WHERE {_OF_OWNER} AND said_at < (SELECT at FROM begun)"
     " ORDER BY said_at DESC, number DESC LIMIT 1) AS m"
     " WHERE kind = 'message' ORDER BY m.said_at DESC LIMIT 1),"
     " lines AS (SELECT m.* FROM last, owners, LATERAL ("
-    f"(SELECT {_COLUMNS} FROM memories WHERE user_number = owners.number AND session = last.session"
+    f"(SELECT {_COLUMNS} FROM memories WHERE {_OF_OWNER} AND session = last.session"
     " ORDER BY said_at, number LIMIT %(lines)b)"
-    f" UNION ALL (SELECT {_COLUMNS} FROM memories WHERE user_number = owners.number AND session = last.session"
+    f" UNION ALL (SELECT {_COLUMNS} FROM memories WHERE {_OF_OWNER} AND session = last.session"
     " ORDER BY memories.said_at DESC, number DESC LIMIT %(lines)b)) AS m WHERE kind = 'message')"
     " SELECT kind, number, id, session, extract(epoch FROM said_at)::float8, source, content, payload"
     " FROM (SELECT 'fact' AS kind, * FROM facts UNION ALL SELECT 'message', * FROM lines UNION ALL"

@@ -14,8 +14,16 @@ from psycopg.rows import TupleRow
 
 from services.long_term_memory.embeddings.identity import EmbedderIdentity
 from services.long_term_memory.postgres.embedder_record import drop_new_vectors, read_record
+from services.long_term_memory.postgres.partitioning import (
+    PARTITIONS,
+    PARTITIONS_STEP,
+    USER_HASH,
+    is_hashed,
+    partition_at_once,
+)
 from services.long_term_memory.postgres.pool import APPLICATION_NAME, MIGRATION_LOCK, check_connects, database_errors
 from services.long_term_memory.postgres.preconditions import applied_steps, schema_errors, step_files
+from services.long_term_memory.postgres.replacement import create_as_defined
 from services.long_term_memory.postgres.schema import migrate, read_migrations, table_dimensions
 from services.long_term_memory.postgres.tables import Table, created_tables, sequence_values, stored_tables
 from services.runtime.errors import BackupRefused, RestoreRefused
@@ -43,16 +51,30 @@ class Snapshot:
     def __init__(self, connection: Connection[TupleRow]) -> None:
         self._connection = connection
         self.version = applied_steps(connection, len(step_files()))
-        self.tables = stored_tables(connection)
+        # As the tables of a new database are, whatever those of this one are: their rows can be loaded into such a one.
+        self._unhashed = self.version >= PARTITIONS_STEP and not is_hashed(connection)
+        self.tables = [self._as_new(table) for table in stored_tables(connection)]
         self.dimensions = table_dimensions(connection) or 0
         self.embedder = _embedder(connection)
         self.sequences = sequence_values(connection, self.tables)
 
     def copy(self, table: Table) -> Iterator[bytes]:
         """The rows of a table in PostgreSQL's binary format."""
-        statement = sql.SQL("COPY {} ({}) TO STDOUT (FORMAT binary)").format(table.identifier, _names(table.columns))
+        statement = sql.SQL("COPY ({}) TO STDOUT (FORMAT binary)").format(self._select(table))
         with self._connection.cursor() as cursor, cursor.copy(statement) as rows:
             yield from map(bytes, rows)
+
+    def _as_new(self, table: Table) -> Table:
+        derived = {"user_hash"} if self._unhashed and table.name == "users" else set()
+        return Table(table.name, tuple(name for name in table.columns if name not in derived))
+
+    def _select(self, table: Table) -> sql.Composed:
+        columns: list[sql.Composable] = [sql.Identifier(table.name, name) for name in table.columns]
+        joined: sql.Composable = table.identifier
+        if self._unhashed and table.name == "memories":
+            columns[table.columns.index("user_hash")] = sql.SQL(USER_HASH)
+            joined = sql.SQL("memories JOIN users ON users.number = user_number")
+        return sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(columns), joined)
 
     def count(self, table: Table) -> int:
         """How many rows a table has."""
@@ -89,16 +111,20 @@ class Loader:
         connection: in a transaction, which the caller commits.
         version: the schema version of the dump.
         dimensions: of its vectors.
+        partitions: how many the table of memories gets.
     """
 
-    def __init__(self, connection: Connection[TupleRow], version: int, dimensions: int) -> None:
+    def __init__(self, connection: Connection[TupleRow], version: int, dimensions: int, partitions: int) -> None:
         self._connection = connection
         self._dimensions = dimensions
+        self._partitions = partitions
         present = _present(connection)
         if present:
             drop_new_vectors(connection)
             connection.execute(sql.SQL("DROP TABLE {}").format(_names(present)))
-        migrate(connection, dimensions, read_migrations()[:version])
+        migrate(connection, dimensions, read_migrations()[:version], partitions=partitions)
+        if version >= PARTITIONS_STEP and not is_hashed(connection):  # an earlier release's worker is connected
+            partition_at_once(connection, partitions)
         self._tables = {table.name: table for table in stored_tables(connection)}
         # Those of a constraint stay. The others are made once all rows are there: faster, and smaller.
         self._indexes = connection.execute(_INDEXES, (list(self._tables),)).fetchall()
@@ -130,18 +156,26 @@ class Loader:
         for table, columns in sequences.items():
             for column, last in columns.items():
                 self._connection.execute("SELECT setval(pg_get_serial_sequence(%s, %s), %s)", (table, column, last))
-        for _, definition in self._indexes:
-            self._connection.execute(sql.SQL(definition))
+        for name, definition in self._indexes:
+            create_as_defined(self._connection, name, definition)
         if keep_schema:
             return
         migrate(self._connection, self._dimensions, read_migrations())
+        if not is_hashed(self._connection):  # the dump is of a release before
+            partition_at_once(self._connection, self._partitions)
         # Of a run of `ltm reembed` that was under way: its vectors are not in the dump.
         self._connection.execute("DELETE FROM embedders WHERE vector_column <> 'vector'")
 
 
 @contextmanager
 def loading(
-    database_url: str, version: int, dimensions: int, embedder: EmbedderIdentity | None, *, keep_schema: bool = False
+    database_url: str,
+    version: int,
+    dimensions: int,
+    embedder: EmbedderIdentity | None,
+    partitions: int = PARTITIONS,
+    *,
+    keep_schema: bool = False,
 ) -> Iterator[Loader]:
     """A loader into an empty database, in one transaction that the end of the block commits.
 
@@ -149,6 +183,7 @@ def loading(
         version: the schema version of the dump.
         dimensions: of its vectors.
         embedder: the one that they are of, where that is known.
+        partitions: how many the table of memories gets.
         keep_schema: leaves what an earlier release computed, for that release.
 
     Raises:
@@ -164,7 +199,7 @@ def loading(
                 connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(_names(present)))
             _check_empty(connection)
             _check_workers(connection, embedder)
-            yield Loader(connection, version, dimensions)
+            yield Loader(connection, version, dimensions, partitions)
         if not keep_schema:
             migrate(connection, dimensions)  # renews what an earlier release computed
         for table in _present(connection):

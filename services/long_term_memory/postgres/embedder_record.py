@@ -58,7 +58,8 @@ def check_provider(connection: Connection[TupleRow], provider: str) -> None:
 
 
 def drop_new_vectors(connection: Connection[TupleRow]) -> None:
-    """Remove what `ltm reembed` has done so far."""
+    """Remove what `ltm reembed` or `ltm partition` has done so far."""
+    connection.execute("DROP FUNCTION IF EXISTS mirror_memory CASCADE")
     connection.execute("DROP FUNCTION IF EXISTS note_changed_memory CASCADE")  # with its trigger
     connection.execute("DROP TABLE IF EXISTS memories_changed, memories_next")
     connection.execute("DELETE FROM embedders WHERE vector_column = 'new_vector'")

@@ -25,9 +25,10 @@ ABOUT_FACTS: Final = (
     "CASE WHEN users.kind <> 'message' THEN jsonb_strip_nulls(jsonb_build_object("
     "'fact_kind', {memory}.payload -> 'fact_kind', 'evidence', coalesce("
     "(SELECT jsonb_agg(said.id ORDER BY said.said_at, said.number) FROM fact_evidence e"
-    " JOIN memories said ON said.number = e.memory_number WHERE e.fact_number = {memory}.number), '[]'),"
+    " JOIN memories said ON said.number = e.memory_number AND said.user_hash = {memory}.user_hash"
+    " WHERE e.fact_number = {memory}.number), '[]'),"
     "'superseded_by', (SELECT new.id FROM superseded_facts s JOIN memories new ON new.number = s.superseded_by"
-    " WHERE s.fact_number = {memory}.number),"
+    " AND new.user_hash = {memory}.user_hash WHERE s.fact_number = {memory}.number),"
     "'superseded_at', (SELECT round(extract(epoch FROM superseded_at), 3) FROM superseded_facts s"
     " WHERE s.fact_number = {memory}.number))) END"
 )

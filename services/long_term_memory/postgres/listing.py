@@ -25,8 +25,9 @@ _DIRECTIONS: Final = {"newest": ("DESC", "<"), "oldest": ("ASC", ">")}
 _PAGE = (
     "SELECT m.said_at, m.number, m.id::text, m.payload, m.content, m.source,"  # noqa: S608 - constants
     f" extract(epoch FROM m.said_at)::float8, users.user_id, users.agent_id, {ABOUT_FACTS.format(memory='m')}"
-    f" FROM (SELECT number, user_id, agent_id, kind FROM users WHERE {OWNERS}) AS users, LATERAL ("
-    "SELECT said_at, number, id, payload, content, source FROM memories WHERE user_number = users.number"
+    f" FROM (SELECT number, user_hash, user_id, agent_id, kind FROM users WHERE {OWNERS}) AS users, LATERAL ("
+    "SELECT said_at, number, user_hash, id, payload, content, source FROM memories"
+    " WHERE user_number = users.number AND user_hash = users.user_hash"
     "{conditions}{after} ORDER BY said_at {direction}, number {direction} LIMIT %(limit)s) AS m"
     " ORDER BY m.said_at {direction}, m.number {direction} LIMIT %(limit)s"
 )

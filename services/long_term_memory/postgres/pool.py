@@ -31,8 +31,10 @@ CONNECTION_TIMEOUT_S = 4.0
 #: next request: with a short time, a server that is back after a minute is found within a second or two.
 RECONNECT_TIMEOUT_S = 2.0
 CONNECT_TIMEOUT_S = 3
-#: By which `ltm reembed` recognizes the connections of running workers, and ends them.
-APPLICATION_NAME = "keepsake"
+#: By which `ltm reembed` recognizes the connections of running workers, and ends them; and `ltm partition` those of
+#: earlier releases, which do not know its table.
+APPLICATION_NAME = "keepsake-worker"
+EARLIER_APPLICATION_NAME = "keepsake"
 #: The key of the advisory lock that a migrating process holds, the same in every release: "keepsake" in ASCII.
 MIGRATION_LOCK = 0x6B656570_73616B65
 
@@ -68,6 +70,9 @@ class AnsweredConnection(psycopg.Connection[TupleRow]):
 
     #: How long it waits for an answer; None waits for ever.
     answer_timeout_s: float | None = ANSWER_TIMEOUT_S
+    #: Whether `memories` is partitioned, so that a condition on the user's hash leaves one partition. Without it a
+    #: statement finds the same; with it the index of a table that is not partitioned does not answer alone.
+    partitioned: bool = False
     #: Called when there was none, and the connection is closed.
     on_half_open: Callable[[], None] = staticmethod(lambda: None)
 
@@ -80,6 +85,24 @@ class AnsweredConnection(psycopg.Connection[TupleRow]):
                 self.close()  # what it is sent late would be taken for the answer to the next statement
                 self.on_half_open()
             raise
+
+
+def note_layout(connection: psycopg.Connection[TupleRow]) -> None:
+    """Note on a connection of the pool whether `memories` is partitioned, and have its statements planned for that.
+
+    A generic plan leaves out partitions as it starts. PostgreSQL would not choose it, as it looks expensive with all of
+    them, and plan every search anew, which takes longer than the search.
+    """
+    row = connection.execute("SELECT relkind = 'p' FROM pg_class WHERE oid = to_regclass('memories')").fetchone()
+    answered = cast(AnsweredConnection, connection)
+    answered.partitioned = row == (True,)
+    if answered.partitioned:
+        connection.execute("SET plan_cache_mode = force_generic_plan")
+
+
+def is_partitioned(connection: psycopg.Connection[TupleRow]) -> bool:
+    """Whether `memories` was partitioned when the connection was made."""
+    return isinstance(connection, AnsweredConnection) and connection.partitioned
 
 
 @contextmanager
@@ -165,6 +188,7 @@ def open_pool(
         connection.answer_timeout_s = answer_timeout_s
         connection.on_half_open = replace_all
         guard(connection)
+        note_layout(connection)
         availability.up()
 
     def replace_all() -> None:

@@ -20,8 +20,9 @@ from psycopg import sql
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool
 
+from services.long_term_memory.postgres.pool import is_partitioned
 from services.long_term_memory.postgres.rows import ADDED, HEAD, Vector
-from services.long_term_memory.postgres.scope import OWNER_NUMBER, OWNERS, Owner, Scope
+from services.long_term_memory.postgres.scope import OWNER_NUMBER, OWNERS, USER_HASH, Owner, Scope
 from services.long_term_memory.retrieval.columns import MemoryColumns, hashed
 from services.long_term_memory.retrieval.facts import ColumnsWithFacts
 
@@ -43,7 +44,7 @@ _PACKED: tuple[tuple[str, str, np.dtype[Any]], ...] = (
 )
 _PACKS = ", ".join(f"coalesce(string_agg({pack}, ''::bytea), ''::bytea) AS {name}" for name, pack, _ in _PACKED)
 _COLUMNS_OF = (
-    f"SELECT {_PACKS} FROM (SELECT * FROM memories WHERE user_number = {{owner}}{{conditions}}"  # noqa: S608 - constants
+    f"SELECT {_PACKS} FROM (SELECT * FROM memories WHERE user_number = {{owner}}{{hash}}{{conditions}}"  # noqa: S608 - constants
     " ORDER BY session, said_at, number LIMIT %(limit)s) AS conversation"
 )
 #: In the place of a segment, for the rows of facts.
@@ -59,7 +60,7 @@ _SAID = _PAIRS.format(table="fact_evidence", other="memory_number", name="said")
 _REPLACED = _PAIRS.format(table="superseded_facts", other="superseded_by", name="replaced")
 _FACTS_OF = (
     f"SELECT {_PACKS}, {_SAID}, {_REPLACED} FROM (SELECT * FROM memories"  # noqa: S608 - constants
-    f" WHERE user_number = owners.number ORDER BY number DESC LIMIT {MAX_FACTS}) AS facts"
+    f" WHERE user_number = owners.number{{hash}} ORDER BY number DESC LIMIT {MAX_FACTS}) AS facts"
 )
 _NO_FACTS = "NULL::bytea AS said, NULL::bytea AS replaced"
 _COLUMNS = _COLUMNS_OF.replace("{owner}", OWNER_NUMBER)
@@ -70,7 +71,7 @@ _FACTS = (
 )
 _COLUMNS_AND_FACTS = f"SELECT 0, columns.*, {_NO_FACTS} FROM ({_COLUMNS}) AS columns{_FACTS}"  # noqa: S608 - constants
 _COLUMNS_BY_OWNER = (
-    f"WITH owners AS (SELECT number, user_id, agent_id, kind FROM users WHERE {OWNERS})"  # noqa: S608 - constants
+    f"WITH owners AS (SELECT number, user_hash, user_id, agent_id, kind FROM users WHERE {OWNERS})"  # noqa: S608 - constants
     f" SELECT user_id, agent_id, 0, columns.*, {_NO_FACTS} FROM owners, LATERAL ("
     + _COLUMNS_OF.replace("{owner}", "owners.number").replace("{conditions}", "")
     + ") AS columns WHERE kind = 'message'"  # noqa: S608 - constants
@@ -151,9 +152,9 @@ class ColumnReader:
         values = {**owner._asdict(), "vector": _float32(vector), "limit": limit, **window.values()}
         if sample:
             conditions = f" AND number %% {SAMPLE} = 0{window.conditions()}"
-            return unpack(self._fetch(sql.SQL(_COLUMNS.replace("{conditions}", conditions)), values))
+            return unpack(self._fetch(_COLUMNS.replace("{conditions}", conditions), values))
         statement = _COLUMNS_AND_FACTS.replace("{conditions}", window.conditions())
-        return _together(self._fetch(sql.SQL(statement), values))
+        return _together(self._fetch(statement, values))
 
     def read_owners(self, scope: Scope, vector: Vector | None, limit: int) -> dict[Owner, MemoryColumns]:
         """The memories of each owner of a scope, as `read` gives them, in one round trip.
@@ -163,7 +164,7 @@ class ColumnReader:
         """
         values = {**scope.values, "vector": _float32(vector), "limit": limit}
         by_owner: dict[Owner, list[TupleRow]] = defaultdict(list)
-        for user, agent, *row in self._fetch(sql.SQL(_COLUMNS_BY_OWNER), values):
+        for user, agent, *row in self._fetch(_COLUMNS_BY_OWNER, values):
             by_owner[Owner(user, agent)].append(tuple(row))
         return {owner: _together(rows) for owner, rows in by_owner.items()}
 
@@ -186,14 +187,17 @@ class ColumnReader:
         half = (len(bounds) + 1) // 2
         # In a copy of the context, which says what a read of the replica must see.
         later = self._executor.submit(
-            copy_context().run, self._fetch, sql.SQL(segments + _IN_ORDER), values | _edges(bounds[half:])
+            copy_context().run, self._fetch, segments + _IN_ORDER, values | _edges(bounds[half:])
         )
-        first = self._fetch(sql.SQL(segments + _FACTS + _IN_ORDER), values | _edges(bounds[:half]))
+        first = self._fetch(segments + _FACTS + _IN_ORDER, values | _edges(bounds[:half]))
         return _together([*first, *later.result()])
 
-    def _fetch(self, statement: sql.SQL, values: dict[str, Any]) -> Sequence[TupleRow]:
+    def _fetch(self, statement: str, values: dict[str, Any]) -> Sequence[TupleRow]:
         with self._pool.connection() as connection:
-            return connection.execute(statement, values, binary=True).fetchall()
+            # Only where there are partitions to leave out: the index of another table does not hold it.
+            user_hash = "owners.user_hash" if statement is _COLUMNS_BY_OWNER else USER_HASH
+            condition = f" AND user_hash = {user_hash}" if is_partitioned(connection) else ""
+            return connection.execute(sql.SQL(statement.replace("{hash}", condition)), values, binary=True).fetchall()
 
 
 def _together(rows: Sequence[TupleRow]) -> MemoryColumns:

@@ -114,12 +114,14 @@ _REFUSED = (
 _ADD_MEMORIES = (
     f"WITH given AS MATERIALIZED (SELECT nextval('memories_number_seq') AS number, * FROM unnest({_GIVEN})"  # noqa: S608 - constants
     f" WITH ORDINALITY AS rows ({', '.join(_ARRAYS)}, place)), {_REFUSED}, added AS ("
-    f"INSERT INTO memories (number, id, user_number, arrived_at, {', '.join(_COLUMN_NAMES)}) OVERRIDING SYSTEM VALUE"
-    " SELECT number, id, (SELECT users.number FROM users"
-    " WHERE (users.user_id, users.agent_id, users.kind) = (given.user_id, given.agent_id, %(kind)b)),"
+    f"INSERT INTO memories (number, id, user_number, user_hash, arrived_at, {', '.join(_COLUMN_NAMES)})"
+    " OVERRIDING SYSTEM VALUE SELECT given.number, id, owners.number, owners.user_hash,"
     f" arrived_at, {', '.join(_COLUMN_NAMES[:-1])},"
     " (%(vectors)b)[(place - 1) * %(dimensions)s + 1 : place * %(dimensions)s]::halfvec"
-    " FROM given WHERE id NOT IN (SELECT id FROM refused) ORDER BY id ON CONFLICT (id) DO NOTHING RETURNING id"
+    " FROM given LEFT JOIN users AS owners"
+    " ON (owners.user_id, owners.agent_id, owners.kind) = (given.user_id, given.agent_id, %(kind)b)"
+    # By whatever key the table has: an id is that of one user's memory alone, as it is derived from the user's.
+    " WHERE id NOT IN (SELECT id FROM refused) ORDER BY id ON CONFLICT DO NOTHING RETURNING id"
 )
 _ADD_HISTORY = (
     ", changes AS (INSERT INTO memory_history"

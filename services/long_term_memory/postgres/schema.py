@@ -17,12 +17,14 @@ from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
 from services.long_term_memory.postgres.analysis import renew_analyses
+from services.long_term_memory.postgres.partitioning import PARTITIONS, PARTITIONS_STEP, partition_new
 from services.long_term_memory.postgres.pool import migration_lock
 from services.long_term_memory.postgres.preconditions import applied_steps, step_files
 from services.long_term_memory.postgres.rows import memory_row
 from services.runtime.errors import EmbeddingDimensionMismatch
 
-Hook = Callable[[Connection[TupleRow]], None]
+#: Called with the number of partitions that a new database gets.
+Hook = Callable[[Connection[TupleRow], int], None]
 
 
 class Migration(NamedTuple):
@@ -37,7 +39,7 @@ class Migration(NamedTuple):
     hook: Hook | None = None
 
 
-def _move_mem0_rows(connection: Connection[TupleRow]) -> None:
+def _move_mem0_rows(connection: Connection[TupleRow], _: int) -> None:
     """Insert the rows of Mem0's own table into the table of columns, and drop the former."""
     with connection.cursor("mem0_rows") as old:
         for memory_id, vector, payload in old.execute("SELECT id::text, vector::text, payload FROM memories_of_mem0"):
@@ -55,7 +57,7 @@ _ADD_OF_MEM0 = (
 )
 
 #: By the number of the step.
-HOOKS: dict[int, Hook] = {2: _move_mem0_rows}
+HOOKS: dict[int, Hook] = {2: _move_mem0_rows, PARTITIONS_STEP: partition_new}
 
 
 def read_migrations() -> list[Migration]:
@@ -63,7 +65,13 @@ def read_migrations() -> list[Migration]:
     return [Migration(file.read_text("utf-8"), HOOKS.get(number)) for number, file in enumerate(step_files(), start=1)]
 
 
-def migrate(connection: Connection[TupleRow], dimensions: int, migrations: Sequence[Migration] | None = None) -> None:
+def migrate(
+    connection: Connection[TupleRow],
+    dimensions: int,
+    migrations: Sequence[Migration] | None = None,
+    *,
+    partitions: int = PARTITIONS,
+) -> None:
     """Apply the steps that the database lacks, and renew what earlier releases computed from texts; idempotent.
 
     Several processes may call this at once: one applies the steps, the others wait for it.
@@ -71,6 +79,7 @@ def migrate(connection: Connection[TupleRow], dimensions: int, migrations: Seque
     Args:
         dimensions: of the embedder's vectors.
         migrations: all steps in their order; None for those of this release.
+        partitions: of the memories of a new database.
 
     Raises:
         EmbeddingDimensionMismatch: the table holds vectors of another size.
@@ -85,13 +94,13 @@ def migrate(connection: Connection[TupleRow], dimensions: int, migrations: Seque
             )
             applied = applied_steps(connection, len(steps))
         for version, step in enumerate(steps[applied:], start=applied + 1):
-            _apply(connection, version, step, dimensions)
+            _apply(connection, version, step, dimensions, partitions)
     if migrations is None:
         renew_analyses(connection)
     _check_dimensions(connection, dimensions)
 
 
-def _apply(connection: Connection[TupleRow], version: int, step: Migration, dimensions: int) -> None:
+def _apply(connection: Connection[TupleRow], version: int, step: Migration, dimensions: int, partitions: int) -> None:
     """Apply one step, in a transaction of its own: its locks are not held while the next one builds an index."""
     with connection.transaction():
         connection.execute(
@@ -99,7 +108,7 @@ def _apply(connection: Connection[TupleRow], version: int, step: Migration, dime
         )  # a million memories take longer than the 10 s of the pool
         connection.execute(sql.SQL(step.statements).format(dimensions=sql.Literal(dimensions)))
         if step.hook:
-            step.hook(connection)
+            step.hook(connection, partitions)
         connection.execute("INSERT INTO schema_migrations (version) VALUES (%s)", (version,))
 
 

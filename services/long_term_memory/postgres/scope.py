@@ -29,6 +29,8 @@ OWNER_NUMBERS: Final = f"ANY(ARRAY(SELECT number FROM users WHERE {OWNERS}))"  #
 OWNER_NUMBER: Final = (
     "(SELECT number FROM users WHERE user_id = %(user)s AND agent_id = %(agent)s AND kind = 'message')"
 )
+#: The hash of an owner's user, by which `memories` is partitioned, as an expression with the same parameters.
+USER_HASH: Final = "hashtextextended(%(user)s, 0)"
 
 
 class Owner(NamedTuple):

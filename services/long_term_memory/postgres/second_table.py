@@ -7,9 +7,7 @@ workers: whatever they had under way has vectors of the old embedder.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from psycopg import Connection, errors, sql
@@ -18,14 +16,17 @@ from psycopg.rows import TupleRow
 from services.long_term_memory.embeddings.identity import EmbedderIdentity
 from services.long_term_memory.postgres.embedder_record import drop_new_vectors, read_record, write_record
 from services.long_term_memory.postgres.pool import APPLICATION_NAME
+from services.long_term_memory.postgres.replacement import (
+    LOCK_TIMEOUT_MS,
+    MAX_INDEXED_DIMENSIONS,
+    MEMORIES_BYTES,
+    Replacement,
+    validate,
+)
 from services.long_term_memory.postgres.rows import Vector
 
 #: Memories whose changes are taken over at once.
 BATCH_ROWS = 64
-#: An index row of PostgreSQL holds 2,704 bytes; larger vectors stay in the table.
-MAX_INDEXED_DIMENSIONS = 480
-#: How long the switch waits for a lock before it lets those pass that wait behind it.
-LOCK_TIMEOUT_MS = 1_000
 
 _CHANGES = """
 CREATE TABLE memories_changed (number bigint NOT NULL);
@@ -72,23 +73,6 @@ _COLUMNS = (
 )
 
 
-class Definition(NamedTuple):
-    """One index of `memories`.
-
-    Args:
-        constraint: `p` or `u`, where it is that of a constraint.
-    """
-
-    name: str
-    statement: str
-    constraint: str | None
-
-    @property
-    def next_name(self) -> str:
-        """The name of the second table's, until the switch."""
-        return f"next_{self.name}"
-
-
 class SecondTable:
     """The table `memories_next`.
 
@@ -100,6 +84,7 @@ class SecondTable:
     def __init__(self, connection: Connection[TupleRow], identity: EmbedderIdentity) -> None:
         self._connection = connection
         self._identity = identity
+        self._replacement = Replacement(connection, identity.dimensions)
         self._columns: list[str] = []
 
     def prepare(self) -> None:
@@ -116,19 +101,10 @@ class SecondTable:
         with self._connection.transaction():
             self._connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT_MS)))
             drop_new_vectors(self._connection)
-            self._connection.execute(
-                "CREATE TABLE memories_next"
-                " (LIKE memories INCLUDING GENERATED INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE)"
-            )
-            self._connection.execute(
-                sql.SQL(
-                    "ALTER TABLE memories_next ALTER COLUMN vector TYPE halfvec({}), ADD PRIMARY KEY (number)"
-                ).format(sql.Literal(self._identity.dimensions))
-            )
-            self._copy_options()
+            self._replacement.create()
             # Once the trigger is there, every row is either seen by the first batch or noted.
             self._connection.execute(_CHANGES)
-            self._copy_rights("memories_next", "memories_changed")
+            self._replacement.copy_rights("memories_changed")
             write_record(self._connection, "new_vector", self._identity)
 
     def counts(self) -> tuple[int, int]:
@@ -150,7 +126,7 @@ class SecondTable:
             " FROM unnest(%(numbers)b::bigint[], %(contents)b::text[])"
             " WITH ORDINALITY AS given (number, content, place)"
             " JOIN memories ON memories.number = given.number AND memories.content = given.content"
-            " ON CONFLICT (number) DO NOTHING"
+            " ON CONFLICT DO NOTHING"
         ).format(names=names, kept=kept)
         numbers, contents = zip(*memories, strict=True)
         values = {"numbers": list(numbers), "contents": list(contents), "vectors": np.asarray(vectors, np.float32)}
@@ -179,17 +155,7 @@ class SecondTable:
 
     def build_indexes(self) -> None:
         """Make the indexes of `memories` on this table, while the trigger writes to it; resumable."""
-        for index in self._definitions():
-            if index.constraint == "p":
-                continue
-            valid = self._connection.execute(
-                "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%s)", (index.next_name,)
-            ).fetchone()
-            if valid == (True,):
-                continue
-            name = sql.Identifier(index.next_name)
-            self._connection.execute(sql.SQL("DROP INDEX IF EXISTS {}").format(name))
-            self._connection.execute(sql.SQL(self._second(index)))
+        self._replacement.build_indexes()
         # Searches read pages that are known to be visible to all.
         self._connection.execute("VACUUM (ANALYZE) memories_next")
 
@@ -210,7 +176,9 @@ class SecondTable:
                 # A worker that connects from here on waits, and then sees the new record.
                 self._connection.execute("LOCK TABLE embedders IN ACCESS EXCLUSIVE MODE")
                 self._connection.execute("LOCK TABLE memories, users IN ACCESS EXCLUSIVE MODE")
-                self._replace()
+                self._connection.execute("DROP FUNCTION note_changed_memory CASCADE")
+                self._connection.execute("DROP TABLE memories_changed")
+                self._replacement.replace()
                 self._connection.execute("DELETE FROM embedders WHERE vector_column = 'new_vector'")
                 write_record(self._connection, "vector", self._identity)
                 self._connection.execute(
@@ -224,85 +192,7 @@ class SecondTable:
 
     def validate(self) -> None:
         """Check the foreign keys that the switch has added unchecked."""
-        unchecked = self._connection.execute(
-            "SELECT conname FROM pg_constraint WHERE conrelid = 'memories'::regclass AND NOT convalidated"
-        )
-        for (name,) in unchecked.fetchall():
-            statement = sql.SQL("ALTER TABLE memories VALIDATE CONSTRAINT {}").format(sql.Identifier(name))
-            self._connection.execute(statement)
-
-    def _replace(self) -> None:
-        indexes = self._definitions()
-        references = self._connection.execute(
-            "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint"
-            " WHERE conrelid = 'memories'::regclass AND contype = 'f'"
-        ).fetchall()
-        row = self._connection.execute("SELECT last_value + is_called::int FROM memories_number_seq").fetchone()
-        self._connection.execute("DROP FUNCTION note_changed_memory CASCADE")
-        self._connection.execute("DROP TABLE memories_changed, memories")
-        self._connection.execute("ALTER TABLE memories_next RENAME TO memories")
-        for index in indexes:
-            old, new = sql.Identifier(index.next_name), sql.Identifier(index.name)
-            if index.constraint == "p":
-                old = sql.Identifier("memories_next_pkey")
-                statement = "ALTER TABLE memories RENAME CONSTRAINT {old} TO {new}"
-            elif index.constraint == "u":
-                statement = "ALTER TABLE memories ADD CONSTRAINT {new} UNIQUE USING INDEX {old}"
-            else:
-                statement = "ALTER INDEX {old} RENAME TO {new}"
-            self._connection.execute(sql.SQL(statement).format(old=old, new=new))
-        for name, definition in references:
-            # Checked afterwards, without the lock.
-            statement = "ALTER TABLE memories ADD CONSTRAINT {} {} NOT VALID"
-            self._connection.execute(sql.SQL(statement).format(sql.Identifier(name), sql.SQL(definition)))
-        self._connection.execute(
-            sql.SQL(
-                "ALTER TABLE memories ALTER COLUMN number ADD GENERATED ALWAYS AS IDENTITY"
-                " (SEQUENCE NAME memories_number_seq START WITH {})"
-            ).format(sql.Literal(row[0] if row else 1))
-        )
-
-    def _definitions(self) -> list[Definition]:
-        """The indexes of `memories`, as migrations have made them."""
-        rows = self._connection.execute(
-            "SELECT relname, pg_get_indexdef(indexrelid), contype::text FROM pg_index"
-            " JOIN pg_class ON pg_class.oid = indexrelid"
-            " LEFT JOIN pg_constraint ON conindid = indexrelid AND contype IN ('p', 'u')"
-            " WHERE indrelid = 'memories'::regclass ORDER BY relname"
-        )
-        return [Definition(*row) for row in rows.fetchall()]
-
-    def _second(self, index: Definition) -> str:
-        """The statement that makes this table's index, with the vector in it where that fits."""
-        included = "head, terms, vector" if self._identity.dimensions <= MAX_INDEXED_DIMENSIONS else "head, terms"
-        statement = re.sub(r"INCLUDE \(head, terms(?:, vector)?\)", f"INCLUDE ({included})", index.statement)
-        created = rf"CREATE\1 INDEX CONCURRENTLY {index.next_name} ON memories_next"
-        return re.sub(r"^CREATE( UNIQUE)? INDEX \S+ ON \S+", created, statement)
-
-    def _copy_options(self) -> None:
-        """Give the table the storage options of `memories`, which LIKE leaves out."""
-        row = self._connection.execute("SELECT reloptions FROM pg_class WHERE oid = 'memories'::regclass").fetchone()
-        if row and row[0]:
-            options = sql.SQL(", ").join(map(sql.SQL, row[0]))
-            self._connection.execute(sql.SQL("ALTER TABLE memories_next SET ({})").format(options))
-
-    def _copy_rights(self, *tables: str) -> None:
-        """Give tables the owner and the rights of `memories`."""
-        owner = self._connection.execute(
-            "SELECT relowner::regrole::text FROM pg_class WHERE oid = 'memories'::regclass"
-        ).fetchone()
-        rights = self._connection.execute(
-            "SELECT privilege_type, CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END FROM pg_class,"
-            " aclexplode(relacl) WHERE oid = 'memories'::regclass AND grantee <> relowner"
-        ).fetchall()
-        for table in tables:
-            for right, role in rights:
-                statement = sql.SQL("GRANT {} ON {} TO {}")
-                parts = sql.SQL(right), sql.Identifier(table), sql.SQL(role)
-                self._connection.execute(statement.format(*parts))
-            if owner:
-                statement = sql.SQL("ALTER TABLE {} OWNER TO {}")
-                self._connection.execute(statement.format(sql.Identifier(table), sql.SQL(owner[0])))
+        validate(self._connection)
 
 
 def disk_needed(connection: Connection[TupleRow], dimensions: int) -> tuple[int, int]:
@@ -312,9 +202,8 @@ def disk_needed(connection: Connection[TupleRow], dimensions: int) -> tuple[int,
         dimensions: of the new vectors, which have two bytes each.
     """
     row = connection.execute(
-        "SELECT pg_total_relation_size(oid)::bigint, (SELECT count(*) FROM memories),"
-        " (SELECT atttypmod FROM pg_attribute WHERE attrelid = pg_class.oid AND attname = 'vector')"
-        " FROM pg_class WHERE oid = 'memories'::regclass"
+        f"SELECT {MEMORIES_BYTES}, (SELECT count(*) FROM memories),"  # noqa: S608 - constants
+        " (SELECT atttypmod FROM pg_attribute WHERE attrelid = 'memories'::regclass AND attname = 'vector')"
     ).fetchone()
     size, rows, present = row or (0, 0, 0)
 

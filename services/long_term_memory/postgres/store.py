@@ -19,7 +19,9 @@ from psycopg.types.json import Jsonb
 from psycopg_pool import ConnectionPool
 
 from services.long_term_memory.postgres.facts import ABOUT_FACTS
+from services.long_term_memory.postgres.pool import is_partitioned
 from services.long_term_memory.postgres.reader import ColumnReader
+from services.long_term_memory.postgres.replacement import MEMORIES_BYTES, MEMORIES_TABLES
 from services.long_term_memory.postgres.rows import (
     UPDATE,
     Inserted,
@@ -29,7 +31,7 @@ from services.long_term_memory.postgres.rows import (
     stored_events,
     stored_payload,
 )
-from services.long_term_memory.postgres.scope import MESSAGES, OWNER_NUMBER, OWNER_NUMBERS, OWNERS, Scope
+from services.long_term_memory.postgres.scope import MESSAGES, OWNER_NUMBER, OWNERS, USER_HASH, Scope
 
 # A memory as Mem0 has it: with its whole payload, as it was inserted.
 _AS_MEM0 = (
@@ -42,33 +44,31 @@ _AS_MEM0 = (
 )
 # Mem0's own calls name a user, and mean that user's memories of all characters.
 _OF_USER = sql.SQL("user_number = ANY(ARRAY(SELECT number FROM users WHERE user_id = %s))")
+_OF_OWNERS = "memories m JOIN users ON users.number = m.user_number AND users.user_hash = m.user_hash"
 _PAYLOAD = "m.number, id::text, payload, content, source, extract(epoch FROM said_at)::float8"
 _PAYLOADS = (
     f"SELECT {_PAYLOAD}, user_id, agent_id{{facts}}"  # noqa: S608 - constants
-    f" FROM memories m JOIN users ON users.number = m.user_number WHERE {OWNERS}"
-    " AND m.number = ANY(%(numbers)s::bigint[])"
+    f" FROM {_OF_OWNERS} WHERE {OWNERS} AND m.number = ANY(%(numbers)s::bigint[])"
 )
 # Of one owner, as most searches are: 0.4 of the time, without the join and the lists of its parameters.
 _PAYLOADS_OF_OWNER = (
     f"SELECT {_PAYLOAD}, %(user)s, %(agent)s FROM memories m"  # noqa: S608 - constants
-    f" WHERE user_number = {OWNER_NUMBER} AND m.number = ANY(%(numbers)s::bigint[])"
+    f" WHERE user_number = {OWNER_NUMBER}{{hash}} AND m.number = ANY(%(numbers)s::bigint[])"
 )
 _BRIEFS = (
     "SELECT m.number, id::text, left(content, 1001), source, extract(epoch FROM said_at)::float8,"  # noqa: S608 - constants
     f" left(payload ->> 'session_id', {MAX_ID_BYTES}), left(payload ->> 'message_id', {MAX_ID_BYTES}),"
     " kind <> 'message'"
-    f" FROM memories m JOIN users ON users.number = m.user_number WHERE {OWNERS}"
-    " AND m.number = ANY(%(numbers)s::bigint[])"
+    f" FROM {_OF_OWNERS} WHERE {OWNERS} AND m.number = ANY(%(numbers)s::bigint[])"
 )
 _ARRIVALS = (
-    "SELECT number, (payload ->> 'arrived_at')::float8 FROM memories"  # noqa: S608 - constants
-    f" WHERE user_number = {OWNER_NUMBERS} AND number = ANY(%(numbers)s) AND payload ->> 'arrived_at' IS NOT NULL"
+    f"SELECT m.number, (payload ->> 'arrived_at')::float8 FROM {_OF_OWNERS}"  # noqa: S608 - constants
+    f" WHERE {OWNERS} AND m.number = ANY(%(numbers)s) AND payload ->> 'arrived_at' IS NOT NULL"
 )
 _LIKENESS = (
-    "SELECT number,"  # noqa: S608 - constants
-    " 1 - nullif(vector <=> (SELECT vector FROM memories"
-    f" WHERE user_number = {OWNER_NUMBERS} AND number = %(first)s), 'NaN')"
-    f" FROM memories WHERE user_number = {OWNER_NUMBERS} AND number = ANY(%(numbers)s)"
+    "SELECT m.number,"  # noqa: S608 - constants
+    f" 1 - nullif(vector <=> (SELECT vector FROM {_OF_OWNERS} WHERE {OWNERS} AND m.number = %(first)s), 'NaN')"
+    f" FROM {_OF_OWNERS} WHERE {OWNERS} AND m.number = ANY(%(numbers)s)"
 )
 
 
@@ -112,7 +112,9 @@ class MemoryStore(VectorStoreBase):  # type: ignore[misc]  # Mem0 has no types
                 statement = _PAYLOADS.replace("{facts}", about)
                 found = connection.execute(statement, {**scope.values, "numbers": given}, binary=True)
             else:
-                found = connection.execute(_PAYLOADS_OF_OWNER, {**owner._asdict(), "numbers": given}, binary=True)
+                condition = f" AND user_hash = {USER_HASH}" if is_partitioned(connection) else ""
+                statement = _PAYLOADS_OF_OWNER.replace("{hash}", condition)
+                found = connection.execute(statement, {**owner._asdict(), "numbers": given}, binary=True)
             rows = found.fetchall()
         return {number: stored_memory(*row) for number, *row in rows}
 
@@ -240,10 +242,10 @@ class MemoryStore(VectorStoreBase):  # type: ignore[misc]  # Mem0 has no types
         """PostgreSQL's estimate of the number of memories, and their size in bytes."""
         with self._pool.connection() as connection:
             row = connection.execute(
-                "SELECT greatest(reltuples, 0)::bigint, pg_total_relation_size(oid)"
-                " FROM pg_class WHERE oid = 'memories'::regclass"
+                f"SELECT sum(greatest(reltuples, 0)) FILTER (WHERE relkind = 'r'), {MEMORIES_BYTES}"  # noqa: S608 - constants
+                f" FROM pg_class WHERE {MEMORIES_TABLES}"
             ).fetchone()
-        return {"name": "memories", "count": row and row[0], "size": row and row[1]}
+        return {"name": "memories", "count": row and int(row[0]), "size": row and row[1]}
 
 
 def stored_memory(
