@@ -29,6 +29,7 @@ from tests.support import wait_until
 _REPLICATED = {
     "wal_level": "replica",
     "max_wal_senders": "10",
+    "wal_keep_size": "1GB",  # a standby that was stopped finds what it has missed
     "shared_buffers": "16MB",
     # What the primary removes or locks ends what a replica reads at once, so a test need not wait for it.
     "max_standby_streaming_delay": "0",

@@ -9,12 +9,11 @@ from psycopg.rows import TupleRow
 
 from services.runtime.write_notes import Position
 
-# The insert position, because a commit with synchronous_commit = off is not written yet. At the beginning of a page or
-# segment it is behind the header of 24 or 40 bytes, which a replica counts with the next record only.
+# What is flushed: a commit is, before it returns, and replicas are sent nothing else. What else was inserted behind it
+# may stay unflushed for as long as the primary is idle. A commit with synchronous_commit = off returns before.
 _WRITTEN = (
-    "(SELECT CASE WHEN inserted - flushed BETWEEN 1 AND 40 AND (flushed - '0/0') % 8192 = 0 THEN flushed"
-    " ELSE inserted END FROM (SELECT pg_current_wal_insert_lsn() AS inserted, pg_current_wal_flush_lsn() AS flushed)"
-    " AS log)"
+    "(SELECT CASE current_setting('synchronous_commit') WHEN 'off' THEN pg_current_wal_insert_lsn()"
+    " ELSE pg_current_wal_flush_lsn() END)"
 )
 # Any role may call these functions. What a standby receives it tells to members of pg_monitor alone; the others learn
 # of its new timeline by its next restartpoint.
