@@ -57,7 +57,8 @@ def test_a_wrong_setting_is_one_line_and_exit_code_2(
 
     assert run_main(monkeypatch, "up") == 2
     assert capsys.readouterr().err == (
-        "ltm: REDIS_URL is 'http://***@h:1/0'; allowed: a URL that begins with redis:// or rediss:// or unix://\n"
+        "ltm: REDIS_URL is 'http://***@h:1/0'; allowed: a URL that begins with redis:// or rediss:// or unix://"
+        " or redis+sentinel:// or rediss+sentinel://\n"
     )
 
 
