@@ -13,7 +13,13 @@ import psycopg
 from psycopg.abc import PQGen
 from psycopg_pool import ConnectionPool
 
-from services.long_term_memory.postgres.pool import CONNECTION_OPTIONS, WAIT_INTERVAL_S, AnsweredConnection, quiet
+from services.long_term_memory.postgres.pool import (
+    CONNECTION_OPTIONS,
+    WAIT_INTERVAL_S,
+    AnsweredConnection,
+    note_layout,
+    quiet,
+)
 from services.long_term_memory.postgres.server_state import ServerState, read_state
 from services.runtime.write_notes import Position
 
@@ -114,6 +120,7 @@ class ReplicaPool(ConnectionPool[ReplicaConnection]):
 
     def _configure(self, connection: ReplicaConnection) -> None:
         connection.on_half_open = self.drain  # the others are half-open too
+        note_layout(connection)
 
 
 def has_replayed(state: ServerState, required: Sequence[Position]) -> bool:
