@@ -319,7 +319,7 @@ def test_a_command_line_subscription_hears_again(client: redis.Redis, proxy: Thr
 
     def publish_and_receive() -> tuple[str, dict[str, Any]] | None:
         client.publish("ai_responses", '{"text": "hello"}')
-        return events.next(time.monotonic() + 0.1)
+        return events.next(time.monotonic() + 2 * SILENCE_S)
 
     received = wait_until(publish_and_receive, description="an event")
 
