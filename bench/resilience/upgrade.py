@@ -35,7 +35,7 @@ SEARCH_EVERY_S = 0.05
 #: A second, besides the searches.
 MESSAGES, ADDS, UPDATES = 10, 2, 2
 #: More than any run lasts.
-LONGEST_RUN_S = 900
+MAX_RUN_S = 900
 IDLE_WITHIN_S = 90.0
 MAX_SHOWN_ERRORS = 10
 
@@ -81,7 +81,7 @@ def load(stack: Stack, seed: int, deadline_ms: int) -> Iterator[Load]:
     """The load, in the block."""
     channel = stack.settings.ltm_responses_channel
     listener = ResponseListener(stack.redis_url, channel, clock=time.monotonic, check=foreign_data)
-    workload = WorkloadThread(stack, operations(seed, LONGEST_RUN_S, deadline_ms))
+    workload = WorkloadThread(stack, operations(seed, MAX_RUN_S, deadline_ms))
     listener.start()
     workload.start()
     going = Load(workload, listener)

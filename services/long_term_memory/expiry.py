@@ -117,7 +117,7 @@ class Expiry:
             numbers = [number for (number,) in rows]
             users = [] if self._note is no_notes else connection.execute(_USERS, (numbers,)).fetchall()
             deleted += remove(connection, numbers)
-            with suppress(Unavailable):  # nobody waits for it, and the batch is gone
+            with suppress(Unavailable):  # no request waits for it, and the batch is gone
                 self._note([user for (user,) in users])
             self._pause(time.monotonic() - begun)
         return deleted

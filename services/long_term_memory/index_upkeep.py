@@ -39,7 +39,7 @@ _SIZES = (
     f" WHERE {MEMORIES_TABLES} AND own.relkind = 'i' AND indisvalid) AS sizes"
     " WHERE rows > 0 AND width IS NOT NULL AND bytes BETWEEN %s AND %s ORDER BY bytes DESC"
 )
-# What a rebuild leaves that was ended. Nobody makes one now: that would be an index that is being built.
+# What a rebuild leaves that was ended. No process makes one now: that would be an index that is being built.
 _LEFT_OVER = (
     "SELECT indexrelid::regclass::text FROM pg_index JOIN pg_class ON pg_class.oid = indrelid"  # noqa: S608 - constants
     f" WHERE {MEMORIES_TABLES} AND NOT indisvalid AND indexrelid::regclass::text ~ '_cc(new|old)[0-9]*$'"

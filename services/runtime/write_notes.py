@@ -1,7 +1,7 @@
 """Write notes: where each user's last write is in the write-ahead log (WAL), in Redis, for readers of a replica.
 
-A writer notes the position after its commit and before its answer, so whoever reads a replica after the answer, on
-whatever host, knows how far the replica must have replayed to have the write.
+A writer notes the position after its commit and before its answer, so a process that reads a replica after the answer,
+on whatever host, knows how far the replica must have replayed to have the write.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from services.runtime.redis import connect
 NOTE_PREFIX: Final = "ltm:lsn:"
 #: A user without a note has written nothing for this time, on any host.
 NOTE_TTL_S: Final = 1_800
-#: A search waits for Redis no longer than that; a Redis that is slower gets no answers to anybody.
+#: A search waits for Redis no longer than that; a Redis that is slower keeps no search waiting.
 READ_TIMEOUT_S: Final = 0.25
 WRITE_TIMEOUT_S: Final = 2.0
 

@@ -132,7 +132,7 @@ def test_a_field_that_there_is_not_would_be_noticed() -> None:
 
 def test_the_scaled_objects_are_valid() -> None:
     """Given what KEDA is to do, I expect its schema to hold, and the workloads that it scales to be there."""
-    schema = json.loads((ROOT / "tests" / "data" / "keda_scaled_object.json").read_text())
+    schema = json.loads((ROOT / "tests" / "data" / "kubernetes" / "keda_scaled_object.json").read_text())
 
     assert set(scaled_objects()) == {WORKER, INDEXER}
     for name, scaled in scaled_objects().items():

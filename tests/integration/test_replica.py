@@ -118,7 +118,7 @@ class Process:
         }
 
     def wait_for_replica(self) -> None:
-        """Wait until the replica answers reads of everybody who has written until now."""
+        """Wait until the replica answers reads of every user who has written until now."""
         wait_until(lambda: self.replica.lag_bytes is not None, description="the replica to be usable")
         wait_until(lambda: self.answered_by("somebody") == "replica", description="the replica to answer")
 

@@ -385,7 +385,7 @@ def test_a_pipeline_under_load_follows_a_killed_master(redises: SentinelServers,
 
 def test_a_pipeline_under_load_follows_a_frozen_master(redises: SentinelServers, site: Servers) -> None:
     """Given a master that is frozen under load and resumed after the failover, I expect the same, and the resumed one a
-    replica that nobody writes to."""
+    replica that no process writes to."""
     with Load(redises.url) as load:
         wait_until(lambda: len(load.acknowledged) > 50 and load.answered_at, description="a load")
         old = redises.master()

@@ -243,7 +243,7 @@ def test_config_needs_no_stack(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert len(lines) == len(Settings.model_fields)
     assert lines[0].split() == ["REDIS_URL", "redis://:***@h:1/0", "environment"]
-    assert lines[2].split() == ["BROKER_URL", "-", "default"]
+    assert ["BROKER_URL", "-", "default"] in [line.split() for line in lines]
 
 
 @pytest.mark.parametrize("encoding", ["gbk", "ascii"])

@@ -53,7 +53,7 @@ def read(server: fakeredis.FakeServer, **settings: Any) -> StackFigures:
 
     async def scrape() -> StackFigures:
         async with fakeredis.FakeAsyncRedis(server=server) as client:
-            return await StackReader(load_settings(**settings), client).read()
+            return await StackReader(load_settings(**settings), client).read(PATIENCE_S)
 
     return asyncio.run(scrape())
 

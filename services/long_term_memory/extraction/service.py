@@ -210,7 +210,7 @@ class ExtractionService:
                     settle(connection, reservation, found.usage)
                 log.info("extraction_discarded", messages=len(batch.messages))
                 return replace(outcome, discarded=1, facts_dropped=0)
-        with suppress(Unavailable):  # nobody waits for the facts, and the batch is not read again
+        with suppress(Unavailable):  # no request waits for the facts, and the batch is not read again
             self._note([batch.owner.user])
         return replace(
             outcome,

@@ -310,7 +310,7 @@ def unvalidated(connection: Connection[TupleRow]) -> Iterator[tuple[str, str]]:
 
 
 def validate(connection: Connection[TupleRow]) -> None:
-    """Check the foreign keys that a switch has added unchecked, without keeping anybody waiting."""
+    """Check the foreign keys that a switch has added unchecked, without keeping any request waiting."""
     for table, name in list(unvalidated(connection)):
         statement = sql.SQL("ALTER TABLE {} VALIDATE CONSTRAINT {}")
         connection.execute(statement.format(sql.Identifier(table), sql.Identifier(name)))
