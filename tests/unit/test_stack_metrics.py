@@ -34,7 +34,7 @@ from services.runtime.queues import QueueKeys
 from services.runtime.settings import load_settings
 from services.runtime.stack_metrics import ALARMING, MAX_COUNTERS, StackFigures, StackReader
 from services.stack.processes import EXTRACTOR, SERVICES
-from tests.support import SkippingLoop, free_port
+from tests.support import PATIENCE_S, SkippingLoop, free_port
 from tests.unit.test_metrics import HOSTILE, labels_of
 
 
