@@ -130,6 +130,7 @@ class Opened:
         self.engine: str | None = None
         self.uses = [Dependency(name="PostgreSQL", version="18.1")]
         self.expiry = Expiry()
+        self.upkeep = SimpleNamespace(run_once=lambda: None)
         self.extraction: Any = None
         self.replica: Any = None
         self.pool: Any = SimpleNamespace(get_stats=lambda: {"pool_size": 4, "pool_available": 1})
