@@ -97,10 +97,10 @@ def test_processes_share_their_memory_and_answer(site: Servers) -> None:
 
 @pytest.mark.parametrize("killed", ["first", "forked"])
 def test_what_a_killed_process_held_is_done_by_the_next_worker(site: Servers, killed: str) -> None:
-    """Given kill -9 of one of two processes in the middle of 200 messages, I expect both to end, and nothing lost."""
+    """Given kill -9 of one of two processes in the middle of 500 messages, I expect both to end, and nothing lost."""
     worker, forked = two_processes(site, INDEX)
     first = psutil.Process(worker.master.pid)
-    contents = [f"I like tea number {number:04}" for number in range(200)]
+    contents = [f"I like tea number {number:04}" for number in range(500)]
     site.index(*contents)
     wait_until(lambda: len(site.indexed()) > 20 and len(site.held()) == 2, ALL_WITHIN_S, "both in the middle")
 
