@@ -36,7 +36,7 @@ PREFIX = "keepsake-"
 BRIDGE = "bridge"
 NETWORK = "10.77.0"
 #: No interface has it: a frame to it is dropped without an error.
-NOBODY = "02:00:00:00:00:01"
+UNASSIGNED_MAC = "02:00:00:00:00:01"
 
 CLONE_NEWNET = 0x40000000
 ETH_P_ALL = 3
@@ -98,7 +98,7 @@ class Host:
             self._bridge_ip("link", "set", self._port, "nomaster")
             return
         for one, two in ((self, other), (other, self)):
-            one._ip("neighbour", "replace", two.address, "lladdr", NOBODY, "nud", "permanent", "dev", "eth0")
+            one._ip("neighbour", "replace", two.address, "lladdr", UNASSIGNED_MAC, "nud", "permanent", "dev", "eth0")
             one._unreachable.add(two)
 
     def heal(self) -> None:

@@ -1,4 +1,4 @@
-"""A service of ours as a real process, started as compose starts it, or in a thread of the tests' process."""
+"""A service of Keepsake as a real process, started as compose starts it, or in a thread of the tests' process."""
 
 from __future__ import annotations
 
