@@ -41,7 +41,7 @@ from services.long_term_memory.portability import Portability
 from services.long_term_memory.postgres.background import BackgroundReader
 from services.long_term_memory.postgres.history import PostgresHistory
 from services.long_term_memory.postgres.noted_writes import NotedWrites
-from services.long_term_memory.postgres.pool import open_pool
+from services.long_term_memory.postgres.pool import is_partitioned, open_pool
 from services.long_term_memory.postgres.replica import Replica
 from services.long_term_memory.postgres.schema import migrate
 from services.long_term_memory.postgres.server_state import read_state, written_position
@@ -188,6 +188,8 @@ def test_the_replica_answers_reads(process: Process, user: str) -> None:
     before = process.counts()
 
     assert process.found(user) == {"I drink tea"}
+    with process.replica.pool.connection() as connection:
+        assert is_partitioned(connection)  # so a search leaves out the partitions of other users
     assert "tea" in process.contexts.context(user, ContextData(query="tea", min_score=0.0)).text
     assert process.profiles.get(user).values == {"name": "Ann"}
     assert len(process.profiles.history(user).changes) == 1

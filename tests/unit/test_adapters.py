@@ -181,6 +181,18 @@ def test_a_request_that_the_broker_took_without_saying_so_is_sent_as_the_same_me
     assert ids[0] == ids[1] != ids[2]
 
 
+def test_a_request_is_taken_and_enqueued_by_the_clock_that_workers_compare_with(
+    client: fakeredis.FakeRedis, broker: StubBroker
+) -> None:
+    """Given a clock that stands at 5, I expect that time as both moments of a request, whatever the host's is."""
+    client.lpush("ltm_requests", asked("r1"))
+
+    request_adapter(client, broker, clock=lambda: 5.0).run_once()
+
+    [message] = enqueued(broker, "interactive")
+    assert (message["received_at"], message["enqueued_at"]) == (5.0, 5.0)
+
+
 @pytest.fixture
 def requests(client: fakeredis.FakeRedis, broker: StubBroker) -> RequestAdapter:
     return request_adapter(client, broker)

@@ -288,6 +288,32 @@ def test_a_message_has_the_same_id_in_each_attempt_to_store_it(monkeypatch: pyte
     on_rig(story)
 
 
+def test_an_equal_message_is_another_one_once_the_first_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a connection that breaks after Redis stored "hi", I expect a second "hi" to be a message of its own."""
+
+    async def story(rig: Rig) -> None:
+        execute, tries = Pipeline.execute, []
+
+        async def broken(pipeline: Pipeline, *args: Any, **options: Any) -> list[Any]:
+            results = await execute(pipeline, *args, **options)
+            tries.append(results)
+            if len(tries) == 1:
+                raise RedisConnectionError("gone")
+            return results
+
+        monkeypatch.setattr(Pipeline, "execute", broken)
+        raw, stop = b'{"user_id": "u1", "content": "hi"}', asyncio.Event()
+        with pytest.raises(RedisConnectionError):
+            await rig.say(raw)
+        await rig.service._process_leftovers(LoopConnection("user_input_queue", stop), stop)
+        await rig.say(raw)
+
+        first, second = [entry["message_id"] for entry in await rig.conversation()]
+        assert first != second
+
+    on_rig(story)
+
+
 def test_storing_a_reply_is_idempotent(monkeypatch: pytest.MonkeyPatch) -> None:
     """Given a connection that breaks after Redis stored a reply, I expect the retry to find it there."""
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import fakeredis
 import pytest
+from redis.client import Pipeline
+from redis.exceptions import NoPermissionError
 from structlog.testing import capture_logs
 
 from services.runtime.heartbeat import HeartbeatThread
@@ -79,6 +82,26 @@ def test_a_difference_of_seconds_is_logged_once_until_it_has_ended() -> None:
         host.observe(1_000.0)
 
     assert [(line["event"], line["ahead_of_redis_s"]) for line in logs] == [("clock_differs", 30.0)] * 2
+
+
+def test_a_user_of_redis_who_may_not_ask_for_its_time_sends_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given access rules without TIME, I expect one heartbeat after the other, and the host's clock."""
+    execute, beats = Pipeline.execute, list[Any]()
+
+    def refused(pipeline: Any, **options: Any) -> list[Any]:
+        _, *results = execute(pipeline, **options)
+        beats.append(results)
+        return [NoPermissionError("this user has no permissions to run the 'time' command"), *results]
+
+    monkeypatch.setattr(Pipeline, "execute", refused)
+    clock = ServerClock(lambda: 1_000.0)
+    thread = HeartbeatThread(fakeredis.FakeRedis(), "memory", [lambda: True], interval_s=0.01, clock=clock)
+
+    thread.start()
+    wait_until(lambda: len(beats) > 1, description="a second heartbeat")
+    thread.stop()
+
+    assert clock() == 1_000.0
 
 
 def test_heartbeats_observe_the_clock() -> None:
