@@ -148,6 +148,13 @@ def show_promises(figures: Mapping[str, float]) -> None:
     print(f"  {', '.join(f'{name.strip()} {value:.0f}' for name, value in figures.items() if name.isupper())}")
 
 
+def show_runs(title: str, runs: Mapping[str, dict[str, Any]], path: Path | None) -> None:
+    """Print the figures of several runs side by side, and write the runs as JSON where a path is given."""
+    names = list(next(iter(runs.values()))["figures"])
+    show(title, {name: {seed: one["figures"][name] for seed, one in runs.items()} for name in names}, 0)
+    write_json(path, runs)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -163,10 +170,8 @@ def main() -> None:
         f"seed {seed}": run(seed, given.messages, given.seconds, given.logs, extraction=given.extraction)
         for seed in range(given.seed, given.seed + given.seeds)
     }
-    names = list(next(iter(runs.values()))["figures"])
-    rows = {name: {seed: one["figures"][name] for seed, one in runs.items()} for name in names}
-    show(f"{given.messages} messages of {USERS} users in {given.seconds:.0f} s under fault injection", rows, 0)
-    write_json(given.json, runs)
+    title = f"{given.messages} messages of {USERS} users in {given.seconds:.0f} s under fault injection"
+    show_runs(title, runs, given.json)
 
 
 if __name__ == "__main__":

@@ -21,12 +21,12 @@ from typing import Any
 
 from bench.harness.hosts import PARTS, Hosts, libfaketime, running_hosts
 from bench.harness.responses import ResponseListener
-from bench.harness.tables import show, write_json
+from bench.harness.tables import show
 from bench.resilience.fault_injection import InjectedFault
 from bench.resilience.fault_schedule import Fault
 from bench.resilience.fault_verification import read_state, verify
 from bench.resilience.fault_workload import MESSAGES, USERS, WorkloadThread, foreign_data, plan
-from bench.resilience.faults import show_promises
+from bench.resilience.faults import show_promises, show_runs
 from bench.resilience.log_inspection import show_tracebacks, tracebacks
 from bench.resilience.recovery import IndexingMonitor, recovery
 from tests.network_namespaces import unavailable
@@ -169,10 +169,8 @@ def main() -> None:
         f"seed {seed}": run(seed, given.messages, given.seconds, given.logs, schedule(seed, given.seconds))
         for seed in range(given.seed, given.seed + given.seeds)
     }
-    names = list(next(iter(runs.values()))["figures"])
-    rows = {name: {seed: one["figures"][name] for seed, one in runs.items()} for name in names}
-    show(f"{given.messages} messages of {USERS} users in {given.seconds:.0f} s on six hosts under faults", rows, 0)
-    write_json(given.json, runs)
+    title = f"{given.messages} messages of {USERS} users in {given.seconds:.0f} s on six hosts under faults"
+    show_runs(title, runs, given.json)
 
 
 if __name__ == "__main__":
