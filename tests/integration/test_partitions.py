@@ -38,6 +38,7 @@ from tests.integration.test_embedder_change import OtherWords, fill
 from tests.integration.test_life_of_facts import NOON, Site
 from tests.integration.test_reembedding import Embed
 from tests.integration.test_reembedding import run as reembed
+from tests.ltm_command import run_ltm_process
 from tests.old_schemas import insert_as_then
 from tests.support import wait_until
 
@@ -540,3 +541,20 @@ def test_a_backup_of_one_table_is_restored_into_partitions(
         assert there.facts() == {"The user lives in Oslo."}
     with psycopg.connect(new) as connection:
         assert len(partitions_of(connection)) == 16
+
+
+def test_the_command_converts_a_table_and_says_so(empty_database: str, tmp_path: Path) -> None:
+    """Given a database with one table, I expect `ltm partition` to say how many memories are in four partitions, and
+    that they are there already when it is run again; and that nothing is left where nothing was begun."""
+    with psycopg.connect(empty_database) as connection:
+        migrate(connection, DIMENSIONS, partitions=0)
+
+    def command(*options: str) -> tuple[int, str]:
+        done = run_ltm_process("partition", *options, "--data-dir", str(tmp_path), DATABASE_URL=empty_database)
+        return done.returncode, done.stdout + done.stderr
+
+    first, again, nothing = command("--partitions", "4"), command("--partitions", "4"), command("--abandon")
+
+    assert (first[0], first[1].splitlines()[-1]) == (0, "0 memories are in 4 partitions now.")
+    assert again == (0, "The memories are in 4 partitions already.\n")
+    assert nothing == (0, "Nothing is left of it.\n")
