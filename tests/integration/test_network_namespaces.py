@@ -17,21 +17,23 @@ pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 PORT = 7000
 
 
-def echo(host: Host) -> socket.socket:
-    """A server of UDP on a host, which sends back what it receives."""
+def echo(host: Host) -> threading.Thread:
+    """A server of UDP on a host, which sends back what it receives until that is "end"."""
     with host.entered():
         server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     server.bind((host.address, PORT))
 
     def serve() -> None:
-        while True:
-            data, sender = server.recvfrom(2000)
-            if data == b"end":
-                break
-            server.sendto(data, sender)
+        with server:
+            while True:
+                data, sender = server.recvfrom(2000)
+                if data == b"end":
+                    break
+                server.sendto(data, sender)
 
-    threading.Thread(target=serve, daemon=True).start()
-    return server
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    return thread
 
 
 class Lab:
@@ -63,7 +65,7 @@ class Lab:
         for host, server in zip(self.hosts.values(), self.servers, strict=True):
             with host.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
                 asker.sendto(b"end", (host.address, PORT))
-            server.close()
+            server.join()
 
 
 @pytest.fixture
