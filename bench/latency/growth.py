@@ -6,8 +6,9 @@ Fills the real table by COPY in steps, the users' rows interleaved as they would
 is in memory. After each step, the database part of a search is timed for `--probes` random users, the first time each
 (with what PostgreSQL and the system have in memory by then) and once more. After the last one, one user in a hundred is
 deleted, and what follows is timed: VACUUM, REINDEX CONCURRENTLY of the index that searches read, and, with
-`--backup DIRECTORY`, a backup and its restore into another database of the same server. The sizes stand beside those
-that services/stack/capacity.py computes.
+`--backup DIRECTORY`, a backup and its restore into another database of the same server, before which the first is
+emptied. The sizes stand beside those that services/stack/capacity.py computes. Each figure is also printed when it is
+known, since ten million take an hour or more.
 
 PostgreSQL is an embedded one without fsync (`--database-url` takes an empty database of your own instead), whose
 shared_buffers are 128 MB: a larger one that is tuned is faster past that.
@@ -66,11 +67,12 @@ def measure(url: str, given: argparse.Namespace) -> dict[str, dict[str, dict[str
                 **searches(url, given, rng),
                 **sizes(connection),
             }
+            print(number, steps[f"{size * number:,}"], flush=True)
         total, after = size * given.steps, maintenance(connection, given)
         after |= searches(url, given, rng)
         after |= {f"{name}, after": value for name, value in sizes(connection).items()}
         if given.backup:
-            after |= backup(url, given.backup)
+            after |= backup(connection, url, given.backup)
     steps[f"{total:,}"]["bytes a memory by the model"] = memory_bytes(DIMENSIONS)
     return {"steps": steps, "after": {"": after}}
 
@@ -125,23 +127,22 @@ def maintenance(connection: psycopg.Connection[Any], given: argparse.Namespace) 
     return took
 
 
-def backup(url: str, directory: Path) -> dict[str, float]:
-    """Seconds of a backup and its restore, and the size of the file."""
+def backup(connection: psycopg.Connection[Any], url: str, directory: Path) -> dict[str, float]:
+    """Seconds of a backup and its restore, and the size of the file; the memories are removed between them."""
     took: dict[str, float] = {}
     file, restored = directory / f"growth-{time.time():.0f}", "growth_restored"
     with seconds(took, "backup"):
         back_up(load_settings(database_url=url), file, lambda *_: None, database_only=True)
     took["backup, GB"] = file.stat().st_size / 1e9
+    connection.execute("TRUNCATE memories CASCADE")  # so that the disk need not hold them twice
     try:
-        with psycopg.connect(url, autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {restored}")
+        connection.execute(f"CREATE DATABASE {restored}")
         target = load_settings(database_url=urlsplit(url)._replace(path=f"/{restored}").geturl())
         with seconds(took, "restore"):
             Restore(file, database_only=True).run(target, lambda *_: None)
     finally:
         file.unlink()
-        with psycopg.connect(url, autocommit=True) as connection:
-            connection.execute(f"DROP DATABASE IF EXISTS {restored} WITH (FORCE)")
+        connection.execute(f"DROP DATABASE IF EXISTS {restored} WITH (FORCE)")
     return took
 
 
@@ -151,6 +152,7 @@ def seconds(into: dict[str, float], name: str) -> Iterator[None]:
     begun = time.monotonic()
     yield
     into[f"{name}, s"] = time.monotonic() - begun
+    print(f"{name}, s: {into[f'{name}, s']:.1f}", flush=True)
 
 
 def main() -> None:
