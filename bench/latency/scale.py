@@ -37,7 +37,7 @@ from bench.harness.statistics import mean, quantile, timed
 from bench.harness.tables import show, track, write_json
 from services.long_term_memory.postgres.partitioning import PARTITIONS
 from services.long_term_memory.postgres.pool import open_pool
-from services.long_term_memory.postgres.rows import TRAITS, memory_rows
+from services.long_term_memory.postgres.rows import ANALYSIS, TRAITS, memory_rows
 from services.long_term_memory.postgres.schema import migrate, table_dimensions
 from services.long_term_memory.postgres.scope import Scope
 from services.long_term_memory.postgres.store import MemoryStore
@@ -112,7 +112,7 @@ def _keepsake_rows(
         fields = [
             os.urandom(16),
             struct.pack(">q", owner + 1),
-            *([hashes[owner]] if hashes else []),
+            *([hashes[owner], struct.pack(">h", ANALYSIS)] if hashes else []),
             struct.pack(">q", hashed(f"s{place // SESSION_TURNS}")),
             struct.pack(">q", 765_000_000_000_000 + 1_000_000 * number),
             *constant,
@@ -169,8 +169,8 @@ def insert(
     # Of an earlier release's users there are none.
     found = connection.execute("SELECT to_jsonb(users) ->> 'user_hash' FROM users ORDER BY number").fetchall()
     hashes = [struct.pack(">q", int(value)) for (value,) in found if value is not None]
-    columns = f"id, user_number{', user_hash' if hashes else ''}, session, said_at, source, content, payload, terms"
-    columns += ", traits, vector"
+    columns = f"id, user_number{', user_hash, analysis' if hashes else ''}, session, said_at, source, content"
+    columns += ", payload, terms, traits, vector"
     _copy(connection, f"memories ({columns})", _keepsake_rows(owners, points, hashes, places))
 
 
