@@ -26,6 +26,7 @@ from services.runtime.availability import Availability
 from services.runtime.metrics import NO_METRICS, Metrics
 from services.runtime.settings import hosts_of
 from tasks.dead_letters import add_reason
+from tasks.decoding import is_sound
 
 #: For a host that disappears without closing, noticed within 12 s; RabbitMQ's heartbeats take two minutes. Shorter ones
 #: would have RabbitMQ close the adapters' connections, which send none while they wait.
@@ -225,6 +226,11 @@ class _Consumer(_RabbitmqConsumer):
     def __next__(self) -> dramatiq.MessageProxy | None:
         message: Any = super().__next__()  # type: ignore[no-untyped-call]
         if message is None:
+            return None
+        if not is_sound(message._message, self.queue_name):
+            log.error("undecodable_message", queue=self.queue_name)
+            self.known_tags.discard(message._tag)
+            self._nack(message._tag)  # type: ignore[no-untyped-call]
             return None
         message.consumer = self
         return cast(dramatiq.MessageProxy, message)

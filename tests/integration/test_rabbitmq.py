@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -15,6 +16,7 @@ import dramatiq
 import pytest
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from dramatiq.errors import BrokerConnectionError
+from keepsake_client.protocol import COUNTERS, LTMRequest
 from pika.exceptions import ChannelClosedByBroker
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
@@ -23,7 +25,7 @@ from services.cli.app import build_app
 from services.runtime.queues import INDEX_QUEUE, INTERACTIVE_QUEUE, WRITES_QUEUE, dead_letter_queue, delay_queue
 from services.runtime.rabbitmq_dead_letters import RabbitmqDeadLetters
 from tasks.broker import build_broker, dependencies
-from tasks.queues import INDEX
+from tasks.queues import INDEX, request_message
 from tasks.rabbitmq_broker import ReportingRabbitmqBroker
 from tests.integration.worker_process import Servers, WorkerProcess, servers
 from tests.support import free_port, wait_until
@@ -183,6 +185,12 @@ def test_what_an_earlier_consumer_delivered_acknowledges_no_other_message(rabbit
     rabbitmq.flush(INDEX_QUEUE)
 
 
+def body(**changed: Any) -> bytes:
+    """A message to index, changed by hand."""
+    message = dramatiq.Message[Any](INDEX.queue, INDEX.actor, (), {"update": {}}, {})
+    return json.dumps({**message.asdict(), **changed}).encode()
+
+
 class Site:
     """Servers, one worker for each group of queues, the adapters, and an asker on the public wire."""
 
@@ -326,18 +334,45 @@ def test_dead_letters_are_listed_replayed_and_dropped(site: Site) -> None:
     assert again.tries == 1
 
 
-def test_what_is_no_message_is_a_dead_letter_that_can_be_dropped(site: Site) -> None:
-    """Given bytes on a queue that are no message, I expect a dead letter that can be dropped alone."""
-    site.rabbitmq.channel.basic_publish("", INDEX_QUEUE, b"\xff{")
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"\xff{",
+        b"[" * 100_000,
+        body(actor_name=["a list"]),
+        body(options=None),
+        body(queue_name="of another worker"),
+        body(options={"throws": "no class"}),
+    ],
+    ids=["bytes", "nested", "actor", "options", "queue", "throws"],
+)
+def test_what_is_no_message_is_a_dead_letter_that_can_be_dropped(site: Site, raw: bytes) -> None:
+    """Given something on a queue that would end a thread of a worker, I expect a dead letter that can be dropped alone,
+    and the next message indexed."""
+    site.rabbitmq.channel.basic_publish("", INDEX_QUEUE, raw)
+    following = f"after {uuid.uuid4()}"
+    site.running.index(following)
 
     def found() -> Any:
-        return next((letter for letter in site.letters.all(INDEX_QUEUE) if letter.raw == b"\xff{"), None)
+        return next((letter for letter in site.letters.all(INDEX_QUEUE) if letter.raw == raw), None)
 
     letter = wait_until(found, description="the dead letter")
-    assert (letter.message, letter.died_at > 1_700_000_000) == (None, True)
-    assert site.letters.replay(letter) is False
+    assert letter.died_at > 1_700_000_000
     assert site.letters.drop(letter) is True
     assert found() is None
+    wait_until(lambda: following in site.running.indexed(), ALL_WITHIN_S, "the next one")
+
+
+def test_a_request_that_the_worker_does_not_know_is_answered(site: Site) -> None:
+    """Given a request for an actor of a later release, I expect its answer, a count, and no dead letter."""
+    request = LTMRequest(request_id="of later", type="search", user_id="u1", data={"query": "x", "deadline_ms": 60_000})
+    message = request_message(request, time.time()).copy(actor_name="memory_of_later")
+
+    site.rabbitmq.enqueue(message)
+
+    assert site.answer("of later")["error"].startswith("worker_outdated: ")
+    assert site.running.client.hget(COUNTERS, "worker_outdated") == b"1"
+    assert site.counts(INTERACTIVE_QUEUE)[2] == 0
 
 
 def restarted(site: Site) -> WorkerProcess:
