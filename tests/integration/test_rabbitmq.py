@@ -10,6 +10,7 @@ import re
 import time
 import uuid
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import dramatiq
@@ -133,6 +134,68 @@ def test_a_queue_that_an_earlier_worker_consumes_is_used_as_it_is(
     assert received.message_id == message.message_id
     consumer.ack(received)
     consumer.close()
+
+
+def test_what_is_no_message_is_a_dead_letter_of_any_queue(rabbitmq: RabbitmqBroker, classic: RabbitmqBroker) -> None:
+    """Given a queue of one's own making, which has no dead letters, and something on it that is no message, I expect it
+    among the dead letters all the same."""
+    classic.channel.queue_declare(INDEX_QUEUE, durable=True)
+    classic.channel.basic_publish("", INDEX_QUEUE, b"no message")
+
+    with capture_logs():
+        consumer = rabbitmq.consume(INDEX_QUEUE, timeout=1_000)
+        assert next(consumer) is None
+        consumer.close()
+
+    letters = RabbitmqDeadLetters(MACHINES_RABBITMQ, 10.0)
+    assert [letter.raw for letter in letters.all(INDEX_QUEUE)] == [b"no message"]
+    with capture_logs():
+        assert rabbitmq.get_queue_message_counts(INDEX_QUEUE)[0] == 0
+
+
+def test_dead_letters_are_replayed_once_by_two_at_the_same_time(rabbitmq: RabbitmqBroker) -> None:
+    """Given dead letters that two terminals replay at once, I expect each sent once, and none lost."""
+    for number in range(100):
+        message = dramatiq.Message[Any](INDEX.queue, INDEX.actor, (), {"update": {"number": number}}, {})
+        rabbitmq.publish_dead_letter(INDEX_QUEUE, message.encode())  # type: ignore[attr-defined]
+    letters = list(RabbitmqDeadLetters(MACHINES_RABBITMQ, 10.0).all(INDEX_QUEUE))
+
+    with ThreadPoolExecutor(2) as terminals:
+        replayed = [
+            terminals.submit(RabbitmqDeadLetters(MACHINES_RABBITMQ, 1.0).replay_all, letters).result for _ in range(2)
+        ]
+        numbers = [result() for result in replayed]
+
+    left = len(letters) - sum(numbers)
+    wait_until(
+        lambda: rabbitmq.get_queue_message_counts(INDEX_QUEUE) == (sum(numbers), 0, left), description="all of them"
+    )
+    assert sum(numbers) + RabbitmqDeadLetters(MACHINES_RABBITMQ, 10.0).drop_all(letters) == 100
+    rabbitmq.flush(INDEX_QUEUE)
+
+
+def test_many_dead_letters_are_removed_in_one_pass(rabbitmq: RabbitmqBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given many dead letters, and two that are alike, I expect all replayed over one connection: one for each, which
+    reads all of them, takes hours for thousands."""
+    for number in (*range(50), 0):
+        message = dramatiq.Message[Any](INDEX.queue, INDEX.actor, (number,), {}, {}, "an id", 1)
+        rabbitmq.publish_dead_letter(INDEX_QUEUE, message.encode())  # type: ignore[attr-defined]
+    letters = RabbitmqDeadLetters(MACHINES_RABBITMQ, 10.0)
+    found = list(letters.all(INDEX_QUEUE))
+    opened: list[int] = []
+    connect = letters._channel
+
+    def counted() -> Any:
+        opened.append(1)
+        return connect()
+
+    monkeypatch.setattr(letters, "_channel", counted)
+
+    assert letters.replay_all(found) == len(found) == 51
+
+    assert len(opened) == 1
+    wait_until(lambda: rabbitmq.get_queue_message_counts(INDEX_QUEUE) == (51, 0, 0), description="all of them")
+    rabbitmq.flush(INDEX_QUEUE)
 
 
 def test_its_version_is_known(rabbitmq: RabbitmqBroker) -> None:
