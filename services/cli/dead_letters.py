@@ -36,7 +36,7 @@ def list_letters(queue: Queue = None, data_dir: DataDir = DEFAULT_DATA_DIRECTORY
     with _Opened(data_dir) as letters:
         found = list(letters.all(_checked(queue)))
     for letter in found:
-        where = f"{letter.id}  {letter.queue:<11}  {letter.actor:<14}  {_moment(letter)}"
+        where = f"{letter.id}  {letter.queue:<11}  {printable(letter.actor):<14}  {_moment(letter)}"
         output.line(f"{where}  tries {letter.tries}  {printable(letter.error)}")
     if not found:
         output.line("no dead letters", "dim")

@@ -7,6 +7,7 @@ in between. A dead letter is in its queue until RabbitMQ has confirmed what was 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from services.runtime.settings import hosts_of, mask_url
 
 #: Of one queue, the oldest: they are all read at once.
 MAX_READ = 10_000
+_ID = re.compile(r"[\w:.-]{1,64}")
 
 
 class RabbitmqDeadLetters(DeadLetters):
@@ -83,8 +85,7 @@ class RabbitmqDeadLetters(DeadLetters):
         channel.basic_qos(prefetch_count=number)  # of 0 there is no limit, and nothing is consumed
         for _, (method, properties, raw) in zip(range(number), self._deliveries(channel, name), strict=False):
             message = decoded(raw)
-            letter_id = (message or {}).get("message_id") or hashlib.sha256(raw).hexdigest()[:32]
-            yield DeadLetter(str(letter_id), queue, _died_at(properties), raw, message), method.delivery_tag
+            yield DeadLetter(_id_of(message, raw), queue, _died_at(properties), raw, message), method.delivery_tag
 
     def _deliveries(self, channel: Any, name: str) -> Iterator[Any]:
         """What the queue holds, until nothing has come for a while: another process may have it."""
@@ -124,6 +125,14 @@ class RabbitmqDeadLetters(DeadLetters):
                 raise StackError(f"{mask_url(self._url)}: {words(error)}") from None
         except (AMQPError, AMQPConnectorException, OSError) as error:
             raise StackError(f"{mask_url(self._url)}: {words(error)}") from None
+
+
+def _id_of(message: dict[str, Any] | None, raw: bytes) -> str:
+    """The id of its message; of one that is none, or that another program gave an id that is no word, its hash."""
+    found = (message or {}).get("message_id")
+    if isinstance(found, str) and _ID.fullmatch(found):
+        return found
+    return hashlib.sha256(raw).hexdigest()[:32]
 
 
 def _died_at(properties: Any) -> float:
