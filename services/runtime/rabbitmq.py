@@ -177,7 +177,8 @@ def _management_url(broker_url: str) -> str:
     parts = urlsplit(broker_url)
     scheme, port = _PORTS[parts.scheme]
     user, at, _ = parts.netloc.rpartition("@")
-    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    name = parts.hostname or "localhost"  # as pika has it
+    host = f"[{name}]" if ":" in name else name
     return f"{scheme}://{user}{at}{host}:{port}"
 
 

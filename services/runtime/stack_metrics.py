@@ -177,7 +177,8 @@ class StackReader:
         if figures.sees("lists", *lengths):
             figures.lists = dict(zip(self._lists, lengths, strict=True))
         if figures.sees("processes", *alive, *records):
-            known = [record_of(record) for record in records if record is not None]
+            # Of one that was stopped before a move of the queues, the record says for a day where they were.
+            known = [record_of(record) for beats, record in zip(alive, records, strict=True) if beats and record]
             figures.elsewhere = elsewhere([record for record in known if record is not None], self._settings)
             states = zip(PROCESSES, alive, records, strict=True)
             figures.processes = {process: bool(beats) for process, beats, record in states if _expected(record)}

@@ -156,6 +156,11 @@ def test_the_apis_of_the_brokers_hosts_are_asked_by_default() -> None:
     assert "hush" not in str(raised.value)
 
 
+def test_a_broker_without_a_host_is_on_this_one() -> None:
+    """Given a URL of the broker that names no host, I expect its API looked for where pika connects to."""
+    assert ManagementApi(load_settings(broker_url="amqp:///keepsake"), 5.0)._bases == ["http://localhost:15672"]
+
+
 def test_several_hosts_are_masked_one_by_one() -> None:
     """Given several hosts, I expect all of them shown, none with its password; and accepted as a setting."""
     port = free_port()
