@@ -55,7 +55,15 @@ class PublishTimedOut(AMQPConnectionError):  # type: ignore[misc]  # pika has no
 
 
 class RabbitmqUnavailable(Unavailable, ConnectionClosed):
-    """Dramatiq's error of a lost connection, on which everything tries again later; it says what RabbitMQ said."""
+    """Dramatiq's error of a lost connection, on which everything tries again later; it says what RabbitMQ said.
+
+    Args:
+        refused: whether RabbitMQ answers, and refuses what was asked of a queue.
+    """
+
+    def __init__(self, said: str, *, refused: bool = False) -> None:
+        super().__init__(said)  # type: ignore[no-untyped-call]
+        self.refused = refused
 
 
 def server_version(url: str, timeout_s: float = 2.0) -> str | None:
@@ -100,7 +108,8 @@ class ReportingRabbitmqBroker(RabbitmqBroker):
                 server.stack_timeout = 2 * CONNECT_TIMEOUT_S
         self._publish_timeout_s = publish_timeout_s
         self._kept: set[str] = set()
-        self.availability = Availability("broker", metrics=metrics)
+        self._availability = Availability("broker", metrics=metrics)
+        self._refused: dict[str, str] = {}
         # It logs a lost connection in a dozen lines; Dramatiq silences it in workers, and the adapters have it too.
         logging.getLogger("pika").setLevel(logging.CRITICAL)
 
@@ -113,8 +122,21 @@ class ReportingRabbitmqBroker(RabbitmqBroker):
             with self._bounded():
                 return super().consume(queue_name, prefetch, timeout)
         except BrokerConnectionError as error:
-            self.availability.down(error)
+            self.failed(queue_name, error)
             raise
+
+    def failed(self, queue_name: str, error: BrokerConnectionError) -> None:
+        """Log once that RabbitMQ is away, or that it refuses one queue, beside which others may work."""
+        if not (isinstance(error, RabbitmqUnavailable) and error.refused):
+            self._availability.down(error)
+        elif self._refused.get(queue_name) != str(error):
+            self._refused[queue_name] = str(error)
+            log.error("queue_unusable", queue=queue_name, reason=str(error))
+
+    def works(self, queue_name: str) -> None:
+        """Note that a queue is consumed."""
+        self._availability.up()
+        self._refused.pop(queue_name, None)
 
     def enqueue(self, message: dramatiq.Message[Any], *, delay: int | None = None) -> dramatiq.Message[Any]:
         """Publish a message, confirmed by a majority of the nodes of its queue.
@@ -145,7 +167,7 @@ class ReportingRabbitmqBroker(RabbitmqBroker):
         """This thread's connection, subject to the time limit of the operation that it is opened in."""
         remaining_s = self.state.until - time.monotonic() if hasattr(self.state, "until") else None
         if remaining_s is not None and remaining_s <= 0:
-            raise RabbitmqUnavailable(words(PublishTimedOut()))  # type: ignore[no-untyped-call]
+            raise RabbitmqUnavailable(words(PublishTimedOut()))
         with _one_error():
             is_new = getattr(self.state, "connection", None) is None
             connection: pika.BlockingConnection = RabbitmqBroker.connection.__get__(self)
@@ -243,10 +265,10 @@ class _Consumer(_RabbitmqConsumer):
             with _one_error():
                 message: Any = super().__next__()  # type: ignore[no-untyped-call]
         except BrokerConnectionError as error:
-            self.broker.availability.down(error)
+            self.broker.failed(self.queue_name, error)
             raise
         # Not before: a user who may not read a queue is refused as this begins to consume it.
-        self.broker.availability.up()
+        self.broker.works(self.queue_name)
         if message is None:
             return None
         if not is_sound(message._message, self.queue_name):
@@ -290,4 +312,5 @@ def _one_error() -> Iterator[None]:
     except RabbitmqUnavailable:
         raise
     except (AMQPError, AMQPConnectorException, OSError, ConnectionClosed) as error:
-        raise RabbitmqUnavailable(words(error)) from None  # type: ignore[no-untyped-call]
+        cause = error.args[0] if isinstance(error, ConnectionClosed) and error.args else error
+        raise RabbitmqUnavailable(words(error), refused=isinstance(cause, ChannelClosedByBroker)) from None

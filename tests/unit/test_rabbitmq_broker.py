@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -65,19 +66,19 @@ def test_the_client_of_rabbitmq_is_silent(pika: logging.Logger) -> None:
 
 
 def test_an_outage_is_logged_once(pika: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given a server that is down for two attempts, and one that refuses to be read from, I expect a line at the first,
-    with what it said, and one once something could be read."""
+    """Given a server that is down for two attempts, and then refuses one queue for two, beside another that works, I
+    expect a line at the first of each, with what it said, and one once something could be read."""
     broker = build_broker(URL, [])
     refused = ChannelClosedByBroker(403, "ACCESS_REFUSED - access to queue 'index' refused")
-    attempts: list[Any] = [ConnectionClosed(ConnectionRefusedError(111, "refused"))] * 2 + [None, None]
-    looks: list[Any] = [ConnectionClosed(refused), None]
+    attempts: list[Any] = [ConnectionClosed(ConnectionRefusedError(111, "refused"))] * 2 + [None] * 4
+    looks: list[Any] = [ConnectionClosed(refused), None, ConnectionClosed(refused), None]
 
     def attempt(outcomes: list[Any]) -> None:
         if (outcome := outcomes.pop(0)) is not None:
             raise outcome
 
-    def connect(consumer: Any, made_by: Any, *_: Any) -> None:
-        consumer.broker, consumer.iterator = made_by, iter([])
+    def connect(consumer: Any, made_by: Any, queue: str, *_: Any) -> None:
+        consumer.broker, consumer.queue_name, consumer.iterator = made_by, queue, iter([])
         attempt(attempts)
 
     monkeypatch.setattr(RabbitmqBroker, "declare_queue", lambda *_, **__: None)
@@ -85,14 +86,14 @@ def test_an_outage_is_logged_once(pika: logging.Logger, monkeypatch: pytest.Monk
     monkeypatch.setattr(_RabbitmqConsumer, "__next__", lambda _: attempt(looks))
 
     with capture_logs() as lines:
-        for _ in range(3):
-            with pytest.raises(ConnectionClosed):
-                next(broker.consume("index"))
-        assert next(broker.consume("index")) is None
+        for queue, is_there in (("index", 0), ("index", 0), ("index", 0), ("writes", 1), ("index", 0), ("writes", 1)):
+            with nullcontext() if is_there else pytest.raises(ConnectionClosed):
+                next(broker.consume(queue))
 
-    assert [(line["event"], line["dependency"], str(line.get("reason"))) for line in lines] == [
-        ("dependency_down", "broker", "ConnectionRefusedError: [Errno 111] refused"),
-        ("dependency_up", "broker", "None"),
+    assert [(line["event"], str(line.get("reason")).partition(";")[0]) for line in lines] == [
+        ("dependency_down", "ConnectionRefusedError: [Errno 111] refused"),
+        ("queue_unusable", "ACCESS_REFUSED - access to queue 'index' refused"),
+        ("dependency_up", "None"),
     ]
 
 
