@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import dramatiq
 from keepsake_client.protocol import AddData, ContextData, ProfileGetData, ProfileUpdateData, SearchData, clean
 
-from tasks import extraction, management
+from tasks import extraction, management, unknown
 from tasks.middleware.retries import INDEX_RETRY, NO_RETRY, WRITE_RETRY
 from tasks.queues import (
     ARRIVED_AT,
@@ -36,11 +36,12 @@ ON_THE_WIRE = 0.1
 
 
 def declare(broker: dramatiq.Broker, resources: Resources, clock: Callable[[], float] = time.time) -> None:
-    """Declare every actor on the broker.
+    """Declare every actor on the broker, and what is run for an actor that there is not.
 
     Args:
         clock: the time in seconds since 1970, by which requests were received.
     """
+    unknown.declare(broker, resources)
     management.declare(broker, resources, clock)
     if resources.settings.extracts:
         extraction.declare(broker, resources)

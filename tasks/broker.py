@@ -9,7 +9,7 @@ from dramatiq.middleware import Middleware
 
 from services.runtime.metrics import NO_METRICS, Metrics
 from services.runtime.process_record import Dependency
-from services.runtime.settings import mask_url
+from services.runtime.settings import hosts_of, mask_url
 from tasks.redis_broker import build_redis_broker
 
 
@@ -27,5 +27,8 @@ def build_broker(url: str, middleware: Sequence[Middleware], metrics: Metrics = 
     if url.startswith("amqp"):
         from tasks.rabbitmq_broker import ReportingRabbitmqBroker  # noqa: PLC0415 - its client is seldom needed
 
-        return ReportingRabbitmqBroker(url=url, middleware=list(middleware), metrics=metrics, confirm_delivery=True)
+        # Dramatiq would take the semicolon of a password for one between two hosts.
+        return ReportingRabbitmqBroker(
+            url=hosts_of(url), middleware=list(middleware), metrics=metrics, confirm_delivery=True
+        )
     return build_redis_broker(url, middleware, metrics)

@@ -19,13 +19,16 @@ import structlog
 from dramatiq.brokers.rabbitmq import DEAD_MESSAGE_TTL, RabbitmqBroker, _RabbitmqConsumer
 from dramatiq.common import dq_name, q_name, xq_name
 from dramatiq.errors import BrokerConnectionError, ConnectionClosed
+from keepsake_client.errors import Unavailable
 from pika.adapters.utils.connection_workflow import AMQPConnectorException
 from pika.exceptions import AMQPConnectionError, AMQPError, ChannelClosedByBroker
 
+from services.runtime.amqp import words
 from services.runtime.availability import Availability
 from services.runtime.metrics import NO_METRICS, Metrics
 from services.runtime.settings import hosts_of
 from tasks.dead_letters import add_reason
+from tasks.decoding import is_sound
 
 #: For a host that disappears without closing, noticed within 12 s; RabbitMQ's heartbeats take two minutes. Shorter ones
 #: would have RabbitMQ close the adapters' connections, which send none while they wait.
@@ -47,8 +50,20 @@ log = structlog.get_logger()
 class PublishTimedOut(AMQPConnectionError):  # type: ignore[misc]  # pika has no types
     """RabbitMQ has not confirmed the message in time."""
 
-    def __repr__(self) -> str:
-        return f"PublishTimedOut: not confirmed within {PUBLISH_TIMEOUT_S:.0f} s"
+    def __init__(self) -> None:
+        super().__init__("not confirmed in time, as without a majority of the nodes, memory or disk")
+
+
+class RabbitmqUnavailable(Unavailable, ConnectionClosed):
+    """Dramatiq's error of a lost connection, on which everything tries again later; it says what RabbitMQ said.
+
+    Args:
+        refused: whether RabbitMQ answers, and refuses what was asked of a queue.
+    """
+
+    def __init__(self, said: str, *, refused: bool = False) -> None:
+        super().__init__(said)  # type: ignore[no-untyped-call]
+        self.refused = refused
 
 
 def server_version(url: str, timeout_s: float = 2.0) -> str | None:
@@ -94,6 +109,7 @@ class ReportingRabbitmqBroker(RabbitmqBroker):
         self._publish_timeout_s = publish_timeout_s
         self._kept: set[str] = set()
         self._availability = Availability("broker", metrics=metrics)
+        self._refused: dict[str, str] = {}
         # It logs a lost connection in a dozen lines; Dramatiq silences it in workers, and the adapters have it too.
         logging.getLogger("pika").setLevel(logging.CRITICAL)
 
@@ -104,12 +120,23 @@ class ReportingRabbitmqBroker(RabbitmqBroker):
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5_000) -> dramatiq.Consumer:
         try:
             with self._bounded():
-                consumer = super().consume(queue_name, prefetch, timeout)
+                return super().consume(queue_name, prefetch, timeout)
         except BrokerConnectionError as error:
-            self._availability.down(_reason(error))
+            self.failed(queue_name, error)
             raise
+
+    def failed(self, queue_name: str, error: BrokerConnectionError) -> None:
+        """Log once that RabbitMQ is away, or that it refuses one queue, beside which others may work."""
+        if not (isinstance(error, RabbitmqUnavailable) and error.refused):
+            self._availability.down(error)
+        elif self._refused.get(queue_name) != str(error):
+            self._refused[queue_name] = str(error)
+            log.error("queue_unusable", queue=queue_name, reason=str(error))
+
+    def works(self, queue_name: str) -> None:
+        """Note that a queue is consumed."""
         self._availability.up()
-        return consumer
+        self._refused.pop(queue_name, None)
 
     def enqueue(self, message: dramatiq.Message[Any], *, delay: int | None = None) -> dramatiq.Message[Any]:
         """Publish a message, confirmed by a majority of the nodes of its queue.
@@ -140,7 +167,7 @@ class ReportingRabbitmqBroker(RabbitmqBroker):
         """This thread's connection, subject to the time limit of the operation that it is opened in."""
         remaining_s = self.state.until - time.monotonic() if hasattr(self.state, "until") else None
         if remaining_s is not None and remaining_s <= 0:
-            raise ConnectionClosed(PublishTimedOut())
+            raise RabbitmqUnavailable(words(PublishTimedOut()))
         with _one_error():
             is_new = getattr(self.state, "connection", None) is None
             connection: pika.BlockingConnection = RabbitmqBroker.connection.__get__(self)
@@ -200,13 +227,15 @@ class ReportingRabbitmqBroker(RabbitmqBroker):
         except ChannelClosedByBroker as error:
             if error.reply_code != PRECONDITION_FAILED:
                 raise
+            refused = words(error)
         del self.channel
         if of not in self._kept and self._delete_unused(name):
             log.info("queue_replaced", queue=name, by="a quorum queue")
             return self.channel.queue_declare(name, durable=True, arguments=arguments)
         if name == of:
             self._kept.add(name)
-        log.warning("queue_not_replicated", queue=name, remedy="start the workers again once it is empty")
+        remedy = f"once it is empty, start the workers again, or stop them and run: rabbitmqctl delete_queue {name}"
+        log.warning("queue_not_replicated", queue=name, reason=refused, remedy=remedy)
         return self.channel.queue_declare(name, passive=True)
 
     def _delete_unused(self, name: str) -> bool:
@@ -222,12 +251,41 @@ class ReportingRabbitmqBroker(RabbitmqBroker):
 class _Consumer(_RabbitmqConsumer):
     """Dramatiq's consumer, which settles what it has itself delivered alone, and records why a message failed."""
 
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)  # type: ignore[no-untyped-call]
+        self.iterator = self._remembering(self.iterator)
+
+    def _remembering(self, deliveries: Iterator[Any]) -> Iterator[Any]:
+        for delivery in deliveries:
+            self._body = delivery[2]
+            yield delivery
+
     def __next__(self) -> dramatiq.MessageProxy | None:
-        message: Any = super().__next__()  # type: ignore[no-untyped-call]
+        try:
+            with _one_error():
+                message: Any = super().__next__()  # type: ignore[no-untyped-call]
+        except BrokerConnectionError as error:
+            self.broker.failed(self.queue_name, error)
+            raise
+        # Not before: a user who may not read a queue is refused as this begins to consume it.
+        self.broker.works(self.queue_name)
         if message is None:
+            return None
+        if not is_sound(message._message, self.queue_name):
+            log.error("undecodable_message", queue=self.queue_name)
+            self.known_tags.discard(message._tag)
+            self._nack(message._tag)
             return None
         message.consumer = self
         return cast(dramatiq.MessageProxy, message)
+
+    def _nack(self, tag: int) -> None:
+        """Move what is no message, and was delivered just now, to the dead letters.
+
+        RabbitMQ itself would lose it, of a queue of one's own making that has no dead letters.
+        """
+        self.broker.publish_dead_letter(self.queue_name, self._body)
+        self.connection.add_callback_threadsafe(partial(self.channel.basic_ack, tag))
 
     def ack(self, message: Any) -> None:
         # A worker may finish what a consumer before this one delivered. Its number is another message's by now, and
@@ -248,13 +306,11 @@ class _Consumer(_RabbitmqConsumer):
 
 @contextmanager
 def _one_error() -> Iterator[None]:
-    """Whatever pika raises becomes Dramatiq's BrokerConnectionError, on which everything tries again later."""
+    """Whatever pika raises becomes one error, in words."""
     try:
         yield
-    except (AMQPError, AMQPConnectorException, OSError) as error:
-        raise ConnectionClosed(error) from None
-
-
-def _reason(error: BaseException) -> str:
-    cause = error.args[0] if error.args and isinstance(error.args[0], BaseException) else error
-    return type(cause).__name__
+    except RabbitmqUnavailable:
+        raise
+    except (AMQPError, AMQPConnectorException, OSError, ConnectionClosed) as error:
+        cause = error.args[0] if isinstance(error, ConnectionClosed) and error.args else error
+        raise RabbitmqUnavailable(words(error), refused=isinstance(cause, ChannelClosedByBroker)) from None

@@ -21,7 +21,7 @@ import structlog
 from dramatiq.brokers.redis import RedisBroker, _RedisConsumer
 from dramatiq.brokers.redis import _scripts as dispatch_scripts
 from dramatiq.common import current_millis, q_name
-from dramatiq.errors import ConnectionClosed, DecodeError
+from dramatiq.errors import ConnectionClosed
 from dramatiq.middleware import Middleware
 
 from services.runtime import dead_letters
@@ -31,6 +31,7 @@ from services.runtime.metrics import NO_METRICS, Metrics
 from services.runtime.queues import QueueKeys
 from services.runtime.redis import connect
 from tasks.dead_letters import add_reason
+from tasks.decoding import decode
 
 #: A worker without a heartbeat for this long has failed, and its messages go back to their queues. Every fetch looks
 #: for failed workers (4 us); by default one in a thousand does, and messages come back after minutes.
@@ -184,10 +185,10 @@ class WakingConsumer(_RedisConsumer):
     def close(self) -> None:
         """Requeue the messages that were fetched and not yet delivered."""
         cached, self.message_cache = self.message_cache, []
-        self.requeue(dramatiq.MessageProxy(message) for data in cached if (message := _decoded(data)))
+        self.requeue(dramatiq.MessageProxy(message) for data in cached if (message := self._decoded(data)))
 
     def _deliver(self, data: bytes | None) -> dramatiq.MessageProxy | None:
-        message = _decoded(data)
+        message = self._decoded(data)
         if message is None:
             # The id cannot be read from it; `_reconcile` finds it among the acks and makes it a dead letter.
             self._reconcile_at = 0.0
@@ -253,7 +254,7 @@ class WakingConsumer(_RedisConsumer):
         acks = self.broker.client.smembers(self._keys.acks(self.broker.broker_id))
         for redis_id in {raw.decode() for raw in acks} - held:
             data = self.broker.client.hget(self._keys.messages, redis_id)
-            if _decoded(data):
+            if self._decoded(data):
                 self.broker.do_requeue(self.queue_name, redis_id)
                 log.warning("stranded_message_requeued", queue=self.queue_name, redis_message_id=redis_id)
                 continue
@@ -261,12 +262,6 @@ class WakingConsumer(_RedisConsumer):
             if data is not None:  # without it there is an id alone, whose message was settled elsewhere
                 log.error("undecodable_message_dead_lettered", queue=self.queue_name, redis_message_id=redis_id)
 
-
-def _decoded(data: bytes | None) -> dramatiq.Message[Any] | None:
-    if data is None:
-        return None
-    try:
-        message: dramatiq.Message[Any] = dramatiq.Message.decode(data)
-    except (DecodeError, TypeError, KeyError, AttributeError):
-        return None
-    return message if isinstance(message.options, dict) and "redis_message_id" in message.options else None
+    def _decoded(self, data: bytes | None) -> dramatiq.Message[Any] | None:
+        message = None if data is None else decode(data, self.queue_name)
+        return message if message and isinstance(message.options.get("redis_message_id"), str) else None

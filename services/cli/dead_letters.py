@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -36,7 +36,7 @@ def list_letters(queue: Queue = None, data_dir: DataDir = DEFAULT_DATA_DIRECTORY
     with _Opened(data_dir) as letters:
         found = list(letters.all(_checked(queue)))
     for letter in found:
-        where = f"{letter.id}  {letter.queue:<11}  {letter.actor:<14}  {_moment(letter)}"
+        where = f"{letter.id}  {letter.queue:<11}  {printable(letter.actor):<14}  {_moment(letter)}"
         output.line(f"{where}  tries {letter.tries}  {printable(letter.error)}")
     if not found:
         output.line("no dead letters", "dim")
@@ -65,7 +65,7 @@ def replay(
 ) -> None:
     """Send one or all dead letters to their queues again, with no failed attempts counted."""
     with _Opened(data_dir) as letters:
-        _each(_chosen(letters, identifier, every, queue), letters.replay, "replayed", "cannot be replayed")
+        _each(_chosen(letters, identifier, every, queue), letters.replay_all, "replayed", "cannot be replayed")
 
 
 @app.command()
@@ -74,7 +74,7 @@ def drop(
 ) -> None:
     """Delete one or all dead letters."""
     with _Opened(data_dir) as letters:
-        _each(_chosen(letters, identifier, every, queue), letters.drop, "dropped", "gone already")
+        _each(_chosen(letters, identifier, every, queue), letters.drop_all, "dropped", "gone already")
 
 
 class _Opened:
@@ -108,12 +108,12 @@ def _chosen(letters: DeadLetters, identifier: str | None, every: bool, queue: st
     return [letters.find(identifier)] if identifier else list(letters.all(_checked(queue)))
 
 
-def _each(chosen: Iterable[DeadLetter], do: Callable[[DeadLetter], bool], done: str, otherwise: str) -> None:
-    outcomes = [do(letter) for letter in chosen]
+def _each(chosen: list[DeadLetter], do: Callable[[list[DeadLetter]], int], done: str, otherwise: str) -> None:
+    number = do(chosen)
     output = Output()
-    output.line(f"{done} {sum(outcomes)}")
-    if not all(outcomes):
-        output.line(f"{otherwise} {len(outcomes) - sum(outcomes)}", "bold red")
+    output.line(f"{done} {number}")
+    if number < len(chosen):
+        output.line(f"{otherwise} {len(chosen) - number}", "bold red")
         raise typer.Exit(1)
 
 

@@ -37,6 +37,7 @@ STATUS: Final = {
     "rate_limited": 429,
     "not_supported": 501,
     "unavailable": 503,
+    "worker_outdated": 503,
     "disabled": 503,
     "timeout": 504,
     "expired": 504,

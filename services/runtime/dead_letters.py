@@ -118,6 +118,14 @@ class DeadLetters(ABC):
     def drop(self, letter: DeadLetter) -> bool:
         """Delete a dead letter; False if it is gone by now."""
 
+    def replay_all(self, letters: Iterable[DeadLetter]) -> int:
+        """`replay` of several; how many were sent."""
+        return sum(map(self.replay, letters))
+
+    def drop_all(self, letters: Iterable[DeadLetter]) -> int:
+        """`drop` of several; how many were deleted."""
+        return sum(map(self.drop, letters))
+
     def newest(self, limit: int) -> list[DeadLetter]:
         """The last messages that died, of all queues, newest first."""
         return sorted(self.all(), key=lambda letter: letter.died_at, reverse=True)[:limit]

@@ -48,6 +48,18 @@ class Expired(KeepsakeError):
     code = "expired"
 
 
+class WorkerOutdated(KeepsakeError):
+    """The message is for an actor that the worker does not have: another release has sent it."""
+
+    code = "worker_outdated"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a worker of another release took this and does not know it: stop the workers of the earlier release"
+            " (`ltm status` shows them), and send it again"
+        )
+
+
 class CannotStart(KeepsakeError):
     """A process cannot start, which no waiting changes; the message says what to do."""
 

@@ -53,7 +53,7 @@ class FailedMessages:
 
     def _replay_all(self, queue: str) -> int:
         letters = open_dead_letters(self._settings, TIMEOUT_S)
-        return sum(letters.replay(letter) for letter in letters.all(queue))
+        return letters.replay_all(list(letters.all(queue)))
 
     def _drop(self, letter_id: str) -> bool:
         letters = open_dead_letters(self._settings, TIMEOUT_S)

@@ -110,6 +110,11 @@ def other_broker(client: redis.Redis, settings: Settings, names: Iterable[str]) 
         records = read_records(client, names).values()
     except redis.ResponseError:
         return None  # not permitted
+    return elsewhere(records, settings)
+
+
+def elsewhere(records: Iterable[ProcessRecord], settings: Settings) -> str | None:
+    """Where the processes of these records say that the workers' queues are, where these settings say otherwise."""
     own, pipeline = broker_address(settings), _without_user(settings.redis_url.get_secret_value())
     for stated in sorted({record.broker for record in records if record.broker is not None}):
         # A host may have one name for the processes, in their containers, and another one here.

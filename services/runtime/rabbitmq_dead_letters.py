@@ -7,7 +7,9 @@ in between. A dead letter is in its queue until RabbitMQ has confirmed what was 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -19,6 +21,7 @@ from services.runtime.settings import hosts_of, mask_url
 
 #: Of one queue, the oldest: they are all read at once.
 MAX_READ = 10_000
+_ID = re.compile(r"[\w:.-]{1,64}")
 
 
 class RabbitmqDeadLetters(DeadLetters):
@@ -42,35 +45,54 @@ class RabbitmqDeadLetters(DeadLetters):
             yield from sorted(letters, key=lambda letter: letter.died_at)
 
     def replay(self, letter: DeadLetter) -> bool:
-        body = as_first_sent(letter)
-        return body is not None and self._remove(letter, body.encode())
+        return self.replay_all([letter]) == 1
 
     def drop(self, letter: DeadLetter) -> bool:
-        return self._remove(letter, None)
+        return self.drop_all([letter]) == 1
 
-    def _remove(self, letter: DeadLetter, body: bytes | None) -> bool:
-        """Acknowledge a dead letter, once its new copy, if there is to be one, is on its queue."""
+    def replay_all(self, letters: Iterable[DeadLetter]) -> int:
+        sendable = [letter for letter in letters if letter.message is not None]
+        return self._remove(sendable, again=True)
+
+    def drop_all(self, letters: Iterable[DeadLetter]) -> int:
+        return self._remove(letters, again=False)
+
+    def _remove(self, letters: Iterable[DeadLetter], *, again: bool) -> int:
+        """Acknowledge dead letters, each once its new copy is on its queue where it is to be done again; how many."""
         import pika  # noqa: PLC0415 - an extra
 
-        with self._channel() as channel:
-            for found, tag in self._read(channel, letter.queue):
-                if found.raw == letter.raw:
-                    if body is not None:
-                        persistent = pika.BasicProperties(delivery_mode=2)
-                        channel.basic_publish("", letter.queue, body, persistent, mandatory=True)
-                    channel.basic_ack(tag)
-                    return True
-        return False
+        chosen: dict[str, Counter[bytes]] = {}
+        for letter in letters:
+            chosen.setdefault(letter.queue, Counter())[letter.raw] += 1
+        persistent, removed = pika.BasicProperties(delivery_mode=2), 0
+        for queue, left in chosen.items():
+            with self._channel() as channel:
+                for found, tag in self._read(channel, queue):
+                    if left[found.raw]:
+                        if again and (body := as_first_sent(found)):
+                            channel.basic_publish("", queue, body.encode(), persistent, mandatory=True)
+                        channel.basic_ack(tag)
+                        left[found.raw] -= 1
+                        removed += 1
+                    if not left.total():
+                        break
+        return removed
 
     def _read(self, channel: Any, queue: str) -> Iterator[tuple[DeadLetter, int]]:
         """The dead letters of a queue with their numbers on this channel, which holds them until it is closed."""
-        for _ in range(MAX_READ):
-            method, properties, raw = channel.basic_get(dead_letter_queue(queue))
-            if method is None:
-                return
+        name = dead_letter_queue(queue)
+        number = min(channel.queue_declare(name, passive=True).method.message_count, MAX_READ)
+        channel.basic_qos(prefetch_count=number)  # of 0 there is no limit, and nothing is consumed
+        for _, (method, properties, raw) in zip(range(number), self._deliveries(channel, name), strict=False):
             message = decoded(raw)
-            name = (message or {}).get("message_id") or hashlib.sha256(raw).hexdigest()[:32]
-            yield DeadLetter(str(name), queue, _died_at(properties), raw, message), method.delivery_tag
+            yield DeadLetter(_id_of(message, raw), queue, _died_at(properties), raw, message), method.delivery_tag
+
+    def _deliveries(self, channel: Any, name: str) -> Iterator[Any]:
+        """What the queue holds, until nothing has come for a while: another process may have it."""
+        for delivery in channel.consume(name, inactivity_timeout=self._timeout_s):
+            if delivery[0] is None:
+                return
+            yield delivery
 
     @contextmanager
     def _channel(self) -> Iterator[Any]:
@@ -78,6 +100,8 @@ class RabbitmqDeadLetters(DeadLetters):
             import pika  # noqa: PLC0415 - an extra that is seldom installed
             from pika.adapters.utils.connection_workflow import AMQPConnectorException  # noqa: PLC0415
             from pika.exceptions import AMQPError, ChannelClosedByBroker  # noqa: PLC0415
+
+            from services.runtime.amqp import words  # noqa: PLC0415
         except ImportError:
             raise StackError(
                 "the workers' queues are on RabbitMQ, whose client is not installed: add keepsake-ltm[rabbitmq]"
@@ -98,9 +122,17 @@ class RabbitmqDeadLetters(DeadLetters):
                     connection.close()  # what was read and not acknowledged is in its queue again
         except ChannelClosedByBroker as error:
             if error.reply_code != 404:  # no such queue: no worker has run yet
-                raise StackError(f"{mask_url(self._url)} refuses: {error.reply_text}") from None
+                raise StackError(f"{mask_url(self._url)}: {words(error)}") from None
         except (AMQPError, AMQPConnectorException, OSError) as error:
-            raise StackError(f"{mask_url(self._url)} does not answer: {type(error).__name__}") from None
+            raise StackError(f"{mask_url(self._url)}: {words(error)}") from None
+
+
+def _id_of(message: dict[str, Any] | None, raw: bytes) -> str:
+    """The id of its message; of one that is none, or that another program gave an id that is no word, its hash."""
+    found = (message or {}).get("message_id")
+    if isinstance(found, str) and _ID.fullmatch(found):
+        return found
+    return hashlib.sha256(raw).hexdigest()[:32]
 
 
 def _died_at(properties: Any) -> float:

@@ -193,8 +193,8 @@ class Settings(BaseSettings):
     )
     rabbitmq_management_url: EndpointUrl | None = Field(
         default=None,
-        description="RabbitMQ's management API, such as `http://user:password@host:15672`, for `ltm status`; unset:"
-        " port 15672 (of `amqps`, 15671) of the hosts of `BROKER_URL`, with their user.",
+        description="RabbitMQ's management API, such as `http://user:password@host:15672`, for the depths of the"
+        " queues; unset: port 15672 (of `amqps`, 15671) of the hosts of `BROKER_URL`, with their user.",
     )
 
     enable_ltm: bool = Field(

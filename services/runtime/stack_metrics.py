@@ -1,4 +1,7 @@
-"""The metrics of the whole stack, read from Redis at each scrape: what waits, what was counted, which processes run."""
+"""The metrics of the whole stack, read at each scrape: what waits, what was counted, which processes run.
+
+From Redis, and where the workers' queues are on RabbitMQ, from its management API.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +18,25 @@ from keepsake_client.protocol import COUNTERS, REJECTED_STREAM, STREAM_GROUP, al
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from pydantic import ValidationError
 
+from services.runtime.errors import StackError
 from services.runtime.logging import redact
-from services.runtime.process_record import PROCESSES, ProcessRecord
+from services.runtime.process_record import PROCESSES, ProcessRecord, elsewhere, record_of
 from services.runtime.queues import depth_commands, depths_of
+from services.runtime.rabbitmq import ManagementApi
 from services.runtime.redis import connect_async
 from services.runtime.settings import Settings
 
-#: A scrape ends after so long, whatever Redis does; Prometheus waits 10 s.
+#: A scrape ends after so long, whatever Redis and RabbitMQ do; Prometheus waits 10 s.
 SCRAPE_TIMEOUT_S: Final = 2.0
+#: Of each host of RabbitMQ: where one swallows packets, the next one is asked within a scrape.
+RABBITMQ_TIMEOUT_S: Final = SCRAPE_TIMEOUT_S / 2
+#: Of `keepsake_queue_messages`.
+_STATES: Final = ("waiting", "working", "delayed", "dead")
 #: Counters that are shown as 0 before they are first counted: an alert on their increase would miss the first.
 ALARMING: Final = (
     *("rejected", "log_trimmed_unread", "backlog_over", "updates_lost", "ai_responses_lost", "chat_messages_missed"),
     *("responses_not_published", "subscriptions_replaced", "extraction_failed", "messages_set_aside"),
+    "worker_outdated",
 )
 #: Of names in the hash of counters, which other programs may write, too.
 _COUNTER: Final = re.compile(r"[a-z][a-z_]{0,39}")
@@ -44,6 +54,7 @@ class StackFigures:
         lists: items by list.
         queues: messages by queue and state.
         processes: of those that are expected to run, whether they do.
+        elsewhere: where the processes say that the workers' queues are, where the settings say otherwise.
     """
 
     up: bool = False
@@ -54,6 +65,7 @@ class StackFigures:
     rejected: int | None = None
     counters: dict[str, int] = field(default_factory=dict)
     processes: dict[str, bool] = field(default_factory=dict)
+    elsewhere: str | None = None
     unseen: dict[str, str] = field(default_factory=dict)
 
     def sees(self, part: str, *replies: Any) -> bool:
@@ -94,6 +106,7 @@ class StackReader:
 
     def __init__(self, settings: Settings, client: redis.asyncio.Redis) -> None:
         self._client: Any = client  # redis-py's types of replies are those of every protocol at once
+        self._settings = settings
         self._stream = settings.ltm_stream_key
         self._unseen: set[str] = set()
         names = ("requests", "manage_requests")
@@ -102,27 +115,48 @@ class StackReader:
             **dict(zip(names, settings.request_queues, strict=False)),
         }
         url = settings.broker.get_secret_value()
-        self._broker: Any = client if url == settings.redis_url.get_secret_value() else None
-        if self._broker is None and url.startswith(("redis", "unix")):
+        self._own_broker = url != settings.redis_url.get_secret_value()
+        self._rabbitmq = ManagementApi(settings, RABBITMQ_TIMEOUT_S) if url.startswith("amqp") else None
+        self._broker: Any = client
+        if self._own_broker and self._rabbitmq is None:
             self._broker = connect_async(url, SCRAPE_TIMEOUT_S)
 
     async def read(self, timeout_s: float = SCRAPE_TIMEOUT_S) -> StackFigures:
         """The figures; of a Redis that does not answer in time, that it does not."""
         figures = StackFigures()
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._client.ping()
-                figures.up = True
-                await self._read_pipeline(figures)
-                await self._read_broker(figures)
-        except (redis.RedisError, OSError) as error:  # TimeoutError is an OSError
-            figures.sees("redis", error)
+        await asyncio.gather(self._read_redis(figures, timeout_s), self._read_own_broker(figures, timeout_s))
+        if figures.elsewhere:
+            figures.queues = {}
+            figures.unseen["queues"] = (
+                f"the workers' queues are on {figures.elsewhere}: set BROKER_URL of the gateway as for the processes"
+            )
         for part in figures.unseen.keys() - self._unseen:  # once, however often it is scraped
             log.warning("scrape_incomplete", part=part, reason=figures.unseen[part])
         for part in self._unseen - figures.unseen.keys():
             log.info("scrape_complete", part=part)
         self._unseen = set(figures.unseen)
         return figures
+
+    async def _read_redis(self, figures: StackFigures, timeout_s: float) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._client.ping()
+                figures.up = True
+                await self._read_pipeline(figures)
+                if not self._own_broker:
+                    await self._read_queues(figures)
+        except (redis.RedisError, OSError) as error:  # TimeoutError is an OSError
+            figures.sees("redis", error)
+
+    async def _read_own_broker(self, figures: StackFigures, timeout_s: float) -> None:
+        """Read the queues of a broker that is not the pipeline's Redis: either may be away without the other."""
+        if not self._own_broker:
+            return
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._read_queues(figures)
+        except (redis.RedisError, OSError, StackError) as error:
+            figures.sees("queues", error)
 
     async def _read_pipeline(self, figures: StackFigures) -> None:
         async with self._client.pipeline(transaction=False) as pipeline:
@@ -143,6 +177,9 @@ class StackReader:
         if figures.sees("lists", *lengths):
             figures.lists = dict(zip(self._lists, lengths, strict=True))
         if figures.sees("processes", *alive, *records):
+            # Of one that was stopped before a move of the queues, the record says for a day where they were.
+            known = [record_of(record) for beats, record in zip(alive, records, strict=True) if beats and record]
+            figures.elsewhere = elsewhere([record for record in known if record is not None], self._settings)
             states = zip(PROCESSES, alive, records, strict=True)
             figures.processes = {process: bool(beats) for process, beats, record in states if _expected(record)}
         await self._read_stream(figures, groups)
@@ -171,15 +208,18 @@ class StackReader:
         oldest = min((int(entry_id.partition(b"-")[0]) / 1000 for entry_id in ids), default=seconds)
         figures.oldest_s = max(0.0, seconds - oldest)
 
-    async def _read_broker(self, figures: StackFigures) -> None:
-        if self._broker is None:
-            return  # RabbitMQ has metrics of its own
-        try:
-            async with self._broker.pipeline(transaction=False) as pipeline:
-                depth_commands(pipeline)
-                replies = await pipeline.execute(raise_on_error=False)
-        except (redis.RedisError, OSError) as error:
-            replies = [error]
+    async def _read_queues(self, figures: StackFigures) -> None:
+        if self._rabbitmq is not None:
+            report = await self._rabbitmq.queues()
+            figures.queues = {
+                queue: {state: depths[state] for state in _STATES} for queue, depths in report.depths.items()
+            }
+            if report.unknown:
+                figures.unseen["queues"] = "; ".join(report.unknown.values())
+            return
+        async with self._broker.pipeline(transaction=False) as pipeline:
+            depth_commands(pipeline)
+            replies = await pipeline.execute(raise_on_error=False)
         if figures.sees("queues", *replies):
             figures.queues = depths_of(replies)
 

@@ -54,6 +54,8 @@ def check_broker(url: str, timeout_s: float = TIMEOUT_S) -> None:
     try:
         import pika  # noqa: PLC0415 - an extra that is seldom installed
         from pika.exceptions import ProbableAccessDeniedError, ProbableAuthenticationError  # noqa: PLC0415
+
+        from services.runtime.amqp import words as amqp_words  # noqa: PLC0415
     except ImportError:
         raise CannotStart(
             "BROKER_URL is of RabbitMQ, whose client is not installed: add the extra keepsake-ltm[rabbitmq]"
@@ -73,7 +75,7 @@ def check_broker(url: str, timeout_s: float = TIMEOUT_S) -> None:
         except (ProbableAuthenticationError, ProbableAccessDeniedError):
             raise CannotStart(f"{named}, and RabbitMQ refuses it: correct user, password and virtual host") from None
         except Exception as error:  # noqa: BLE001 - of the name, the socket, TLS or the handshake, without a common class
-            reason = type(error).__name__
+            reason = amqp_words(error)
         else:
             if tuple(map(int, re.findall("[0-9]+", version)[:2])) < OLDEST_RABBITMQ:
                 raise CannotStart(

@@ -313,6 +313,7 @@ class StatusReader:
             report.notes.append(f"the queues on {mask_url(self._stack.settings.broker.get_secret_value())}: {error}")
             return
         report.queues = found.depths
+        report.notes += [f"the queue {name}: its depth is not known: {why}" for name, why in found.unknown.items()]
         for name, (state, detail) in found.nodes.items():
             report.parts.append(Part(name=f"RabbitMQ {name}", state=state, detail=detail))
         for name, detail in found.without_majority.items():

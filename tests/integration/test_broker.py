@@ -6,12 +6,14 @@ Each test has a namespace of its own, so the machine's own Redis may be used by 
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import threading
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import dramatiq
 import pytest
@@ -23,7 +25,9 @@ from dramatiq.errors import ConnectionClosed
 from dramatiq.middleware import Middleware, Retries
 
 from services.runtime.queues import QueueKeys
+from tasks import unknown
 from tasks.broker import build_broker
+from tasks.middleware.retries import Retries as KeepsakeRetries
 from tasks.redis_broker import (
     _HOST_TIME,
     _REDIS_TIME,
@@ -614,3 +618,19 @@ def test_a_message_that_could_not_be_acknowledged_stays_held(
         getattr(consumer, name)(message)
 
     assert broker.held[QUEUE] == {message.options["redis_message_id"]}  # type: ignore[union-attr]
+
+
+def test_a_message_for_an_actor_that_the_worker_does_not_have_fails_as_any_other(site: Site) -> None:
+    """Given a message without an asker for an actor of a later release, I expect a count, and a dead letter that says
+    what to do: Dramatiq itself makes one before any middleware sees it."""
+    counted, broker = Notes(), site.broker(KeepsakeRetries())
+    unknown.declare(broker, cast(Any, SimpleNamespace(count=counted.taken.append)))
+    broker.declare_queue(QUEUE)
+
+    broker.enqueue(dramatiq.Message(QUEUE, "of_later", (), {}, {}))
+    site.worker(broker)
+
+    wait_until(lambda: site.client.zcard(site.key(f"{QUEUE}.XQ")), description="the dead letter")
+    assert counted.taken == ["worker_outdated"]
+    [body] = site.client.hvals(site.key(f"{QUEUE}.XQ.msgs"))
+    assert json.loads(body)["options"]["error"].startswith("worker_outdated: ")

@@ -110,7 +110,7 @@ def test_what_is_no_message_can_be_dropped_alone(client: Any, failed: FailedMess
 @pytest.mark.parametrize(
     ("broker", "stated", "words"),
     [
-        ("amqp://guest:secret@127.0.0.1:1/", None, r"guest:\*\*\*@127.0.0.1:1/ does not answer: "),
+        ("amqp://guest:secret@127.0.0.1:1/", None, r"guest:\*\*\*@127.0.0.1:1/: ConnectionRefusedError: "),
         (None, "amqp://rabbit:5672/", "amqp://rabbit:5672/: set BROKER_URL as for the processes"),
     ],
     ids=["RabbitMQ", "RabbitMQ, which the gateway does not know"],

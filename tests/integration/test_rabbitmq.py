@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import json
 import re
+import time
 import uuid
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import dramatiq
 import pytest
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from dramatiq.errors import BrokerConnectionError
+from keepsake_client.protocol import COUNTERS, LTMRequest
 from pika.exceptions import ChannelClosedByBroker
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
@@ -23,7 +26,7 @@ from services.cli.app import build_app
 from services.runtime.queues import INDEX_QUEUE, INTERACTIVE_QUEUE, WRITES_QUEUE, dead_letter_queue, delay_queue
 from services.runtime.rabbitmq_dead_letters import RabbitmqDeadLetters
 from tasks.broker import build_broker, dependencies
-from tasks.queues import INDEX
+from tasks.queues import INDEX, request_message
 from tasks.rabbitmq_broker import ReportingRabbitmqBroker
 from tests.integration.worker_process import Servers, WorkerProcess, servers
 from tests.support import free_port, wait_until
@@ -133,6 +136,68 @@ def test_a_queue_that_an_earlier_worker_consumes_is_used_as_it_is(
     consumer.close()
 
 
+def test_what_is_no_message_is_a_dead_letter_of_any_queue(rabbitmq: RabbitmqBroker, classic: RabbitmqBroker) -> None:
+    """Given a queue of one's own making, which has no dead letters, and something on it that is no message, I expect it
+    among the dead letters all the same."""
+    classic.channel.queue_declare(INDEX_QUEUE, durable=True)
+    classic.channel.basic_publish("", INDEX_QUEUE, b"no message")
+
+    with capture_logs():
+        consumer = rabbitmq.consume(INDEX_QUEUE, timeout=1_000)
+        assert next(consumer) is None
+        consumer.close()
+
+    letters = RabbitmqDeadLetters(MACHINES_RABBITMQ, 10.0)
+    assert [letter.raw for letter in letters.all(INDEX_QUEUE)] == [b"no message"]
+    with capture_logs():
+        assert rabbitmq.get_queue_message_counts(INDEX_QUEUE)[0] == 0
+
+
+def test_dead_letters_are_replayed_once_by_two_at_the_same_time(rabbitmq: RabbitmqBroker) -> None:
+    """Given dead letters that two terminals replay at once, I expect each sent once, and none lost."""
+    for number in range(100):
+        message = dramatiq.Message[Any](INDEX.queue, INDEX.actor, (), {"update": {"number": number}}, {})
+        rabbitmq.publish_dead_letter(INDEX_QUEUE, message.encode())  # type: ignore[attr-defined]
+    letters = list(RabbitmqDeadLetters(MACHINES_RABBITMQ, 10.0).all(INDEX_QUEUE))
+
+    with ThreadPoolExecutor(2) as terminals:
+        replayed = [
+            terminals.submit(RabbitmqDeadLetters(MACHINES_RABBITMQ, 1.0).replay_all, letters).result for _ in range(2)
+        ]
+        numbers = [result() for result in replayed]
+
+    left = len(letters) - sum(numbers)
+    wait_until(
+        lambda: rabbitmq.get_queue_message_counts(INDEX_QUEUE) == (sum(numbers), 0, left), description="all of them"
+    )
+    assert sum(numbers) + RabbitmqDeadLetters(MACHINES_RABBITMQ, 10.0).drop_all(letters) == 100
+    rabbitmq.flush(INDEX_QUEUE)
+
+
+def test_many_dead_letters_are_removed_in_one_pass(rabbitmq: RabbitmqBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given many dead letters, and two that are alike, I expect all replayed over one connection: one for each, which
+    reads all of them, takes hours for thousands."""
+    for number in (*range(50), 0):
+        message = dramatiq.Message[Any](INDEX.queue, INDEX.actor, (number,), {}, {}, "an id", 1)
+        rabbitmq.publish_dead_letter(INDEX_QUEUE, message.encode())  # type: ignore[attr-defined]
+    letters = RabbitmqDeadLetters(MACHINES_RABBITMQ, 10.0)
+    found = list(letters.all(INDEX_QUEUE))
+    opened: list[int] = []
+    connect = letters._channel
+
+    def counted() -> Any:
+        opened.append(1)
+        return connect()
+
+    monkeypatch.setattr(letters, "_channel", counted)
+
+    assert letters.replay_all(found) == len(found) == 51
+
+    assert len(opened) == 1
+    wait_until(lambda: rabbitmq.get_queue_message_counts(INDEX_QUEUE) == (51, 0, 0), description="all of them")
+    rabbitmq.flush(INDEX_QUEUE)
+
+
 def test_its_version_is_known(rabbitmq: RabbitmqBroker) -> None:
     """Given RabbitMQ, I expect its version among the dependencies of a process, without the password; of one that does
     not answer, none; of a broker on Redis, nothing."""
@@ -181,6 +246,12 @@ def test_what_an_earlier_consumer_delivered_acknowledges_no_other_message(rabbit
 
     wait_until(lambda: rabbitmq.get_queue_message_counts(INDEX_QUEUE) == (1, 0, 0), description="the message, back")
     rabbitmq.flush(INDEX_QUEUE)
+
+
+def body(**changed: Any) -> bytes:
+    """A message to index, changed by hand."""
+    message = dramatiq.Message[Any](INDEX.queue, INDEX.actor, (), {"update": {}}, {})
+    return json.dumps({**message.asdict(), **changed}).encode()
 
 
 class Site:
@@ -326,18 +397,45 @@ def test_dead_letters_are_listed_replayed_and_dropped(site: Site) -> None:
     assert again.tries == 1
 
 
-def test_what_is_no_message_is_a_dead_letter_that_can_be_dropped(site: Site) -> None:
-    """Given bytes on a queue that are no message, I expect a dead letter that can be dropped alone."""
-    site.rabbitmq.channel.basic_publish("", INDEX_QUEUE, b"\xff{")
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"\xff{",
+        b"[" * 100_000,
+        body(actor_name=["a list"]),
+        body(options=None),
+        body(queue_name="of another worker"),
+        body(options={"throws": "no class"}),
+    ],
+    ids=["bytes", "nested", "actor", "options", "queue", "throws"],
+)
+def test_what_is_no_message_is_a_dead_letter_that_can_be_dropped(site: Site, raw: bytes) -> None:
+    """Given something on a queue that would end a thread of a worker, I expect a dead letter that can be dropped alone,
+    and the next message indexed."""
+    site.rabbitmq.channel.basic_publish("", INDEX_QUEUE, raw)
+    following = f"after {uuid.uuid4()}"
+    site.running.index(following)
 
     def found() -> Any:
-        return next((letter for letter in site.letters.all(INDEX_QUEUE) if letter.raw == b"\xff{"), None)
+        return next((letter for letter in site.letters.all(INDEX_QUEUE) if letter.raw == raw), None)
 
     letter = wait_until(found, description="the dead letter")
-    assert (letter.message, letter.died_at > 1_700_000_000) == (None, True)
-    assert site.letters.replay(letter) is False
+    assert letter.died_at > 1_700_000_000
     assert site.letters.drop(letter) is True
     assert found() is None
+    wait_until(lambda: following in site.running.indexed(), ALL_WITHIN_S, "the next one")
+
+
+def test_a_request_that_the_worker_does_not_know_is_answered(site: Site) -> None:
+    """Given a request for an actor of a later release, I expect its answer, a count, and no dead letter."""
+    request = LTMRequest(request_id="of later", type="search", user_id="u1", data={"query": "x", "deadline_ms": 60_000})
+    message = request_message(request, time.time()).copy(actor_name="memory_of_later")
+
+    site.rabbitmq.enqueue(message)
+
+    assert site.answer("of later")["error"].startswith("worker_outdated: ")
+    assert site.running.client.hget(COUNTERS, "worker_outdated") == b"1"
+    assert site.counts(INTERACTIVE_QUEUE)[2] == 0
 
 
 def restarted(site: Site) -> WorkerProcess:

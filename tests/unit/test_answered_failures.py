@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import dramatiq
 import fakeredis
@@ -15,7 +16,7 @@ from keepsake_client.protocol import LTMRequest, RequestType
 
 from adapters.ltm_responses import ResponsePublisher
 from services.runtime.errors import Expired, ProfileConflict
-from tasks import queues
+from tasks import queues, unknown
 from tasks.middleware.deliveries import TooManyDeliveries
 from tasks.middleware.retries import Retries, RetryPolicy
 
@@ -32,6 +33,8 @@ class Stage:
         # The worker's own order: ResponsePublisher sees the verdict of Retries.
         self.broker = StubBroker(middleware=[ResponsePublisher(self.client, "ltm_responses"), Retries()])
         self.failures: list[Exception] = []
+        self.counted: list[str] = []
+        unknown.declare(self.broker, cast(Any, SimpleNamespace(count=self.counted.append)))
         for route in queues.BY_TYPE.values():
             self._declare(route)
         self.worker = dramatiq.Worker(self.broker, worker_timeout=100, worker_threads=1)
@@ -49,9 +52,12 @@ class Stage:
     def ask(self, kind: RequestType, *failures: Exception) -> list[str | None]:
         """The `error` of every response to one request whose first attempts fail in these ways."""
         self.failures = list(failures)
-        request = LTMRequest(request_id="r1", type=kind, user_id="u1", data={})
-        self.broker.enqueue(queues.request_message(request, 1.5))
-        self.broker.join(queues.BY_TYPE[kind].queue, timeout=60_000, fail_fast=False)
+        return self.send(queues.request_message(request(kind), 1.5))
+
+    def send(self, message: dramatiq.Message[Any]) -> list[str | None]:
+        """The `error` of every response to this message."""
+        self.broker.enqueue(message)
+        self.broker.join(message.queue_name, timeout=60_000, fail_fast=False)
         errors = []
         while message := self.pubsub.get_message():
             errors.append(json.loads(message["data"])["error"])
@@ -62,6 +68,10 @@ class Stage:
         self.broker.close()
         self.pubsub.close()
         self.client.close()
+
+
+def request(kind: RequestType) -> LTMRequest:
+    return LTMRequest(request_id="r1", type=kind, user_id="u1", data={})
 
 
 @pytest.fixture
@@ -101,3 +111,28 @@ def test_a_write_that_fails_unexpectedly_is_a_dead_letter(stage: Stage, error: E
 def test_a_failure_before_a_success_is_not_answered(stage: Stage) -> None:
     """Given a database that is down for two attempts, I expect one answer, the success."""
     assert stage.ask("add", Unavailable("down"), Unavailable("down")) == [None]
+
+
+@pytest.mark.parametrize("kind", ["search", "profile_update"])
+def test_a_request_that_the_worker_does_not_know_is_answered(stage: Stage, kind: RequestType) -> None:
+    """Given a request for an actor of a later release, on either queue, I expect the answer to name the remedy, no dead
+    letter, whose replay would do what its asker was told to send again, and a count."""
+    message = queues.request_message(request(kind), 1.5).copy(actor_name="memory_of_later")
+
+    (answered,) = stage.send(message)
+
+    assert answered is not None
+    assert answered.startswith("worker_outdated: ")
+    assert "stop the workers of the earlier release" in answered
+    assert (stage.broker.dead_letters, stage.counted) == ([], ["worker_outdated"])
+
+
+def test_an_event_that_the_worker_does_not_know_is_a_dead_letter(stage: Stage) -> None:
+    """Given a message without an asker for an actor of a later release, I expect a dead letter, and a count."""
+    message = dramatiq.Message[Any](queues.INDEX.queue, "index_of_later", (), {"update": {}}, {})
+    stage.broker.declare_queue(queues.INDEX.queue)
+
+    assert stage.send(message) == []
+    [letter] = stage.broker.dead_letters
+    assert (letter.message_id, letter.actor_name) == (message.message_id, "index_of_later")
+    assert stage.counted == ["worker_outdated"]

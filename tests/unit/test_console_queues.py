@@ -20,6 +20,8 @@ from services.runtime.dead_letters import DeadLetter
 from services.runtime.extraction_figures import EXTRACTION_KEY, ExtractionFigures, SetAsideMessage
 from services.runtime.queues import QueueKeys
 from services.runtime.rejected import Reject
+from tests.management_api import management_api, queue
+from tests.support import free_port
 from tests.unit.console_app import ConsoleApp, look
 
 HOSTILE = "<script>alert(1)</script> \u202egnp\ud800 " + "x" * 30_000
@@ -223,17 +225,29 @@ def test_of_many_dead_letters_the_newest_are_listed_and_all_can_be_replayed(fail
     look(story)
 
 
-def test_on_rabbitmq_the_page_says_where_to_look(failed: Failed) -> None:
-    """Given queues on RabbitMQ, I expect where their depths are, no password, and the dead letters as ever."""
+def test_the_queues_of_rabbitmq_have_rows_as_those_of_redis(failed: Failed) -> None:
+    """Given queues on RabbitMQ, I expect their depths from its management API, and the dead letters as ever."""
     failed.letters = [letter()]
 
     async def story(app: ConsoleApp) -> None:
         await app.user.open("/console/queues")
-        await app.user.should_see("rabbit:5672: ltm status")
+        await app.user.should_see("4,711")
         await app.user.should_see("letter-1")
+
+    with management_api() as api:
+        api.queues = [queue("index", messages_ready=4_711)]
+        look(story, broker_url="amqp://unused", rabbitmq_management_url=api.url)
+
+
+def test_without_the_management_api_the_page_says_how_to_have_it(failed: Failed) -> None:
+    """Given queues on a RabbitMQ without its management API, I expect the remedy and no password."""
+
+    async def story(app: ConsoleApp) -> None:
+        await app.user.open("/console/queues")
+        await app.user.should_see("rabbitmq-plugins enable rabbitmq_management")
         assert not any("geheim" in text for text in shown(app))
 
-    look(story, broker_url="amqp://user:geheim@rabbit:5672")
+    look(story, broker_url=f"amqp://user:geheim@127.0.0.1:{free_port()}")
 
 
 def test_while_redis_is_down_the_page_says_so(failed: Failed) -> None:

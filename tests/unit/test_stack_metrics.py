@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
@@ -34,6 +35,7 @@ from services.runtime.queues import QueueKeys
 from services.runtime.settings import load_settings
 from services.runtime.stack_metrics import ALARMING, MAX_COUNTERS, StackFigures, StackReader
 from services.stack.processes import EXTRACTOR, SERVICES
+from tests.management_api import management_api, queue
 from tests.support import PATIENCE_S, SkippingLoop, free_port
 from tests.unit.test_metrics import HOSTILE, labels_of
 
@@ -222,11 +224,85 @@ def test_the_queues_of_another_broker_may_be_away(server: fakeredis.FakeServer) 
     assert (figures.up, list(figures.unseen), figures.queues, figures.backlog) == (True, ["queues"], {}, 0)
 
 
-def test_the_queues_of_rabbitmq_are_left_to_its_own_metrics(server: fakeredis.FakeServer) -> None:
-    """Given RabbitMQ as the broker, I expect no queues, and nothing unseen."""
-    figures = read(server, broker_url="amqp://127.0.0.1/")
+def test_the_queues_of_rabbitmq_are_shown(server: fakeredis.FakeServer) -> None:
+    """Given RabbitMQ as the broker, I expect its queues by the same names as those of Redis, the dead ones too."""
+    with management_api() as api:
+        api.queues = [queue("index", messages_ready=3, messages_unacknowledged=2, consumers=1), queue("index.DQ")]
+        api.queues.append(queue("index.XQ", messages_ready=6))
 
-    assert (figures.queues, figures.unseen) == ({}, {})
+        text = page(read(server, broker_url="amqp://unused/", rabbitmq_management_url=api.url))
+
+    for state, number in (("waiting", 3), ("working", 2), ("delayed", 0), ("dead", 6)):
+        assert f'keepsake_queue_messages{{queue="index",state="{state}"}} {number}.0' in text
+    assert "consumers" not in text
+    assert 'keepsake_queue_messages{queue="writes",state="waiting"} 0.0' in text
+    assert 'keepsake_unseen{part="' not in text
+
+
+def test_a_rabbitmq_that_cannot_be_read_is_named_and_its_queues_are_absent(server: fakeredis.FakeServer) -> None:
+    """Given no management API, I expect no figure that could be taken for one, that part named, and the rest shown."""
+    text = page(read(server, broker_url=f"amqp://user:geheim@127.0.0.1:{free_port()}/"))
+
+    assert "keepsake_queue_messages{" not in text
+    assert 'keepsake_unseen{part="queues"} 1.0' in text
+    assert ("keepsake_up 1.0" in text, "keepsake_backlog_messages 0.0" in text) == (True, True)
+
+
+def test_a_management_api_that_hangs_is_not_waited_for(server: fakeredis.FakeServer) -> None:
+    """Given a management API that takes a connection and says nothing, I expect the rest within the limit of a scrape,
+    by the loop's own clock."""
+    with socket.create_server(("127.0.0.1", 0)) as silent, asyncio.Runner(loop_factory=SkippingLoop) as runner:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        settings = load_settings(broker_url="amqp://unused/", rabbitmq_management_url=url)
+
+        async def scrape() -> StackFigures:
+            async with fakeredis.FakeAsyncRedis(server=server) as client:
+                return await StackReader(settings, client).read(timeout_s=2.0)
+
+        figures = runner.run(scrape())
+        took: float = runner.get_loop().time()
+
+    assert (figures.up, list(figures.unseen), figures.queues) == (True, ["queues"], {})
+    assert took <= 2.0
+
+
+def test_a_redis_that_is_down_hides_no_queue_of_rabbitmq(server: fakeredis.FakeServer) -> None:
+    """Given the pipeline's Redis away, I expect the queues of RabbitMQ shown all the same."""
+    server.connected = False
+    with management_api() as api:
+        api.queues = [queue("index", messages_ready=3)]
+
+        figures = read(server, broker_url="amqp://unused/", rabbitmq_management_url=api.url)
+
+    assert (list(figures.unseen), figures.queues["index"]["waiting"]) == (["redis"], 3)
+
+
+def test_a_queue_of_which_rabbitmq_knows_no_depth_is_named(server: fakeredis.FakeServer) -> None:
+    """Given a queue without a majority of its nodes, I expect it absent, and the reason given."""
+    with management_api() as api:
+        api.queues = [queue("index", online=1, messages_ready=3)]
+
+        figures = read(server, broker_url="amqp://unused/", rabbitmq_management_url=api.url)
+
+    assert figures.unseen == {"queues": "index: no majority of its nodes is up"}
+    assert sorted(figures.queues) == ["extract", "interactive", "writes"]
+
+
+def test_queues_that_the_processes_have_elsewhere_are_no_zeros(
+    server: fakeredis.FakeServer, client: fakeredis.FakeRedis
+) -> None:
+    """Given processes whose queues are on RabbitMQ, and a gateway without BROKER_URL, I expect no figures of Redis's
+    queues, and what to set."""
+    record = ProcessRecord(broker="amqp://rabbit/v")
+    client.set(process_key("long-term-memory-adapters"), record.model_dump_json())
+    stopped = read(server)
+    client.set(alive_key("long-term-memory-adapters"), "host:1:1")
+
+    figures = read(server)
+
+    assert "queues" not in stopped.unseen  # it may have been stopped before the queues were moved
+    assert figures.queues == {}
+    assert figures.unseen["queues"].startswith("the workers' queues are on amqp://rabbit/v: set BROKER_URL")
 
 
 def gateway_app(server: fakeredis.FakeServer, caller: Callable[[], Caller]) -> FastAPI:

@@ -24,6 +24,7 @@ _ANY: Final = {
     "not_found": "the user has no memory of this id: take one from search_memories or list_memories",
     "conflict": "the profile has changed since that version: call get_profile, then repeat with its version",
     "disabled": "the long-term memory is off: go on without it",
+    "worker_outdated": "the memory is being upgraded and cannot do this yet: go on without it",
     "internal": "the memory failed at this, and its log says why: go on without it",
 }
 

@@ -32,7 +32,7 @@ def add(pages: ConsolePages) -> None:
     async def build(viewer: Viewer, text: Texts, query: dict[str, str]) -> None:
         await sampler.refresh()
         heading(text("title"), 1)
-        waiting(viewer, text, sampler, gateway.settings)
+        waiting(viewer, text, sampler)
         if viewer.sees_everyone:
             dead_letters(viewer, text, failed, sampler)
             rejects(viewer, text, failed)

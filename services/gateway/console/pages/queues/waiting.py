@@ -12,7 +12,6 @@ from services.gateway.console.components import empty, failure, head, panel, spa
 from services.gateway.console.depths import HEIGHT, INTERVAL_S, WIDTH, Course, DepthSampler
 from services.gateway.console.texts import Texts
 from services.gateway.console.viewer import Viewer
-from services.runtime.settings import Settings, mask_url
 from services.runtime.stack_metrics import StackFigures
 
 #: Of the messages of a queue that do not wait for a worker.
@@ -60,7 +59,7 @@ class _Row:
         return self._text("seconds", n=f"{depth:,.0f}") if self._name == "oldest_s" else f"{depth:,.0f}"
 
 
-def waiting(viewer: Viewer, text: Texts, sampler: DepthSampler, settings: Settings) -> None:
+def waiting(viewer: Viewer, text: Texts, sampler: DepthSampler) -> None:
     """Show what waits, and go on showing it."""
     with panel(text("waiting")):
         state = ui.element("div")
@@ -78,7 +77,7 @@ def waiting(viewer: Viewer, text: Texts, sampler: DepthSampler, settings: Settin
                         rows[name] = _Row(text, name)
             for name, row in rows.items():
                 row.show(sampler.course(name), figures)
-            if (sentences := _sentences(viewer, text, sampler, settings)) != said:
+            if (sentences := _sentences(viewer, text, sampler)) != said:
                 said[:] = sentences
                 state.clear()
                 with state:
@@ -97,13 +96,10 @@ def _names(figures: StackFigures) -> list[str]:
     return ["backlog", "oldest_s", *lists, *queues]
 
 
-def _sentences(viewer: Viewer, text: Texts, sampler: DepthSampler, settings: Settings) -> list[str]:
+def _sentences(viewer: Viewer, text: Texts, sampler: DepthSampler) -> list[str]:
     """What the table does not show, in words."""
     figures = sampler.figures
     found = [text("unseen", part=part, reason=reason) for part, reason in figures.unseen.items()]
-    broker = settings.broker.get_secret_value()
-    if broker.startswith("amqp"):  # the figures are those of Redis
-        found.append(text("on_rabbitmq", url=mask_url(broker)))
     if sampler.samples and len(sampler.samples) < (sampler.samples.maxlen or 0):
         began = datetime.fromtimestamp(sampler.samples[0].at, viewer.zone)
         found.append(text("sampled_since", began=f"{began:%H:%M}"))
