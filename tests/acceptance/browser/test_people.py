@@ -6,6 +6,7 @@ import json
 import re
 import uuid
 from collections.abc import Iterator
+from urllib.parse import urlencode
 
 import pytest
 import redis
@@ -126,7 +127,8 @@ def test_hostile_words_are_shown_as_text(person: Person, memory: Client, client:
     said.get_by_role("button", name="Details").click()
     expect(said).to_contain_text("Metadata")
     injected: list[str] = []
-    for path in (f"{person.path_of(user)}&view=profile", "/people", "/", "/queues"):
+    asked = urlencode({"user": user, "q": HOSTILE})
+    for path in (f"{person.path_of(user)}&view=profile", "/people", f"/ask?{asked}", "/", "/?kind=search", "/queues"):
         injected += person.injected()
         person.go(path)
 
