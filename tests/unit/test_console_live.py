@@ -267,7 +267,7 @@ def test_hostile_words_are_text() -> None:
 
 
 def test_ids_that_turn_text_around_are_shown_with_their_escapes() -> None:
-    """Given a user, messages and outcomes with controls and overrides in their names, I expect what they are made of."""
+    """Given a user, messages and outcomes with controls and overrides in their names, I expect their escapes."""
 
     async def story(app: ConsoleApp) -> None:
         pipeline = Pipeline(app.redis, "ann\u202egnp.exe")
