@@ -96,7 +96,7 @@ class Pipeline:
         for stream in (TRACES_STREAM, TURNS_STREAM):
             await self._redis.xtrim(stream, maxlen=0, approximate=False)
         # Answered after its deadline, as the forgetting of much may be: forgotten all the same.
-        await Pipeline(self._redis, "").search("r-forget", type="user_forget", late_ms=200.0)
+        await Pipeline(self._redis, "").search("r-forget", type="user_forget", deadline_ms=100)
 
 
 def candidate(content: str | None, score: float = 0.91, verdict: str = "returned", **fields: Any) -> dict[str, Any]:

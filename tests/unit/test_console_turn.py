@@ -132,8 +132,10 @@ def test_an_open_page_stays_as_it_is_when_another_user_is_forgotten(
         await app.user.open("/console/turn?id=m1")
         await app.user.should_see("In Lisbon.", retries=30)
         [shown] = app.user.find("In Lisbon.").elements
-        await Pipeline(app.redis, "").search("r-forget", type="user_forget")
-        await eventually(lambda: len(followed) == 2)
+        for reads in (2, 3, 4):
+            await Pipeline(app.redis, "").search("r-forget", type="user_forget")
+            await eventually(lambda: len(followed) >= reads)  # noqa: B023 - at once
+        assert len(followed) == 4
         await app.user.should_see("In Lisbon.")
         assert app.user.find("In Lisbon.").elements == {shown}
 

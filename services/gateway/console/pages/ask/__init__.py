@@ -60,7 +60,6 @@ class Answers:
     ) -> None:
         self._gateway, self._viewer, self._text = pages.gateway, viewer, text
         self._asked, self._columns = asked, columns
-        self._has_memories = False
         self._place = when_erased(pages.feed, self._check)
 
     def fill(self) -> None:
@@ -80,7 +79,6 @@ class Answers:
 
     def _show(self, answers: list[Found | KeepsakeError]) -> None:
         found = [answer if isinstance(answer, Found) else None for answer in answers]
-        self._has_memories = any(one.candidates for one in found if one)
         for place, (answer, (column, min_score)) in enumerate(zip(answers, self._columns, strict=True)):
             with column:
                 if isinstance(answer, Found):
@@ -91,9 +89,8 @@ class Answers:
 
     async def _check(self) -> None:
         """Clear what is shown of a user of whom nothing is kept any more, or of whom that cannot be known."""
-        if not self._has_memories or await self._is_kept():
+        if await self._is_kept():
             return
-        self._has_memories = False
         for column, min_score in self._columns:
             column.clear()
             min_score.on_move = lambda _: None
