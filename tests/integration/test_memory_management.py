@@ -645,9 +645,10 @@ def test_a_deletion_takes_the_turns_of_its_user_with_it(
     memories: MemoryService, erasing: MemoryManagement, turns: redis.Redis, by: str
 ) -> None:
     """Given turns of two users, and a memory of one that is deleted, I expect the recorded words of that one to go."""
-    data: dict[str, Any] = {"ids": [say(memories, "tofu")]} if by == "ids" else {"filters": {"contains": "tofu"}}
+    memory_id = say(memories, "tofu")
+    meant: dict[str, Any] = {"ids": [memory_id], "filters": {"contains": "tofu"}}
 
-    assert delete(erasing, **data) == 1
+    assert delete(erasing, **{by: meant[by]}) == 1
 
     assert recorded(turns) == ["u2"]
 
