@@ -29,18 +29,22 @@ def main() -> None:
         ltm = str(Path(sys.executable).parent / "ltm")
         subprocess.run([ltm, "demo"], env={**os.environ, "REDIS_URL": stack.redis_url}, check=True)  # noqa: S603
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM_OPTIONS)
-        page = browser.new_page(viewport=SIZE, color_scheme="light", locale="en-GB")
-        page.goto(f"{stack.ltm_up.gateway_url}/console/")
-        page.get_by_role("row").filter(has_text=QUESTION).first.wait_for()
-        take(page, "live")
-        page.get_by_role("link", name=QUESTION).first.click()
-        page.get_by_text("Here is what I remember").first.wait_for()
-        take(page, "turn")
-        page.get_by_role("link", name="People").click()
-        page.get_by_role("link", name="demo-").first.click()
-        page.get_by_role("article").first.wait_for()
-        take(page, "person")
+        pictures(browser.new_page(viewport=SIZE, color_scheme="light", locale="en-GB"), stack.ltm_up.gateway_url)
         browser.close()
+
+
+def pictures(page: Page, url: str) -> None:
+    """Take the pictures of a gateway's console."""
+    page.goto(f"{url}/console/")
+    page.get_by_role("row").filter(has_text=QUESTION).first.wait_for()
+    take(page, "live")
+    page.get_by_role("link", name=QUESTION).first.click()
+    page.get_by_text("Here is what I remember").first.wait_for()
+    take(page, "turn")
+    page.get_by_role("link", name="People").click()
+    page.get_by_role("link", name="demo-").first.click()
+    page.get_by_role("article").first.wait_for()
+    take(page, "person")
 
 
 def take(page: Page, name: str) -> None:

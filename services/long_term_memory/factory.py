@@ -167,12 +167,21 @@ def open_long_term_memory(
         pool.close()
         raise
     writer = memories.writer
+    erasure = Erasure.of(settings)
     return LongTermMemory(
         memories,
         ContextService(memories, BackgroundReader(pool), settings.timezone, clock, replica=replica),
         ProfileService(pool, replica=replica, note=note),
-        MemoryManagement(pool, writer, settings.timezone, extract=settings.extracts, replica=replica, note=note),
-        Forgetting(pool, Erasure.of(settings), note=note),
+        MemoryManagement(
+            pool,
+            writer,
+            settings.timezone,
+            extract=settings.extracts,
+            replica=replica,
+            note=note,
+            erase_turns=erasure.erase_turns,
+        ),
+        Forgetting(pool, erasure, note=note),
         Expiry(pool, settings.retention, note=note),
         IndexUpkeep(settings.database_url.get_secret_value(), settings.ltm_reindex_factor),
         Portability(pool, writer, settings.ltm_max_content_chars, note=note),

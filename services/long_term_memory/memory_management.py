@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from typing import Any, Final
@@ -90,6 +91,7 @@ class MemoryManagement:
         extract: whether an LLM finds facts in messages.
         replica: of the pool's database, which answers `page` and `get`; None for none.
         note: of the writes of users.
+        erase_turns: erases what is recorded, besides the database, of what a user was told.
     """
 
     def __init__(
@@ -101,8 +103,10 @@ class MemoryManagement:
         extract: bool = False,
         replica: Replica | None = None,
         note: NoteWrites = no_notes,
+        erase_turns: Callable[[str], None] | None = None,
     ) -> None:
         self._pool = pool
+        self._erase_turns = erase_turns
         self._reads = Reads(pool, lambda other: other, replica)
         self._note = note
         self._writer = writer
@@ -214,6 +218,9 @@ class MemoryManagement:
     def delete(self, user_id: str, deletion: MemoryDeleteData, at: float) -> int:
         """Delete memories and, by filters, what arrived before `at` and is not indexed yet; idempotent.
 
+        What is recorded of the user's turns goes, too, also where nothing was left to delete: an interrupted deletion
+        is completed.
+
         Args:
             at: when it was asked for, in seconds since 1970.
 
@@ -222,10 +229,13 @@ class MemoryManagement:
 
         Raises:
             Unavailable: the database does not answer. What is deleted by then stays deleted.
+            redis.RedisError: Redis does not answer, or refuses writes.
         """
         count = self._delete(user_id, deletion, at)
         if not deletion.dry_run:
             self._note([encode_user_id(user_id)])
+            if self._erase_turns:
+                self._erase_turns(user_id)
         return count
 
     def _delete(self, user_id: str, deletion: MemoryDeleteData, at: float) -> int:

@@ -6,13 +6,13 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import redis
 import structlog
 from keepsake_client.errors import InvalidMessage
 from keepsake_client.protocol import (
+    COUNTERS,
     MAX_MESSAGE_BYTES,
     MEMBERSHIP_KEY,
     REJECTED_STREAM,
@@ -34,6 +34,7 @@ from redis.exceptions import NoPermissionError
 from services.runtime.arrival import arrival
 from services.runtime.errors import ErasureRefused
 from services.runtime.extraction_figures import EXTRACTION_KEY
+from services.runtime.id_matcher import decoded
 from services.runtime.logging import user_id_hasher
 from services.runtime.queues import QUEUES, QueueKeys, delay_queue, taken_list
 from services.runtime.redis import connect
@@ -99,7 +100,7 @@ class Erasure:
             ErasureRefused: Redis does not permit it.
             redis.RedisError: Redis does not answer, or refuses writes.
         """
-        task = _Task(UserMatcher(user_id, self._settings.ltm_anonymous_user, self._hashed), before)
+        task = _Task(self._matcher(user_id), before)
         settings = self._settings
         with _permitted(settings.ltm_stream_key):
             self._erase_stream(task)
@@ -125,11 +126,44 @@ class Erasure:
         with _permitted(REJECTED_STREAM):
             self._erase_entries(REJECTED_STREAM, before, task.match.rejected)
         with _permitted(TRACES_STREAM):
-            self._erase_entries(TRACES_STREAM, before, partial(task.match.record, TRACE_FIELD.encode()))
+            self._erase_entries(TRACES_STREAM, before, lambda fields: task.match.record(_record(fields, TRACE_FIELD)))
         with _permitted(TURNS_STREAM):
-            # Also what was written since: it may tell of memories that were there until now.
-            self._erase_entries(TURNS_STREAM, math.inf, partial(task.match.record, TURN_FIELD.encode()))
+            self._erase_turns(task.match)
         return task.events
+
+    def erase_turns(self, user_id: str) -> None:
+        """Erase the turn records of a user of whom memories were deleted.
+
+        All of them: a prompt has the words of memories and of the conversation without their ids, and a reply tells
+        them in other words. Where Redis does not permit it, as by access rules of before there were such records, that
+        is counted.
+
+        Raises:
+            redis.RedisError: Redis does not answer, or refuses writes.
+        """
+        try:
+            self._erase_turns(self._matcher(user_id))
+        except NoPermissionError:
+            log.warning("turns_not_erased", user_id=user_id, remedy="load deploy/redis-acl.conf")
+            self._client.hincrby(COUNTERS, "turns_not_erased", 1)
+
+    def _matcher(self, user_id: str) -> UserMatcher:
+        return UserMatcher(user_id, self._settings.ltm_anonymous_user, self._hashed)
+
+    def _erase_turns(self, match: UserMatcher) -> None:
+        # With their users, those of searches that are erased: another user's reply may be made of one (`also`).
+        request_ids: set[tuple[str, str]] = set()
+
+        def matches(fields: dict[bytes, bytes]) -> bool:
+            record = _record(fields, TURN_FIELD)
+            request = str(record.get("user")), str(record.get("request_id") or "")
+            if match.record(record):
+                request_ids.add(request)
+                return True
+            return record.get("kind") == "reply" and request[1] != "" and request in request_ids
+
+        # Also what was written since: it may tell of memories that were there until now.
+        self._erase_entries(TURNS_STREAM, math.inf, matches)
 
     def _erase_stream(self, task: _Task) -> None:
         key = self._settings.ltm_stream_key
@@ -257,6 +291,11 @@ def _permitted(place: str) -> Iterator[None]:
         yield
     except NoPermissionError:
         raise ErasureRefused(place) from None
+
+
+def _record(fields: dict[bytes, bytes], name: str) -> dict[str, Any]:
+    """The record of a trace or turn in an entry of its stream; without fields where it is none."""
+    return decoded(fields.get(name.encode(), b"")) or {}
 
 
 def _written_at(entry_id: bytes) -> float:

@@ -69,7 +69,8 @@ _REASONS: Final = {
     "off": "LTM_TURNS is off",
     "ids": "they were left out, with LTM_TURNS=ids",
     "gone": "the record is gone",
-    "not_written": "none was written, as with LTM_TURNS=off, by an earlier release, or without the right to ltm:turns",
+    "not_written": "there is none: memories of the user were deleted since, or none was written, as with LTM_TURNS=off,"
+    " by an earlier release, or without the right to ltm:turns",
     "failed": "the search ended with ",
     "no_reply": "no reply of the chat service or of the proxy is known",
     "busy": "the workers were behind: a search that waits for one is not explained",

@@ -38,13 +38,8 @@ class UserMatcher:
         body = decoded(raw)
         return body if body is not None and (of := subject(body)) and self._owns(of.get("user_id")) else None
 
-    def record(self, name: bytes, fields: dict[bytes, bytes]) -> bool:
-        """Whether the trace or turn record in the field `name` of an entry is of the user, or of a search that asked
-        for the user's memories as well.
-        """
-        item = decoded(fields.get(name, b""))
-        if item is None:
-            return False
+    def record(self, item: dict[str, Any]) -> bool:
+        """Whether a trace or turn record is of the user, or of a search that asked for the user's memories as well."""
         options = item.get("options")
         also = options.get("also") if isinstance(options, dict) else None
         users = [item.get("user"), *(also if isinstance(also, list) else ())]

@@ -212,6 +212,55 @@ def test_the_search_of_another_that_asked_for_the_user_as_well_goes(
     assert left["query"] == f"{MARKER} annab"
 
 
+def test_the_reply_of_another_that_was_made_of_the_user_s_memories_goes(client: Any, erasure: Erasure) -> None:
+    """Given another user's reply to a search for the user's memories as well, and replies of that and a third user to
+    other searches, one of them of the same id, I expect the first alone to go."""
+    records: list[dict[str, Any]] = [
+        {"kind": "search", "user": "ben", "request_id": "r1", "options": {"also": ["anna"]}},
+        {"kind": "search", "user": "ben", "options": {"also": ["anna"]}},
+        {"kind": "reply", "user": "ben", "request_id": "r1", "prompt": [{"role": "system", "content": MARKER}]},
+        {"kind": "reply", "user": "ben", "request_id": "r2", "reply": "stays"},
+        {"kind": "reply", "user": "ben", "reply": "stays"},
+        {"kind": "reply", "user": "cleo", "request_id": "r1", "reply": "stays"},
+    ]
+    for record in records:
+        client.xadd(TURNS_STREAM, {TURN_FIELD: json.dumps(record)})
+
+    erasure.erase("anna", time.time())
+
+    left = [json.loads(fields[TURN_FIELD.encode()]) for _, fields in client.xrange(TURNS_STREAM)]
+    assert left == records[3:]
+
+
+@pytest.mark.parametrize("user_id", USERS)
+def test_turns_of_which_memories_were_deleted_go_alone(
+    client: Any, settings: Settings, erasure: Erasure, user_id: str
+) -> None:
+    """Given users with something in every place, I expect the turns of one to go, and nothing else."""
+    fill(client, settings, user_id, time.time())
+    fill(client, settings, "ben", time.time())
+    kept = {key: client.dump(key) for key in client.scan_iter() if key != TURNS_STREAM.encode()}
+    hashed = user_id_hasher(settings.model_copy(update={"ltm_log_user_ids": False}))
+
+    erasure.erase_turns(user_id)
+
+    turns = [json.loads(fields[TURN_FIELD.encode()]) for _, fields in client.xrange(TURNS_STREAM)]
+    assert [turn["user"] for turn in turns] == ["ben", hashed("ben")]
+    assert {key: client.dump(key) for key in kept} == kept
+
+
+def test_turns_that_redis_does_not_permit_to_be_erased_are_counted(client: Any, valkey_url: str) -> None:
+    """Given access rules of before there were turns, I expect a count, and no error: the memories are deleted."""
+    client.execute_command("ACL", "SETUSER", "no-turns", "on", ">x", "~*", "&*", "+@all", "-xrange")
+    try:
+        limited = load_settings(redis_url=valkey_url.replace("//", "//no-turns:x@"))
+        Erasure.of(limited).erase_turns("anna")
+    finally:
+        client.execute_command("ACL", "DELUSER", "no-turns")
+
+    assert client.hget(COUNTERS, "turns_not_erased") == b"1"
+
+
 def test_an_entry_that_was_heard_before_and_written_after_goes(client: Any, erasure: Erasure) -> None:
     """Given an event that an adapter kept while Redis refused writes, I expect the time of its hearing to hold."""
     stream = opened(client)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
 import pytest
+import redis
 from keepsake_client.errors import InvalidMessage, MessageTooLarge
 from keepsake_client.protocol import (
     AddData,
@@ -23,6 +25,7 @@ from keepsake_client.protocol import (
     MemoryUpdateMessage,
     SearchData,
 )
+from keepsake_client.turns import TURN_FIELD, TURNS_STREAM
 from psycopg_pool import ConnectionPool
 
 from services.long_term_memory import deleting, removal
@@ -33,8 +36,10 @@ from services.long_term_memory.postgres.history import PostgresHistory
 from services.long_term_memory.postgres.pool import open_pool
 from services.long_term_memory.postgres.schema import migrate
 from services.long_term_memory.postgres.store import MemoryStore
+from services.runtime.erasure import Erasure
 from services.runtime.errors import MemoryNotFound
-from tests.support import wait_until
+from services.runtime.settings import load_settings
+from tests.support import free_port, wait_until
 
 #: Some minutes ago: deletions of some days ago are removed.
 NOW = round(time.time()) - 1_000.0
@@ -610,6 +615,79 @@ def test_a_dry_run_leaves_nothing_behind(
     tables = ("memories", "memory_history", "users", "tombstones", "deletions")
     counts = [rows(pool, f"SELECT count(*) FROM {table}")[0][0] for table in tables]
     assert counts == [1, 1, 1, 0, 0]
+
+
+@pytest.fixture
+def turns(valkey_url: str) -> Iterator[redis.Redis]:
+    """A Redis in which turns of the users u1 and u2 are recorded."""
+    with redis.Redis.from_url(valkey_url) as client:
+        client.flushdb()
+        for user in ("u1", "u2"):
+            client.xadd(TURNS_STREAM, {TURN_FIELD: json.dumps({"kind": "reply", "user": user, "reply": "tofu"})})
+        yield client
+
+
+@pytest.fixture
+def erasing(pool: ConnectionPool, memories: MemoryService, valkey_url: str) -> MemoryManagement:
+    """The management as a writer has it."""
+    erasure = Erasure.of(load_settings(redis_url=valkey_url))
+    return MemoryManagement(pool, memories.writer, erase_turns=erasure.erase_turns)
+
+
+def recorded(turns: redis.Redis) -> list[str]:
+    """The users whose turns are recorded."""
+    entries: Any = turns.xrange(TURNS_STREAM)
+    return [json.loads(fields[TURN_FIELD.encode()])["user"] for _, fields in entries]
+
+
+@pytest.mark.parametrize("by", ["ids", "filters"])
+def test_a_deletion_takes_the_turns_of_its_user_with_it(
+    memories: MemoryService, erasing: MemoryManagement, turns: redis.Redis, by: str
+) -> None:
+    """Given turns of two users, and a memory of one that is deleted, I expect the recorded words of that one to go."""
+    memory_id = say(memories, "tofu")
+    meant: dict[str, Any] = {"ids": [memory_id], "filters": {"contains": "tofu"}}
+
+    assert delete(erasing, **{by: meant[by]}) == 1
+
+    assert recorded(turns) == ["u2"]
+
+
+def test_turns_that_a_broken_off_deletion_has_left_go_with_the_next_delivery(
+    memories: MemoryService, erasing: MemoryManagement, management: MemoryManagement, turns: redis.Redis
+) -> None:
+    """Given a deletion whose worker ended before it had erased the turns, I expect the next delivery to do that,
+    though it finds no memory any more."""
+    memory_id = say(memories, "tofu")
+    delete(management, ids=[memory_id])
+
+    assert delete(erasing, ids=[memory_id]) == 0
+
+    assert recorded(turns) == ["u2"]
+
+
+def test_turns_stay_where_nothing_is_deleted(
+    memories: MemoryService, erasing: MemoryManagement, turns: redis.Redis
+) -> None:
+    """Given a dry run, and a correction, whose old text the memory's history keeps, I expect the turns to stay."""
+    memory_id = say(memories, "tofu")
+
+    delete(erasing, ids=[memory_id], dry_run=True)
+    correct(erasing, memory_id, content="tempeh")
+
+    assert recorded(turns) == ["u1", "u2"]
+
+
+def test_a_deletion_is_not_done_while_redis_does_not_answer(pool: ConnectionPool, memories: MemoryService) -> None:
+    """Given a Redis that is down, I expect an error, with which the deletion is retried, and the memory deleted."""
+    down = Erasure.of(load_settings(redis_url=f"redis://127.0.0.1:{free_port()}/0"))
+    erasing = MemoryManagement(pool, memories.writer, erase_turns=down.erase_turns)
+    memory_id = say(memories, "tofu")
+
+    with pytest.raises(redis.ConnectionError):
+        delete(erasing, ids=[memory_id])
+
+    assert listed(erasing) == []
 
 
 def test_a_deletion_that_was_ended_in_the_middle_is_completed(

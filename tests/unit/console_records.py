@@ -86,11 +86,17 @@ class Pipeline:
         await self.reply(memories=1)
         await self.message("m2", reply_to="m1")
 
+    async def delete(self) -> None:
+        """A memory is deleted, and the turn records with it, as if all were this user's."""
+        await self._redis.xtrim(TURNS_STREAM, maxlen=0, approximate=False)
+        await self.search("r-delete", type="memory_delete")
+
     async def forget(self) -> None:
         """All records are erased, as if they were one user's; that of the request names no user."""
         for stream in (TRACES_STREAM, TURNS_STREAM):
             await self._redis.xtrim(stream, maxlen=0, approximate=False)
-        await Pipeline(self._redis, "").search("r-forget", type="user_forget")
+        # Answered after its deadline, as the forgetting of much may be: forgotten all the same.
+        await Pipeline(self._redis, "").search("r-forget", type="user_forget", deadline_ms=100)
 
 
 def candidate(content: str | None, score: float = 0.91, verdict: str = "returned", **fields: Any) -> dict[str, Any]:

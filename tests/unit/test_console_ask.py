@@ -18,9 +18,12 @@ from nicegui import ui
 
 from bench.retrieval.chats import read_users, updates
 from services.gateway.access import Caller, Right
+from services.gateway.console import feed
 from services.gateway.console.cases import MAX_MEMORIES, case_of, language_of, line_of
 from services.gateway.console.recall import Asked, local_minute, moves, options_of, verdicts_at, with_zone
+from tests.support import eventually
 from tests.unit.console_app import ConsoleApp, look
+from tests.unit.console_records import Pipeline
 from tests.unit.gateway_app import Memory
 
 HOSTILE = "<script>alert(1)</script> \u202egnp " + "x" * 30_000
@@ -202,6 +205,30 @@ def test_the_page_shows_what_would_come_and_what_just_missed() -> None:
         slider.set_value(0.6)
         await app.user.should_see("1 of the best 4 would come, with min_score 0.60")
         assert len(app.memory.requests) == 1
+
+    look(story)
+
+
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_an_open_page_loses_the_words_of_a_user_who_is_forgotten(
+    monkeypatch: pytest.MonkeyPatch, is_kept: bool
+) -> None:
+    """Given an open page while someone is forgotten elsewhere, I expect the answers to go if it is their user."""
+    monkeypatch.setattr(feed, "POLL_S", 0.05)
+
+    async def story(app: ConsoleApp) -> None:
+        users = [{"user_id": "u1", "memories": 4}] if is_kept else []
+        app.memory.answer = lambda kind, _: {"users": users} if kind == "user_list" else answer(FOUND)
+        await app.user.open("/console/ask?user=u1&q=cat")
+        await app.user.should_see("memory 1")
+        await Pipeline(app.redis).forget()
+        await eventually(lambda: [kind for kind, _, _ in app.memory.requests] == ["search", "user_list"])
+        if is_kept:
+            await app.user.should_see("memory 1")
+        else:
+            await app.user.should_see("Memories were deleted since", retries=100)
+            await app.user.should_not_see("memory 1")
+            assert [kind for kind, _, _ in app.memory.requests].count("search") == 1  # which would be recorded
 
     look(story)
 

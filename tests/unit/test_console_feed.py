@@ -143,6 +143,27 @@ def test_a_forgotten_user_has_no_words_any_more() -> None:
     run(story)
 
 
+def test_words_go_with_a_deleted_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a user of whom a memory is deleted after a turn, I expect the rows to stay without its words, however many
+    deletions follow; and until it is time to read everything again, each poll to read what is new alone."""
+
+    async def story(feed: LiveFeed, pipeline: Pipeline, _: fakeredis.FakeServer) -> None:
+        await pipeline.whole()
+        await feed.poll()
+        for _number in range(3):
+            await pipeline.delete()
+            assert [row.type for row in await feed.poll()] == ["memory_delete"]
+        assert feed.loads == 1
+        monkeypatch.setattr(feed_module, "RENEW_S", 0)
+        await feed.poll()
+        assert feed.loads == 2
+        assert {(row.words, row.reply) for row in feed.newest()} == {(None, None)}
+        assert len(list(feed.newest())) == 4 + 3
+        assert await feed.poll() == []
+
+    run(story)
+
+
 def test_records_of_later_versions_are_left_out() -> None:
     """Given a record that cannot be read, I expect the others."""
 

@@ -94,6 +94,23 @@ def test_a_forgotten_user_leaves_an_open_page(monkeypatch: pytest.MonkeyPatch) -
     look(story)
 
 
+def test_the_words_of_a_deleted_memory_leave_an_open_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given an open page, and a memory that is deleted, I expect the turn without what was said and replied."""
+    monkeypatch.setattr(feed, "POLL_S", 0.05)
+    monkeypatch.setattr(feed, "RENEW_S", 0.05)
+
+    async def story(app: ConsoleApp) -> None:
+        await Pipeline(app.redis).whole("Where is Anna?", "In Lisbon.")
+        await app.user.open("/console/")
+        await app.user.should_see("In Lisbon.")
+        await Pipeline(app.redis).delete()
+        await app.user.should_not_see("In Lisbon.", retries=100)
+        await app.user.should_not_see("Where is Anna?")
+        await app.user.should_see("m1")
+
+    look(story)
+
+
 def test_rows_wait_for_the_time_zone_of_the_browser() -> None:
     """Given rows that are read already, I expect none in a page whose browser has not yet connected."""
 
@@ -245,6 +262,20 @@ def test_hostile_words_are_text() -> None:
         html = (await app.http.get("/console/")).text
         assert not [words for words in HOSTILE if "<" in words and words in html]
         assert "x" * 1_000 not in html
+
+    look(story)
+
+
+def test_ids_that_turn_text_around_are_shown_with_their_escapes() -> None:
+    """Given a user, messages and outcomes with controls and overrides in their names, I expect their escapes."""
+
+    async def story(app: ConsoleApp) -> None:
+        pipeline = Pipeline(app.redis, "ann\u202egnp.exe")
+        await pipeline.message("m\u2066\x1b[31m")
+        await pipeline.message("m2", outcome="odd\u202e")
+        await app.user.open("/console/?kind=message")
+        for shown in (r"ann\u202egnp.exe", r"m\u2066\u001b[31m", r"odd\u202e"):
+            await app.user.should_see(shown)
 
     look(story)
 

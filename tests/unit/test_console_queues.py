@@ -330,12 +330,14 @@ def test_a_key_for_one_user_sees_no_failed_message_of_others(failed: Failed) -> 
 
 
 def test_counters_of_losses_come_first_with_what_they_mean(failed: Failed) -> None:
-    """Given a loss and a count of no consequence, I expect the loss explained, and the other one apart."""
+    """Given a loss and a count of no consequence, I expect both explained, and the other one apart."""
 
     async def story(app: ConsoleApp) -> None:
-        await app.redis.hset(COUNTERS, mapping={"updates_lost": 3, "facts_stored": 1_000})
+        await app.redis.hset(COUNTERS, mapping={"updates_lost": 3, "facts_stored": 1_000, "index_upkeep_failed": 1})
         await app.user.open("/console/queues")
         await app.user.should_see("had no room to wait")
+        await app.user.should_see("passes of the upkeep of indexes that failed")
         await app.user.should_see("1 other counters")
+        await app.user.should_see("facts that were found and stored")
 
     look(story)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import get_args
 
 import fakeredis
@@ -11,13 +13,18 @@ from keepsake_client.protocol import clean
 from keepsake_client.turns import Candidate, Cut, TurnRecord, Verdict
 
 from services.gateway.access import ALL_RIGHTS, Caller, Right
+from services.gateway.console import feed
 from services.gateway.console.texts import read_texts
 from services.gateway.console.turn_facts import CutReason, main_part, options_of, place_of_cut, reason_of_cut
+from services.gateway.turn_lookup import TurnLookup
 from services.runtime import turn_reader
-from services.runtime.turn import Missing, ReplyMemory
+from services.runtime.turn import Missing, ReplyMemory, Turn
+from tests.support import eventually
 from tests.unit.console_app import ConsoleApp, look
 from tests.unit.console_records import HOSTILE, Pipeline, candidate
 from tests.unit.gateway_app import MEMORY
+
+CONTRACT = Path(__file__).parents[2] / "docs/contract.md"
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +69,75 @@ def test_the_first_screen_goes_from_the_words_to_the_reply(servers: list[fakered
         await app.user.should_see("The reply was remembered.")
         await app.user.should_see("what scores below 0.09 is not returned")
         await app.user.should_see("score too low")
+
+    look(story)
+
+
+@pytest.mark.parametrize("how", ["forget", "delete"])
+def test_an_open_page_loses_the_words_that_are_erased(
+    servers: list[fakeredis.FakeServer], monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Given an open page, and a user who is forgotten, or a memory that is deleted, I expect the words gone."""
+    monkeypatch.setattr(feed, "POLL_S", 0.05)
+    monkeypatch.setattr(feed, "RENEW_S", 0.05)
+
+    async def story(app: ConsoleApp) -> None:
+        servers.append(app.server)
+        pipeline = Pipeline(app.redis)
+        await pipeline.whole("Where is Anna?", "In Lisbon.")
+        await app.user.open("/console/turn?id=m1")
+        await app.user.should_see("In Lisbon.", retries=30)
+        await (pipeline.forget() if how == "forget" else pipeline.delete())
+        await app.user.should_not_see("In Lisbon.", retries=100)
+        for words in ("Where is Anna?", "Anna lives in Lisbon", "You are kind."):
+            await app.user.should_not_see(words)
+
+    look(story)
+
+
+def test_a_reply_that_is_recorded_as_the_contract_says_is_shown(servers: list[fakeredis.FakeServer]) -> None:
+    """Given a chat service that runs the example of docs/contract.md, I expect its prompt and reply on the page."""
+    example = re.search(r"```python\n(import time\n.*?TurnRecord\(.*?)```", CONTRACT.read_text(), re.DOTALL)
+    assert example is not None
+
+    async def story(app: ConsoleApp) -> None:
+        servers.append(app.server)
+        await Pipeline(app.redis, "u1").message("8f14e45f")
+        exec(example[1], {"redis": fakeredis.FakeRedis(server=app.server)})
+        await app.user.open("/console/turn?id=8f14e45f")
+        await app.user.should_see("Mochi, as you told me.", retries=30)
+        await app.user.should_see("You know: the cat is called Mochi.")
+        await app.user.should_see("a-model")
+
+    look(story)
+
+
+def test_an_open_page_stays_as_it_is_when_another_user_is_forgotten(
+    servers: list[fakeredis.FakeServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given an open page, and another user who is forgotten, I expect what is shown not to be drawn anew."""
+    monkeypatch.setattr(feed, "POLL_S", 0.05)
+    followed: list[str] = []
+    follow = TurnLookup.follow
+
+    async def follow_counting(lookup: TurnLookup, identifier: str) -> Turn:
+        followed.append(identifier)
+        return await follow(lookup, identifier)
+
+    monkeypatch.setattr(TurnLookup, "follow", follow_counting)
+
+    async def story(app: ConsoleApp) -> None:
+        servers.append(app.server)
+        await Pipeline(app.redis).whole("Where is Anna?", "In Lisbon.")
+        await app.user.open("/console/turn?id=m1")
+        await app.user.should_see("In Lisbon.", retries=30)
+        [shown] = app.user.find("In Lisbon.").elements
+        for reads in (2, 3, 4):
+            await Pipeline(app.redis, "").search("r-forget", type="user_forget")
+            await eventually(lambda: len(followed) >= reads)  # noqa: B023 - at once
+        assert len(followed) == 4
+        await app.user.should_see("In Lisbon.")
+        assert app.user.find("In Lisbon.").elements == {shown}
 
     look(story)
 

@@ -21,6 +21,7 @@ from keepsake_client.errors import InvalidMessage, KeepsakeError, Unavailable
 from pydantic import BaseModel, SecretStr
 
 from services.cli.app import build_app
+from services.gateway.console.texts import read_texts
 from services.runtime.errors import Expired, MemoryNotFound, ProfileConflict
 from services.runtime.settings import Settings, load_settings
 
@@ -251,6 +252,14 @@ def test_a_limit_is_that_of_the_code(page: str, module: str, constant: str) -> N
     limit = getattr(import_module(module), constant)
 
     assert re.search(rf"(?<![\d,.]){limit:,}(?![\d,])", (DOCS / page).read_text())
+
+
+def test_the_console_says_what_every_counter_means() -> None:
+    """Given the counters that the code counts, I expect the console to have words for each, as a fault or as none."""
+    texts = read_texts("queues")
+    explained = [name.partition("_")[2] for name in texts if name.startswith(("counter_", "counted_"))]
+
+    assert sorted(explained) == sorted(set(counted_names()))
 
 
 def test_the_contract_has_every_counter() -> None:

@@ -37,19 +37,19 @@ def link(label: str, url: str) -> ui.element:
 
 def name_link(words: str, url: str) -> ui.element:
     """A link whose label is an id or a name that a person has given, as `name` shows it."""
-    element = link(escape_controls(words), url).classes("name").props('dir="auto"')
+    element = link(words, url).classes("name").props('dir="auto"')
     element.props["title"] = escape_controls(words)
     return element
 
 
 def span(text: str, classes: str = "") -> ui.label:
-    """A piece of text, which is never read as HTML."""
-    return ui.label(str(clean(text))).classes(f"inline {classes}")
+    """A piece of text, which is never read as HTML; of what turns it around, as in an id, its escape is shown."""
+    return ui.label(escape_controls(text)).classes(f"inline {classes}")
 
 
 def cell(text: str, classes: str = "") -> ui.element:
     """A cell of a table, with a piece of text in it."""
-    return TextElement(tag="td", text=str(clean(text))).classes(classes)
+    return TextElement(tag="td", text=escape_controls(text)).classes(classes)
 
 
 def heading(text: str, level: int = 2) -> ui.element:
@@ -131,7 +131,7 @@ def one_at_a_time(work: Callable[[], Any]) -> Callable[[], Any]:
 
 def name(text: str) -> ui.element:
     """An id or a name that a person has given, apart from the direction of what is around it; its own is not turned."""
-    shown = span(escape_controls(text), "name").props('dir="auto"')
+    shown = span(text, "name").props('dir="auto"')
     shown.props["title"] = escape_controls(text)
     return shown
 

@@ -17,7 +17,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from services.gateway.app import Gateway
 from services.gateway.console.figures import WINDOW_S, Figures, figures_of
-from services.gateway.console.passed import Passed
+from services.gateway.console.passed import ERASING, Passed
 from services.gateway.visibility import Visibility
 from services.runtime.id_matcher import decoded
 from services.runtime.process import cancel_all
@@ -28,6 +28,8 @@ POLL_S: Final = 1.0
 FIGURES_EVERY: Final = 5
 #: Without a viewer, what was read is dropped after so long, and with the next one read anew.
 IDLE_S: Final = 30.0
+#: What may have been deleted is read anew once in so long: of a program that deletes one memory after the other.
+RENEW_S: Final = 10.0
 #: Rows that are kept, of 1 kB each.
 MAX_PASSED: Final = 20_000
 #: Records that one command reads; those of turns may have 64 kB each.
@@ -67,10 +69,12 @@ class LiveFeed:
         self._watchers: set[Watcher] = set()
         self._task: asyncio.Task[None] | None = None
         self._figures: TTLCache[Visibility, Figures] = TTLCache(100, POLL_S * FIGURES_EVERY)
+        #: How often it has read everything: at first, and after something was erased.
+        self.loads, self._loaded_at = 0, 0.0
         self._clear()
 
     def _clear(self) -> None:
-        self.is_loaded = False
+        self.is_loaded, self._is_stale = False, False
         self.failure: Exception | None = None
         #: Why there are no texts, where the stream of turns cannot be read.
         self.texts_failure: Exception | None = None
@@ -151,11 +155,15 @@ class LiveFeed:
             RedisError, OSError: Redis does not answer, or does not permit reading the traces.
         """
         changed = await self._poll() if self.is_loaded else []
-        if any(row.type == "user_forget" and row.outcome == "ok" for row in changed):
-            self.is_loaded = False  # which user it was is erased, too: what is still recorded is read anew
+        # Of a user who is forgotten, it is not known who it was: what is still recorded is read anew.
+        self._is_stale |= any(row.type in ERASING for row in changed)
+        is_forgotten = any(row.type == "user_forget" for row in changed)
+        if is_forgotten or (self._is_stale and self._clock() - self._loaded_at >= RENEW_S):
+            self.is_loaded = False
         if not self.is_loaded:
             self._clear()  # of a reading that Redis has broken off, too
             changed = await self._load()
+            self.loads, self._loaded_at = self.loads + 1, self._clock()
         self.is_loaded, self.failure = True, None
         horizon = self._clock() - WINDOW_S
         while self._passed and (len(self._passed) > MAX_PASSED or self._passed[0].at < horizon):

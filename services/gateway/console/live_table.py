@@ -15,6 +15,7 @@ from services.gateway.console.guard import ROOT
 from services.gateway.console.passed import Outcome, Passed
 from services.gateway.console.texts import Texts
 from services.gateway.console.viewer import Viewer
+from services.runtime.controls import escape_controls
 
 #: The length of a whole bar, in milliseconds, of what has no deadline.
 WHOLE_BAR_MS: Final = 600.0
@@ -83,7 +84,7 @@ def row_of(passed: Passed, viewer: Viewer, text: Texts) -> Row:
     """A row as the table shows it to a viewer."""
     at = clock(viewer, passed.at)
     sees = viewer.sees_contents and passed.words is not None
-    turn_id = str(clean(passed.turn_id))
+    turn_id = passed.turn_id
     whole_ms = passed.deadline_ms or (WHOLE_BAR_OF_MESSAGE_MS if passed.kind == "message" else WHOLE_BAR_MS)
     whole_ms = max(whole_ms, passed.total_ms or 0)
     return {
@@ -91,9 +92,9 @@ def row_of(passed: Passed, viewer: Viewer, text: Texts) -> Row:
         "at": at.short if at else "",
         "exact": at.exact if at else "",
         "kind": _kind(passed, text),
-        "user": str(clean(passed.user)),
-        "url": f"{ROOT}/turn?{urlencode({'id': turn_id})}",
-        "words": str(clean(passed.words)) if sees else turn_id,
+        "user": escape_controls(passed.user),
+        "url": f"{ROOT}/turn?{urlencode({'id': clean(turn_id)})}",
+        "words": str(clean(passed.words)) if sees else escape_controls(turn_id),
         "has_words": sees,
         "reply": str(clean(passed.reply)) if sees and passed.reply else "",
         "stages": [
@@ -110,7 +111,7 @@ def row_of(passed: Passed, viewer: Viewer, text: Texts) -> Row:
 def _kind(passed: Passed, text: Texts) -> str:
     if passed.kind == "message":
         return text("kind_message_ai" if passed.by_ai else "kind_message")
-    return str(clean(passed.type)) if passed.kind in ("search", "change") else text("kind_reply")
+    return escape_controls(passed.type) if passed.kind in ("search", "change") else text("kind_reply")
 
 
 def _took(passed: Passed, text: Texts) -> str:
@@ -124,7 +125,7 @@ def _outcome(passed: Passed, text: Texts) -> str:
     if passed.late_ms is not None and passed.outcome == "late":
         return text("outcome_late_by", ms=duration(text, passed.late_ms))
     if passed.outcome == "failed":
-        return text("outcome_failed_as", code=str(clean(passed.code)))
+        return text("outcome_failed_as", code=escape_controls(passed.code))
     if passed.outcome == "ok" and passed.kind != "search":
         return text(f"outcome_ok_{passed.kind}")
     return text(f"outcome_{passed.outcome}")

@@ -18,6 +18,7 @@ from services.gateway.access import Right
 from services.gateway.app import Gateway
 from services.gateway.console.components import empty, failure, link
 from services.gateway.console.document import document_of
+from services.gateway.console.feed import LiveFeed
 from services.gateway.console.guard import ROOT
 from services.gateway.console.sessions import SessionCallers
 from services.gateway.console.static_files import file_url
@@ -47,10 +48,14 @@ class ConsolePages:
     Args:
         gateway: whose memory, Redis and settings they show.
         callers: finds who looks.
+
+    Attributes:
+        feed: what passes, read once for all pages.
     """
 
     def __init__(self, gateway: Gateway, callers: SessionCallers) -> None:
         self.gateway = gateway
+        self.feed = LiveFeed(gateway)
         self._callers = callers
 
     def add(self, name: str, path: str, build: Build, *rights: Right) -> None:

@@ -16,6 +16,8 @@ Outcome = Literal["ok", "partial", "late", "expired", "unanswered", "failed"]
 OUTCOMES: Final[tuple[Outcome, ...]] = get_args(Outcome)
 #: Requests that read memories by a query.
 SEARCHES: Final = ("search", "context")
+#: Requests that erase what was recorded of turns, as far as it was done in time or at all.
+ERASING: Final = ("user_forget", "memory_delete")
 
 
 @dataclass(slots=True)

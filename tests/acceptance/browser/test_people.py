@@ -6,6 +6,8 @@ import json
 import re
 import uuid
 from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 import redis
@@ -111,6 +113,50 @@ def test_a_forgotten_user_is_gone(person: Person, memory: Client, user: str) -> 
     assert memory.profile_get(user).user_profile == {}
 
 
+@pytest.mark.parametrize("how", ["forgotten", "deleted"])
+def test_an_open_turn_loses_the_words_that_are_erased_elsewhere(
+    person: Person, memory: Client, client: redis.Redis, user: str, how: str
+) -> None:
+    """Given the open page of a turn, and its user who is forgotten by another program, or one memory that is deleted, I
+    expect the page to lose the words, and no record of the turn to have them."""
+    marker = f"xylophone{uuid.uuid4().hex[:8]}"
+    reply_to(client, user, f"My sister Anna plays the {marker}.")
+    wait_until(lambda: any(marker in words for words in contents(memory, user)), description="it to be indexed")
+    assert marker in reply_to(client, user, "What does my sister Anna play?")
+    question = wait_until(lambda: turn_of(client, user, "What does"), description="the record of the turn")
+    page = person.go(f"/turn?{urlencode({'id': question})}")
+    expect(page.get_by_text(marker).first).to_be_visible()
+
+    if how == "forgotten":
+        memory.user_forget(user)
+    else:
+        said = [found.id for found in memory.memory_list(user).memories if found.source == "user"]
+        assert memory.memory_delete(user, ids=said[-1:]).count == 1
+
+    expect(page.get_by_text(marker)).to_have_count(0, timeout=PATIENCE_S * 1000)
+    assert marker not in str(client.xrange("ltm:turns"))
+
+
+def turn_of(client: redis.Redis, user: str, words: str) -> str | None:
+    """The id of the user's message that begins so, by the record of its reply."""
+    entries: Any = client.xrange("ltm:turns")
+    records = [json.loads(fields[b"turn"]) for _, fields in entries]
+    found = (one for one in records if one["user"] == user and one.get("text", "").startswith(words))
+    return next((str(one["message_id"]) for one in found), None)
+
+
+def test_answers_on_an_open_page_go_with_their_user(person: Person, memory: Client, user: str) -> None:
+    """Given the open answers to a question, and their user who is forgotten by another program, I expect them to go."""
+    memory.add(user, "My sister Anna lives in Lisbon.")
+    page = person.go(f"/ask?{urlencode({'user': user, 'q': 'Where does Anna live?'})}")
+    expect(page.get_by_text("My sister Anna lives in Lisbon.")).to_be_visible()
+
+    memory.user_forget(user)
+
+    expect(page.get_by_text("Memories were deleted since")).to_be_visible(timeout=PATIENCE_S * 1000)
+    expect(page.get_by_text("My sister Anna lives in Lisbon.")).to_have_count(0)
+
+
 def test_hostile_words_are_shown_as_text(person: Person, memory: Client, client: redis.Redis) -> None:
     """Given a user whose id, words, profile and session are HTML with scripts, I expect text, and that nothing runs."""
     user = f"{uuid.uuid4().hex[:8]} {HOSTILE}"
@@ -126,7 +172,8 @@ def test_hostile_words_are_shown_as_text(person: Person, memory: Client, client:
     said.get_by_role("button", name="Details").click()
     expect(said).to_contain_text("Metadata")
     injected: list[str] = []
-    for path in (f"{person.path_of(user)}&view=profile", "/people", "/", "/queues"):
+    asked = urlencode({"user": user, "q": HOSTILE})
+    for path in (f"{person.path_of(user)}&view=profile", "/people", f"/ask?{asked}", "/", "/?kind=search", "/queues"):
         injected += person.injected()
         person.go(path)
 

@@ -31,7 +31,7 @@ CHECK_EVERY: Final = 4 * FIGURES_EVERY
 
 def add(pages: ConsolePages) -> None:
     """Register the page."""
-    feed = LiveFeed(pages.gateway)
+    feed = pages.feed
     nicegui.app.on_shutdown(feed.close)
 
     async def build(viewer: Viewer, text: Texts, query: dict[str, str]) -> None:
@@ -54,7 +54,7 @@ class LivePage:
         self._visible = Visibility.of(viewer.permit(Right.TRACE), settings)
         self._wanted = {name: query.get(name, "") for name in ("user", "kind", "outcome")}
         self._has_chosen = "kind" in query or "outcome" in query
-        self._polls, self._missed, self._is_paused, self._is_shown = 0, 0, False, False
+        self._polls, self._missed, self._is_paused, self._loads = 0, 0, False, 0
         heading(text("title"), 1)
         self._failure = span("", "failure line").props('role="alert"')
         self._panels = LivePanels(text, sees_stack=viewer.may(Right.METRICS))
@@ -118,7 +118,7 @@ class LivePage:
 
     def _changed(self, changed: list[Passed]) -> None:
         """Show what the feed has read."""
-        feed, is_first = self._feed, not self._is_shown
+        feed = self._feed
         if self._polls % CHECK_EVERY == 0 and not self._is_permitted():
             return
         self._failure.set_text(reason_of(self._text, feed.failure) if feed.failure else "")
@@ -130,10 +130,10 @@ class LivePage:
         if not feed.is_loaded:
             return
         wanted = [row for row in changed if self._wants(row)]
-        if is_first:
+        if self._loads == 0:
             self._show_first()
-        elif any(row.type == "user_forget" for row in changed):
-            self._show_all()  # even while paused: rows that are on show are gone
+        elif self._loads != feed.loads:
+            self._show_all()  # even while paused: what is on show may be gone
         elif self._is_paused:
             self._missed += len(wanted)
             self._pause.set_text(self._text("resume", n=self._missed))
@@ -161,7 +161,6 @@ class LivePage:
 
     def _show_first(self) -> None:
         """Show the rows: turns, where there are any and nothing else is asked for, for searches are many."""
-        self._is_shown = True
         if not self._has_chosen:
             seen = (row for row in self._feed.newest() if self._visible.sees(row.user))
             self._wanted["kind"] = "reply" if any(row.kind == "reply" for row in seen) else ""
@@ -171,6 +170,7 @@ class LivePage:
 
     def _show_all(self) -> None:
         limit, rows = self._table.limit, []
+        self._loads = self._feed.loads if self._feed.is_loaded else 0
         for row in self._feed.newest():
             if self._wants(row):
                 rows.append(row_of(row, self._viewer, self._text))

@@ -6,7 +6,9 @@ from nicegui import ui
 
 from services.gateway.access import Right
 from services.gateway.app import Gateway
-from services.gateway.console.components import content, duration, empty, heading, link, loaded, moment, panel, span
+from services.gateway.console.components import content, duration, empty, heading, link, moment, panel, span
+from services.gateway.console.erased import loaded_until_erased
+from services.gateway.console.feed import LiveFeed
 from services.gateway.console.page import ConsolePages
 from services.gateway.console.texts import Texts
 from services.gateway.console.turn_candidates import SearchPanel
@@ -26,7 +28,7 @@ def add(pages: ConsolePages) -> None:
     lookup = TurnLookup(pages.gateway.settings)
 
     async def build(viewer: Viewer, text: Texts, query: dict[str, str]) -> None:
-        TurnPage(pages.gateway, lookup, viewer, text, query).build()
+        TurnPage(pages.gateway, pages.feed, lookup, viewer, text, query).build()
 
     pages.add("turn", "/turn", build, Right.TRACE)
 
@@ -39,9 +41,15 @@ class TurnPage:
     """
 
     def __init__(
-        self, gateway: Gateway, lookup: TurnLookup, viewer: Viewer, text: Texts, query: dict[str, str]
+        self,
+        gateway: Gateway,
+        feed: LiveFeed,
+        lookup: TurnLookup,
+        viewer: Viewer,
+        text: Texts,
+        query: dict[str, str],
     ) -> None:
-        self._gateway, self._lookup, self._viewer, self._text = gateway, lookup, viewer, text
+        self._gateway, self._feed, self._lookup, self._viewer, self._text = gateway, feed, lookup, viewer, text
         self._id, self._user = query.get("id", "").strip()[:MAX_ID_CHARS], query.get("user", "")
         self._visible = Visibility.of(viewer.permit(Right.TRACE), gateway.settings)
 
@@ -53,7 +61,7 @@ class TurnPage:
             _field("id", text("id"), self._id)
             _submit(text("show"))
         if self._id:
-            loaded(text, self._load, self._show)
+            loaded_until_erased(self._feed, text, self._load, self._show)
         else:
             empty(text("none_chosen"), "ltm trace ID")
 

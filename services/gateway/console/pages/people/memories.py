@@ -141,7 +141,8 @@ class Timeline:
             return
         conditions = [f"{text(key)}: {value}" for key, value in person.asked.filters.items()]
         question = text("delete_matching_question", count=f"{count:,}")
-        if await confirmed(text, question, [*conditions, text("delete_facts_too")], text("delete")):
+        notes = [text("delete_facts_too"), text("delete_turns_too")]
+        if await confirmed(text, question, [*conditions, *notes], text("delete")):
             deleted = await attempted(text, person.delete_matching(dry_run=False))
             if deleted is not None:
                 self._place.clear()

@@ -147,6 +147,7 @@ class MemoryView:
         text = self._text
         quoted = [self._memory.content[:_QUOTED]] if self._viewer.sees_contents else []
         notes = [text("delete_facts_too")] if self._memory.kind == "message" else []
+        notes.append(text("delete_turns_too"))
         if not await confirmed(text, text("delete_question"), [*quoted, *notes], text("delete")):
             return
         if await attempted(text, self._person.delete(self._memory.id)) is not None:

@@ -29,7 +29,10 @@ def counters(text: Texts, sampler: DepthSampler) -> None:
 
 
 def sorted_counters(text: Texts, numbers: dict[str, int]) -> tuple[list[str], list[str]]:
-    """The counters of losses and faults, those that have counted something before the others; and the rest."""
+    """The counters of losses and faults, those that have counted something before the others; and the rest.
+
+    Of the former, the text is named `counter_`, of the rest `counted_`.
+    """
     faults = [name for name in numbers if name in ALARMING or text.has(f"counter_{name}")]
     return sorted(faults, key=lambda name: numbers[name] == 0), [name for name in numbers if name not in faults]
 
@@ -43,9 +46,10 @@ def _table(text: Texts, first: str, names: list[str], numbers: dict[str, int], g
                     with ui.element("th").props('scope="row"'):
                         with ui.element("code"):
                             span(name)
-                        if text.has(f"counter_{name}"):
-                            with ui.element("div").classes("quiet explained"):
-                                span(text(f"counter_{name}"))
+                        for words in (f"counter_{name}", f"counted_{name}"):
+                            if text.has(words):
+                                with ui.element("div").classes("quiet explained"):
+                                    span(text(words))
                     is_fault = first == "faults"
                     _figure(grown.get(name, 0), "bad" if is_fault and grown.get(name) else "")
                     _figure(numbers[name], "warn" if is_fault and numbers[name] else "")
