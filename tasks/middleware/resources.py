@@ -42,6 +42,7 @@ from services.runtime.queues import EXTRACT_QUEUE, INDEX_QUEUE, INTERACTIVE_QUEU
 from services.runtime.redis import connect
 from services.runtime.server_clock import ServerClock
 from services.runtime.settings import Settings
+from tasks.middleware.overruns import Overruns
 from tasks.middleware.retries import TRANSIENT_ERRORS
 from tasks.queues import extract_message
 
@@ -64,6 +65,7 @@ class Resources(Middleware):
         process: the name of this process in `ltm status` and compose.
         metrics: of this process.
         clock: by which searches have deadlines; observes Redis's with each heartbeat.
+        overruns: of the actors of this process.
         expiry_interval_s: how often an indexer deletes what has expired.
         extraction_interval_s: how often an extractor looks who is due, and publishes how it is.
         sample_interval_s: how often what is no event is observed for the metrics.
@@ -75,6 +77,7 @@ class Resources(Middleware):
         process: str,
         metrics: Metrics = NO_METRICS,
         clock: ServerClock | None = None,
+        overruns: Overruns | None = None,
         expiry_interval_s: float = expiry.INTERVAL_S,
         extraction_interval_s: float = ticker.INTERVAL_S,
         sample_interval_s: float = SAMPLE_INTERVAL_S,
@@ -83,6 +86,7 @@ class Resources(Middleware):
         self.metrics = metrics
         self._process = process
         self._clock = clock or ServerClock()
+        self._overruns = overruns or Overruns()
         self._expiry_interval_s = expiry_interval_s
         self._extraction_interval_s = extraction_interval_s
         self._sample_interval_s = sample_interval_s
@@ -204,11 +208,11 @@ class Resources(Middleware):
             raise WorkerCannotStart(type(error).__name__) from error
 
     def after_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
-        checks = [self._opened.answers, lambda: _threads_live(worker)]
+        working = [lambda: _threads_live(worker), self._overruns.none_hangs]
         self._heartbeat = HeartbeatThread(
             self._client,
             self._process,
-            checks,
+            [self._opened.answers, *working],
             record=ProcessRecord(
                 broker=broker_address(self.settings), engine=self._opened.engine, uses=self._opened.uses
             ),
@@ -216,7 +220,7 @@ class Resources(Middleware):
             on_sent=self.metrics.beat,
         )
         self._heartbeat.start()
-        self.metrics.watch([lambda: _threads_live(worker)])
+        self.metrics.watch(working)
         if worker.consumer_whitelist is None or INDEX_QUEUE in worker.consumer_whitelist:
             # Here, where the CPU priority is lowest.
             self._expiry = ExpiryThread(
