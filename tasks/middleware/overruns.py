@@ -46,8 +46,6 @@ class Overruns(Middleware):
 
     after_skip_message = after_process_message
 
-
-
     def none_hangs(self) -> bool:
         """Whether no actor is so long past its time limit that only a restart of the process can end it."""
         now = self._clock()
