@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from services.runtime.settings import Settings
+from services.stack import costs
 from services.stack.processes import (
     ADAPTERS,
     CHAT,
@@ -97,17 +98,18 @@ def test_a_pod_has_least_privilege(overlay: str, name: str) -> None:
 
 @every_workload
 def test_a_pod_requests_what_it_needs(overlay: str, name: str) -> None:
-    """Given a pod, I expect no more memory requested than it may take, and CPU time that no quota interrupts."""
+    """Given a pod, I expect the memory that was measured requested, twice it allowed, and CPU time without a quota."""
     resources = container_of(workloads(overlay)[name])["resources"]
+    requested, allowed = (megabytes(resources[each]["memory"]) for each in ("requests", "limits"))
 
-    assert megabytes(resources["requests"]["memory"]) <= megabytes(resources["limits"]["memory"])
+    assert costs.PROCESS_MB.get(name, costs.PROCESS_MB[WRITER]) <= requested <= allowed / 2
     assert set(resources["limits"]) == {"memory"}
     assert re.fullmatch(r"\d+m|\d+", resources["requests"]["cpu"])
 
 
-def megabytes(quantity: str) -> int:
+def megabytes(quantity: str) -> float:
     assert quantity.endswith("Mi")
-    return int(quantity[:-2])
+    return int(quantity[:-2]) * 1.048576
 
 
 @every_workload
