@@ -93,7 +93,7 @@ class ReportingRabbitmqBroker(RabbitmqBroker):
                 server.stack_timeout = 2 * CONNECT_TIMEOUT_S
         self._publish_timeout_s = publish_timeout_s
         self._kept: set[str] = set()
-        self._availability = Availability("broker", metrics=metrics)
+        self.availability = Availability("broker", metrics=metrics)
         # It logs a lost connection in a dozen lines; Dramatiq silences it in workers, and the adapters have it too.
         logging.getLogger("pika").setLevel(logging.CRITICAL)
 
@@ -106,9 +106,9 @@ class ReportingRabbitmqBroker(RabbitmqBroker):
             with self._bounded():
                 consumer = super().consume(queue_name, prefetch, timeout)
         except BrokerConnectionError as error:
-            self._availability.down(_reason(error))
+            self.availability.down(_reason(error))
             raise
-        self._availability.up()
+        self.availability.up()
         return consumer
 
     def enqueue(self, message: dramatiq.Message[Any], *, delay: int | None = None) -> dramatiq.Message[Any]:

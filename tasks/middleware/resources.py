@@ -31,6 +31,7 @@ from services.long_term_memory.memory_management import MemoryManagement
 from services.long_term_memory.memory_service import MemoryService
 from services.long_term_memory.portability import Portability
 from services.long_term_memory.profile_service import ProfileService
+from services.runtime.availability import Availability
 from services.runtime.counters import PendingCounts
 from services.runtime.errors import EXIT_CANNOT_START, CannotStart, EmbedderChanged, InvalidSetting
 from services.runtime.heartbeat import HeartbeatThread
@@ -212,7 +213,7 @@ class Resources(Middleware):
         self._heartbeat = HeartbeatThread(
             self._client,
             self._process,
-            [self._opened.answers, *working],
+            [self._opened.answers, lambda: _consumes(broker), *working],
             record=ProcessRecord(
                 broker=broker_address(self.settings), engine=self._opened.engine, uses=self._opened.uses
             ),
@@ -316,6 +317,12 @@ def lower_priority(by: int) -> None:
     if os.getsid(0) in (os.getpid(), os.getppid()):  # its own, or its first process's: not a terminal's
         with suppress(OSError):  # a kernel without it, or no permission
             AUTOGROUP.write_text(str(by))
+
+
+def _consumes(broker: dramatiq.Broker) -> bool:
+    """Whether the broker answered when it was last asked for messages; Dramatiq's own brokers do not say."""
+    availability: Availability | None = getattr(broker, "availability", None)
+    return availability is None or availability.assumed_up
 
 
 def _threads_live(worker: dramatiq.Worker) -> bool:

@@ -12,6 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from services.runtime.heartbeat import HEARTBEAT_TTL_S
 from services.runtime.settings import Settings
 from services.stack import costs
 from services.stack.processes import (
@@ -124,6 +125,9 @@ def test_the_probes_tell_a_start_a_hang_and_an_outage_apart(overlay: str, name: 
         "liveness": ("/livez", "metrics"),
         "readiness": ("/readyz", "metrics"),
     }
+    # A heartbeat that was sent before the first failure is not taken for readiness.
+    failed_after_s = container["readinessProbe"]["periodSeconds"] * container["readinessProbe"]["failureThreshold"]
+    assert workloads(overlay)[name]["spec"]["minReadySeconds"] > HEARTBEAT_TTL_S + failed_after_s
 
 
 @every_workload
