@@ -27,6 +27,7 @@ from tasks import actors
 from tasks.broker import build_broker
 from tasks.log_filter import install_log_filter
 from tasks.middleware.deliveries import DeliveryLimit
+from tasks.middleware.overruns import Overruns
 from tasks.middleware.resources import Resources, with_engine
 from tasks.middleware.retries import Retries
 from tasks.queues import INDEX_TIME_LIMIT_MS
@@ -43,7 +44,8 @@ def compose(settings: Settings, process: str, metrics: Metrics = NO_METRICS) -> 
     redis_url = settings.redis_url.get_secret_value()
     spans = open_spans(settings, process)  # here, after the fork: a thread sends them
     clock = ServerClock()
-    resources, traces = Resources(settings, process, metrics, clock), Traces.of(settings, process, metrics)
+    overruns, traces = Overruns(), Traces.of(settings, process, metrics)
+    resources = Resources(settings, process, metrics, clock, overruns)
     # A response outlives a half-open connection, and a short outage.
     responses = ResponsePublisher(
         connect_persistent(redis_url),
@@ -61,6 +63,7 @@ def compose(settings: Settings, process: str, metrics: Metrics = NO_METRICS) -> 
         # Before TimeLimit: a message that waits here to run alone uses up no time limit.
         DeliveryLimit(connect(redis_url, 2.0), traces, spans, clock),
         TimeLimit(time_limit=INDEX_TIME_LIMIT_MS),  # around the actor alone; the actors have limits of their own
+        overruns,  # likewise
         Retries(),  # last: decides whether a message has failed, before any other `after_` hook sees it
     ]
     broker = build_broker(settings.broker.get_secret_value(), middleware, metrics)

@@ -108,7 +108,7 @@ class ReportingRabbitmqBroker(RabbitmqBroker):
                 server.stack_timeout = 2 * CONNECT_TIMEOUT_S
         self._publish_timeout_s = publish_timeout_s
         self._kept: set[str] = set()
-        self._availability = Availability("broker", metrics=metrics)
+        self.availability = Availability("broker", metrics=metrics)
         self._refused: dict[str, str] = {}
         # It logs a lost connection in a dozen lines; Dramatiq silences it in workers, and the adapters have it too.
         logging.getLogger("pika").setLevel(logging.CRITICAL)
@@ -128,14 +128,14 @@ class ReportingRabbitmqBroker(RabbitmqBroker):
     def failed(self, queue_name: str, error: BrokerConnectionError) -> None:
         """Log once that RabbitMQ is away, or that it refuses one queue, beside which others may work."""
         if not (isinstance(error, RabbitmqUnavailable) and error.refused):
-            self._availability.down(error)
+            self.availability.down(error)
         elif self._refused.get(queue_name) != str(error):
             self._refused[queue_name] = str(error)
             log.error("queue_unusable", queue=queue_name, reason=str(error))
 
     def works(self, queue_name: str) -> None:
         """Note that a queue is consumed."""
-        self._availability.up()
+        self.availability.up()
         self._refused.pop(queue_name, None)
 
     def enqueue(self, message: dramatiq.Message[Any], *, delay: int | None = None) -> dramatiq.Message[Any]:

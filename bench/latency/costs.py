@@ -8,7 +8,7 @@ words of their own, so that each is embedded; once for users with each of the gi
 published all at once. Turns go through `user_input_queue`, the memory service and chat-ai with its built-in replier:
 the costs of these two are read there, and those of the gateway from searches by HTTP.
 
-These are the inputs of services/stack/capacity.py; docs/capacity.md has the model.
+These are the figures of services/stack/costs.py; docs/capacity.md has the model.
 """
 
 from __future__ import annotations

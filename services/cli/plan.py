@@ -7,15 +7,18 @@ from typing import Annotated
 import typer
 
 from services.cli.output import Output
-from services.stack.capacity import MEASURED_ON, OTHER_SHARE, SEARCHING_SHARE, Demand, Plan, plan
+from services.stack.capacity import OTHER_SHARE, SEARCHING_SHARE, STREAM, Demand, Plan, plan
+from services.stack.costs import MEASURED_ON
 from services.stack.processes import OPTIONAL
 
 _DEFAULTS = Demand(users=1, messages_a_day=1)
 
 
 def plan_command(
-    users: Annotated[int, typer.Option(min=1, help="Users who are active within a day.")],
-    messages_a_day: Annotated[int, typer.Option(min=1, help="Messages a day of all of them, the AI's included.")],
+    users: Annotated[int, typer.Option(min=1, max=10_000_000_000, help="Users who are active within a day.")],
+    messages_a_day: Annotated[
+        int, typer.Option(min=1, max=1_000_000_000_000, help="Messages a day of all of them, the AI's included.")
+    ],
     searches_per_message: Annotated[
         float,
         typer.Option(min=0, max=100, help="Searches for each message; 0.5 where the AI answers each of a user's."),
@@ -28,7 +31,10 @@ def plan_command(
         int, typer.Option(min=1, max=16_000, help="Of the embedder; the cost of another one is not counted.")
     ] = _DEFAULTS.dimensions,
     outage_hours: Annotated[
-        float, typer.Option(min=0, max=720, help="How long messages wait in Redis while nothing is indexed.")
+        float,
+        typer.Option(
+            min=0, max=720, help="How long messages can wait in Redis, at any time of day, while nothing is indexed."
+        ),
     ] = _DEFAULTS.outage_hours,
     http_share: Annotated[
         float, typer.Option(min=0, max=1, help="The share of searches that come by the gateway.")
@@ -81,23 +87,24 @@ def _show(found: Plan, output: Output) -> None:
     output.line(f"{'process':<28}{'cores used':>12}{'replicas':>10}{'memory':>12}", "bold")
     for need in found.needs:
         kept = "" if need.memory_mb is None else f"{need.memory_mb / 1000:,.1f} GB"
-        output.line(f"{need.name:<28}{need.cores:>12.2f}{need.replicas:>10,}{kept:>12}")
-    output.line(f"{'all':<28}{found.cores:>12.2f}")
+        output.line(f"{need.name:<28}{need.cores:>12,.2f} {need.replicas:>9,} {kept:>11}")
+    output.line(f"{'all':<28}{found.cores:>12,.2f}")
     output.line()
     output.line(
         f"PostgreSQL: {found.disk_gb:,.1f} GB of disk, {found.cached_gb:,.1f} of them indexes, best kept in memory"
     )
     output.line(f"            {found.wal_gb_a_day:,.1f} GB of write-ahead log a day, {found.connections:,} connections")
     output.line(f"a backup:   {found.backup_gb:,.1f} GB")
+    stream = f"; set LTM_STREAM_MAX_LEN={found.stream_max_len}" if found.stream_max_len > STREAM else ""
     output.line(
-        f"Redis:      {found.redis_mb:,.0f} MB with {demand.outage_hours:g} hours of messages waiting;"
-        f" set LTM_STREAM_MAX_LEN={found.stream_max_len}"
+        f"Redis:      {found.redis_mb:,.0f} MB, with room for {demand.outage_hours:g} hours of messages waiting{stream}"
     )
     output.line(f"network:    {found.network_mbit:,.1f} Mbit/s to and from Redis and PostgreSQL, at the peak")
     output.line()
-    output.line("what more processes do not help", "bold")
+    output.line(f"{'used':>7}{'full at':>10}   what more processes do not help", "bold")
     for limit in found.limits:
-        output.line(f"{limit.used:>7.0%}  {limit.name}: {limit.remedy}", "red" if limit.used > 1 else None)
+        line = f"{limit.used:>7.0%} {limit.grows:>8,.1f}x   {limit.name}: {limit.remedy}"
+        output.line(line, "red" if limit.used > 1 else None)
     times = (
         f"{found.grows:,.1f} times this" if found.grows >= 1 else f"{found.grows:,.2f} times this, so this is too much"
     )

@@ -79,7 +79,7 @@ async def run(settings: Settings, _: asyncio.Event) -> None:
         record = ProcessRecord(address=listening.gateway_url, console=listening.console_url)
         metrics.watch([authentication.turning])
         log.info("started", address=record.address)
-        alive = [lambda: server.started, authentication.alive]
+        alive = [lambda: server.started, authentication.alive, lambda: ltm.subscribed]
         gc.collect()
         gc.freeze()  # of what stays, nothing is looked through again, while requests wait
         async with send_heartbeats(redis, NAME, alive, record=record, on_sent=metrics.beat):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 LIVE_PATH: Final = "/livez"
 READY_PATH: Final = "/readyz"
+METRICS_PATHS: Final = ("/", "/metrics")
 
 
 class Probes:
@@ -49,14 +50,20 @@ class Probes:
 
 
 def with_probes(application: WSGIApplication, probes: Probes) -> WSGIApplication:
-    """The application, with `/livez` and `/readyz` beside it: 200 or 503."""
+    """The metrics' application, with `/livez` and `/readyz` beside it: 200 or 503.
+
+    Any other path is 404: the application shows metrics on each, and a probe of `/healthz` would never fail.
+    """
     paths = {LIVE_PATH: probes.live, READY_PATH: probes.ready}
 
     def serve(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        probe = paths.get(environ["PATH_INFO"])
-        if probe is None:
+        path = environ["PATH_INFO"]
+        if path in METRICS_PATHS:
             return application(environ, start_response)
-        status = HTTPStatus.OK if probe() else HTTPStatus.SERVICE_UNAVAILABLE
+        probe = paths.get(path)
+        status = HTTPStatus.NOT_FOUND
+        if probe:
+            status = HTTPStatus.OK if probe() else HTTPStatus.SERVICE_UNAVAILABLE
         start_response(f"{status.value} {status.phrase}", [("Content-Type", "text/plain")])
         return [f"{status.phrase}\n".encode()]
 

@@ -31,6 +31,7 @@ from services.long_term_memory.memory_management import MemoryManagement
 from services.long_term_memory.memory_service import MemoryService
 from services.long_term_memory.portability import Portability
 from services.long_term_memory.profile_service import ProfileService
+from services.runtime.availability import Availability
 from services.runtime.counters import PendingCounts
 from services.runtime.errors import EXIT_CANNOT_START, CannotStart, EmbedderChanged, InvalidSetting
 from services.runtime.heartbeat import HeartbeatThread
@@ -42,6 +43,7 @@ from services.runtime.queues import EXTRACT_QUEUE, INDEX_QUEUE, INTERACTIVE_QUEU
 from services.runtime.redis import connect
 from services.runtime.server_clock import ServerClock
 from services.runtime.settings import Settings
+from tasks.middleware.overruns import Overruns
 from tasks.middleware.retries import TRANSIENT_ERRORS
 from tasks.queues import extract_message
 
@@ -64,6 +66,7 @@ class Resources(Middleware):
         process: the name of this process in `ltm status` and compose.
         metrics: of this process.
         clock: by which searches have deadlines; observes Redis's with each heartbeat.
+        overruns: of the actors of this process.
         expiry_interval_s: how often an indexer deletes what has expired.
         extraction_interval_s: how often an extractor looks who is due, and publishes how it is.
         sample_interval_s: how often what is no event is observed for the metrics.
@@ -75,6 +78,7 @@ class Resources(Middleware):
         process: str,
         metrics: Metrics = NO_METRICS,
         clock: ServerClock | None = None,
+        overruns: Overruns | None = None,
         expiry_interval_s: float = expiry.INTERVAL_S,
         extraction_interval_s: float = ticker.INTERVAL_S,
         sample_interval_s: float = SAMPLE_INTERVAL_S,
@@ -83,6 +87,7 @@ class Resources(Middleware):
         self.metrics = metrics
         self._process = process
         self._clock = clock or ServerClock()
+        self._overruns = overruns or Overruns()
         self._expiry_interval_s = expiry_interval_s
         self._extraction_interval_s = extraction_interval_s
         self._sample_interval_s = sample_interval_s
@@ -204,11 +209,11 @@ class Resources(Middleware):
             raise WorkerCannotStart(type(error).__name__) from error
 
     def after_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
-        checks = [self._opened.answers, lambda: _threads_live(worker)]
+        working = [lambda: _threads_live(worker), self._overruns.none_hangs]
         self._heartbeat = HeartbeatThread(
             self._client,
             self._process,
-            checks,
+            [self._opened.answers, lambda: _consumes(broker), *working],
             record=ProcessRecord(
                 broker=broker_address(self.settings), engine=self._opened.engine, uses=self._opened.uses
             ),
@@ -216,7 +221,7 @@ class Resources(Middleware):
             on_sent=self.metrics.beat,
         )
         self._heartbeat.start()
-        self.metrics.watch([lambda: _threads_live(worker)])
+        self.metrics.watch(working)
         if worker.consumer_whitelist is None or INDEX_QUEUE in worker.consumer_whitelist:
             # Here, where the CPU priority is lowest.
             self._expiry = ExpiryThread(
@@ -312,6 +317,12 @@ def lower_priority(by: int) -> None:
     if os.getsid(0) in (os.getpid(), os.getppid()):  # its own, or its first process's: not a terminal's
         with suppress(OSError):  # a kernel without it, or no permission
             AUTOGROUP.write_text(str(by))
+
+
+def _consumes(broker: dramatiq.Broker) -> bool:
+    """Whether the broker answered when it was last asked for messages; Dramatiq's own brokers do not say."""
+    availability: Availability | None = getattr(broker, "availability", None)
+    return availability is None or availability.assumed_up
 
 
 def _threads_live(worker: dramatiq.Worker) -> bool:

@@ -1,114 +1,53 @@
 """The manifests of deploy/kubernetes, as far as they can be tested without a cluster.
 
-They are rendered as `kubectl apply -k` does, validated against Kubernetes's schemas, and each pod's command runs
-natively, in the pod's environment, on local servers; its probes are asked as a kubelet asks them.
+They are rendered as `kubectl apply -k` does, and validated against Kubernetes's schemas. test_kubernetes_pods.py runs
+the pods' commands, test_kubernetes_scaling.py is about the number of pods.
 """
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
-import subprocess
-from collections.abc import Iterator
-from functools import cache
-from itertools import chain
-from pathlib import Path
-from typing import Any, get_args
 
-import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from pydantic import SecretStr
 
+from services.runtime.heartbeat import HEARTBEAT_TTL_S
 from services.runtime.settings import Settings
-from services.stack.processes import CHAT, EXTRACTOR, GATEWAY, INDEXER, MEMORY, NAMES, SERVERS, WORKER
-from tests.acceptance.native_host import (
-    HEALTHY_WITHIN_S,
-    ROOT,
-    Container,
-    Host,
-    check_a_conversation,
-    commands_of_a_stack,
-    essence,
+from services.stack import costs
+from services.stack.processes import (
+    ADAPTERS,
+    CHAT,
+    EXTRACTOR,
+    GATEWAY,
+    INDEXER,
+    MEMORY,
+    NAMES,
+    SERVICES,
+    WORKER,
+    WRITER,
 )
-from tests.support import free_port, wait_until
-from tests.unit.test_monitoring import PROMTOOL, metric_names
-
-KUBERNETES = ROOT / "deploy" / "kubernetes"
-OVERLAYS = ("base", "overlays/production")
-#: The oldest that the manifests are for, and the newest whose schemas are here.
-VERSIONS = ("1.27", "1.37")
-KUBECTL = shutil.which("kubectl")
-METRICS_PORT = 9400
-
-pytestmark = pytest.mark.skipif(not KUBECTL, reason="kubectl, which renders the manifests, is not installed")
-
-Manifest = dict[str, Any]
-
-
-@cache
-def rendered(overlay: str) -> tuple[Manifest, ...]:
-    """The manifests that an overlay applies."""
-    assert KUBECTL
-    text = subprocess.run(
-        [KUBECTL, "kustomize", str(KUBERNETES / overlay)], check=True, capture_output=True, text=True
-    ).stdout
-    return tuple(yaml.safe_load_all(text))
-
-
-def of_kind(overlay: str, *kinds: str) -> dict[str, Manifest]:
-    """The manifests of these kinds, by name."""
-    return {each["metadata"]["name"]: each for each in rendered(overlay) if each["kind"] in kinds}
-
-
-def workloads(overlay: str) -> dict[str, Manifest]:
-    return of_kind(overlay, "Deployment", "StatefulSet")
-
-
-def pod_of(workload: Manifest) -> Manifest:
-    pod: Manifest = workload["spec"]["template"]["spec"]
-    return pod
-
-
-def container_of(workload: Manifest) -> Manifest:
-    [container] = pod_of(workload)["containers"]
-    return dict(container)
-
-
-def settings_map(overlay: str) -> dict[str, str]:
-    [settings] = of_kind(overlay, "ConfigMap").values()
-    return dict(settings["data"])
-
-
-def example_secrets() -> dict[str, Manifest]:
-    documents = yaml.safe_load_all((KUBERNETES / "secrets.example.yaml").read_text())
-    return {each["metadata"]["name"]: each for each in documents}
-
-
-def scaled_objects() -> dict[str, Manifest]:
-    return of_kind("overlays/production", "ScaledObject")
-
-
-def queries() -> dict[str, list[str]]:
-    """The expressions that KEDA asks Prometheus for, by the workload that it scales."""
-    return {
-        name: [trigger["metadata"]["query"] for trigger in each["spec"]["triggers"]]
-        for name, each in scaled_objects().items()
-    }
-
-
-def selects(selector: dict[str, str], labels: dict[str, str]) -> bool:
-    return selector.items() <= labels.items()
-
-
-every_workload = pytest.mark.parametrize(
-    ("overlay", "name"), [(overlay, name) for overlay in OVERLAYS for name in NAMES if name not in SERVERS]
+from tests.acceptance.kubernetes_manifests import (
+    KUBERNETES,
+    METRICS_PORT,
+    OVERLAYS,
+    VERSIONS,
+    command_of,
+    container_of,
+    every_workload,
+    example_secrets,
+    needs_kubectl,
+    of_kind,
+    pod_of,
+    rendered,
+    secret_settings,
+    selects,
+    settings_map,
+    workloads,
 )
+from tests.acceptance.native_host import ROOT, commands_of_a_stack, essence
 
-
-# --- The manifests
+pytestmark = needs_kubectl
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -128,80 +67,6 @@ def test_a_field_that_there_is_not_would_be_noticed() -> None:
 
     with pytest.raises(kubernetes_validate.ValidationError, match="clusterIp"):
         kubernetes_validate.validate(slip, VERSIONS[-1], strict=True)
-
-
-def test_the_scaled_objects_are_valid() -> None:
-    """Given what KEDA is to do, I expect its schema to hold, and the workloads that it scales to be there."""
-    schema = json.loads((ROOT / "tests" / "data" / "kubernetes" / "keda_scaled_object.json").read_text())
-
-    assert set(scaled_objects()) == {WORKER, INDEXER}
-    for name, scaled in scaled_objects().items():
-        jsonschema.Draft202012Validator(schema).validate(scaled)
-        target = workloads("overlays/production")[scaled["spec"]["scaleTargetRef"]["name"]]
-        assert (target["kind"], target["metadata"]["name"]) == ("Deployment", name)
-        # Or each apply would set back what KEDA has decided.
-        assert "replicas" not in target["spec"]
-
-
-def test_every_query_is_about_metrics_that_there_are() -> None:
-    names = [name for query in chain(*queries().values()) for name in re.findall(r"\bkeepsake_\w+", query)]
-
-    assert len(names) > 5
-    assert [name for name in names if name not in metric_names()] == []
-
-
-@pytest.mark.skipif(not PROMTOOL, reason="promtool is not installed")
-def test_the_queries_ask_for_as_many_replicas_as_are_needed(tmp_path: Path) -> None:
-    """Given a hundred searches a second on two workers, I expect more asked for while they are late, and only then."""
-    assert PROMTOOL
-    (rate, late), (backlog,) = queries()[WORKER], queries()[INDEXER]
-    rules = [{"record": name, "expr": expr} for name, expr in (("rate", rate), ("late", late), ("backlog", backlog))]
-    (tmp_path / "rules.yml").write_text(json.dumps({"groups": [{"name": "keda", "rules": rules}]}))
-    worker = 'keepsake_requests{}_total{{type="search",instance="{}"{}}}'
-    info = 'keepsake_process_info{{process="long-term-memory-worker",instance="{}"}}'
-
-    def series(late_a_minute: int) -> list[dict[str, str]]:
-        counted = {f"a{late_a_minute}": 3000, "b": 3000}
-        return [
-            *(
-                {"series": worker.format("", pod, ',outcome="ok"'), "values": f"0+{number}x10"}
-                for pod, number in counted.items()
-            ),
-            *({"series": worker.format("_late", pod, ""), "values": f"0+{late_a_minute}x10"} for pod in counted),
-            *({"series": info.format(pod), "values": "1x10"} for pod in counted),
-            # Two gateways tell the same of the one stack.
-            *({"series": f'keepsake_backlog_messages{{instance="{pod}"}}', "values": "9000x10"} for pod in "cd"),
-            *(
-                {
-                    "series": f'keepsake_queue_messages{{queue="index",state="waiting",instance="{pod}"}}',
-                    "values": "100x10",
-                }
-                for pod in "cd"
-            ),
-        ]
-
-    def expect(expr: str, *values: float) -> dict[str, Any]:
-        return {
-            "expr": f"sum({expr})",
-            "eval_time": "8m",
-            "exp_samples": [{"labels": "{}", "value": value} for value in values],
-        }
-
-    tests = [
-        {"interval": "1m", "input_series": series(29), "promql_expr_test": [expect("late")]},
-        {
-            "interval": "1m",
-            "input_series": series(31),
-            "promql_expr_test": [expect("late", 3.0), expect("rate", 100.0), expect("backlog", 9_100.0)],
-        },
-    ]
-    (tmp_path / "test.yml").write_text(json.dumps({"rule_files": ["rules.yml"], "tests": tests}))
-
-    done = subprocess.run(
-        [PROMTOOL, "test", "rules", "test.yml"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -234,17 +99,18 @@ def test_a_pod_has_least_privilege(overlay: str, name: str) -> None:
 
 @every_workload
 def test_a_pod_requests_what_it_needs(overlay: str, name: str) -> None:
-    """Given a pod, I expect no more memory requested than it may take, and CPU time that no quota interrupts."""
+    """Given a pod, I expect the memory that was measured requested, twice it allowed, and CPU time without a quota."""
     resources = container_of(workloads(overlay)[name])["resources"]
+    requested, allowed = (megabytes(resources[each]["memory"]) for each in ("requests", "limits"))
 
-    assert megabytes(resources["requests"]["memory"]) <= megabytes(resources["limits"]["memory"])
+    assert costs.PROCESS_MB.get(name, costs.PROCESS_MB[WRITER]) <= requested <= allowed / 2
     assert set(resources["limits"]) == {"memory"}
     assert re.fullmatch(r"\d+m|\d+", resources["requests"]["cpu"])
 
 
-def megabytes(quantity: str) -> int:
+def megabytes(quantity: str) -> float:
     assert quantity.endswith("Mi")
-    return int(quantity[:-2])
+    return int(quantity[:-2]) * 1.048576
 
 
 @every_workload
@@ -259,6 +125,9 @@ def test_the_probes_tell_a_start_a_hang_and_an_outage_apart(overlay: str, name: 
         "liveness": ("/livez", "metrics"),
         "readiness": ("/readyz", "metrics"),
     }
+    # A heartbeat that was sent before the first failure is not taken for readiness.
+    failed_after_s = container["readinessProbe"]["periodSeconds"] * container["readinessProbe"]["failureThreshold"]
+    assert workloads(overlay)[name]["spec"]["minReadySeconds"] > HEARTBEAT_TTL_S + failed_after_s
 
 
 @every_workload
@@ -286,6 +155,25 @@ def test_what_must_be_one_is_never_two(overlay: str) -> None:
     assert {workloads(overlay)[name]["spec"]["replicas"] for name in (MEMORY, CHAT)} == {1}
 
 
+def test_the_steps_of_an_upgrade_apply_one_process_each() -> None:
+    """Given the commands of docs/deployment.md, I expect each selector to be of one workload, or of what is of none."""
+    section = (ROOT / "docs" / "deployment.md").read_text().split("**Upgrade.**")[1].split("```")[1]
+    names = re.search(r"for name in (.+); do", section)
+    applied = [
+        component
+        for given in re.findall(r"-l app.kubernetes.io/component=(\S+)", section)
+        for component in ([given.replace("$name", name) for name in names[1].split()] if names else [])
+    ]
+    labelled = {
+        each["metadata"]["labels"].get("app.kubernetes.io/component")
+        for each in rendered("overlays/production")
+        if each["kind"] in ("Deployment", "StatefulSet")
+    }
+
+    assert list(dict.fromkeys(applied)) == [INDEXER, WRITER, WORKER, ADAPTERS]
+    assert labelled == {*SERVICES, EXTRACTOR}
+
+
 def test_what_needs_an_llm_or_keys_is_started_on_demand() -> None:
     none = {name for name, each in workloads("base").items() if each["spec"]["replicas"] == 0}
 
@@ -306,6 +194,27 @@ def test_a_drain_takes_one_pod_of_a_kind_after_the_other(overlay: str) -> None:
     }
 
     assert covered == {(name, name) for name in workloads(overlay) if name not in (MEMORY, CHAT)}
+    # Pods that are not ready, as all are while Redis is away, keep no node from being drained.
+    policies = {each["spec"]["unhealthyPodEvictionPolicy"] for each in of_kind(overlay, "PodDisruptionBudget").values()}
+    assert policies == {"AlwaysAllow"}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_network_policies_are_for_these_pods_alone(overlay: str) -> None:
+    """Given the policies, I expect them to select Keepsake's pods, and not a Redis beside them in the namespace."""
+    selectors = {name: each["spec"]["podSelector"] for name, each in of_kind(overlay, "NetworkPolicy").items()}
+    selected = {
+        policy: {
+            name
+            for name, each in workloads(overlay).items()
+            if selects(selector["matchLabels"], each["spec"]["template"]["metadata"]["labels"])
+        }
+        for policy, selector in selectors.items()
+    }
+
+    assert selected == {"metrics": set(workloads(overlay)), "gateway": {GATEWAY}}
+    redis = {"app.kubernetes.io/name": "redis", "app.kubernetes.io/component": "redis"}
+    assert not [policy for policy, selector in selectors.items() if selects(selector["matchLabels"], redis)]
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -333,17 +242,12 @@ def test_the_settings_are_settings_and_no_secrets(overlay: str) -> None:
     assert of_kind(overlay, "Secret") == {}
 
 
-def secret_settings() -> set[str]:
-    """The settings whose values are secret."""
-    return {
-        name.upper()
-        for name, field in Settings.model_fields.items()
-        if SecretStr in (field.annotation, *(part for kind in get_args(field.annotation) for part in _parts(kind)))
-    }
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_alarm_comes_before_the_loss(overlay: str) -> None:
+    """Given the settings, I expect the backlog's alarm with as many messages still to come before the stream is cut."""
+    settings = Settings.model_validate({name.lower(): value for name, value in settings_map(overlay).items()})
 
-
-def _parts(kind: Any) -> tuple[Any, ...]:
-    return (kind, *get_args(kind))
+    assert 2 * settings.ltm_max_backlog <= settings.ltm_stream_max_len
 
 
 def test_every_secret_has_a_placeholder() -> None:
@@ -354,7 +258,8 @@ def test_every_secret_has_a_placeholder() -> None:
     assert named == secret_settings()
     values = [value for secret in example_secrets().values() for value in secret["stringData"].values()]
     assert [value for value in values if "CHANGE-ME" not in value] == []
-    for secret in example_secrets().values():
+    filled_in = re.sub("^  # ", "  ", text, flags=re.MULTILINE).replace("stringData: {}", "stringData:")
+    for secret in (*example_secrets().values(), *yaml.safe_load_all(filled_in)):
         kubernetes_validate.validate(secret, VERSIONS[-1], strict=True)
 
 
@@ -384,86 +289,9 @@ def test_the_documentation_names_what_is_applied() -> None:
     assert deployments <= set(workloads("overlays/production"))
     for path in re.findall(r"deploy/kubernetes/[\w./-]+", section):
         assert path.endswith("/mine") or (ROOT / path.rstrip(".")).exists(), path
+    stopped = re.findall(
+        r"scaledobject ([\w-]+) autoscaling.keda.sh/paused-replicas=0|deployment ([\w-]+) --replicas 0", section
+    )
+    assert {name for names in stopped for name in names if name} == {INDEXER, WRITER}  # and never what searches
     config = yaml.safe_load(section.split("```yaml\n")[1].split("```")[0])
     assert {job["job_name"] for job in config["scrape_configs"]} == {"keepsake", "keepsake-stack"}
-
-
-def command_of(workload: Manifest) -> list[str]:
-    return list(container_of(workload)["command"])
-
-
-# --- The pods
-
-
-class KubernetesHost(Host):
-    """This machine in place of a cluster."""
-
-    def __init__(self, home: Path) -> None:
-        super().__init__(home, {name: container(each) for name, each in workloads("base").items()})
-        self.ports = {name: free_port() for name in self.containers}
-
-    def local(self, name: str) -> dict[str, str]:
-        return {f"^{METRICS_PORT}$": str(self.ports[name])}
-
-    def passes(self, name: str, probe: str) -> bool:
-        """Whether a probe of the pod passes."""
-        get = container_of(workloads("base")[name])[f"{probe}Probe"]["httpGet"]
-        return self.answers(self.ports[name], get["path"])
-
-    def healthy(self, name: str) -> bool:
-        return self.passes(name, "readiness")
-
-
-#: What an operator makes of deploy/kubernetes/secrets.example.yaml.
-SECRETS = {
-    "keepsake": {"REDIS_URL": "redis://redis:6379/0"},
-    "keepsake-database": {"DATABASE_URL": "postgresql://postgres@postgres:5432/keepsake"},
-}
-
-
-def container(workload: Manifest) -> Container:
-    """What a kubelet runs of a workload's pod."""
-    described, labels = container_of(workload), workload["spec"]["template"]["metadata"]["labels"]
-    environment: dict[str, str] = {}
-    for source in described["envFrom"]:
-        if "configMapRef" in source:
-            environment |= settings_map("base")
-        elif source["secretRef"]["name"] in SECRETS:
-            environment |= SECRETS[source["secretRef"]["name"]]
-        else:
-            assert source["secretRef"]["optional"] is True
-    for variable in described["env"]:
-        if "value" in variable:
-            environment[variable["name"]] = variable["value"]
-        else:
-            [label] = re.findall(r"metadata\.labels\['(.+)'\]", variable["valueFrom"]["fieldRef"]["fieldPath"])
-            environment[variable["name"]] = labels[label]
-    # As the file of the Secret is called where it is mounted.
-    environment = {name: value.replace("/keepsake/keys.json", "/gateway-keys") for name, value in environment.items()}
-    return Container(described["command"], environment, pod_of(workload)["terminationGracePeriodSeconds"])
-
-
-@pytest.fixture
-def host(place: Path) -> Iterator[KubernetesHost]:
-    host = KubernetesHost(place)
-    yield host
-    host.close()
-
-
-def test_the_pods_process_a_conversation(host: KubernetesHost) -> None:
-    """Given every process but the extractor, I expect a conversation remembered, and each to stop gracefully."""
-    check_a_conversation(host)
-
-
-def test_an_outage_restarts_nothing(host: KubernetesHost) -> None:
-    """Given pods without servers, I expect them alive and not ready, and ready once the servers answer."""
-    host.start(MEMORY)
-    host.start(WORKER)
-    for name in (MEMORY, WORKER):
-        wait_until(lambda name=name: host.passes(name, "startup"), HEALTHY_WITHIN_S, f"the start of {name}")  # type: ignore[misc]
-        assert (host.passes(name, "liveness"), host.passes(name, "readiness")) == (True, False)
-
-    host.start_servers()
-
-    for name in (MEMORY, WORKER):
-        wait_until(lambda name=name: host.healthy(name), HEALTHY_WITHIN_S, f"the readiness of {name}")  # type: ignore[misc]

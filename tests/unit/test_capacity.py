@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from services.cli.app import build_app
+from services.long_term_memory.retrieval.candidates import EXACT_LIMIT
 from services.runtime.settings import Settings
-from services.stack import capacity
+from services.stack import capacity, costs
 from services.stack.capacity import Demand, Plan, memory_bytes, plan
 from services.stack.processes import ADAPTERS, CHAT, GATEWAY, INDEXER, MEMORY, POSTGRES, REDIS, WORKER, WRITER
 
@@ -88,13 +90,24 @@ def test_no_process_is_used_more_than_its_share() -> None:
     assert (replicas(found)[MEMORY], replicas(found)[CHAT]) == (1, 1)
 
 
-def test_the_first_limit_is_the_one_that_is_used_most() -> None:
-    """Given a demand, I expect its first limit to be reached by as many times of it as the plan says."""
-    found = plan(demand())
-    grown = plan(demand(users=round(10_000 * found.grows), messages_a_day=round(1_000_000 * found.grows)))
+@pytest.mark.parametrize("users", [100, 10_000, 1_000_000])
+def test_the_first_limit_is_the_one_that_growth_reaches_first(users: int) -> None:
+    """Given a demand, I expect each limit full at as many times of it as the plan says, and the earliest named."""
+    found = plan(demand(users=users, messages_a_day=100 * users))
 
-    assert found.first == found.limits[0].name
-    assert limits(grown)[found.first] == pytest.approx(1, rel=0.1)
+    assert (found.first, found.grows) == (found.limits[0].name, min(limit.grows for limit in found.limits))
+    for limit in found.limits:
+        people = math.floor(users * limit.grows)
+        grown = plan(demand(users=people, messages_a_day=100 * people))
+        assert 0.9 < limits(grown)[limit.name] <= 1.01, limit.name
+
+
+def test_processes_that_are_idle_are_no_limit_to_growth() -> None:
+    """Given so little to do that each process is nearly idle, I expect twice of it to need no further connection."""
+    one, two = plan(demand(users=10, messages_a_day=1_000)), plan(demand(users=20, messages_a_day=2_000))
+
+    assert one.connections == two.connections
+    assert one.first != "PostgreSQL's connections"
 
 
 def test_what_is_not_run_limits_nothing() -> None:
@@ -107,12 +120,34 @@ def test_what_is_not_run_limits_nothing() -> None:
 
 def test_messages_that_wait_take_redis() -> None:
     """Given a longer outage to live through, I expect a longer stream, and the memory for it."""
-    short, long = plan(demand(outage_hours=1)), plan(demand(outage_hours=10))
+    short, long = plan(demand(outage_hours=1)), plan(demand(outage_hours=5))
 
-    assert long.stream_max_len == pytest.approx(10 * short.stream_max_len, rel=0.01)
+    assert long.stream_max_len == pytest.approx(5 * short.stream_max_len, rel=0.01)
     assert long.redis_mb - short.redis_mb == pytest.approx(
-        (long.stream_max_len - short.stream_max_len) * capacity.WAITING_MESSAGE / 1e6
+        (long.stream_max_len - short.stream_max_len) * costs.WAITING_MESSAGE / 1e6
     )
+
+
+@pytest.mark.parametrize(("hours", "messages"), [(1, 1_000_000 * 5 / 24), (12, 1_000_000), (30, 2_000_000)])
+def test_an_outage_may_come_at_the_busiest_time(hours: float, messages: float) -> None:
+    """Given five times the average at the peak, I expect room for an outage then, but for no more than days have."""
+    assert plan(demand(outage_hours=hours, peak_factor=5)).stream_max_len == math.ceil(messages)
+
+
+def test_no_plan_shortens_the_stream() -> None:
+    """Given little to keep, I expect the stream as long as by default, and no setting to be set."""
+    found, (_, output) = plan(demand(messages_a_day=1_000)), run("--users", "10", "--messages-a-day", "1000")
+
+    assert found.stream_max_len == capacity.STREAM
+    assert "LTM_STREAM_MAX_LEN" not in output
+
+
+def test_a_search_of_a_user_who_said_too_much_reads_a_part() -> None:
+    """Given more memories of a user than a search reads, I expect none of them to make it dearer."""
+    some, many = (demand(users=1, messages_a_day=1_000, days=days) for days in (100, 10_000))
+
+    assert cores(plan(some)) == cores(plan(many))
+    assert plan(some).network_mbit == plan(many).network_mbit
 
 
 def test_the_model_counts_by_the_defaults_of_the_settings() -> None:
@@ -122,6 +157,10 @@ def test_the_model_counts_by_the_defaults_of_the_settings() -> None:
     assert defaults["ltm_trace_max_len"] == capacity.TRACES
     assert defaults["ltm_turns_max"] == capacity.TURNS
     assert defaults["memory_max_messages"] == capacity.CONVERSATION
+    assert defaults["ltm_stream_max_len"] == capacity.STREAM
+    assert defaults["ltm_stream_hours"] == 24 * capacity.STREAM_DAYS
+    assert defaults["ltm_partitions"] == capacity.PARTITIONS
+    assert capacity.READ_AT_MOST == EXACT_LIMIT
     threads = {WORKER: "ltm_interactive_threads", WRITER: "ltm_writes_threads", INDEXER: "ltm_index_threads"}
     assert {name: defaults[setting] + 1 for name, setting in threads.items()} == capacity.CONNECTIONS
 
@@ -155,10 +194,30 @@ def test_the_command_prints_json() -> None:
         ("--users", "1", "--messages-a-day", "1", "--peak-factor", "0.5"),
         ("--users", "1", "--messages-a-day", "1", "--without", "postgres"),
         ("--users", "1"),
+        ("--users", "1.5", "--messages-a-day", "1"),
+        ("--users", "1", "--messages-a-day", "1" + 400 * "0"),
+        ("--users", "1" + 400 * "0", "--messages-a-day", "1"),
+        *(
+            ("--users", "1", "--messages-a-day", "1", option, number)
+            for option in ("--peak-factor", "--searches-per-message", "--outage-hours", "--host-disk-gb")
+            for number in ("nan", "inf", "1e400", "-1")
+        ),
     ],
 )
 def test_a_demand_that_is_none_is_refused(arguments: tuple[str, ...]) -> None:
     assert run(*arguments)[0] == 2
+
+
+def test_the_largest_demand_has_a_plan() -> None:
+    """Given each option at its largest, I expect numbers, in columns that stay apart."""
+    largest = {name: field.metadata[-1].le for name, field in Demand.model_fields.items() if field.metadata}
+    arguments = [word for name, number in largest.items() for word in (f"--{name.replace('_', '-')}", str(number))]
+
+    code, output = run(*arguments)
+
+    assert code == 0
+    assert all(len(line.split()) == 5 for line in output.splitlines() if line.startswith("long-term-memory"))
+    assert json.loads(run(*arguments, "--json")[1])["grows"] > 0
 
 
 def test_the_page_has_the_figures_of_the_model() -> None:
@@ -173,9 +232,9 @@ def test_the_page_has_the_figures_of_the_model() -> None:
 
     for name in (WORKER, ADAPTERS, REDIS, POSTGRES, INDEXER, MEMORY, CHAT, GATEWAY):
         expected = [
-            *capacity.SEARCH_MS.get(name, ()),
-            *([capacity.MESSAGE_MS[name]] if name in capacity.MESSAGE_MS else []),
-            *([capacity.TURN_MS[name]] if name in capacity.TURN_MS else []),
-            *([capacity.HTTP_MS[name]] if name in capacity.HTTP_MS else []),
+            *costs.SEARCH_MS.get(name, ()),
+            *([costs.MESSAGE_MS[name]] if name in costs.MESSAGE_MS else []),
+            *([costs.TURN_MS[name]] if name in costs.TURN_MS else []),
+            *([costs.HTTP_MS[name]] if name in costs.HTTP_MS else []),
         ]
         assert rows[f"`{name}`"] == expected, name

@@ -58,7 +58,9 @@ def test_the_probes_are_served_beside_the_metrics() -> None:
 
     with exposed(load_settings(ltm_metrics_port=port), "memory") as metrics, ExitStack() as ended:
         metrics.watch([lambda: turns[0]])
-        assert (status("/livez"), status("/readyz"), status("/metrics")) == (200, 503, 200)
+        assert (status("/livez"), status("/readyz"), status("/metrics"), status("/")) == (200, 503, 200, 200)
+        # A slip in the manifest of a probe is to be seen, and not a probe that never fails.
+        assert [status(path) for path in ("/healthz", "/livez/", "/LIVEZ", "/metrics/x")] == [404] * 4
 
         server.connected = False
         thread = HeartbeatThread(

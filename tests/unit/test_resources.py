@@ -22,6 +22,7 @@ from structlog.testing import capture_logs
 
 from services.long_term_memory.extraction.outbox import Lease
 from services.long_term_memory.extraction.report import ExtractionReport, SetAside
+from services.runtime.availability import Availability
 from services.runtime.errors import (
     EXIT_CANNOT_START,
     CannotStart,
@@ -281,6 +282,20 @@ def test_a_look_that_fails_is_counted_and_followed_by_others(booted: Booted) -> 
 
     wait_until(lambda: int(booted.client.hget(COUNTERS, "metrics_failed") or 0) >= 2, description="two looks")
 
+    booted.wait_for_beats()
+
+
+def test_a_worker_that_gets_no_messages_has_no_heartbeat(booted: Booted) -> None:
+    """Given a broker that stops answering, I expect no heartbeat until it answers again."""
+    availability = Availability("broker")
+    booted.worker.broker.availability = availability  # type: ignore[attr-defined]  # as ours have
+    booted.worker.start()
+    booted.wait_for_beats()
+
+    availability.down("refused")
+    booted.wait_for_silence()
+
+    availability.up()
     booted.wait_for_beats()
 
 

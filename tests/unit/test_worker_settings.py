@@ -177,7 +177,14 @@ def test_the_middleware_stand_in_their_order() -> None:
     show = "import dramatiq, tasks.worker; print(*(type(each).__name__ for each in dramatiq.get_broker().middleware))"
     done = subprocess.run([sys.executable, "-c", show], cwd=ROOT, capture_output=True, text=True, check=True)
 
-    assert done.stdout.split() == ["Resources", "ResponsePublisher", "DeliveryLimit", "TimeLimit", "Retries"]
+    assert done.stdout.split() == [
+        "Resources",
+        "ResponsePublisher",
+        "DeliveryLimit",
+        "TimeLimit",
+        "Overruns",
+        "Retries",
+    ]
 
 
 class Root(NamedTuple):
@@ -224,7 +231,7 @@ def test_a_worker_is_composed_of_its_settings(root: Root) -> None:
     """
     broker: Any = root.broker
     assert dramatiq.get_broker() is root.broker
-    resources, responses, deliveries, limit, _ = broker.middleware
+    resources, responses, deliveries, limit, *_ = broker.middleware
 
     assert server(broker.client) == ("broker", 6381, 3)
     assert server(responses._client) == server(deliveries._client) == ("pipeline", 6380, 2)
