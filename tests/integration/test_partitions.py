@@ -543,6 +543,29 @@ def test_a_backup_of_one_table_is_restored_into_partitions(
         assert len(partitions_of(connection)) == 16
 
 
+def test_a_backup_of_a_run_that_was_ended_after_its_switch_can_be_restored(
+    earlier: str, create_database: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a run that ended before its foreign keys were checked, I expect a backup that is restored, and the next
+    run to check them."""
+
+    def die(_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Partitioning, "validate", die)
+        with pytest.raises(Killed):
+            convert(earlier)
+    new = create_database()
+
+    back_up(Settings(database_url=SecretStr(earlier)), tmp_path / "backup", lambda *_: None, database_only=True)
+    Restore(tmp_path / "backup", database_only=True).run(Settings(database_url=SecretStr(new)), lambda *_: None)
+
+    assert whole(new) == whole(earlier)
+    assert convert(earlier) is None
+    assert outline(earlier) == outline(new)
+
+
 def test_the_command_converts_a_table_and_says_so(empty_database: str, tmp_path: Path) -> None:
     """Given a database with one table, I expect `ltm partition` to say how many memories are in four partitions, and
     that they are there already when it is run again; and that nothing is left where nothing was begun."""
