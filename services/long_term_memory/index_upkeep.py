@@ -13,8 +13,8 @@ import structlog
 from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
+from services.long_term_memory.postgres.layout import MEMORIES_TABLES
 from services.long_term_memory.postgres.pool import APPLICATION_NAME, database_errors
-from services.long_term_memory.postgres.replacement import MEMORIES_TABLES
 
 #: Between two passes, each of which builds one index at most.
 INTERVAL_S: Final = 1_800.0
