@@ -13,8 +13,8 @@ import structlog
 from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
+from services.long_term_memory.postgres.layout import MEMORIES_TABLES
 from services.long_term_memory.postgres.pool import APPLICATION_NAME, database_errors
-from services.long_term_memory.postgres.replacement import MEMORIES_TABLES
 
 #: Between two passes, each of which builds one index at most.
 INTERVAL_S: Final = 1_800.0
@@ -33,9 +33,10 @@ _SIZES = (
     "SELECT name, bytes, ceil(rows / greatest(floor(8152 * 0.9 / (width + 16)), 1)) * 8192 FROM ("  # noqa: S608 - constants
     "SELECT indexrelid::regclass::text AS name, pg_relation_size(indexrelid) AS bytes, own.reltuples AS rows,"
     " (SELECT sum(avg_width) FROM pg_attribute JOIN pg_stats USING (attname) WHERE attrelid = indexrelid"
-    " AND schemaname = pg_class.relnamespace::regnamespace::text AND tablename = pg_class.relname"
+    " AND schemaname = nspname AND tablename = pg_class.relname"
     " HAVING count(*) = own.relnatts) AS width"
     " FROM pg_index JOIN pg_class ON pg_class.oid = indrelid JOIN pg_class own ON own.oid = indexrelid"
+    " JOIN pg_namespace ON pg_namespace.oid = pg_class.relnamespace"
     f" WHERE {MEMORIES_TABLES} AND own.relkind = 'i' AND indisvalid) AS sizes"
     " WHERE rows > 0 AND width IS NOT NULL AND bytes BETWEEN %s AND %s ORDER BY bytes DESC"
 )
@@ -76,13 +77,13 @@ class IndexUpkeep:
 
         Raises:
             Unavailable: the database does not answer.
+            psycopg.Error: it was not built, as where the disk has no room for it.
         """
         if not self._factor:
             return None
-        with (
-            database_errors(),
-            psycopg.connect(self._database_url, autocommit=True, application_name=APPLICATION_NAME) as connection,
-        ):
+        with database_errors():
+            connected = psycopg.connect(self._database_url, autocommit=True, application_name=APPLICATION_NAME)
+        with connected as connection:
             connection.execute("SET statement_timeout = 0")
             if connection.execute("SELECT pg_try_advisory_lock(%s)", (UPKEEP_LOCK,)).fetchone() != (True,):
                 return None
@@ -92,8 +93,7 @@ class IndexUpkeep:
             return self._build_one(connection)
 
     def _build_one(self, connection: Connection[TupleRow]) -> str | None:
-        for (name,) in connection.execute(_LEFT_OVER).fetchall():
-            connection.execute(sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(sql.SQL(name)))
+        _drop_left_over(connection)
         rows = connection.execute(_SIZES, (self._min_bytes, MAX_BYTES)).fetchall()
         sizes = [IndexSize(name, size, float(estimate)) for name, size, estimate in rows]
         bloated = [
@@ -105,8 +105,18 @@ class IndexUpkeep:
             return None
         worst = max(bloated, key=lambda index: index.size - index.estimate)
         connection.execute("SET max_parallel_maintenance_workers = 0")  # one core, the others are for searches
-        connection.execute(sql.SQL("REINDEX INDEX CONCURRENTLY {}").format(sql.SQL(worst.name)))
+        try:
+            connection.execute(sql.SQL("REINDEX INDEX CONCURRENTLY {}").format(sql.SQL(worst.name)))
+        except psycopg.Error:
+            if not connection.closed:
+                _drop_left_over(connection)  # now: it takes room, and writers write to it
+            raise
         [(size,)] = connection.execute("SELECT pg_relation_size(to_regclass(%s))", (worst.name,)).fetchall()
         self._built[worst.name] = size
         log.info("index_rebuilt", index=worst.name, bytes_before=worst.size, bytes=size)
         return worst.name
+
+
+def _drop_left_over(connection: Connection[TupleRow]) -> None:
+    for (name,) in connection.execute(_LEFT_OVER).fetchall():
+        connection.execute(sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(sql.SQL(name)))

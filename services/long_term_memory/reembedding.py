@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import psycopg
@@ -20,7 +21,8 @@ from psycopg.rows import TupleRow
 from services.long_term_memory.embedder_check import embeds_as_stored, identify
 from services.long_term_memory.embeddings.identity import EmbedderIdentity
 from services.long_term_memory.embeddings.providers import build_embedder
-from services.long_term_memory.postgres.embedder_record import REEMBEDDING_LOCK, drop_new_vectors
+from services.long_term_memory.postgres.embedder_record import REEMBEDDING_LOCK, drop_new_vectors, read_record
+from services.long_term_memory.postgres.locking import pause_for_locks, until_locked
 from services.long_term_memory.postgres.pool import check_connects, database_errors
 from services.long_term_memory.postgres.preconditions import schema_errors
 from services.long_term_memory.postgres.schema import migrate, table_dimensions
@@ -28,9 +30,6 @@ from services.long_term_memory.postgres.second_table import SecondTable, disk_ne
 from services.long_term_memory.provider_start import starting_provider
 from services.runtime.errors import ReembeddingRefused
 from services.runtime.settings import Settings
-
-#: The pause before the switch is tried again, while something such as a backup reads the table.
-SWITCH_PAUSE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ class Operator(Protocol):
         """Whether to switch now: from then on the workers must have the new embedder's settings."""
 
     def waiting(self) -> None:
-        """Something reads the table, and the switch waits for it."""
+        """Something else uses the table, and is waited for."""
 
 
 class Reembedding:
@@ -98,7 +97,7 @@ class Reembedding:
         embed: gives the new vectors of texts.
         identity: the embedder's, to be recorded.
         clock: seconds, monotonic.
-        pause: waits between attempts to switch.
+        pause: waits until locks are asked for again.
     """
 
     def __init__(
@@ -108,7 +107,7 @@ class Reembedding:
         identity: EmbedderIdentity,
         operator: Operator,
         clock: Callable[[], float] = time.monotonic,
-        pause: Callable[[], None] = lambda: time.sleep(SWITCH_PAUSE_S),
+        pause: Callable[[], None] = pause_for_locks,
     ) -> None:
         self._connection = connection
         self._embed = embed
@@ -125,7 +124,7 @@ class Reembedding:
             ReembeddingRefused: another run is under way, or the operator has not agreed; what is done stays done.
             Unavailable: the embedder does not answer any more; what is done stays done.
         """
-        self._next.prepare()
+        self._locked(self._next.prepare)
         self._fill()
         self._operator.indexing()
         self._next.build_indexes()
@@ -133,7 +132,13 @@ class Reembedding:
         total, _ = self._next.counts()
         if not self._operator.switches():
             raise ReembeddingRefused("not switched: everything is as it was, and `ltm reembed` goes on from here")
-        self._switch()
+        try:
+            self._locked(self._switch)
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise ReembeddingRefused(
+                f"this role of DATABASE_URL may not switch ({error.diag.message_primary}): run it again as the workers'"
+                " role, or a superuser"
+            ) from error
         self._next.validate()
         return total
 
@@ -161,7 +166,7 @@ class Reembedding:
             agreed = self._operator.accepts(costs)
         finally:
             if not agreed and not done:
-                drop_new_vectors(self._connection)
+                self._locked(partial(drop_new_vectors, self._connection))
         if not agreed:
             raise ReembeddingRefused("not begun: everything is as it was")
 
@@ -170,26 +175,11 @@ class Reembedding:
             pass
 
     def _switch(self) -> None:
-        reported = False
-        while True:
-            self._take_changes()
-            try:
-                if self._next.switch(self._embed):
-                    return
-            except psycopg.errors.InsufficientPrivilege as error:
-                raise ReembeddingRefused(
-                    f"this role of DATABASE_URL may not switch ({error.diag.message_primary}): run it again as the"
-                    " workers' role, or a superuser"
-                ) from error
-            except psycopg.errors.DependentObjectsStillExist as error:
-                raise ReembeddingRefused(
-                    f"something of yours depends on the table memories ({error.diag.message_detail}): drop it, and"
-                    " create it again afterwards"
-                ) from error
-            if not reported:
-                self._operator.waiting()
-                reported = True
-            self._pause()
+        self._take_changes()
+        self._next.switch(self._embed)
+
+    def _locked(self, work: Callable[[], None]) -> None:
+        until_locked(work, self._operator.waiting, self._pause)
 
 
 def reembed(settings: Settings, operator: Operator) -> tuple[int | None, EmbedderIdentity]:
@@ -234,8 +224,8 @@ def run_alone(
         raise ReembeddingRefused("another `ltm reembed` runs on this database")
     try:
         if embeds_as_stored(connection, embedder, identity):
-            with connection.transaction():
-                drop_new_vectors(connection)  # of a run for another embedder, which was given up
+            if read_record(connection, "new_vector"):  # of a run for another embedder, which was given up
+                until_locked(partial(drop_new_vectors, connection), operator.waiting)
             SecondTable(connection, identity).validate()
             return None
         return Reembedding(connection, embed, identity, operator).run()

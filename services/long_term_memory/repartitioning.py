@@ -6,9 +6,9 @@ is resumed; one transaction then puts that table in the place of the first.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Protocol
 
 import psycopg
@@ -16,15 +16,14 @@ from psycopg import Connection
 from psycopg.rows import TupleRow
 
 from services.long_term_memory.postgres.embedder_record import REEMBEDDING_LOCK, drop_new_vectors
+from services.long_term_memory.postgres.foreign_keys import validate
+from services.long_term_memory.postgres.layout import MEMORIES_BYTES, partitions_of
+from services.long_term_memory.postgres.locking import pause_for_locks, until_locked
 from services.long_term_memory.postgres.partitioning import Partitioning, is_hashed
 from services.long_term_memory.postgres.pool import check_connects, database_errors
 from services.long_term_memory.postgres.preconditions import applied_steps, schema_errors, step_files
-from services.long_term_memory.postgres.replacement import MEMORIES_BYTES, partitions_of, validate
 from services.runtime.errors import PartitioningRefused
 from services.runtime.settings import Settings
-
-#: The pause before the switch is tried again, while something such as a backup reads the table.
-SWITCH_PAUSE_S = 5.0
 
 
 class Operator(Protocol):
@@ -40,21 +39,21 @@ class Operator(Protocol):
         """The indexes are made."""
 
     def waiting(self) -> None:
-        """Something reads the table, and the switch waits for it."""
+        """Something else uses the table, and is waited for."""
 
 
 def run(
     connection: Connection[TupleRow],
     partitions: int,
     operator: Operator,
-    pause: Callable[[], None] = lambda: time.sleep(SWITCH_PAUSE_S),
+    pause: Callable[[], None] = pause_for_locks,
 ) -> int | None:
     """Partition the memories while workers search and write; how many there are, None where nothing is to be done.
 
     Args:
         connection: in autocommit mode, without a statement time-out.
         partitions: 0 or 1 for one table.
-        pause: waits between attempts to switch.
+        pause: waits until locks are asked for again.
 
     Raises:
         PartitioningRefused: workers of an earlier release run, the operator has not agreed, or `ltm reembed` has begun.
@@ -67,16 +66,11 @@ def run(
     if not operator.accepts(total, size):
         raise PartitioningRefused("not begun: everything is as it was")
     second = Partitioning(connection, partitions)
-    second.prepare()
-    _copy(second, operator)
+    until_locked(second.prepare, operator.waiting, pause)
+    _copy(second, operator, pause)
     operator.indexing()
     second.build_indexes()
-    reported = False
-    while not _switch(second):
-        if not reported:
-            operator.waiting()
-            reported = True
-        pause()
+    until_locked(second.switch, operator.waiting, pause)
     second.validate()
     return int(total)
 
@@ -93,16 +87,19 @@ def partition(settings: Settings, partitions: int, operator: Operator) -> int | 
         return run(connection, partitions, operator)
 
 
-def abandon(settings: Settings) -> None:
+def abandon(settings: Settings, waiting: Callable[[], None], pause: Callable[[], None] = pause_for_locks) -> None:
     """Remove what a run has copied that is not to be gone on with.
+
+    Args:
+        waiting, pause: as `Operator.waiting` and `run` have them.
 
     Raises:
         as `partition`.
     """
-    with _alone(settings) as connection, connection.transaction():
+    with _alone(settings) as connection:
         begun = connection.execute("SELECT to_regproc('mirror_memory') IS NOT NULL").fetchone()
         if begun == (True,):
-            drop_new_vectors(connection)
+            until_locked(partial(drop_new_vectors, connection), waiting, pause)
 
 
 @contextmanager
@@ -118,24 +115,17 @@ def _alone(settings: Settings) -> Iterator[Connection[TupleRow]]:
             if migrated != (True,) or applied_steps(connection, steps) < steps:
                 raise PartitioningRefused("the database is not of this release yet: start the stack once")
             if connection.execute("SELECT pg_try_advisory_lock(%s)", (REEMBEDDING_LOCK,)).fetchone() != (True,):
-                raise PartitioningRefused("another `ltm partition` or `ltm reembed` runs on this database")
+                raise PartitioningRefused(
+                    "another `ltm partition` or `ltm reembed` runs on this database, or was killed and"
+                    " PostgreSQL still makes its index"
+                )
             yield connection
 
 
-def _copy(second: Partitioning, operator: Operator) -> None:
+def _copy(second: Partitioning, operator: Operator, pause: Callable[[], None]) -> None:
     total, done = second.counts()
     last: int | None = -1
     while last is not None:
-        copied, last = second.copy(last)
+        copied, last = until_locked(partial(second.copy, last), operator.waiting, pause)
         done += copied
         operator.progressed(done, max(total, done))
-
-
-def _switch(second: Partitioning) -> bool:
-    try:
-        return second.switch()
-    except psycopg.errors.DependentObjectsStillExist as error:
-        raise PartitioningRefused(
-            f"something of yours depends on the table memories ({error.diag.message_detail}): drop it, and create it"
-            " again afterwards"
-        ) from error

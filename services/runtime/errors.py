@@ -112,6 +112,19 @@ class ReembeddingUnderWay(CannotStart):
         )
 
 
+class ReplacementRefused(KeepsakeError):
+    """The table of memories is not replaced, for `ltm reembed` or `ltm partition`: everything is as it was."""
+
+    code = "replacement_refused"
+
+    @classmethod
+    def of(cls, dependents: str) -> ReplacementRefused:
+        """What of the operator's own would be lost."""
+        return cls(
+            f"something of yours depends on the table memories ({dependents}): drop it, and create it again afterwards"
+        )
+
+
 class ReembeddingRefused(KeepsakeError):
     """`ltm reembed` does not run: another one does, or its operator has not agreed."""
 

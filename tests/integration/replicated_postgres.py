@@ -132,12 +132,19 @@ class ReplicatedPostgres:
         with psycopg.connect(self.primary.url.replace(f"/{DATABASE}?", "/postgres?"), autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {DATABASE}")
 
-    def replica(self) -> Server:
-        """A new replica, that runs."""
+    def replica(self, of: Server | None = None) -> Server:
+        """A new replica, that runs.
+
+        Args:
+            of: whose log it replays; None for the primary.
+        """
         replica = self._server()
         data = str(replica.home / "data")
         source = ["-h", str(self.primary.home), "-U", USER, "-d", f"dbname={DATABASE}"]
         replica.run("pg_basebackup", *source, "-D", data, "-R", "-X", "stream", "-c", "fast", "--no-sync")
+        if of is not None:
+            with (replica.home / "data" / "postgresql.auto.conf").open("a") as settings:
+                settings.write(f"primary_conninfo = 'host={of.home} user={USER}'\n")
         replica.start()
         return replica
 

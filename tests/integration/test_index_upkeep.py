@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
@@ -12,6 +13,7 @@ import pytest
 from services.long_term_memory.index_upkeep import UPKEEP_LOCK, IndexUpkeep
 from services.long_term_memory.postgres.rows import insert_memories, memory_row
 from tests.integration.conftest import WordEmbedder
+from tests.support import wait_until
 
 #: Of one user, so that one partition has them all.
 MEMORIES = 2_000
@@ -69,6 +71,19 @@ def test_the_half_full_index_is_built_anew(talkative: str) -> None:
     assert passes.run_once() is None
 
 
+def test_an_index_is_found_in_whatever_schema_it_is(talkative: str) -> None:
+    """Given the tables in a schema whose name needs quotes, I expect an index built anew there as well."""
+    select(talkative, 'CREATE SCHEMA "My own"')
+    tables = select(talkative, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+    for (table,) in tables:
+        select(talkative, f'ALTER TABLE public.{table} SET SCHEMA "My own"')
+
+    name = upkeep(f"{talkative}&options=-c%20search_path%3D%22My%5C%20own%22%2Cpublic").run_once()
+
+    assert name is not None
+    assert name.endswith("_of_user")
+
+
 def test_nothing_is_built_where_nothing_is_to_be_gained(talkative: str) -> None:
     """Given a factor that nothing reaches, or none, or small indexes, I expect none built."""
     before = sizes(talkative)
@@ -93,6 +108,24 @@ def test_one_does_it_at_a_time(talkative: str, busy: Callable[[Any], Any]) -> No
         busy(other)
 
         assert upkeep(talkative).run_once() is None
+
+
+def test_a_rebuild_that_fails_is_told_and_leaves_nothing(talkative: str) -> None:
+    """Given a rebuild that PostgreSQL ends, as for want of disk, I expect its error, which is counted as a failed pass,
+    and no half-built index, which would take room until the next one."""
+    building = "SELECT pid FROM pg_stat_progress_create_index WHERE phase LIKE 'waiting%%'"
+    with ThreadPoolExecutor(1) as thread, psycopg.connect(talkative) as writer:
+        writer.execute("UPDATE memories SET analysis = analysis")
+        rebuild = thread.submit(upkeep(talkative).run_once)
+        wait_until(lambda: select(talkative, building), description="the rebuild to wait for the writer")
+        assert select(talkative, "SELECT count(*) FROM pg_index WHERE NOT indisvalid") == [(1,)]
+
+        select(talkative, f"SELECT pg_cancel_backend(pid) FROM ({building}) AS rebuild")
+        writer.rollback()
+
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            rebuild.result()
+    assert select(talkative, "SELECT count(*) FROM pg_index WHERE NOT indisvalid") == [(0,)]
 
 
 def test_what_a_rebuild_has_left_that_was_ended_is_removed(talkative: str) -> None:

@@ -341,6 +341,27 @@ def test_a_step_may_take_longer_than_a_statement(database: str) -> None:
     assert versions(database)[-1] == len(slow)
 
 
+def test_searches_go_on_while_a_step_waits_for_a_backup(empty_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a backup that reads the memories of an earlier release, I expect its searches to go on, and the steps that
+    lock the table to be applied after it."""
+    with psycopg.connect(empty_database) as connection:
+        migrate(connection, DIMENSIONS, STEPS[:10])
+    found = list[int]()
+    with psycopg.connect(empty_database) as backup, psycopg.connect(empty_database, autocommit=True) as search:
+        backup.execute("SELECT FROM memories")
+
+        def pause(_: float) -> None:
+            found.append(search.execute("SELECT FROM memories").rowcount)
+            backup.rollback()
+
+        monkeypatch.setattr("services.long_term_memory.postgres.locking.time.sleep", pause)
+        with psycopg.connect(empty_database) as connection:
+            migrate(connection, DIMENSIONS)
+
+    assert found == [0]
+    assert versions(empty_database) == list(range(1, len(STEPS) + 1))
+
+
 def test_other_processes_see_that_a_step_is_under_way(empty_database: str) -> None:
     """Given a database in the midst of a step, I expect others to see that, and not before or after it."""
     seen: list[bool] = []

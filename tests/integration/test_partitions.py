@@ -22,21 +22,23 @@ from services.long_term_memory.embeddings.identity import EmbedderIdentity
 from services.long_term_memory.forgetting import Forgetting
 from services.long_term_memory.mem0_bridge import Mem0Memory
 from services.long_term_memory.postgres.history import PostgresHistory
+from services.long_term_memory.postgres.layout import MEMORIES_TABLES as TABLES
+from services.long_term_memory.postgres.layout import partitions_of
 from services.long_term_memory.postgres.partitioning import BATCH_ROWS, Partitioning
 from services.long_term_memory.postgres.pool import EARLIER_APPLICATION_NAME, AnsweredConnection, open_pool
-from services.long_term_memory.postgres.replacement import MEMORIES_TABLES as TABLES
-from services.long_term_memory.postgres.replacement import partitions_of
 from services.long_term_memory.postgres.rows import memory_row
 from services.long_term_memory.postgres.schema import migrate, read_migrations
 from services.long_term_memory.postgres.scope import Owner
 from services.long_term_memory.postgres.store import MemoryStore
-from services.long_term_memory.repartitioning import run
-from services.runtime.errors import PartitioningRefused
+from services.long_term_memory.reembedding import run_alone
+from services.long_term_memory.repartitioning import abandon, run
+from services.runtime.errors import PartitioningRefused, ReplacementRefused
 from services.runtime.settings import Settings
 from tests.integration.conftest import DIMENSIONS, WordEmbedder
-from tests.integration.test_embedder_change import OtherWords, fill
+from tests.integration.test_embedder_change import OtherWords, fill, start
 from tests.integration.test_life_of_facts import NOON, Site
 from tests.integration.test_reembedding import Embed
+from tests.integration.test_reembedding import Watcher as OtherWatcher
 from tests.integration.test_reembedding import run as reembed
 from tests.ltm_command import run_ltm_process
 from tests.old_schemas import insert_as_then
@@ -386,6 +388,23 @@ def test_nothing_is_lost_of_many_writers(site: Site, earlier: str) -> None:
     assert select(earlier, "SELECT count(*) FROM users WHERE user_id = 'gone'") == [(0,)]
 
 
+def test_a_long_transaction_delays_the_copy_and_nothing_else(earlier: str) -> None:
+    """Given a transaction that has changed one memory, I expect the copy to wait, and the memories that it would copy
+    with that one free to be changed meanwhile."""
+    with psycopg.connect(earlier) as writer:
+
+        def begin() -> None:
+            writer.execute("UPDATE memories SET content = 'late' WHERE content = %s", (TEXTS[-1],))
+
+        def pause() -> None:
+            select(earlier, "UPDATE memories SET content = 'soon' WHERE content = %s", TEXTS[-2])
+            writer.commit()
+
+        convert(earlier, Watcher(at_progress=begin), pause=pause)
+
+    assert contents(earlier) == [*TEXTS[:-2], "soon", "late"]
+
+
 def test_a_run_that_was_ended_is_resumed(site: Site, earlier: str) -> None:
     """Given a run that ended after a batch, I expect messages stored after it, and the next run to copy the rest."""
 
@@ -465,6 +484,98 @@ def test_the_switch_waits_for_what_reads_the_table(earlier: str) -> None:
     assert (watcher.waits, len(attempts)) == (1, 2)
 
 
+def test_a_role_that_does_not_own_the_table_is_told_which_does(earlier: str) -> None:
+    """Given the URL of another role, I expect one line that names the owner, and nothing begun."""
+    select(earlier, "DROP ROLE IF EXISTS guest")
+    select(earlier, "CREATE ROLE guest LOGIN")
+    select(earlier, "GRANT ALL ON SCHEMA public TO guest")
+    select(earlier, "GRANT ALL ON ALL TABLES IN SCHEMA public TO guest")
+
+    with pytest.raises(ReplacementRefused, match="belongs to the role postgres"):
+        convert(earlier.replace("//postgres@", "//guest@"))
+
+    assert select(earlier, "SELECT to_regclass('memories_next')") == [(None,)]
+    select(earlier, "DROP OWNED BY guest")
+    select(earlier, "DROP ROLE guest")
+
+
+@pytest.mark.parametrize("mode", ["SHARE UPDATE EXCLUSIVE", "ROW EXCLUSIVE"], ids=["upkeep", "import"])
+def test_a_run_begins_after_what_uses_the_table(earlier: str, mode: str) -> None:
+    """Given an index that is rebuilt, or a long transaction that writes, I expect a run to wait for it and say so."""
+    watcher = Watcher()
+    with psycopg.connect(earlier) as other:
+        other.execute(f"LOCK TABLE memories IN {mode} MODE")
+
+        assert convert(earlier, watcher, pause=other.rollback) == len(TEXTS)
+
+    assert watcher.waits == 1
+
+
+def test_searches_go_on_while_an_ended_run_waits_to_be_removed(earlier: str) -> None:
+    """Given a backup, and a run that was ended, I expect its removal to wait, say so once, and let searches pass."""
+
+    def die() -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        convert(earlier, Watcher(at_progress=die))
+    watcher, found = Watcher(), list[int]()
+    with psycopg.connect(earlier) as backup:
+        backup.execute("SELECT count(*) FROM memories")
+
+        def pause() -> None:
+            found.append(len(contents(earlier)))
+            if len(found) == 2:
+                backup.rollback()
+
+        abandon(Settings(database_url=SecretStr(earlier)), watcher.waiting, pause)
+
+    assert (watcher.waits, found) == (1, [len(TEXTS)] * 2)
+    assert select(earlier, "SELECT to_regclass('memories_next')") == [(None,)]
+
+
+def test_an_ended_run_is_kept_by_a_command_that_has_nothing_to_do(earlier: str) -> None:
+    """Given a run that was ended, and `ltm reembed` with the embedder of the database, I expect the run resumed."""
+
+    def die() -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        convert(earlier, Watcher(at_progress=die))
+    words = EmbedderIdentity("words", "w1", DIMENSIONS, "")
+    start(earlier, WordEmbedder(), words)
+    with psycopg.connect(earlier, autocommit=True) as connection:
+        assert run_alone(connection, WordEmbedder(), Embed(WordEmbedder()), words, OtherWatcher()) is None
+    resumed = Watcher()
+
+    convert(earlier, resumed)
+
+    assert resumed.reports[0][0] == 2 * BATCH_ROWS
+
+
+def test_a_writer_amid_the_switch_is_not_ended(earlier: str) -> None:
+    """Given a writer that has locked its user, and the switch that waits for it, I expect the writer to go on with what
+    takes a stronger lock, instead of a deadlock that ends it."""
+    with ThreadPoolExecutor(1) as thread, psycopg.connect(earlier) as writer:
+
+        def begin() -> None:
+            writer.execute("SELECT FROM users WHERE user_id = 'u1' FOR UPDATE")
+
+        switch = thread.submit(convert, earlier, Watcher(at_indexing=begin))
+        wait_until(
+            lambda: select(
+                earlier,
+                "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+                " AND query LIKE 'LOCK TABLE%%'",
+            ),
+            description="the switch to wait",
+        )
+        writer.execute("INSERT INTO users (user_id, agent_id) VALUES ('u2', '')")
+        writer.commit()
+
+        assert switch.result() == len(TEXTS)
+
+
 def test_workers_of_an_earlier_release_are_not_taken_their_table(earlier: str) -> None:
     """Given a connection of such a worker, I expect the switch refused in words, and made once it is gone."""
     with (
@@ -541,6 +652,29 @@ def test_a_backup_of_one_table_is_restored_into_partitions(
         assert there.facts() == {"The user lives in Oslo."}
     with psycopg.connect(new) as connection:
         assert len(partitions_of(connection)) == 16
+
+
+def test_a_backup_of_a_run_that_was_ended_after_its_switch_can_be_restored(
+    earlier: str, create_database: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a run that ended before its foreign keys were checked, I expect a backup that is restored, and the next
+    run to check them."""
+
+    def die(_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Partitioning, "validate", die)
+        with pytest.raises(Killed):
+            convert(earlier)
+    new = create_database()
+
+    back_up(Settings(database_url=SecretStr(earlier)), tmp_path / "backup", lambda *_: None, database_only=True)
+    Restore(tmp_path / "backup", database_only=True).run(Settings(database_url=SecretStr(new)), lambda *_: None)
+
+    assert whole(new) == whole(earlier)
+    assert convert(earlier) is None
+    assert outline(earlier) == outline(new)
 
 
 def test_the_command_converts_a_table_and_says_so(empty_database: str, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from services.long_term_memory.postgres.scope import Owner
 from services.long_term_memory.postgres.second_table import BATCH_ROWS
 from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.reembedding import Costs, Progress, Reembedding, run_alone
-from services.runtime.errors import EmbedderChanged, ReembeddingRefused, ReembeddingUnderWay
+from services.runtime.errors import EmbedderChanged, ReembeddingRefused, ReembeddingUnderWay, ReplacementRefused
 from tests.integration.conftest import DIMENSIONS, WordEmbedder
 from tests.integration.test_embedder_change import OtherWords, fill, start
 from tests.integration.test_life_of_facts import NOON, Site
@@ -215,7 +215,15 @@ def test_facts_are_embedded_again_and_keep_what_belongs_to_them(filled: str) -> 
 
 def test_the_switch_leaves_the_schema_of_a_migrated_database(filled: str, create_database: Callable[..., str]) -> None:
     """Given a run, I expect columns, indexes, constraints, options and rights as before, and numbers that go on."""
-    execute(filled, "DROP ROLE IF EXISTS reporting", "CREATE ROLE reporting", "GRANT SELECT ON memories TO reporting")
+    execute(
+        filled,
+        "DROP ROLE IF EXISTS reporting, analyst",
+        "CREATE ROLE reporting",
+        "CREATE ROLE analyst",
+        "GRANT SELECT ON memories TO reporting WITH GRANT OPTION",
+        "GRANT USAGE ON SEQUENCE memories_number_seq TO reporting",
+        "GRANT SELECT (id, said_at) ON memories TO analyst",
+    )
     before, others = schema(filled), details(filled)
     execute(filled, "DELETE FROM memories WHERE number = (SELECT max(number) FROM memories)")
     (sequence,) = execute(filled, "SELECT last_value FROM memories_number_seq")
@@ -225,8 +233,14 @@ def test_the_switch_leaves_the_schema_of_a_migrated_database(filled: str, create
     assert (schema(filled), details(filled)) == (before, others)
     fill(filled, OtherWords(), ["one more"])
     assert execute(filled, "SELECT number FROM memories WHERE content = 'one more'") == [(sequence[0] + 1,)]
-    assert execute(filled, "SELECT has_table_privilege('reporting', 'memories', 'SELECT')") == [(True,)]
-    execute(filled, "DROP OWNED BY reporting", "DROP ROLE reporting")
+    rights = (
+        "SELECT has_table_privilege('reporting', 'memories', 'SELECT WITH GRANT OPTION'),"
+        " has_sequence_privilege('reporting', 'memories_number_seq', 'USAGE'),"
+        " has_column_privilege('analyst', 'memories', 'said_at', 'SELECT'),"
+        " has_column_privilege('analyst', 'memories', 'content', 'SELECT')"
+    )
+    assert execute(filled, rights) == [(True, True, True, False)]
+    execute(filled, "DROP OWNED BY reporting, analyst", "DROP ROLE reporting, analyst")
 
 
 @pytest.mark.parametrize("error", [Killed(), Unavailable("the embedder does not answer")])
@@ -477,7 +491,7 @@ def test_a_view_on_the_table_is_told(filled: str) -> None:
     """Given a view of another program, which the switch would drop, I expect one line and all as it was."""
     execute(filled, "CREATE VIEW mine AS SELECT content FROM memories")
 
-    with pytest.raises(ReembeddingRefused, match=r"something of yours depends on the table memories .*view mine"):
+    with pytest.raises(ReplacementRefused, match=r"something of yours depends on the table memories .*view mine"):
         run(filled, Embed(OtherWords()))
 
     assert start(filled, WordEmbedder(), OLD) == OLD
@@ -485,6 +499,58 @@ def test_a_view_on_the_table_is_told(filled: str) -> None:
     again = Embed(OtherWords())
     run(filled, again)
     assert again.texts == []
+
+
+@pytest.mark.parametrize(
+    ("statement", "name", "undo"),
+    [
+        (
+            "CREATE TRIGGER told BEFORE UPDATE ON memories FOR EACH ROW"
+            " EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+            "the trigger told",
+            "DROP TRIGGER told ON memories",
+        ),
+        (
+            "CREATE POLICY hidden ON memories USING (source = 'ai')",
+            "the policy hidden",
+            "DROP POLICY hidden ON memories",
+        ),
+        ("CREATE PUBLICATION copied FOR TABLE memories", "the publication copied", "DROP PUBLICATION copied"),
+        (
+            "ALTER TABLE memories ENABLE ROW LEVEL SECURITY",
+            "row level security",
+            "ALTER TABLE memories DISABLE ROW LEVEL SECURITY",
+        ),
+    ],
+)
+def test_what_postgresql_would_drop_without_a_word_is_told_before_anything_is_done(
+    filled: str, statement: str, name: str, undo: str
+) -> None:
+    """Given a trigger, a policy, a publication or row level security, I expect it named, and nothing embedded."""
+    execute(filled, statement)
+    embed = Embed(OtherWords())
+
+    with pytest.raises(ReplacementRefused, match=name):
+        run(filled, embed)
+
+    execute(filled, undo)
+    assert embed.texts == []
+    assert tables(filled) & {"memories_next", "memories_changed"} == set()
+
+
+def test_a_table_that_a_newer_release_has_changed_meanwhile_is_kept(filled: str) -> None:
+    """Given a column that a migration adds during the run, I expect the switch refused, and the column kept."""
+
+    def migrate_meanwhile() -> None:
+        execute(filled, "ALTER TABLE memories ADD COLUMN mood text NOT NULL DEFAULT 'calm'")
+
+    with pytest.raises(ReplacementRefused, match="newer release"):
+        run(filled, Embed(OtherWords()), operator=Watcher(at_switch=migrate_meanwhile))
+    again = Embed(OtherWords())
+    run(filled, again)
+
+    assert len(again.texts) == len(TEXTS)
+    assert execute(filled, "SELECT DISTINCT mood FROM memories") == [("calm",)]
 
 
 # What the operator decides, and what is refused

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -43,8 +44,10 @@ from services.long_term_memory.postgres.history import PostgresHistory
 from services.long_term_memory.postgres.noted_writes import NotedWrites
 from services.long_term_memory.postgres.pool import is_partitioned, open_pool
 from services.long_term_memory.postgres.replica import Replica
+from services.long_term_memory.postgres.replica_pool import ReplicaPool
+from services.long_term_memory.postgres.replica_status import replica_status
 from services.long_term_memory.postgres.schema import migrate
-from services.long_term_memory.postgres.server_state import read_state, written_position
+from services.long_term_memory.postgres.server_state import ReplicaUnusable, read_state, written_position
 from services.long_term_memory.postgres.store import MemoryStore
 from services.long_term_memory.profile_service import ProfileService
 from services.runtime import write_notes
@@ -97,6 +100,7 @@ class Process:
     portability: Portability
     expiry: Expiry
     client: Any
+    counted: Counter[str]
 
     def found(self, user: str, limit: int = 10) -> set[str]:
         """The contents that a search finds."""
@@ -109,13 +113,8 @@ class Process:
         return memory.id
 
     def counts(self) -> dict[str, int]:
-        """How many reads the replica has answered, was behind for, and failed at."""
-        self.replica.look()
-        return {
-            name.decode().removeprefix("replica_"): int(count)
-            for name, count in self.client.hgetall(COUNTERS).items()
-            if name.startswith(b"replica_")
-        }
+        """How many reads the replica has answered, was behind for, and failed at, written to Redis or not yet."""
+        return {name.removeprefix("replica_"): count for name, count in self.counted.items()}
 
     def wait_for_replica(self) -> None:
         """Wait until the replica answers reads of every user who has written until now."""
@@ -137,7 +136,7 @@ Start = Callable[..., Process]
 
 
 @pytest.fixture
-def start(servers: ReplicatedPostgres, valkey_url: str) -> Iterator[Start]:
+def start(servers: ReplicatedPostgres, valkey_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     """Starts the services of a process on the primary and a replica, on an empty Redis."""
     with ExitStack() as stack:
         redis.Redis.from_url(valkey_url).flushall()
@@ -147,6 +146,13 @@ def start(servers: ReplicatedPostgres, valkey_url: str) -> Iterator[Start]:
             note = NotedWrites(pool, redis_url)
             replica = Replica(pool, url, 4, redis_url, interval_s=0.05)
             stack.callback(replica.close)
+            counted, count = Counter[str](), replica._counts.count
+
+            def note_count(name: str) -> None:
+                counted[name] += 1
+                count(name)
+
+            monkeypatch.setattr(replica._counts, "count", note_count)
             store = MemoryStore(pool)
             mem0 = Mem0Memory(WordEmbedder(), store, PostgresHistory(pool), None)
             weights = calibrate(mem0.embedding_model)[0]
@@ -163,6 +169,7 @@ def start(servers: ReplicatedPostgres, valkey_url: str) -> Iterator[Start]:
                 Portability(pool, memories.writer, 10_000, note=note),
                 Expiry(pool, note=note),
                 client,
+                counted,
             )
 
         yield start
@@ -199,6 +206,9 @@ def test_the_replica_answers_reads(process: Process, user: str) -> None:
     after = process.counts()
     assert after["reads"] - before["reads"] == 7  # the context searches, and reads profile and recap
     assert {**after, "reads": 0} == {**before, "reads": 0}
+    wait_until(
+        lambda: int(process.client.hget(COUNTERS, "replica_reads")) == after["reads"], description="the counts in Redis"
+    )
 
 
 def test_a_long_conversation_is_read_on_two_connections_of_the_replica(
@@ -492,6 +502,53 @@ def test_a_promoted_replica_is_read_no_longer(servers: ReplicatedPostgres, start
     assert [line["reason"] for line in lines if line["event"] == "dependency_down"] == [
         "it is no standby: it was promoted, or DATABASE_READ_URL names a primary"
     ]
+
+
+def test_a_connection_to_a_promoted_replica_is_never_given_again(servers: ReplicatedPostgres) -> None:
+    """Given a connection that was found to lead to a promoted server, I expect it refused to the next reads as well."""
+    with psycopg.connect(servers.primary.url) as connection:
+        primary = read_state(connection)
+    replica = servers.replica()
+    with ReplicaPool(replica.url, 1, lambda state: state.check_standby_of(primary), lambda _: None) as pool:
+        pool.wait()
+
+        def refused() -> bool:
+            try:
+                with pool.connection():
+                    return False
+            except ReplicaUnusable:
+                return True
+
+        assert not refused()
+        replica.promote()
+        wait_until(refused, description="the promotion to be noticed")
+
+        assert [refused() for _ in range(3)] == [True] * 3
+
+
+def test_a_standby_of_a_promoted_server_is_not_read(servers: ReplicatedPostgres, start: Start, user: str) -> None:
+    """Given a replica of a replica that was promoted, and workers that still write to the primary, I expect each user
+    to read the own write, and the status to say why the replica is not read."""
+    promoted = servers.replica()
+    replica = servers.replica(of=promoted)
+    process = start(replica.url)
+    process.wait_for_replica()
+
+    promoted.promote()
+    wait_until(lambda: promoted.execute("SELECT NOT pg_is_in_recovery()")[0][0], description="the promotion")
+    # The log of the promoted server gets ahead of the primary's.
+    promoted.execute("CREATE TABLE theirs AS SELECT generate_series(1, 200000)")
+    wait_until(
+        lambda: replica.execute("SELECT to_regclass('theirs') IS NOT NULL")[0][0], description="the replica to follow"
+    )
+    process.add(user, "tea")
+
+    assert process.found(user) == {"tea"}
+    wait_until(lambda: process.replica.lag_bytes is None, description="the failover to be noticed")
+    assert replica_status(servers.primary.url, replica.url, 5) == (
+        False,
+        "it does not follow the timeline of the primary, after a failover",
+    )
 
 
 def test_a_standby_of_another_primary_is_not_read(start: Start, user: str) -> None:

@@ -14,6 +14,7 @@ from psycopg.rows import TupleRow
 
 from services.long_term_memory.embeddings.identity import EmbedderIdentity
 from services.long_term_memory.postgres.embedder_record import drop_new_vectors, read_record
+from services.long_term_memory.postgres.index_definitions import create_as_defined
 from services.long_term_memory.postgres.partitioning import (
     PARTITIONS,
     PARTITIONS_STEP,
@@ -23,7 +24,6 @@ from services.long_term_memory.postgres.partitioning import (
 )
 from services.long_term_memory.postgres.pool import APPLICATION_NAME, MIGRATION_LOCK, check_connects, database_errors
 from services.long_term_memory.postgres.preconditions import applied_steps, schema_errors, step_files
-from services.long_term_memory.postgres.replacement import create_as_defined
 from services.long_term_memory.postgres.schema import migrate, read_migrations, table_dimensions
 from services.long_term_memory.postgres.tables import Table, created_tables, sequence_values, stored_tables
 from services.runtime.errors import BackupRefused, RestoreRefused

@@ -8,6 +8,7 @@ from psycopg import Connection
 from psycopg.rows import TupleRow
 
 from services.long_term_memory.embeddings.identity import EmbedderIdentity
+from services.long_term_memory.postgres.locking import brief_locks
 from services.runtime.errors import EmbedderChanged
 
 VectorColumn = Literal["vector", "new_vector"]
@@ -58,8 +59,13 @@ def check_provider(connection: Connection[TupleRow], provider: str) -> None:
 
 
 def drop_new_vectors(connection: Connection[TupleRow]) -> None:
-    """Remove what `ltm reembed` or `ltm partition` has done so far."""
-    connection.execute("DROP FUNCTION IF EXISTS mirror_memory CASCADE")
-    connection.execute("DROP FUNCTION IF EXISTS note_changed_memory CASCADE")  # with its trigger
-    connection.execute("DROP TABLE IF EXISTS memories_changed, memories_next")
-    connection.execute("DELETE FROM embedders WHERE vector_column = 'new_vector'")
+    """Remove what `ltm reembed` or `ltm partition` has done so far.
+
+    Raises:
+        LockNotAvailable: of psycopg: not now.
+    """
+    with brief_locks(connection):
+        connection.execute("DROP FUNCTION IF EXISTS mirror_memory CASCADE")  # with its trigger
+        connection.execute("DROP FUNCTION IF EXISTS note_changed_memory CASCADE")
+        connection.execute("DROP TABLE IF EXISTS memories_changed, memories_next")
+        connection.execute("DELETE FROM embedders WHERE vector_column = 'new_vector'")

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from typing import Final
 
-from psycopg import Connection, errors, sql
+from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
 from services.long_term_memory.postgres.embedder_record import drop_new_vectors, read_record
+from services.long_term_memory.postgres.foreign_keys import validate
+from services.long_term_memory.postgres.layout import is_like_memories, partitions_of
+from services.long_term_memory.postgres.locking import brief_locks
+from services.long_term_memory.postgres.own_objects import own_objects
 from services.long_term_memory.postgres.pool import EARLIER_APPLICATION_NAME
-from services.long_term_memory.postgres.replacement import LOCK_TIMEOUT_MS, Replacement, partitions_of, validate
+from services.long_term_memory.postgres.replacement import Replacement
 from services.runtime.errors import PartitioningRefused
 
 #: Partitions of a new table, by default.
@@ -22,9 +26,6 @@ PARTITIONS: Final = 16
 PARTITIONS_STEP: Final = 12
 #: Memories that are copied by one transaction, for which those who change one of them wait.
 BATCH_ROWS: Final = 500
-#: How long the switch waits for each lock: less in all than the second after which PostgreSQL ends one of two that wait
-#: for each other, which may be a worker's transaction.
-SWITCH_LOCK_TIMEOUT_MS: Final = 300
 #: The distribution column of a user, as an expression of `users`.
 USER_HASH: Final = "hashtextextended(user_id, 0)"
 
@@ -51,12 +52,7 @@ END $$;
 CREATE TRIGGER mirror_memory AFTER INSERT OR UPDATE OR DELETE ON memories
     FOR EACH ROW EXECUTE FUNCTION mirror_memory();
 """
-# A newer release may have given the table another column meanwhile.
-_IS_BEGUN = (
-    "SELECT EXISTS (SELECT FROM pg_trigger WHERE tgname = 'mirror_memory' AND tgrelid = 'memories'::regclass)"
-    " AND NOT EXISTS (SELECT attname FROM pg_attribute WHERE attnum > 0 AND NOT attisdropped"
-    " AND attrelid IN ('memories'::regclass, to_regclass('memories_next')) GROUP BY attname HAVING count(*) < 2)"
-)
+_IS_BEGUN = "SELECT EXISTS (SELECT FROM pg_trigger WHERE tgname = 'mirror_memory' AND tgrelid = 'memories'::regclass)"
 # The last column is the number: where the next batch begins.
 _COPY = (
     "WITH batch AS MATERIALIZED (SELECT {columns} FROM memories WHERE number > %(after)s AND NOT EXISTS (SELECT FROM"
@@ -89,17 +85,18 @@ def is_hashed(connection: Connection[TupleRow]) -> bool:
 def partition_new(connection: Connection[TupleRow], partitions: int) -> None:
     """Partition the table of a new database, in the transaction of the connection; a filled one is left as it is.
 
-    It is left too where workers of an earlier release use the database, which know the table as it was.
+    It is left too where workers of an earlier release use the database, which know the table as it was, and where
+    something of the operator's own depends on it.
     """
     filled = connection.execute("SELECT FROM memories LIMIT 1").fetchone() is not None
     earlier = connection.execute(_OTHERS, (EARLIER_APPLICATION_NAME,)).fetchone() != (0,)
-    if not filled and not earlier:
+    if not filled and not earlier and not own_objects(connection):
         partition_at_once(connection, partitions)
 
 
 def partition_at_once(connection: Connection[TupleRow], partitions: int) -> None:
     """Partition the table in the transaction of the connection, while it is locked against all others."""
-    connection.execute("LOCK TABLE users IN SHARE ROW EXCLUSIVE MODE")
+    connection.execute("LOCK TABLE users IN EXCLUSIVE MODE")
     connection.execute("LOCK TABLE memories, users IN ACCESS EXCLUSIVE MODE")
     drop_new_vectors(connection)
     replacement = Replacement(connection, partitions=_count(partitions))
@@ -128,14 +125,14 @@ class Partitioning:
 
         Raises:
             PartitioningRefused: `ltm reembed` has begun to fill a table.
+            LockNotAvailable: of psycopg: not now.
         """
         if read_record(self._connection, "new_vector"):
             raise PartitioningRefused("`ltm reembed` has begun on this database: finish that first")
-        begun = self._connection.execute(_IS_BEGUN).fetchone() == (True,)
+        begun = self._connection.execute(_IS_BEGUN).fetchone() == (True,) and is_like_memories(self._connection)
         if begun and len(partitions_of(self._connection, "memories_next")) == self._partitions:
             return
-        with self._connection.transaction():
-            self._connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT_MS)))
+        with brief_locks(self._connection):
             drop_new_vectors(self._connection)
             self._replacement.create()
             # Once the trigger is there, every memory is either seen by a batch or mirrored.
@@ -150,14 +147,14 @@ class Partitioning:
         """Copy a batch of memories with numbers above one; how many, and the last number, None where none is left.
 
         Those whose deletion or change waits for the batch are deleted or changed in the new table after it.
+
+        Raises:
+            LockNotAvailable, DeadlockDetected: of psycopg: not now, as a memory is being changed; none is copied.
         """
         statement = _with_columns(self._connection, _COPY)
-        while True:
-            try:
-                row = self._connection.execute(statement, {"after": after, "limit": BATCH_ROWS}).fetchone()
-            except errors.DeadlockDetected:
-                continue  # with a deletion, which goes on; nothing of the batch is there
-            return row or (0, None)
+        with brief_locks(self._connection):
+            row = self._connection.execute(statement, {"after": after, "limit": BATCH_ROWS}).fetchone()
+        return row or (0, None)
 
     def build_indexes(self) -> None:
         """Make the indexes, while the trigger writes to the table; resumable."""
@@ -165,33 +162,29 @@ class Partitioning:
         # Searches read pages that are known to be visible to all.
         self._connection.execute("VACUUM (ANALYZE) memories_next")
 
-    def switch(self) -> bool:
-        """Put the new table in the place of `memories`, in one transaction; False where a lock is not to be had now.
+    def switch(self) -> None:
+        """Put the new table in the place of `memories`, in one transaction.
 
         Raises:
             PartitioningRefused: workers of an earlier release are running, or a memory is missing.
+            LockNotAvailable, DeadlockDetected: of psycopg: not now.
         """
         # In one snapshot: each transaction writes to both tables.
         total, copied = self.counts()
         if total != copied:
             raise PartitioningRefused(f"{copied} of {total} memories are in the new table: report this as a bug")
-        try:
-            with self._connection.transaction():
-                timeout = sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(SWITCH_LOCK_TIMEOUT_MS))
-                self._connection.execute(timeout)
-                # In the order in which others take them: writers users first, searches memories.
-                self._connection.execute("LOCK TABLE users IN SHARE ROW EXCLUSIVE MODE")
-                self._connection.execute("LOCK TABLE memories, users IN ACCESS EXCLUSIVE MODE")
-                # Those of this release know both tables.
-                if self._connection.execute(_OTHERS, (EARLIER_APPLICATION_NAME,)).fetchone() != (0,):
-                    raise PartitioningRefused(
-                        "workers of an earlier release are running: restart them with this one, and run it again"
-                    )
-                self._connection.execute("DROP FUNCTION mirror_memory CASCADE")
-                _switch(self._connection, self._replacement)
-        except (errors.LockNotAvailable, errors.DeadlockDetected):
-            return False
-        return True
+        with brief_locks(self._connection):
+            # In the order in which others take them: writers users first, searches memories. This mode waits for those
+            # that have locked a row of users, who would take a stronger lock of the table while this waits for them.
+            self._connection.execute("LOCK TABLE users IN EXCLUSIVE MODE")
+            self._connection.execute("LOCK TABLE memories, users IN ACCESS EXCLUSIVE MODE")
+            # Those of this release know both tables.
+            if self._connection.execute(_OTHERS, (EARLIER_APPLICATION_NAME,)).fetchone() != (0,):
+                raise PartitioningRefused(
+                    "workers of an earlier release are running: restart them with this one, and run it again"
+                )
+            self._connection.execute("DROP FUNCTION mirror_memory CASCADE")
+            _switch(self._connection, self._replacement)
 
     def validate(self) -> None:
         """Check the foreign keys that the switch has added unchecked."""

@@ -7,107 +7,30 @@ that a new migration needs no change here. `memories` may be one table, or be pa
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import Final, NamedTuple
+from functools import partial
+from typing import Final
 
 from psycopg import Connection, errors, sql
 from psycopg.rows import TupleRow
 
+from services.long_term_memory.postgres.foreign_keys import HASHED_REFERENCE
+from services.long_term_memory.postgres.index_definitions import PREFIX, Definition, attach_index, partition_index
+from services.long_term_memory.postgres.layout import is_like_memories, partitions_of
+from services.long_term_memory.postgres.locking import until_locked
+from services.long_term_memory.postgres.own_objects import grant, own_objects, rights_of
+from services.runtime.errors import ReplacementRefused
+
 #: An index row of PostgreSQL holds 2,704 bytes; larger vectors stay in the table.
 MAX_INDEXED_DIMENSIONS: Final = 480
-#: Before the names of the second table's partitions and indexes, until the switch.
-PREFIX: Final = "next_"
-#: How long a switch waits for a lock before it lets those pass that wait behind it.
-LOCK_TIMEOUT_MS: Final = 1_000
-#: How often a foreign key of the partitions is given to the whole table, which waits for writers.
-ATTEMPTS: Final = 30
-#: `memories` and its partitions, as a condition on `pg_class`.
-MEMORIES_TABLES: Final = (
-    "(pg_class.oid = 'memories'::regclass OR pg_class.oid IN"
-    " (SELECT inhrelid FROM pg_inherits WHERE inhparent = 'memories'::regclass))"
-)
-#: Their size with their indexes, as an expression.
-MEMORIES_BYTES: Final = f"(SELECT sum(pg_total_relation_size(oid))::bigint FROM pg_class WHERE {MEMORIES_TABLES})"  # noqa: S608 - constants
 
-_PARTITIONS = (
-    "SELECT relname::text FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid"
-    " WHERE inhparent = to_regclass(%s) ORDER BY relname"
+_ANOTHER_OWNER = (
+    "SELECT relowner::regrole::text FROM pg_class"
+    " WHERE oid = 'memories'::regclass AND NOT pg_has_role(relowner, 'USAGE')"
 )
 _INDEXES_OF = (
     "SELECT relname::text FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid"
     " WHERE indrelid = to_regclass(%s) ORDER BY relname"
 )
-_OF_PARTITIONS = (
-    "SELECT conname, pg_get_constraintdef(pg_constraint.oid) FROM pg_constraint"
-    " JOIN pg_inherits ON inhrelid = conrelid WHERE inhparent = 'memories'::regclass AND contype = 'f'"
-    " AND conparentid = 0 GROUP BY 1, 2"
-)
-_HASHED_KEY = re.compile(r"\((user_number[^)]*)\)(?: INCLUDE \(([^)]*)\))?")
-
-
-class Definition(NamedTuple):
-    """One index of `memories`.
-
-    Args:
-        constraint: `p` or `u`, where it is that of a constraint.
-    """
-
-    name: str
-    statement: str
-    constraint: str | None
-
-    @property
-    def next_name(self) -> str:
-        """The name of the second table's, until the switch."""
-        return PREFIX + self.name
-
-    @property
-    def method(self) -> str:
-        """The definition from USING on."""
-        return self.statement[self.statement.index(" USING ") :]
-
-    @property
-    def keys(self) -> str:
-        """The columns, in parentheses."""
-        return self.method[self.method.index("(") : self.method.index(")") + 1]
-
-    def hashed(self) -> Definition:
-        """The same of a table that is distributed by `user_hash`: a unique key contains that, and searches read it."""
-        if self.constraint:
-            statement = self.statement.replace(self.keys, f"{self.keys[:-1]}, user_hash)")
-        else:
-            statement = _HASHED_KEY.sub(
-                lambda found: f"({found[1]}) INCLUDE ({', '.join(filter(None, (found[2], 'user_hash')))})",
-                self.statement,
-            )
-        return self._replace(statement=statement) if "user_hash" not in self.statement else self
-
-
-def partitions_of(connection: Connection[TupleRow], table: str = "memories") -> list[str]:
-    """The names of the partitions of a table; none of one that is not partitioned."""
-    return [name for (name,) in connection.execute(_PARTITIONS, (table,)).fetchall()]
-
-
-def partition_index(partition: str, index: str) -> str:
-    """The name of a partition's part of an index of `memories`."""
-    return f"{partition}_{index.removeprefix('memories_')}"
-
-
-def attach_index(connection: Connection[TupleRow], index: str, part: str) -> None:
-    """Make the index of a partition a part of that of the table."""
-    statement = sql.SQL("ALTER INDEX {} ATTACH PARTITION {}")
-    connection.execute(statement.format(sql.Identifier(index), sql.Identifier(part)))
-
-
-def create_as_defined(connection: Connection[TupleRow], name: str, definition: str) -> None:
-    """Make an index by its definition in the catalog, of a partitioned table with those of its partitions."""
-    connection.execute(definition)
-    if " ON ONLY " in definition:
-        unique = "UNIQUE " if definition.startswith("CREATE UNIQUE") else ""
-        for partition in partitions_of(connection):
-            part = partition_index(partition, name)
-            connection.execute(f"CREATE {unique}INDEX {part} ON {partition}{definition[definition.index(' USING ') :]}")
-            attach_index(connection, name, part)
 
 
 class Replacement:
@@ -128,7 +51,16 @@ class Replacement:
         self._partitions = partitions
 
     def create(self) -> None:
-        """Make the table and its primary key; of a partitioned one its unique keys too, which it cannot get later."""
+        """Make the table and its primary key; of a partitioned one its unique keys too, which it cannot get later.
+
+        Raises:
+            ReplacementRefused: something of the operator's depends on `memories`, or another role owns it.
+        """
+        for (owner,) in self._connection.execute(_ANOTHER_OWNER).fetchall():
+            raise ReplacementRefused(
+                f"the table memories belongs to the role {owner}: run it as that role or a superuser"
+            )
+        self._check_own_objects()
         number = len(partitions_of(self._connection)) if self._partitions is None else self._partitions
         options = self._options()
         by_hash = sql.SQL(" PARTITION BY HASH (user_hash)" if number else "")
@@ -160,7 +92,10 @@ class Replacement:
                     f"ALTER TABLE memories_next ADD CONSTRAINT {{name}} {kind} {index.keys}",
                     name=sql.Identifier(index.next_name),
                 )
-        self.copy_rights("memories_next", *names)
+        rights = rights_of(self._connection, "memories")
+        for name in ("memories_next", *names):
+            grant(self._connection, rights, name)
+        self.copy_owner("memories_next", *names)
 
     def build_indexes(self, *, concurrently: bool = True) -> None:
         """Make the indexes of `memories` on this table; resumable where that is done concurrently with writers."""
@@ -174,7 +109,16 @@ class Replacement:
                 self._build(index, index.next_name, "memories_next", concurrently=concurrently)
 
     def replace(self) -> None:
-        """Put this table in the place of `memories`, in the transaction of the connection, which has locked both."""
+        """Put this table in the place of `memories`, in the transaction of the connection, which has locked both.
+
+        Raises:
+            ReplacementRefused: something of the operator's depends on `memories`, or that has got another column.
+        """
+        self._check_own_objects()
+        if not is_like_memories(self._connection):
+            raise ReplacementRefused(
+                "a newer release has changed the table memories meanwhile: run it again, with that"
+            )
         indexes = self._definitions()
         references = self._connection.execute(
             "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint"
@@ -182,7 +126,11 @@ class Replacement:
         ).fetchall()
         row = self._connection.execute("SELECT last_value + is_called::int FROM memories_number_seq").fetchone()
         partitions = partitions_of(self._connection, "memories_next")
-        self._execute("DROP TABLE memories")
+        rights = rights_of(self._connection, "memories_number_seq")
+        try:
+            self._execute("DROP TABLE memories")
+        except errors.DependentObjectsStillExist as error:
+            raise ReplacementRefused.of(str(error.diag.message_detail)) from error
         self._execute("ALTER TABLE memories_next RENAME TO memories")
         for index in indexes:
             old, new = sql.Identifier(index.next_name), sql.Identifier(index.name)
@@ -210,21 +158,18 @@ class Replacement:
             " (SEQUENCE NAME memories_number_seq START WITH {})",
             sql.Literal(row[0] if row else 1),
         )
+        grant(self._connection, rights, "memories_number_seq")
 
-    def copy_rights(self, *tables: str) -> None:
-        """Give tables the owner and the rights of `memories`."""
-        owner = self._connection.execute(
-            "SELECT relowner::regrole::text FROM pg_class WHERE oid = 'memories'::regclass"
-        ).fetchone()
-        rights = self._connection.execute(
-            "SELECT privilege_type, CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END FROM pg_class,"
-            " aclexplode(relacl) WHERE oid = 'memories'::regclass AND grantee <> relowner"
-        ).fetchall()
-        for table in map(sql.Identifier, tables):
-            for right, role in rights:
-                self._execute("GRANT {} ON {} TO {}", sql.SQL(right), table, sql.SQL(role))
-            if owner:
-                self._execute("ALTER TABLE {} OWNER TO {}", table, sql.SQL(owner[0]))
+    def copy_owner(self, *tables: str) -> None:
+        """Give tables the owner of `memories`."""
+        statement = "SELECT relowner::regrole::text FROM pg_class WHERE oid = 'memories'::regclass"
+        for (owner,) in self._connection.execute(statement).fetchall():
+            for table in tables:
+                self._execute("ALTER TABLE {} OWNER TO {}", sql.Identifier(table), sql.SQL(owner))
+
+    def _check_own_objects(self) -> None:
+        if own := own_objects(self._connection):
+            raise ReplacementRefused.of(", ".join(own))
 
     def _build_partitioned(self, index: Definition, partitions: list[str], *, concurrently: bool) -> None:
         """Make an index of each partition, of which PostgreSQL makes only single ones concurrently with writers."""
@@ -237,7 +182,7 @@ class Replacement:
             ).fetchone()
             if attached is None:
                 self._build(index, name, partition, concurrently=concurrently)
-                attach_index(self._connection, index.next_name, name)
+                until_locked(partial(attach_index, self._connection, index.next_name, name))
 
     def _build(self, index: Definition, name: str, table: str, *, concurrently: bool) -> None:
         """Make an index, unless an earlier run has."""
@@ -245,13 +190,14 @@ class Replacement:
             "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%s)", (name,)
         ).fetchone()
         if valid != (True,):
-            self._execute("DROP INDEX IF EXISTS {}", sql.Identifier(name))
-            self._create_index(index, name, table, concurrently="CONCURRENTLY " if concurrently else "")
+            mode = "CONCURRENTLY " if concurrently else ""
+            self._execute(f"DROP INDEX {mode}IF EXISTS {{}}", sql.Identifier(name))
+            self._create_index(index, name, table, mode)
 
-    def _create_index(self, index: Definition, name: str, table: str, concurrently: str = "") -> None:
+    def _create_index(self, index: Definition, name: str, table: str, mode: str = "") -> None:
         unique = "UNIQUE " if index.constraint else ""
         # A definition may have braces of its own, as in an expression.
-        self._connection.execute(f"CREATE {unique}INDEX {concurrently}{name} ON {table}{self._method(index)}")
+        self._connection.execute(f"CREATE {unique}INDEX {mode}{name} ON {table}{self._method(index)}")
 
     def _method(self, index: Definition) -> str:
         """The definition from USING on, with the vector in it where that fits."""
@@ -293,42 +239,3 @@ class Replacement:
 
     def _execute(self, statement: str, *args: sql.Composable, **kwargs: sql.Composable | None) -> None:
         self._connection.execute(sql.SQL(statement).format(*args, **kwargs))
-
-
-#: The foreign key of a table that is distributed by `user_hash`.
-HASHED_REFERENCE: Final = "(user_number, user_hash) REFERENCES users(number, user_hash)"
-
-
-def unvalidated(connection: Connection[TupleRow]) -> Iterator[tuple[str, str]]:
-    """Table and name of the foreign keys of `memories` that were added unchecked."""
-    for table in partitions_of(connection) or ["memories"]:
-        found = connection.execute(
-            "SELECT conname FROM pg_constraint WHERE conrelid = to_regclass(%s) AND NOT convalidated", (table,)
-        )
-        for (name,) in found.fetchall():
-            yield table, name
-
-
-def validate(connection: Connection[TupleRow]) -> None:
-    """Check the foreign keys that a switch has added unchecked, without keeping any request waiting."""
-    for table, name in list(unvalidated(connection)):
-        statement = sql.SQL("ALTER TABLE {} VALIDATE CONSTRAINT {}")
-        connection.execute(statement.format(sql.Identifier(table), sql.Identifier(name)))
-    for _ in range(ATTEMPTS):
-        try:
-            with connection.transaction():
-                _give_to_all(connection)
-            return
-        except (errors.LockNotAvailable, errors.DeadlockDetected):
-            continue  # the partitions have it, each: without the rest nothing is unchecked
-
-
-def _give_to_all(connection: Connection[TupleRow]) -> None:
-    """Give a partitioned table the foreign keys that its partitions have, each."""
-    missing = connection.execute(_OF_PARTITIONS).fetchall()
-    if missing:
-        connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT_MS)))
-        connection.execute("LOCK TABLE users IN SHARE ROW EXCLUSIVE MODE")  # first, as all writers do
-    for name, definition in missing:
-        statement = sql.SQL("ALTER TABLE memories ADD CONSTRAINT {} {}")
-        connection.execute(statement.format(sql.Identifier(name), sql.SQL(definition)))

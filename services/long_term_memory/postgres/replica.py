@@ -39,6 +39,9 @@ INTERVAL_S: Final = 1.0
 #: the primary answers. A user without a note has not written for longer, so the replica has all of that user's.
 FLOOR_INTERVAL_S: Final = NOTE_TTL_S / 3
 FLOOR_MAX_AGE_S: Final = NOTE_TTL_S * 0.9
+#: A replica on a later timeline follows a server that was promoted; it is no replica of a primary that still answers,
+#: as one has done within this time.
+ANSWERED_S: Final = 5.0
 #: A replica that has not replayed in this time what a process found on the primary at its start is said to be down.
 CATCH_UP_S: Final = 60.0
 
@@ -206,9 +209,13 @@ class Replica:
             raise ReplicaUnusable(f"it is more than {now - floor.at:.0f} s behind")
 
     def _verify(self, state: ServerState) -> None:
-        if self._latest is None:
+        latest = self._latest
+        if latest is None:
             raise ReplicaUnusable("the primary has not answered yet")
-        state.check_standby_of(self._latest.state)
+        state.check_standby_of(latest.state)
+        later = state.position.timeline > latest.state.position.timeline
+        if later and time.monotonic() - latest.at < ANSWERED_S:
+            raise ReplicaUnusable("it follows another server, which was promoted, while the primary goes on")
 
 
 def _conflict(error: BaseException) -> bool:

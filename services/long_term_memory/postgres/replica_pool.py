@@ -111,9 +111,10 @@ class ReplicaPool(ConnectionPool[ReplicaConnection]):
             required = reading.required if reading else ()
             state, now = connection.state, time.monotonic()
             if state is None or now - connection.asked_at > VERIFIED_FOR_S or not has_replayed(state, required):
-                state = connection.state = read_state(connection)
-                connection.asked_at = now
+                connection.state = None  # until it is verified
+                state = read_state(connection)
                 self._verify(state)
+                connection.state, connection.asked_at = state, now
                 if not has_replayed(state, required):
                     raise ReplicaBehind
             yield connection

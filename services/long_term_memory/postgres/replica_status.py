@@ -25,7 +25,7 @@ def replica_status(database_url: str, read_url: str, timeout_s: float) -> tuple[
         replica.check_standby_of(primary)
     except ReplicaUnusable as error:
         return False, str(error)
-    if replica.position.timeline < primary.position.timeline:
+    if replica.position.timeline != primary.position.timeline:
         return False, "it does not follow the timeline of the primary, after a failover"
     return True, f"{max(0, primary.position.lsn - replica.position.lsn):,} bytes behind"
 

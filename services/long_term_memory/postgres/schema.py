@@ -11,17 +11,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
+import structlog
 from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
 from services.long_term_memory.postgres.analysis import renew_analyses
+from services.long_term_memory.postgres.locking import brief_locks, until_locked
 from services.long_term_memory.postgres.partitioning import PARTITIONS, PARTITIONS_STEP, partition_new
 from services.long_term_memory.postgres.pool import migration_lock
 from services.long_term_memory.postgres.preconditions import applied_steps, step_files
 from services.long_term_memory.postgres.rows import memory_row
 from services.runtime.errors import EmbeddingDimensionMismatch
+
+log = structlog.get_logger()
 
 #: Called with the number of partitions that a new database gets.
 Hook = Callable[[Connection[TupleRow], int], None]
@@ -94,15 +99,20 @@ def migrate(
             )
             applied = applied_steps(connection, len(steps))
         for version, step in enumerate(steps[applied:], start=applied + 1):
-            _apply(connection, version, step, dimensions, partitions)
+            apply = partial(_apply, connection, version, step, dimensions, partitions)
+            until_locked(apply, partial(log.warning, "migration_waits", step=version, awaits="what uses the tables"))
     if migrations is None:
         renew_analyses(connection)
     _check_dimensions(connection, dimensions)
 
 
 def _apply(connection: Connection[TupleRow], version: int, step: Migration, dimensions: int, partitions: int) -> None:
-    """Apply one step, in a transaction of its own: its locks are not held while the next one builds an index."""
-    with connection.transaction():
+    """Apply one step, in a transaction of its own: its locks are not held while the next one builds an index.
+
+    Raises:
+        LockNotAvailable: of psycopg: not now, as during a backup; searches would wait behind it.
+    """
+    with brief_locks(connection):
         connection.execute(
             "SET LOCAL statement_timeout = 0"
         )  # a million memories take longer than the 10 s of the pool

@@ -10,19 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from psycopg import Connection, errors, sql
+from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
 from services.long_term_memory.embeddings.identity import EmbedderIdentity
 from services.long_term_memory.postgres.embedder_record import drop_new_vectors, read_record, write_record
+from services.long_term_memory.postgres.foreign_keys import validate
+from services.long_term_memory.postgres.layout import MEMORIES_BYTES, is_like_memories
+from services.long_term_memory.postgres.locking import brief_locks
 from services.long_term_memory.postgres.pool import APPLICATION_NAME
-from services.long_term_memory.postgres.replacement import (
-    LOCK_TIMEOUT_MS,
-    MAX_INDEXED_DIMENSIONS,
-    MEMORIES_BYTES,
-    Replacement,
-    validate,
-)
+from services.long_term_memory.postgres.replacement import MAX_INDEXED_DIMENSIONS, Replacement
 from services.long_term_memory.postgres.rows import Vector
 
 #: Memories whose changes are taken over at once.
@@ -66,10 +63,9 @@ _UPDATE_OTHERS = (
     "UPDATE memories_next SET ({}) = ROW ({}) FROM memories"  # noqa: S608 - constants
     f" WHERE {_SAME} AND memories.number = ANY(%s)"
 )
-#: Whether a table is like `memories` now: a newer release may have migrated it since the run began.
 _COLUMNS = (
-    "SELECT attname::text, attname = 'number' OR attgenerated <> '' FROM pg_attribute"
-    " WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped ORDER BY attname"
+    "SELECT attname::text FROM pg_attribute WHERE attrelid = 'memories'::regclass AND attnum > 0 AND NOT attisdropped"
+    " AND attgenerated = '' AND attname NOT IN ('number', 'vector') ORDER BY attname"
 )
 
 
@@ -88,23 +84,21 @@ class SecondTable:
         self._columns: list[str] = []
 
     def prepare(self) -> None:
-        """Make the table, unless an earlier run with the same embedder has left it."""
+        """Make the table, unless an earlier run with the same embedder has left it.
+
+        Raises:
+            LockNotAvailable: of psycopg: not now.
+        """
         begun = read_record(self._connection, "new_vector")
-        kept = self._connection.execute(_COLUMNS, ("memories",)).fetchall()
-        self._columns = [name for name, derived in kept if not derived and name != "vector"]
-        if (
-            begun
-            and begun.same_vectors(self._identity)
-            and self._connection.execute(_COLUMNS, ("memories_next",)).fetchall() == kept
-        ):
+        self._columns = [name for (name,) in self._connection.execute(_COLUMNS).fetchall()]
+        if begun and begun.same_vectors(self._identity) and is_like_memories(self._connection):
             return
-        with self._connection.transaction():
-            self._connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT_MS)))
+        with brief_locks(self._connection):
             drop_new_vectors(self._connection)
             self._replacement.create()
             # Once the trigger is there, every row is either seen by the first batch or noted.
             self._connection.execute(_CHANGES)
-            self._replacement.copy_rights("memories_changed")
+            self._replacement.copy_owner("memories_changed")
             write_record(self._connection, "new_vector", self._identity)
 
     def counts(self) -> tuple[int, int]:
@@ -159,36 +153,33 @@ class SecondTable:
         # Searches read pages that are known to be visible to all.
         self._connection.execute("VACUUM (ANALYZE) memories_next")
 
-    def switch(self, embed: Callable[[list[str]], list[list[float]]]) -> bool:
-        """Put this table in the place of `memories`, in one transaction; False where a lock is not to be had now.
+    def switch(self, embed: Callable[[list[str]], list[list[float]]]) -> None:
+        """Put this table in the place of `memories`, in one transaction.
 
         Raises:
-            psycopg.errors.InsufficientPrivilege: the connections of the workers may not be ended.
+            LockNotAvailable, DeadlockDetected: of psycopg: not now.
+            InsufficientPrivilege: of psycopg: the connections of the workers may not be ended.
         """
-        try:
-            with self._connection.transaction():
-                self._connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT_MS)))
-                # In the order in which others take them: writers users first, searches memories.
-                self._connection.execute("LOCK TABLE users IN SHARE ROW EXCLUSIVE MODE")
-                self._connection.execute("LOCK TABLE memories IN SHARE MODE")  # searches go on, writers wait
-                while self.take_changes(embed):
-                    pass
-                # A worker that connects from here on waits, and then sees the new record.
-                self._connection.execute("LOCK TABLE embedders IN ACCESS EXCLUSIVE MODE")
-                self._connection.execute("LOCK TABLE memories, users IN ACCESS EXCLUSIVE MODE")
-                self._connection.execute("DROP FUNCTION note_changed_memory CASCADE")
-                self._connection.execute("DROP TABLE memories_changed")
-                self._replacement.replace()
-                self._connection.execute("DELETE FROM embedders WHERE vector_column = 'new_vector'")
-                write_record(self._connection, "vector", self._identity)
-                self._connection.execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
-                    " AND application_name = %s",
-                    (APPLICATION_NAME,),
-                )
-        except (errors.LockNotAvailable, errors.DeadlockDetected):
-            return False
-        return True
+        with brief_locks(self._connection):
+            # In the order in which others take them: writers users first, searches memories. This mode waits for those
+            # that have locked a row of users, who would take a stronger lock of the table while this waits for them.
+            self._connection.execute("LOCK TABLE users IN EXCLUSIVE MODE")
+            self._connection.execute("LOCK TABLE memories IN SHARE MODE")  # searches go on, writers wait
+            while self.take_changes(embed):
+                pass
+            # A worker that connects from here on waits, and then sees the new record.
+            self._connection.execute("LOCK TABLE embedders IN ACCESS EXCLUSIVE MODE")
+            self._connection.execute("LOCK TABLE memories, users IN ACCESS EXCLUSIVE MODE")
+            self._connection.execute("DROP FUNCTION note_changed_memory CASCADE")
+            self._connection.execute("DROP TABLE memories_changed")
+            self._replacement.replace()
+            self._connection.execute("DELETE FROM embedders WHERE vector_column = 'new_vector'")
+            write_record(self._connection, "vector", self._identity)
+            self._connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+                " AND application_name = %s",
+                (APPLICATION_NAME,),
+            )
 
     def validate(self) -> None:
         """Check the foreign keys that the switch has added unchecked."""

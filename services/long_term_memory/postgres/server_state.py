@@ -58,7 +58,7 @@ class ServerState(NamedTuple):
     position: Position
 
     def check_standby_of(self, primary: ServerState) -> None:
-        """Check that this is a standby of the primary, with the same database in the same state.
+        """Check that this is a standby of the primary's system, with the same database in the same state.
 
         Raises:
             ReplicaUnusable: it is not, and why.

@@ -19,9 +19,9 @@ from psycopg.types.json import Jsonb
 from psycopg_pool import ConnectionPool
 
 from services.long_term_memory.postgres.facts import ABOUT_FACTS
+from services.long_term_memory.postgres.layout import MEMORIES_BYTES, MEMORIES_TABLES
 from services.long_term_memory.postgres.pool import is_partitioned
 from services.long_term_memory.postgres.reader import ColumnReader
-from services.long_term_memory.postgres.replacement import MEMORIES_BYTES, MEMORIES_TABLES
 from services.long_term_memory.postgres.rows import (
     UPDATE,
     Inserted,

@@ -19,11 +19,12 @@ _COLUMNS = (
     f" WHERE pg_class.oid {_NAMED}"
     " AND attnum > 0 AND NOT attisdropped AND attgenerated = '' GROUP BY relname ORDER BY relname"
 )
+# After a switch, until they are checked, only the partitions of a table have its foreign keys.
 _REFERENCES = (
-    "SELECT own.relname, other.relname FROM pg_constraint"  # noqa: S608 - constants
-    " JOIN pg_class own ON own.oid = conrelid"
+    "SELECT DISTINCT own.relname, other.relname FROM pg_constraint"  # noqa: S608 - constants
+    " JOIN pg_class own ON own.oid = coalesce(pg_partition_root(conrelid), conrelid)"
     " JOIN pg_class other ON other.oid = confrelid"
-    " WHERE contype = 'f' AND conrelid <> confrelid AND conrelid " + _NAMED
+    " WHERE contype = 'f' AND conrelid <> confrelid AND own.oid " + _NAMED
 )
 _SEQUENCES = (
     "SELECT relname, attname,"  # noqa: S608 - constants

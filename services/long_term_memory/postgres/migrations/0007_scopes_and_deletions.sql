@@ -1,5 +1,5 @@
 -- Locks in the order of those who work meanwhile: writers take users first, searches take memories first.
-LOCK TABLE users IN SHARE ROW EXCLUSIVE MODE;
+LOCK TABLE users IN EXCLUSIVE MODE;
 -- Lists of a user's memories by time. Searches go on while it is built; what follows locks them out, for a moment.
 CREATE INDEX memories_by_time ON memories (user_number, said_at, number);
 LOCK TABLE memories, users IN ACCESS EXCLUSIVE MODE;
