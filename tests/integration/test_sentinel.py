@@ -198,6 +198,34 @@ def test_a_demoted_master_is_left(redises: SentinelServers, at_exit: ExitStack) 
     assert (new.client.get("a"), new.client.get("b")) == (b"2", b"2")
 
 
+def test_an_asyncio_watch_ends_with_its_master(redises: SentinelServers) -> None:
+    """Given a key that is watched on a master that is cut off then, I expect the transaction refused, and not made on
+    the next master without its watch."""
+
+    async def story() -> None:
+        async with runtime_redis.connect_async(redises.url) as client, client.pipeline() as pipeline:
+            await pipeline.watch("balance")
+            old = redises.master()
+            old.cut_off()
+            new = redises.failed_over(old)
+            await eventually(lambda: new.client.set("balance", "5"), description="another's write")
+            watching = pipeline.connection
+            await eventually(lambda: left(watching), description="the connection to be left")
+
+            pipeline.multi()  # type: ignore[no-untyped-call]
+            pipeline.set("balance", "1")
+            with pytest.raises(redis.WatchError):
+                await pipeline.execute()
+            assert new.client.get("balance") == b"5"
+
+    asyncio.run(story())
+
+
+def left(connection: Any) -> bool:
+    """Whether a connection of asyncio is left or lost."""
+    return connection._writer is None or connection._writer.transport.is_closing()
+
+
 def message_of(text: str) -> dramatiq.Message[Any]:
     return dramatiq.Message(queue_name="things", actor_name="thing", args=(text,), kwargs={}, options={})
 
