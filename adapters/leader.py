@@ -35,6 +35,8 @@ class Lease:
         key: str = LEASE_KEY,
         seconds: float = LEASE_S,
     ) -> None:
+        self._client = client
+        self._key = key
         self._lock = Lock(client, key, timeout=seconds, blocking=False)
         self._token = name
         self._clock = clock
@@ -55,6 +57,10 @@ class Lease:
         asked_at = self._clock()
         held = self._lock.acquire(token=self._token) or self._extend()
         self._held_until = asked_at + self._seconds if held else 0.0
+        if not held:
+            # A failed adapter's lasts longer where the clock of Redis was set back, or is behind after a failover.
+            with suppress(redis.ResponseError):  # of Redis 6.2
+                self._client.pexpire(self._key, round(self._seconds * 1000), lt=True)
 
     def release(self) -> None:
         """Leave the lease to the other adapters at once."""

@@ -56,14 +56,11 @@ class Membership:
 
     def live(self) -> set[str]:
         """The names of the live adapters."""
-        oldest = self._now() - self._failed_after_s
-        return {name.decode() for name in self._client.zrangebyscore(MEMBERSHIP_KEY, oldest, "+inf")}
+        return {name for name, (_, is_live) in self._members().items() if is_live}
 
     def failed(self) -> dict[str, float]:
         """The names of the failed adapters, each with its last heartbeat in seconds since 1970."""
-        oldest = self._now() - self._failed_after_s
-        found = self._client.zrangebyscore(MEMBERSHIP_KEY, "-inf", f"({oldest}", withscores=True)
-        return {name.decode(): last_heartbeat for name, last_heartbeat in found}
+        return {name: last_heartbeat for name, (last_heartbeat, is_live) in self._members().items() if not is_live}
 
     def evict(self, name: str) -> None:
         """Remove an adapter that failed long ago; what it held must have been claimed before."""
@@ -74,6 +71,13 @@ class Membership:
     def leave(self) -> None:
         """Remove this adapter, which stops and holds nothing."""
         self._client.zrem(MEMBERSHIP_KEY, self.name)
+
+    def _members(self) -> dict[str, tuple[float, bool]]:
+        """The names of all, each with its last heartbeat and whether it is live."""
+        now = self._now()
+        found = self._client.zrangebyscore(MEMBERSHIP_KEY, "-inf", "+inf", withscores=True)
+        # One of the future is from before Redis's clock was set back: a live adapter has sent another one since.
+        return {name.decode(): (last, abs(now - last) <= self._failed_after_s) for name, last in found}
 
     def _now(self) -> float:
         seconds, microseconds = self._client.time()

@@ -10,6 +10,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator
+from functools import partial
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -84,7 +85,7 @@ class UpdateStream:
                     raise
             else:
                 break
-        self.count_trimmed()
+        self.count_trimmed(reconnected=True)
 
     def rewind(self) -> None:
         """Read the pending entries of this consumer once more, then new ones."""
@@ -176,22 +177,36 @@ class UpdateStream:
         seconds, _ = self._client.time()
         self._client.xtrim(self.key, minid=int((seconds - hours * 3_600) * 1000), approximate=True)
 
-    def count_trimmed(self) -> None:
-        """Count entries that were trimmed before the group had read them; each once, by however many adapters."""
-        lost = self._client.transaction(self._note_trimmed, COUNTERS, value_from_callable=True)
+    def count_trimmed(self, *, reconnected: bool = False) -> None:
+        """Count entries that were trimmed before the group had read them; each once, by however many adapters.
+
+        Args:
+            reconnected: perhaps to a replica that became the master, or to a server that was restarted.
+        """
+        note = partial(self._note_trimmed, reconnected=reconnected)
+        lost = self._client.transaction(note, COUNTERS, value_from_callable=True)
         if lost:
             _report_lost(self.key, lost)
 
-    def _note_trimmed(self, transaction: Any) -> int:
+    def _note_trimmed(self, transaction: Any, *, reconnected: bool) -> int:
         stream = transaction.xinfo_stream(self.key)
         [group] = self._groups(transaction)
         transaction.multi()
         read, last = group.get("entries-read"), group["last-delivered-id"]
         if read is None and last == b"0-0":
             read = 0
-        if read is None or "entries-added" not in stream or _tells_nothing(stream, last):
+        if read is None or "entries-added" not in stream:
             return 0  # Redis 6.2 does not know
-        trimmed: int = stream["entries-added"] - stream["length"]
+        added = stream["entries-added"]
+        if last == stream["last-generated-id"] and (reconnected or stream["first-entry"]):
+            # Nothing is unread. Redis neither replicates how many entries a group has read nor appends it to its file:
+            # after a failover or a restart it takes them for unread.
+            if read != added:
+                transaction.xgroup_setid(self.key, STREAM_GROUP, last, entries_read=added)
+            return 0
+        if _tells_nothing(stream, last):
+            return 0
+        trimmed: int = added - stream["length"]
         if trimmed <= read:
             return 0
         transaction.hincrby(COUNTERS, "log_trimmed_unread", trimmed - read)

@@ -10,7 +10,8 @@ import typer
 from services.cli.options import DEFAULT_DATA_DIRECTORY, DataDir, found_stack
 from services.cli.output import Output, messages_word, printable
 from services.stack.processes import NAMES, check_names
-from services.stack.status import Extraction, Part, StatusReader, StatusReport
+from services.stack.status import StatusReader
+from services.stack.status_report import Extraction, Part, StatusReport
 
 _STYLES = {"answers": "green", "refuses writes": "bold red", "down": "bold red", "unknown": "bold red"}
 _EXTRACTION_STYLES = {"working": "green", "stopped": "bold red"}
@@ -81,4 +82,6 @@ def _show(part: Part, output: Output) -> None:
         about = f"{state:<8} {part.address}" + (f" ({part.detail})" if part.detail else "")
     else:
         about = f"{state}: {part.detail}" if part.detail else state
+    if part.state == "answers" and (told := printable(str(part.instances))):
+        about += f"; {told}"
     output.line(f"{part.name:<26} {about}", _STYLES.get(part.state, "dim"))

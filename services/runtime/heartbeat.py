@@ -13,13 +13,15 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import redis
 import redis.asyncio
 import structlog
-from keepsake_client.protocol import alive_key, process_key
+from keepsake_client.protocol import alive_key, instances_key, process_key
 
 from services.runtime.backoff import pause
+from services.runtime.instances import KEPT_FOR_S
 from services.runtime.process_record import EXPECTED_FOR_S, ProcessRecord
 from services.runtime.server_clock import ServerClock
 
@@ -68,6 +70,56 @@ class Liveness:
         return self._clock() - self._marked_at < HUNG_AFTER_S
 
 
+class _Heartbeat:
+    """What a process writes with each heartbeat: its key, its record, and its place among the instances of its name.
+
+    Args:
+        clock: observes Redis's with each heartbeat.
+    """
+
+    def __init__(self, name: str, record: ProcessRecord | None, clock: ServerClock | None) -> None:
+        self.key = alive_key(name)
+        self._value = heartbeat_value()
+        self._process_key = process_key(name)
+        self._record = (record or ProcessRecord()).started().model_dump_json()
+        self._instances = instances_key(name)
+        self._instance = f"{socket.gethostname()}:{os.getpid()}"
+        self._clock = clock or ServerClock()
+        self._knows_time = False
+        self._asked_at = 0.0
+
+    def add_to(self, pipeline: Any) -> None:
+        """Add its commands to a pipeline, of either kind."""
+        self._asked_at = self._clock.host()
+        pipeline.time()  # first: what a slow command takes would count as a difference of the clocks
+        pipeline.set(self.key, self._value, ex=HEARTBEAT_TTL_S)
+        pipeline.set(self._process_key, self._record, ex=EXPECTED_FOR_S)
+        if self._knows_time:  # those of hosts whose clocks differ could not be compared
+            now = self._clock()
+            pipeline.zadd(self._instances, {self._instance: now})
+            pipeline.zremrangebyscore(self._instances, "-inf", now - KEPT_FOR_S)
+            pipeline.expire(self._instances, KEPT_FOR_S)
+
+    def check(self, replies: list[Any]) -> None:
+        """Observe the time that Redis answered.
+
+        Raises:
+            redis.RedisError: Redis has not taken the heartbeat. By access rules of an earlier release it may refuse the
+                time and the place among the instances.
+        """
+        server, *taken = replies
+        if failed := next((each for each in taken[:2] if isinstance(each, Exception)), None):
+            raise failed
+        self._knows_time = not isinstance(server, Exception)
+        if self._knows_time:
+            self._clock.observe(server, self._asked_at, self._clock.host())
+
+    def end_with(self, pipeline: Any) -> None:
+        """Add the commands of a stop, so that readers need not wait for anything to expire."""
+        pipeline.delete(self.key)
+        pipeline.zrem(self._instances, self._instance)
+
+
 class HeartbeatThread(threading.Thread):
     """Sends a process's heartbeats for as long as every check passes.
 
@@ -94,35 +146,24 @@ class HeartbeatThread(threading.Thread):
     ) -> None:
         super().__init__(name="heartbeat", daemon=True)
         self._client = client
-        self._name = name
-        self._key = alive_key(name)
-        self._record = (record or ProcessRecord()).started().model_dump_json()
+        self._heartbeat = _Heartbeat(name, record, clock)
         self._checks = list(checks)
         self._on_sent = on_sent
         self._interval_s = interval_s
-        self._clock = clock or ServerClock()
         self._stopped = threading.Event()
 
     def run(self) -> None:
-        value = heartbeat_value()
         while not self._stopped.is_set():
             working = all(check() for check in self._checks)
             try:
                 if working:
-                    asked_at = self._clock.host()
                     with self._client.pipeline(transaction=False) as pipeline:
-                        pipeline.time()  # first: what a slow command takes would count as a difference of the clocks
-                        pipeline.set(self._key, value, ex=HEARTBEAT_TTL_S)
-                        pipeline.set(process_key(self._name), self._record, ex=EXPECTED_FOR_S)
-                        server, *done = pipeline.execute(raise_on_error=False)
-                    if failed := next((each for each in done if isinstance(each, Exception)), None):
-                        raise failed
-                    if not isinstance(server, Exception):  # a user of Redis may not ask for its time
-                        self._clock.observe(server, asked_at, self._clock.host())
+                        self._heartbeat.add_to(pipeline)
+                        self._heartbeat.check(pipeline.execute(raise_on_error=False))
                     self._on_sent()
             except redis.RedisError:
                 # The work loops detect and log an outage of Redis themselves.
-                log.debug("heartbeat_missed", key=self._key, exc_info=True)
+                log.debug("heartbeat_missed", key=self._heartbeat.key, exc_info=True)
             # A process that is starting is checked more often: `ltm up` waits for its first heartbeat.
             self._stopped.wait(self._interval_s if working else self._interval_s / 20)
 
@@ -131,9 +172,11 @@ class HeartbeatThread(threading.Thread):
         self._stopped.set()
         self.join(timeout=2)
         try:
-            self._client.delete(self._key)
+            with self._client.pipeline(transaction=False) as pipeline:
+                self._heartbeat.end_with(pipeline)
+                pipeline.execute(raise_on_error=False)
         except redis.RedisError:
-            log.debug("heartbeat_not_cleared", key=self._key)
+            log.debug("heartbeat_not_cleared", key=self._heartbeat.key)
 
 
 @asynccontextmanager
@@ -153,8 +196,8 @@ async def send_heartbeats(
         on_sent: called after each heartbeat that Redis took.
     """
     ended = asyncio.Event()
-    stated = (record or ProcessRecord()).started().model_dump_json()
-    task = asyncio.create_task(_send(client, name, list(checks), interval_s, ended, stated, on_sent), name="heartbeat")
+    heartbeat = _Heartbeat(name, record, None)
+    task = asyncio.create_task(_send(client, heartbeat, list(checks), interval_s, ended, on_sent), name="heartbeat")
     try:
         yield
     finally:
@@ -164,30 +207,29 @@ async def send_heartbeats(
 
 async def _send(
     client: redis.asyncio.Redis,
-    name: str,
+    heartbeat: _Heartbeat,
     checks: Sequence[Callable[[], bool]],
     interval_s: float,
     ended: asyncio.Event,
-    stated: str,
     on_sent: Callable[[], None],
 ) -> None:
-    key, value = alive_key(name), heartbeat_value()
     while not ended.is_set():
         working = all(check() for check in checks)
         try:
             if working:
                 async with client.pipeline(transaction=False) as pipeline:
-                    pipeline.set(key, value, ex=HEARTBEAT_TTL_S)
-                    pipeline.set(process_key(name), stated, ex=EXPECTED_FOR_S)
-                    await pipeline.execute()
+                    heartbeat.add_to(pipeline)
+                    heartbeat.check(await pipeline.execute(raise_on_error=False))
                 on_sent()
         except (redis.RedisError, OSError):
-            log.debug("heartbeat_missed", key=key, exc_info=True)
+            log.debug("heartbeat_missed", key=heartbeat.key, exc_info=True)
             # Where this connection was half-open, the idle ones are too; each would cost one command its time-out.
             await client.connection_pool.disconnect(inuse_connections=False)
         # A process that is starting is checked more often: `ltm up` waits for its first heartbeat.
         await pause(interval_s if working else interval_s / 20, ended)
     try:
-        await client.delete(key)
+        async with client.pipeline(transaction=False) as pipeline:
+            heartbeat.end_with(pipeline)
+            await pipeline.execute(raise_on_error=False)
     except (redis.RedisError, OSError):
-        log.debug("heartbeat_not_cleared", key=key)
+        log.debug("heartbeat_not_cleared", key=heartbeat.key)

@@ -53,9 +53,11 @@ class ServerClock:
         seconds, microseconds = server
         ahead_s = (asked_at + answered_at) / 2 - (seconds + microseconds / 1_000_000)
         known_to_s = abs(answered_at - asked_at) / 2
+        if abs(ahead_s - self._ahead_s) <= known_to_s:
+            return  # nothing new: as of a process that was frozen while it waited
         self._ahead_s = ahead_s if abs(ahead_s) > TOLERANCE_S + known_to_s else 0.0
-        if abs(ahead_s) < WARN_FROM_S:
+        if abs(self._ahead_s) < WARN_FROM_S:
             self._warned = False
         elif not self._warned:
             self._warned = True
-            log.warning("clock_differs", ahead_of_redis_s=round(ahead_s, 1))
+            log.warning("clock_differs", ahead_of_redis_s=round(self._ahead_s, 1))

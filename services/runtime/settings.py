@@ -68,8 +68,8 @@ def mask_url(url: str) -> str:
     if re.match(r"(?!redis|unix|amqp|postgres)[^/?#@]*://", url):  # an endpoint's user or query may be its key
         url = re.sub(r"(?<=://)[^/?#]*@", "***@", re.sub(r"\?.*", "?***", url, flags=re.DOTALL))
     # Not by a URL parser: a password that holds a "#" or "@", which should have been escaped, is masked too.
-    masked = re.sub(r"(?<=://)([^:/@]*):.*@", r"\1:***@", url, flags=re.DOTALL)
-    return re.sub(r"(?<=password=)[^&#]*", "***", masked)
+    masked = re.sub(r"(?<=password=)[^&]*", "***", url)
+    return re.sub(r"(?<=://)([^:/@]*):.*@", r"\1:***@", masked, flags=re.DOTALL)
 
 
 def _scheme(*allowed: str) -> AfterValidator:

@@ -9,10 +9,11 @@ from urllib.parse import urlsplit
 
 import redis
 import redis.asyncio
-from keepsake_client.protocol import alive_key, process_key
+from keepsake_client.protocol import alive_key, instances_key, process_key
 from pydantic import BaseModel
 
 from services.runtime.extraction_figures import ExtractionFigures, read_figures
+from services.runtime.instances import Instances, instances_of
 from services.runtime.logging import redact
 from services.runtime.process_record import PROCESSES, Dependency, ProcessRecord, record_of
 from services.runtime.redis import connect_async
@@ -34,7 +35,7 @@ class Health(BaseModel):
         state: of what only a process can reach, `ok` while such a process works, and `unknown` while none does;
             `left out` of a process that `ltm up --without` left out.
         version: of a process, that of Keepsake.
-        detail: an address without its password, a model, or why it is down.
+        detail: an address without its password, a model, or why it is down; the hosts of several processes of one name.
         since: of a process, since when it runs; of the pipeline's Redis too; in seconds since 1970.
         used_by: the processes that say so of themselves.
     """
@@ -57,7 +58,7 @@ async def read_health(settings: Settings, client: redis.asyncio.Redis) -> list[H
     if first.state != "ok":
         return [first]
     try:
-        records, alive = await _records(client)
+        records, alive, instances = await _records(client)
         figures = await read_figures(client)
     except redis.RedisError as error:
         return [first, Health(name="processes", state="unknown", detail=redact(error))]
@@ -66,7 +67,7 @@ async def read_health(settings: Settings, client: redis.asyncio.Redis) -> list[H
     if broker.startswith(("redis", "unix")) and broker != settings.redis_url.get_secret_value():
         async with connect_async(broker, TIMEOUT_S) as other:
             found.append(await _redis("Redis of the queues", other, broker))
-    found += [_process(name, record, works=name in alive) for name, record in records.items()]
+    found += [_process(name, record, instances[name], works=name in alive) for name, record in records.items()]
     for dependency, users in _used(records):
         found.append(await _dependency(dependency, users, [name for name in users if name in alive], figures))
     return found
@@ -91,26 +92,39 @@ async def _redis(name: str, client: Any, url: str) -> Health:
     )
 
 
-async def _records(client: Any) -> tuple[dict[str, ProcessRecord], set[str]]:
-    """The records of the processes that have one, and which of them have a heartbeat."""
+async def _records(client: Any) -> tuple[dict[str, ProcessRecord], set[str], dict[str, Instances]]:
+    """The records of the processes that have one, which of them have a heartbeat, and the instances of all."""
     async with client.pipeline(transaction=False) as pipeline:
         for name in PROCESSES:
             pipeline.get(process_key(name))
             pipeline.exists(alive_key(name))
-        replies = await pipeline.execute()
-    records, alive = replies[::2], replies[1::2]
+            pipeline.zrange(instances_key(name), 0, -1, withscores=True)
+        pipeline.time()
+        *replies, now = await pipeline.execute(raise_on_error=False)
+    records, alive, members = replies[::3], replies[1::3], replies[2::3]
+    if refused := next((reply for reply in (*records, *alive) if isinstance(reply, Exception)), None):
+        raise refused
     found = {name: record_of(raw) for name, raw in zip(PROCESSES, records, strict=True) if raw is not None}
     known = {name: record for name, record in found.items() if record is not None}
-    return known, {name for name, beats in zip(PROCESSES, alive, strict=True) if beats}
+    instances = {name: instances_of(each, now) for name, each in zip(PROCESSES, members, strict=True)}
+    return (
+        known,
+        {name for name, beats in zip(PROCESSES, alive, strict=True) if beats or instances[name].live},
+        instances,
+    )
 
 
-def _process(name: str, record: ProcessRecord, *, works: bool) -> Health:
-    health = Health(name=name, state="ok", version=record.version, detail=record.address, since=record.started_at)
-    if works:
-        return health
-    if record.left_out:
+def _process(name: str, record: ProcessRecord, instances: Instances, *, works: bool) -> Health:
+    if record.left_out and not works:
         return Health(name=name, state="left out")
-    return health.model_copy(update={"state": "down", "detail": "no heartbeat", "since": None})
+    first = record.address if works else "no heartbeat"
+    return Health(
+        name=name,
+        state="ok" if works else "down",
+        version=record.version,
+        detail="; ".join(filter(None, (first, str(instances)))) or None,
+        since=record.started_at if works else None,
+    )
 
 
 def _used(records: dict[str, ProcessRecord]) -> list[tuple[Dependency, list[str]]]:

@@ -14,11 +14,12 @@ from typing import Any, Final
 import redis
 import redis.asyncio
 import structlog
-from keepsake_client.protocol import COUNTERS, REJECTED_STREAM, STREAM_GROUP, alive_key, process_key
+from keepsake_client.protocol import COUNTERS, REJECTED_STREAM, STREAM_GROUP, alive_key, instances_key, process_key
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from pydantic import ValidationError
 
 from services.runtime.errors import StackError
+from services.runtime.instances import instances_of
 from services.runtime.logging import redact
 from services.runtime.process_record import PROCESSES, ProcessRecord, elsewhere, record_of
 from services.runtime.queues import depth_commands, depths_of
@@ -55,6 +56,7 @@ class StackFigures:
         queues: messages by queue and state.
         processes: of those that are expected to run, whether they do.
         elsewhere: where the processes say that the workers' queues are, where the settings say otherwise.
+        instances: how many of each name have a heartbeat, on all hosts.
     """
 
     up: bool = False
@@ -66,6 +68,7 @@ class StackFigures:
     counters: dict[str, int] = field(default_factory=dict)
     processes: dict[str, bool] = field(default_factory=dict)
     elsewhere: str | None = None
+    instances: dict[str, int] = field(default_factory=dict)
     unseen: dict[str, str] = field(default_factory=dict)
 
     def sees(self, part: str, *replies: Any) -> bool:
@@ -83,6 +86,7 @@ class StackFigures:
         yield _gauge("keepsake_rejected_entries", "Entries of ltm:rejected.", self.rejected)
         yield _by_label("keepsake_list_length", "Items that wait in a list of the wire.", "list", self.lists)
         yield _by_label("keepsake_process_up", "Whether a process has a heartbeat.", "process", self.processes)
+        yield _by_label("keepsake_instances", "Processes of one name with a heartbeat.", "process", self.instances)
         yield _by_label("keepsake_unseen", "1 for what could not be read.", "part", dict.fromkeys(self.unseen, 1))
         queues = GaugeMetricFamily(
             "keepsake_queue_messages", "Messages of the workers' queues.", labels=["queue", "state"]
@@ -168,8 +172,11 @@ class StackReader:
             for process in PROCESSES:
                 pipeline.exists(alive_key(process))
                 pipeline.get(process_key(process))
-            groups, rejected, counters, *rest = await pipeline.execute(raise_on_error=False)
-        lengths, alive, records = rest[: len(self._lists)], rest[len(self._lists) :: 2], rest[len(self._lists) + 1 :: 2]
+                pipeline.zrange(instances_key(process), 0, -1, withscores=True)
+            pipeline.time()
+            groups, rejected, counters, *rest, now = await pipeline.execute(raise_on_error=False)
+        lengths, each = rest[: len(self._lists)], rest[len(self._lists) :]
+        alive, records, members = each[::3], each[1::3], each[2::3]
         if figures.sees("counters", counters):
             figures.counters = _counters(counters)
         if figures.sees("rejected", rejected):
@@ -180,8 +187,10 @@ class StackReader:
             # Of one that was stopped before a move of the queues, the record says for a day where they were.
             known = [record_of(record) for beats, record in zip(alive, records, strict=True) if beats and record]
             figures.elsewhere = elsewhere([record for record in known if record is not None], self._settings)
-            states = zip(PROCESSES, alive, records, strict=True)
-            figures.processes = {process: bool(beats) for process, beats, record in states if _expected(record)}
+            live = [sum(instances_of(found, now).live.values()) for found in members]
+            states = [each for each in zip(PROCESSES, alive, live, records, strict=True) if _expected(each[-1])]
+            figures.processes = {process: bool(beats or number) for process, beats, number, _ in states}
+            figures.instances = {process: number for process, _, number, _ in states}
         await self._read_stream(figures, groups)
 
     async def _read_stream(self, figures: StackFigures, groups: Any) -> None:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import datetime, tzinfo
+from datetime import tzinfo
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import redis
-from keepsake_client.protocol import COUNTERS, alive_key
+from keepsake_client.protocol import COUNTERS, alive_key, instances_key
 from keepsake_client.refusals import refuses_writes
-from pydantic import BaseModel, Field
 from redis.exceptions import NoPermissionError
 
 from services.long_term_memory.extraction import report as extraction
 from services.long_term_memory.postgres.pool import reachable
 from services.long_term_memory.postgres.replica_status import replica_status
 from services.runtime.errors import StackError
+from services.runtime.instances import instances_of
 from services.runtime.logging import redact
 from services.runtime.process_record import REPLICA_DEPENDENCY, ProcessRecord, other_broker, read_records
 from services.runtime.queues import EXTRACT_QUEUE, queue_depths
@@ -28,83 +28,14 @@ from services.stack.locate import FoundStack
 from services.stack.probe import probe
 from services.stack.processes import ADAPTERS, EXTRACTOR, OPTIONAL, POSTGRES, REDIS, REPLICA, SERVICES, WORKER, WRITING
 from services.stack.readiness import stream_backlog
+from services.stack.status_report import NOT_OK, Extraction, Part, StatusReport
 
 #: Of each server and of the search: with a server that is frozen, the report takes a few of them.
 TIMEOUT_S = 2.0
 #: A script that may write and writes nothing. Redis 7 and Valkey refuse it while they refuse writes; 6.2 does not.
 _WRITE_CHECK = "#!lua\nreturn 1"
 
-State = Literal["answers", "refuses writes", "down", "unknown", "left out", "not running", "not checked"]
-_NOT_OK: tuple[State, ...] = ("refuses writes", "down", "unknown")
 T = TypeVar("T")
-
-
-class Part(BaseModel):
-    """The state of a server or process, or of the search over the wire.
-
-    Args:
-        state: `refuses writes` of a Redis that answers and takes none; `unknown` where this command cannot see it;
-            `left out` by `ltm up --without`; `not running` where it is optional and has not run on this Redis for a
-            day.
-        address: of a server, without its password, or of the gateway.
-        detail: why it is down, unknown or not checked; of a worker that answers, the engine of its embedder; of
-            the gateway, the address of its console.
-    """
-
-    name: str
-    state: State
-    address: str | None = None
-    detail: str | None = None
-
-
-class Extraction(BaseModel):
-    """The state of extraction, and what it did today (UTC).
-
-    Args:
-        since, reason: of a state other than `working`.
-        messages, users: that wait to be read, the oldest of them since `oldest`.
-        set_aside: messages that no usable answer was had for.
-    """
-
-    state: extraction.State
-    since: datetime | None = None
-    reason: str | None = None
-    messages: int = 0
-    users: int = 0
-    oldest: datetime | None = None
-    set_aside: int = 0
-    calls: int = 0
-    tokens: int = 0
-
-
-class StatusReport(BaseModel):
-    """What `ltm status` shows.
-
-    Args:
-        ok: whether nothing is down, unknown or stopped; the exit code is 0 exactly then.
-        parts: servers and processes, in start order; then RabbitMQ's nodes, and its queues that have no majority.
-        search: that of the check, over the wire.
-        lists: how many items wait, by list.
-        not_dispatched: how many events of the stream wait; None where that cannot be seen.
-        queues: how many messages are waiting, working, delayed and dead, by queue of the workers; on RabbitMQ also how
-            many consumers there are.
-        counters: `ltm:counters`.
-        extraction: of facts, where an LLM is set.
-        unseen: what cannot be read here, each with the reason.
-        notes: what is not here to be read, such as queues on a RabbitMQ without its management API.
-    """
-
-    ok: bool = True
-    parts: list[Part] = Field(default_factory=list)
-    search: Part | None = None
-    lists: dict[str, int] = Field(default_factory=dict)
-    stream: str = ""
-    not_dispatched: int | None = None
-    queues: dict[str, dict[str, int]] = Field(default_factory=dict)
-    counters: dict[str, int] = Field(default_factory=dict)
-    extraction: Extraction | None = None
-    unseen: list[str] = Field(default_factory=list)
-    notes: list[str] = Field(default_factory=list)
 
 
 class StatusReader:
@@ -157,7 +88,7 @@ class StatusReader:
         report.unseen = self._unseen
         parts = [*report.parts, report.search]
         stopped = report.extraction is not None and report.extraction.state == "stopped"
-        report.ok = not (report.unseen or stopped or any(part.state in _NOT_OK for part in parts))
+        report.ok = not (report.unseen or stopped or any(part.state in NOT_OK for part in parts))
         return report
 
     def _redis(self) -> Part:
@@ -234,15 +165,23 @@ class StatusReader:
     def _heartbeat(self, name: str) -> Part:
         if self._redis_down:
             return Part(name=name, state="unknown", detail="Redis does not answer")
-        key = alive_key(name)
         try:
-            alive = self._client.get(key)
-        except NoPermissionError:
-            return Part(name=name, state="unknown", detail=f"no permission for GET {key}")
+            with self._client.pipeline(transaction=False) as pipeline:
+                pipeline.get(alive_key(name))
+                pipeline.zrange(instances_key(name), 0, -1, withscores=True)
+                pipeline.time()
+                alive, members, now = pipeline.execute(raise_on_error=False)
         except (redis.RedisError, OSError) as error:
             self._redis_down = redact(error)
             return Part(name=name, state="unknown", detail=self._redis_down)
-        return Part(name=name, state="answers") if alive else Part(name=name, state="down", detail=self._no_heartbeat)
+        if isinstance(alive, Exception):
+            return Part(name=name, state="unknown", detail=f"no permission for GET {alive_key(name)}")
+        instances = instances_of(members, now)
+        # One that was stopped has removed the key of all; the next of them sets it again within a second.
+        if alive or instances.live:
+            return Part(name=name, state="answers", instances=instances)
+        detail = self._no_heartbeat + (f": {instances}" if instances.silent else "")
+        return Part(name=name, state="down", detail=detail, instances=instances)
 
     def _search(self, parts: dict[str, Part]) -> Part:
         name = "a search over the wire"

@@ -55,7 +55,8 @@ from services.runtime.settings import Settings, load_settings
 from services.runtime.write_notes import NOTE_PREFIX, Position, WriteNotes
 from services.stack.locate import FoundStack
 from services.stack.processes import REPLICA
-from services.stack.status import Part, StatusReader
+from services.stack.status import StatusReader
+from services.stack.status_report import Part
 from tests.integration.conftest import DIMENSIONS, WordEmbedder
 from tests.integration.replicated_postgres import ReplicatedPostgres, Server
 from tests.support import free_port, wait_until

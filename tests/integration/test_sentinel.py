@@ -20,6 +20,7 @@ from keepsake_client.protocol import STREAM_EVENT_FIELD, UPDATES_CHANNEL, UPDATE
 from structlog.testing import capture_logs
 
 from adapters.loop import Loop
+from adapters.stream import UpdateStream
 from bench.harness.sentinel_servers import ASKER_PASSWORD, PASSWORD, SentinelServers, sentinel_servers
 from services.cli.subscription import Subscription
 from services.runtime import redis as runtime_redis
@@ -198,6 +199,34 @@ def test_a_demoted_master_is_left(redises: SentinelServers, at_exit: ExitStack) 
     assert (new.client.get("a"), new.client.get("b")) == (b"2", b"2")
 
 
+def test_an_asyncio_watch_ends_with_its_master(redises: SentinelServers) -> None:
+    """Given a key that is watched on a master that is cut off then, I expect the transaction refused, and not made on
+    the next master without its watch."""
+
+    async def story() -> None:
+        async with runtime_redis.connect_async(redises.url) as client, client.pipeline() as pipeline:
+            await pipeline.watch("balance")
+            old = redises.master()
+            old.cut_off()
+            new = redises.failed_over(old)
+            await eventually(lambda: new.client.set("balance", "5"), description="another's write")
+            watching = pipeline.connection
+            await eventually(lambda: left(watching), description="the connection to be left")
+
+            pipeline.multi()  # type: ignore[no-untyped-call]
+            pipeline.set("balance", "1")
+            with pytest.raises(redis.WatchError):
+                await pipeline.execute()
+            assert new.client.get("balance") == b"5"
+
+    asyncio.run(story())
+
+
+def left(connection: Any) -> bool:
+    """Whether a connection of asyncio is left or lost."""
+    return connection._writer is None or connection._writer.transport.is_closing()
+
+
 def message_of(text: str) -> dramatiq.Message[Any]:
     return dramatiq.Message(queue_name="things", actor_name="thing", args=(text,), kwargs={}, options={})
 
@@ -228,6 +257,31 @@ def test_scripts_are_loaded_on_the_next_master(redises: SentinelServers) -> None
     wait_until(both, description="both messages")
     assert taken == ["before", "after"]
     broker.close()
+
+
+def test_what_was_read_of_the_stream_stays_read(redises: SentinelServers, at_exit: ExitStack) -> None:
+    """Given a stream that was read to its end before the master was killed, I expect no backlog on the next one."""
+    client: Any = at_exit.enter_context(runtime_redis.connect(redises.url))
+    stream = UpdateStream(client, UPDATES_STREAM, "a1", 1_000)
+    stream.open()
+    for number in range(3):
+        client.xadd(UPDATES_STREAM, {STREAM_EVENT_FIELD: str(number)})
+    stream.rewind()
+    wait_until(lambda: again(lambda: read_all(stream)) and stream.backlog() == 0, description="all of it read")
+    old = redises.master()
+    wait_until(lambda: old.client.wait(2, 100) == 2, description="replication")
+    old.kill()
+    redises.failed_over(old)
+
+    wait_until(lambda: again(stream.open), description="the next master")
+
+    assert stream.backlog() == 0
+
+
+def read_all(stream: UpdateStream) -> None:
+    """Read what there is, and acknowledge it."""
+    while entries := stream.read(10, None):
+        stream.ack([entry.id for entry in entries])
 
 
 def test_sentinels_that_are_away_are_one_outage(redises: SentinelServers, at_exit: ExitStack) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 import redis
-from keepsake_client.protocol import alive_key, process_key
+from keepsake_client.protocol import alive_key, instances_key, process_key
 
 from services.runtime.extraction_figures import ExtractionFigures, SetAsideMessage, publish_figures, read_figures
 from services.runtime.process_record import Dependency, ProcessRecord
@@ -75,6 +76,18 @@ def test_servers_and_processes_have_their_versions(client: Any, url: str) -> Non
     assert found[WRITER].detail == "no heartbeat"
     assert (found["PostgreSQL"].version, found["PostgreSQL"].used_by) == ("18.1", [WORKER, WRITER])
     assert found["PostgreSQL"].detail == POSTGRES.detail
+
+
+def test_processes_of_one_name_are_told_by_host(client: Any, url: str) -> None:
+    """Given two gateways and a third whose host was lost, I expect their hosts beside the address."""
+    states(client, GATEWAY, alive=False, address="http://0.0.0.0:18380")
+    last = client.time()[0] + 4  # as of a clock that is ahead: it counts the longer
+    client.zadd(instances_key(GATEWAY), {"a:1": last, "b:1": last, "lost:1": last - 60})
+
+    gateway = health_of(url)[GATEWAY]
+
+    assert gateway.state == "ok"
+    assert re.fullmatch(r"http://0\.0\.0\.0:18380; 1 on a, 1 on b, none on lost for \d+ s", gateway.detail or "")
 
 
 def test_what_no_process_reaches_is_unknown(client: Any, url: str) -> None:

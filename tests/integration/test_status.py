@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -10,13 +11,14 @@ from typing import Any
 import psycopg
 import pytest
 import redis
-from keepsake_client.protocol import alive_key, process_key
+from keepsake_client.protocol import alive_key, instances_key, process_key
 
 from services.runtime.process_record import REPLICA_DEPENDENCY, Dependency, ProcessRecord, broker_address, other_broker
 from services.runtime.settings import load_settings
 from services.stack.locate import FoundStack
 from services.stack.processes import ADAPTERS, CHAT, EXTRACTOR, GATEWAY, INDEXER, MEMORY, SERVICES, WORKER, WRITER
-from services.stack.status import StatusReader, StatusReport
+from services.stack.status import StatusReader
+from services.stack.status_report import StatusReport
 from tests.integration.responder import responding
 from tests.ltm_command import run_ltm
 
@@ -120,6 +122,24 @@ def test_the_address_of_the_gateway_is_shown(client: Any, valkey_url: str) -> No
 
     assert f"{GATEWAY:<26} answers  http://[::]:18380 (console http://[::1]:18380/)\n" in shown.stdout
     assert f"{GATEWAY:<26} DOWN: no heartbeat\n" in down.stdout
+
+
+def test_processes_of_one_name_are_shown_by_host(client: Any, valkey_url: str) -> None:
+    """Given three workers on two hosts, of which one has just removed the key of all as it stopped, and a host that was
+    lost, I expect each host with its count, and for how long the lost one has been silent."""
+    start(client, *SERVICES)
+    client.delete(alive_key(WORKER))
+    last = client.time()[0] + 4  # as of a clock that is ahead: it counts the longer
+    client.zadd(instances_key(WORKER), {"a:7": last, "a:8": last, "b:7": last, "lost:7": last - 60})
+
+    with responding(valkey_url):
+        shown = run_ltm("status", REDIS_URL=valkey_url)
+        report = StatusReader(stack_at(valkey_url)).report()
+
+    assert re.search(rf"{WORKER} +answers; 2 on a, 1 on b, none on lost for \d+ s\n", shown.stdout)
+    assert shown.returncode == 0
+    [worker] = [part for part in report.parts if part.name == WORKER]
+    assert worker.instances.live == {"a": 2, "b": 1}
 
 
 def test_queues_on_a_broker_that_is_not_known_here_are_no_zeros(client: Any, valkey_url: str) -> None:

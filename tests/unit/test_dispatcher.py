@@ -673,6 +673,43 @@ def test_the_backlog_is_what_is_pending_and_what_is_unread(client: Any, stream: 
     assert stream.backlog() == 5
 
 
+@pytest.mark.parametrize("kept", [3, 0])
+def test_what_was_read_before_a_failover_is_neither_backlog_nor_lost(
+    client: Any, stream: UpdateStream, kept: int
+) -> None:
+    """Given a stream that was read to its end, on a server that does not know how much of it was read, as one that was
+    a replica before, and that may have trimmed it since, I expect no backlog and no loss."""
+    publish(client, "m0", "m1", "m2")
+    read(stream, 10)
+    stream.ack([entry.id for entry in stream.read(10, None)])
+    [group] = client.xinfo_groups(UPDATES_STREAM)
+    client.xgroup_setid(UPDATES_STREAM, STREAM_GROUP, group["last-delivered-id"], entries_read=0)
+    client.xtrim(UPDATES_STREAM, maxlen=kept, approximate=False)
+
+    stream.open()
+    stream.count_trimmed()
+
+    assert stream.backlog() == 0
+    assert not client.exists(COUNTERS)
+
+
+def test_what_was_read_while_a_backlog_is_taken_over_is_corrected_at_its_end(client: Any, stream: UpdateStream) -> None:
+    """Given the same server with an unread entry, I expect the backlog right once that is read."""
+    publish(client, "m0", "m1", "m2")
+    read(stream, 10)
+    stream.ack([entry.id for entry in stream.read(10, None)])
+    [group] = client.xinfo_groups(UPDATES_STREAM)
+    client.xgroup_setid(UPDATES_STREAM, STREAM_GROUP, group["last-delivered-id"], entries_read=0)
+    publish(client, "m3")
+
+    stream.open()
+    stream.ack([entry.id for entry in stream.read(10, None)])
+    stream.count_trimmed()
+
+    assert stream.backlog() == 0
+    assert not client.exists(COUNTERS)
+
+
 def test_an_adapter_claims_nothing_from_itself(client: fakeredis.FakeRedis, stream: UpdateStream) -> None:
     """Given pending entries of this adapter, whose heartbeat is late, I expect it to leave them as they are."""
     publish(client, "m0")

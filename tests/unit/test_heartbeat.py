@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from typing import Any
 
 import fakeredis
 import pytest
-from keepsake_client.protocol import alive_key, process_key
+from keepsake_client.protocol import alive_key, instances_key, process_key
 from structlog.testing import capture_logs
 
 from services.runtime.heartbeat import (
@@ -169,6 +171,37 @@ def test_asyncio_sends_the_same_heartbeats(server: fakeredis.FakeServer, reader:
         await client.aclose()
 
     asyncio.run(story())
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_process_is_an_instance_of_its_name(
+    server: fakeredis.FakeServer, reader: fakeredis.FakeRedis, asynchronous: bool
+) -> None:
+    """Given another process of the name that ended two hours ago, and one that works on, I expect this one beside the
+    latter, at Redis's time, until it stops."""
+    key, own = instances_key("memory"), f"{socket.gethostname()}:{os.getpid()}".encode()
+    now = time.time()
+    reader.zadd(key, {"ended:1": now - 7_200, "other:1": now})
+
+    def names() -> list[Any]:
+        found: Any = reader.zrange(key, 0, -1)
+        return sorted(found)
+
+    async def story() -> None:
+        client = fakeredis.FakeAsyncRedis(server=server)
+        async with send_heartbeats(client, "memory", [lambda: True], interval_s=0.01):
+            await eventually(lambda: names() == sorted([own, b"other:1"]), description="the instance")
+        await client.aclose()
+
+    if asynchronous:
+        asyncio.run(story())
+    else:
+        with beating(server):
+            wait_until(lambda: names() == sorted([own, b"other:1"]), description="the instance")
+            score: Any = reader.zscore(key, own)
+            assert score == pytest.approx(now, abs=60)
+
+    assert names() == [b"other:1"]
 
 
 def test_asyncio_checks_more_often_until_the_process_works(

@@ -94,6 +94,15 @@ def test_an_adapter_is_live_or_failed_and_never_both(
     assert (membership.live(), membership.failed()) == ({"a2"}, {})
 
 
+def test_a_heartbeat_of_the_future_is_of_a_failed_adapter(client: fakeredis.FakeRedis) -> None:
+    """Given an adapter that failed before Redis's clock was set back by an hour, I expect it failed, and not live."""
+    membership = Membership(client, "a1")
+    membership.heartbeat()
+    client.zadd(MEMBERSHIP_KEY, {"a2": ago(client, -3_600)})
+
+    assert (membership.live(), set(membership.failed())) == ({"a1"}, {"a2"})
+
+
 def test_the_time_to_fail_is_an_argument(client: fakeredis.FakeRedis) -> None:
     """Given another time, I expect it to hold for the others and for this adapter's own heartbeat."""
     clock = Clock()
@@ -186,6 +195,21 @@ def test_renewing_extends_the_lease(client: fakeredis.FakeRedis) -> None:
     clock.now += LEASE_S - 0.1
     assert lease.held()
     assert client.pttl(LEASE_KEY) > 2_000
+
+
+def test_a_lease_of_a_clock_that_was_set_back_ends(client: fakeredis.FakeRedis) -> None:
+    """Given the lease of a failed adapter that lasts for an hour, as after Redis's clock was set back, I expect it to
+    last for three seconds once another adapter bids for it; and one that ends sooner to stay as it is."""
+    lease = Lease(client, "a1")
+    client.set(LEASE_KEY, "a2", px=3_600_000)
+
+    lease.renew()
+    assert 0 < client.pttl(LEASE_KEY) <= LEASE_S * 1_000
+    client.pexpire(LEASE_KEY, 500)
+    lease.renew()
+
+    assert client.pttl(LEASE_KEY) <= 500
+    assert not lease.held()
 
 
 def test_an_acquisition_whose_reply_was_lost_is_held(client: fakeredis.FakeRedis) -> None:

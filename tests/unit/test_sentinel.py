@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from contextlib import suppress
 from typing import Any
 
@@ -128,14 +129,14 @@ class Asked:
     """A sentinel that answers as the test says."""
 
     def __init__(self, answer: dict[str, Any] | Exception, host: str) -> None:
-        self._answer = answer
+        self.answer = answer
         self.connection_pool = self
         self.connection_kwargs = {"host": host, "port": 26379}
 
     def sentinel_masters(self) -> dict[str, Any]:
-        if isinstance(self._answer, Exception):
-            raise self._answer
-        return self._answer
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
 
 
 def state(port: int, epoch: int, **flags: bool) -> dict[str, Any]:
@@ -144,10 +145,12 @@ def state(port: int, epoch: int, **flags: bool) -> dict[str, Any]:
     return {"mymaster": {"ip": "10.0.0.1", "port": port, "config-epoch": epoch, **up, **flags}}
 
 
-def sentinels(*answers: dict[str, Any] | Exception) -> _Sentinels:
+def sentinels(*answers: dict[str, Any] | Exception | Asked) -> _Sentinels:
     """Sentinels that answer so."""
     asked = _Sentinels([])
-    clients: list[Any] = [Asked(answer, f"s{number}") for number, answer in enumerate(answers)]
+    clients: list[Any] = [
+        answer if isinstance(answer, Asked) else Asked(answer, f"s{number}") for number, answer in enumerate(answers)
+    ]
     asked.sentinels = clients
     return asked
 
@@ -196,6 +199,50 @@ def test_sentinels_that_were_set_up_anew_are_believed() -> None:
     asked.follow(Pool(asked))
 
     assert asked.discover_master("mymaster") == ("10.0.0.1", 2)
+
+
+def test_one_sentinel_alone_is_not_believed_against_the_last_failover() -> None:
+    """Given the last failover, and then an answer of the one sentinel that has not learnt of it alone, I expect its
+    master left; and believed once a second one says the same."""
+    behind, knows = Asked(state(1, 3), "s0"), Asked(state(2, 4), "s1")
+    asked = sentinels(behind, knows, RedisTimeoutError("hush"))
+    asked.follow(Pool(asked))
+
+    knows.answer = RedisTimeoutError("hush")
+    asked.follow(Pool(asked))
+    with pytest.raises(MasterNotFoundError, match=r"s0:26379 has not learnt of the last failover"):
+        asked.discover_master("mymaster")
+
+    knows.answer = state(1, 3)
+    asked.follow(Pool(asked))
+    assert asked.discover_master("mymaster") == ("10.0.0.1", 1)
+
+
+class Encrypted(socket.socket):
+    """A socket that is no longer encrypted after its own shutdown, as Python's of TLS."""
+
+    encrypted = True
+
+    def shutdown(self, how: int) -> None:
+        self.encrypted = False
+        super().shutdown(how)
+
+
+def test_a_connection_with_tls_is_left_as_one() -> None:
+    """Given a connection with TLS to another server than the master, I expect it ended, and nothing that its thread
+    sends at that moment without TLS."""
+    own, peer = socket.socketpair()
+    client: Any = connect("rediss+sentinel://one/mymaster")
+    connection = client.connection_pool.make_connection()
+    connection.host, connection.port = "10.0.0.1", 6379
+    with Encrypted(fileno=own.detach()) as tls, peer:
+        connection._sock = tls
+
+        connection.leave_unless(("10.0.0.2", 6379))
+
+        assert peer.recv(1) == b""
+        assert tls.encrypted
+        connection._sock = None
 
 
 def test_what_keeps_a_master_from_being_found_is_said() -> None:

@@ -62,6 +62,21 @@ def test_a_slow_answer_of_redis_is_no_difference() -> None:
     assert host.clock() == 1_000.0
 
 
+def test_a_process_that_was_frozen_while_redis_answered_learns_nothing() -> None:
+    """Given a process that read an answer 30 s late, first with the right time, then on a host 2 s ahead, I expect no
+    warning, and what was known."""
+    right, ahead = Host(1_000.0), Host(1_002.0)
+    ahead.observe(1_000.0)
+
+    with capture_logs() as logs:
+        right.observe(1_000.0, took_s=30.0)
+        ahead.observe(1_000.0, took_s=30.0)
+
+    assert right.clock.ahead_s == 0.0
+    assert ahead.clock.ahead_s == pytest.approx(2.0)
+    assert not logs
+
+
 def test_a_clock_that_is_set_right_is_followed_no_longer() -> None:
     host = Host(1_030.0)
     host.observe(1_000.0)

@@ -290,6 +290,9 @@ MASKED = {
     "https://hush@host/v1": "https://***@host/v1",
     "https://user:hu@sh@host/v1": "https://***@host/v1",
     "redis://user:hu\nsh@host": "redis://user:***@host",
+    "redis://host:6379/0?password=hu@sh": "redis://host:6379/0?password=***",
+    "redis://:hush@host:6379/0?password=hu#sh@hush": "redis://:***@host:6379/0?password=***",
+    "redis+sentinel://one:1,two/m?sentinel_password=hu@hush&db=1": "redis+sentinel://one:1,two/m?sentinel_password=***&db=1",
     "redis+sentinel://:hush@one:1,two:2/m?sentinel_password=hush": "redis+sentinel://:***@one:1,two:2/m?sentinel_password=***",
 }
 

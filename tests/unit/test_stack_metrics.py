@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
@@ -20,6 +21,7 @@ from keepsake_client.protocol import (
     STREAM_GROUP,
     UPDATES_STREAM,
     alive_key,
+    instances_key,
     process_key,
 )
 from prometheus_client import CollectorRegistry, generate_latest
@@ -34,7 +36,7 @@ from services.runtime.prometheus import PrometheusMetrics
 from services.runtime.queues import QueueKeys
 from services.runtime.settings import load_settings
 from services.runtime.stack_metrics import ALARMING, MAX_COUNTERS, StackFigures, StackReader
-from services.stack.processes import EXTRACTOR, SERVICES
+from services.stack.processes import EXTRACTOR, SERVICES, WORKER
 from tests.management_api import management_api, queue
 from tests.support import PATIENCE_S, SkippingLoop, free_port
 from tests.unit.test_metrics import HOSTILE, labels_of
@@ -139,6 +141,18 @@ def test_a_process_without_a_heartbeat_is_down_where_one_is_expected(
     client.set(alive_key("memory"), "host:1:1")
 
     assert read(server).processes == {"memory": True, "chat-ai": False, EXTRACTOR: False}
+
+
+def test_processes_of_one_name_are_counted(server: fakeredis.FakeServer, client: fakeredis.FakeRedis) -> None:
+    """Given two workers on two hosts and a third whose host was lost, I expect two, up by what they say alone."""
+    client.set(process_key(WORKER), ProcessRecord().model_dump_json())
+    last = time.time() + 4  # as of a clock that is ahead: it counts the longer
+    client.zadd(instances_key(WORKER), {"a:1": last, "b:1": last, "lost:1": last - 60})
+
+    figures = read(server)
+
+    assert (figures.processes, figures.instances) == ({WORKER: True}, {WORKER: 2})
+    assert f'keepsake_instances{{process="{WORKER}"}} 2.0' in page(figures)
 
 
 def test_counters_are_bounded_and_alarming_ones_begin_at_zero(

@@ -50,7 +50,7 @@ from keepsake_client.protocol import (
     Source,
     validate,
 )
-from keepsake_client.refusals import refuses_writes
+from keepsake_client.refusals import refusal, refuses_writes
 from keepsake_client.subscription import (
     MAX_SILENCE_S,
     PING_INTERVAL_S,
@@ -548,6 +548,8 @@ def _checked_arguments() -> Iterator[None]:
 
 
 def _describe(error: RedisError | OSError) -> str:
+    if reason := refusal(error):
+        return f"Redis refuses writes: {reason}"
     if isinstance(error, ResponseError):  # its message quotes the command, which has contents
         return f"Redis refused the command: {type(error).__name__}"
     if isinstance(error, AuthenticationError):

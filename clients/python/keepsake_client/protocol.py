@@ -143,6 +143,7 @@ __all__ = [
     "conversation_key",
     "decode_user_id",
     "encode_user_id",
+    "instances_key",
     "json_number",
     "load_object",
     "parse_request",
@@ -193,6 +194,11 @@ def conversation_key(user_id: str) -> str:
 def alive_key(name: str) -> str:
     """The Redis key of the heartbeat of the process `name`."""
     return f"ltm:alive:{name}"
+
+
+def instances_key(name: str) -> str:
+    """The Redis key of the sorted set of the processes of one name, `host:pid`, by last heartbeat on Redis's clock."""
+    return f"ltm:instances:{name}"
 
 
 def process_key(name: str) -> str:

@@ -11,7 +11,6 @@ import asyncio
 import os
 import socket
 import threading
-import weakref
 from contextlib import suppress
 from typing import Any
 
@@ -20,9 +19,10 @@ from redis.asyncio import BlockingConnectionPool
 from redis.asyncio import sentinel as awaiting
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
+from redis.exceptions import RedisError
 from redis.retry import Retry
 
+from keepsake_client.sentinel_selection import Address, Selection, State, no_master, of_service, reason_of
 from keepsake_client.sentinel_url import SentinelURL
 
 #: How often each client asks the sentinels whether the master still is the one that it is connected to.
@@ -30,11 +30,6 @@ WATCH_INTERVAL_S = 2.0
 #: Of each sentinel: one that does not answer must not cost a search its time. `sentinel_socket_timeout` sets it.
 TIMEOUT_S = 0.5
 _TIMEOUTS = {"socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S}
-
-#: Of the reason that a sentinel gives for its silence; three of them are to fit into a line of the log.
-MAX_REASON_CHARS = 100
-
-Address = tuple[str, int]
 
 
 def sentinel_pool(url: SentinelURL, **options: Any) -> blocking.SentinelConnectionPool:
@@ -66,68 +61,12 @@ def async_sentinel_pool(url: SentinelURL, *, waits: bool, **options: Any) -> awa
     return pool(url.service, asked, **options)  # type: ignore[no-untyped-call]
 
 
-class _Selection:
-    """Selection of the master among the answers of the sentinels, and the connections that are to follow it."""
-
-    def __init__(self) -> None:
-        self._epoch = -1
-        self._connections: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._lock = threading.Lock()
-
-    def add(self, connection: Any) -> None:
-        """Have a connection follow the master."""
-        with self._lock:
-            self._connections.add(connection)
-
-    @property
-    def connections(self) -> list[Any]:
-        """Those that follow the master."""
-        with self._lock:
-            return list(self._connections)
-
-    def master(self, service: str, masters: Any) -> Address | str:
-        """The address of the master, as one sentinel says, or why its answer is of no use."""
-        state = masters.get(service)
-        if state is None:
-            return f"knows no service {service!r}"
-        if state["config-epoch"] < self._epoch:
-            return "has not learnt of the last failover"
-        if not state["is_master"] or state["is_sdown"] or state["is_odown"]:
-            return "finds the master down"
-        return state["ip"], state["port"]
-
-    def in_order(self, states: list[tuple[Any, dict[str, Any] | None]]) -> list[Any]:
-        """The sentinels, those that know of the last failover first, and those without an answer last."""
-        epochs = [(-1 if state is None else int(state["config-epoch"]), sentinel) for sentinel, state in states]
-        # It may be lower than before, where all sentinels were set up anew.
-        if (highest := max((epoch for epoch, _ in epochs), default=-1)) >= 0:
-            self._epoch = highest
-        return [sentinel for _, sentinel in sorted(epochs, key=lambda pair: pair[0], reverse=True)]
-
-
-def _reason(error: RedisError | OSError) -> str:
-    if isinstance(error, AuthenticationError):
-        return "asks for another user or password (sentinel_username and sentinel_password of the URL)"
-    if isinstance(error, NoPermissionError):
-        return "does not permit its user SENTINEL MASTERS"
-    if isinstance(error, ResponseError):
-        return "is no sentinel, or refuses SENTINEL MASTERS"
-    return f"does not answer ({' '.join(str(error).split())[:MAX_REASON_CHARS] or type(error).__name__})"
-
-
-def _no_master(service: str, reasons: list[tuple[Any, str]]) -> str:
-    places = [(sentinel.connection_pool.connection_kwargs, reason) for sentinel, reason in reasons]
-    return f"no master of {service!r}: " + ", ".join(
-        f"sentinel {place['host']}:{place['port']} {reason}" for place, reason in places
-    )
-
-
-class _Sentinels(_Selection, blocking.Sentinel):
+class _Sentinels(Selection, blocking.Sentinel):
     """The sentinels of one pool."""
 
     def __init__(self, sentinels: list[Address], **options: Any) -> None:
         blocking.Sentinel.__init__(self, sentinels, **options)  # type: ignore[no-untyped-call]
-        _Selection.__init__(self)
+        Selection.__init__(self)
         self._watcher: threading.Thread | None = None
         self._closed = threading.Event()
 
@@ -139,14 +78,11 @@ class _Sentinels(_Selection, blocking.Sentinel):
         """
         reasons = []
         for sentinel in self.sentinels:
-            try:
-                found = self.master(service_name, sentinel.sentinel_masters())
-            except (RedisError, OSError) as error:
-                found = _reason(error)
+            found = self.master(self._ask(sentinel, service_name))
             if not isinstance(found, str):
                 return found
             reasons.append((sentinel, found))
-        raise blocking.MasterNotFoundError(_no_master(service_name, reasons))
+        raise blocking.MasterNotFoundError(no_master(service_name, reasons))
 
     def watch(self, pool: Any) -> None:
         """Have the connections of a pool follow the master from now on, in the background."""
@@ -164,7 +100,7 @@ class _Sentinels(_Selection, blocking.Sentinel):
 
     def follow(self, pool: Any) -> None:
         """Ask all sentinels, and end the connections to another server than the master."""
-        self.sentinels = self.in_order([(each, self._state(each, pool.service_name)) for each in self.sentinels])
+        self.sentinels = self.in_order([(each, self._ask(each, pool.service_name)) for each in self.sentinels])
         try:
             master = pool.get_master_address()
         except (RedisError, OSError):
@@ -182,12 +118,11 @@ class _Sentinels(_Selection, blocking.Sentinel):
         for sentinel in self.sentinels:
             sentinel.close()
 
-    def _state(self, sentinel: Any, service: str) -> dict[str, Any] | None:
+    def _ask(self, sentinel: Any, service: str) -> State | str:
         try:
-            state: dict[str, Any] | None = sentinel.sentinel_masters().get(service)
-        except (RedisError, OSError):
-            return None
-        return state
+            return of_service(service, sentinel.sentinel_masters())
+        except (RedisError, OSError) as error:
+            return reason_of(error)
 
 
 class _Pool(blocking.SentinelConnectionPool):
@@ -225,7 +160,8 @@ class _Follows:
         connected: socket.socket | None = getattr(self, "_sock", None)
         if connected is not None and (self.host, self.port) != master and self.pid == os.getpid():
             with suppress(OSError):
-                connected.shutdown(socket.SHUT_RDWR)
+                # Not the method of an SSLSocket, after which its user would send without TLS for a moment.
+                socket.socket.shutdown(connected, socket.SHUT_RDWR)
 
 
 class _Connection(_Follows, blocking.SentinelManagedConnection):
@@ -236,12 +172,12 @@ class _TLSConnection(_Follows, blocking.SentinelManagedSSLConnection):
     pass
 
 
-class _AsyncSentinels(_Selection, awaiting.Sentinel):
+class _AsyncSentinels(Selection, awaiting.Sentinel):
     """The sentinels of one pool."""
 
     def __init__(self, sentinels: list[Address], **options: Any) -> None:
         awaiting.Sentinel.__init__(self, sentinels, **options)  # type: ignore[no-untyped-call]
-        _Selection.__init__(self)
+        Selection.__init__(self)
         self._watcher: asyncio.Task[None] | None = None
 
     async def discover_master(self, service_name: str) -> Address:
@@ -252,14 +188,11 @@ class _AsyncSentinels(_Selection, awaiting.Sentinel):
         """
         reasons = []
         for sentinel in self.sentinels:
-            try:
-                found = self.master(service_name, await sentinel.sentinel_masters())
-            except (RedisError, OSError) as error:
-                found = _reason(error)
+            found = self.master(await self._ask(sentinel, service_name))
             if not isinstance(found, str):
                 return found
             reasons.append((sentinel, found))
-        raise awaiting.MasterNotFoundError(_no_master(service_name, reasons))
+        raise awaiting.MasterNotFoundError(no_master(service_name, reasons))
 
     def watch(self, pool: Any) -> None:
         """Have the connections of a pool follow the master from now on, in the background."""
@@ -274,16 +207,14 @@ class _AsyncSentinels(_Selection, awaiting.Sentinel):
 
     async def follow(self, pool: Any) -> None:
         """Ask all sentinels, and end the connections to another server than the master."""
-        states = [(each, await self._state(each, pool.service_name)) for each in self.sentinels]
+        states = [(each, await self._ask(each, pool.service_name)) for each in self.sentinels]
         self.sentinels = self.in_order(states)
         try:
             master = await pool.get_master_address()
         except (RedisError, OSError):
             return  # the connections that there are go on
         for connection in self.connections:
-            if (connection.host, connection.port) != master:
-                with suppress(RedisError, OSError):
-                    await connection.disconnect(nowait=True)
+            connection.leave_unless(master)
 
     async def close_all(self) -> None:
         """End the connections to the sentinels."""
@@ -292,12 +223,11 @@ class _AsyncSentinels(_Selection, awaiting.Sentinel):
         for sentinel in self.sentinels:
             await sentinel.aclose()
 
-    async def _state(self, sentinel: Any, service: str) -> dict[str, Any] | None:
+    async def _ask(self, sentinel: Any, service: str) -> State | str:
         try:
-            state: dict[str, Any] | None = (await sentinel.sentinel_masters()).get(service)
-        except (RedisError, OSError):
-            return None
-        return state
+            return of_service(service, await sentinel.sentinel_masters())
+        except (RedisError, OSError) as error:
+            return reason_of(error)
 
 
 class _AsyncPool(awaiting.SentinelConnectionPool):
@@ -317,6 +247,8 @@ class _AsyncFollows:
     """A connection that follows the master."""
 
     connection_pool: Any
+    host: str
+    port: int
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -329,6 +261,16 @@ class _AsyncFollows:
     async def connect(self) -> Any:
         self.connection_pool.sentinel_manager.watch(self.connection_pool)
         return await super().connect()  # type: ignore[misc]
+
+    def leave_unless(self, master: Address) -> None:
+        """End it unless it is connected to the master: its user has an error.
+
+        After redis-py's `disconnect`, the user's next command would connect it again in silence, without what a WATCH
+        watched; and with TLS the user of a frozen master would have to wait for its reply to that.
+        """
+        writer: asyncio.StreamWriter | None = getattr(self, "_writer", None)
+        if writer is not None and (self.host, self.port) != master:
+            writer.transport.abort()
 
 
 class _AsyncConnection(_AsyncFollows, awaiting.SentinelManagedConnection):
