@@ -158,7 +158,7 @@ class TurnPage:
             for one in turn.missing:
                 with ui.element("li"):
                     of = f" ({one.request_id})" if one.request_id else ""
-                    span(f"{text(f'missing_{one.what}')}{of}: {text(f'why_{one.why}', detail=one.detail)}")
+                    span(f"{text(f'missing_{one.what}')}{of}: {text(f'why_{one.why}', detail=one.detail)}", "name")
             for place in turn.trace.unseen:
                 with ui.element("li"):
                     span(text("unseen", place=place))
