@@ -35,8 +35,8 @@ def wait_until(condition: Callable[[], T], timeout: float = PATIENCE_S, descript
 
 
 def _interval(asked_at: float) -> float:
-    """As long as the condition took: one that asks a server leaves the processors to what is waited for."""
-    return min(max(0.01, time.monotonic() - asked_at), 0.1)
+    """Four times as long as the condition took: one that asks a server leaves the processors to what is waited for."""
+    return min(max(0.01, 4 * (time.monotonic() - asked_at)), 0.5)
 
 
 @overload

@@ -42,10 +42,15 @@ MAX_SHOWN_ERRORS = 10
 Steps = Iterator[str]
 
 
-def operations(seed: int, seconds: float, deadline_ms: int) -> list[Operation]:
-    """Messages, adds and profile updates of users that the seed decides, evenly, and a search every 50 ms."""
+def operations(seed: int, seconds: float, deadline_ms: int, share: float = 1.0) -> list[Operation]:
+    """Messages, adds and profile updates of users that the seed decides, evenly, and a search every 50 ms.
+
+    Args:
+        share: of the load.
+    """
     rng = random.Random(seed)
     rates = {"message": MESSAGES, "add": ADDS, "update": UPDATES, "search": 1 / SEARCH_EVERY_S}
+    rates = {kind: rate * share for kind, rate in rates.items()}
     due = sorted((place / rate, kind) for kind, rate in rates.items() for place in range(round(seconds * rate)))
     return [
         Operation(at, kind, f"u{rng.randrange(USERS):02d}", number, deadline_ms)  # type: ignore[arg-type]  # the keys above
@@ -59,10 +64,11 @@ class Load:
 
     workload: WorkloadThread
     listener: ResponseListener
+    share: float
 
     def go_on(self, seconds: float) -> None:
         """Let the load go on until so many seconds' searches more are answered."""
-        wanted, until = self.answered() + seconds / SEARCH_EVERY_S, time.monotonic() + 10 * seconds + 10
+        wanted, until = self.answered() + self.share * seconds / SEARCH_EVERY_S, time.monotonic() + 10 * seconds + 10
         while self.answered() < wanted and time.monotonic() < until:
             time.sleep(SEARCH_EVERY_S)
 
@@ -77,14 +83,14 @@ class Load:
 
 
 @contextmanager
-def load(stack: Stack, seed: int, deadline_ms: int) -> Iterator[Load]:
+def load(stack: Stack, seed: int, deadline_ms: int, share: float) -> Iterator[Load]:
     """The load, in the block."""
     channel = stack.settings.ltm_responses_channel
     listener = ResponseListener(stack.redis_url, channel, clock=time.monotonic, check=foreign_data)
-    workload = WorkloadThread(stack, operations(seed, MAX_RUN_S, deadline_ms))
+    workload = WorkloadThread(stack, operations(seed, MAX_RUN_S, deadline_ms, share))
     listener.start()
     workload.start()
-    going = Load(workload, listener)
+    going = Load(workload, listener, share)
     try:
         yield going
     finally:
@@ -154,16 +160,22 @@ def _expired(response: Response) -> bool:
 
 
 def run(
-    release: Release, order: str, seed: int, seconds: float, logs: Path | None = None, deadline_ms: int = DEADLINE_MS
+    release: Release,
+    order: str,
+    seed: int,
+    seconds: float,
+    logs: Path | None = None,
+    deadline_ms: int = DEADLINE_MS,
+    share: float = 1.0,
 ) -> dict[str, float]:
-    """One upgrade under load, and its figures."""
+    """One upgrade under load, or a share of it, and its figures."""
     variables = {"MEMORY_MAX_MESSAGES": "100000", "LTM_RESPONSE_REPEATS_MS": ""}
     with (
         running_stack(without=SERVICES, durable=True, keep_logs=logs) as stack,
         Fleet(stack.redis_url, stack.database_url, stack.ltm_up.directory.logs, **variables) as fleet,
     ):
         fleet.start(release, *PROCESSES)
-        with load(stack, seed, deadline_ms) as going:
+        with load(stack, seed, deadline_ms, share) as going:
             going.go_on(seconds)
             for done in ORDERS[order](fleet, release, THIS_RELEASE):
                 going.go_on(seconds)

@@ -51,7 +51,7 @@ def test_ctrl_c_stops_everything_in_time_and_leaves_nothing(up: Up, place: Path)
 
 def test_a_start_after_a_kill_stops_the_leftovers_and_keeps_the_data(up: Up, place: Path) -> None:
     # Given a stack with data, whose processes keep running after a kill of `ltm up` alone
-    first = up("--data-dir", "data", *without("memory", "chat-ai", "gateway"))
+    first = up("--data-dir", "data", *without("long-term-memory-indexer", "memory", "chat-ai", "gateway"))
     data = str(place / "data")
     assert run_ltm("add", "anna", "I play the cello.", "--data-dir", data).returncode == 0
     assert run_ltm("profile", "anna", "--set", "age=30", "--data-dir", data).returncode == 0
@@ -62,7 +62,7 @@ def test_a_start_after_a_kill_stops_the_leftovers_and_keeps_the_data(up: Up, pla
 
     # When another is started on the same data directory
     (place / "ready.json").unlink()
-    second = up("--data-dir", "data", *without("memory", "chat-ai", "gateway"))
+    second = up("--data-dir", "data", *without("long-term-memory-indexer", "memory", "chat-ai", "gateway"))
 
     # I expect the leftovers to be stopped, and the data kept
     assert "stopped what a killed `ltm up` had left running: " in second.printed()
@@ -133,10 +133,13 @@ def test_a_renamed_setting_is_one_line_on_stderr() -> None:
     ]
 
 
-def test_external_servers_are_used_in_place_of_embedded_ones(stack: Stack, up: Up) -> None:
-    other = up("--ephemeral", *without(*SERVICES), REDIS_URL=stack.redis_url, DATABASE_URL=stack.database_url)
+def test_external_servers_are_used_in_place_of_embedded_ones(up: Up, place: Path) -> None:
+    servers = up("--ephemeral", *without(*SERVICES))
+    (place / "ready.json").unlink()
 
-    urls = {"redis_url": stack.redis_url, "database_url": stack.database_url, "gateway_url": None}
+    other = up("--ephemeral", *without(*SERVICES), REDIS_URL=servers.redis_url, DATABASE_URL=servers.database_url)
+
+    urls = {"redis_url": servers.redis_url, "database_url": servers.database_url, "gateway_url": None}
     assert other.ready == {**urls, "pids": {}}
     assert family(other) == []
 

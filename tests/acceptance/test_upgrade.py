@@ -16,13 +16,15 @@ from keepsake_client import Client
 from bench.harness.releases import RELEASES, THIS_RELEASE, Fleet, Release, ReleaseMissing, earlier_release
 from bench.resilience.upgrade import run
 from services.runtime.queues import QUEUES, QueueKeys
-from services.stack.processes import CHAT, INDEXER, WORKER, WRITER
-from tests.acceptance.conftest import ENDED_WITHIN_S, READY_WITHIN_S, Up
+from services.stack.processes import CHAT, GATEWAY, INDEXER, MEMORY, WORKER, WRITER
+from tests.acceptance.conftest import ENDED_WITHIN_S, READY_WITHIN_S, Up, without
 from tests.ltm_command import clean_environment, run_ltm
 from tests.support import wait_until
 
 #: Longer than a search waits for its turn on a machine that is ten times slower.
 DEADLINE_MS = 30_000
+#: Of the benchmark's load: some operations of each kind in every step.
+SHARE = 0.25
 #: Besides the figures in capitals, those that are 0 where every process ends and starts as it should.
 ZEROS = {
     "pushed and not stored",
@@ -53,10 +55,10 @@ def earlier(request: pytest.FixtureRequest) -> Iterator[Release]:
 
 
 @contextmanager
-def ltm_up_of(earlier: Release, data: Path) -> Iterator[str]:
+def ltm_up_of(earlier: Release, data: Path, *left_out: str) -> Iterator[str]:
     """`ltm up` of an earlier release on a data directory, in the block; its Redis."""
     ready = data.with_name(f"{data.name}.json")
-    command = earlier.ltm("up", "--data-dir", str(data), "--ready-file", str(ready), "--without", CHAT)
+    command = earlier.ltm("up", "--data-dir", str(data), "--ready-file", str(ready), *without(CHAT, *left_out))
     environment = earlier.environment(clean_environment())
     with data.with_name(f"{data.name}.log").open("w+") as output:
         process = subprocess.Popen(command, cwd=earlier.root, env=environment, stdout=output, stderr=output)
@@ -83,7 +85,7 @@ def remembered(redis_url: str) -> set[str]:
 
 def test_nothing_is_lost_and_every_search_is_answered_during_an_upgrade(earlier: Release) -> None:
     # Given an earlier release under load, and its processes replaced one by one as docs/deployment.md says
-    figures = run(earlier, "documented", seed=1, seconds=1, deadline_ms=DEADLINE_MS)
+    figures = run(earlier, "documented", seed=1, seconds=1, deadline_ms=DEADLINE_MS, share=SHARE)
 
     # I expect all messages, adds, profile updates and searches accounted for: stored once, and answered once
     promised = {name: value for name, value in figures.items() if name.isupper() or name.strip() in ZEROS}
@@ -105,7 +107,7 @@ def test_a_data_directory_is_upgraded_in_place_and_a_backup_leads_back(earlier: 
         assert (done.returncode, done.stderr) == (0, "")
 
     # When this release starts on the same data directory, I expect it to remember, and to remember more
-    stack = up("--data-dir", str(data), "--without", CHAT)
+    stack = up("--data-dir", str(data), *without(CHAT, GATEWAY, MEMORY))
     assert remembered(stack.redis_url) == before
     with Client(stack.redis_url) as client:
         client.add("anna", "The violin was sold.")
@@ -116,7 +118,7 @@ def test_a_data_directory_is_upgraded_in_place_and_a_backup_leads_back(earlier: 
     # And when the backup is restored for the earlier release, I expect that to go on where it was
     done = run_ltm("restore", file, "--keep-schema", "--data-dir", str(back))
     assert (done.returncode, done.stderr) == (0, "")
-    with ltm_up_of(earlier, back) as redis_url, Client(redis_url) as client:
+    with ltm_up_of(earlier, back, MEMORY, INDEXER) as redis_url, Client(redis_url) as client:
         assert remembered(redis_url) == before
         assert client.profile_get("anna").user_profile == {"age": 30}
         client.add("anna", "The violin was sold.")
@@ -125,8 +127,7 @@ def test_a_data_directory_is_upgraded_in_place_and_a_backup_leads_back(earlier: 
 
 def test_on_an_upgraded_database_an_earlier_release_searches_and_its_writes_wait(place: Path, up: Up) -> None:
     # Given a stack of this release, whose writes and searches are left to processes of the one before
-    left_out = [word for name in (CHAT, INDEXER, WRITER, WORKER) for word in ("--without", name)]
-    stack = up("--ephemeral", *left_out)
+    stack = up("--ephemeral", *without(CHAT, GATEWAY, INDEXER, WRITER, WORKER))
     with release("0.2.0") as earlier, Fleet(stack.redis_url, stack.database_url, place) as fleet:
         fleet.start(THIS_RELEASE, WRITER)
         with Client(stack.redis_url) as client:

@@ -48,7 +48,7 @@ def serving(settings: Settings) -> Iterator[None]:
     def search(request: dict[str, Any], received_at: float, enqueued_at: float) -> dict[str, Any]:
         return {"memories": []}
 
-    worker = dramatiq.Worker(broker, worker_timeout=100, worker_threads=1)
+    worker = dramatiq.Worker(broker, worker_timeout=10, worker_threads=1)
     adapters = Adapters(settings, Timing(poll_timeout_s=0.1, maintenance_interval_s=0.1))
     worker.start()
     for loop in adapters.loops:

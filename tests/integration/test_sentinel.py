@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -21,7 +22,7 @@ from structlog.testing import capture_logs
 
 from adapters.loop import Loop
 from adapters.stream import UpdateStream
-from bench.harness.sentinel_servers import ASKER_PASSWORD, PASSWORD, SentinelServers, sentinel_servers
+from bench.harness.sentinel_servers import ASKER_PASSWORD, PASSWORD, SentinelServers, Server, sentinel_servers
 from services.cli.subscription import Subscription
 from services.runtime import redis as runtime_redis
 from services.stack.broker_check import check_redis
@@ -44,6 +45,14 @@ def at_exit() -> Iterator[ExitStack]:
     """Closes what a test opens."""
     with ExitStack() as stack:
         yield stack
+
+
+def replicated(server: Server) -> bool:
+    """Whether both replicas have all that was written; WAIT counts those that have what its own connection wrote."""
+    with server.client.pipeline(transaction=False) as pipeline:
+        pipeline.set("replicated", "1")
+        pipeline.wait(2, 100)
+        return bool(pipeline.execute()[-1] == 2)
 
 
 def again(command: Callable[[], Any]) -> bool:
@@ -72,15 +81,17 @@ def test_commands_follow_a_killed_master(redises: SentinelServers, at_exit: Exit
 
 
 def test_one_persistent_command_outlives_a_failover(redises: SentinelServers, at_exit: ExitStack) -> None:
-    """Given a master that is killed as a response is to be published, I expect the command itself to come through."""
-    persistent = at_exit.enter_context(runtime_redis.connect_persistent(redises.url))
-    assert persistent.set("a", "1")
+    """Given a master that is killed amid a command, I expect the command itself to come through."""
+    persistent: Any = at_exit.enter_context(runtime_redis.connect_persistent(redises.url))
     old = redises.master()
+    thread = at_exit.enter_context(ThreadPoolExecutor(1))
+    taken = thread.submit(persistent.blpop, "things", 0)
+    wait_until(lambda: "blpop" in [each["cmd"] for each in old.client.client_list()], description="the command")
     old.kill()
 
-    assert persistent.set("a", "2")
+    redises.failed_over(old).client.lpush("things", "a")
 
-    assert redises.failed_over(old).client.get("a") == b"2"
+    assert taken.result() == (b"things", b"a")
 
 
 def test_asyncio_commands_follow_a_killed_master(redises: SentinelServers) -> None:
@@ -237,7 +248,7 @@ def test_scripts_are_loaded_on_the_next_master(redises: SentinelServers) -> None
     broker.declare_queue("things")
     broker.enqueue(message_of("before"))
     old = redises.master()
-    wait_until(lambda: old.client.wait(2, 100) == 2, description="replication")
+    wait_until(lambda: replicated(old), description="replication")
     for server in redises.servers:
         if server is not old:
             server.client.script_flush()
@@ -498,7 +509,7 @@ def test_a_master_without_its_replicas_refuses_and_nothing_is_lost(
         return False
 
     wait_until(lambda: remember() and len(accepted) == 50, description="messages")
-    wait_until(lambda: old.client.wait(2, 100) == 2, description="replication")
+    wait_until(lambda: replicated(old), description="replication")
     old.cut_off()
     wait_until(lambda: refuses(old), description="a master that refuses writes")
     redises.failed_over(old)

@@ -37,7 +37,7 @@ class Stage:
         unknown.declare(self.broker, cast(Any, SimpleNamespace(count=self.counted.append)))
         for route in queues.BY_TYPE.values():
             self._declare(route)
-        self.worker = dramatiq.Worker(self.broker, worker_timeout=100, worker_threads=1)
+        self.worker = dramatiq.Worker(self.broker, worker_timeout=10, worker_threads=1)
         self.worker.start()
 
     def _declare(self, route: queues.Route) -> None:

@@ -31,7 +31,7 @@ class Bench:
         self.counted: list[Any] = []
         for queue in ("index", "writes", "interactive"):
             self._declare(queue)
-        self.worker = dramatiq.Worker(self.broker, worker_timeout=100, worker_threads=1)
+        self.worker = dramatiq.Worker(self.broker, worker_timeout=10, worker_threads=1)
         self.worker.start()
 
     def _declare(self, queue: str) -> None:

@@ -120,7 +120,7 @@ def counted_names() -> Iterator[str]:
         counts = any(isinstance(node, ast.Name) and node.id == "COUNTERS" for node in ast.walk(tree))
         for call in calls:
             name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-            pending = ast.unparse(call.func).endswith(("resources.count", "counts.count"))
+            pending = name == "count" and ast.unparse(call.func).endswith(("resources.count", "counts.count"))
             if pending or (counts and (name == "hincrby" or "count" in name)):
                 for argument in call.args:
                     if isinstance(argument, ast.Constant) and isinstance(argument.value, str):

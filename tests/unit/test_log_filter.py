@@ -53,7 +53,7 @@ def serve_some() -> str:
     def refuses(text: str) -> None:
         raise Refused
 
-    worker = dramatiq.Worker(broker, worker_timeout=100, worker_threads=1)
+    worker = dramatiq.Worker(broker, worker_timeout=10, worker_threads=1)
     worker.start()
     message = returns.send(text=SECRET)
     crashes.send(SECRET)

@@ -60,7 +60,7 @@ def run(*failures: BaseException) -> None:
         if left:
             raise left.pop(0)
 
-    worker = dramatiq.Worker(broker, worker_timeout=100, worker_threads=1)
+    worker = dramatiq.Worker(broker, worker_timeout=10, worker_threads=1)
     worker.start()
     work.send()
     broker.join("default", timeout=60_000, fail_fast=False)
@@ -102,7 +102,7 @@ def test_an_outage_of_the_broker_is_not_logged_at_every_attempt(
         raise ConnectionClosed(ConnectionError("down"))
 
     monkeypatch.setattr(broker, "consume", consume)
-    worker = dramatiq.Worker(broker, worker_timeout=100, worker_threads=1)
+    worker = dramatiq.Worker(broker, worker_timeout=10, worker_threads=1)
     worker.start()
     wait_until(lambda: len(attempts) > 4, description="several attempts")
     worker.stop()

@@ -49,7 +49,7 @@ def booting(monkeypatch: pytest.MonkeyPatch, error: Exception, queues: set[str] 
 
     monkeypatch.setattr("tasks.middleware.resources.open_when_ready", fail)
     broker = StubBroker(middleware=[Resources(Settings(ltm_index_nice=0), "a-worker")])
-    return dramatiq.Worker(broker, queues=queues, worker_timeout=100)
+    return dramatiq.Worker(broker, queues=queues, worker_timeout=10)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ class Booted:
         broker = StubBroker(middleware=[self.resources])
         for queue in ("index", "extract"):
             broker.declare_queue(queue)
-        self.worker = dramatiq.Worker(broker, queues={"writes", "index"}, worker_timeout=100, worker_threads=3)
+        self.worker = dramatiq.Worker(broker, queues={"writes", "index"}, worker_timeout=10, worker_threads=3)
 
     def wait_for_beats(self) -> None:
         self.client.delete(alive_key("a-worker"))
@@ -401,7 +401,7 @@ def test_a_worker_with_a_thread_that_died_sends_no_heartbeat(
 def test_a_worker_that_never_booted_stops_without_error() -> None:
     """Given a shutdown before the services were open, I expect no error."""
     broker = StubBroker(middleware=[])
-    worker = dramatiq.Worker(broker, worker_timeout=100)
+    worker = dramatiq.Worker(broker, worker_timeout=10)
 
     Resources(Settings(), "a-worker").after_worker_shutdown(broker, worker)
 

@@ -79,7 +79,7 @@ def stage() -> Iterator[Stage]:
             def search(request: dict[str, Any], received_at: float, enqueued_at: float) -> dict[str, Any]:
                 return stage.run()
 
-            worker = dramatiq.Worker(broker, worker_timeout=100, worker_threads=1)
+            worker = dramatiq.Worker(broker, worker_timeout=10, worker_threads=1)
             worker.start()
             yield stage
             worker.stop()

@@ -66,7 +66,7 @@ class Bench:
 @pytest.fixture
 def bench() -> Iterator[Bench]:
     broker = StubBroker(middleware=[TimeLimit(), Retries()])
-    worker = dramatiq.Worker(broker, worker_timeout=100, worker_threads=1)
+    worker = dramatiq.Worker(broker, worker_timeout=10, worker_threads=1)
     worker.start()
     yield Bench(broker)
     worker.stop()

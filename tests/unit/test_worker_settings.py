@@ -107,7 +107,7 @@ def boot(settings: Settings, *queues: str) -> None:
     """Boot a worker of these queues until it would open its services."""
     broker = StubBroker(middleware=[Resources(settings, "a-worker")])
     with pytest.raises(WorkerCannotStart):
-        dramatiq.Worker(broker, queues=set(queues), worker_timeout=100).start()
+        dramatiq.Worker(broker, queues=set(queues), worker_timeout=10).start()
 
 
 @pytest.mark.parametrize("queues", [(INDEX_QUEUE,), (EXTRACT_QUEUE,), (INDEX_QUEUE, EXTRACT_QUEUE)])
