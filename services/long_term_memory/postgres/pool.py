@@ -38,6 +38,10 @@ EARLIER_APPLICATION_NAME = "keepsake"
 #: The key of the advisory lock that a migrating process holds, the same in every release: "keepsake" in ASCII.
 MIGRATION_LOCK = 0x6B656570_73616B65
 
+#: `prepare` of the statements of every search and insertion: psycopg prepares others the sixth time, and until then
+#: PostgreSQL plans them each time, for all partitions.
+PREPARED = True
+
 #: In the words of PostgreSQL: it is full, or stops in this moment.
 _MAY_PASS = ("too many", "slots", "starting up", "shutting down", "recovery")
 #: In the words of libpq.

@@ -20,7 +20,7 @@ from psycopg import sql
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool
 
-from services.long_term_memory.postgres.pool import is_partitioned
+from services.long_term_memory.postgres.pool import PREPARED, is_partitioned
 from services.long_term_memory.postgres.rows import ADDED, HEAD, Vector
 from services.long_term_memory.postgres.scope import OWNER_NUMBER, OWNERS, USER_HASH, Owner, Scope
 from services.long_term_memory.retrieval.columns import MemoryColumns, hashed
@@ -197,7 +197,8 @@ class ColumnReader:
             # Only where there are partitions to leave out: the index of another table does not hold it.
             user_hash = "owners.user_hash" if statement is _COLUMNS_BY_OWNER else USER_HASH
             condition = f" AND user_hash = {user_hash}" if is_partitioned(connection) else ""
-            return connection.execute(sql.SQL(statement.replace("{hash}", condition)), values, binary=True).fetchall()
+            columns = sql.SQL(statement.replace("{hash}", condition))
+            return connection.execute(columns, values, binary=True, prepare=PREPARED).fetchall()
 
 
 def _together(rows: Sequence[TupleRow]) -> MemoryColumns:

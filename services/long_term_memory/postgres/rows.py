@@ -16,6 +16,7 @@ from psycopg.types.json import Jsonb
 from services.long_term_memory.postgres import float_arrays  # noqa: F401 - of the vectors
 from services.long_term_memory.postgres.deletions import DELETED, DIGEST, USER_LOCK, remove_empty_owners
 from services.long_term_memory.postgres.pending import TO_EXTRACT
+from services.long_term_memory.postgres.pool import PREPARED
 from services.long_term_memory.postgres.scope import SHARED, Kind
 from services.long_term_memory.retrieval import tokenizer, utterances
 from services.long_term_memory.retrieval.columns import hashed, hashed_terms
@@ -269,10 +270,12 @@ def insert_memories(
         connection.execute(
             _ADD_OWNERS,
             {"users": [user for user, _ in owners], "agents": [agent for _, agent in owners], "kind": kind},
+            prepare=PREPARED,
         )
         outcome = connection.execute(
             insert,
             {**given, "kind": kind, "vectors": vectors, "dimensions": vectors.shape[1]},
+            prepare=PREPARED,
         )
     by_id: dict[str, bool] = dict(outcome.fetchall())
     refused = {memory_id for memory_id, added in by_id.items() if not added}

@@ -20,7 +20,7 @@ from psycopg_pool import ConnectionPool
 
 from services.long_term_memory.postgres.facts import ABOUT_FACTS
 from services.long_term_memory.postgres.layout import MEMORIES_BYTES, MEMORIES_TABLES
-from services.long_term_memory.postgres.pool import is_partitioned
+from services.long_term_memory.postgres.pool import PREPARED, is_partitioned
 from services.long_term_memory.postgres.reader import ColumnReader
 from services.long_term_memory.postgres.rows import (
     UPDATE,
@@ -114,7 +114,8 @@ class MemoryStore(VectorStoreBase):  # type: ignore[misc]  # Mem0 has no types
             else:
                 condition = f" AND user_hash = {USER_HASH}" if is_partitioned(connection) else ""
                 statement = _PAYLOADS_OF_OWNER.replace("{hash}", condition)
-                found = connection.execute(statement, {**owner._asdict(), "numbers": given}, binary=True)
+                values = {**owner._asdict(), "numbers": given}
+                found = connection.execute(statement, values, binary=True, prepare=PREPARED)
             rows = found.fetchall()
         return {number: stored_memory(*row) for number, *row in rows}
 
