@@ -59,7 +59,7 @@ class Lease:
         self._held_until = asked_at + self._seconds if held else 0.0
         if not held:
             # A failed adapter's lasts longer where the clock of Redis was set back, or is behind after a failover.
-            with suppress(redis.ResponseError):  # of Redis 6.2
+            with suppress(redis.ResponseError):  # Redis 6.2 has no LT: there it lasts until that clock has caught up
                 self._client.pexpire(self._key, round(self._seconds * 1000), lt=True)
 
     def release(self) -> None:

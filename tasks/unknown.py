@@ -1,4 +1,4 @@
-"""What a worker runs for an actor that it does not have, as one of an earlier release beside newer adapters."""
+"""The fallback actor, for messages to an actor that a worker does not have, as of newer adapters during an upgrade."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `ltm reembed` and `ltm partition` share: a run that fills a second table while the stack works."""
+"""A run of `ltm reembed` or `ltm partition`, which fills a second table while the stack works: what both share."""
 
 from __future__ import annotations
 

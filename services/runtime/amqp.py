@@ -1,4 +1,4 @@
-"""What RabbitMQ's client says of a failure, in words, with the remedy where RabbitMQ refuses."""
+"""Errors of RabbitMQ's client in words, with the remedy where RabbitMQ refuses."""
 
 from __future__ import annotations
 

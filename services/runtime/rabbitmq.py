@@ -155,7 +155,8 @@ class ManagementApi:
                     problem = f"at {shown} has a certificate that is not trusted (SSL_CERT_FILE names your CA)"
             except ValueError:
                 problem = f"is not at {shown}"
-            self._bases.append(self._bases.pop(0))  # the next time, it is asked last
+            self._bases.remove(base)  # the next time, it is asked last
+            self._bases.append(base)
         raise StackError(
             f"RabbitMQ's management API {problem}; enable it (rabbitmq-plugins enable rabbitmq_management), or set"
             " RABBITMQ_MANAGEMENT_URL"

@@ -187,10 +187,15 @@ class StackReader:
             # Of one that was stopped before a move of the queues, the record says for a day where they were.
             known = [record_of(record) for beats, record in zip(alive, records, strict=True) if beats and record]
             figures.elsewhere = elsewhere([record for record in known if record is not None], self._settings)
-            live = [sum(instances_of(found, now).live.values()) for found in members]
-            states = [each for each in zip(PROCESSES, alive, live, records, strict=True) if _expected(each[-1])]
-            figures.processes = {process: bool(beats or number) for process, beats, number, _ in states}
-            figures.instances = {process: number for process, _, number, _ in states}
+            # One of an earlier release has a heartbeat, and no place among the instances.
+            live = [
+                max(beats, sum(instances_of(found, now).live.values()))
+                for beats, found in zip(alive, members, strict=True)
+            ]
+            states = [each for each in zip(PROCESSES, live, records, strict=True) if _expected(each[-1])]
+            figures.processes = {process: number > 0 for process, number, _ in states}
+            if figures.sees("instances", now, *members):
+                figures.instances = {process: number for process, number, _ in states}
         await self._read_stream(figures, groups)
 
     async def _read_stream(self, figures: StackFigures, groups: Any) -> None:

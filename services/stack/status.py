@@ -174,8 +174,10 @@ class StatusReader:
         except (redis.RedisError, OSError) as error:
             self._redis_down = redact(error)
             return Part(name=name, state="unknown", detail=self._redis_down)
-        if isinstance(alive, Exception):
+        if isinstance(alive, NoPermissionError):
             return Part(name=name, state="unknown", detail=f"no permission for GET {alive_key(name)}")
+        if isinstance(alive, Exception):
+            return Part(name=name, state="unknown", detail=redact(alive))
         instances = instances_of(members, now)
         # One that was stopped has removed the key of all; the next of them sets it again within a second.
         if alive or instances.live:

@@ -142,6 +142,16 @@ def test_processes_of_one_name_are_shown_by_host(client: Any, valkey_url: str) -
     assert worker.instances.live == {"a": 2, "b": 1}
 
 
+def test_a_heartbeat_that_cannot_be_read_is_told_with_its_reason(client: Any, valkey_url: str) -> None:
+    """Given a key of a heartbeat that another program took for a list, I expect Redis's words, and no permission
+    missed."""
+    client.lpush(alive_key(WORKER), "x")
+
+    part = StatusReader(stack_at(valkey_url)).part(WORKER)
+
+    assert (part.state, (part.detail or "").partition(" ")[0]) == ("unknown", "ResponseError:")
+
+
 def test_queues_on_a_broker_that_is_not_known_here_are_no_zeros(client: Any, valkey_url: str) -> None:
     """Given processes with RabbitMQ and a shell without BROKER_URL, I expect the broker named, without its password."""
     there = load_settings(redis_url=valkey_url, broker_url="amqp://ltm:s3cret@rabbit:5672/keepsake")

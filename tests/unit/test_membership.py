@@ -12,6 +12,7 @@ from typing import Any
 import fakeredis
 import pytest
 from keepsake_client.protocol import ADAPTER_FAILED_AFTER_S, MEMBERSHIP_KEY
+from redis.exceptions import ResponseError
 
 from adapters.leader import LEASE_KEY, LEASE_S, Lease
 from adapters.membership import EVICT_AFTER_S, Membership, adapter_name
@@ -210,6 +211,28 @@ def test_a_lease_of_a_clock_that_was_set_back_ends(client: fakeredis.FakeRedis) 
 
     assert client.pttl(LEASE_KEY) <= 500
     assert not lease.held()
+
+
+def test_a_redis_that_shortens_no_lease_has_one_leader_all_the_same(
+    client: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given Redis 6.2, which knows no LT, I expect an adapter without the lease to leave it as it is, without an error,
+    and to hold it once it is free."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ResponseError("wrong number of arguments for 'pexpire' command")
+
+    monkeypatch.setattr(client, "pexpire", refuse)
+    lease = Lease(client, "a1")
+    client.set(LEASE_KEY, "a2", px=3_600_000)
+
+    lease.renew()
+    assert not lease.held()
+    assert client.pttl(LEASE_KEY) > LEASE_S * 1_000
+
+    client.delete(LEASE_KEY)
+    lease.renew()
+    assert lease.held()
 
 
 def test_an_acquisition_whose_reply_was_lost_is_held(client: fakeredis.FakeRedis) -> None:

@@ -84,6 +84,21 @@ def test_a_host_that_did_not_answer_is_asked_last_the_next_time(api: Api) -> Non
     assert reader._bases == [api.url, away]
 
 
+def test_two_reads_at_once_leave_the_host_that_answers_first(api: Api) -> None:
+    """Given two reads at once, as by two scrapes, which both find the first of two hosts down, I expect it asked last
+    the next time."""
+    away = f"http://127.0.0.1:{free_port()}"
+    reader = ManagementApi(load_settings(broker_url="amqp://unused/"), 5.0)
+    reader._bases = [away, api.url]
+
+    async def at_once() -> None:
+        await asyncio.gather(reader.queues(), reader.queues())
+
+    asyncio.run(at_once())
+
+    assert reader._bases == [api.url, away]
+
+
 def test_the_password_is_not_sent_to_a_proxy(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given a proxy in the environment, I expect the API asked without it, as RabbitMQ itself is."""
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")

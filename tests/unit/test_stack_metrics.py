@@ -155,6 +155,28 @@ def test_processes_of_one_name_are_counted(server: fakeredis.FakeServer, client:
     assert f'keepsake_instances{{process="{WORKER}"}} 2.0' in page(figures)
 
 
+def test_a_process_of_an_earlier_release_counts_as_one(
+    server: fakeredis.FakeServer, client: fakeredis.FakeRedis
+) -> None:
+    """Given a worker with a heartbeat that says nothing of instances, I expect one, and not none of what works."""
+    client.set(process_key(WORKER), ProcessRecord().model_dump_json())
+    client.set(alive_key(WORKER), "host:1:1")
+
+    assert read(server).instances == {WORKER: 1}
+
+
+def test_instances_that_cannot_be_read_are_no_zeros(server: fakeredis.FakeServer, client: fakeredis.FakeRedis) -> None:
+    """Given instances that Redis does not give, as by access rules of an earlier release, I expect them absent and
+    named, and the heartbeats shown all the same."""
+    client.set(process_key(WORKER), ProcessRecord().model_dump_json())
+    client.set(alive_key(WORKER), "host:1:1")
+    client.set(instances_key(WORKER), "of another type")
+
+    figures = read(server)
+
+    assert (figures.processes, figures.instances, list(figures.unseen)) == ({WORKER: True}, {}, ["instances"])
+
+
 def test_counters_are_bounded_and_alarming_ones_begin_at_zero(
     server: fakeredis.FakeServer, client: fakeredis.FakeRedis
 ) -> None:

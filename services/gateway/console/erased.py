@@ -1,4 +1,4 @@
-"""Pages that are open while memories are deleted, or a user is forgotten, elsewhere: they show the words no longer."""
+"""Removal from open pages of what is erased elsewhere, as memories are deleted or a user is forgotten."""
 
 from __future__ import annotations
 
