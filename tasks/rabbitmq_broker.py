@@ -109,7 +109,8 @@ class ReportingRabbitmqBroker(RabbitmqBroker):
         self._publish_timeout_s = publish_timeout_s
         self._kept: set[str] = set()
         self.availability = Availability("broker", metrics=metrics)
-        self._refused: dict[str, str] = {}
+        #: Queues that RabbitMQ, which answers, does not let a consumer read, with its words.
+        self.refused: dict[str, str] = {}
         # It logs a lost connection in a dozen lines; Dramatiq silences it in workers, and the adapters have it too.
         logging.getLogger("pika").setLevel(logging.CRITICAL)
 
@@ -129,14 +130,14 @@ class ReportingRabbitmqBroker(RabbitmqBroker):
         """Log once that RabbitMQ is away, or that it refuses one queue, beside which others may work."""
         if not (isinstance(error, RabbitmqUnavailable) and error.refused):
             self.availability.down(error)
-        elif self._refused.get(queue_name) != str(error):
-            self._refused[queue_name] = str(error)
+        elif self.refused.get(queue_name) != str(error):
+            self.refused[queue_name] = str(error)
             log.error("queue_unusable", queue=queue_name, reason=str(error))
 
     def works(self, queue_name: str) -> None:
         """Note that a queue is consumed."""
         self.availability.up()
-        self._refused.pop(queue_name, None)
+        self.refused.pop(queue_name, None)
 
     def enqueue(self, message: dramatiq.Message[Any], *, delay: int | None = None) -> dramatiq.Message[Any]:
         """Publish a message, confirmed by a majority of the nodes of its queue.

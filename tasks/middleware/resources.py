@@ -320,9 +320,9 @@ def lower_priority(by: int) -> None:
 
 
 def _consumes(broker: dramatiq.Broker) -> bool:
-    """Whether the broker answered when it was last asked for messages; Dramatiq's own brokers do not say."""
+    """Whether the broker answered when it was last asked for messages, of each queue; Dramatiq's own do not say."""
     availability: Availability | None = getattr(broker, "availability", None)
-    return availability is None or availability.assumed_up
+    return (availability is None or availability.assumed_up) and not getattr(broker, "refused", None)
 
 
 def _threads_live(worker: dramatiq.Worker) -> bool:

@@ -21,6 +21,7 @@ from services.stack.status import StatusReader
 from services.stack.status_report import StatusReport
 from tests.integration.responder import responding
 from tests.ltm_command import run_ltm
+from tests.support import wait_until
 
 #: RabbitMQ's address, as the processes state it.
 RABBIT = "amqp://rabbit:5672/keepsake"
@@ -129,17 +130,24 @@ def test_processes_of_one_name_are_shown_by_host(client: Any, valkey_url: str) -
     lost, I expect each host with its count, and for how long the lost one has been silent."""
     start(client, *SERVICES)
     client.delete(alive_key(WORKER))
-    last = client.time()[0] + 4  # as of a clock that is ahead: it counts the longer
-    client.zadd(instances_key(WORKER), {"a:7": last, "a:8": last, "b:7": last, "lost:7": last - 60})
 
-    with responding(valkey_url):
-        shown = run_ltm("status", REDIS_URL=valkey_url)
-        report = StatusReader(stack_at(valkey_url)).report()
+    def beat() -> None:
+        last = client.time()[0]
+        client.zadd(instances_key(WORKER), {"a:7": last, "a:8": last, "b:7": last, "lost:7": last - 60})
 
-    assert re.search(rf"{WORKER} +answers; 2 on a, 1 on b, none on lost for \d+ s\n", shown.stdout)
-    assert shown.returncode == 0
-    [worker] = [part for part in report.parts if part.name == WORKER]
-    assert worker.instances.live == {"a": 2, "b": 1}
+    def shown() -> bool:
+        beat()
+        done = run_ltm("status", REDIS_URL=valkey_url)
+        told = re.search(rf"{WORKER} +answers; 2 on a, 1 on b, none on lost for \d+ s\n", done.stdout)
+        return told is not None and done.returncode == 0
+
+    def read() -> bool:
+        beat()
+        return StatusReader(stack_at(valkey_url)).part(WORKER).instances.live == {"a": 2, "b": 1}
+
+    with responding(valkey_url):  # again where it takes longer than a heartbeat counts
+        wait_until(shown, description="the hosts")
+    wait_until(read, description="the hosts in the report")
 
 
 def test_a_heartbeat_that_cannot_be_read_is_told_with_its_reason(client: Any, valkey_url: str) -> None:

@@ -204,6 +204,35 @@ def test_a_process_is_an_instance_of_its_name(
     assert names() == [b"other:1"]
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_heartbeat_counts_without_a_place_among_the_instances(
+    server: fakeredis.FakeServer, reader: fakeredis.FakeRedis, asynchronous: bool
+) -> None:
+    """Given a Redis that refuses the place, as by access rules of an earlier release, I expect heartbeats all the same,
+    and the stop to remove the key."""
+    reader.set(instances_key("memory"), "of another type")
+    sent: list[None] = []
+
+    async def story() -> None:
+        client = fakeredis.FakeAsyncRedis(server=server)
+        async with send_heartbeats(
+            client, "memory", [lambda: True], interval_s=0.01, on_sent=lambda: sent.append(None)
+        ):
+            await eventually(lambda: len(sent) >= 3, description="heartbeats that were sent")
+        await client.aclose()
+
+    if asynchronous:
+        asyncio.run(story())
+    else:
+        client = fakeredis.FakeRedis(server=server)
+        thread = HeartbeatThread(client, "memory", [], on_sent=lambda: sent.append(None), interval_s=0.01)
+        thread.start()
+        wait_until(lambda: len(sent) >= 3, description="heartbeats that were sent")
+        thread.stop()
+
+    assert not reader.exists(KEY)
+
+
 def test_asyncio_checks_more_often_until_the_process_works(
     server: fakeredis.FakeServer, reader: fakeredis.FakeRedis
 ) -> None:

@@ -68,7 +68,7 @@ def test_the_client_of_rabbitmq_is_silent(pika: logging.Logger) -> None:
 def test_an_outage_is_logged_once(pika: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given a server that is down for two attempts, and then refuses one queue for two, beside another that works, I
     expect a line at the first of each, with what it said, and one once something could be read."""
-    broker = build_broker(URL, [])
+    broker: Any = build_broker(URL, [])
     refused = ChannelClosedByBroker(403, "ACCESS_REFUSED - access to queue 'index' refused")
     attempts: list[Any] = [ConnectionClosed(ConnectionRefusedError(111, "refused"))] * 2 + [None] * 4
     looks: list[Any] = [ConnectionClosed(refused), None, ConnectionClosed(refused), None]
@@ -95,6 +95,7 @@ def test_an_outage_is_logged_once(pika: logging.Logger, monkeypatch: pytest.Monk
         ("queue_unusable", "ACCESS_REFUSED - access to queue 'index' refused"),
         ("dependency_up", "None"),
     ]
+    assert list(broker.refused) == ["index"]  # for which the worker has no heartbeat
 
 
 def test_a_semicolon_of_a_password_separates_no_hosts(pika: logging.Logger) -> None:

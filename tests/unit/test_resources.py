@@ -299,6 +299,21 @@ def test_a_worker_that_gets_no_messages_has_no_heartbeat(booted: Booted) -> None
     booted.wait_for_beats()
 
 
+def test_a_worker_that_may_not_read_its_queue_has_no_heartbeat(booted: Booted) -> None:
+    """Given a broker that answers and refuses one queue, I expect no heartbeat until it gives that, too: in a rollout,
+    no other worker is to be stopped for this one."""
+    refused: dict[str, str] = {}
+    booted.worker.broker.refused = refused  # type: ignore[attr-defined]  # as that on RabbitMQ has
+    booted.worker.start()
+    booted.wait_for_beats()
+
+    refused["index"] = "ACCESS_REFUSED"
+    booted.wait_for_silence()
+
+    refused.clear()
+    booted.wait_for_beats()
+
+
 def test_a_worker_without_metrics_observes_nothing(booted: Booted) -> None:
     """Given no LTM_METRICS_PORT, I expect no thread for it."""
     booted.worker.start()
