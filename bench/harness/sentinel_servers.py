@@ -95,6 +95,8 @@ class Server:
         """Let the other servers in again, after `cut_off`."""
         for user in PEERS:
             self.client.execute_command("ACL", "SETUSER", user, "on")
+        # A sentinel that was refused keeps the connection, on which it may do nothing, and does not log in again.
+        self.client.client_kill_filter(_type="normal", skipme=True)
 
     def close(self) -> None:
         self.process.kill()
