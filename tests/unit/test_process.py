@@ -10,6 +10,7 @@ from typing import Any
 import fakeredis
 import pytest
 import redis
+from keepsake_client.cancellation import cancel_all
 from redis.exceptions import ConnectionError as RedisConnectionError
 from structlog.testing import capture_logs
 
@@ -17,7 +18,7 @@ from services.runtime import process
 from services.runtime.backoff import pause, wait_s
 from services.runtime.errors import EXIT_CANNOT_START
 from services.runtime.heartbeat import STUCK_AFTER_S
-from services.runtime.process import LoopConnection, bootstrap, cancel_all, listen
+from services.runtime.process import LoopConnection, bootstrap, listen
 from services.runtime.redis import connect, connect_async, connect_persistent
 from services.runtime.settings import load_settings
 from tests.support import SkippingLoop, eventually, free_port
