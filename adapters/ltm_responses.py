@@ -202,7 +202,7 @@ class ResponsePublisher(Middleware):
         repeat: bool = False,
         **times: object,
     ) -> bool:
-        """Publish one response. If Redis is down, it is counted and not retried: its asker has no connection either.
+        """Publish one response. If Redis stays down for longer than its client retries, it is counted.
 
         Args:
             answers: the id of the actor message; of all responses to one, the first is published.

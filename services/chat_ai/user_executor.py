@@ -6,9 +6,8 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 
+from keepsake_client.cancellation import cancel_all
 from keepsake_client.protocol import MemoryUpdateMessage
-
-from services.runtime.process import cancel_all
 
 
 class PerUserExecutor:

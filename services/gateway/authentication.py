@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 
 import structlog
+from keepsake_client.cancellation import cancel_all
 from keepsake_client.errors import KeepsakeError
 from keepsake_client.protocol import COUNTERS
 from starlette.requests import Request
@@ -20,7 +21,6 @@ from services.gateway.rates import RateLimited, RateLimiter, TokenBuckets
 from services.gateway.tokens import TokenVerifier
 from services.runtime.counters import PendingCounts
 from services.runtime.heartbeat import Liveness
-from services.runtime.process import cancel_all
 
 #: How soon a change of the key file takes effect.
 WATCH_INTERVAL_S = 1.0

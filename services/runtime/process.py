@@ -6,7 +6,7 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import structlog
@@ -67,19 +67,6 @@ def serve(process: str, run: Callable[[Settings, asyncio.Event], Coroutine[Any, 
     except CannotStart as error:
         log.critical(START_REFUSED, code=error.code, reason=str(error))
         sys.exit(EXIT_CANNOT_START)
-
-
-async def cancel_all(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Cancel tasks until they have ended.
-
-    Once is not enough: redis-py uses `asyncio.wait_for`, which before Python 3.12 swallows a cancellation that arrives
-    in the moment its own wait is over.
-    """
-    pending = set(tasks)
-    while pending:
-        for task in pending:
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=0.1)
 
 
 class LoopConnection:

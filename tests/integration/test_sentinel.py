@@ -22,7 +22,14 @@ from structlog.testing import capture_logs
 
 from adapters.loop import Loop
 from adapters.stream import UpdateStream
-from bench.harness.sentinel_servers import ASKER_PASSWORD, PASSWORD, SentinelServers, Server, sentinel_servers
+from bench.harness.sentinel_servers import (
+    ASKER_PASSWORD,
+    PASSWORD,
+    PATIENCE_S,
+    SentinelServers,
+    Server,
+    sentinel_servers,
+)
 from services.cli.subscription import Subscription
 from services.runtime import redis as runtime_redis
 from services.stack.broker_check import check_redis
@@ -80,8 +87,11 @@ def test_commands_follow_a_killed_master(redises: SentinelServers, at_exit: Exit
     assert address(client).startswith(f"127.0.0.1:{new.port}/0")
 
 
-def test_one_persistent_command_outlives_a_failover(redises: SentinelServers, at_exit: ExitStack) -> None:
+def test_a_persistent_command_amid_which_the_master_is_killed_succeeds(
+    redises: SentinelServers, at_exit: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Given a master that is killed amid a command, I expect the command itself to come through."""
+    monkeypatch.setattr(runtime_redis, "RETRY_S", PATIENCE_S)  # on a slow machine, a failover takes as much longer
     persistent: Any = at_exit.enter_context(runtime_redis.connect_persistent(redises.url))
     old = redises.master()
     thread = at_exit.enter_context(ThreadPoolExecutor(1))
@@ -92,6 +102,22 @@ def test_one_persistent_command_outlives_a_failover(redises: SentinelServers, at
     redises.failed_over(old).client.lpush("things", "a")
 
     assert taken.result() == (b"things", b"a")
+
+
+def test_a_persistent_command_after_the_master_was_killed_succeeds(
+    redises: SentinelServers, at_exit: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a command whose idle connection ended with its master, and no other master yet, I expect it to come
+    through."""
+    monkeypatch.setattr(runtime_redis, "RETRY_S", PATIENCE_S)
+    persistent = at_exit.enter_context(runtime_redis.connect_persistent(redises.url))
+    assert persistent.set("a", "1")
+    old = redises.master()
+    old.kill()
+
+    assert persistent.set("a", "2")
+
+    assert redises.failed_over(old).client.get("a") == b"2"
 
 
 def test_asyncio_commands_follow_a_killed_master(redises: SentinelServers) -> None:

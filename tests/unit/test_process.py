@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import fakeredis
 import pytest
 import redis
+from fakeredis import TcpFakeServer
+from keepsake_client.cancellation import cancel_all
 from redis.exceptions import ConnectionError as RedisConnectionError
 from structlog.testing import capture_logs
 
 from services.runtime import process
+from services.runtime import redis as runtime_redis
 from services.runtime.backoff import pause, wait_s
 from services.runtime.errors import EXIT_CANNOT_START
 from services.runtime.heartbeat import STUCK_AFTER_S
-from services.runtime.process import LoopConnection, bootstrap, cancel_all, listen
+from services.runtime.process import LoopConnection, bootstrap, listen
 from services.runtime.redis import connect, connect_async, connect_persistent
 from services.runtime.settings import load_settings
 from tests.support import SkippingLoop, eventually, free_port
@@ -60,6 +67,64 @@ def test_a_client_raises_while_redis_is_away() -> None:
 
     with pytest.raises(redis.ConnectionError):
         client.ping()
+
+
+class Clock:
+    """A clock that the waits between attempts advance."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        self.at: Callable[[float], None] = lambda now: None
+        monkeypatch.setattr("redis.retry.sleep", self.sleep)
+        monkeypatch.setattr(runtime_redis, "time", SimpleNamespace(monotonic=lambda: self.now))
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.at(self.now)
+
+
+def test_a_persistent_client_waits_for_a_connection_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a command whose connection cannot be made for nine seconds, as in a failover, I expect it executed."""
+    port, clock = free_port(), Clock(monkeypatch)
+    with ExitStack() as at_exit:
+
+        def serve(now: float) -> None:
+            if now > 9:
+                clock.at = lambda _: None
+                server = at_exit.enter_context(TcpFakeServer(("127.0.0.1", port)))
+                serving = threading.Thread(target=server.serve_forever, args=(0.01,))
+                serving.start()
+                at_exit.callback(serving.join)
+                at_exit.callback(server.shutdown)
+
+        clock.at = serve
+        client = at_exit.enter_context(connect_persistent(f"redis://127.0.0.1:{port}/0"))
+
+        assert client.set("a", "1")
+
+
+def test_a_persistent_client_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given that no Redis listens, I expect an error, and no attempt that begins later than the longest pause after ten
+    seconds."""
+    clock = Clock(monkeypatch)
+    client = connect_persistent(f"redis://127.0.0.1:{free_port()}/0")
+
+    with pytest.raises(redis.ConnectionError):
+        client.ping()
+
+    assert 10 <= clock.now <= 11
+
+
+def test_retries_within_a_retry_do_not_multiply(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a command whose connection broke, and a Redis that is away, I expect an error after the same time."""
+    clock = Clock(monkeypatch)
+    pool = connect_persistent(f"redis://127.0.0.1:{free_port()}/0").connection_pool
+    connection: Any = pool.make_connection()
+
+    with pytest.raises(redis.ConnectionError):
+        connection.retry.call_with_retry(lambda: connection.send_command("PING"), lambda _: connection.disconnect())
+
+    assert 10 <= clock.now <= 11
 
 
 def test_a_process_warns_of_renamed_settings(monkeypatch: pytest.MonkeyPatch) -> None:

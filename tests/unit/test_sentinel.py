@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import threading
 from contextlib import suppress
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from keepsake_client import AsyncClient, Client
+from keepsake_client import AsyncClient, Client, sentinel
 from keepsake_client.connections import address, connect, connect_async
 from keepsake_client.errors import InvalidURL
-from keepsake_client.sentinel import _Sentinels
+from keepsake_client.sentinel import _AsyncSentinels, _Sentinels
 from keepsake_client.sentinel_url import SentinelURL, parse_sentinel_url
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.sentinel import MasterNotFoundError, SentinelManagedConnection, SentinelManagedSSLConnection
+
+from tests.support import eventually, wait_until
 
 PARSED = {
     "redis+sentinel://one:26379,two:26380,three/mymaster/2": SentinelURL(
@@ -160,8 +164,11 @@ class Pool:
 
     service_name = "mymaster"
 
-    def __init__(self, asked: _Sentinels) -> None:
+    def __init__(self, asked: _Sentinels | _AsyncSentinels) -> None:
         self._asked = asked
+
+    def connection_pool_ref(self) -> Pool:
+        return self
 
     def get_master_address(self) -> None:
         self._asked.discover_master(self.service_name)
@@ -216,6 +223,80 @@ def test_one_sentinel_alone_is_not_believed_against_the_last_failover() -> None:
     knows.answer = state(1, 3)
     asked.follow(Pool(asked))
     assert asked.discover_master("mymaster") == ("10.0.0.1", 1)
+
+
+class Swallowing:
+    """A sentinel that is asked for a second time where the first cancellation is swallowed, as redis-py may do."""
+
+    connected = swallowed = False
+
+    async def sentinel_masters(self) -> None:
+        self.connected = True
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.swallowed = True
+        self.connected = True
+        await asyncio.Event().wait()
+
+    async def aclose(self) -> None:
+        self.connected = False
+
+
+def test_closing_ends_an_asyncio_watcher_before_its_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a watcher that misses its cancellation amid a question, I expect it ended and nothing connected."""
+    monkeypatch.setattr(sentinel, "WATCH_INTERVAL_S", 0)
+
+    async def story() -> None:
+        asked, answering = _AsyncSentinels([]), Swallowing()
+        clients: list[Any] = [answering]
+        asked.sentinels = clients
+        asked.watch(Pool(asked))
+        await eventually(lambda: answering.connected, description="a question")
+
+        async with asyncio.timeout(30):
+            await asked.close_all()
+
+        assert answering.swallowed
+        assert not answering.connected
+        assert [task for task in asyncio.all_tasks() if task.get_name() == "redis-sentinel"] == []
+
+    asyncio.run(story())
+
+
+class Slow(Asked):
+    """A sentinel that answers when the connection to it is closed, and is connected to by each question."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__({}, host)
+        self.connected = False
+        self._closed = threading.Event()
+
+    def sentinel_masters(self) -> dict[str, Any]:
+        self.connected = True
+        self._closed.wait()
+        raise RedisConnectionError("closed")
+
+    def close(self) -> None:
+        self.connected = False
+        self._closed.set()
+
+
+def test_a_watcher_that_is_late_closes_what_it_has_connected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a thread that asks for longer than closing waits for it, I expect no connection after its end."""
+    monkeypatch.setattr(sentinel, "WATCH_INTERVAL_S", 0)
+    monkeypatch.setattr(sentinel, "TIMEOUT_S", 0)
+    asked, slow = sentinels(), [Slow("s0"), Slow("s1")]
+    clients: list[Any] = slow
+    asked.sentinels = clients
+    asked.watch(Pool(asked))
+    wait_until(lambda: slow[0].connected, description="a question")
+
+    asked.close_all()
+
+    watcher: Any = asked._watcher
+    wait_until(lambda: not watcher.is_alive(), description="the end of the watcher")
+    assert not any(each.connected for each in slow)
 
 
 class Encrypted(socket.socket):

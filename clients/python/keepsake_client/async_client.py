@@ -19,6 +19,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 
+from keepsake_client.cancellation import cancel_all
 from keepsake_client.connections import address, connect_async
 from keepsake_client.errors import (
     CREDENTIALS_REFUSED,
@@ -188,11 +189,7 @@ class AsyncClient(Verbs):
         self._enter_loop()
         subscriber, self._subscriber = self._subscriber, None
         if subscriber is not None:
-            # redis-py uses `asyncio.wait_for`, which before Python 3.12 swallows a cancellation that arrives in the
-            # moment its own wait ends.
-            while not subscriber.done():
-                subscriber.cancel()
-                await asyncio.wait([subscriber], timeout=0.1)
+            await cancel_all([subscriber])
         self._down(Unavailable("the client is closed"))
         if self._url is not None:
             await self._redis.aclose()
@@ -386,7 +383,7 @@ class AsyncClient(Verbs):
                 # Registered before it is pushed: the response may arrive before the push returns.
                 self._pending[request.request_id] = (request.user_id, response)
                 # Each step has a timeout of its own: one timeout is one cancellation, which redis-py may swallow (see
-                # `close`).
+                # `cancel_all`).
                 async with asyncio.timeout_at(deadline):
                     await self._redis.lpush(queue, wire)
                 async with asyncio.timeout_at(deadline):

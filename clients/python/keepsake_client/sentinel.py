@@ -22,6 +22,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
+from keepsake_client.cancellation import cancel_all
 from keepsake_client.sentinel_selection import Address, Selection, State, no_master, of_service, reason_of
 from keepsake_client.sentinel_url import SentinelURL
 
@@ -97,6 +98,7 @@ class _Sentinels(Selection, blocking.Sentinel):
     def _watch(self, pool: Any) -> None:
         while not self._closed.wait(WATCH_INTERVAL_S) and pool.connection_pool_ref() is not None:
             self.follow(pool)
+        self._disconnect()  # from those that it has connected to after they were closed
 
     def follow(self, pool: Any) -> None:
         """Ask all sentinels, and end the connections to another server than the master."""
@@ -109,12 +111,15 @@ class _Sentinels(Selection, blocking.Sentinel):
             connection.leave_unless(master)
 
     def close_all(self) -> None:
-        """End the connections to the sentinels."""
+        """End the watcher and the connections to the sentinels."""
         self._closed.set()
         with self._lock:
             watcher = self._watcher
         if watcher is not None and watcher.is_alive():
             watcher.join(2 * TIMEOUT_S)
+        self._disconnect()
+
+    def _disconnect(self) -> None:
         for sentinel in self.sentinels:
             sentinel.close()
 
@@ -217,9 +222,9 @@ class _AsyncSentinels(Selection, awaiting.Sentinel):
             connection.leave_unless(master)
 
     async def close_all(self) -> None:
-        """End the connections to the sentinels."""
+        """End the watcher and the connections to the sentinels."""
         if self._watcher is not None:
-            self._watcher.cancel()
+            await cancel_all([self._watcher])  # first: while it runs, it connects again
         for sentinel in self.sentinels:
             await sentinel.aclose()
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 import structlog
+from keepsake_client.cancellation import cancel_all
 
-from services.runtime.process import cancel_all
 from services.runtime.stack_metrics import StackFigures, StackReader
 
 INTERVAL_S: Final = 5.0

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import structlog
 from cachetools import LRUCache, TTLCache
+from keepsake_client.cancellation import cancel_all
 from keepsake_client.protocol import TRACE_FIELD, TRACES_STREAM, TraceRecord
 from keepsake_client.turns import TURN_FIELD, TURNS_STREAM
 from pydantic import BaseModel, ValidationError
@@ -20,7 +21,6 @@ from services.gateway.console.figures import WINDOW_S, Figures, figures_of
 from services.gateway.console.passed import ERASING, Passed
 from services.gateway.visibility import Visibility
 from services.runtime.id_matcher import decoded
-from services.runtime.process import cancel_all
 from services.runtime.stack_metrics import StackFigures, StackReader
 
 POLL_S: Final = 1.0
