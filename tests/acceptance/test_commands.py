@@ -102,7 +102,9 @@ def test_status_succeeds_when_every_process_works(stack: Stack) -> None:
     assert result.returncode == 0, result.stdout
     assert [line.split()[0] for line in result.stdout.splitlines()[: len(STARTED)]] == list(STARTED)
     assert "DOWN" not in result.stdout
-    engines = re.findall(r"^long-term-memory-(\w+) +answers: embedder engine (\w+)(?:;.*)?$", result.stdout, re.MULTILINE)
+    engines = re.findall(
+        r"^long-term-memory-(\w+) +answers: embedder engine (\w+)(?:;.*)?$", result.stdout, re.MULTILINE
+    )
     assert dict(engines) == {"worker": "int8", "writer": "c", "indexer": "int8"}
     assert re.search(r"^queue index +waiting \d+ +working \d+ +delayed \d+ +dead \d+$", result.stdout, re.MULTILINE)
 
