@@ -94,6 +94,8 @@ def test_nothing_is_lost_and_every_search_is_answered_during_an_upgrade(earlier:
     assert figures["  answered"] == figures["requests pushed"] > figures["searches pushed"] > 0
 
 
+# The migration from 295cecd is the same, and is tested above.
+@pytest.mark.parametrize("earlier", ["0.2.0"], indirect=True)
 def test_a_data_directory_is_upgraded_in_place_and_a_backup_leads_back(earlier: Release, place: Path, up: Up) -> None:
     # Given `ltm up` of an earlier release, with a memory, a message and a profile, and a backup that this release makes
     data, back, file = place / "data", place / "back", str(place / "backup")
