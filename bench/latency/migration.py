@@ -1,7 +1,7 @@
 """How long this release's migration of the database takes, and what searches wait for meanwhile.
 
 `python -m bench.latency.migration [--memories N] [--json PATH]`. The database is that of the release before; it is read
-all the time as that release's searches read it.
+all the time as that release's searches read it. After the steps of the schema, analyses are renewed, as a start does.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from bench.harness.databases import scratch_database
 from bench.harness.statistics import percentiles
 from bench.harness.tables import show, write_json
 from bench.latency import scale
+from services.long_term_memory.postgres.analysis import renew_analyses
 from services.long_term_memory.postgres.schema import migrate, read_migrations
 
 #: The last step of the release before, 0.2.0.
@@ -64,23 +65,26 @@ def main() -> None:
         searching.start()
         time.sleep(BEFORE_S)
         begun = time.perf_counter()
-        with psycopg.connect(url) as connection:
+        with psycopg.connect(url, autocommit=True) as connection:
             migrate(connection, scale.DIMENSIONS, steps)
-        seconds = time.perf_counter() - begun
+            seconds = time.perf_counter() - begun
+            renewed = renew_analyses(connection)
+        renewal_s = time.perf_counter() - begun - seconds
         ended.set()
         searching.join()
     times = {
         "before": [end - start for start, end in moments if end < begun],
         "meanwhile": [end - start for start, end in moments if end >= begun and start <= begun + seconds],
+        "renewal": [end - start for start, end in moments if start > begun + seconds],
     }
-    print(f"{len(owners):,} memories were migrated in {seconds:.1f} s")
+    print(f"{len(owners):,} memories: migrated in {seconds:.1f} s, {renewed:,} analyses renewed in {renewal_s:.1f} s")
     figures = {
         when: {"searches": float(len(taken)), **percentiles(ms), "longest": max(ms, default=float("nan"))}
         for when, taken in times.items()
         for ms in [[1_000 * second for second in taken]]
     }
     show("milliseconds of searches", figures, digits=1)
-    write_json(given.json, {"seconds": seconds, **figures})
+    write_json(given.json, {"seconds": seconds, "renewal_s": renewal_s, **figures})
 
 
 if __name__ == "__main__":

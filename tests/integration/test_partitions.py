@@ -270,6 +270,22 @@ def test_a_search_reads_one_index_alone(
     assert "Heap Fetches: 0" in "".join(plan)
 
 
+def test_the_first_search_and_insertion_of_a_connection_prepare_their_statements(database: str) -> None:
+    """Given a new connection, I expect its first insertion and search to be planned once, and not anew until the sixth:
+    PostgreSQL plans them for all partitions."""
+    with open_pool(database, 1) as pool:
+        vector = WordEmbedder().embed("tea")
+        row = memory_row(str(uuid.uuid4()), vector, {"data": "I like tea", "user_id": "u1"})
+        MemoryStore(pool).insert_rows([row], history=True)
+        found = site_on(pool).memories.search("u1", SearchData(query="tea", min_score=0))
+        with pool.connection() as connection:
+            prepared = connection.execute("SELECT statement FROM pg_prepared_statements").fetchall()
+
+    assert [each.content for each in found] == ["I like tea"]
+    for part in ("INSERT INTO memories", "AS conversation", "number = ANY"):
+        assert any(part in statement for (statement,) in prepared), part
+
+
 # Put in the place of one table
 
 
