@@ -16,9 +16,8 @@ from services.long_term_memory.postgres.rows import ANALYSIS, analyse
 #: Memories in a batch: some 0.2 s, far below the 10 s after which the pool's connections end a statement.
 BATCH_ROWS: Final = 1_000
 
-# `analysis < 2` is the condition of the index memories_outdated, whose entries of what is renewed stay until a vacuum:
-# a batch that began at its beginning would read all of them again.
-_OUTDATED: Final = "FROM memories WHERE analysis < 2 AND number > %s ORDER BY number LIMIT %s"
+# `analysis < 2` is the condition of the index memories_outdated.
+_OUTDATED: Final = "FROM memories WHERE analysis < 2 ORDER BY number LIMIT %s"
 _UPDATE: Final = (
     "UPDATE memories SET terms = new.terms, traits = new.traits, analysis = %s"
     " FROM unnest(%s::bigint[], %s::bigint[], %s::bytea[], %s::bytea[]) AS new (number, user_hash, terms, traits)"
@@ -32,29 +31,26 @@ def renew_analyses(connection: Connection[TupleRow]) -> int:
         return 0
     renewed = 0
     with migration_lock(connection):
-        last = 0
-        while batch := _renew_batch(connection, last):
-            renewed += len(batch)
-            last = batch[-1]
+        while batch := _renew_batch(connection):
+            renewed += batch
     return renewed
 
 
 def _any_outdated(connection: Connection[TupleRow]) -> bool:
     with connection.transaction():
-        return connection.execute(f"SELECT number {_OUTDATED}", (0, 1)).fetchone() is not None
+        return connection.execute(f"SELECT number {_OUTDATED}", (1,)).fetchone() is not None
 
 
-def _renew_batch(connection: Connection[TupleRow], after: int) -> list[int]:
+def _renew_batch(connection: Connection[TupleRow]) -> int:
     with connection.transaction(), connection.cursor() as cursor:
-        return _renew(cursor, after)
+        return _renew(cursor)
 
 
-def _renew(cursor: Cursor[TupleRow], after: int) -> list[int]:
-    """Renew the first batch of those with higher numbers than `after`; their numbers, in order."""
+def _renew(cursor: Cursor[TupleRow]) -> int:
     rows = cursor.execute(
         "SELECT number, user_hash, content, source = 'ai', payload ? 'request_id', payload -> 'speaker'"
         f" {_OUTDATED} FOR UPDATE",
-        (after, BATCH_ROWS),
+        (BATCH_ROWS,),
     ).fetchall()
     if rows:
         analyses = [
@@ -64,4 +60,4 @@ def _renew(cursor: Cursor[TupleRow], after: int) -> list[int]:
         terms, traits = zip(*analyses, strict=True)
         numbers, hashes, *_ = zip(*rows, strict=True)
         cursor.execute(_UPDATE, (ANALYSIS, list(numbers), list(hashes), list(terms), list(traits)))
-    return [row[0] for row in rows]
+    return len(rows)
