@@ -449,7 +449,8 @@ class Settings(BaseSettings):
         default=19,
         ge=0,
         le=19,
-        description="The niceness of indexing and extraction: 19 is the lowest CPU priority, 0 the normal one.",
+        description="The niceness of indexing and extraction: 0 is the normal CPU priority, 19 the lowest, which on"
+        " Linux is the scheduling policy SCHED_IDLE; 1 to 18 are niceness alone.",
     )
     ltm_extract_threads: Threads = Field(
         default=2, description="Threads of the extractor: how many calls of the LLM are made at the same time."

@@ -49,6 +49,8 @@ from tasks.queues import extract_message
 
 #: The niceness of this process's session, on kernels with autogroup scheduling.
 AUTOGROUP = Path("/proc/self/autogroup")
+#: The lowest CPU priority.
+LOWEST = 19
 #: More often than Prometheus asks.
 SAMPLE_INTERVAL_S = 5.0
 
@@ -185,7 +187,8 @@ class Resources(Middleware):
     def before_worker_boot(self, _: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         queues = worker.consumer_whitelist or set()
         if queues and queues <= {INDEX_QUEUE, EXTRACT_QUEUE}:
-            # Before there are threads: on Linux each has a priority of its own, inherited from the one that starts it.
+            # Before there are threads that work: on Linux each has a priority of its own, which those that it starts
+            # inherit.
             lower_priority(self.settings.ltm_index_nice)
         try:
             self._open = open_when_ready(
@@ -310,10 +313,16 @@ def lower_priority(by: int) -> None:
     Where Linux shares the processors out between sessions first (autogroup, sched(7)), a process's niceness counts
     within its session only. `ltm up` and init systems begin a session for every process, so the session's priority is
     lowered too.
+
+    The lowest niceness is that of idle work, SCHED_IDLE: whatever else wakes up has the processor at once, in other
+    sessions and control groups too, and a processor with nothing else to do counts as idle when Linux chooses one.
     """
     if not by or not hasattr(os, "nice"):
         return
     os.nice(by)
+    if by == LOWEST and hasattr(os, "SCHED_IDLE"):
+        with suppress(OSError):  # no permission
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     if os.getsid(0) in (os.getpid(), os.getppid()):  # its own, or its first process's: not a terminal's
         with suppress(OSError):  # a kernel without it, or no permission
             AUTOGROUP.write_text(str(by))

@@ -7,7 +7,9 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -37,7 +39,7 @@ from services.runtime.process_record import Dependency
 from services.runtime.prometheus import PrometheusMetrics
 from services.runtime.settings import Settings
 from services.stack.readiness import Readiness
-from tasks.middleware.resources import Resources, WorkerCannotStart, _send, end_process
+from tasks.middleware.resources import LOWEST, Resources, WorkerCannotStart, _send, end_process, lower_priority
 from tests.support import wait_until
 
 
@@ -508,3 +510,37 @@ def test_an_extractor_without_an_llm_does_not_start(monkeypatch: pytest.MonkeyPa
         worker.start()
 
     assert [(line["event"], "LTM_LLM_PROVIDER" in line["reason"]) for line in lines] == [("start_refused", True)]
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="only Linux has the scheduling policy SCHED_IDLE")
+@pytest.mark.parametrize(("by", "policy"), [(LOWEST, "SCHED_IDLE"), (LOWEST - 1, "SCHED_OTHER"), (0, "SCHED_OTHER")])
+def test_the_lowest_priority_is_that_of_idle_work(
+    by: int, policy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a niceness of 19, I expect the policy of idle work, also in threads that are started later; else none."""
+    monkeypatch.setattr("tasks.middleware.resources.AUTOGROUP", tmp_path / "autogroup")
+
+    def lowered() -> tuple[int, int]:
+        lower_priority(by)
+        with ThreadPoolExecutor(1) as later:
+            return later.submit(os.sched_getscheduler, 0).result(), later.submit(os.nice, 0).result()
+
+    # On Linux both are of one thread, so those of the tests stay as they are.
+    before = os.nice(0)
+    with ThreadPoolExecutor(1) as worker:
+        assert worker.submit(lowered).result() == (getattr(os, policy), min(before + by, 19))
+    assert (os.sched_getscheduler(0), os.nice(0)) == (os.SCHED_OTHER, before)
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="only Linux has the scheduling policy SCHED_IDLE")
+def test_a_system_that_forbids_the_policy_leaves_the_niceness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a sandbox in which a policy cannot be set, I expect the worker to start, with its niceness lowered."""
+
+    def forbidden(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("tasks.middleware.resources.AUTOGROUP", tmp_path / "autogroup")
+    monkeypatch.setattr(os, "sched_setscheduler", forbidden)
+    with ThreadPoolExecutor(1) as worker:
+        worker.submit(lower_priority, LOWEST).result()
+        assert worker.submit(os.nice, 0).result() == 19
