@@ -17,10 +17,11 @@ from starlette.requests import Request
 from services.gateway.access import OPEN, Caller, NotPermitted, Unauthorized
 from services.gateway.exposure import Peer, check_local
 from services.gateway.keys import KeyStore
-from services.gateway.rates import RateLimited, RateLimiter, TokenBuckets
+from services.gateway.rates import RateLimited, RateLimiter
 from services.gateway.tokens import TokenVerifier
 from services.runtime.counters import PendingCounts
 from services.runtime.heartbeat import Liveness
+from services.runtime.token_buckets import TokenBuckets
 
 #: How soon a change of the key file takes effect.
 WATCH_INTERVAL_S = 1.0

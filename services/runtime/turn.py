@@ -70,7 +70,7 @@ _REASONS: Final = {
     "ids": "they were left out, with LTM_TURNS=ids",
     "gone": "the record is gone",
     "not_written": "there is none: memories of the user were deleted since, or none was written, as with LTM_TURNS=off,"
-    " by an earlier release, or without the right to ltm:turns",
+    " beyond ten searches a second of one process, by an earlier release, or without the right to ltm:turns",
     "failed": "the search ended with ",
     "no_reply": "no reply of the chat service or of the proxy is known",
     "busy": "the workers were behind: a search that waits for one is not explained",

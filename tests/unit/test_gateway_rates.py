@@ -6,16 +6,8 @@ import pytest
 
 from services.gateway.access import ALL_RIGHTS, OPEN, Caller
 from services.gateway.problems import headers_of
-from services.gateway.rates import MAX_BUCKETS, RateLimited, RateLimiter, TokenBuckets
-
-
-class Clock:
-    """Seconds, to be set by a test."""
-
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from services.gateway.rates import RateLimited, RateLimiter
+from tests.unit.test_token_buckets import Clock
 
 
 @pytest.fixture
@@ -88,14 +80,3 @@ def test_each_key_has_its_own(limiter: RateLimiter) -> None:
 def test_some_have_no_limit(limiter: RateLimiter, caller: Caller) -> None:
     """Given the caller of an open gateway, or a key with rate 0, I expect any number of requests."""
     assert taken(limiter, caller, 10_000) == 10_000
-
-
-def test_the_memory_of_buckets_is_bounded(clock: Clock) -> None:
-    """Given more users than buckets, as with tokens of a public page, I expect the oldest bucket forgotten."""
-    buckets = TokenBuckets(clock)
-    for number in range(MAX_BUCKETS + 1):
-        buckets.take(f"token:{number}", 0.1)
-
-    assert len(buckets._buckets) == MAX_BUCKETS
-    assert buckets.take(f"token:{MAX_BUCKETS}", 0.1) > 0
-    assert buckets.take("token:0", 0.1) == 0

@@ -30,6 +30,7 @@ from services.runtime.turns import (
     Turns,
 )
 from tasks.queues import request_message
+from tests.unit.test_token_buckets import Clock
 from tests.unit.test_traces import proxy
 
 QUERY, CONTENT = "What is my cat called?", "My cat is called Mochi <b>喵</b>"
@@ -57,8 +58,9 @@ def answer(client: Any, turns: Turns, error: Exception | None = None, *, waited_
     respond(publisher_of(client, turns), asked(waited_s, **data), lambda: EXPLAINED, error)
 
 
-def publisher_of(client: Any, turns: Turns) -> ResponsePublisher:
-    return ResponsePublisher(client, "ltm_responses", Traces(1_000, "some-worker"), turns=turns)
+def publisher_of(client: Any, turns: Turns, clock: Callable[[], float] = time.monotonic) -> ResponsePublisher:
+    traces = Traces(1_000, "some-worker")
+    return ResponsePublisher(client, "ltm_responses", traces, turns=turns, monotonic=clock)
 
 
 def asked(waited_s: float = 0.01, **data: Any) -> Any:
@@ -117,6 +119,28 @@ def test_a_search_that_waited_for_a_worker_is_not_explained(client: Any) -> None
 
     (record,) = records(client)
     assert (record.query, record.candidates, record.cut) == (QUERY, [], None)
+
+
+def test_a_process_records_ten_searches_a_second(client: Any) -> None:
+    """Given thirty searches at once and one a second later, I expect a burst of twenty recorded and the last, and the
+    others neither explained nor recorded, but counted with it."""
+    clock, explained = Clock(), []
+
+    def explain() -> Explained:
+        explained.append(1)
+        return EXPLAINED
+
+    publisher = publisher_of(client, CONTENTS, clock)
+    for _ in range(30):
+        respond(publisher, asked(), explain)
+    assert (len(records(client)), client.hget(COUNTERS, "turns_left_out")) == (20, None)
+
+    clock.now += 1
+    respond(publisher, asked(), explain)
+    assert (len(records(client)), len(explained)) == (21, 21)
+
+    respond(publisher, asked(), explain)  # which writes the counts
+    assert client.hget(COUNTERS, "turns_left_out") == b"10"
 
 
 def test_a_search_that_fails_has_no_record(client: Any) -> None:

@@ -26,7 +26,8 @@ from services.gateway.console.static_files import FILES, file_url
 from services.gateway.console.texts import LANGUAGES, Texts, preferred
 from services.gateway.console.viewer import CONTENTS, HIDDEN, LANGUAGE, THEME, THEMES
 from services.gateway.problems import headers_of
-from services.gateway.rates import RateLimited, TokenBuckets
+from services.gateway.rates import RateLimited
+from services.runtime.token_buckets import TokenBuckets
 
 #: Attempts to sign in a second, of one peer; for a burst, see `TokenBuckets`.
 SIGN_IN_RATE: Final = 1.0
