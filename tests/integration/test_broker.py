@@ -10,8 +10,10 @@ import json
 import re
 import threading
 import uuid
+from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -24,7 +26,7 @@ from dramatiq.common import current_millis
 from dramatiq.errors import ConnectionClosed
 from dramatiq.middleware import Middleware, Retries
 
-from services.runtime.queues import QueueKeys
+from services.runtime.queues import INTERACTIVE_QUEUE, QueueKeys
 from tasks import unknown
 from tasks.broker import build_broker
 from tasks.middleware.retries import Retries as KeepsakeRetries
@@ -339,6 +341,110 @@ def test_more_messages_than_can_be_prefetched_are_run(site: Site) -> None:
     site.worker(broker, threads=1)
 
     wait_until(lambda: len(notes.taken) == 200, description="every message")
+
+
+# The interactive queue
+
+
+class Held:
+    """An actor that holds its thread until it is let go, on the interactive queue of several workers of one thread."""
+
+    def __init__(self, site: Site, workers: int, reconcile_interval_s: float) -> None:
+        self.begun: list[int] = []
+        self._let_go: defaultdict[int, threading.Event] = defaultdict(threading.Event)
+        self.brokers = [site.broker(reconcile_interval_s=reconcile_interval_s) for _ in range(workers)]
+        actors = [
+            dramatiq.actor(broker=broker, actor_name="hold", queue_name=INTERACTIVE_QUEUE)(self._hold)
+            for broker in self.brokers
+        ]
+        self.send = actors[0].send
+        for broker in self.brokers:
+            site.worker(broker, threads=1)
+
+    def _hold(self, number: int) -> None:
+        self.begun.append(number)
+        self._let_go[number].wait(120)
+
+    def wait_until_begun(self, number: int) -> None:
+        wait_until(lambda: number in self.begun, description=f"search {number} to begin")
+
+    def let_go(self, *numbers: int) -> None:
+        for number in numbers:
+            self._let_go[number].set()
+
+
+@contextmanager
+def held_by(site: Site, workers: int, reconcile_interval_s: float = RECONCILE_INTERVAL_S) -> Iterator[Held]:
+    """Workers with that actor, which all end with the block."""
+    held = Held(site, workers, reconcile_interval_s)
+    try:
+        yield held
+    finally:
+        held.let_go(*range(100))
+
+
+def test_a_search_does_not_wait_beside_an_idle_process(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given two processes of one thread, and a second search while the first one runs, I expect the other process to
+    run it, however often that happens."""
+    monkeypatch.setattr("tasks.redis_broker.LEFT_ALONE_S", 60.0)  # however slow the machine is
+    with held_by(site, workers=2) as held:
+        for number in range(0, 40, 2):
+            held.send(number)
+            held.wait_until_begun(number)
+            held.send(number + 1)
+            held.wait_until_begun(number + 1)
+            held.let_go(number, number + 1)
+            wait_until(lambda: held.brokers[0].do_qsize(INTERACTIVE_QUEUE) == 0, description="both to end")
+
+
+def test_a_busy_process_leaves_what_has_just_arrived(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a search that arrives just before a busy process looks, I expect it left alone until the next look."""
+    monkeypatch.setattr("tasks.redis_broker.LEFT_ALONE_S", 0.0)
+    looks = iter([0, 1, 0, 1, 1])
+    broker = site.broker()
+    broker.declare_queue(INTERACTIVE_QUEUE)
+    consumer: Any = broker.consume(INTERACTIVE_QUEUE, prefetch=2, timeout=300)
+    broker.held[INTERACTIVE_QUEUE].add("one that runs")
+    monkeypatch.setattr(broker.client, "llen", lambda _: next(looks))
+    fetched: list[int] = []
+
+    def fetch(_: str, free: int) -> list[bytes]:
+        fetched.append(free)
+        return []
+
+    monkeypatch.setattr(broker, "do_fetch", fetch, raising=False)
+
+    for expected in ([], [], [], [], [1]):
+        assert next(consumer) is None
+        assert fetched == expected
+
+
+def test_a_busy_process_finds_what_was_lost_on_its_way(site: Site) -> None:
+    """Given a search that runs for long, and another that Redis counts as fetched and no process has, I expect that one
+    requeued meanwhile."""
+    with held_by(site, workers=1, reconcile_interval_s=0.2) as held:
+        held.send(0)
+        held.wait_until_begun(0)
+        acks = site.key(f"__acks__.{held.brokers[0].broker_id}.{INTERACTIVE_QUEUE}")
+        site.client.sadd(acks, "lost")
+
+        wait_until(lambda: not site.client.sismember(acks, "lost"), description="the id without a message to be gone")
+        assert held.begun == [0]
+
+
+def test_a_busy_process_takes_what_no_other_takes(site: Site) -> None:
+    """Given searches that wait and no other process, I expect one of them fetched while the first runs, ahead of its
+    end, and the others left on the queue."""
+    with held_by(site, workers=1) as held:
+        for number in range(4):
+            held.send(number)
+
+        acks = site.key(f"__acks__.{held.brokers[0].broker_id}.{INTERACTIVE_QUEUE}")
+        wait_until(lambda: site.client.scard(acks) == 2, description="one run and one fetched")
+        assert held.begun == [0]
+
+        held.let_go(0, 1, 2, 3)
+        wait_until(lambda: held.begun == [0, 1, 2, 3], description="all in their order")
 
 
 # Delays
