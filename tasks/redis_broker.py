@@ -138,6 +138,7 @@ class WakingConsumer(_RedisConsumer):
         # Not of delayed messages, which wait for their time; nor where the environment says how many to prefetch.
         halves = queue_name == q_name(queue_name) and not dramatiq.worker.QUEUE_PREFETCH
         self._fetch_at_least = max(1, prefetch // 2) if halves else 1
+        # On the interactive queue, where a message must not wait beside an idle process; 0 on the others.
         self._threads = max(1, prefetch // 2) if halves and queue_name == INTERACTIVE_QUEUE else 0
         self._left_alone_s = LEFT_ALONE_S
         self._seen_waiting = False

@@ -32,8 +32,9 @@ class TokenBuckets:
         Returns:
             0 or, where there was none to take, the seconds until there is one.
         """
-        size, now = max(1.0, rate * BURST_S), self._clock()
+        size = max(1.0, rate * BURST_S)
         with self._lock:
+            now = self._clock()
             left, at = self._buckets.get(name, (size, now))
             left = min(size, left + (now - at) * rate)
             taken = left >= 1

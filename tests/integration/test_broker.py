@@ -397,26 +397,51 @@ def test_a_search_does_not_wait_beside_an_idle_process(site: Site, monkeypatch: 
             wait_until(lambda: held.brokers[0].do_qsize(INTERACTIVE_QUEUE) == 0, description="both to end")
 
 
-def test_a_busy_process_leaves_what_has_just_arrived(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given a search that arrives just before a busy process looks, I expect it left alone until the next look."""
-    monkeypatch.setattr("tasks.redis_broker.LEFT_ALONE_S", 0.0)
-    looks = iter(cast(list[list[bytes] | None], [None, [], None, [], []]))
+def busy_consumer(site: Site) -> tuple[Any, dramatiq.Actor[[Any], None]]:
+    """The consumer of a process whose only thread has a message of the interactive queue, and an actor there."""
     broker = site.broker()
-    broker.declare_queue(INTERACTIVE_QUEUE)
-    consumer: Any = broker.consume(INTERACTIVE_QUEUE, prefetch=2, timeout=300)
+    actor = dramatiq.actor(broker=broker, actor_name="search", queue_name=INTERACTIVE_QUEUE)(lambda _: None)
+    consumer = broker.consume(INTERACTIVE_QUEUE, prefetch=2, timeout=300)
     broker.held[INTERACTIVE_QUEUE].add("one that runs")
-    monkeypatch.setattr(broker.client, "lpop", lambda *_: next(looks))
-    fetched: list[int] = []
+    return consumer, actor
 
-    def fetch(_: str, free: int) -> list[bytes]:
-        fetched.append(free)
-        return []
 
-    monkeypatch.setattr(broker, "do_fetch", fetch, raising=False)
+def test_a_busy_process_leaves_what_has_just_arrived(site: Site) -> None:
+    """Given searches that arrive while a process is busy, I expect one that another process takes before the next look
+    left alone, and one that still waits then fetched."""
+    consumer, actor = busy_consumer(site)
+    ids = site.key(INTERACTIVE_QUEUE)
 
-    for expected in ([], [], [], [], [1]):
+    assert next(consumer) is None
+    for number in range(3):
+        actor.send(number)
         assert next(consumer) is None
-        assert fetched == expected
+        assert site.client.lpop(ids) is not None  # as another process does
+        assert next(consumer) is None
+
+    waiting = actor.send(3)
+    assert next(consumer) is None
+    assert site.client.llen(ids) == 1
+    assert next(consumer).message_id == waiting.message_id
+
+
+def test_a_busy_process_looks_less_often_while_nothing_waits(site: Site) -> None:
+    """Given a search that takes long and none that waits, I expect 4 ms between two looks, then twice as long each time
+    up to 0.1 s, and 4 ms again once a thread is free."""
+    consumer, _ = busy_consumer(site)
+    waits: list[float] = []
+    freed = [False] * 7 + [True, False]
+
+    def wait(seconds: float) -> bool:
+        waits.append(seconds)
+        return freed[len(waits) - 1]
+
+    consumer._slot_free = SimpleNamespace(wait=wait, clear=lambda: None)
+
+    for _ in freed:
+        assert next(consumer) is None
+
+    assert waits == pytest.approx([0.004, 0.008, 0.016, 0.032, 0.064, 0.1, 0.1, 0.1, 0.004])
 
 
 def test_a_busy_process_finds_what_was_lost_on_its_way(site: Site) -> None:
