@@ -11,7 +11,7 @@ import re
 import threading
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -406,6 +406,18 @@ def busy_consumer(site: Site) -> tuple[Any, dramatiq.Actor[[Any], None]]:
     return consumer, actor
 
 
+def recorded_waits(consumer: Any, freed: Sequence[bool]) -> list[float]:
+    """The seconds that a busy consumer waits for a free thread each time, which is free where `freed` says so."""
+    waits: list[float] = []
+
+    def wait(seconds: float) -> bool:
+        waits.append(seconds)
+        return freed[len(waits) - 1]
+
+    consumer._slot_free = SimpleNamespace(wait=wait, clear=lambda: None)
+    return waits
+
+
 def test_a_busy_process_leaves_what_has_just_arrived(site: Site) -> None:
     """Given searches that arrive while a process is busy, I expect one that another process takes before the next look
     left alone, and one that still waits then fetched."""
@@ -429,19 +441,27 @@ def test_a_busy_process_looks_less_often_while_nothing_waits(site: Site) -> None
     """Given a search that takes long and none that waits, I expect 4 ms between two looks, then twice as long each time
     up to 0.1 s, and 4 ms again once a thread is free."""
     consumer, _ = busy_consumer(site)
-    waits: list[float] = []
     freed = [False] * 7 + [True, False]
-
-    def wait(seconds: float) -> bool:
-        waits.append(seconds)
-        return freed[len(waits) - 1]
-
-    consumer._slot_free = SimpleNamespace(wait=wait, clear=lambda: None)
+    waits = recorded_waits(consumer, freed)
 
     for _ in freed:
         assert next(consumer) is None
 
     assert waits == pytest.approx([0.004, 0.008, 0.016, 0.032, 0.064, 0.1, 0.1, 0.1, 0.004])
+
+
+def test_a_busy_process_looks_again_soon_where_something_waits(site: Site) -> None:
+    """Given a search that arrives after looks in vain, I expect the next look to see it, and to fetch it 4 ms later."""
+    consumer, actor = busy_consumer(site)
+    waits = recorded_waits(consumer, [False] * 5)
+    for _ in range(3):
+        assert next(consumer) is None
+
+    waiting = actor.send(1)
+    assert next(consumer) is None
+    assert next(consumer).message_id == waiting.message_id
+
+    assert waits == pytest.approx([0.004, 0.008, 0.016, 0.032, 0.004])
 
 
 def test_a_busy_process_finds_what_was_lost_on_its_way(site: Site) -> None:
