@@ -1,23 +1,16 @@
-"""Repliers: an OpenAI-compatible endpoint, or the built-in one that quotes memories."""
+"""Repliers: what answers a message, and the built-in one, which quotes memories."""
 
 from __future__ import annotations
 
-import asyncio
 import re
 from datetime import tzinfo
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-import structlog
 from keepsake_client.context import shorten, speaker_name, when
-from keepsake_client.protocol import COUNTERS, Memory, MemoryUpdateMessage, clean
-from openai import AsyncOpenAI, OpenAIError
-from redis.asyncio import Redis
+from keepsake_client.protocol import Memory, MemoryUpdateMessage, clean
 
 from services.chat_ai.prompt import Prompt
-from services.runtime.counters import PendingCounts
-from services.runtime.reasoning import without_reasoning
 
-REPLY_TIMEOUT_S = 30.0
 #: The maximum length of a quote in a built-in reply; without it, replies that quote replies would grow without bound.
 MAX_QUOTE_CHARS = 500
 #: The maximum length of a built-in reply; a memory that would exceed it is not quoted.
@@ -32,9 +25,6 @@ NOTHING_REMEMBERED = ("关于这件事，我还没有任何记忆。", "I do not
 
 _HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 _KANA = re.compile(r"[\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f]")
-
-log = structlog.get_logger()
-
 
 #: The built-in replier, in place of a model's name.
 BUILT_IN = "built-in"
@@ -86,57 +76,6 @@ class QuotingReplier:
                 break
             lines.append(line)
         return Reply("\n".join(lines), BUILT_IN)
-
-
-class OpenAIReplier:
-    """Replies with a chat model, and with `fallback` where it fails or takes longer than `timeout_s`.
-
-    Args:
-        redis: counts the failures, in `ltm:counters`.
-    """
-
-    def __init__(
-        self,
-        client: AsyncOpenAI,
-        model: str,
-        fallback: Replier,
-        redis: Redis,
-        timeout_s: float = REPLY_TIMEOUT_S,
-    ) -> None:
-        self._client = client
-        self._model = model
-        self._fallback = fallback
-        self._redis = redis
-        self._counts = PendingCounts(COUNTERS)
-        self._timeout_s = timeout_s
-
-    async def reply(self, message: MemoryUpdateMessage, prompt: Prompt) -> Reply:
-        """The model's answer to `message`, without its reasoning; or the fallback's."""
-        try:
-            # The library's timeout restarts with each byte and each retry; this one covers the whole request.
-            async with asyncio.timeout(self._timeout_s):
-                completion = await self._client.chat.completions.create(
-                    model=self._model,
-                    messages=prompt.messages,  # type: ignore[arg-type]  # one TypedDict for the library's five
-                )
-            if (text := without_reasoning(_text(completion.choices[0].message.content))).strip():
-                return Reply(text, self._model)
-            log.error("provider_failed", model=self._model, error="empty reply")
-        except (OpenAIError, TimeoutError) as error:
-            # No traceback: it contains the provider's message, which may quote the prompt.
-            log.error("provider_failed", model=self._model, error=type(error).__name__)  # noqa: TRY400
-        except Exception:
-            log.exception("provider_failed", model=self._model)
-        self._counts.count("chat_model_failed")
-        await self._counts.flush_async(self._redis)
-        return await self._fallback.reply(message, prompt)
-
-
-def _text(content: Any) -> str:
-    """The text of an answer. Models that reason may give a list of parts, of which those of type `text` are said."""
-    if isinstance(content, list):
-        return "".join(part["text"] for part in content if part["type"] == "text")
-    return content or ""
 
 
 def _answering(memories: list[Memory]) -> list[Memory]:

@@ -14,8 +14,9 @@ import pytest
 from keepsake_client.protocol import COUNTERS, Memory, MemoryUpdateMessage, Speaker
 from openai import AsyncOpenAI
 
+from services.chat_ai.openai_replier import OpenAIReplier
 from services.chat_ai.prompt import Prompt
-from services.chat_ai.replies import MAX_REPLY_CHARS, OpenAIReplier, QuotingReplier, is_chinese
+from services.chat_ai.replies import MAX_REPLY_CHARS, QuotingReplier, is_chinese
 
 
 def message(content: str) -> MemoryUpdateMessage:
