@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import psutil
 import redis
 from psycopg.conninfo import conninfo_to_dict
 
@@ -27,7 +28,7 @@ from services.runtime.redis import connect
 from services.runtime.settings import Settings, load_settings
 from services.stack.data_directory import DataDirectory
 from services.stack.directories import PREFIX
-from services.stack.processes import CHAT, GATEWAY, MEMORY, POSTGRES, REDIS, SERVICES
+from services.stack.processes import CHAT, FORK_SERVER, GATEWAY, MEMORY, POSTGRES, REDIS, SERVICES
 from services.stack.readiness import stream_backlog
 from tests.swallowing_proxy import ThreadedProxy, threaded_proxy
 
@@ -106,13 +107,13 @@ class Stack:
         return connect(self.redis_url)
 
     def pids(self) -> dict[str, int]:
-        """The processes that run now, by name, `ltm up` included; none of a stack that ran already."""
+        """The processes that run now, by name, with `ltm up` and its fork server; none of a stack that ran already."""
         if self.started is None:
             return {}
         record = self.started.directory.read()
         running = {name: identity.pid for name, identity in record.processes.items()} if record else {}
         servers = self.servers.pids() if self.servers else {}
-        return {**servers, LTM_UP: self.started.process.pid, **running}
+        return {**servers, LTM_UP: self.started.process.pid, **_fork_server(self.started.process.pid), **running}
 
     def pending(self) -> dict[str, int]:
         """The numbers of messages and requests that wait or are being processed, by place; places without any left out.
@@ -191,6 +192,7 @@ def running_stack(
     without: Sequence[str] = (CHAT, MEMORY, GATEWAY),
     durable: bool = False,
     keep_logs: Path | None = None,
+    forked: bool = True,
     **variables: str,
 ) -> Iterator[Stack]:
     """`ltm up` in a process of its own, ready at the beginning of the block and ended after it.
@@ -200,6 +202,7 @@ def running_stack(
     Args:
         durable: with a data directory (`--data-dir`), as in production; otherwise `--ephemeral`, without fsync.
         keep_logs: a directory to copy the logs of a durable stack to at the end.
+        forked: whether a fork server starts the processes; otherwise each is as on a host of its own.
         variables: further settings, by the names of their environment variables.
 
     Raises:
@@ -207,7 +210,9 @@ def running_stack(
     """
     place = Path(tempfile.mkdtemp(prefix="keepsake-bench-"))
     output, ready_file, data = place / "up.log", place / "ready.json", place / "data"
-    command = [sys.executable, "-c", "from services.cli import main; main()", "up", "--ready-file", str(ready_file)]
+    program = "" if forked else "from services.stack import launch; launch.fork_server_command = lambda _: None\n"
+    program += "from services.cli import main; main()"
+    command = [sys.executable, "-c", program, "up", "--ready-file", str(ready_file)]
     command += up_options(data if durable else None, without, variables)
     own_servers = {k: v for k, v in os.environ.items() if k not in ("REDIS_URL", "DATABASE_URL", "BROKER_URL")}
     variables = {"LTM_RESPONSE_REPEATS_MS": ""} | variables  # the benchmarks count responses
@@ -268,7 +273,7 @@ def proxied_stack(
         }
         variables["REDIS_URL"] = by_name[REDIS].url
         variables["DATABASE_URL"] = f"postgresql://{parts['user']}@127.0.0.1:{by_name[POSTGRES].port}/{parts['dbname']}"
-        with running_stack(without=without, durable=True, keep_logs=keep_logs, **variables) as stack:
+        with running_stack(without=without, durable=True, keep_logs=keep_logs, forked=True, **variables) as stack:
             yield Stack(servers.settings, stack.started, servers), by_name
 
 
@@ -280,6 +285,16 @@ def _ephemeral_directory(redis_url: str) -> DataDirectory:
             if record is not None and record.redis_url == redis_url:
                 return DataDirectory(path)
     raise StackError("`ltm up --ephemeral` has left no record of its processes")
+
+
+def _fork_server(up: int) -> dict[str, int]:
+    """The process that forks those of `ltm up`, by name; none where they are executed."""
+    with suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(up).children():
+            with suppress(psutil.NoSuchProcess):
+                if "tasks.fork_server" in child.cmdline():
+                    return {FORK_SERVER: child.pid}
+    return {}
 
 
 def _end(process: subprocess.Popen[bytes], directory: DataDirectory | None) -> None:

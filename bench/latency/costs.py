@@ -93,7 +93,7 @@ def measure(given: argparse.Namespace) -> dict[str, dict[str, dict[str, float]]]
     texts = TextGenerator(given.seed)
     figures: dict[str, dict[str, float]] = {}
     bytes_of: dict[str, dict[str, float]] = {}
-    with running_stack(without=(), durable=True, LTM_INTERACTIVE_PROCESSES="1") as stack:
+    with running_stack(without=(), durable=True, forked=False, LTM_INTERACTIVE_PROCESSES="1") as stack:
         meter = Meter(stack)
         idle = figures["idle, a second"] = {}
         with metered(meter, {}, 1, idle):

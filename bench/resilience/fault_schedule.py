@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 from typing import Literal
 
-from services.stack.processes import ADAPTERS, EXTRACTOR, INDEXER, MEMORY, POSTGRES, REDIS, WORKER, WRITER
+from services.stack.processes import ADAPTERS, EXTRACTOR, FORK_SERVER, INDEXER, MEMORY, POSTGRES, REDIS, WORKER, WRITER
 
 KindOfProcess = Literal["kill child", "kill", "restart", "freeze", "outage", "cut", "half-open"]
 KindOfHost = Literal["cut off", "cut off from postgres", "kill host", "slow down", "clock ahead", "clock behind"]
@@ -60,7 +60,7 @@ def schedule(seed: int, seconds: float = RUN_S, *, extraction: bool = False) -> 
     rng = random.Random(seed)
     scale = min(1.0, seconds / RUN_S)
     faults: list[tuple[Kind, str, float]] = [("kill child", name, 0.0) for name in WORKERS]
-    faults += [("kill", name, 0.0) for name in (*WORKERS, ADAPTERS, MEMORY, REDIS, POSTGRES)]
+    faults += [("kill", name, 0.0) for name in (*WORKERS, FORK_SERVER, ADAPTERS, MEMORY, REDIS, POSTGRES)]
     faults += [("restart", REDIS, 0.0), ("restart", POSTGRES, 0.0)]
     faults += [("freeze", ADAPTERS, ADAPTERS_STOP_S), ("outage", ADAPTERS, ADAPTERS_STOP_S)]
     faults += [("freeze", rng.choice(WORKERS), WORKER_STOP_S)]

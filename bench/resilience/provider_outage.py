@@ -198,7 +198,7 @@ def main() -> None:
             port, settings = server.server_port, llm_settings(server)
         stacks = {
             WITHOUT: context.enter_context(running_stack(durable=True)),
-            WITH: context.enter_context(running_stack(durable=True, keep_logs=given.logs, **settings)),
+            WITH: context.enter_context(running_stack(durable=True, keep_logs=given.logs, forked=True, **settings)),
         }
         table = rows(measure(stacks, given, port))
         facts = verify_facts(read_facts(stacks[WITH].database_url))

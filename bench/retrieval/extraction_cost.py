@@ -153,7 +153,10 @@ def measure(users: Sequence[datasets.User], most: int, *, as_said: bool) -> dict
 def measure_stack(users: Sequence[datasets.User], most: int) -> dict[str, float]:
     """The same of a real stack that the first messages of the users are published to, without what is estimated."""
     messages = [event for user in users for event in user.messages][:most]
-    with LLMServer() as server, running_stack(durable=True, keep_logs=None, **llm_settings(server)) as stack:
+    with (
+        LLMServer() as server,
+        running_stack(durable=True, keep_logs=None, forked=True, **llm_settings(server)) as stack,
+    ):
         with stack.connect() as client:
             for event in messages:
                 client.publish(stack.wire.updates, event.to_wire())

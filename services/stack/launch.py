@@ -24,6 +24,7 @@ from services.stack.addresses import Addresses, LaunchOptions, choose_addresses
 from services.stack.data_directory import DataDirectory, StackRecord
 from services.stack.directories import persistent_dir, temporary_dir
 from services.stack.environment import child_environment
+from services.stack.fork_server import ForkServer
 from services.stack.locate import shared_settings
 from services.stack.metrics_ports import metrics_address
 from services.stack.probe import probe
@@ -40,6 +41,7 @@ from services.stack.processes import (
     WORKER,
     WRITER,
     check_names,
+    fork_server_command,
     service_specs,
 )
 from services.stack.readiness import Readiness
@@ -115,13 +117,16 @@ class Launch:
             specs = [*addresses.embedded, *(spec for spec in services if spec.name not in left_out)]
             self._metrics = metrics_address(specs, settings.ltm_metrics_host)
             at_exit.callback(directory.forget)
+            environment = child_environment(self._environment, addresses, directory)
+            command = fork_server_command(specs)
             supervisor = Supervisor(
                 specs,
-                child_environment(self._environment, addresses, directory),
+                environment,
                 ROOT,
                 directory.logs,
                 partial(self._record, directory, addresses, settings),
                 logs_kept=not self._options.ephemeral,
+                fork_server=ForkServer(command, environment, ROOT, directory.logs) if command else None,
             )
             if self._options.ready_file:
                 self._options.ready_file.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from services.stack.data_directory import DataDirectory
 from services.stack.directories import PREFIX
 from services.stack.logfile import OLDER_SUFFIX
 from services.stack.process_tree import remains
-from services.stack.processes import NAMES
+from services.stack.processes import FORK_SERVER, NAMES
 
 POLL_INTERVAL_S = 0.2
 #: Of each log, at first: enough for some thousand lines.
@@ -138,7 +138,7 @@ class LogFile:
 
 def log_files(directory: Path, name: str | None) -> list[LogFile]:
     """The logs of one process, or of all of them in start order."""
-    return [LogFile(directory / f"{each}.log", each) for each in ([name] if name else NAMES)]
+    return [LogFile(directory / f"{each}.log", each) for each in ([name] if name else [FORK_SERVER, *NAMES])]
 
 
 def last_lines(files: Sequence[LogFile], lines: int) -> list[LogLine]:

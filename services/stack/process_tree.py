@@ -44,6 +44,12 @@ def find(identity: ProcessId) -> psutil.Process | None:
         return None
 
 
+def send(identity: ProcessId, number: signal.Signals) -> None:
+    """Send a signal to a process, if it still runs."""
+    if process := find(identity):
+        _send(process, number)
+
+
 def descendants(process: psutil.Process) -> list[psutil.Process]:
     """The children of a process, their children, and so on; not those whose parent has exited."""
     try:
@@ -74,14 +80,26 @@ def remains(identity: ProcessId, name: str) -> list[psutil.Process]:
         return [process]
     if psutil.pid_exists(identity.pid):
         return []  # the pid, and so the session, belongs to another process by now
-    return [member for member in session_members(identity.pid) if _started_as(member) == name]
+    return [member for member in session_members(identity.pid) if _started_as(member, name)]
 
 
-def _started_as(process: psutil.Process) -> str | None:
+def title(name: str, command: Sequence[str]) -> str:
+    """What `ps` shows of a forked process, which has no command line of its own.
+
+    Args:
+        command: a module's name, and its arguments.
+    """
+    return f"{name}: python -m {' '.join(command)}"
+
+
+def _started_as(process: psutil.Process, name: str) -> bool:
     try:
-        return process.environ().get(NAME_VARIABLE)
+        if process.environ().get(NAME_VARIABLE) == name:
+            return True
+        # Of a forked process, the system knows the environment of its fork server alone.
+        return " ".join(process.cmdline()).startswith(title(name, []))
     except psutil.Error:
-        return None
+        return False
 
 
 def kill(processes: Iterable[psutil.Process], wait_s: float = 1.0) -> None:

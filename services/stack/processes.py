@@ -10,7 +10,7 @@ from pathlib import Path
 
 import services
 from services.runtime.errors import StackError
-from services.runtime.queues import EXTRACT_QUEUE, INDEX_QUEUE, INTERACTIVE_QUEUE, WRITES_QUEUE
+from services.runtime.queues import ALL_QUEUES, EXTRACT_QUEUE, INDEX_QUEUE, INTERACTIVE_QUEUE, WRITES_QUEUE
 
 #: The processes' working directory, so that a user's own `tasks` or `services` are not imported.
 ROOT = Path(services.__file__).parents[1]
@@ -22,6 +22,8 @@ BROKER = "broker"
 WORKER = "long-term-memory-worker"
 WRITER = "long-term-memory-writer"
 INDEXER = "long-term-memory-indexer"
+#: Starts the services on Linux; it is no process that does work, and has a log alone.
+FORK_SERVER = "fork-server"
 #: Only where an LLM is set.
 EXTRACTOR = "long-term-memory-extractor"
 ADAPTERS = "long-term-memory-adapters"
@@ -47,11 +49,13 @@ class ProcessSpec:
         name: its name in compose, the logs and `ltm status`.
         argv: its command; PATH is not searched.
         metrics_port: where it serves its metrics; None where it serves none.
+        forkable: whether a fork server may start it: its command is `python -m MODULE ...`.
     """
 
     name: str
     argv: tuple[str, ...]
     metrics_port: int | None = None
+    forkable: bool = False
 
     @property
     def is_server(self) -> bool:
@@ -83,6 +87,16 @@ def service_specs(*, extracts: bool = False, metrics_port: int | None = None) ->
     return [replace(spec, metrics_port=metrics_port + number) for number, spec in enumerate(specs)]
 
 
+def fork_server_command(specs: Iterable[ProcessSpec]) -> list[str] | None:
+    """The command of the fork server for these processes; None where there is none.
+
+    It loads what the workers among them need. The other processes alone have little in common, and elsewhere than on
+    Linux a fork without `exec` is not safe.
+    """
+    queues = [word for spec in specs for word in spec.argv if spec.forkable and word in ALL_QUEUES]
+    return [sys.executable, "-m", "tasks.fork_server", *queues] if queues and sys.platform == "linux" else None
+
+
 def stop_signal(name: str) -> signal.Signals:
     """The signal that stops a process. PostgreSQL waits for its clients to disconnect on SIGTERM, not on SIGINT."""
     return signal.SIGINT if name == POSTGRES else signal.SIGTERM
@@ -100,4 +114,4 @@ def check_names(names: Iterable[str]) -> None:
 
 
 def _module(name: str, module: str, *arguments: str) -> ProcessSpec:
-    return ProcessSpec(name, (sys.executable, "-m", module, *arguments))
+    return ProcessSpec(name, (sys.executable, "-m", module, *arguments), forkable=True)

@@ -16,6 +16,7 @@ import structlog
 from services.runtime.errors import EXIT_CANNOT_START, CannotStart, InvalidSetting, ProcessKeepsDying
 from services.runtime.logging import START_AWAITS, START_REFUSED
 from services.stack import process_tree
+from services.stack.fork_server import ForkedProcess, ForkServer
 from services.stack.logfile import BoundedLog
 from services.stack.process_tree import NAME_VARIABLE, ProcessId
 from services.stack.processes import ProcessSpec, stop_signal
@@ -42,6 +43,7 @@ class Child:
         directory: its working directory.
         logs: the directory of its log.
         clock: seconds, monotonic.
+        fork_server: starts the process, if it may and has not failed.
     """
 
     def __init__(
@@ -51,19 +53,22 @@ class Child:
         directory: Path,
         logs: Path,
         clock: Callable[[], float],
+        fork_server: ForkServer | None = None,
     ) -> None:
         self.spec = spec
         self.log = BoundedLog(logs / f"{spec.name}.log")
         self.identity: ProcessId | None = None
-        self._environment = {**environment, NAME_VARIABLE: spec.name}
+        self._environment = environment
+        self._variables = {NAME_VARIABLE: spec.name}
         if spec.metrics_port is not None:
-            self._environment["LTM_METRICS_PORT"] = str(spec.metrics_port)
+            self._variables["LTM_METRICS_PORT"] = str(spec.metrics_port)
+        self._fork_server = fork_server if spec.forkable else None
         self._directory = directory
         self._clock = clock
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | ForkedProcess | None = None
         self._crashes: deque[float] = deque(maxlen=MAX_CRASHES)
         self._start_at = clock()
-        self._log_start = 0
+        self._log_start = self.log.size()  # what an earlier run has logged is not of this one
 
     @property
     def running(self) -> bool:
@@ -72,24 +77,30 @@ class Child:
 
     @property
     def due(self) -> bool:
-        """Whether the process has to be started now."""
-        return not self.running and self._clock() >= self._start_at
+        """Whether the process has to be started now, and can be."""
+        if self.running or self._clock() < self._start_at:
+            return False
+        return self._fork_server is None or self._fork_server.ready() or self._fork_server.failed
 
     def start(self) -> None:
         """Start the process, in a session of its own, so that a terminal's Ctrl-C reaches `ltm up` alone."""
         self._log_start = self.log.size()
         with self.log.open() as output:
-            self._process = subprocess.Popen(
-                self.spec.argv,
-                env=self._environment,
-                cwd=self._directory,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            if self._fork_server and not self._fork_server.failed:
+                _, _, *command = self.spec.argv
+                self._process = self._fork_server.fork(self.spec.name, command, self._variables, output)
+            else:
+                self._process = subprocess.Popen(
+                    self.spec.argv,
+                    env={**self._environment, **self._variables},
+                    cwd=self._directory,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
         # It has not been waited for, so the pid is not reused even if it has exited already.
-        self.identity = process_tree.identify(self._process.pid)
+        self.identity = process_tree.identify(self._process.pid) if self._process else None
 
     def reap(self) -> int | None:
         """If the process has exited, kill what it left behind and schedule its restart.
@@ -145,10 +156,9 @@ class Child:
             return []
         leader = self._process.pid
         started = process_tree.session_members(leader)
-        if self._process.poll() is not None:
+        if self.identity is None or (process := process_tree.find(self.identity)) is None:
             return started
-        process = psutil.Process(leader)  # first, so that it starts no more of them
-        return [process, *process_tree.descendants(process), *started]
+        return [process, *process_tree.descendants(process), *started]  # it first, so that it starts no more of them
 
     def forget(self) -> None:
         """Note that the process has ended, unless it still runs."""
@@ -169,6 +179,7 @@ class Supervisor:
         clock: seconds, monotonic.
         service_grace_s: how long all services together may take to stop before they are killed.
         logs_kept: whether the logs outlive the stack, so that an error may name one.
+        fork_server: starts those of them that may be forked.
     """
 
     def __init__(
@@ -181,8 +192,10 @@ class Supervisor:
         clock: Callable[[], float] = time.monotonic,
         service_grace_s: float = SERVICE_GRACE_S,
         logs_kept: bool = True,
+        fork_server: ForkServer | None = None,
     ) -> None:
-        self._children = [Child(spec, environment, directory, logs, clock) for spec in specs]
+        self._children = [Child(spec, environment, directory, logs, clock, fork_server) for spec in specs]
+        self._fork_server = fork_server
         self._on_start = on_start
         self._clock = clock
         self._service_grace_s = service_grace_s
@@ -240,6 +253,8 @@ class Supervisor:
             self._trim_at = self._clock() + TRIM_INTERVAL_S
             for child in self._children:
                 child.log.trim()
+            if self._fork_server:
+                self._fork_server.trim()
 
     def _format_crash(self, child: Child, code: int) -> str:
         lines = "\n".join(f"  {line}" for line in child.log.tail(LAST_LINES)) or "  (none)"
@@ -263,6 +278,8 @@ class Supervisor:
             process_tree.kill(process for child in layer for process in child.left())
             for child in layer:
                 child.forget()
+        if self._fork_server:
+            self._fork_server.stop()
 
 
 def _cannot_start(child: Child) -> CannotStart:

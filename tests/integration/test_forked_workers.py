@@ -16,6 +16,7 @@ import pytest
 from keepsake_client.protocol import LTMRequest
 
 from services.runtime.errors import EXIT_CANNOT_START
+from services.stack.fork_server import ForkServer
 from tasks.queues import request_message
 from tests.integration.worker_process import Servers, WorkerProcess, servers
 from tests.support import wait_until
@@ -65,6 +66,25 @@ def two_processes(site: Servers, *queues: str) -> tuple[WorkerProcess, psutil.Pr
 def test_an_engine_works_in_forked_processes_and_their_threads(engine: str) -> None:
     """Given an engine opened before a fork, I expect the same vectors in each process and thread, at the same time."""
     subprocess.run([sys.executable, "-c", EMBED_IN_FORKS, engine], check=True, timeout=120)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a fork server is for Linux")
+@pytest.mark.parametrize(("source", "code"), [("", 0), ("import sys; sys.exit(14)", 14), ("1 / 0", 1)])
+def test_a_fork_of_a_server_with_an_engine_exits_as_any_process(tmp_path: Path, source: str, code: int) -> None:
+    """Given a fork server with ONNX Runtime's thread, which forks do not have, I expect its forks to end in order."""
+    (tmp_path / "ending.py").write_text(source)
+    command = [sys.executable, "-m", "tasks.fork_server", INTERACTIVE]
+    server = ForkServer(command, {**os.environ, "PYTHONPATH": str(tmp_path)}, tmp_path, tmp_path)
+    try:
+        wait_until(server.ready, description="the fork server")
+        with (tmp_path / "ending.log").open("ab") as output:
+            process = server.fork("ending", ["ending"], {}, output)
+        assert process is not None
+        wait_until(lambda: process.poll() is not None, description="its end")
+    finally:
+        server.stop()
+
+    assert process.returncode == code
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="Linux tells what is shared")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from bench.resilience.fault_schedule import HARMLESS, RUN_S, WORKERS, schedule
 from bench.resilience.fault_workload import USERS, foreign_data, plan
 from bench.resilience.recovery import longest_gap
-from services.stack.processes import ADAPTERS, EXTRACTOR, MEMORY, POSTGRES, REDIS
+from services.stack.processes import ADAPTERS, EXTRACTOR, FORK_SERVER, MEMORY, POSTGRES, REDIS
 from services.stack.supervisor import CRASH_WINDOW_S, MAX_CRASHES
 
 seeds = st.integers(0, 10_000)
@@ -36,7 +36,7 @@ def test_every_fault_is_in_every_schedule(seed: int, seconds: float) -> None:
     faults = schedule(seed, seconds)
     done = Counter((fault.kind, fault.target) for fault in faults)
 
-    for name in (*WORKERS, ADAPTERS, MEMORY, REDIS, POSTGRES):
+    for name in (*WORKERS, FORK_SERVER, ADAPTERS, MEMORY, REDIS, POSTGRES):
         assert done["kill", name] == 1
     for name in WORKERS:
         assert done["kill child", name] == 1
@@ -45,7 +45,7 @@ def test_every_fault_is_in_every_schedule(seed: int, seconds: float) -> None:
     assert sum(done["freeze", name] for name in WORKERS) == 1
     for name in (REDIS, POSTGRES):
         assert done["cut", name] == done["half-open", name] == 1
-    assert len(faults) == sum(done.values()) == 19
+    assert len(faults) == sum(done.values()) == 20
 
 
 @given(seeds)

