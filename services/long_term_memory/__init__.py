@@ -2,7 +2,9 @@
 
 Mem0 reads two environment variables when it is imported, so they are set here, before any module of this package
 imports it: its telemetry and notices connect to the internet unless they are disabled, and it writes a file with an id
-of its own, unless it cannot. tests/unit/test_mem0.py fails when this no longer suffices.
+of its own, unless it cannot. tests/unit/test_mem0.py fails when this no longer suffices. ONNX Runtime's wheels report
+to its vendor, too, from a thread and a file below ~/.cache, unless they are told not to before it is initialized;
+tests/unit/test_onnx_e5.py looks for the file.
 """
 
 import os
@@ -10,6 +12,7 @@ import sys
 from types import ModuleType
 
 os.environ["MEM0_TELEMETRY"] = "False"
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 # A directory that there is and that takes no files. Mem0 needs the directory, and goes on without the file.
 os.environ.setdefault("MEM0_DIR", "/dev/fd")
 

