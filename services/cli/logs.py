@@ -14,7 +14,7 @@ import typer
 from services.cli.options import DEFAULT_DATA_DIRECTORY
 from services.cli.output import Output, escaped
 from services.stack.logs import LogLine, follow, last_lines, log_directory, log_files
-from services.stack.processes import NAMES, check_names
+from services.stack.processes import FORK_SERVER, NAMES, check_names
 
 _STYLES = {"debug": "dim", "warning": "yellow", "error": "bold red", "critical": "bold red"}
 #: Fields that have a place of their own in a line, or stand below it.
@@ -24,7 +24,7 @@ _PLACED = ("timestamp", "process", "level", "event", "exception")
 def logs(
     name: Annotated[
         str | None,
-        typer.Argument(help="Only those of this server or process.", autocompletion=lambda: list(NAMES)),
+        typer.Argument(help="Only those of this server or process.", autocompletion=lambda: [*NAMES, FORK_SERVER]),
     ] = None,
     following: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on with what is written, until Ctrl-C.")
@@ -38,7 +38,7 @@ def logs(
     ] = None,
 ) -> None:
     """Show the logs of the processes of `ltm up`; those of Compose are shown by `docker compose logs`."""
-    check_names([name] if name else [])
+    check_names([name] if name and name != FORK_SERVER else [])
     directory = log_directory(data_dir, DEFAULT_DATA_DIRECTORY, os.environ.get("REDIS_URL", ""))
     files, output = log_files(directory, name), Output()
     readable = sys.stdout.isatty() and not as_json

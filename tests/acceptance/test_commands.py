@@ -60,8 +60,7 @@ def test_the_last_line_of_up_is_the_address_of_the_console(stack: Stack) -> None
 
 def test_the_ready_file_holds_the_pid_of_each_process(stack: Stack) -> None:
     assert sorted(stack.pids) == sorted(STARTED)
-    started = {process.pid for process in psutil.Process(stack.process.pid).children(recursive=True)}
-    assert {pid for pid in started if os.getsid(pid) == pid} >= set(stack.pids.values())
+    assert all(psutil.Process(pid).ppid() == stack.process.pid for pid in stack.pids.values())
 
 
 def test_indexing_alone_has_a_lower_cpu_priority(stack: Stack) -> None:

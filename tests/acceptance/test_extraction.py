@@ -106,7 +106,7 @@ class Extracting:
 
     def pid(self) -> int:
         """The extractor's process, which may have been started anew."""
-        family = psutil.Process(self.stack.process.pid).children(recursive=True)
+        family = psutil.Process(self.stack.process.pid).children()
         (extractor,) = (process for process in family if EXTRACTOR in " ".join(process.cmdline()))
         return extractor.pid
 

