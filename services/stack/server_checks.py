@@ -15,8 +15,8 @@ from services.runtime.settings import DEFAULT_EMBEDDER, Settings
 from services.stack.broker_check import check_broker, check_redis
 from services.stack.processes import BROKER, POSTGRES, REDIS, ROOT
 
-#: Of the check of the embedder and LLM.
-PROVIDER_TIMEOUT_S = 4.0
+#: Of the check of the embedder and LLM: two seconds of CPU, which a busy machine gives it in five, and their answers.
+PROVIDER_TIMEOUT_S = 10.0
 
 
 class ServerChecks:

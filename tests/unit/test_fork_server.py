@@ -103,6 +103,11 @@ def pid_of(server: ForkServer) -> int:
     return server.pid
 
 
+def own_children() -> set[int]:
+    """The children of this process, also those of other tests' servers."""
+    return {child.pid for child in psutil.Process().children()}
+
+
 def wait_for_log(directory: Path, name: str, text: str) -> str:
     def logged() -> str:
         written = (directory / f"{name}.log").read_text()
@@ -289,6 +294,7 @@ def test_what_cannot_be_forked_is_told_with_the_reason(tmp_path: Path) -> None:
 
 def test_a_fork_that_its_supervisor_does_not_learn_of_ends(tmp_path: Path) -> None:
     """Given a fork that is slower than the supervisor waits, I expect it to run nothing, beside the next."""
+    earlier = own_children()
     slow = "import time" + SERVER.replace(
         "loaded = object()", "import os; os.register_at_fork(after_in_child=lambda: time.sleep(3))"
     )
@@ -303,7 +309,7 @@ def test_a_fork_that_its_supervisor_does_not_learn_of_ends(tmp_path: Path) -> No
 
     def reaped() -> bool:
         process_tree.reap_adopted()
-        return not psutil.Process().children()
+        return own_children() == earlier
 
     wait_until(reaped, description="its end")
     assert (tmp_path / "a.log").read_text() == ""
@@ -421,6 +427,7 @@ def test_a_forkable_process_is_forked_and_another_executed(
     supervised: Callable[..., Supervisor], tmp_path: Path
 ) -> None:
     (tmp_path / "sleeping.py").write_text(SLEEPS)
+    earlier = own_children()
     supervisor = supervised(forkable("a", "sleeping"), ProcessSpec("b", (sys.executable, "-c", SLEEPS)))
 
     wait_until(lambda: len(running(supervisor, "a", "b")) == 2, description="both")
@@ -431,7 +438,7 @@ def test_a_forkable_process_is_forked_and_another_executed(
     assert " ".join(psutil.Process(a.pid).cmdline()).strip() == "ltm up: a"
     assert psutil.Process(b.pid).cmdline()[1:] == ["-c", SLEEPS]
     supervisor.stop()
-    assert psutil.Process().children() == []
+    assert own_children() == earlier
 
 
 def test_a_killed_fork_and_what_it_has_forked_are_replaced_by_the_next(

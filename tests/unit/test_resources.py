@@ -39,7 +39,15 @@ from services.runtime.process_record import Dependency
 from services.runtime.prometheus import PrometheusMetrics
 from services.runtime.settings import Settings
 from services.stack.readiness import Readiness
-from tasks.middleware.resources import LOWEST, Resources, WorkerCannotStart, _send, end_process, lower_priority
+from tasks.middleware.resources import (
+    LOWEST,
+    Resources,
+    WorkerCannotStart,
+    _send,
+    end_process,
+    lower_priority,
+    with_engine,
+)
 from tests.support import wait_until
 
 
@@ -346,6 +354,7 @@ def test_what_embeds_little_has_the_engine_that_takes_the_least_memory(
         return Opened()
 
     monkeypatch.setattr("tasks.middleware.resources.open_when_ready", open_services)
+    monkeypatch.setattr("tasks.middleware.resources.engine_is_open", lambda _: False)
     settings = Settings(ltm_embedder_engine=wanted, ltm_index_nice=0, ltm_llm_provider="openai")
     resources = Resources(settings, "a-worker")
     worker = dramatiq.Worker(StubBroker(middleware=[]), queues=queues, worker_threads=1)
@@ -353,6 +362,16 @@ def test_what_embeds_little_has_the_engine_that_takes_the_least_memory(
     resources.before_worker_boot(worker.broker, worker)
 
     assert [settings.ltm_embedder_engine for settings in asked] == [engine]
+
+
+@pytest.mark.parametrize(("opened", "engine"), [("int8", None), ("c", "c")])
+def test_what_embeds_little_shares_the_default_engine_where_that_is_open(
+    monkeypatch: pytest.MonkeyPatch, opened: str, engine: str | None
+) -> None:
+    """Given a process that is forked from one with an engine, I expect that engine, and no second one."""
+    monkeypatch.setattr("tasks.middleware.resources.engine_is_open", lambda name: name == opened)
+
+    assert with_engine(Settings(), {"writes"}).ltm_embedder_engine == engine
 
 
 def test_heartbeats_name_the_engine_of_the_embedder(booted: Booted) -> None:
