@@ -16,6 +16,7 @@ import logging
 import os
 import runpy
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -25,7 +26,6 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from signal import Signals
 from typing import Any, BinaryIO, Final, NamedTuple, NoReturn
 
 import setproctitle
@@ -37,6 +37,10 @@ from services.stack.processes import FORK_SERVER, ROOT
 
 #: Of a fork, which takes milliseconds; the supervisor does nothing else meanwhile.
 FORK_TIMEOUT_S: Final = 2.0
+#: Of one that is killed as it hangs.
+END_TIMEOUT_S: Final = 0.5
+#: Before the next attempt to start one, where the system refused it.
+REFUSED_PAUSE_S: Final = 1.0
 #: Of what is loaded before the first fork, in which a busy machine takes ten seconds.
 LOAD_TIMEOUT_S: Final = 60.0
 #: So often within the window a fork server is started anew; then the processes start without one.
@@ -75,6 +79,7 @@ class Request(NamedTuple):
 
 def serve(connection: socket.socket) -> None:
     """Fork on every request until the connection ends; a fork runs the module that is asked for, and then exits."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a parent that ignored it has left that, and children no status
     connection.send(_READY)
     while True:
         message, descriptors, _, _ = socket.recv_fds(connection, _MAX_BYTES, 1)
@@ -103,6 +108,7 @@ def _fork_again(connection: socket.socket, request: Request) -> NoReturn:
         os._exit(0)
     while os.getppid() == between:
         time.sleep(0.001)
+    os.setsid()
     try:
         # One that the supervisor does not know of must not run beside the next.
         if os.getppid() != request.parent:
@@ -115,8 +121,7 @@ def _fork_again(connection: socket.socket, request: Request) -> NoReturn:
 
 
 def _run(request: Request) -> NoReturn:
-    """Run a module as `python -m` does, in a session of its own, and exit."""
-    os.setsid()
+    """Run a module as `python -m` does, and exit."""
     for standard in (1, 2):
         os.dup2(request.output, standard)
     os.close(request.output)
@@ -148,14 +153,17 @@ class ForkedProcess:
         self.returncode: int | None = None
 
     def poll(self) -> int | None:
-        """Its exit code, negative for the signal that killed it, or None while it runs."""
+        """Its exit code, negative for the signal that killed it, or None while it runs; 0 where that is lost."""
         if self.returncode is None:
-            ended, status = os.waitpid(self.pid, os.WNOHANG)
+            try:
+                ended, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:
+                ended, status = self.pid, 0
             if ended:
                 self.returncode = os.waitstatus_to_exitcode(status)
         return self.returncode
 
-    def send_signal(self, number: Signals) -> None:
+    def send_signal(self, number: signal.Signals) -> None:
         """Send it a signal, if it still runs."""
         if self.poll() is None:
             os.kill(self.pid, number)
@@ -198,6 +206,7 @@ class ForkServer:
         self._connection: socket.socket | None = None
         self._ready = False
         self._started_at = 0.0
+        self._start_at = clock()
         self._ends: deque[float] = deque(maxlen=MAX_ENDS)
         #: It does not become ready, or ends again and again: what it is to fork has to start without it.
         self.failed = False
@@ -214,7 +223,7 @@ class ForkServer:
         if self._ready and not self._is_current():
             log.info("fork_server_outdated")
             self.stop()
-        if self._connection is None:
+        if self._connection is None and self._clock() >= self._start_at:
             self._start()
         while self._connection and select.select([self._connection], [], [], 0)[0]:
             self._read()
@@ -236,12 +245,13 @@ class ForkServer:
             return None
         hung = False
         while self._connection:
-            if not select.select([self._connection], [], [], FORK_TIMEOUT_S)[0]:
+            if not select.select([self._connection], [], [], END_TIMEOUT_S if hung else FORK_TIMEOUT_S)[0]:
+                # What was told until now is read to the end; a fork that can tell nothing any more exits.
                 if hung:
-                    self.stop()
+                    self._connection.shutdown(socket.SHUT_RD)
                 elif self._process:
                     hung = True
-                    self._process.kill()  # what it, or its fork, has told before is read to the end
+                    self._process.kill()
                 continue
             told = self._read()
             if pid := told.get("started"):
@@ -277,21 +287,29 @@ class ForkServer:
     def _start(self) -> None:
         self._started_at = self._code_known_at = self._clock()
         self._loaded = self._code()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # see `serve`
         if ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
             self._fail("this system has no subreapers")
             return
-        self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, self._log.open() as output:
-            self._process = subprocess.Popen(
-                [*self._argv, str(theirs.fileno())],
-                env=self._environment,
-                cwd=self._directory,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-            )
+            try:
+                self._process = subprocess.Popen(
+                    [*self._argv, str(theirs.fileno())],
+                    env=self._environment,
+                    cwd=self._directory,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=[theirs.fileno()],
+                    start_new_session=True,
+                )
+            except OSError as error:  # no process or no memory is left
+                ours.close()
+                log.warning("fork_refused", name=FORK_SERVER, reason=str(error))
+                self._start_at = self._clock() + REFUSED_PAUSE_S
+            else:
+                self._connection = ours
 
     def _read(self) -> dict[str, Any]:
         assert self._connection is not None  # noqa: S101  as the callers know
@@ -319,11 +337,18 @@ class ForkServer:
         self.stop()
 
 
-def installed_code() -> tuple[int, ...]:
-    """The times of the newest of Keepsake's modules, and of the last change to what is installed."""
+def installed_code() -> frozenset[tuple[Path, int]]:
+    """The times of the last changes to Keepsake's modules, and to what is installed."""
     modules = (path for package in ("adapters", "services", "tasks") for path in (ROOT / package).rglob("*.py"))
-    installed = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
-    return (max(path.stat().st_mtime_ns for path in modules), *(os.stat(path).st_mtime_ns for path in installed))
+    installed = (Path(sysconfig.get_path(name)) for name in ("purelib", "platlib"))
+    return frozenset((path, _changed_at(path)) for path in (*modules, *installed))
+
+
+def _changed_at(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:  # gone meanwhile, as in the middle of an upgrade
+        return 0
 
 
 def _encoded(**fields: Any) -> bytes:

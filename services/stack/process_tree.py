@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 
 import psutil
@@ -69,11 +69,15 @@ def session_members(leader: int) -> list[psutil.Process]:
     return members
 
 
-def reap_adopted() -> None:
-    """Reap what this process, as a subreaper, was given when its parent ended: members of sessions that others lead."""
+def reap_adopted(own: Collection[int]) -> None:
+    """Reap the children that this process, as a subreaper, was given when their parents ended.
+
+    Args:
+        own: the pids of its other children, whose exit codes are still to be read.
+    """
     for child in psutil.Process().children():
-        with suppress(psutil.NoSuchProcess, ProcessLookupError, ChildProcessError):
-            if child.status() == psutil.STATUS_ZOMBIE and os.getsid(child.pid) not in (child.pid, os.getsid(0)):
+        with suppress(psutil.NoSuchProcess, ChildProcessError):
+            if child.pid not in own and child.status() == psutil.STATUS_ZOMBIE:
                 os.waitpid(child.pid, os.WNOHANG)
 
 

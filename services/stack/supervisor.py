@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import psutil
 import structlog
@@ -16,7 +17,7 @@ import structlog
 from services.runtime.errors import EXIT_CANNOT_START, CannotStart, InvalidSetting, ProcessKeepsDying
 from services.runtime.logging import START_AWAITS, START_REFUSED
 from services.stack import process_tree
-from services.stack.fork_server import ForkedProcess, ForkServer
+from services.stack.fork_server import REFUSED_PAUSE_S, ForkedProcess, ForkServer
 from services.stack.logfile import BoundedLog
 from services.stack.process_tree import NAME_VARIABLE, ProcessId
 from services.stack.processes import ProcessSpec, stop_signal
@@ -25,8 +26,6 @@ from services.stack.processes import ProcessSpec, stop_signal
 MAX_CRASHES = 5
 CRASH_WINDOW_S = 60.0
 LAST_LINES = 20
-#: Before the next attempt, where a process could not be forked.
-REFUSED_PAUSE_S = 1.0
 
 # Their sum, plus one second for SIGKILL, stays below the 10 s within which the stack has to stop.
 SERVICE_GRACE_S = 5.5
@@ -91,20 +90,30 @@ class Child:
             if self._fork_server and not self._fork_server.failed:
                 _, _, *command = self.spec.argv
                 self._process = self._fork_server.fork(self.spec.name, command, self._variables, output)
-                if self._process is None:
-                    self._start_at = self._clock() + REFUSED_PAUSE_S
             else:
-                self._process = subprocess.Popen(
-                    self.spec.argv,
-                    env={**self._environment, **self._variables},
-                    cwd=self._directory,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
+                self._process = self._executed(output)
+        if self._process is None:
+            self._start_at = self._clock() + REFUSED_PAUSE_S
         # It has not been waited for, so the pid is not reused even if it has exited already.
         self.identity = process_tree.identify(self._process.pid) if self._process else None
+
+    def _executed(self, output: BinaryIO) -> subprocess.Popen[bytes] | None:
+        """The process, started by its command; None where the system has no process or no memory left."""
+        try:
+            return subprocess.Popen(
+                self.spec.argv,
+                env={**self._environment, **self._variables},
+                cwd=self._directory,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.ENOMEM):
+                raise
+            log.warning("fork_refused", name=self.spec.name, reason=str(error))
+            return None
 
     def reap(self) -> int | None:
         """If the process has exited, kill what it left behind and schedule its restart.
@@ -260,7 +269,8 @@ class Supervisor:
                 child.log.trim()
             if self._fork_server:
                 self._fork_server.trim()
-                process_tree.reap_adopted()
+                own = {self._fork_server.pid, *(identity.pid for identity in self.running.values())}
+                process_tree.reap_adopted({pid for pid in own if pid})
 
     def _format_crash(self, child: Child, code: int) -> str:
         lines = "\n".join(f"  {line}" for line in child.log.tail(LAST_LINES)) or "  (none)"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -172,6 +175,14 @@ def test_a_fork_keeps_none_of_the_servers_descriptors_and_handlers(fork: Fork, t
     assert (tmp_path / "a.log").read_text() == "['0', '1', '2'] SIG_DFL\n"
 
 
+def test_an_exit_code_that_was_lost_counts_as_0(fork: Fork) -> None:
+    """Given an end that something else has waited for, I expect the process to count as ended, as one of Popen does."""
+    process = fork("a", "raise SystemExit(3)")
+    os.waitpid(process.pid, 0)
+
+    assert process.poll() == 0
+
+
 def test_many_ends_at_once_are_each_told(fork: Fork) -> None:
     processes = [fork(f"a{number}", f"raise SystemExit({number})") for number in range(20)]
 
@@ -268,8 +279,12 @@ def test_a_changed_module_is_other_code(monkeypatch: pytest.MonkeyPatch, tmp_pat
     before = installed_code()
 
     os.utime(module, (4e9, 4e9))
+    after = installed_code()
+    module.unlink()
+    os.symlink("missing", module)  # as one that is gone between two looks at it
 
-    assert installed_code() != before
+    assert after != before
+    assert installed_code() not in (before, after)
 
 
 def test_what_cannot_be_forked_is_told_with_the_reason(tmp_path: Path) -> None:
@@ -308,7 +323,7 @@ def test_a_fork_that_its_supervisor_does_not_learn_of_ends(tmp_path: Path) -> No
     server.stop()
 
     def reaped() -> bool:
-        process_tree.reap_adopted()
+        process_tree.reap_adopted(earlier)
         return own_children() == earlier
 
     wait_until(reaped, description="its end")
@@ -392,7 +407,7 @@ def test_what_a_killed_fork_left_in_its_session_is_known_by_its_name(fork: Fork,
     left.kill()
     # It is this process's child since its parent has ended, and so has to be reaped.
     wait_until(lambda: left.status() == psutil.STATUS_ZOMBIE, description="its end")
-    process_tree.reap_adopted()
+    process_tree.reap_adopted(own_children() - {left.pid})
     assert not psutil.pid_exists(left.pid)
 
 
@@ -456,6 +471,27 @@ def test_a_killed_fork_and_what_it_has_forked_are_replaced_by_the_next(
 
     assert logs == [{"event": "process_restarted", "log_level": "warning", "name": "a", "exit_code": -9, "crashes": 1}]
     wait_until(lambda: not own.is_running() or own.status() == psutil.STATUS_ZOMBIE, description="the end of the other")
+
+
+def test_a_start_that_the_system_refuses_is_tried_again(
+    supervised: Callable[..., Supervisor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given no process left for the fork server and an executed one, I expect both later, and the supervisor alive."""
+    (tmp_path / "sleeping.py").write_text(SLEEPS)
+    supervisor = supervised(forkable("a", "sleeping"), ProcessSpec("b", (sys.executable, "-c", SLEEPS)))
+    left = [BlockingIOError(errno.EAGAIN, "no process left")] * 2
+    popen = subprocess.Popen
+
+    def refusing(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        if left:
+            raise left.pop()
+        return popen(*arguments, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", refusing)
+    with structlog.testing.capture_logs() as logs:
+        wait_until(lambda: len(running(supervisor, "a", "b")) == 2, description="both")
+
+    assert [(line["event"], line["name"]) for line in logs] == [("fork_refused", "fork-server"), ("fork_refused", "b")]
 
 
 def test_without_a_fork_server_that_works_a_forkable_process_is_executed(
