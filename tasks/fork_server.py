@@ -10,7 +10,7 @@ import sys
 
 from services.runtime.logging import configure_logging
 from services.runtime.settings import load_settings
-from services.stack.fork_server import serve
+from services.stack.forking import serve
 from services.stack.processes import FORK_SERVER
 from tasks.composition import preload
 

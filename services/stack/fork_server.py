@@ -1,4 +1,4 @@
-"""Fork server: starts processes as forks of one process, which has loaded what they share. For Linux.
+"""Fork server, as its supervisor uses it: a process that has loaded what others share, and forks them. For Linux.
 
 A process of Keepsake by itself imports for half a second to two, and holds 40 to 130 MB, most of it the same in all. A
 fork begins with that, and shares it. `multiprocessing` has a fork server too, which imports its parent's main module in
@@ -12,26 +12,23 @@ from __future__ import annotations
 
 import ctypes
 import json
-import logging
 import os
-import runpy
 import select
 import signal
 import socket
 import subprocess
-import sys
 import sysconfig
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Final, NamedTuple, NoReturn
+from typing import Any, BinaryIO, Final
 
-import setproctitle
 import structlog
 
 from services.stack import process_tree
+from services.stack.forking import MAX_BYTES, encoded
 from services.stack.logfile import BoundedLog
 from services.stack.processes import FORK_SERVER, ROOT
 
@@ -46,103 +43,14 @@ LOAD_TIMEOUT_S: Final = 60.0
 #: So often within the window a fork server is started anew; then the processes start without one.
 MAX_ENDS: Final = 3
 ENDS_WINDOW_S: Final = 60.0
-#: How long one that ends has for its last words.
-LAST_WORDS_S: Final = 1.0
+#: How long one that has closed its connection may take to log why, and exit.
+EXIT_WAIT_S: Final = 1.0
 #: How old the knowledge may be that the code on the disk is still that which was loaded.
 CODE_KNOWN_S: Final = 1.0
 #: Of `<sys/prctl.h>`.
 PR_SET_CHILD_SUBREAPER: Final = 36
 
-_READY: Final = b"{}"
-_MAX_BYTES: Final = 65_536
-
 log = structlog.get_logger()
-
-
-class Request(NamedTuple):
-    """A process that is to be forked.
-
-    Args:
-        parent: the pid of its supervisor.
-        name: of the process, in compose and `ltm status`.
-        command: a module's name, and the arguments that are passed to it.
-        variables: those of its environment that differ from the fork server's.
-        output: the descriptor of its log.
-    """
-
-    parent: int
-    name: str
-    command: list[str]
-    variables: dict[str, str]
-    output: int
-
-
-def serve(connection: socket.socket) -> None:
-    """Fork on every request until the connection ends; a fork runs the module that is asked for, and then exits."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a parent that ignored it has left that, and children no status
-    connection.send(_READY)
-    while True:
-        message, descriptors, _, _ = socket.recv_fds(connection, _MAX_BYTES, 1)
-        if not message:
-            return  # the supervisor has ended
-        request = Request(**json.loads(message), output=descriptors[0])
-        try:
-            between = os.fork()
-        except OSError as error:
-            connection.send(_encoded(refused=str(error)))
-        else:
-            if not between:
-                _fork_again(connection, request)
-            os.waitpid(between, 0)
-        os.close(request.output)
-
-
-def _fork_again(connection: socket.socket, request: Request) -> NoReturn:
-    between = os.getpid()
-    try:
-        forked = os.fork()
-    except OSError as error:
-        connection.send(_encoded(refused=str(error)))
-        os._exit(0)
-    if forked:
-        os._exit(0)
-    while os.getppid() == between:
-        time.sleep(0.001)
-    os.setsid()
-    try:
-        # One that the supervisor does not know of must not run beside the next.
-        if os.getppid() != request.parent:
-            os._exit(0)
-        connection.send(_encoded(started=os.getpid()))
-    except OSError:
-        os._exit(0)
-    connection.close()
-    _run(request)
-
-
-def _run(request: Request) -> NoReturn:
-    """Run a module as `python -m` does, and exit."""
-    for standard in (1, 2):
-        os.dup2(request.output, standard)
-    os.close(request.output)
-    os.environ.update(request.variables)
-    setproctitle.setproctitle(process_tree.title(request.name))
-    sys.excepthook = sys.__excepthook__  # until the module has its own, not that of the fork server
-    sys.argv = request.command  # runpy puts the module's file in place of its name
-    code: object = 1
-    try:
-        runpy.run_module(request.command[0], run_name="__main__", alter_sys=True)
-        code = None
-    except SystemExit as end:
-        code = end.code
-    except BaseException:  # noqa: BLE001 - reported as the interpreter would
-        sys.excepthook(*sys.exc_info())
-    if isinstance(code, str):
-        print(code, file=sys.stderr)
-    logging.shutdown()
-    sys.stdout.flush()
-    # Not by way of the interpreter's end: ONNX Runtime would join a thread that only the fork server has, and abort.
-    os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 class ForkedProcess:
@@ -176,7 +84,7 @@ class ForkServer:
     another than it has loaded. What it has forked goes on.
 
     Args:
-        argv: its command, to which the descriptor of its connection is added. It passes that to `serve`.
+        argv: its command, to which the descriptor of its connection is added. It passes that to `forking.serve`.
         environment: its own, and that of what it forks.
         directory: the working directory of both.
         logs: the directory of its log.
@@ -234,10 +142,10 @@ class ForkServer:
     def fork(
         self, name: str, command: Sequence[str], variables: Mapping[str, str], output: BinaryIO
     ) -> ForkedProcess | None:
-        """Start a process, see `Request`; None where that failed, which is logged."""
+        """Start a process, see `forking.Request`; None where that failed, which is logged."""
         if self._connection is None:
             return None
-        request = _encoded(parent=os.getpid(), name=name, command=list(command), variables=dict(variables))
+        request = encoded(parent=os.getpid(), name=name, command=list(command), variables=dict(variables))
         try:
             socket.send_fds(self._connection, [request], [output.fileno()])
         except OSError as error:
@@ -287,34 +195,26 @@ class ForkServer:
     def _start(self) -> None:
         self._started_at = self._code_known_at = self._clock()
         self._loaded = self._code()
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # see `serve`
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # see `forking.serve`
         if ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
             self._fail("this system has no subreapers")
             return
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, self._log.open() as output:
-            try:
-                self._process = subprocess.Popen(
-                    [*self._argv, str(theirs.fileno())],
-                    env=self._environment,
-                    cwd=self._directory,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    pass_fds=[theirs.fileno()],
-                    start_new_session=True,
-                )
-            except OSError as error:  # no process or no memory is left
-                ours.close()
-                log.warning("fork_refused", name=FORK_SERVER, reason=str(error))
-                self._start_at = self._clock() + REFUSED_PAUSE_S
-            else:
-                self._connection = ours
+            descriptor = theirs.fileno()
+            self._process = process_tree.start(
+                FORK_SERVER, [*self._argv, str(descriptor)], self._environment, self._directory, output, [descriptor]
+            )
+        if self._process:
+            self._connection = ours
+        else:
+            ours.close()
+            self._start_at = self._clock() + REFUSED_PAUSE_S
 
     def _read(self) -> dict[str, Any]:
         assert self._connection is not None  # noqa: S101  as the callers know
         try:
-            message = self._connection.recv(_MAX_BYTES)
+            message = self._connection.recv(MAX_BYTES)
         except OSError:
             message = b""
         if not message:
@@ -332,7 +232,7 @@ class ForkServer:
         self.failed = often or not self._ready
         if self._process and self._ready:
             with suppress(subprocess.TimeoutExpired):
-                self._process.wait(LAST_WORDS_S)
+                self._process.wait(EXIT_WAIT_S)
         log.warning("fork_server_ended", reason=reason, log=str(self._log.path), used_again=not self.failed)
         self.stop()
 
@@ -349,7 +249,3 @@ def _changed_at(path: Path) -> int:
         return path.stat().st_mtime_ns
     except OSError:  # gone meanwhile, as in the middle of an upgrade
         return 0
-
-
-def _encoded(**fields: Any) -> bytes:
-    return json.dumps(fields).encode()

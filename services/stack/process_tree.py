@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import subprocess
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
 
 import psutil
+import structlog
 from pydantic import BaseModel, ConfigDict
 
 # The kernel keeps start times in ticks since boot; a clock correction shifts them a little.
@@ -16,6 +21,8 @@ SAME_START_S = 2.0
 
 #: The environment variable that holds a process's name; its descendants inherit it.
 NAME_VARIABLE = "LTM_PROCESS_NAME"
+
+log = structlog.get_logger()
 
 
 class ProcessId(BaseModel):
@@ -25,6 +32,39 @@ class ProcessId(BaseModel):
 
     pid: int
     create_time: float
+
+
+def start(
+    name: str,
+    argv: Sequence[str],
+    environment: Mapping[str, str],
+    directory: Path,
+    output: BinaryIO,
+    descriptors: Sequence[int] = (),
+) -> subprocess.Popen[bytes] | None:
+    """Start a process in a session of its own; None, and a line of log, where no process or memory is left for it.
+
+    Args:
+        name: for the log.
+        output: of its stdout and stderr.
+        descriptors: further ones that it inherits.
+    """
+    try:
+        return subprocess.Popen(
+            argv,
+            env=environment,
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            pass_fds=descriptors,
+            start_new_session=True,
+        )
+    except OSError as error:
+        if error.errno not in (errno.EAGAIN, errno.ENOMEM):
+            raise
+        log.warning("fork_refused", name=name, reason=str(error))
+        return None
 
 
 def identify(pid: int) -> ProcessId:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import psutil
 import structlog
@@ -91,29 +90,12 @@ class Child:
                 _, _, *command = self.spec.argv
                 self._process = self._fork_server.fork(self.spec.name, command, self._variables, output)
             else:
-                self._process = self._executed(output)
+                environment = {**self._environment, **self._variables}
+                self._process = process_tree.start(self.spec.name, self.spec.argv, environment, self._directory, output)
         if self._process is None:
             self._start_at = self._clock() + REFUSED_PAUSE_S
         # It has not been waited for, so the pid is not reused even if it has exited already.
         self.identity = process_tree.identify(self._process.pid) if self._process else None
-
-    def _executed(self, output: BinaryIO) -> subprocess.Popen[bytes] | None:
-        """The process, started by its command; None where the system has no process or no memory left."""
-        try:
-            return subprocess.Popen(
-                self.spec.argv,
-                env={**self._environment, **self._variables},
-                cwd=self._directory,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.ENOMEM):
-                raise
-            log.warning("fork_refused", name=self.spec.name, reason=str(error))
-            return None
 
     def reap(self) -> int | None:
         """If the process has exited, kill what it left behind and schedule its restart.

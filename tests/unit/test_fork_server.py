@@ -37,7 +37,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a fork server i
 SERVER = """
 import socket, sys
 loaded = object()
-from services.stack.fork_server import serve
+from services.stack.forking import serve
 serve(socket.socket(fileno=int(sys.argv[1])))
 """
 SLEEPS = "import time; print('ready', flush=True); time.sleep(600)"
@@ -136,7 +136,7 @@ def test_a_module_runs_as_the_main_one_with_its_arguments_variables_and_log(fork
 
 def test_the_code_of_what_is_loaded_is_not_run_again(fork: Fork, tmp_path: Path) -> None:
     """Given a module that the fork server has imported, I expect a fork to have it without importing it."""
-    wait_for_end(fork("a", "import sys; print('services.stack.fork_server' in sys.modules)"))
+    wait_for_end(fork("a", "import sys; print('services.stack.forking' in sys.modules)"))
 
     assert (tmp_path / "a.log").read_text() == "True\n"
 
@@ -351,6 +351,33 @@ def test_a_server_that_hangs_is_replaced(server: ForkServer, tmp_path: Path) -> 
 
     wait_until(server.ready, description="the next server")
     assert pid_of(server) != first
+
+
+def test_a_parent_that_ignores_the_ends_of_its_children_leaves_that_to_none(tmp_path: Path) -> None:
+    """Given SIGCHLD ignored, which a process hands on to those that it executes, I expect exit codes all the same."""
+    server = ForkServer([sys.executable, "-c", SERVER], os.environ, tmp_path, tmp_path)
+    (tmp_path / "module_a.py").write_text("raise SystemExit(3)")
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        wait_until(server.ready, description="the fork server")
+        with (tmp_path / "a.log").open("ab") as output:
+            process = server.fork("a", ["module_a"], {}, output)
+        assert process is not None
+        assert wait_for_end(process) == 3
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+        server.stop()
+
+
+def test_a_fork_of_another_supervisor_ends(server: ForkServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a supervisor that has ended since it asked, I expect the fork, whose parent is another, to run nothing."""
+    (tmp_path / "module_a.py").write_text("print('it runs', flush=True)")
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+
+    with structlog.testing.capture_logs(), (tmp_path / "a.log").open("ab") as output:
+        assert server.fork("a", ["module_a"], {}, output) is None
+
+    assert (tmp_path / "a.log").read_text() == ""
 
 
 def test_the_server_ends_with_its_supervisor_and_leaves_its_forks(
