@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
 import pytest
@@ -155,6 +155,56 @@ def test_the_code_of_what_is_loaded_is_not_run_again(fork: Fork, tmp_path: Path)
 def test_the_exit_code_is_told(fork: Fork, tmp_path: Path, source: str, code: int, logged: str) -> None:
     assert wait_for_end(fork("a", source)) == code
     assert logged in (tmp_path / "a.log").read_text()
+
+
+def test_a_crash_before_a_process_has_its_own_report_is_not_reported_as_the_servers(tmp_path: Path) -> None:
+    """Given a fork server that logs its crashes under its name, I expect a fork's as the interpreter reports it."""
+    named = f"import sys; sys.excepthook = lambda *_: print('fork-server crashed', flush=True)\n{SERVER}"
+    server = ForkServer([sys.executable, "-c", named], os.environ, tmp_path, tmp_path)
+    wait_until(server.ready, description="the fork server")
+    (tmp_path / "module_a.py").write_text("1 / 0")
+
+    with (tmp_path / "a.log").open("ab") as output:
+        process = server.fork("a", ["module_a"], {}, output)
+    assert process is not None
+    wait_for_end(process)
+    server.stop()
+
+    logged = (tmp_path / "a.log").read_text()
+    assert logged.startswith("Traceback")
+    assert "fork-server crashed" not in logged
+
+
+def test_an_exit_code_that_is_still_to_be_read_is_not_taken(fork: Fork) -> None:
+    """Given a process of the supervisor's own that has ended, I expect its code to be left for who started it."""
+    process = fork("a", "raise SystemExit(3)")
+    ended = psutil.Process(process.pid)
+    wait_until(lambda: ended.status() == psutil.STATUS_ZOMBIE, description="its end")
+
+    process_tree.reap_adopted(own_children())
+
+    assert process.poll() == 3
+
+
+def test_a_server_that_the_system_refuses_is_asked_for_again_after_a_second(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = ForkServer([sys.executable, "-c", SERVER], os.environ, tmp_path, tmp_path, clock)
+    tries: list[float] = []
+
+    def refusing(*_: Any, **__: Any) -> NoReturn:
+        tries.append(clock.now)
+        raise BlockingIOError(errno.EAGAIN, "no process left")
+
+    monkeypatch.setattr(subprocess, "Popen", refusing)
+    began = clock.now
+    with structlog.testing.capture_logs():
+        for later in (0.0, 0.5, 1.0):
+            clock.now = began + later
+            assert not server.ready()
+
+    assert tries == [began, began + 1.0]
+    assert not server.failed
 
 
 def test_a_fork_is_a_child_in_a_session_of_its_own_and_named_for_ps(fork: Fork, tmp_path: Path) -> None:
