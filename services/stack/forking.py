@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import runpy
 import signal
@@ -97,17 +96,5 @@ def _run(request: Request) -> NoReturn:
     setproctitle.setproctitle(process_tree.title(request.name))
     sys.excepthook = sys.__excepthook__  # until the module has its own, not that of the fork server
     sys.argv = request.command  # runpy puts the module's file in place of its name
-    code: object = 1
-    try:
-        runpy.run_module(request.command[0], run_name="__main__", alter_sys=True)
-        code = None
-    except SystemExit as end:
-        code = end.code
-    except BaseException:  # noqa: BLE001 - reported as the interpreter would
-        sys.excepthook(*sys.exc_info())
-    if isinstance(code, str):
-        print(code, file=sys.stderr)
-    logging.shutdown()
-    sys.stdout.flush()
-    # Not by way of the interpreter's end: ONNX Runtime would join a thread that only the fork server has, and abort.
-    os._exit(code if isinstance(code, int) else int(code is not None))
+    runpy.run_module(request.command[0], run_name="__main__", alter_sys=True)
+    sys.exit()

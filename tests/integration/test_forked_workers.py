@@ -72,7 +72,7 @@ def test_an_engine_works_in_forked_processes_and_their_threads(engine: str) -> N
 @pytest.mark.skipif(sys.platform != "linux", reason="a fork server is for Linux")
 @pytest.mark.parametrize(("source", "code"), [("", 0), ("import sys; sys.exit(14)", 14), ("1 / 0", 1)])
 def test_a_fork_of_a_server_with_an_engine_exits_as_any_process(tmp_path: Path, source: str, code: int) -> None:
-    """Given a fork server with ONNX Runtime's thread, which forks do not have, I expect its forks to end in order."""
+    """Given a fork server with an engine, I expect its forks to exit as they would by themselves."""
     (tmp_path / "ending.py").write_text(source)
     command = [sys.executable, "-m", "tasks.fork_server", INTERACTIVE]
     server = ForkServer(command, {**os.environ, "PYTHONPATH": str(tmp_path)}, tmp_path, tmp_path)
