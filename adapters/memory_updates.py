@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import defaultdict, deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -110,6 +111,8 @@ class UpdateAdapter:
         self.monitor = monitor or SubscriptionMonitor()
         self._clock = clock
         self._kept: BoundedQueue[_Received] = BoundedQueue(lambda received: len(received.raw), max_kept)
+        #: The digests of messages that were kept and are in the stream, each with when it was written at the latest.
+        self._written: deque[tuple[float, str]] = deque(maxlen=MAX_ITEMS)
         self._drained_at = self._empty_at = 0.0
         self._refused_until = 0.0
         self._dropped = 0
@@ -189,11 +192,10 @@ class UpdateAdapter:
 
     def _lead(self) -> None:
         if self._leading:
-            self._write()
+            self._leading = self._write(self._lease)
         elif not self._refused_until:
             self._drop_written()
-            self._write()
-            self._leading = True
+            self._leading = self._write(self._lease)
         elif self._write_kept():
             self._report_dropped()
             self._leading = True
@@ -209,7 +211,8 @@ class UpdateAdapter:
             return
         self._dropped = 0
         while self._kept and self._kept.peek().at < now - KEPT_S:
-            self._kept.popleft()
+            received = self._kept.popleft()
+            self._note_written(received, received.at + SLACK_S)
 
     def _write_kept(self, until: float = float("inf")) -> bool:
         """Write some of what no adapter has written since Redis refused writes; whether all of it is written.
@@ -219,29 +222,32 @@ class UpdateAdapter:
         Args:
             until: what was received later is left to the leader.
         """
-        if not self._writer.held():  # or no longer: another one may have written meanwhile
+        lease = self._writer
+        if not lease.held():  # or no longer: another one may have written meanwhile
             self._writing_kept = False
         try:
-            self._writer.renew()
-            if not self._writer.held():
+            lease.renew()
+            if not lease.held():
                 return False
         except redis.exceptions.NoPermissionError:  # access rules of version 0.2: the leader alone writes
+            lease = self._lease
             until = until if self._lease.held() else 0.0
         if not self._writing_kept:
             self._drop_written()
             self._writing_kept = True
-        if not self._write(until, WRITTEN_AT_ONCE):
+        if not self._write(lease, until, WRITTEN_AT_ONCE):
             return False
         self._writing_kept, self._refused_until = False, 0.0
         with suppress(redis.RedisError):  # it expires
             self._writer.release()
         return True
 
-    def _write(self, until: float = float("inf"), at_once: int = MAX_ITEMS) -> bool:
-        """Write what was received until then; whether it was no more than `at_once`."""
+    def _write(self, lease: Lease, until: float = float("inf"), at_once: int = MAX_ITEMS) -> bool:
+        """Write what was received until then; whether that is all written: the lease lasts, and it was no more than
+        `at_once`."""
         written = 0
         while self._kept and self._kept.peek().at <= until:
-            if written == at_once:
+            if written == at_once or not lease.held():
                 return False
             written += 1
             received = self._kept.peek()
@@ -252,7 +258,7 @@ class UpdateAdapter:
                 if self._lease.held():  # the others heard it too
                     self._rejects.add(raw, error)
             else:
-                self._stream.append(update, raw, received.arrived_at)
+                self._note_written(received, self._stream.append(update, raw, received.arrived_at))
             self._kept.popleft()
         return True
 
@@ -260,14 +266,29 @@ class UpdateAdapter:
         """Forget the kept messages that another adapter has written."""
         if not self._kept:
             return
-        written = self._stream.digests_since(self._kept.peek().since - SLACK_S)
+        start = self._kept.peek().since - SLACK_S
+        times: defaultdict[str, deque[float]] = defaultdict(deque)
+        for at, key in self._stream.written_since(start):
+            times[key].append(at)
+        # Equal messages have equal digests: one that was dealt with before must not stand for one that was not.
+        for at, key in self._written:
+            if at >= start and times[key]:
+                times[key].popleft()
 
         def missing(received: _Received) -> bool:
-            key = digest(received.raw)
-            written[key] -= 1
-            return written[key] < 0
+            found = times[digest(received.raw)]
+            if not found:
+                return True
+            self._note_written(received, found.popleft())
+            return False
 
         self._kept.retain(missing)
+
+    def _note_written(self, received: _Received, at: float) -> None:
+        """Remember a message that is in the stream, as long as one that is kept later may be equal to it."""
+        self._written.append((at, digest(received.raw)))
+        while self._written and self._written[0][0] < received.since - SLACK_S:
+            self._written.popleft()
 
     def _report_dropped(self) -> None:
         if self._dropped:

@@ -7,8 +7,8 @@ under the consumer's name, so a crash does not lose it: at-least-once delivery.
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections import Counter
 from collections.abc import Container, Iterable, Iterator
 from functools import partial
 from hashlib import sha256
@@ -124,31 +124,34 @@ class UpdateStream:
         """Acknowledge entries, which were dispatched or rejected."""
         self._client.xack(self.key, STREAM_GROUP, *ids)
 
-    def append(self, update: MemoryUpdateMessage, raw: bytes, arrived_at: float) -> None:
+    def append(self, update: MemoryUpdateMessage, raw: bytes, arrived_at: float) -> float:
         """Write an event that the channel carried as `raw`.
 
         Args:
             arrived_at: in seconds since 1970; it may have waited for Redis.
+
+        Returns:
+            When it was written, by the clock of Redis, in seconds since 1970.
         """
         identified = update if update.message_id else update.model_copy(update={"message_id": _derived_id(update)})
         # ASCII-only JSON carries every id there is, lone surrogates included.
         event = json.dumps(identified.model_dump())
         fields = {STREAM_EVENT_FIELD: event, DIGEST_FIELD: digest(raw), STREAM_ARRIVED_FIELD: f"{arrived_at:.6f}"}
-        self._client.xadd(self.key, fields, maxlen=self._max_len, approximate=True)
+        return entry_time(self._client.xadd(self.key, fields, maxlen=self._max_len, approximate=True))
 
-    def digests_since(self, seconds: float) -> Counter[str]:
-        """The digests of the messages that adapters wrote since a time, each with its number.
+    def written_since(self, seconds: float) -> Iterator[tuple[float, str]]:
+        """The messages that adapters wrote since a time, oldest first: when, in seconds since 1970, and the digest.
 
         Args:
             seconds: since 1970.
         """
-        digests: Counter[str] = Counter()
-        start: bytes | int = int(seconds * 1000)
+        start: bytes | int = math.ceil(seconds * 1000)
         field = DIGEST_FIELD.encode()
         while entries := self._client.xrange(self.key, min=start, count=READ_BATCH):
-            digests.update(fields[field].decode() for _, fields in entries if field in fields)
+            for entry_id, fields in entries:
+                if field in fields:
+                    yield entry_time(entry_id), fields[field].decode()
             start = b"(" + entries[-1][0]
-        return digests
 
     def claim_from_failed(self, live: Container[str]) -> int:
         """Claim the pending entries of every consumer that is not `live`; how many."""

@@ -661,6 +661,85 @@ def test_a_leader_that_was_followed_by_another_writes_nothing_twice(client: fake
     assert [written["content"] for written in first.written()] == ["m0", "m1"]
 
 
+def test_a_leader_that_gets_the_lease_back_writes_equal_messages_each_time(client: fakeredis.FakeRedis) -> None:
+    """Given five equal messages of one moment, and a leader that loses the lease after the second and gets it back
+    after the fourth, I expect five: what it wrote itself does not stand for what it has not."""
+    channel = Channel(client)
+    channel.lease.renew()
+    channel.run()  # now it leads
+    for _ in range(5):
+        client.publish("memory_updates", event("ok"))
+    channel.run(2)
+    channel.lease.release()
+    channel.run(2)
+
+    channel.lease.renew()
+    channel.run(2)
+
+    assert [written["content"] for written in channel.written()] == ["ok"] * 5
+
+
+def test_two_adapters_that_lead_in_turn_write_equal_messages_each_time(client: fakeredis.FakeRedis) -> None:
+    """Given nine equal messages of one moment, and a lease that goes to and fro between two adapters with each, I
+    expect nine: neither takes one that it knows to be written for one that is not."""
+    adapters = Channel(client, "a1"), Channel(client, "a2")
+    for number in range(9):
+        leader, follower = adapters[number % 2], adapters[(number + 1) % 2]
+        client.publish("memory_updates", event("ok"))
+        follower.run()
+        leader.lease.renew()
+        leader.run()
+        leader.lease.release()
+
+    assert [written["content"] for written in leader.written()] == ["ok"] * 9
+
+
+def test_a_new_leader_writes_what_is_equal_to_what_it_forgot(client: fakeredis.FakeRedis) -> None:
+    """Given a follower that forgets an "ok" that the leader wrote, and one of a second later that nothing has written,
+    I expect both in the stream."""
+    first, second = Channel(client, "a1"), Channel(client, "a2")
+    first.lease.renew()
+    first.receive(event("ok"))
+    second.run()
+    first.lease.release()
+    second.late = 1
+    second.receive(event("ok"))
+    second.late = KEPT_S + 0.5
+    second.run()
+
+    second.lease.renew()
+    second.run()
+
+    assert [written["content"] for written in second.written()] == ["ok", "ok"]
+
+
+def test_a_leader_whose_lease_ends_writes_no_further(
+    client: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given ten messages, and a lease that ends as the leader writes the third, I expect the other seven from the next
+    one, and none of them twice."""
+    first, second = Channel(client, "a1"), Channel(client, "a2")
+    first.lease.renew()
+    for number in range(10):
+        client.publish("memory_updates", event(f"m{number}"))
+    append = client.xadd
+
+    def expires(*args: Any, **options: Any) -> Any:
+        entry_id = append(*args, **options)
+        if client.xlen(UPDATES_STREAM) == 3:
+            first.lease.release()
+            second.lease.renew()
+        return entry_id
+
+    monkeypatch.setattr(client, "xadd", expires)
+    first.run()
+    assert [written["content"] for written in first.written()] == ["m0", "m1", "m2"]
+
+    second.run()
+
+    assert [written["content"] for written in second.written()] == [f"m{number}" for number in range(10)]
+
+
 @pytest.mark.parametrize(("age", "contents"), [(KEPT_S - 1, ["m0", "m1"]), (KEPT_S + 1, ["m1"])])
 def test_a_follower_keeps_the_last_seconds(client: fakeredis.FakeRedis, age: float, contents: list[str]) -> None:
     """Given a channel without a leader, I expect the next one to write what is no older than that."""
