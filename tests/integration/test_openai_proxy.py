@@ -205,6 +205,7 @@ def test_a_stream_is_passed_on_as_it_comes(
         f"{gateway}/openai/v1/chat/completions",
         json={"messages": [{"role": "user", "content": "Hi"}], "stream": True, "user": user},
     )
+    remembered(user, 2)  # published after the answer, which is not waited for
     chunks = [chunk.choices[0].delta.content or "" for chunk in chat(client, user, "Hello", stream=True)]
 
     assert whole.content == b"".join(events("<think>hm</think>", "Mo", "奇。"))
@@ -289,9 +290,10 @@ def test_a_request_sent_again_is_remembered_once(
     client: OpenAI, says: Callable[[Script], None], remembered: Remembered, user: str
 ) -> None:
     """Given a request that is repeated and answered otherwise, I expect one turn of the user and two answers."""
-    for text in ("Tea.", "Tea.", "Coffee."):
+    for number, text in enumerate(("Tea.", "Tea.", "Coffee."), start=1):
         says(completion(text))
         chat(client, user, "What do I drink?")
+        remembered(user, 2 * number)  # published after the answer, which is not waited for
     chat(client, user, "And you?")
 
     turns = remembered(user, 8)
