@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -111,7 +111,7 @@ class UpdateAdapter:
         self.monitor = monitor or SubscriptionMonitor()
         self._clock = clock
         self._kept: BoundedQueue[_Received] = BoundedQueue(lambda received: len(received.raw), max_kept)
-        #: The digests of messages that were kept and are in the stream, each with when it was written at the latest.
+        #: The digests of messages that were kept and are in the stream, each with when it was written, about.
         self._written: deque[tuple[float, str]] = deque(maxlen=MAX_ITEMS)
         self._drained_at = self._empty_at = 0.0
         self._refused_until = 0.0
@@ -148,6 +148,7 @@ class UpdateAdapter:
                 raise
             # Not raised: the loop would subscribe anew, and miss what is published meanwhile.
             self._writes.down(redact(error))
+            self._leading = self._writing_kept = False  # it may have been written all the same
 
     def stop(self) -> None:
         """Report what was kept while Redis refused writes, and ends with this process."""
@@ -211,8 +212,8 @@ class UpdateAdapter:
             return
         self._dropped = 0
         while self._kept and self._kept.peek().at < now - KEPT_S:
-            received = self._kept.popleft()
-            self._note_written(received, received.at + SLACK_S)
+            self._note_written(self._kept.peek().raw, self._kept.peek().at + SLACK_S)
+            self._kept.popleft()
 
     def _write_kept(self, until: float = float("inf")) -> bool:
         """Write some of what no adapter has written since Redis refused writes; whether all of it is written.
@@ -243,8 +244,7 @@ class UpdateAdapter:
         return True
 
     def _write(self, lease: Lease, until: float = float("inf"), at_once: int = MAX_ITEMS) -> bool:
-        """Write what was received until then; whether that is all written: the lease lasts, and it was no more than
-        `at_once`."""
+        """Write what was received until then, at most `at_once` and while the lease lasts; whether that was all."""
         written = 0
         while self._kept and self._kept.peek().at <= until:
             if written == at_once or not lease.held():
@@ -258,7 +258,7 @@ class UpdateAdapter:
                 if self._lease.held():  # the others heard it too
                     self._rejects.add(raw, error)
             else:
-                self._note_written(received, self._stream.append(update, raw, received.arrived_at))
+                self._note_written(raw, self._stream.append(update, raw, received.arrived_at))
             self._kept.popleft()
         return True
 
@@ -267,27 +267,30 @@ class UpdateAdapter:
         if not self._kept:
             return
         start = self._kept.peek().since - SLACK_S
-        times: defaultdict[str, deque[float]] = defaultdict(deque)
+        times: dict[str, list[float]] = {digest(received.raw): [] for received in self._kept}
         for at, key in self._stream.written_since(start):
-            times[key].append(at)
+            if key in times:
+                times[key].append(at)
+        for found in times.values():
+            found.reverse()  # the oldest is popped first
         # Equal messages have equal digests: one that was dealt with before must not stand for one that was not.
         for at, key in self._written:
-            if at >= start and times[key]:
-                times[key].popleft()
+            if at >= start and times.get(key):
+                times[key].pop()
 
         def missing(received: _Received) -> bool:
             found = times[digest(received.raw)]
             if not found:
                 return True
-            self._note_written(received, found.popleft())
+            self._note_written(received.raw, found.pop())
             return False
 
         self._kept.retain(missing)
 
-    def _note_written(self, received: _Received, at: float) -> None:
-        """Remember a message that is in the stream, as long as one that is kept later may be equal to it."""
-        self._written.append((at, digest(received.raw)))
-        while self._written and self._written[0][0] < received.since - SLACK_S:
+    def _note_written(self, raw: bytes, at: float) -> None:
+        """Remember a message that is in the stream, while one that is kept may be equal to it."""
+        self._written.append((at, digest(raw)))
+        while self._written and self._written[0][0] < self._kept.peek().since - SLACK_S:
             self._written.popleft()
 
     def _report_dropped(self) -> None:

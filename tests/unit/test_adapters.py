@@ -13,6 +13,8 @@ import fakeredis
 import pytest
 import redis
 from dramatiq.brokers.stub import StubBroker
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from keepsake_client.protocol import COUNTERS, MANAGING, MEMBERSHIP_KEY, UPDATES_STREAM
 from keepsake_client.turns import TURN_FIELD, TURNS_STREAM
 from redis.exceptions import NoPermissionError
@@ -466,9 +468,8 @@ class Channel:
             1_000,
             writes=self.writes,
             counts=self.counts,
-            poll_timeout_s=POLL_TIMEOUT_S,
             clock=lambda: time.time() + self.late,
-            **options,
+            **{"poll_timeout_s": POLL_TIMEOUT_S} | options,
         )
         self.adapter.connect()
         if confirmed:
@@ -694,15 +695,51 @@ def test_two_adapters_that_lead_in_turn_write_equal_messages_each_time(client: f
     assert [written["content"] for written in leader.written()] == ["ok"] * 9
 
 
-def test_a_new_leader_writes_what_is_equal_to_what_it_forgot(client: fakeredis.FakeRedis) -> None:
-    """Given a follower that forgets an "ok" that the leader wrote, and one of a second later that nothing has written,
-    I expect both in the stream."""
-    first, second = Channel(client, "a1"), Channel(client, "a2")
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([0, 1, 2]), st.sampled_from([0, 1, None]), st.booleans()), min_size=8))
+def test_however_the_lease_changes_hands_no_message_is_lost(steps: list[tuple[int, int | None, bool]]) -> None:
+    """Given two adapters that hear all, and a lease that goes to either or to none at any moment, I expect each of the
+    equal messages in the stream."""
+    with fakeredis.FakeRedis() as client:
+        adapters = [Channel(client, name, poll_timeout_s=0.0) for name in ("a1", "a2")]
+        published = 0
+
+        def lead(number: int | None) -> None:
+            for adapter in adapters:
+                adapter.lease.release()
+            if number is not None:
+                adapters[number].lease.renew()
+
+        for count, leader, both_run in steps:
+            for _ in range(count):
+                client.publish("memory_updates", event("ok"))
+            published += count
+            lead(leader)
+            for number, adapter in enumerate(adapters):
+                if both_run or number == leader:
+                    adapter.run()
+        lead(0)
+        adapters[0].run(published + 1)
+
+        assert len(adapters[0].written()) >= published
+
+
+@pytest.mark.parametrize(("behind", "later"), [(0, 1), (1, SLACK_S + 0.5)], ids=["at once", "a second later"])
+def test_a_new_leader_writes_what_is_equal_to_what_it_forgot(
+    client: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch, behind: float, later: float
+) -> None:
+    """Given a follower that forgets an "ok" that the leader wrote, and another one soon after, which nothing has
+    written, I expect both in the stream."""
+    first, second = Channel(client, "a1", late=behind), Channel(client, "a2")
     first.lease.renew()
-    first.receive(event("ok"))
+    append = client.xadd
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "xadd", lambda key, fields, **_: append(key, fields, id=milliseconds(first)))
+        first.receive(event("ok"))
     second.run()
     first.lease.release()
-    second.late = 1
+    second.late = later
+    second.run()
     second.receive(event("ok"))
     second.late = KEPT_S + 0.5
     second.run()
@@ -738,6 +775,119 @@ def test_a_leader_whose_lease_ends_writes_no_further(
     second.run()
 
     assert [written["content"] for written in second.written()] == [f"m{number}" for number in range(10)]
+
+
+def test_a_leader_that_gets_the_lease_back_at_once_writes_nothing_twice(
+    client: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a lease that goes to another adapter as the leader writes, and is back before it looks again, I expect what
+    the other wrote meanwhile once."""
+    first, second = Channel(client, "a1"), Channel(client, "a2")
+    first.lease.renew()
+    append = client.xadd
+
+    def expires(*args: Any, **options: Any) -> Any:
+        first.lease.release()
+        return append(*args, **options)
+
+    for number in range(3):
+        client.publish("memory_updates", event(f"m{number}"))
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "xadd", expires)
+        first.run()
+    second.lease.renew()
+    second.run()
+    second.lease.release()
+    first.lease.renew()
+    first.run()
+
+    assert [written["content"] for written in first.written()] == ["m0", "m1", "m2"]
+
+
+def test_what_was_written_is_remembered_while_an_older_message_is_kept(
+    client: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a leader that subscribed late and so missed an "x" and an "ok", and a follower that heard all and gets a
+    lease that ends before it has written, I expect both from it once it leads again."""
+    second = Channel(client, "a2")
+    second.receive(event("x"), event("ok"))
+    first = Channel(client, "a1")
+    first.lease.renew()
+    first.receive(event("ok"))
+    second.run()
+    second.late = 5
+    second.run(2)
+    first.receive(event("later"))
+    second.run()
+    first.lease.release()
+    read = client.xrange
+
+    def expires(*args: Any, **options: Any) -> Any:
+        second.lease.release()
+        return read(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "xrange", expires)
+        second.lease.renew()
+        second.run()
+    second.lease.renew()
+    second.run()
+
+    assert sorted(written["content"] for written in second.written()) == ["later", "ok", "ok", "x"]
+
+
+def test_what_was_written_long_ago_stands_for_nothing(
+    client: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given an "ok" that an adapter wrote, and one of half a minute later that the last leader wrote, I expect no third
+    from the next one, which is that adapter again."""
+    first, second = Channel(client, "a1"), Channel(client, "a2")
+    second.lease.renew()
+    second.receive(event("ok"))
+    second.lease.release()
+    first.run()
+    first.late = second.late = 30
+    first.run()
+    second.run()
+    first.lease.renew()
+    append = client.xadd
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "xadd", lambda key, fields, **_: append(key, fields, id=milliseconds(first)))
+        first.receive(event("ok"))
+    second.run()
+
+    first.lease.release()
+    second.lease.renew()
+    second.run()
+
+    assert [written["content"] for written in second.written()] == ["ok", "ok"]
+
+
+def milliseconds(channel: Channel) -> int:
+    return int((time.time() + channel.late) * 1000)
+
+
+def test_a_write_whose_reply_was_lost_is_made_once(
+    client: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a write that succeeds and times out, and Redis found to take writes before the adapter looks again, I
+    expect one entry."""
+    channel = Channel(client)
+    channel.lease.renew()
+    channel.run()  # now it leads
+    append = client.xadd
+
+    def loses_the_reply(*args: Any, **options: Any) -> Any:
+        append(*args, **options)
+        raise redis.TimeoutError("slow")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "xadd", loses_the_reply)
+        channel.receive(event("m0"))
+    channel.writes.up()
+    channel.run(2)
+
+    assert [written["content"] for written in channel.written()] == ["m0"]
 
 
 @pytest.mark.parametrize(("age", "contents"), [(KEPT_S - 1, ["m0", "m1"]), (KEPT_S + 1, ["m1"])])
