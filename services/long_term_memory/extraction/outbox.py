@@ -31,12 +31,13 @@ MAX_PAUSE_S: Final = 600
 #: How long one whose budget is used up is left alone: a larger budget is then noticed, and midnight too.
 OVER_BUDGET_PAUSE_S: Final = 3_600
 
+# An array, so that the owners are chosen once: a join may choose anew for each row, beyond the limit.
 _LEASE = (
     "UPDATE extraction SET lease_token = gen_random_uuid(), lease_until = now() + %(lease_s)s * interval '1 s'"
-    " WHERE user_number IN (SELECT user_number FROM extraction WHERE due_at <= now()"
+    " WHERE user_number = ANY(ARRAY(SELECT user_number FROM extraction WHERE due_at <= now()"
     " AND (not_before IS NULL OR not_before <= now()) AND (lease_until IS NULL OR lease_until <= now())"
     " ORDER BY due_at LIMIT greatest(%(capacity)s - (SELECT count(*) FROM extraction WHERE lease_until > now()), 0)"
-    " FOR UPDATE SKIP LOCKED) RETURNING user_number, lease_token::text"
+    " FOR UPDATE SKIP LOCKED)) RETURNING user_number, lease_token::text"
 )
 _BEGIN = (
     "UPDATE extraction SET lease_until = now() + %(lease_s)s * interval '1 s', abandoned = abandoned + 1"
