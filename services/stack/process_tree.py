@@ -80,7 +80,7 @@ def find(identity: ProcessId) -> psutil.Process | None:
     try:
         process = psutil.Process(identity.pid)
         same = abs(process.create_time() - identity.create_time) < SAME_START_S
-        return process if same and _runs(process) else None
+        return process if same and runs(process) else None
     except psutil.NoSuchProcess:
         return None
 
@@ -161,16 +161,16 @@ def end(processes: Sequence[tuple[psutil.Process, signal.Signals]], grace_s: flo
     _wait([process for process, _ in processes], grace_s)
     left = [process for process, _ in processes] + families
     left += [member for process, _ in processes for member in session_members(process.pid)]
-    kill(process for process in left if _runs(process))
+    kill(process for process in left if runs(process))
 
 
 def _wait(processes: Iterable[psutil.Process], timeout_s: float) -> None:
     until = time.monotonic() + timeout_s
-    while time.monotonic() < until and any(map(_runs, processes)):
+    while time.monotonic() < until and any(map(runs, processes)):
         time.sleep(0.02)
 
 
-def _runs(process: psutil.Process) -> bool:
+def runs(process: psutil.Process) -> bool:
     """Whether the process still runs; a zombie does not: it waits for its parent to reap it, which may take a while."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE

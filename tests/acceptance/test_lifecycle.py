@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from services.stack.process_tree import runs
 from services.stack.processes import SERVERS, SERVICES
 from tests.acceptance.conftest import ENDED_WITHIN_S, Stack, Up, without
 from tests.ltm_command import LTM, clean_environment, run_ltm
@@ -24,14 +25,6 @@ from tests.support import wait_until
 def family(stack: Stack) -> list[psutil.Process]:
     """The descendants of `ltm up`, each identified by pid and start time."""
     return psutil.Process(stack.process.pid).children(recursive=True)
-
-
-def works(process: psutil.Process) -> bool:
-    # An orphan is a zombie until this machine's init reaps it.
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def test_ctrl_c_stops_everything_in_time_and_leaves_nothing(up: Up, place: Path) -> None:
@@ -47,7 +40,7 @@ def test_ctrl_c_stops_everything_in_time_and_leaves_nothing(up: Up, place: Path)
 
     assert code == 0, stack.printed()
     assert time.monotonic() - began < ENDED_WITHIN_S
-    assert [process for process in processes if works(process)] == []
+    assert [process for process in processes if runs(process)] == []
     assert not data.exists()
     assert not (place / "ready.json").exists()
 
@@ -61,7 +54,7 @@ def test_a_start_after_a_kill_stops_the_leftovers_and_keeps_the_data(up: Up, pla
     left_over = family(first)
     first.process.kill()
     first.process.wait()
-    assert any(map(works, left_over))
+    assert any(map(runs, left_over))
 
     # When another is started on the same data directory
     (place / "ready.json").unlink()
@@ -69,7 +62,7 @@ def test_a_start_after_a_kill_stops_the_leftovers_and_keeps_the_data(up: Up, pla
 
     # I expect the leftovers to be stopped, and the data kept
     assert "stopped what a killed `ltm up` had left running: " in second.printed()
-    assert [process for process in left_over if works(process)] == []
+    assert [process for process in left_over if runs(process)] == []
     assert "cello" in run_ltm("search", "anna", "instrument", "--data-dir", data).stdout
     assert json.loads(run_ltm("profile", "anna", "--data-dir", data).stdout) == {"age": 30}
 
@@ -90,7 +83,7 @@ def test_the_leftovers_of_a_killed_temporary_stack_are_removed_by_the_next(up: U
 
     up("--ephemeral", *without(*SERVICES))
 
-    assert [process for process in left_over if works(process)] == []
+    assert [process for process in left_over if runs(process)] == []
     assert not data.exists()
 
 
@@ -181,19 +174,24 @@ def test_a_killed_fork_server_stops_no_process_and_is_replaced(up: Up, place: Pa
 
     # And one that is killed then to be started by another fork server
     os.kill(forked["long-term-memory-worker"], signal.SIGKILL)
+    wait_until(lambda: searching(place) != forked["long-term-memory-worker"], description="another search worker")
     wait_until(
         lambda: "cello" in run_ltm("search", "anna", "instrument", "--data-dir", data).stdout, description="an answer"
     )
-    record = json.loads((place / "data" / "stack.json").read_text())
-    worker = psutil.Process(record["processes"]["long-term-memory-worker"]["pid"])
-    assert worker.pid != forked["long-term-memory-worker"]
+    worker = psutil.Process(searching(place))
     assert " ".join(worker.cmdline()).strip() == "ltm up: long-term-memory-worker"
     assert stack.printed().count("fork_server_ended") == 1
     processes = family(stack)
 
     # And the end of the stack to be the end of all of them
     assert stack.end(signal.SIGTERM) == 0
-    assert [process for process in processes if works(process)] == []
+    assert [process for process in processes if runs(process)] == []
+
+
+def searching(place: Path) -> int:
+    """The pid of the search worker, as the stack has recorded it."""
+    record = json.loads((place / "data" / "stack.json").read_text())
+    return int(record["processes"]["long-term-memory-worker"]["pid"])
 
 
 def test_a_stop_during_the_start_stops_everything(place: Path) -> None:
@@ -211,4 +209,4 @@ def test_a_stop_during_the_start_stops_everything(place: Path) -> None:
     process.send_signal(signal.SIGTERM)
 
     assert process.wait(timeout=ENDED_WITHIN_S) == 0
-    assert [each for each in processes if works(each)] == []
+    assert [each for each in processes if runs(each)] == []

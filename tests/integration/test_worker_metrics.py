@@ -15,6 +15,7 @@ from keepsake_client.protocol import LTMRequest, MemoryUpdateMessage
 
 from services.runtime.errors import EXIT_CANNOT_START
 from services.runtime.exposition import MEMORY, PREFIX
+from services.stack.process_tree import runs
 from tasks.queues import index_message, request_message
 from tests.integration.worker_process import Servers, servers
 from tests.support import free_port, wait_until
@@ -81,7 +82,7 @@ def test_two_processes_are_served_as_one_until_they_are_killed(site: Servers) ->
     (forked,) = psutil.Process(worker.master.pid).children()
     worker.master.kill()
     worker.master.wait()
-    wait_until(lambda: not forked.is_running(), description="the forked process to end")
+    wait_until(lambda: not runs(forked), description="the forked process to end")
     successor = site.worker("worker", "interactive", processes=2).ready()
 
     assert total(page(site), "keepsake_requests_total") == 0

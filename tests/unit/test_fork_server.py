@@ -547,7 +547,7 @@ def test_a_killed_fork_and_what_it_has_forked_are_replaced_by_the_next(
         wait_until(lambda: running(supervisor, "a") not in ([], [first]), description="the next")
 
     assert logs == [{"event": "process_restarted", "log_level": "warning", "name": "a", "exit_code": -9, "crashes": 1}]
-    wait_until(lambda: not own.is_running() or own.status() == psutil.STATUS_ZOMBIE, description="the end of the other")
+    wait_until(lambda: not process_tree.runs(own), description="the end of the other")
 
 
 def test_a_start_that_the_system_refuses_is_tried_again(
