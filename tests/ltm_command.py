@@ -14,7 +14,7 @@ from unittest.mock import patch
 
 from services.cli.app import main
 from services.runtime.settings import RENAMED_SETTINGS, Settings
-from tests.support import restored_logging
+from tests.support import end_subreaper, restored_logging
 
 LTM = str(Path(sys.executable).parent / "ltm")
 WITHIN_S = 180.0
@@ -79,6 +79,8 @@ def _in_this_process(
             main()
         except SystemExit as end:
             code = end.code or 0
+        finally:
+            end_subreaper()  # `up` has begun it
     assert isinstance(code, int), code
     return subprocess.CompletedProcess([LTM, *arguments], code, _text(printed), _text(errors))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import inspect
 import logging
 import random
@@ -16,6 +17,8 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar, overload
 
 import structlog
+
+from services.stack.fork_server import PR_SET_CHILD_SUBREAPER
 
 T = TypeVar("T")
 
@@ -134,3 +137,9 @@ def free_ports(number: int) -> int:
         except OSError:
             continue
         return first
+
+
+def end_subreaper() -> None:
+    """Leave orphans to this system's init, in a process that a fork server has made their reaper (prctl(2))."""
+    if sys.platform == "linux":
+        assert ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0) == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
@@ -17,11 +16,11 @@ import pytest
 from keepsake_client.protocol import LTMRequest
 
 from services.runtime.errors import EXIT_CANNOT_START
-from services.stack.fork_server import PR_SET_CHILD_SUBREAPER, ForkServer
+from services.stack.fork_server import ForkServer
 from services.stack.process_tree import runs
 from tasks.queues import request_message
 from tests.integration.worker_process import Servers, WorkerProcess, servers
-from tests.support import wait_until
+from tests.support import end_subreaper, wait_until
 
 INDEX, INTERACTIVE = "index", "interactive"
 ALL_WITHIN_S = 180
@@ -85,7 +84,7 @@ def test_a_fork_of_a_server_with_an_engine_exits_as_any_process(tmp_path: Path, 
         wait_until(lambda: process.poll() is not None, description="its end")
     finally:
         server.stop()
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)  # other tests' orphans are not this process's
+        end_subreaper()
 
     assert process.returncode == code
 

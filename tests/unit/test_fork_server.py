@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import signal
@@ -22,7 +21,6 @@ from services.stack.fork_server import (
     ENDS_WINDOW_S,
     LOAD_TIMEOUT_S,
     MAX_ENDS,
-    PR_SET_CHILD_SUBREAPER,
     ForkedProcess,
     ForkServer,
     installed_code,
@@ -30,7 +28,7 @@ from services.stack.fork_server import (
 from services.stack.process_tree import ProcessId
 from services.stack.processes import ProcessSpec, fork_server_command, service_specs
 from services.stack.supervisor import Supervisor
-from tests.support import wait_until
+from tests.support import end_subreaper, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a fork server is for Linux")
 
@@ -59,7 +57,7 @@ class Clock:
 def no_subreaper_afterwards() -> Iterator[None]:
     """The orphans of other tests are not this process's."""
     yield
-    assert ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0) == 0
+    end_subreaper()
 
 
 @pytest.fixture
