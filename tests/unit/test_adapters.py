@@ -732,10 +732,7 @@ def test_a_new_leader_writes_what_is_equal_to_what_it_forgot(
     written, I expect both in the stream."""
     first, second = Channel(client, "a1", late=behind), Channel(client, "a2")
     first.lease.renew()
-    append = client.xadd
-    with monkeypatch.context() as patch:
-        patch.setattr(client, "xadd", lambda key, fields, **_: append(key, fields, id=milliseconds(first)))
-        first.receive(event("ok"))
+    write_then(first, event("ok"), monkeypatch)
     second.run()
     first.lease.release()
     second.late = later
@@ -850,10 +847,7 @@ def test_what_was_written_long_ago_stands_for_nothing(
     first.run()
     second.run()
     first.lease.renew()
-    append = client.xadd
-    with monkeypatch.context() as patch:
-        patch.setattr(client, "xadd", lambda key, fields, **_: append(key, fields, id=milliseconds(first)))
-        first.receive(event("ok"))
+    write_then(first, event("ok"), monkeypatch)
     second.run()
 
     first.lease.release()
@@ -863,8 +857,13 @@ def test_what_was_written_long_ago_stands_for_nothing(
     assert [written["content"] for written in second.written()] == ["ok", "ok"]
 
 
-def milliseconds(channel: Channel) -> int:
-    return int((time.time() + channel.late) * 1000)
+def write_then(channel: Channel, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let an adapter receive a message and write it, at the time of its clock by the clock of Redis as well."""
+    append = channel.client.xadd
+    entry_id = int((time.time() + channel.late) * 1000)
+    with monkeypatch.context() as patch:
+        patch.setattr(channel.client, "xadd", lambda key, fields, **_: append(key, fields, id=entry_id))
+        channel.receive(message)
 
 
 def test_a_write_whose_reply_was_lost_is_made_once(
