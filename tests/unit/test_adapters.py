@@ -774,13 +774,16 @@ def test_a_leader_whose_lease_ends_writes_no_further(
     assert [written["content"] for written in second.written()] == [f"m{number}" for number in range(10)]
 
 
+@pytest.mark.parametrize("leads", [False, True], ids=["as it begins to lead", "as it subscribes anew"])
 def test_a_leader_that_gets_the_lease_back_at_once_writes_nothing_twice(
-    client: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch
+    client: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch, leads: bool
 ) -> None:
-    """Given a lease that goes to another adapter as the leader writes, and is back before it looks again, I expect what
-    the other wrote meanwhile once."""
+    """Given a lease that goes to another adapter as the leader writes several messages, and is back before it looks
+    again, I expect what the other wrote meanwhile once."""
     first, second = Channel(client, "a1"), Channel(client, "a2")
     first.lease.renew()
+    if leads:
+        first.run()
     append = client.xadd
 
     def expires(*args: Any, **options: Any) -> Any:
@@ -789,6 +792,8 @@ def test_a_leader_that_gets_the_lease_back_at_once_writes_nothing_twice(
 
     for number in range(3):
         client.publish("memory_updates", event(f"m{number}"))
+    if leads:
+        first.adapter.connect()  # it receives what has come before that
     with monkeypatch.context() as patch:
         patch.setattr(client, "xadd", expires)
         first.run()
@@ -855,6 +860,35 @@ def test_what_was_written_long_ago_stands_for_nothing(
     second.run()
 
     assert [written["content"] for written in second.written()] == ["ok", "ok"]
+
+
+def test_what_another_wrote_is_remembered_with_its_own_time(
+    client: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given an "ok" that an adapter wrote, one that another wrote 1.5 s later, and one after 3 s that nothing has
+    written, I expect three: by then the second is known, and the first no longer looked at."""
+    first, second = Channel(client, "a1"), Channel(client, "a2")
+    second.lease.renew()
+    second.receive(event("ok"))
+    second.lease.release()
+    second.run()  # it no longer leads
+    first.run()
+    first.late = second.late = 1.5
+    first.lease.renew()
+    first.run()
+    write_then(first, event("ok"), monkeypatch)
+    first.lease.release()
+    second.lease.renew()
+    second.run()
+    second.lease.release()
+    second.late = 3.0
+    second.run()
+    second.receive(event("ok"))
+
+    second.lease.renew()
+    second.run()
+
+    assert [written["content"] for written in second.written()] == ["ok"] * 3
 
 
 def write_then(channel: Channel, message: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -766,6 +766,7 @@ def test_what_adapters_wrote_is_found_since_a_time(client: Any, stream: UpdateSt
     publish(client, "of a publisher")
 
     assert list(stream.written_since(now - 5)) == [(now - 1, digest(b"new")), (now - 0.5, digest(b"new"))]
+    assert list(stream.written_since(now - 0.9995)) == [(now - 0.5, digest(b"new"))]
 
 
 def test_digests_and_derived_ids_are_those_of_other_versions(client: Any, stream: UpdateStream) -> None:
